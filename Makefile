@@ -1,0 +1,49 @@
+# The command menu. Each target sets up what it needs in .venv; CI runs the same words.
+PYTHON ?= python3
+BIN := .venv/bin
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+.PHONY: help setup fmt check test bench docs demo clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+# What the demo and a user need; the marker is older than what it is made from only once.
+.venv/.user: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Setting up .venv (once)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[studio]' scikit-learn
+	@touch $@
+
+.venv/.dev: .venv/.user
+	@echo "Adding the developers' tools to .venv (once)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt $$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['dev'])" | sed 's/>=[^ ]*//g')
+	@touch $@
+
+setup: .venv/.dev  ## everything for working on Edgewright
+
+fmt: setup  ## format and mend what can be mended
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+check: setup  ## format, lint, types, import directions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	PYTHONPATH=src $(BIN)/lint-imports --no-logo
+
+test: setup  ## all tests
+	$(BIN)/pytest
+
+bench: setup  ## one benchmark in full: make bench NAME=compress_peers
+	$(BIN)/python benchmarks/$(or $(NAME),compress_peers).py
+
+docs: setup  ## check that the documentation's commands, links and tables are true
+	$(BIN)/pytest tests/unit/test_docs.py
+
+demo: .venv/.user  ## compress a real model with a certificate, in under five minutes
+	$(BIN)/python examples/digits/demo.py
+
+clean:  ## remove what the other targets made
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis edgewright-out

@@ -1,0 +1,3 @@
+"""One file per verb."""
+
+__all__: list[str] = []

@@ -1,0 +1,45 @@
+"""The `edgewright` command."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+import edgewright
+from edgewright.cli.terminal import run_guarded
+
+__all__ = ["main"]
+
+# Verb to module; loaded only when named, so that a device's commands start fast.
+VERBS = {
+    "compress": "edgewright.cli.compress",
+    "profile": "edgewright.cli.profile",
+    "init": "edgewright.cli.init",
+    "doctor": "edgewright.cli.doctor",
+}
+
+SUMMARIES = {
+    "compress": "make a model fit a device, with a certificate",
+    "profile": "measure a model on a target",
+    "init": "write a commented edgewright.toml from a model and data",
+    "doctor": "show the runtime, CPU features, sensors and disk of this machine",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns 0 done, 1 the work failed, 2 the input or usage is wrong."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="edgewright",
+        description="Fit a trained model to a class of edge devices and prove that it fits.",
+        epilog="Run 'edgewright VERB --help' for a verb's options and examples.",
+    )
+    parser.add_argument("--version", action="version", version=f"edgewright {edgewright.__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, module in VERBS.items():
+        if verb in given:
+            importlib.import_module(module).register(verbs)
+        else:
+            verbs.add_parser(verb, help=SUMMARIES[verb])
+    arguments = parser.parse_args(given)
+    return run_guarded(arguments.run, arguments)

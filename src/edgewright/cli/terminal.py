@@ -1,0 +1,46 @@
+"""What every verb shares: errors to exit codes, one JSON document on stdout, everything else on stderr."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from edgewright.contract.errors import EdgewrightError
+
+__all__ = ["SCHEMA_VERSION", "Verb", "print_json", "run_guarded"]
+
+SCHEMA_VERSION = 1
+
+
+class Verb(Protocol):
+    """A module of `edgewright.cli` that adds one verb."""
+
+    def register(self, verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+        """Add the verb's parser, with `run` as its default function taking the parsed arguments."""
+
+
+def print_json(document: object) -> None:
+    """Write one JSON document and a line feed to stdout."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+    sys.stdout.flush()
+
+
+def run_guarded(action: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Run a verb and translate its errors into an exit code and one clear message."""
+    as_json = bool(getattr(arguments, "json", False))
+    try:
+        return action(arguments)
+    except EdgewrightError as error:
+        print(f"edgewright: error: {error.message}.\n  {error.remedy}", file=sys.stderr)
+        if as_json:
+            failure: dict[str, Any] = {
+                "schema": SCHEMA_VERSION,
+                "error": {"kind": type(error).__name__, "message": error.message, "remedy": error.remedy},
+            }
+            print_json(failure)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("edgewright: interrupted", file=sys.stderr)
+        return 130

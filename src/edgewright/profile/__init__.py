@@ -1,0 +1,3 @@
+"""Measuring a model on a target: latency, memory, energy, heat."""
+
+__all__: list[str] = []

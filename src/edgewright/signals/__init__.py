@@ -1,0 +1,3 @@
+"""Pure numerics: statistical bounds and tests, no files, no clocks."""
+
+__all__: list[str] = []
