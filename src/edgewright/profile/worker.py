@@ -1,0 +1,428 @@
+"""What runs on the target: reads one request, measures, writes one JSON reply.
+
+Needs Python 3.9, numpy and onnxruntime, nothing of edgewright: it is started as a script, here or over ssh,
+with `meters.py` beside it. It ends when its standard input closes, so a lost connection leaves nothing running.
+Every duration is in seconds, every size in bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = ["main"]
+
+Request = dict[str, Any]
+Reply = dict[str, Any]
+
+MIN_ROUNDS = 6  # the fewest whose extremes are a 95 % interval of the median
+MAX_SAMPLES = 4000  # returned per subject
+# As Linux names them for x86 and ARM.
+_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_tile")
+_FEATURES += ("neon", "asimd", "asimddp", "i8mm", "fphp", "asimdhp", "sve")
+# ONNX model of one Identity of one float: what the runtime costs before there is any real model.
+_IDENTITY = bytes.fromhex(
+    "08043a370a100a017812017922084964656e746974791201695a0f0a0178120a0a08080112040a020801"
+    "620f0a0179120a0a08080112040a02080142040a001009"
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Serve the request whose path is the first argument."""
+    # This folder holds names such as profile.py that must not shadow the standard library's.
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != here]
+    # Whatever a library prints must not end up in the reply.
+    reply_to = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    request = json.loads(Path(arguments[0]).read_text())
+    os.chdir(Path(arguments[0]).resolve().parent)  # the request's paths are relative to it
+    try:
+        reply = _ACTIONS[request["action"]](request)
+        reply["machine"] = machine()
+    except ImportError as error:
+        reply = {"error": {"kind": "missing", "message": str(error)}}
+    except MemoryError as error:
+        reply = {"error": {"kind": "memory", "message": str(error) or "out of memory"}}
+    except OSError as error:
+        reply = {"error": {"kind": "disk" if error.errno == 28 else "system", "message": str(error)}}
+    except Exception as error:
+        reply = {"error": {"kind": "model", "message": f"{type(error).__name__}: {error}"}}
+    reply_to.write(json.dumps(reply) + "\n")
+    reply_to.flush()
+    os._exit(0)  # sessions with many threads may take long to be destroyed
+
+
+def _end_with_stdin() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(75)
+
+
+# --- the machine
+
+
+def machine() -> Reply:
+    """Describe the machine as far as it matters for inference."""
+    import onnxruntime
+
+    text = _read("/proc/cpuinfo")
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip().lower(), value.strip())
+    flags = set((fields.get("flags") or fields.get("features") or "").split())
+    board = _read("/proc/device-tree/model").rstrip("\0")
+    memory = [line.split()[1] for line in _read("/proc/meminfo").splitlines() if line.startswith("MemTotal")]
+    meters = _meters()
+    return {
+        "cpu": fields.get("model name") or board or fields.get("hardware") or platform.processor() or "unknown CPU",
+        "cores": _cores(),
+        "arch": platform.machine(),
+        "features": [name for name in _FEATURES if name in flags],
+        "memory_bytes": int(memory[0]) * 1024 if memory else 0,
+        "os": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "runtime": onnxruntime.__version__,
+        "providers": list(onnxruntime.get_available_providers()),
+        "runtime_bytes": _tree_bytes(Path(onnxruntime.__file__).parent / "capi"),
+        "meters": [meter.name for meter in meters.chosen_meters(meters.find_meters())],
+    }
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _tree_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
+def _meters() -> Any:
+    spec = importlib.util.spec_from_file_location("edgewright_meters", Path(__file__).with_name("meters.py"))
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError("meters.py is missing beside worker.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["edgewright_meters"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+# --- sessions
+
+
+def _options(wanted: Request) -> Any:
+    """The same as `edgewright.runtime.options.session_options`, which a test holds it to."""
+    import onnxruntime
+
+    levels = {"disable": "DISABLE_ALL", "all": "ENABLE_ALL"}
+    level = levels.get(wanted["optimization"], "ENABLE_" + wanted["optimization"].upper())
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = wanted["threads"]
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, "ORT_" + level)
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if wanted["spinning"] else "0")
+    return options
+
+
+def _open(subject: Request) -> tuple[Any, dict[str, Any]]:
+    """Return a session and its feed."""
+    return _session(subject), _feed(subject)
+
+
+def _session(subject: Request) -> Any:
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(
+        subject["model"], _options(subject["options"]), providers=subject["options"]["providers"]
+    )
+
+
+def _feed(subject: Request) -> dict[str, Any]:
+    import numpy
+
+    with numpy.load(subject["feed"], allow_pickle=False) as arrays:
+        return {name: arrays[f"arr_{index}"] for index, name in enumerate(subject["inputs"])}
+
+
+def _timed(session: Any, feed: dict[str, Any], count: int) -> list[float]:
+    """Return the duration of each of `count` inferences."""
+    run, clock = session.run, time.perf_counter
+    durations = []
+    for _ in range(count):
+        start = clock()
+        run(None, feed)
+        durations.append(clock() - start)
+    return durations
+
+
+def _timed_for(session: Any, feed: dict[str, Any], seconds: float) -> list[float]:
+    """Return the duration of each inference that fits into a time, at least one."""
+    until = time.perf_counter() + seconds
+    durations = _timed(session, feed, 1)
+    while time.perf_counter() < until:
+        durations += _timed(session, feed, 1)
+    return durations
+
+
+# --- actions
+
+
+class _Runner:
+    """One subject of a latency measurement, loaded."""
+
+    def __init__(self, subject: Request, cold_s: float) -> None:
+        self.feed = _feed(subject)
+        self.cold: list[float] = []
+        while not self.cold or (len(self.cold) < 3 and sum(self.cold) < cold_s):
+            start = time.perf_counter()
+            self.session = _session(subject)
+            self.session.run(None, self.feed)
+            self.cold.append(time.perf_counter() - start)
+        self.spins = subject["options"]["spinning"] and subject["options"]["threads"] > 1
+        self.rounds: list[list[float]] = []
+        self.cpu_s = 0.0
+        self.per_round = 1
+
+    def warm_up(self, seconds: float, slice_s: float) -> None:
+        usual = statistics.median(_timed_for(self.session, self.feed, seconds))
+        # At least three, so that one hiccup is not the round; but a slow model gets its rounds first.
+        self.per_round = max(3 if usual < 4 * slice_s else 1, min(int(slice_s / usual), 2000))
+
+    def measure(self) -> None:
+        if self.per_round > 3:
+            self.session.run(None, self.feed)  # brings its weights back into the caches
+        start = time.process_time()
+        self.rounds.append(_timed(self.session, self.feed, self.per_round))
+        self.cpu_s += time.process_time() - start
+        if self.spins:
+            time.sleep(0.003)  # its threads spin on for a while and would slow down the next subject
+
+    def reply(self, random_: random.Random) -> Reply:
+        samples = [[index, duration] for index, each in enumerate(self.rounds) for duration in each]
+        count = len(samples)
+        if count > MAX_SAMPLES:
+            samples = sorted(random_.sample(samples, MAX_SAMPLES))
+        return {
+            "rounds": [statistics.median(each) for each in self.rounds],
+            "sample_rounds": [index for index, _ in samples],
+            "samples": [duration for _, duration in samples],
+            "count": count,
+            "cold": self.cold,
+            "cpu_s": self.cpu_s / count,
+        }
+
+
+def latency(request: Request) -> Reply:
+    """Time several models in turns, in an order that is new in every round."""
+    random_ = random.Random(request["seed"])  # noqa: S311 (an order, not a secret)
+    subjects, seconds = request["subjects"], request["seconds"]
+    share = seconds / len(subjects)
+    replies: list[Reply] = [{} for _ in subjects]
+    runners: dict[int, _Runner] = {}
+    for index, subject in enumerate(subjects):
+        try:
+            runners[index] = _Runner(subject, 0.1 * share)
+            runners[index].warm_up(min(0.1 * share, 0.5), min(max(share / 40, 0.002), 0.05))
+        except Exception as error:
+            runners.pop(index, None)
+            replies[index] = {"error": f"{type(error).__name__}: {error}"}
+    order = list(runners)
+    start = time.perf_counter()
+    rounds = 0
+    while order:
+        elapsed = time.perf_counter() - start
+        if elapsed >= (0.85 * seconds if rounds >= MIN_ROUNDS else 10 * seconds + 30):
+            break
+        random_.shuffle(order)
+        for index in order:
+            runners[index].measure()
+        rounds += 1
+    for index, runner in runners.items():
+        replies[index] = runner.reply(random_)
+    return {"subjects": replies}
+
+
+def memory(request: Request) -> Reply:
+    """Measure the resident memory of this process around loading and running one model."""
+    import numpy
+    import onnxruntime
+
+    subject = request["subjects"][0]
+    identity = onnxruntime.InferenceSession(_IDENTITY, providers=["CPUExecutionProvider"])
+    identity.run(None, {"x": numpy.zeros(1, numpy.float32)})
+    feed = _feed(subject)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    runtime = _status("VmRSS")
+    session = _session(subject)
+    loaded = _status("VmRSS")
+    for _ in range(5):
+        session.run(None, feed)
+    return {"runtime": runtime, "loaded": loaded, "peak": _status("VmHWM")}
+
+
+def _status(key: str) -> int:
+    for line in _read("/proc/self/status").splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status does not show {key} on this system")
+
+
+def sustained(request: Request) -> Reply:
+    """Run one model without a pause and show latency, clock and temperature per time slice."""
+    session, feed = _open(request["subjects"][0])
+    session.run(None, feed)
+    slices = []
+    start = time.perf_counter()
+    while time.perf_counter() - start < request["seconds"]:
+        durations = _timed_for(session, feed, request["seconds"] / 20)
+        slices.append(
+            {
+                "at_s": time.perf_counter() - start,
+                "latency_s": statistics.median(durations),
+                "clock_hz": _clock_hz(),
+                "temperature_c": _temperature_c(),
+            }
+        )
+    return {"slices": slices}
+
+
+def _clock_hz() -> float | None:
+    clocks = [
+        float(_read(str(path)) or 0) * 1e3
+        for path in Path("/sys/devices/system/cpu").glob("cpu*/cpufreq/scaling_cur_freq")
+    ]
+    if not clocks:
+        lines = _read("/proc/cpuinfo").splitlines()
+        clocks = [float(line.partition(":")[2]) * 1e6 for line in lines if line.lower().startswith("cpu mhz")]
+    return max(clocks) if clocks else None
+
+
+def _temperature_c() -> float | None:
+    shown = []
+    for path in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
+        with contextlib.suppress(ValueError):
+            shown.append(float(_read(str(path))) / 1e3)
+    return max(shown) if shown else None
+
+
+_BURN = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(200_000): pass
+"""
+_WRITE = """
+import os, sys, tempfile
+parent, block = os.getppid(), os.urandom(1 << 20)
+with tempfile.TemporaryFile(dir=sys.argv[1]) as file:
+    while os.getppid() == parent:
+        file.seek(0)
+        for _ in range(8): file.write(block)
+        file.flush(); os.fsync(file.fileno())
+"""
+
+
+@contextlib.contextmanager
+def _load(kind: str, folder: str) -> Iterator[None]:
+    """Keep the machine busy with processes that also end when this one is killed."""
+    source, count = {"idle": ("", 0), "cpu": (_BURN, _cores()), "io": (_WRITE, 2)}[kind]
+    quiet = subprocess.DEVNULL
+    busy: list[subprocess.Popen[bytes]] = []
+    try:
+        for _ in range(count):
+            command = [sys.executable, "-c", source, folder]
+            busy.append(subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet))
+        time.sleep(0.2 if count else 0.0)  # until they are at work
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def contention(request: Request) -> Reply:
+    """Time one model on an idle machine, with every core busy, and with writers to the disk."""
+    session, feed = _open(request["subjects"][0])
+    session.run(None, feed)
+    durations: dict[str, list[float]] = {"idle": [], "cpu": [], "io": []}
+    for kind in ("idle", "cpu", "io") * 2:
+        with _load(kind, str(Path.cwd())):
+            durations[kind] += _timed_for(session, feed, request["seconds"] / 6)
+    return {"durations": {kind: each[:: len(each) // MAX_SAMPLES + 1] for kind, each in durations.items()}}
+
+
+def energy(request: Request) -> Reply:
+    """Read the meters around idling and around running one model, in turns."""
+    meters = _meters()
+    chosen = meters.chosen_meters(meters.find_meters(Path(request.get("sysfs", "/sys"))))
+    session, feed = _open(request["subjects"][0])
+    session.run(None, feed)
+    part_s = request["seconds"] / 10
+    pairs = []
+    for _ in range(5 if chosen else 0):
+        idle_j, idle_s, _ = _metered(meters, chosen, part_s, lambda: time.sleep(0.01))
+        busy_j, busy_s, count = _metered(meters, chosen, part_s, lambda: session.run(None, feed))
+        pairs.append({"idle_w": idle_j / idle_s, "busy_j": busy_j, "busy_s": busy_s, "inferences": count})
+    return {"meters": [f"{meter.kind} {meter.name}" for meter in chosen], "pairs": pairs}
+
+
+def _metered(meters: Any, chosen: list[Any], seconds: float, step: Callable[[], Any]) -> tuple[float, float, int]:
+    """Return joules, seconds and steps of repeating `step`; power is sampled every 20 ms."""
+    start = last = time.perf_counter()
+    readings = [meters.read_meter(meter) for meter in chosen]
+    joules, steps = 0.0, 0
+    while last - start < seconds:
+        while time.perf_counter() - last < 0.02:
+            step()
+            steps += 1
+        now = time.perf_counter()
+        for index, meter in enumerate(chosen):
+            reading = meters.read_meter(meter)
+            joules += meters.joules_between(meter, readings[index], reading, now - last)
+            readings[index] = reading
+        last = now
+    return joules, last - start, steps
+
+
+def probe(request: Request) -> Reply:
+    """Load one model and run it once."""
+    session, feed = _open(request["subjects"][0])
+    session.run(None, feed)
+    return {}
+
+
+_ACTIONS: dict[str, Callable[[Request], Reply]] = {
+    "machine": lambda _: {},
+    "latency": latency,
+    "memory": memory,
+    "sustained": sustained,
+    "contention": contention,
+    "energy": energy,
+    "probe": probe,
+}
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
