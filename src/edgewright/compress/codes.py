@@ -1,0 +1,86 @@
+"""Weights as small integers: the step per channel, the rounding, and how good it is.
+
+Integers are symmetric, from -peak to +peak. A `peak` of 127 is the customary 8 bit; others fill what
+`pack.py` can store without waste.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Codes", "channel_steps", "encode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """A weight tensor as integers times a step per channel.
+
+    Attributes:
+        integers: Shape of the weight, from -peak to peak.
+        steps: Shape of the weight with size 1 on every axis that shares a step; weight units, never zero.
+    """
+
+    integers: NDArray[np.int8]
+    steps: NDArray[np.float32]
+
+    def decode(self) -> NDArray[np.float32]:
+        """Return the weights that the integers stand for."""
+        return (self.integers.astype(np.float32) * self.steps).astype(np.float32)
+
+
+def channel_steps(weights: NDArray[np.float32], axes: tuple[int, ...], peak: int) -> NDArray[np.float32]:
+    """Return the step that maps each channel onto the integers, exact for the largest weight.
+
+    Args:
+        weights: Any shape, in weight units.
+        axes: Axes that have a step of their own; none for one step for all.
+        peak: Largest integer, 1 to 127.
+
+    Returns:
+        Shape of `weights` with 1 on the other axes, never zero.
+
+    Raises:
+        ValueError: A weight is NaN or infinite.
+
+    Source: symmetric quantizer, Krishnamoorthi 2018, arXiv:1806.08342.
+    """
+    if not np.isfinite(weights).all():
+        raise ValueError("weights hold NaN or infinity")
+    shared = tuple(axis for axis in range(weights.ndim) if axis not in axes)
+    largest = np.abs(weights).max(axis=shared, keepdims=True) if weights.size else np.ones([1] * weights.ndim)
+    # A dead channel has no range; step 1 keeps its zeros exact.
+    return np.where(largest > 0, largest / peak, 1).astype(np.float32)
+
+
+def encode(
+    weights: NDArray[np.float32],
+    axes: tuple[int, ...],
+    peak: int,
+    *,
+    importance: NDArray[np.float64] | None = None,
+) -> Codes:
+    """Round weights to integers; with few integers the step is chosen for the least squared error.
+
+    Args:
+        weights: Any shape.
+        axes: Axes that have a step of their own.
+        peak: Largest integer, 1 to 127.
+        importance: How much an error at each weight matters (broadcastable), e.g. the mean square of what
+            the weight is multiplied with.
+    """
+    steps = channel_steps(weights, axes, peak)
+    if peak >= 100:
+        return Codes(np.clip(np.round(weights / steps), -peak, peak).astype(np.int8), steps)
+    shared = tuple(axis for axis in range(weights.ndim) if axis not in axes)
+    matter = np.float64(1) if importance is None else importance
+    best_loss = np.full(steps.shape, np.inf)
+    best_steps = steps
+    for shrink in np.linspace(1.0, 0.55 if peak < 16 else 0.8, 19):
+        tried = (steps * shrink).astype(np.float32)
+        kept = np.clip(np.round(weights / tried), -peak, peak) * tried
+        loss = np.sum(matter * (kept - weights).astype(np.float64) ** 2, axis=shared, keepdims=True)
+        better = loss < best_loss
+        best_loss = np.where(better, loss, best_loss)
+        best_steps = np.where(better, tried, best_steps).astype(np.float32)
+    return Codes(np.clip(np.round(weights / best_steps), -peak, peak).astype(np.int8), best_steps)
