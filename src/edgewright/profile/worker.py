@@ -30,7 +30,7 @@ Reply = dict[str, Any]
 MIN_ROUNDS = 6  # the fewest whose extremes are a 95 % interval of the median
 MAX_SAMPLES = 4000  # returned per subject
 # As Linux names them for x86 and ARM.
-_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_tile")
+_FEATURES: tuple[str, ...] = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_tile")
 _FEATURES += ("neon", "asimd", "asimddp", "i8mm", "fphp", "asimdhp", "sve")
 # ONNX model of one Identity of one float: what the runtime costs before there is any real model.
 _IDENTITY = bytes.fromhex(
