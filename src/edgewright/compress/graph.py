@@ -145,6 +145,8 @@ class Graph:
             for i, name in enumerate(node.input):
                 if name == old:
                     node.input[i] = new
+            for inner in (a.g for a in node.attribute if a.HasField("g")):
+                _rename_reads(inner, {old: new})
 
     def model(self, custom_domain: bool = False) -> onnx.ModelProto:
         """Return the sorted, pruned graph as a model."""
@@ -275,15 +277,12 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
         folded = optimized(model, "basic")
     except CandidateError:
         return Graph(model).model()
-    foreign = {node.domain for node in walk(folded.graph.node)} - domains - set(_STANDARD_DOMAINS)
-    if foreign or folded.ByteSize() > 1.02 * model.ByteSize():  # folding may copy weights into branches
-        folded = model
-    used = {node.domain for node in walk(folded.graph.node)} | {""}
-    imports = [o for o in folded.opset_import if o.domain in used or (o.domain == "ai.onnx" and "" in used)]
-    del folded.opset_import[:]
-    folded.opset_import.extend(imports)
-    graph = Graph(folded)
-    _constants_to_initializers(graph, graph.nodes)
+    candidates = [_lifted(model)]
+    if not {node.domain for node in walk(folded.graph.node)} - domains - set(_STANDARD_DOMAINS):
+        candidates.insert(0, _lifted(folded))
+    # Folding may write a weight into several branches; then the unfolded graph is the better one.
+    best = min(candidates, key=lambda candidate: round(candidate.ByteSize() / (0.02 * model.ByteSize())))
+    graph = Graph(best)
     _fold_dequantized_weights(graph)
     return graph.model()
 
@@ -346,6 +345,19 @@ def _share_equal_constants(graph: Graph) -> None:
             graph.replace_reads(name, first[key], graph.nodes)
         else:
             first[key] = name
+
+
+def _lifted(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with all constants as initializers of the main graph, equal ones once."""
+    graph = Graph(model)
+    _constants_to_initializers(graph, graph.nodes)
+    _share_equal_constants(graph)
+    result = graph.model()
+    used = {node.domain for node in walk(result.graph.node)} | {""}
+    imports = [o for o in result.opset_import if o.domain in used or (o.domain == "ai.onnx" and "" in used)]
+    del result.opset_import[:]
+    result.opset_import.extend(imports)
+    return result
 
 
 def _constants_to_initializers(graph: Graph, nodes: list[onnx.NodeProto]) -> None:
