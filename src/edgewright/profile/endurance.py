@@ -58,17 +58,17 @@ class Contention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         idle_p50, cpu_p50, io_p50: Median latency in seconds alone, with every core busy, with writers to the disk.
-        cpu_p95, io_p95: The 95th percentiles under load.
-        cpu_ratio, io_ratio: Medians in units of the median alone.
+        cpu_p99, io_p99: The 99th percentiles under load: a short inference is mostly spared, now and then stopped.
+        cpu_slowdown, io_slowdown: Mean latency in units of the mean alone.
     """
 
     idle_p50: Measurement
     cpu_p50: Measurement
-    cpu_p95: Measurement
-    cpu_ratio: float
+    cpu_p99: Measurement
+    cpu_slowdown: float
     io_p50: Measurement
-    io_p95: Measurement
-    io_ratio: float
+    io_p99: Measurement
+    io_slowdown: float
 
 
 def measure_sustained(target: Target, subject: Subject, *, seconds: float) -> Sustained:
@@ -136,18 +136,18 @@ def _contention(reply: Mapping[str, Any]) -> Contention:
     loads = {"idle": "alone", "cpu": "one busy process per core", "io": "two processes writing with fsync"}
     origins = {kind: Origin(kind="measured", machine=machine, method=text) for kind, text in loads.items()}
     p50 = {kind: median_measurement(reply["durations"][kind], "s", origins[kind]) for kind in loads}
-    p95 = {
+    p99 = {
         kind: Measurement(
-            float(np.percentile(reply["durations"][kind], 95)), "s", origins[kind], samples=p50[kind].samples
+            float(np.percentile(reply["durations"][kind], 99)), "s", origins[kind], samples=p50[kind].samples
         )
         for kind in loads
     }
     return Contention(
         idle_p50=p50["idle"],
         cpu_p50=p50["cpu"],
-        cpu_p95=p95["cpu"],
-        cpu_ratio=p50["cpu"].value / p50["idle"].value,
+        cpu_p99=p99["cpu"],
+        cpu_slowdown=reply["means"]["cpu"] / reply["means"]["idle"],
         io_p50=p50["io"],
-        io_p95=p95["io"],
-        io_ratio=p50["io"].value / p50["idle"].value,
+        io_p99=p99["io"],
+        io_slowdown=reply["means"]["io"] / reply["means"]["idle"],
     )

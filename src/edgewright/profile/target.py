@@ -146,7 +146,8 @@ class LocalTarget:
                 Path(folder, "request.json").write_text(json.dumps(_in_place(request, files)))
                 worker = str(Path(__file__).with_name("worker.py"))
                 command = [sys.executable, worker, str(Path(folder, "request.json"))]
-                code, out, err = _run(command, None, timeout_s, self.name)
+                environment = {**os.environ, "TMPDIR": folder}
+                code, out, err = _run(command, None, timeout_s, self.name, environment)
         except OSError as error:
             raise TargetError(
                 f"local: the worker could not be started: {error}",
@@ -232,7 +233,8 @@ def _pack(bundle: IO[bytes], request: Mapping[str, Any], files: Mapping[str, Pat
 def _script(python: str, size: int) -> str:
     """Return the command line for the far side's login shell, whichever shell that is.
 
-    Standard input is the archive and then stays open for as long as the connection lives.
+    Standard input is the archive and then stays open for as long as the connection lives. What onnxruntime leaves in
+    TMPDIR (a session file, `.ses`) goes with the folder.
     """
     lines = [
         'd=$(mktemp -d "${TMPDIR:-/tmp}/edgewright.XXXXXX") || exit ' + str(_NO_FOLDER),
@@ -241,19 +243,25 @@ def _script(python: str, size: int) -> str:
         f"command -v {shlex.quote(python)} >/dev/null || exit {_NO_PYTHON}",
         f'head -c {size} | (cd "$d" && tar xf -) || exit {_NOT_UNPACKED}',
         "exec 3<&0",
-        f'{shlex.quote(python)} "$d/worker.py" "$d/request.json" <&3 & p=$!',
+        f'TMPDIR="$d" {shlex.quote(python)} "$d/worker.py" "$d/request.json" <&3 & p=$!',
         "trap 'kill $p 2>/dev/null; exit 129' HUP INT TERM PIPE",
         "wait $p; exit $?",
     ]
     return "exec sh -c " + shlex.quote("\n".join(lines))
 
 
-def _run(command: Sequence[str], feed: IO[bytes] | None, timeout_s: float, name: str) -> tuple[int, bytes, str]:
+def _run(
+    command: Sequence[str],
+    feed: IO[bytes] | None,
+    timeout_s: float,
+    name: str,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[int, bytes, str]:
     """Run a command whose standard input stays open until it ends; return its code, output and errors."""
     with (
         tempfile.TemporaryFile() as out,
         tempfile.TemporaryFile() as err,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=err) as process,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=err, env=environment) as process,
     ):
         timed_out = threading.Event()
 

@@ -371,7 +371,10 @@ def contention(request: Request) -> Reply:
     for kind in ("idle", "cpu", "io") * 2:
         with _load(kind, str(Path.cwd())):
             durations[kind] += _timed_for(session, feed, request["seconds"] / 6)
-    return {"durations": {kind: each[:: len(each) // MAX_SAMPLES + 1] for kind, each in durations.items()}}
+    return {
+        "durations": {kind: each[:: len(each) // MAX_SAMPLES + 1] for kind, each in durations.items()},
+        "means": {kind: statistics.fmean(each) for kind, each in durations.items()},
+    }
 
 
 def energy(request: Request) -> Reply:
