@@ -3,17 +3,16 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.contract.preprocess import Preprocess
+from edgewright.contract.sections import Task
 from edgewright.contract.signature import InputContract
 
 __all__ = ["Dataset", "Task", "content_digest", "row_digests"]
-
-Task = Literal["classification", "regression", "multilabel", "reconstruction", "fidelity"]
 
 
 @dataclass(frozen=True, slots=True)

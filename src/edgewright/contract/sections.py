@@ -1,0 +1,103 @@
+"""The sections of a project file as records: what each holds, and which values are possible."""
+
+from typing import Literal
+
+import msgspec
+
+from edgewright.contract.errors import ProjectError
+
+__all__ = ["DataSection", "MetricSection", "ModelSection", "PilotSection", "SearchSection", "Task"]
+
+Task = Literal["classification", "regression", "multilabel", "reconstruction", "fidelity"]
+
+
+class ModelSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which model.
+
+    Attributes:
+        path: Of the .onnx file; relative paths start at the project file's folder.
+    """
+
+    path: str
+
+
+class DataSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which samples, and what they mean.
+
+    Attributes:
+        source: .npz, .csv or .parquet file, folder of images, or module:function; relative to the project file.
+        label: Column or array of labels; without it `y`, if present.
+        features: Columns of a table, or arrays in the order of the model's inputs.
+        group: Column or array that names each sample's subject, speaker or device.
+        task: What the labels mean; found out if not stated.
+    """
+
+    source: str
+    label: str | None = None
+    features: tuple[str, ...] = ()
+    group: str | None = None
+    task: Task | None = None
+
+
+class MetricSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How answers are judged.
+
+    Attributes:
+        name: Of a built-in metric, or module:function; the task's own if not stated.
+    """
+
+    name: str | None = None
+
+
+class SearchSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long and from where to search.
+
+    Attributes:
+        time_limit_s: Wall time, seconds.
+        seed: Of every random choice.
+        trials: Most candidates to build; None is no limit but time.
+    """
+
+    time_limit_s: float = 120.0
+    seed: int = 0
+    trials: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse searches that could not begin."""
+        if not 0 <= self.seed < 2**32:
+            raise ProjectError(f"seed is {self.seed}, it must be 0 to 2^32 - 1", remedy="Any such number will do.")
+        if self.trials is not None and self.trials < 1:
+            raise ProjectError(
+                f"trials is {self.trials}, it must be at least 1", remedy="Leave it out for no limit."
+            )
+
+
+class PilotSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a small pilot on real devices counts as a success.
+
+    Attributes:
+        devices: How many devices take part.
+        days: How long.
+        min_devices_in_budget: Least share of devices on which the model keeps its budget.
+        max_failure_rate: Largest share of inferences that fail.
+        max_rollbacks: Most devices that go back to the model they had before.
+    """
+
+    devices: int = 20
+    days: int = 14
+    min_devices_in_budget: float = 0.95
+    max_failure_rate: float = 0.001
+    max_rollbacks: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse pilots that could show nothing."""
+        for name, least in (("devices", 1), ("days", 1), ("max_rollbacks", 0)):
+            if getattr(self, name) < least:
+                raise ProjectError(
+                    f"{name} is {getattr(self, name)}, it must be at least {least}", remedy="Give a whole number."
+                )
+        for name in ("min_devices_in_budget", "max_failure_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ProjectError(
+                    f"{name} is {getattr(self, name)}, it must lie between 0 and 1", remedy="It is a share."
+                )
