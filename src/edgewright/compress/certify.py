@@ -1,0 +1,322 @@
+"""The limit on a metric's loss as a statistical contract, judged on samples that nothing was chosen by."""
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.compress.ledger import LookLedger, look_alpha
+from edgewright.contract.errors import DataError
+from edgewright.contract.evidence import Certificate, Verdict
+from edgewright.signals.exact import clopper_pearson, exact_bound, likelihood_limit
+from edgewright.signals.paired import MIN_CLUSTERS, betting_bound, bootstrap_bound, cluster_bound, t_bound
+
+__all__ = ["Kind", "Scalar", "certify", "least_samples"]
+
+_Floats = NDArray[np.float64]
+
+Kind = Literal["binary", "unit", "unbounded", "scalar"]
+"""What scores are: 0 or 1; within [0, 1]; any number; or none, for a metric of the whole set."""
+
+Scalar = Callable[[NDArray[np.intp]], tuple[float, float]]
+"""From indices of samples, repeats allowed, to the original's and the candidate's metric on them."""
+
+_MOST = sys.float_info.max
+_METHODS: dict[Kind, str] = {
+    "binary": "exact",
+    "unit": "betting",
+    "unbounded": "t (asymptotic)",
+    "scalar": "BCa bootstrap (asymptotic)",
+}
+
+# What a bound is when nothing can be said; JSON has no infinity.
+_UNKNOWN: dict[Kind, float] = {"binary": 1.0, "unit": 1.0, "unbounded": _MOST, "scalar": _MOST}
+
+
+@dataclass(frozen=True, slots=True)
+class _Figure:
+    """A figure with its one-sided bounds, and the limit that it must stay below."""
+
+    value: float
+    upper: float
+    lower: float
+    limit: float
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.upper <= self.limit:
+            return "certified"
+        return "refuted" if self.lower > self.limit else "insufficient data"
+
+
+def least_samples(max_drop: float, confidence: float, look: int = 1) -> int:
+    """Return how many samples certify a drop of 0/1 scores if the two models never disagree; fewer never do.
+
+    Without a correction for multiplicity that would be 598 for 0.005 at 95 %; a first look spends half of alpha.
+
+    >>> least_samples(0.005, 0.95), least_samples(0.01, 0.95), least_samples(0.01, 0.95, look=2)
+    (736, 368, 477)
+    """
+    return _least_samples(max_drop, look_alpha(1 - confidence, look))
+
+
+def _least_samples(max_drop: float, alpha: float) -> int:
+    return math.ceil(math.log(alpha) / math.log1p(-max_drop))
+
+
+def certify(
+    original_scores: _Floats,
+    candidate_scores: _Floats,
+    *,
+    kind: Kind,
+    metric: str,
+    max_drop: float,
+    confidence: float,
+    groups: NDArray[Any] | None,
+    candidate_digest: str,
+    data_fingerprint: str,
+    ledger: LookLedger,
+    min_metric: float | None = None,
+    scalar: Scalar | None = None,
+    seed: int = 0,
+) -> Certificate:
+    """Judge whether a candidate's drop stays within its limit, and write the look down first.
+
+    Both conditions, the drop's and the floor's, must hold for a certificate, so neither costs the other confidence.
+
+    Args:
+        original_scores: Shape [samples], larger is better. For kind "scalar" only the length counts.
+        candidate_scores: Shape [samples], of the same samples in the same order.
+        kind: What the scores are.
+        metric: The metric's name.
+        max_drop: The limit, in the metric's unit.
+        confidence: One-sided, over all looks at this split together.
+        groups: Shape [samples], the subject or speaker of each, None for independent samples.
+        candidate_digest: Of the candidate's artifact; the same one again is no new look.
+        data_fingerprint: Of the certify split.
+        ledger: Where looks are counted.
+        min_metric: Least value of the metric, None for no floor.
+        scalar: The metric of the whole set, for kind "scalar".
+        seed: Of the bootstrap, for kind "scalar".
+
+    Raises:
+        DataError: Scores do not pair up, are not finite, or are not of the kind.
+        InputError: The ledger is damaged.
+        OutputError: The ledger cannot be written.
+    """
+    _check(original_scores, candidate_scores, groups, kind, scalar)
+    samples = len(original_scores)
+    clusters = None if groups is None else len(np.unique(groups))
+    look = ledger.look(data_fingerprint, metric, candidate_digest)
+    alpha = look_alpha(1 - confidence, look)
+    if scalar is not None:
+        original, chosen = scalar(np.arange(samples))
+    else:
+        original, chosen = float(original_scores.mean()), float(candidate_scores.mean())
+    too_few = samples < 2 or (clusters is not None and clusters < MIN_CLUSTERS)
+    figures: list[_Figure] = []
+    if not too_few:
+        bounds = _Bounds(original_scores, candidate_scores, kind, groups, scalar, seed, alpha)
+        figures.append(_Figure(original - chosen, *bounds.drop(), max_drop))
+        if min_metric is not None:
+            # A floor under the metric is a ceiling over its negative.
+            figures.append(_Figure(-chosen, *bounds.shortfall(), -min_metric))
+    verdict = _verdict(figures)
+    more = _more_samples(figures, kind, original_scores, candidate_scores, groups, alpha, verdict)
+    return Certificate(
+        verdict=verdict,
+        metric=metric,
+        original=original,
+        chosen=chosen,
+        drop=original - chosen,
+        upper_bound=figures[0].upper if figures else _UNKNOWN[kind],
+        lower_bound=figures[0].lower if figures else -_UNKNOWN[kind],
+        confidence=confidence,
+        samples=samples,
+        max_drop=max_drop,
+        method=_METHODS[kind] if clusters is None or kind == "scalar" else "cluster t (asymptotic in clusters)",
+        look=look,
+        look_confidence=1 - alpha,
+        clusters=clusters,
+        more_samples=more,
+        reason=_reason(figures, verdict, metric, samples, clusters, more),
+        data=data_fingerprint,
+    )
+
+
+def _check(
+    original: _Floats, candidate: _Floats, groups: NDArray[Any] | None, kind: Kind, scalar: Scalar | None
+) -> None:
+    if original.ndim != 1 or original.shape != candidate.shape or not original.size:
+        raise DataError(
+            f"scores have shapes {list(original.shape)} and {list(candidate.shape)}",
+            remedy="Score both models on the same samples, one score each.",
+        )
+    if groups is not None and groups.shape != original.shape:
+        raise DataError(
+            f"{groups.shape[0] if groups.ndim else 0} groups for {original.size} samples",
+            remedy="Give each sample of the certify split its group.",
+        )
+    if (kind == "scalar") != (scalar is not None):
+        raise ValueError(f"kind {kind!r} with scalar {scalar}")
+    if kind == "scalar":
+        return
+    both = np.concatenate([original, candidate])
+    if not np.isfinite(both).all():
+        raise DataError(
+            f"{int((~np.isfinite(both)).sum())} scores are NaN or infinite",
+            remedy="Find the samples on which a model's output or the metric is not a number.",
+        )
+    if kind in ("binary", "unit") and (both.min() < 0 or both.max() > 1):
+        raise DataError(
+            f"scores range from {both.min():g} to {both.max():g}, they must lie in [0, 1]",
+            remedy="Scale the metric to [0, 1], or declare its scores as unbounded.",
+        )
+    if kind == "binary" and not np.isin(both, (0.0, 1.0)).all():
+        raise DataError("scores are not all 0 or 1", remedy="Declare them as within [0, 1].")
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """Upper and lower bounds of the drop, and of how far the metric falls below zero, at one alpha."""
+
+    original: _Floats
+    candidate: _Floats
+    kind: Kind
+    groups: NDArray[Any] | None
+    scalar: Scalar | None
+    seed: int
+    alpha: float
+
+    def drop(self) -> tuple[float, float]:
+        """Bound original minus candidate."""
+        if self.scalar is not None:
+            both = self.scalar
+            return self._resampled(lambda picks: float(np.subtract(*both(picks))))
+        differences = self.original - self.candidate
+        if self.kind == "binary":
+            lost, gained = int((differences > 0).sum()), int((differences < 0).sum())
+            upper = exact_bound(lost, gained, differences.size, self.alpha)
+            lower = -exact_bound(gained, lost, differences.size, self.alpha)
+            return self._clustered(differences, upper, lower)
+        return self._per_sample(differences, -1.0, 1.0)
+
+    def shortfall(self) -> tuple[float, float]:
+        """Bound minus the candidate's metric."""
+        if self.scalar is not None:
+            both = self.scalar
+            return self._resampled(lambda picks: -both(picks)[1])
+        if self.kind == "binary":
+            lower, upper = clopper_pearson(int(self.candidate.sum()), self.candidate.size, self.alpha)
+            return self._clustered(-self.candidate, -lower, -upper)
+        return self._per_sample(-self.candidate, -1.0, 0.0)
+
+    def _per_sample(self, values: _Floats, low: float, high: float) -> tuple[float, float]:
+        if self.kind == "unit":
+            upper = betting_bound(values, self.alpha, low, high)
+            lower = -betting_bound(-values, self.alpha, -high, -low)
+        else:
+            upper, lower = t_bound(values, self.alpha), -t_bound(-values, self.alpha)
+        return self._clustered(values, upper, lower)
+
+    def _clustered(self, values: _Floats, upper: float, lower: float) -> tuple[float, float]:
+        if self.groups is None:
+            return upper, lower
+        return (
+            cluster_bound(values, self.groups, self.alpha, upper),
+            -cluster_bound(-values, self.groups, self.alpha, -lower),
+        )
+
+    def _resampled(self, statistic: Callable[[NDArray[np.intp]], float]) -> tuple[float, float]:
+        def bound(sign: float) -> float:
+            return sign * bootstrap_bound(
+                lambda picks: sign * statistic(picks),
+                self.original.size,
+                self.alpha,
+                groups=self.groups,
+                seed=self.seed,
+            )
+
+        return bound(1.0), bound(-1.0)
+
+
+def _verdict(figures: list[_Figure]) -> Verdict:
+    verdicts = {figure.verdict for figure in figures}
+    if "refuted" in verdicts:
+        return "refuted"
+    return "certified" if verdicts == {"certified"} else "insufficient data"
+
+
+def _more_samples(
+    figures: list[_Figure],
+    kind: Kind,
+    original: _Floats,
+    candidate: _Floats,
+    groups: NDArray[Any] | None,
+    alpha: float,
+    verdict: Verdict,
+) -> int | None:
+    """Estimate how many further samples certify, if what was observed stays as it is."""
+    if verdict != "insufficient data" or not figures or any(figure.value >= figure.limit for figure in figures):
+        return None
+    samples = original.size
+    needed = samples + 1.0
+    for figure in figures:
+        if figure.verdict != "certified":
+            # The bound's distance from the figure shrinks with the square root of the samples.
+            needed = max(needed, samples * ((figure.upper - figure.value) / (figure.limit - figure.value)) ** 2)
+    if kind == "binary" and groups is None and len(figures) == 1:
+        differences = original - candidate
+        needed = _needed_pairs(
+            float((differences > 0).mean()), float((differences < 0).mean()), samples, alpha, figures[0].limit
+        )
+    return math.ceil(needed) - samples
+
+
+def _needed_pairs(lost: float, gained: float, samples: int, alpha: float, limit: float) -> float:
+    """Bisect the samples at which the likelihood's limit keeps it at these rates; the exact bound is near."""
+    low, high = float(samples), 2.0 * samples
+    while likelihood_limit(lost * high, gained * high, high, alpha) > limit:
+        low, high = high, 2 * high
+    while high - low > 1e-3 * low:
+        middle = (low + high) / 2
+        if likelihood_limit(lost * middle, gained * middle, middle, alpha) > limit:
+            low = middle
+        else:
+            high = middle
+    return max(high, _least_samples(limit, alpha), samples + 1)
+
+
+def _reason(
+    figures: list[_Figure], verdict: Verdict, metric: str, samples: int, clusters: int | None, more: int | None
+) -> str:
+    """Say in one sentence why the verdict is what it is."""
+    over = f"{samples} samples" + ("" if clusters is None else f" of {clusters} groups")
+    if not figures:
+        least = "2 samples are needed" if clusters is None else f"at least {MIN_CLUSTERS} groups are needed"
+        return f"Nothing can be said about {metric} from {over}: {least}."
+    worst = next((figure for figure in figures if figure.verdict == verdict), figures[0])
+    if worst is figures[0]:
+        name, value, limit, upper, lower = f"drop of {metric}", worst.value, worst.limit, worst.upper, worst.lower
+    else:
+        # Signs turn back, and with them the bounds' roles.
+        name, value, limit, upper, lower = metric, -worst.value, -worst.limit, -worst.upper, -worst.lower
+    beyond, kept = ("above", "at most") if worst is figures[0] else ("below", "at least")
+    if verdict == "certified":
+        floor = "" if len(figures) == 1 else f", and {metric} is at least {-figures[1].upper:.4g}"
+        return f"On {over} the {name} is {kept} {upper:.4g}, within the limit of {limit:.4g}{floor}."
+    if verdict == "refuted":
+        bound = "at least" if worst is figures[0] else "at most"
+        return f"On {over} the {name} is {bound} {lower:.4g}, {beyond} the limit of {limit:.4g}."
+    seen = f"On {over} the {name} is {value:.4g}, but it can only be said to be {kept} {upper:.4g}"
+    if more is None:
+        hopeless = next(figure for figure in figures if figure.value >= figure.limit)
+        what = "drop" if hopeless is figures[0] else metric
+        return (
+            f"{seen}; since the observed {what} does not keep its limit, more samples would more likely refute it."
+        )
+    return f"{seen}, not {limit:.4g}; about {more} more labelled samples would settle it."
