@@ -1,6 +1,5 @@
 """One thing to measure, and how it travels to a target."""
 
-import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -106,11 +105,9 @@ def packed(subjects: Sequence[Subject]) -> Iterator[Packed]:
         files: dict[str, Path] = {}
         entries = []
         for index, subject in enumerate(subjects):
-            # onnxruntime tells its own optimised format from ONNX by the suffix.
-            suffix = ".ort" if subject.model.suffix == ".ort" else ".onnx"
-            name = f"{index}/{re.sub('[^A-Za-z0-9]', '_', subject.model.stem)[:40] or 'model'}{suffix}"
+            name = f"{index}/model.onnx"
             files[name] = subject.model
-            for location in [] if suffix == ".ort" else external_files(subject.model):
+            for location in external_files(subject.model):
                 files[f"{index}/{location}"] = subject.model.parent / location
             feed = Path(folder, f"{index}.npz")
             with feed.open("wb") as file:

@@ -87,8 +87,7 @@ class Sshd:
         target: Reaches it.
         process: The daemon.
         folder: TMPDIR of its sessions.
-        options: For EDGEWRIGHT_SSH_OPTIONS.
-        environment: Lines that a test adds to what its sessions see.
+        known_hosts: Of the client.
     """
 
     target: SshTarget
@@ -115,13 +114,14 @@ def sshd(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     folder = tmp_path_factory.mktemp("sshd")
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
-    (folder / "tmp").mkdir()
+    sessions = folder / "sessions"
+    sessions.mkdir()
     port = _free_port()
     (folder / "authorized_keys").write_text((folder / "user.pub").read_text())
     (folder / "config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\nUsePAM no\nStrictModes no\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nPasswordAuthentication no\nPermitRootLogin yes\n"
-        f"SetEnv TMPDIR={folder}/tmp\n"
+        f"SetEnv TMPDIR={sessions}\n"
     )
     known_hosts = folder / "known_hosts"
     known_hosts.write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
@@ -134,7 +134,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     try:
         _await_port(port)
         target = SshTarget(name=f"ssh://127.0.0.1:{port}", host="127.0.0.1", port=port)
-        yield Sshd(target, process, folder / "tmp", known_hosts)
+        yield Sshd(target, process, sessions, known_hosts)
     finally:
         process.kill()
         process.wait()
