@@ -13,7 +13,7 @@ from edgewright.compress.ledger import LookLedger, look_alpha
 from edgewright.contract.errors import DataError
 from edgewright.contract.evidence import Certificate, Verdict
 from edgewright.signals.exact import clopper_pearson, exact_bound, likelihood_limit
-from edgewright.signals.paired import MIN_CLUSTERS, betting_bound, bootstrap_bound, cluster_bound, t_bound
+from edgewright.signals.paired import MIN_CLUSTERS, betting_bound, bootstrap_bounds, cluster_bound, t_bound
 
 __all__ = ["Kind", "Scalar", "certify", "least_samples"]
 
@@ -33,6 +33,8 @@ _METHODS: dict[Kind, str] = {
     "scalar": "BCa bootstrap (asymptotic)",
 }
 
+# An asymptotic bound says nothing about a handful; identical scores would certify anything.
+_LEAST: dict[Kind, int] = {"binary": 1, "unit": 1, "unbounded": 30, "scalar": 30}
 # What a bound is when nothing can be said; JSON has no infinity.
 _UNKNOWN: dict[Kind, float] = {"binary": 1.0, "unit": 1.0, "unbounded": _MOST, "scalar": _MOST}
 
@@ -65,7 +67,8 @@ def least_samples(max_drop: float, confidence: float, look: int = 1) -> int:
 
 
 def _least_samples(max_drop: float, alpha: float) -> int:
-    return math.ceil(math.log(alpha) / math.log1p(-max_drop))
+    # The exact bound keeps a hair of alpha back.
+    return math.ceil(math.log(alpha * (1 - 1e-4)) / math.log1p(-max_drop))
 
 
 def certify(
@@ -87,6 +90,7 @@ def certify(
     """Judge whether a candidate's drop stays within its limit, and write the look down first.
 
     Both conditions, the drop's and the floor's, must hold for a certificate, so neither costs the other confidence.
+    For kind "scalar" the metric's scale is 0 to 1.
 
     Args:
         original_scores: Shape [samples], larger is better. For kind "scalar" only the length counts.
@@ -117,7 +121,7 @@ def certify(
         original, chosen = scalar(np.arange(samples))
     else:
         original, chosen = float(original_scores.mean()), float(candidate_scores.mean())
-    too_few = samples < 2 or (clusters is not None and clusters < MIN_CLUSTERS)
+    too_few = samples < _LEAST[kind] or (clusters is not None and clusters < MIN_CLUSTERS)
     figures: list[_Figure] = []
     if not too_few:
         bounds = _Bounds(original_scores, candidate_scores, kind, groups, scalar, seed, alpha)
@@ -143,7 +147,7 @@ def certify(
         look_confidence=1 - alpha,
         clusters=clusters,
         more_samples=more,
-        reason=_reason(figures, verdict, metric, samples, clusters, more),
+        reason=_reason(figures, verdict, metric, kind, samples, clusters, more),
         data=data_fingerprint,
     )
 
@@ -232,16 +236,14 @@ class _Bounds:
         )
 
     def _resampled(self, statistic: Callable[[NDArray[np.intp]], float]) -> tuple[float, float]:
-        def bound(sign: float) -> float:
-            return sign * bootstrap_bound(
-                lambda picks: sign * statistic(picks),
-                self.original.size,
-                self.alpha,
-                groups=self.groups,
-                seed=self.seed,
-            )
-
-        return bound(1.0), bound(-1.0)
+        samples = self.original.size
+        lower, upper = bootstrap_bounds(statistic, samples, self.alpha, seed=self.seed)
+        if self.groups is not None:
+            by_cluster = bootstrap_bounds(statistic, samples, self.alpha, groups=self.groups, seed=self.seed)
+            lower, upper = min(lower, by_cluster[0]), max(upper, by_cluster[1])
+        # Resampling knows nothing of what it never saw: no closer than two models that never disagree.
+        value, unseen = statistic(np.arange(samples)), 1 - self.alpha ** (1 / samples)
+        return max(upper, value + unseen), min(lower, value - unseen)
 
 
 def _verdict(figures: list[_Figure]) -> Verdict:
@@ -261,7 +263,11 @@ def _more_samples(
     verdict: Verdict,
 ) -> int | None:
     """Estimate how many further samples certify, if what was observed stays as it is."""
-    if verdict != "insufficient data" or not figures or any(figure.value >= figure.limit for figure in figures):
+    if verdict != "insufficient data":
+        return None
+    if not figures:
+        return max(_LEAST[kind] - original.size, 0) or None
+    if any(figure.value >= figure.limit for figure in figures):
         return None
     samples = original.size
     needed = samples + 1.0
@@ -292,13 +298,20 @@ def _needed_pairs(lost: float, gained: float, samples: int, alpha: float, limit:
 
 
 def _reason(
-    figures: list[_Figure], verdict: Verdict, metric: str, samples: int, clusters: int | None, more: int | None
+    figures: list[_Figure],
+    verdict: Verdict,
+    metric: str,
+    kind: Kind,
+    samples: int,
+    clusters: int | None,
+    more: int | None,
 ) -> str:
     """Say in one sentence why the verdict is what it is."""
     over = f"{samples} samples" + ("" if clusters is None else f" of {clusters} groups")
     if not figures:
-        least = "2 samples are needed" if clusters is None else f"at least {MIN_CLUSTERS} groups are needed"
-        return f"Nothing can be said about {metric} from {over}: {least}."
+        few = clusters is not None and clusters < MIN_CLUSTERS
+        least = f"{MIN_CLUSTERS} groups" if few else f"{_LEAST[kind]} samples"
+        return f"Nothing can be said about {metric} from {over}: at least {least} are needed."
     worst = next((figure for figure in figures if figure.verdict == verdict), figures[0])
     if worst is figures[0]:
         name, value, limit, upper, lower = f"drop of {metric}", worst.value, worst.limit, worst.upper, worst.lower

@@ -29,7 +29,7 @@ _GAMMA = 1e-5
 # Probability that truncated sums may leave out; it is added to what they give.
 _TAIL = 1e-13
 # The proof is tried this many standard errors above the numerical solution, then wider.
-_MARGINS = (2e-4, 1e-3, 4e-3, 1.6e-2, 6.4e-2, 0.256, 1.0, 4.0)
+_MARGINS = (1e-3, 8e-3, 6.4e-2, 0.5, 4.0)
 # Values of q at which one margin may evaluate the probability.
 _EVALUATIONS = 600
 
@@ -100,10 +100,11 @@ def exact_bound(lost: int, gained: int, samples: int, alpha: float) -> float:
     low, high = middle, min(limit + scale, 1.0)
     while high < 1 and excess(high) > 0:
         low, high = high, min(high + 2 * scale, 1.0)
-    root = high
-    if excess(low) > 0 >= excess(high):
-        root = float(optimize.brentq(excess, low, high, xtol=1e-5 * scale))
-    for margin in _MARGINS:
+    root = low
+    if excess(low) > 0:
+        root = high if excess(high) > 0 else float(optimize.brentq(excess, low, high, xtol=1e-8 * scale))
+    # Without losses the worst q is usually zero and the solution itself can be proved.
+    for margin in (1e-6, *_MARGINS) if lost == 0 else _MARGINS:
         delta = root + margin * scale
         if delta >= 1:
             break
@@ -179,7 +180,17 @@ class _Event:
         return np.asarray(total.sum(axis=1) + 3 * _TAIL)
 
     def _range(self, delta: float) -> tuple[float, float]:
-        return max(self.rates[0], -delta, 0.0), min(self.rates[1], (1 - delta) / 2)
+        """Return the least and greatest q to look at; empty if the two cross.
+
+        Below q = -delta a greater drop has p > 0 and fewer gains: the event is likelier at p = 0 and q = -delta,
+        or at the interval's end if that comes first.
+        """
+        least, most = self.rates
+        return max(least, min(-delta, most)), min(most, (1 - delta) / 2)
+
+    def _along(self, delta: float, q: _Floats) -> _Floats:
+        """Return the probability at gains q for one drop."""
+        return self.probability(np.maximum(q + delta, 0.0), q)
 
     def _grid(self, delta: float, cells: int) -> _Floats:
         low, high = self._range(delta)
@@ -191,7 +202,7 @@ class _Event:
         if low > high:
             return 0.0
         q = self._grid(delta, 40)
-        return float(self.probability(q + delta, q).max())
+        return float(self._along(delta, q).max())
 
     def proves(self, delta: float, level: float) -> bool:
         """Whether the event's probability is at most `level` for every q, by branch and bound over q."""
@@ -200,7 +211,7 @@ class _Event:
             return True
         edges = self._grid(delta, 40)
         left, right = edges[:-1], edges[1:]
-        at_edges = self.probability(edges + delta, edges)
+        at_edges = self._along(delta, edges)
         at_left, at_right = at_edges[:-1], at_edges[1:]
         evaluations = edges.size
         while left.size and max(at_left.max(), at_right.max()) <= level:
@@ -208,14 +219,14 @@ class _Event:
             bound = np.maximum(at_left, at_right) + (right - left) ** 2 / 8 * curvature
             # Where a rate reaches zero the curvature has no bound: take fewest losses with most gains instead.
             edge = np.isinf(curvature)
-            bound[edge] = self.probability(left[edge] + delta, right[edge])
+            bound[edge] = self.probability(np.maximum(left[edge] + delta, 0.0), right[edge])
             open_ = bound > level
             left, right, at_left, at_right = left[open_], right[open_], at_left[open_], at_right[open_]
             evaluations += left.size
             if evaluations > _EVALUATIONS:
                 return False
             middle = (left + right) / 2
-            at_middle = self.probability(middle + delta, middle)
+            at_middle = self._along(delta, middle)
             left, right = np.concatenate([left, middle]), np.concatenate([middle, right])
             at_left, at_right = np.concatenate([at_left, at_middle]), np.concatenate([at_middle, at_right])
         return not left.size

@@ -1,7 +1,7 @@
 """Upper bounds on a paired drop whose scores are not 0/1: bounded, unbounded, by cluster, or of a whole-set metric.
 
-A drop is the mean of original minus candidate over the same samples. Every function returns a one-sided upper
-bound at level 1 - alpha; the lower bound is minus the upper bound of the negated differences. For 0/1 scores see
+A drop is the mean of original minus candidate over the same samples. Bounds are one-sided at level 1 - alpha, and
+upper ones; the lower bound is minus the upper bound of the negated differences. For 0/1 scores see
 `edgewright.signals.exact`.
 """
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
-__all__ = ["MIN_CLUSTERS", "betting_bound", "bootstrap_bound", "cluster_bound", "cluster_labels", "t_bound"]
+__all__ = ["MIN_CLUSTERS", "betting_bound", "bootstrap_bounds", "cluster_bound", "cluster_labels", "t_bound"]
 
 _Floats = NDArray[np.float64]
 
@@ -62,15 +62,30 @@ def _stakes(samples: int) -> _Floats:
 
 
 def t_bound(differences: _Floats, alpha: float) -> float:
-    """Return Student's bound for unbounded differences; asymptotic in the number of samples.
+    """Return the greater of Student's and Hall's bound for unbounded differences; asymptotic in the samples.
+
+    Hall's undoes the skewness of the t statistic: with a heavy right tail, rare great losses, the sample's mean and
+    spread are small together and Student's bound misses too often (lognormal differences, n = 300: 8.5 % against
+    Hall's 5.9 % at a nominal 5 %).
 
     Raises:
         ValueError: Fewer than two differences.
+
+    Source: Hall 1992, Journal of the Royal Statistical Society B 54, the cubic transformation g1.
     """
     if differences.size < 2:
         raise ValueError(f"{differences.size} differences have no spread")
-    error = float(differences.std(ddof=1)) / math.sqrt(differences.size)
-    return float(differences.mean()) + float(stats.t.isf(alpha, differences.size - 1)) * error
+    spread = float(differences.std())
+    mean = float(differences.mean())
+    if spread == 0:
+        return mean
+    error = spread / math.sqrt(differences.size - 1)
+    student = float(stats.t.isf(alpha, differences.size - 1))
+    skew = float((((differences - mean) / spread) ** 3).mean()) / math.sqrt(differences.size)
+    if skew <= 0:
+        return mean + student * error
+    hall = 3 / skew * (1 - float(np.cbrt(1 - skew * (student + skew / 6))))
+    return mean + max(student, hall) * error
 
 
 def cluster_labels(groups: NDArray[Any]) -> NDArray[np.intp]:
@@ -82,8 +97,9 @@ def cluster_bound(differences: _Floats, groups: NDArray[Any], alpha: float, inde
     """Return a bound over clusters (subjects, speakers) of any sizes; asymptotic in the number of clusters.
 
     The drop is a ratio of cluster totals to cluster sizes, its variance the jackknife's over clusters (CR3), with
-    one degree of freedom less than there are clusters. A distribution-free bound would need three clusters per unit
-    of the limit, which nobody has.
+    one degree of freedom less than there are clusters. With 9 to 23 clusters and a correlation of .02 within them
+    it misses 7 % of the time at a nominal 5 %; where few clusters hold most of the drop, 9 to 14 %
+    (docs/decisions/0002). A distribution-free bound would need three clusters per unit of the limit.
 
     Args:
         differences: Shape [samples].
@@ -108,29 +124,27 @@ def cluster_bound(differences: _Floats, groups: NDArray[Any], alpha: float, inde
     return max(independent, drop + float(stats.t.isf(alpha, sizes.size - 1)) * error)
 
 
-def bootstrap_bound(
+def bootstrap_bounds(
     statistic: Callable[[NDArray[np.intp]], float],
     samples: int,
     alpha: float,
     *,
     groups: NDArray[Any] | None = None,
-    resamples: int = 1000,
     seed: int = 0,
-) -> float:
-    """Return the BCa bootstrap bound of any statistic of a sample (a difference of two F1 scores, say); asymptotic.
+) -> tuple[float, float]:
+    """Return lower and upper BCa bootstrap bounds of a sample's statistic, each at level 1 - alpha; asymptotic.
 
     Args:
-        statistic: From indices of samples, repeats allowed, to the figure.
+        statistic: From indices of samples, repeats allowed, to the figure (a difference of two F1 scores, say).
         samples: How many samples there are.
-        alpha: One-sided error.
+        alpha: One-sided error of either bound.
         groups: Shape [samples]; whole clusters are drawn if given.
-        resamples: Bootstrap samples.
         seed: Of the resampling.
 
     Raises:
         ValueError: Fewer than two samples, or fewer than `MIN_CLUSTERS` clusters.
 
-    Source: Efron 1987; the acceleration from a jackknife over clusters or at most 50 blocks of samples.
+    Source: Efron 1987; the acceleration from a jackknife over clusters, or over at most 50 blocks of samples.
     """
     random = np.random.default_rng(seed)
     if groups is None:
@@ -142,20 +156,26 @@ def bootstrap_bound(
             raise ValueError(f"{len(blocks)} clusters, at least {MIN_CLUSTERS} are needed")
     if len(blocks) < 2:
         raise ValueError(f"{samples} samples have no spread")
-    observed = statistic(np.arange(samples))
-    drawn = np.empty(resamples)
-    for i in range(resamples):
+    everything = np.arange(samples)
+    observed = statistic(everything)
+    # Enough that ten resamples lie beyond the bound, within what a slow metric can bear.
+    drawn = np.empty(min(max(1000, math.ceil(10 / alpha)), 5000))
+    for i in range(drawn.size):
         if groups is None:
-            drawn[i] = statistic(random.integers(0, samples, samples))
+            picks = random.integers(0, samples, samples)
         else:
-            picks = random.integers(0, len(blocks), len(blocks))
-            drawn[i] = statistic(np.concatenate([blocks[pick] for pick in picks]))
-    left_out = np.array([statistic(np.setdiff1d(np.arange(samples), block)) for block in blocks])
+            picks = np.concatenate([blocks[block] for block in random.integers(0, len(blocks), len(blocks))])
+        drawn[i] = statistic(picks)
+    left_out = np.array([statistic(np.setdiff1d(everything, block)) for block in blocks])
     spread = left_out.mean() - left_out
     power = float((spread**2).sum()) ** 1.5
     acceleration = float((spread**3).sum()) / (6 * power) if power > 0 else 0.0
-    below = (float((drawn < observed).sum()) + 0.5 * float((drawn == observed).sum())) / resamples
-    bias = float(stats.norm.ppf(min(max(below, 0.5 / resamples), 1 - 0.5 / resamples)))
-    shifted = bias - float(stats.norm.ppf(alpha))
-    level = float(stats.norm.cdf(bias + shifted / max(1 - acceleration * shifted, 1e-6)))
-    return max(observed, float(np.quantile(drawn, level, method="higher")))
+    below = float((drawn < observed).mean()) + 0.5 * float((drawn == observed).mean())
+    bias = float(special.ndtri(min(max(below, 0.5 / drawn.size), 1 - 0.5 / drawn.size)))
+
+    def level(z: float) -> float:
+        return float(special.ndtr(bias + (bias + z) / max(1 - acceleration * (bias + z), 1e-6)))
+
+    lower = float(np.quantile(drawn, level(float(special.ndtri(alpha))), method="lower"))
+    upper = float(np.quantile(drawn, level(-float(special.ndtri(alpha))), method="higher"))
+    return min(lower, observed), max(upper, observed)
