@@ -46,7 +46,7 @@ class Dataset:
 
     def feed(self, i: int) -> dict[str, NDArray[Any]]:
         """Return the inputs of one inference."""
-        return {name: np.ascontiguousarray(array[i]) for name, array in self.inputs.items()}
+        return {name: np.asarray(array[i], order="C") for name, array in self.inputs.items()}
 
     def feeds(
         self, indices: Sequence[int] | NDArray[np.intp], contract: InputContract, batch: int = 64

