@@ -175,7 +175,8 @@ def _print(profile: Profile, console: Console) -> None:
     if against:
         ratio = against.latency_ratio
         console.print(
-            f"against {escape(against.model.path)}: latency × {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}), "
+            f"against {escape(against.model.path)}: "
+            f"latency × {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}), "
             f"size × {against.size_ratio:.3f}, energy × {against.energy_ratio:.3f}"
         )
     options = profile.runtime_options

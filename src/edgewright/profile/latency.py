@@ -136,7 +136,7 @@ def _latency(label: str, entry: dict[str, Any], machine: Machine, seed: int) -> 
         p95=percentile_measurement(samples, sample_rounds, 95, "s", origin, seed=seed),
         p99=percentile_measurement(samples, sample_rounds, 99, "s", origin, seed=seed),
         cold_start=extremes(entry["cold"], "s", origin),
-        throughput=median_measurement(1 / rounds_s, "1/s", origin),
+        throughput=median_measurement(1 / np.asarray(entry["means"]), "1/s", origin),
         cpu_s=entry["cpu_s"],
         machine=machine,
     )

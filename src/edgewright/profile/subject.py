@@ -13,10 +13,13 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from edgewright.contract.errors import ModelError
+from edgewright.contract.errors import ModelError, TargetError
 from edgewright.runtime.options import RuntimeOptions
 
-__all__ = ["Packed", "Subject", "external_files", "packed"]
+__all__ = ["FREE_SPACE_HERE", "Packed", "Subject", "external_files", "packed"]
+
+
+FREE_SPACE_HERE = "Free space in the folder for temporary files, or set TMPDIR to another one."
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ def packed(subjects: Sequence[Subject]) -> Iterator[Packed]:
 
     Raises:
         ModelError: As `external_files`.
+        TargetError: The disk here is full.
     """
     with tempfile.TemporaryDirectory(prefix="edgewright-feeds-") as folder:
         files: dict[str, Path] = {}
@@ -110,8 +114,13 @@ def packed(subjects: Sequence[Subject]) -> Iterator[Packed]:
             for location in external_files(subject.model):
                 files[f"{index}/{location}"] = subject.model.parent / location
             feed = Path(folder, f"{index}.npz")
-            with feed.open("wb") as file:
-                np.savez(file, *subject.feed.values(), allow_pickle=False)
+            try:
+                with feed.open("wb") as file:
+                    np.savez(file, *subject.feed.values(), allow_pickle=False)
+            except OSError as error:
+                raise TargetError(
+                    f"the inputs could not be written here: {error}", remedy=FREE_SPACE_HERE
+                ) from error
             files[f"{index}.npz"] = feed
             entries.append(
                 {

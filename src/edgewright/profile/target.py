@@ -23,6 +23,7 @@ from typing import IO, Any, Protocol
 import msgspec
 
 from edgewright.contract.errors import CandidateError, EdgewrightError, InputError, TargetError
+from edgewright.profile.subject import FREE_SPACE_HERE
 
 __all__ = ["LocalTarget", "Machine", "SshTarget", "Target", "machine_in", "machine_of", "open_target"]
 
@@ -151,7 +152,7 @@ class LocalTarget:
         except OSError as error:
             raise TargetError(
                 f"local: the worker could not be started: {error}",
-                remedy="Free space in the folder for temporary files, or set TMPDIR to another one.",
+                remedy=FREE_SPACE_HERE,
             ) from error
         return _reply(self.name, code, out, err)
 
@@ -188,7 +189,7 @@ class SshTarget:
             except OSError as error:
                 raise TargetError(
                     f"{self.name}: the files to send could not be packed here: {error}",
-                    remedy="Free space in the folder for temporary files, or set TMPDIR to another one.",
+                    remedy=FREE_SPACE_HERE,
                 ) from error
             size = bundle.tell()
             bundle.seek(0)

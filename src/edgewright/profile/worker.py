@@ -235,6 +235,7 @@ class _Runner:
             samples = sorted(random_.sample(samples, MAX_SAMPLES))
         return {
             "rounds": [statistics.median(each) for each in self.rounds],
+            "means": [statistics.fmean(each) for each in self.rounds],
             "sample_rounds": [index for index, _ in samples],
             "samples": [duration for _, duration in samples],
             "count": count,

@@ -1,0 +1,194 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgewright.cli.main import main
+
+Dense = Callable[..., Path]
+FAST = ["--seconds", "0.3"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def dense(tmp_path: Path) -> Dense:
+    """Make a model of one dense layer, [batch, n] to [batch, n]."""
+
+    def make(n: int = 16, op: str = "Relu", domain: str = "", external: bool = False) -> Path:
+        weights = np.random.default_rng(0).standard_normal((n, n)).astype(np.float32)
+        graph = helper.make_graph(
+            [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node(op, ["h"], ["y"], domain=domain)],
+            "dense",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", n])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", n])],
+            [numpy_helper.from_array(weights, "w")],
+        )
+        opsets = [helper.make_opsetid("", 13), *([helper.make_opsetid(domain, 1)] if domain else [])]
+        path = tmp_path / f"dense{n}.onnx"
+        proto = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+        onnx.save(proto, path, save_as_external_data=external, location="weights.bin", size_threshold=0)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def profile_json(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """Run the verb with --json; stdout must hold one document and nothing else."""
+
+    def run(*arguments: str | Path, code: int = 0) -> dict[str, Any]:
+        assert main(["profile", *map(str, arguments), *FAST, "--json"]) == code
+        document = json.loads(capsys.readouterr().out)
+        assert isinstance(document, dict)
+        return document
+
+    return run
+
+
+def test_one_json_document_has_every_figure_with_its_origin(
+    dense: Dense, profile_json: Callable[..., dict[str, Any]]
+) -> None:
+    path = dense()
+    profile = profile_json(path)
+    assert profile["schema"] == 1
+    assert profile["model"]["path"] == str(path)
+    for name in (
+        "size_bytes",
+        "latency_p50_ms",
+        "latency_p95_ms",
+        "latency_p99_ms",
+        "cold_start_ms",
+        "throughput_per_s",
+        "peak_memory_bytes",
+        "process_peak_memory_bytes",
+        "runtime_size_bytes",
+        "energy_mj",
+    ):
+        figure = profile["model"][name]
+        assert set(figure) >= {"value", "unit", "low", "high", "confidence", "samples", "origin"}
+        assert set(figure["origin"]) == {"kind", "machine", "method"}
+    assert profile["model"]["size_bytes"]["value"] == path.stat().st_size
+    assert set(profile["runtime_options"]) == {"default", "best", "gain", "tried"}
+    assert profile["sustained"]["verdict"] in ("none", "throttled", "slower")
+    assert profile["contention"]["cpu_slowdown"] > 0
+    assert profile["machine"]["cores"] >= 1
+    assert profile["against"] is None
+
+
+def test_two_models_are_compared_with_an_interval(
+    dense: Dense, profile_json: Callable[..., dict[str, Any]]
+) -> None:
+    against = profile_json(dense(16), "--against", dense(600))["against"]
+    assert against["model"]["latency_p50_ms"]["value"] > 0
+    assert against["latency_ratio"]["high"] < 1
+    assert against["size_ratio"] < 1
+
+
+def test_the_first_sample_of_the_data_is_the_input(
+    dense: Dense, tmp_path: Path, profile_json: Callable[..., dict[str, Any]]
+) -> None:
+    np.savez(tmp_path / "data.npz", x=np.zeros((20, 16), np.float32), y=np.arange(20) % 2)
+    assert profile_json(dense(), "--data", tmp_path / "data.npz")["model"]["latency_p50_ms"]["value"] > 0
+
+
+def test_the_budget_of_the_device_class_is_judged(
+    dense: Dense, tmp_path: Path, profile_json: Callable[..., dict[str, Any]]
+) -> None:
+    (tmp_path / "edgewright.toml").write_text(
+        f'[model]\npath = "{dense()}"\n[data]\nsource = "data.npz"\n'
+        '[[device_class]]\nname = "tiny"\nbudget = { size = "100B", latency_p50 = "10s" }\n'
+    )
+    profile = profile_json(dense(), "--device-class", "tiny")
+    assert profile["device_class"] == "tiny"
+    assert {check["name"]: check["met"] for check in profile["budget"]} == {
+        "size_bytes": False,
+        "latency_p50_s": True,
+    }
+    assert {row["options"]["threads"] for row in profile["runtime_options"]["tried"]} == {1}
+
+
+def test_people_get_a_table_and_progress_goes_to_stderr(dense: Dense, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", str(dense()), "--against", str(dense(32)), *FAST]) == 0
+    shown = capsys.readouterr()
+    for words in ("latency p50", "(estimated)", "runtime options", "sustained", "beside other work"):
+        assert words in shown.out or (words == "(estimated)" and "energy" in shown.out)
+    assert "measuring both models in turns" in shown.err
+
+
+def _truncated(dense: Dense) -> Path:
+    path = dense()
+    path.write_bytes(path.read_bytes()[:300])
+    return path
+
+
+def _text(dense: Dense) -> Path:
+    path = dense()
+    path.write_text("this is not a model")
+    return path
+
+
+def _without_weights(dense: Dense) -> Path:
+    path = dense(external=True)
+    (path.parent / "weights.bin").unlink()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (_truncated, "truncated"),
+        (_text, "not an ONNX model"),
+        (lambda dense: Path("absent.onnx"), "does not exist"),
+        (lambda dense: dense(op="NoSuchThing", domain="com.example"), "NoSuchThing"),
+        (_without_weights, "weights.bin"),
+    ],
+    ids=["truncated", "text", "absent", "lacking operator", "external data missing"],
+)
+def test_a_bad_model_is_the_users_to_mend(
+    make: Callable[[Dense], Path], said: str, dense: Dense, profile_json: Callable[..., dict[str, Any]]
+) -> None:
+    error = profile_json(make(dense), code=2)["error"]
+    assert error["kind"] == "ModelError"
+    assert said in error["message"]
+    assert error["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--on", "telnet://host"], "is not a target"),
+        (["--device-class", "watch"], "device class 'watch'"),
+        (["--seconds", "0"], "--seconds is 0"),
+        (["--seconds", "nan"], "--seconds is nan"),
+        (["--project", "absent.toml", "--device-class", "watch"], "absent.toml"),
+    ],
+)
+def test_bad_usage_is_refused_before_anything_is_measured(
+    arguments: list[str], said: str, dense: Dense, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", str(dense()), *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_unreachable_target_is_failed_work(dense: Dense, profile_json: Callable[..., dict[str, Any]]) -> None:
+    error = profile_json(dense(), "--on", "ssh://127.0.0.1:1", code=1)["error"]
+    assert error["kind"] == "TargetError"
+    assert "Check the port" in error["remedy"] or "OpenSSH" in error["message"]
+
+
+def test_help_has_groups_and_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["profile", "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    for words in ("examples:", "what to measure", "where", "--against OTHER", "--on TARGET"):
+        assert words in shown
