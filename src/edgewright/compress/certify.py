@@ -284,17 +284,24 @@ def _more_samples(
 
 
 def _needed_pairs(lost: float, gained: float, samples: int, alpha: float, limit: float) -> float:
-    """Bisect the samples at which the likelihood's limit keeps it at these rates; the exact bound is near."""
+    """Find about how many samples certify at these rates: by the likelihood first, then by the exact bound."""
     low, high = float(samples), 2.0 * samples
     while likelihood_limit(lost * high, gained * high, high, alpha) > limit:
         low, high = high, 2 * high
-    while high - low > 1e-3 * low:
+    while high - low > 1e-2 * low:
         middle = (low + high) / 2
         if likelihood_limit(lost * middle, gained * middle, middle, alpha) > limit:
             low = middle
         else:
             high = middle
-    return max(high, _least_samples(limit, alpha), samples + 1)
+    high = max(high, _least_samples(limit, alpha), samples + 1)
+    # Beyond a few thousand flips the two agree, and the exact one takes long.
+    while (lost + gained) * high < 2000:
+        counts = math.ceil(lost * high - 1e-6), math.floor(gained * high + 1e-6)
+        if exact_bound(*counts, math.ceil(high), alpha) <= limit:
+            break
+        high *= 1.05
+    return high
 
 
 def _reason(

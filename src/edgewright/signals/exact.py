@@ -10,8 +10,8 @@ Three facts make it exact and not merely accurate. The outcomes that look at lea
 losses leave and more gains enter, so its probability falls in p and rises in q, and one drop that is rejected
 rejects all greater ones. The worst q is sought in a Clopper-Pearson interval that misses it with probability gamma,
 which is taken off alpha (Berger and Boos 1994). Between two values of q the probability is bounded, not guessed:
-its second derivative is E[(S^2 + S') 1_A] with the score S, and as E[S^2] = -E[S'] = I and S' <= 0, it is at most
-the Fisher information I.
+its second derivative is E[(S^2 + S') 1_A] with the score S, so the probability rises above a chord by no more than
+E[-S' 1_A] allows.
 """
 
 import math
@@ -137,6 +137,29 @@ def _evidence(lost: _Floats, gained: _Floats, samples: float, delta: float) -> _
     return np.asarray(sign * np.sqrt(2 * np.maximum(ratio, 0)))
 
 
+def _probability(gains: _Floats, losses: _Floats, samples: int, p: _Floats, q: _Floats) -> _Floats:
+    """Return the chance, rounded up, of at most losses[i] losses with gains[i] gains for some i.
+
+    Args:
+        gains: Shape [window], consecutive counts outside of which the tails are negligible.
+        losses: Shape [window], -1 for none allowed.
+        samples: All samples.
+        p: Shape [rates], rate of losses.
+        q: Shape [rates], rate of gains.
+    """
+    p, q, rest = p[:, None], q[:, None], samples - gains
+    log_choose = special.gammaln(samples + 1) - special.gammaln(gains + 1) - special.gammaln(rest + 1)
+    mass = np.exp(log_choose + special.xlogy(gains, q) + special.xlog1py(rest, -q))
+    counted = mass > _TAIL / gains.size
+    share = np.broadcast_to(np.minimum(p / np.maximum(1 - q, 1e-300), 1.0), mass.shape)[counted]
+    losses, rest = (np.broadcast_to(values, mass.shape)[counted] for values in (losses, rest))
+    below = special.betaincc(np.maximum(losses, 0) + 1, np.maximum(rest - losses, 1e-300), share)
+    total = np.zeros_like(mass)
+    total[counted] = mass[counted] * np.where(losses < 0, 0.0, np.where(losses >= rest, 1.0, below))
+    # What lies outside the window, on either side, and what was too small to count.
+    return np.asarray(total.sum(axis=1) + 4 * _TAIL)
+
+
 class _Event:
     """The outcomes that look at least as good as the observed one: per count of gains, the most losses."""
 
@@ -147,8 +170,6 @@ class _Event:
         last = math.ceil(special.bdtrik(1 - _TAIL, samples, rates[1])) if rates[1] < 1 else samples
         self.gains = np.arange(max(first, 0), min(last + 1, samples) + 1, dtype=np.float64)
         self.losses = self._losses_allowed(lost, gained, limit)
-        rest = samples - self.gains
-        self.log_choose = special.gammaln(samples + 1) - special.gammaln(self.gains + 1) - special.gammaln(rest + 1)
 
     def _losses_allowed(self, lost: int, gained: int, limit: float) -> _Floats:
         """Bisect, for each count of gains, the most losses whose score limit is at most the observed one."""
@@ -165,20 +186,6 @@ class _Event:
         low = np.maximum.accumulate(low)
         return np.asarray(np.minimum(low, self.samples - self.gains))
 
-    def probability(self, p: _Floats, q: _Floats) -> _Floats:
-        """Return the event's probability at rates p of losses and q of gains, shape [rates], rounded up."""
-        p, q = p[:, None], q[:, None]
-        gains, losses, rest = self.gains, self.losses, self.samples - self.gains
-        mass = np.exp(self.log_choose + special.xlogy(gains, q) + special.xlog1py(rest, -q))
-        counted = mass > _TAIL / gains.size
-        share = np.broadcast_to(np.minimum(p / np.maximum(1 - q, 1e-300), 1.0), mass.shape)[counted]
-        losses, rest = (np.broadcast_to(values, mass.shape)[counted] for values in (losses, rest))
-        below = special.betaincc(np.maximum(losses, 0) + 1, np.maximum(rest - losses, 1e-300), share)
-        total = np.zeros_like(mass)
-        total[counted] = mass[counted] * np.where(losses < 0, 0.0, np.where(losses >= rest, 1.0, below))
-        # What lies outside the window, on either side, and what was too small to count.
-        return np.asarray(total.sum(axis=1) + 3 * _TAIL)
-
     def _range(self, delta: float) -> tuple[float, float]:
         """Return the least and greatest q to look at; empty if the two cross.
 
@@ -190,7 +197,7 @@ class _Event:
 
     def _along(self, delta: float, q: _Floats) -> _Floats:
         """Return the probability at gains q for one drop."""
-        return self.probability(np.maximum(q + delta, 0.0), q)
+        return _probability(self.gains, self.losses, self.samples, np.maximum(q + delta, 0.0), q)
 
     def _grid(self, delta: float, cells: int) -> _Floats:
         low, high = self._range(delta)
@@ -213,23 +220,40 @@ class _Event:
         left, right = edges[:-1], edges[1:]
         at_edges = self._along(delta, edges)
         at_left, at_right = at_edges[:-1], at_edges[1:]
-        evaluations = edges.size
+        share = self._curving(delta, edges)
+        evaluations = 2 * edges.size
         while left.size and max(at_left.max(), at_right.max()) <= level:
-            curvature = np.maximum(self._information(left, delta), self._information(right, delta))
+            curvature = share * np.maximum(self._information(left, delta), self._information(right, delta))
             bound = np.maximum(at_left, at_right) + (right - left) ** 2 / 8 * curvature
             # Where a rate reaches zero the curvature has no bound: take fewest losses with most gains instead.
             edge = np.isinf(curvature)
-            bound[edge] = self.probability(np.maximum(left[edge] + delta, 0.0), right[edge])
+            bound[edge] = _probability(
+                self.gains, self.losses, self.samples, np.maximum(left[edge] + delta, 0.0), right[edge]
+            )
             open_ = bound > level
-            left, right, at_left, at_right = left[open_], right[open_], at_left[open_], at_right[open_]
+            left, right, share = left[open_], right[open_], share[open_]
+            at_left, at_right = at_left[open_], at_right[open_]
             evaluations += left.size
             if evaluations > _EVALUATIONS:
                 return False
             middle = (left + right) / 2
             at_middle = self._along(delta, middle)
-            left, right = np.concatenate([left, middle]), np.concatenate([middle, right])
+            left, right, share = np.concatenate([left, middle]), np.concatenate([middle, right]), np.tile(share, 2)
             at_left, at_right = np.concatenate([at_left, at_middle]), np.concatenate([at_middle, at_right])
         return not left.size
+
+    def _curving(self, delta: float, edges: _Floats) -> _Floats:
+        """Return, for each cell between edges, the share of the Fisher information that can bend it down.
+
+        -E[(S^2 + S') 1_A] is at most E[-S' 1_A], which is a mean of the information's three terms weighted with the
+        chances that n - 1 samples and a loss, a gain, or neither make the event. One more gain makes it likeliest;
+        over a cell, fewest losses with most gains do.
+        """
+        losses = np.append(self.losses[1:], self.samples)
+        losses = np.minimum(losses, self.samples - 1 - self.gains)
+        inside = self.gains < self.samples
+        fewest, most = np.maximum(edges[:-1] + delta, 0.0), edges[1:]
+        return _probability(self.gains[inside], losses[inside], self.samples - 1, fewest, most)
 
     def _information(self, q: _Floats, delta: float) -> _Floats:
         """Return the Fisher information about q at a fixed drop; convex, so greatest at a cell's ends."""
