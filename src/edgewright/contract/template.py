@@ -159,12 +159,17 @@ def _device_class(entry: DeviceClass, said: Mapping[str, Sequence[str]]) -> str:
 
 
 def _section(heading: str, remarks: Sequence[str] | None, lines: Sequence[_Line]) -> str:
-    written = [heading, *(f"# {' '.join(remark.split())}" for remark in remarks or ())]
+    written = [heading, *(f"# {_printable(remark)}" for remark in remarks or ())]
     for key, value, example, meaning in lines:
         written.append(
             f"{key} = {value}  # {meaning}" if value is not None else f"# {key} = {example}  # {meaning}"
         )
     return "\n".join(written)
+
+
+def _printable(remark: str) -> str:
+    """Return one line; remarks may quote names from the data, which may hold anything."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in remark).split())
 
 
 def _string(value: str | None) -> str | None:
