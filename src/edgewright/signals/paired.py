@@ -57,8 +57,9 @@ def betting_bound(differences: _Floats, alpha: float, low: float, high: float) -
 
 
 def _stakes(samples: int) -> _Floats:
-    """Return shares from nearly all down to what fits the greatest variance, by halves."""
-    return np.asarray(0.999 * 2.0 ** -np.arange(0, 1 + math.ceil(0.5 * math.log2(samples))))
+    """Return shares from nearly all, for no difference at all, down to what fits the greatest variance."""
+    halves = 0.5 ** np.arange(1, 1 + math.ceil(0.5 * math.log2(samples)))
+    return np.concatenate([[0.999, 0.8], halves])
 
 
 def t_bound(differences: _Floats, alpha: float) -> float:
