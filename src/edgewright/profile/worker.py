@@ -29,6 +29,7 @@ Reply = dict[str, Any]
 
 MIN_ROUNDS = 6  # the fewest whose extremes are a 95 % interval of the median
 MAX_SAMPLES = 4000  # returned per subject
+MAX_SAMPLES_PER_ROUND = 500  # kept until then, so that a long measurement does not fill the memory
 # As Linux names them for x86 and ARM.
 _FEATURES: tuple[str, ...] = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_tile")
 _FEATURES += ("neon", "asimd", "asimddp", "i8mm", "fphp", "asimdhp", "sve")
@@ -210,8 +211,11 @@ class _Runner:
             self.session.run(None, self.feed)
             self.cold.append(time.perf_counter() - start)
         self.spins = subject["options"]["spinning"] and subject["options"]["threads"] > 1
-        self.rounds: list[list[float]] = []
+        self.medians: list[float] = []
+        self.means: list[float] = []
+        self.samples: list[list[float]] = []
         self.cpu_s = 0.0
+        self.count = 0
         self.per_round = 1
 
     def warm_up(self, seconds: float, slice_s: float) -> None:
@@ -219,28 +223,32 @@ class _Runner:
         # At least three, so that one hiccup is not the round; but a slow model gets its rounds first.
         self.per_round = max(3 if usual < 4 * slice_s else 1, min(int(slice_s / usual), 2000))
 
-    def measure(self) -> None:
+    def measure(self, random_: random.Random) -> None:
         if self.per_round > 3:
             self.session.run(None, self.feed)  # brings its weights back into the caches
         start = time.process_time()
-        self.rounds.append(_timed(self.session, self.feed, self.per_round))
+        durations = _timed(self.session, self.feed, self.per_round)
         self.cpu_s += time.process_time() - start
+        self.count += len(durations)
+        self.medians.append(statistics.median(durations))
+        self.means.append(statistics.fmean(durations))
+        many = len(durations) > MAX_SAMPLES_PER_ROUND
+        self.samples.append(random_.sample(durations, MAX_SAMPLES_PER_ROUND) if many else durations)
         if self.spins:
             time.sleep(0.003)  # its threads spin on for a while and would slow down the next subject
 
     def reply(self, random_: random.Random) -> Reply:
-        samples = [[index, duration] for index, each in enumerate(self.rounds) for duration in each]
-        count = len(samples)
-        if count > MAX_SAMPLES:
+        samples = [[index, duration] for index, each in enumerate(self.samples) for duration in each]
+        if len(samples) > MAX_SAMPLES:
             samples = sorted(random_.sample(samples, MAX_SAMPLES))
         return {
-            "rounds": [statistics.median(each) for each in self.rounds],
-            "means": [statistics.fmean(each) for each in self.rounds],
+            "rounds": self.medians,
+            "means": self.means,
             "sample_rounds": [index for index, _ in samples],
             "samples": [duration for _, duration in samples],
-            "count": count,
+            "count": self.count,
             "cold": self.cold,
-            "cpu_s": self.cpu_s / count,
+            "cpu_s": self.cpu_s / self.count,
         }
 
 
@@ -268,7 +276,7 @@ def latency(request: Request) -> Reply:
             break
         random_.shuffle(order)
         for index in order:
-            runners[index].measure()
+            runners[index].measure(random_)
         rounds += 1
     for index, runner in runners.items():
         replies[index] = runner.reply(random_)
