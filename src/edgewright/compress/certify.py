@@ -2,39 +2,24 @@
 
 import math
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewright.compress.bounds import LEAST_SAMPLES, METHODS, Bounds, Kind, Scalar
 from edgewright.compress.ledger import LookLedger, look_alpha
 from edgewright.contract.errors import DataError
 from edgewright.contract.evidence import Certificate, Verdict
-from edgewright.signals.exact import clopper_pearson, exact_bound, likelihood_limit
-from edgewright.signals.paired import MIN_CLUSTERS, betting_bound, bootstrap_bounds, cluster_bound, t_bound
+from edgewright.signals.exact import exact_bound, likelihood_limit
+from edgewright.signals.paired import MIN_CLUSTERS
 
-__all__ = ["Kind", "Scalar", "certify", "least_samples"]
+__all__ = ["certify", "least_samples"]
 
 _Floats = NDArray[np.float64]
 
-Kind = Literal["binary", "unit", "unbounded", "scalar"]
-"""What scores are: 0 or 1; within [0, 1]; any number; or none, for a metric of the whole set."""
-
-Scalar = Callable[[NDArray[np.intp]], tuple[float, float]]
-"""From indices of samples, repeats allowed, to the original's and the candidate's metric on them."""
-
 _MOST = sys.float_info.max
-_METHODS: dict[Kind, str] = {
-    "binary": "exact",
-    "unit": "betting",
-    "unbounded": "t (asymptotic)",
-    "scalar": "BCa bootstrap (asymptotic)",
-}
-
-# An asymptotic bound says nothing about a handful; identical scores would certify anything.
-_LEAST: dict[Kind, int] = {"binary": 1, "unit": 1, "unbounded": 30, "scalar": 30}
 # What a bound is when nothing can be said; JSON has no infinity.
 _UNKNOWN: dict[Kind, float] = {"binary": 1.0, "unit": 1.0, "unbounded": _MOST, "scalar": _MOST}
 
@@ -121,10 +106,10 @@ def certify(
         original, chosen = scalar(np.arange(samples))
     else:
         original, chosen = float(original_scores.mean()), float(candidate_scores.mean())
-    too_few = samples < _LEAST[kind] or (clusters is not None and clusters < MIN_CLUSTERS)
+    too_few = samples < LEAST_SAMPLES[kind] or (clusters is not None and clusters < MIN_CLUSTERS)
     figures: list[_Figure] = []
     if not too_few:
-        bounds = _Bounds(original_scores, candidate_scores, kind, groups, scalar, seed, alpha)
+        bounds = Bounds(original_scores, candidate_scores, kind, groups, scalar, seed, alpha)
         figures.append(_Figure(original - chosen, *bounds.drop(), max_drop))
         if min_metric is not None:
             # A floor under the metric is a ceiling over its negative.
@@ -142,7 +127,7 @@ def certify(
         confidence=confidence,
         samples=samples,
         max_drop=max_drop,
-        method=_METHODS[kind] if clusters is None or kind == "scalar" else "cluster t (asymptotic in clusters)",
+        method=METHODS[kind] if clusters is None or kind == "scalar" else "cluster t (asymptotic in clusters)",
         look=look,
         look_confidence=1 - alpha,
         clusters=clusters,
@@ -184,68 +169,6 @@ def _check(
         raise DataError("scores are not all 0 or 1", remedy="Declare them as within [0, 1].")
 
 
-@dataclass(frozen=True, slots=True)
-class _Bounds:
-    """Upper and lower bounds of the drop, and of how far the metric falls below zero, at one alpha."""
-
-    original: _Floats
-    candidate: _Floats
-    kind: Kind
-    groups: NDArray[Any] | None
-    scalar: Scalar | None
-    seed: int
-    alpha: float
-
-    def drop(self) -> tuple[float, float]:
-        """Bound original minus candidate."""
-        if self.scalar is not None:
-            both = self.scalar
-            return self._resampled(lambda picks: float(np.subtract(*both(picks))))
-        differences = self.original - self.candidate
-        if self.kind == "binary":
-            lost, gained = int((differences > 0).sum()), int((differences < 0).sum())
-            upper = exact_bound(lost, gained, differences.size, self.alpha)
-            lower = -exact_bound(gained, lost, differences.size, self.alpha)
-            return self._clustered(differences, upper, lower)
-        return self._per_sample(differences, -1.0, 1.0)
-
-    def shortfall(self) -> tuple[float, float]:
-        """Bound minus the candidate's metric."""
-        if self.scalar is not None:
-            both = self.scalar
-            return self._resampled(lambda picks: -both(picks)[1])
-        if self.kind == "binary":
-            lower, upper = clopper_pearson(int(self.candidate.sum()), self.candidate.size, self.alpha)
-            return self._clustered(-self.candidate, -lower, -upper)
-        return self._per_sample(-self.candidate, -1.0, 0.0)
-
-    def _per_sample(self, values: _Floats, low: float, high: float) -> tuple[float, float]:
-        if self.kind == "unit":
-            upper = betting_bound(values, self.alpha, low, high)
-            lower = -betting_bound(-values, self.alpha, -high, -low)
-        else:
-            upper, lower = t_bound(values, self.alpha), -t_bound(-values, self.alpha)
-        return self._clustered(values, upper, lower)
-
-    def _clustered(self, values: _Floats, upper: float, lower: float) -> tuple[float, float]:
-        if self.groups is None:
-            return upper, lower
-        return (
-            cluster_bound(values, self.groups, self.alpha, upper),
-            -cluster_bound(-values, self.groups, self.alpha, -lower),
-        )
-
-    def _resampled(self, statistic: Callable[[NDArray[np.intp]], float]) -> tuple[float, float]:
-        samples = self.original.size
-        lower, upper = bootstrap_bounds(statistic, samples, self.alpha, seed=self.seed)
-        if self.groups is not None:
-            by_cluster = bootstrap_bounds(statistic, samples, self.alpha, groups=self.groups, seed=self.seed)
-            lower, upper = min(lower, by_cluster[0]), max(upper, by_cluster[1])
-        # Resampling knows nothing of what it never saw: no closer than two models that never disagree.
-        value, unseen = statistic(np.arange(samples)), 1 - self.alpha ** (1 / samples)
-        return max(upper, value + unseen), min(lower, value - unseen)
-
-
 def _verdict(figures: list[_Figure]) -> Verdict:
     verdicts = {figure.verdict for figure in figures}
     if "refuted" in verdicts:
@@ -266,7 +189,7 @@ def _more_samples(
     if verdict != "insufficient data":
         return None
     if not figures:
-        return max(_LEAST[kind] - original.size, 0) or None
+        return max(LEAST_SAMPLES[kind] - original.size, 0) or None
     if any(figure.value >= figure.limit for figure in figures):
         return None
     samples = original.size
@@ -317,7 +240,7 @@ def _reason(
     over = f"{samples} samples" + ("" if clusters is None else f" of {clusters} groups")
     if not figures:
         few = clusters is not None and clusters < MIN_CLUSTERS
-        least = f"{MIN_CLUSTERS} groups" if few else f"{_LEAST[kind]} samples"
+        least = f"{MIN_CLUSTERS} groups" if few else f"{LEAST_SAMPLES[kind]} samples"
         return f"Nothing can be said about {metric} from {over}: at least {least} are needed."
     worst = next((figure for figure in figures if figure.verdict == verdict), figures[0])
     if worst is figures[0]:
