@@ -18,7 +18,7 @@ from edgewright.contract.errors import InputError, ProjectError
 from edgewright.contract.measure import Measurement
 from edgewright.contract.project import load_project
 from edgewright.contract.units import Dimension, format_quantity
-from edgewright.profile.feed import random_feed
+from edgewright.profile.feed import runnable_feed
 from edgewright.profile.options import describe
 from edgewright.profile.profile import Figures, ModelInput, Profile, profile_model
 from edgewright.profile.target import open_target
@@ -119,7 +119,7 @@ def _device_class(name: str | None, project: Path | None) -> DeviceClass:
 def _model_input(path: Path, data: str | None, seed: int) -> ModelInput:
     contract = read_model(path).contract
     if data is None:
-        return ModelInput(path, random_feed(contract, seed))
+        return ModelInput(path, runnable_feed(path, contract, seed))
     return ModelInput(path, load_data(data, contract, model=path, seed=seed).feed(0))
 
 
@@ -165,6 +165,8 @@ def _print(profile: Profile, console: Console) -> None:
     console.print(
         f"[bold]{escape(profile.model.path)}[/bold] on {profile.target}: {escape(profile.machine.summary)}"
     )
+    inputs = ", ".join(f"{name} {list(shape)}" for name, shape in profile.model.inputs.items())
+    console.print(f"input: {escape(inputs)}")
     table = Table("figure", "value", "95 % interval", *(("against", "interval") if against else ()))
     for title, name, dimension, scale in _ROWS:
         cells = [title, *_cells(profile.model, name, dimension, scale)]

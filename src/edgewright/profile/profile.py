@@ -32,6 +32,7 @@ class Figures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         path: Of the model.
+        inputs: Shapes of the inputs that it was measured with.
         size_bytes: Of the file and of the external data beside it.
         latency_p50_ms: Median of one inference.
         latency_p95_ms: 95th percentile.
@@ -45,6 +46,7 @@ class Figures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     path: str
+    inputs: dict[str, tuple[int, ...]]
     size_bytes: Measurement
     latency_p50_ms: Measurement
     latency_p95_ms: Measurement
@@ -226,6 +228,7 @@ def _figures(
     )
     return Figures(
         path=str(subject.model),
+        inputs={name: array.shape for name, array in subject.feed.items()},
         size_bytes=_size(subject.model),
         latency_p50_ms=latency.p50.scaled(1e3, "ms"),
         latency_p95_ms=latency.p95.scaled(1e3, "ms"),
