@@ -1,10 +1,11 @@
 """Weights as small integers: the step per channel, the rounding, and how good it is.
 
 Integers are symmetric, from -peak to +peak. A `peak` of 127 is the customary 8 bit; others fill what
-`pack.py` can store without waste.
+`pack.py` can store without waste; above 127 they are for storage only, no kernel computes on them.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +18,11 @@ class Codes:
     """A weight tensor as integers times a step per channel.
 
     Attributes:
-        integers: Shape of the weight, from -peak to peak.
+        integers: Shape of the weight, from -peak to peak; int8, or int16 for a peak above 127.
         steps: Shape of the weight with size 1 on every axis that shares a step; weight units, never zero.
     """
 
-    integers: NDArray[np.int8]
+    integers: NDArray[Any]
     steps: NDArray[np.float32]
 
     def decode(self) -> NDArray[np.float32]:
@@ -35,7 +36,7 @@ def channel_steps(weights: NDArray[np.float32], axes: tuple[int, ...], peak: int
     Args:
         weights: Any shape, in weight units.
         axes: Axes that have a step of their own; none for one step for all.
-        peak: Largest integer, 1 to 127.
+        peak: Largest integer, 1 to 32767.
 
     Returns:
         Shape of `weights` with 1 on the other axes, never zero.
@@ -65,13 +66,14 @@ def encode(
     Args:
         weights: Any shape.
         axes: Axes that have a step of their own.
-        peak: Largest integer, 1 to 127.
+        peak: Largest integer, 1 to 32767.
         importance: How much an error at each weight matters (broadcastable), e.g. the mean square of what
             the weight is multiplied with.
     """
     steps = channel_steps(weights, axes, peak)
+    kind = np.int8 if peak <= 127 else np.int16
     if peak >= 100:
-        return Codes(np.clip(np.round(weights / steps), -peak, peak).astype(np.int8), steps)
+        return Codes(np.clip(np.round(weights / steps), -peak, peak).astype(kind), steps)
     shared = tuple(axis for axis in range(weights.ndim) if axis not in axes)
     matter = np.float64(1) if importance is None else importance
     best_loss = np.full(steps.shape, np.inf)
@@ -83,4 +85,4 @@ def encode(
         better = loss < best_loss
         best_loss = np.where(better, loss, best_loss)
         best_steps = np.where(better, tried, best_steps).astype(np.float32)
-    return Codes(np.clip(np.round(weights / best_steps), -peak, peak).astype(np.int8), best_steps)
+    return Codes(np.clip(np.round(weights / best_steps), -peak, peak).astype(kind), best_steps)

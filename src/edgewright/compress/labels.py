@@ -1,4 +1,4 @@
-"""Labels held against a model's first output: what do they mean, and is every one possible?"""
+"""Labels held against a model's answer: what do they mean, and is every one possible?"""
 
 from typing import Any
 
@@ -9,12 +9,26 @@ from edgewright.compress.dataset import Task
 from edgewright.contract.errors import DataError
 from edgewright.contract.signature import InputContract
 
-__all__ = ["class_count", "read_labels"]
+__all__ = ["answer_place", "class_count", "read_labels"]
+
+
+def answer_place(contract: InputContract) -> int:
+    """Return which output labels are compared with: the first of floats, else the first.
+
+    Classifiers converted from scikit-learn give integer class ids first and probabilities second.
+
+    >>> ids = TensorSpec("label", "int64", ("n",))
+    >>> probabilities = TensorSpec("probabilities", "float32", ("n", 3))
+    >>> answer_place(InputContract((), (ids, probabilities)))
+    1
+    """
+    floats = (place for place, spec in enumerate(contract.outputs) if spec.dtype.startswith("float"))
+    return next(floats, 0)
 
 
 def class_count(contract: InputContract) -> int | None:
-    """Return the size of the first output's last axis, None if it is free."""
-    shape = contract.outputs[0].shape
+    """Return the size of the answer's last axis, None if it is free."""
+    shape = contract.outputs[answer_place(contract)].shape
     if len(shape) < 2:
         return 1 if shape != ("...",) else None
     return shape[-1] if isinstance(shape[-1], int) else None
@@ -179,13 +193,13 @@ def _flags(labels: NDArray[Any], contract: InputContract) -> NDArray[np.int64]:
 
 def _targets(labels: NDArray[Any], contract: InputContract) -> NDArray[np.float64]:
     have = labels.shape[1:] or (1,)
-    want = contract.outputs[0].shape
+    want = contract.outputs[answer_place(contract)].shape
     if want != ("...",) and all(isinstance(size, int) for size in want[1:]):
         sizes = tuple(size for size in want[1:] if size != 1)
         if sizes != tuple(size for size in have if size != 1):
             raise DataError(
-                f"targets have shape {list(have)} per sample, the model's first output {list(want[1:])}",
-                remedy="Give targets of the first output's shape.",
+                f"targets have shape {list(have)} per sample, the model's answer {list(want[1:])}",
+                remedy="Give targets of the output's shape.",
             )
     targets = labels.astype(np.float64)
     if not np.var(targets, axis=0).max() > 0:

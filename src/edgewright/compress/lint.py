@@ -192,7 +192,7 @@ def _pair_findings(graph: Graph, *, everything_fused: bool) -> list[Finding]:
                 Finding(
                     "unquantized output",
                     node.name,
-                    "an integer convolution must write integers; without a quantize node behind it it runs in float",
+                    "an integer convolution must write integers; without a quantize node behind it, it is float",
                     "Quantise the output too.",
                     False,
                 )
@@ -253,7 +253,7 @@ def _shift_to_unsigned(graph: Graph) -> int:
         zero = graph.constants.get(node.input[2]) if len(node.input) > 2 else None
         if node.op_type != "DequantizeLinear" or node.input[0] not in inputs or zero is None:
             continue
-        if zero.dtype != np.int8 or attribute(node, "axis", None) is not None and zero.ndim:
+        if zero.dtype != np.int8 or (attribute(node, "axis", None) is not None and zero.ndim):
             continue
         old = node.output[0]
         unsigned = graph.constant("zero", (zero.astype(np.int16) + 128).astype(np.uint8))

@@ -4,7 +4,7 @@ Both use onnxruntime's contributed operators (domain com.microsoft) directly: Dy
 DynamicQuantizeLSTM find the activations' range at run time; MatMulNBits has a step for each block of inputs.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -74,12 +74,12 @@ def quantize_dynamic(model: onnx.ModelProto, step: DynamicInt8) -> onnx.ModelPro
         raise CandidateError("the model has no matrix product and no LSTM", remedy="Use another form.")
     for node in targets:
         codes = encode(_matrix(node, graph), (1,), 127)
-        steps = codes.steps.reshape(-1)
+        vector = codes.steps.reshape(-1)
         inputs = [
             node.input[0],
             graph.constant("weight", codes.integers),
-            graph.constant("steps", steps),
-            graph.constant("zero", np.zeros(steps.shape, np.int8)),
+            graph.constant("steps", vector),
+            graph.constant("zero", np.zeros(vector.shape, np.int8)),
         ]
         _replace(graph, node, "DynamicQuantizeMatMul", inputs)
     for node in recurrent:
@@ -134,7 +134,7 @@ def _matrix(node: onnx.NodeProto, graph: Graph) -> NDArray[np.float32]:
     return values.T if node.op_type == "Gemm" and attribute(node, "transB", 0) else values
 
 
-def _replace(graph: Graph, node: onnx.NodeProto, op: str, inputs: list[str], **attributes: int) -> None:
+def _replace(graph: Graph, node: onnx.NodeProto, op: str, inputs: list[str], **attributes: Any) -> None:
     bias = node.input[2] if node.op_type == "Gemm" and len(node.input) > 2 else ""
     graph.nodes.remove(node)
     if bias:
@@ -156,9 +156,10 @@ def _blocks(matrix: NDArray[np.float32], bits: int, block: int) -> tuple[NDArray
     grouped = padded.reshape(outputs, count, block)
     middle = 1 << (bits - 1)
     codes = encode(grouped, (0, 1), middle - 1)
-    unsigned = (codes.integers.astype(np.int16) + middle).astype(np.uint8)
+    unsigned: NDArray[np.uint8] = (codes.integers.astype(np.int16) + middle).astype(np.uint8)
     if bits == 4:
-        unsigned = unsigned[..., 0::2] | (unsigned[..., 1::2] << 4)
+        low, high = unsigned[..., 0::2], unsigned[..., 1::2]
+        unsigned = np.bitwise_or(low, np.left_shift(high, np.uint8(4)), dtype=np.uint8)
     return unsigned, codes.steps.reshape(-1)
 
 

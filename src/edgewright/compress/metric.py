@@ -3,8 +3,7 @@
 Scores per sample, not one figure per model, are what a paired certificate is made from.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -12,20 +11,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.compress.dataset import Dataset
+from edgewright.compress.labels import answer_place
 from edgewright.compress.outputs import outputs_of
+from edgewright.compress.scores import (
+    Inputs,
+    Outputs,
+    ScoreFunction,
+    agreement,
+    binary_hits,
+    class_hits,
+    custom_scores,
+    explained,
+    fidelity,
+    label_hits,
+    reconstruction_gain,
+    same_answers,
+    sqnr_db,
+    target_variances,
+)
 from edgewright.compress.sources.function import is_function_reference, load_function
 from edgewright.contract.errors import CandidateError, DataError, ModelError
 from edgewright.contract.signature import InputContract
 
 __all__ = ["METRICS", "Metric", "agreement", "choose_metric", "outputs_of", "sqnr_db"]
 
-Outputs = Sequence[NDArray[Any]]
-Inputs = Mapping[str, NDArray[Any]]
-ScoreFunction = Callable[[Outputs, Outputs | None, NDArray[Any] | None, Inputs], NDArray[Any]]
 Kind = Literal["binary", "unit", "unbounded", "scalar"]
 
 METRICS = ("accuracy", "label_accuracy", "r2", "reconstruction_r2", "agreement", "fidelity")
-_MAX_SQNR_DB = 200.0  # beyond float32's own precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +50,14 @@ class Metric:
             since only the whole has a value (`scalar`), which no bound over samples can certify.
         function: Computes the scores.
         note: What was found out, for people; empty if nothing.
+        answer: Place of the output that labels are compared with.
     """
 
     name: str
     kind: Kind
     function: ScoreFunction
     note: str = ""
+    answer: int = 0
 
     def scores(
         self,
@@ -69,7 +83,10 @@ class Metric:
         for output in outputs:
             if output.dtype.kind == "f" and np.isnan(output).any():
                 raise CandidateError("an output holds NaN", remedy="Leave this candidate out.")
-        scores = np.asarray(self.function(outputs, reference, dataset_labels, inputs), np.float64)
+        order = [self.answer, *(place for place in range(len(outputs)) if place != self.answer)]
+        given = [outputs[place] for place in order]
+        original = None if reference is None else [reference[place] for place in order]
+        scores = np.asarray(self.function(given, original, dataset_labels, inputs), np.float64)
         if scores.shape != (len(outputs[0]),):
             raise CandidateError(
                 f"metric {self.name} gave scores of shape {list(scores.shape)} for {len(outputs[0])} samples",
@@ -108,14 +125,19 @@ def choose_metric(
             f"metric {name} is for {needed}, this data's task is {dataset.task}",
             remedy=f'State the task "{needed}", or choose another metric.',
         )
-    first = original_outputs[0]
+    answer = answer_place(contract)
+    return replace(_metric(name, original_outputs[answer], dataset), answer=answer)
+
+
+def _metric(name: str, first: NDArray[Any], dataset: Dataset) -> Metric:
+    """Return a built-in metric; `first` is the original's answer."""
     if name == "accuracy":
         return _accuracy(first, dataset)
     if name == "label_accuracy":
         threshold, note = _threshold(first)
-        return Metric(name, "unit", partial(_label_accuracy, threshold), note)
+        return Metric(name, "unit", partial(label_hits, threshold), note)
     if name == "r2" and dataset.labels is not None:
-        return Metric(name, "unbounded", partial(_r2, _variances(dataset.labels)))
+        return Metric(name, "unbounded", partial(explained, target_variances(dataset.labels)))
     if name == "reconstruction_r2":
         return _reconstruction(first, dataset)
     if name == "agreement":
@@ -124,39 +146,8 @@ def choose_metric(
                 f"agreement needs an output [samples, classes], the first is {list(first.shape)}",
                 remedy="Use the metric fidelity.",
             )
-        return Metric(name, "binary", _agreement)
-    return Metric("fidelity", "unbounded", _fidelity)
-
-
-def sqnr_db(reference: Outputs, outputs: Outputs) -> float:
-    """Return the signal to quantisation noise ratio of the worst output, dB, at most 200.
-
-    >>> round(sqnr_db([np.array([[1.0, 1.0]])], [np.array([[1.1, 0.9]])]), 6)
-    20.0
-    """
-    worst = _MAX_SQNR_DB
-    for original, candidate in zip(reference, outputs, strict=True):
-        truth = original.astype(np.float64)
-        noise = float(np.square(candidate.astype(np.float64) - truth).sum())
-        signal = float(np.square(truth).sum())
-        if not np.isfinite(noise):
-            return -_MAX_SQNR_DB
-        if noise > 0:
-            worst = min(worst, 10 * np.log10(signal / noise) if signal > 0 else -_MAX_SQNR_DB)
-    return float(worst)
-
-
-def agreement(reference: Outputs, outputs: Outputs) -> float:
-    """Return how often the greatest entry of the last axis is the same, of the worst output.
-
-    Outputs whose last axis has less than two entries do not count; NaN if no output counts.
-    """
-    shares = [
-        float((original.argmax(axis=-1) == candidate.argmax(axis=-1)).mean())
-        for original, candidate in zip(reference, outputs, strict=True)
-        if original.ndim > 1 and original.shape[-1] > 1
-    ]
-    return min(shares, default=float("nan"))
+        return Metric(name, "binary", same_answers)
+    return Metric("fidelity", "unbounded", fidelity)
 
 
 def _default(dataset: Dataset, contract: InputContract, original_outputs: Outputs) -> str:
@@ -182,52 +173,13 @@ def _threshold(output: NDArray[Any]) -> tuple[float, str]:
 def _accuracy(first: NDArray[Any], dataset: Dataset) -> Metric:
     if dataset.labels is not None and dataset.labels.max() <= 1 and (first.ndim == 1 or first[0].size == 1):
         threshold, note = _threshold(first)
-        return Metric("accuracy", "binary", partial(_binary_accuracy, threshold), note)
+        return Metric("accuracy", "binary", partial(binary_hits, threshold), note)
     if first.ndim < 2 or first[0].size != first.shape[-1]:
         raise DataError(
             f"accuracy needs one vector of class scores per sample, the first output is {list(first.shape)}",
             remedy="Name a metric of your own as module:function.",
         )
-    return Metric("accuracy", "binary", _class_accuracy)
-
-
-def _class_accuracy(
-    outputs: Outputs, _reference: Outputs | None, labels: NDArray[Any] | None, _inputs: Inputs
-) -> NDArray[Any]:
-    first = outputs[0].reshape(len(outputs[0]), -1)
-    return np.asarray(first.argmax(axis=1) == labels)
-
-
-def _binary_accuracy(
-    threshold: float, outputs: Outputs, _reference: Outputs | None, labels: NDArray[Any] | None, _inputs: Inputs
-) -> NDArray[Any]:
-    return np.asarray((outputs[0].reshape(-1) > threshold) == labels)
-
-
-def _label_accuracy(
-    threshold: float, outputs: Outputs, _reference: Outputs | None, labels: NDArray[Any] | None, _inputs: Inputs
-) -> NDArray[Any]:
-    assert labels is not None  # noqa: S101 - the task guarantees it
-    return np.asarray(((outputs[0].reshape(labels.shape) > threshold) == labels).mean(axis=1))
-
-
-def _variances(targets: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the variance of each target; a constant one has none and counts as 1."""
-    variances = targets.reshape(len(targets), -1).astype(np.float64).var(axis=0)
-    return np.where(variances > 0, variances, 1.0)
-
-
-def _r2(
-    variances: NDArray[np.float64],
-    outputs: Outputs,
-    _reference: Outputs | None,
-    labels: NDArray[Any] | None,
-    _inputs: Inputs,
-) -> NDArray[Any]:
-    assert labels is not None  # noqa: S101 - the task guarantees it
-    targets = labels.reshape(len(labels), -1)
-    errors = np.square(outputs[0].reshape(targets.shape).astype(np.float64) - targets)
-    return np.asarray(1 - (errors / variances).mean(axis=1))
+    return Metric("accuracy", "binary", class_hits)
 
 
 def _reconstruction(first: NDArray[Any], dataset: Dataset) -> Metric:
@@ -245,40 +197,7 @@ def _reconstruction(first: NDArray[Any], dataset: Dataset) -> Metric:
     power = float(array.reshape(len(array), -1).astype(np.float64).var(axis=0).sum())
     if power == 0:
         raise DataError("all inputs are the same", remedy="Give samples that differ.")
-    return Metric("reconstruction_r2", "unbounded", partial(_reconstruction_r2, power))
-
-
-def _reconstruction_r2(
-    power: float, outputs: Outputs, _reference: Outputs | None, _labels: NDArray[Any] | None, inputs: Inputs
-) -> NDArray[Any]:
-    truth = next(iter(inputs.values())).reshape(len(outputs[0]), -1).astype(np.float64)
-    errors = np.square(outputs[0].reshape(truth.shape).astype(np.float64) - truth)
-    return np.asarray(1 - errors.sum(axis=1) / power)
-
-
-def _needed(reference: Outputs | None) -> Outputs:
-    if reference is None:
-        raise ValueError("this metric compares with the original's outputs: pass them as reference")
-    return reference
-
-
-def _agreement(
-    outputs: Outputs, reference: Outputs | None, _labels: NDArray[Any] | None, _inputs: Inputs
-) -> NDArray[Any]:
-    return np.asarray(outputs[0].argmax(axis=-1) == _needed(reference)[0].argmax(axis=-1))
-
-
-def _fidelity(
-    outputs: Outputs, reference: Outputs | None, _labels: NDArray[Any] | None, _inputs: Inputs
-) -> NDArray[Any]:
-    """1 - mean over outputs of |candidate - original|² / mean |original|²: 30 dB of noise is 0.999."""
-    losses = []
-    for original, candidate in zip(_needed(reference), outputs, strict=True):
-        truth = original.reshape(len(original), -1).astype(np.float64)
-        noise = np.square(candidate.reshape(truth.shape).astype(np.float64) - truth).sum(axis=1)
-        power = float(np.square(truth).sum(axis=1).mean())
-        losses.append(noise / power if power > 0 else (noise > 0).astype(np.float64))
-    return np.asarray(1 - np.mean(losses, axis=0))
+    return Metric("reconstruction_r2", "unbounded", partial(reconstruction_gain, power))
 
 
 def _custom(reference: str, dataset: Dataset, original_outputs: Outputs) -> Metric:
@@ -296,13 +215,6 @@ def _custom(reference: str, dataset: Dataset, original_outputs: Outputs) -> Metr
             remedy="Return one score per sample, or one number; higher is better.",
         )
     if first.ndim == 0:
-        return Metric(reference, "scalar", partial(_custom_scores, reference), "one value for all samples")
+        return Metric(reference, "scalar", partial(custom_scores, reference), "one value for all samples")
     kind: Kind = "binary" if first.dtype == bool else "unbounded"
-    return Metric(reference, kind, partial(_custom_scores, reference))
-
-
-def _custom_scores(
-    reference: str, outputs: Outputs, _reference: Outputs | None, labels: NDArray[Any] | None, _inputs: Inputs
-) -> NDArray[Any]:
-    scores = np.asarray(load_function(reference)(labels, list(outputs)), np.float64)
-    return np.full(len(outputs[0]), scores) if scores.ndim == 0 else scores
+    return Metric(reference, kind, partial(custom_scores, reference))

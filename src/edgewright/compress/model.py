@@ -137,8 +137,8 @@ def _external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
                 f"{path} describes the external data of {tensor.name!r} in a way that cannot be read: {error}",
                 remedy=_EXPORT_AGAIN,
             ) from error
-        location = (folder / info.location).resolve()
-        if not info.location or not location.is_relative_to(folder):
+        location = (folder / info.location.replace("\0", "")).resolve()
+        if not info.location or "\0" in info.location or not location.is_relative_to(folder):
             raise ModelError(
                 f"{path} keeps tensor {tensor.name!r} in {info.location!r}, outside the model's own folder",
                 remedy="Put the external data beside the model and save it again with a relative location.",
@@ -179,7 +179,10 @@ def _check_runtime(proto: onnx.ModelProto, path: Path) -> None:
     options = session_options(RuntimeOptions(optimization="disable"))
     options.log_severity_level = 4
     try:
-        ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        # Without its fallback onnxruntime raises at once instead of printing to stdout and trying again.
+        ort.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:  # onnxruntime's own exceptions share no public base class
         raise _translated(str(error), path) from error
 
@@ -238,7 +241,8 @@ def _tensor_spec(value: onnx.ValueInfoProto, path: Path, *, is_input: bool) -> T
             remedy="Export it with plain tensors (for scikit-learn models: options={'zipmap': False}).",
         )
     tensor = value.type.tensor_type
-    name = onnx.TensorProto.DataType.Name(tensor.elem_type)
+    names = {number: name for name, number in onnx.TensorProto.DataType.items()}
+    name = names.get(tensor.elem_type, "UNDEFINED")
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type) if name != "UNDEFINED" else None
     if dtype is None or dtype.kind not in "biuf":
         raise ModelError(

@@ -30,7 +30,10 @@ def open_session(model: Runnable, options: RuntimeOptions | None = None) -> ort.
     options = options or RuntimeOptions()
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
     try:
-        return ort.InferenceSession(source, session_options(options), providers=list(options.providers))
+        # Without its fallback onnxruntime raises at once instead of printing to stdout and trying again.
+        return ort.InferenceSession(
+            source, session_options(options), providers=list(options.providers), enable_fallback=0
+        )
     except Exception as error:  # onnxruntime's own exceptions share no public base class
         raise CandidateError(
             f"the runtime cannot load the model: {_first_line(error)}", remedy="Leave this candidate out."

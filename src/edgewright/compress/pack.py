@@ -18,7 +18,7 @@ from edgewright.compress.graph import Graph
 __all__ = ["DIGITS", "bits_per_weight", "digits_for", "pack_integers", "peak_of"]
 
 # Digits per 63-bit word that differ in the peak they allow; 8 is a plain byte per weight.
-DIGITS = (8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 27, 39)
+DIGITS = (5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 27, 39)
 
 # Below this many bytes saved, the nodes that unpack cost more than they save.
 _LEAST_SAVING = 300
@@ -27,8 +27,8 @@ _LEAST_SAVING = 300
 def peak_of(digits: int) -> int:
     """Return the largest integer p such that numbers -p..p fit `digits` times into 63 bits.
 
-    >>> [peak_of(d) for d in (8, 9, 10, 12, 15, 22, 39)]
-    [127, 63, 38, 18, 8, 3, 1]
+    >>> [peak_of(d) for d in (5, 8, 9, 10, 12, 15, 22, 39)]
+    [3103, 127, 63, 38, 18, 8, 3, 1]
     """
     if digits == 8:  # a plain byte, not packed at all
         return 127
@@ -46,17 +46,23 @@ def digits_for(peak: int) -> int:
 
 
 def pack_integers(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Pack the int8 initializers whose values leave room; the model's answers stay bit for bit the same."""
+    """Pack the integer initializers whose values leave room; the answers stay bit for bit the same."""
     graph = Graph(model)
     pools: dict[int, list[str]] = {}
     for name, value in graph.constants.items():
-        if value.dtype == np.int8 and value.ndim >= 1 and value.size >= 64 and name not in graph.output_names:
-            digits = digits_for(max(1, int(np.abs(value.astype(np.int16)).max())))
-            if digits > 8:
+        if (
+            value.dtype in (np.int8, np.int16)
+            and value.ndim >= 1
+            and value.size >= 64
+            and name not in graph.output_names
+        ):
+            digits = digits_for(max(1, int(np.abs(value.astype(np.int32)).max())))
+            if digits != 8:
                 pools.setdefault(digits, []).append(name)
     for digits, names in pools.items():
         size = sum(graph.constants[name].size for name in names)
-        if size - size * bits_per_weight(digits) / 8 > _LEAST_SAVING + 60 * len(names):
+        plain = 1 if digits >= 8 else 2
+        if size * (plain - bits_per_weight(digits) / 8) > _LEAST_SAVING + 60 * len(names):
             _pack_pool(graph, digits, names)
     return graph.model()
 
@@ -72,7 +78,7 @@ def _pack_pool(graph: Graph, digits: int, names: list[str]) -> None:
     shifted = graph.node("Div", [words, graph.constant("places", places)])
     digit = graph.node("Mod", [shifted, graph.constant("base", np.int64(2 * peak + 1))])
     signed = graph.node("Sub", [digit, graph.constant("peak", np.int64(peak))])
-    small = graph.node("Cast", [signed], to=TensorProto.INT8)
+    small = graph.node("Cast", [signed], to=TensorProto.INT8 if peak <= 127 else TensorProto.INT16)
     line = graph.node("Reshape", [small, graph.constant("flat", np.array([-1]))])
     sizes = [value.size for value in values] + ([padding] if padding else [])
     if len(sizes) == 1:

@@ -7,7 +7,7 @@ integers' range, and biases stay floats, which the runtime itself turns into int
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -24,7 +24,10 @@ __all__ = ["StaticInt8", "integer_layers", "quantize_static", "tensors_to_observ
 
 # Operators that move values without changing them: one range before and after.
 _MOVES = frozenset(
-    "DepthToSpace Expand Flatten Gather MaxPool Reshape Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze".split()
+    (
+        "DepthToSpace Expand Flatten Gather MaxPool Reshape Slice SpaceToDepth Split Squeeze "
+        "Tile Transpose Unsqueeze"
+    ).split()
 )
 # Operators with integer kernels and a range of their own.
 _COMPUTES = frozenset("Add AveragePool Concat GlobalAveragePool LeakyRelu Mul Sigmoid".split())
@@ -212,7 +215,7 @@ def _place(work: _Placement, inside: set[str], seen: Mapping[str, Observation]) 
             continue
         for i, name in enumerate(node.input):
             if name in _values_read(node) and (i == 0 or node.op_type not in _FIRST_INPUT_ONLY | _LAYERS):
-                node.input[i] = _integer_form(work, name, inside, consumers)
+                node.input[i] = _integer_form(work, name)
         if node.op_type in _LAYERS:
             _quantize_weight(work, node, seen)
         graph.nodes.append(node)
@@ -234,16 +237,13 @@ def _place(work: _Placement, inside: set[str], seen: Mapping[str, Observation]) 
                 work.dequantized[replacement] = replacement
 
 
-def _integer_form(
-    work: _Placement, name: str, inside: set[str], consumers: Mapping[str, list[onnx.NodeProto]]
-) -> str:
+def _integer_form(work: _Placement, name: str) -> str:
     """Return the tensor to read for `name`: itself if it comes out of integers, else a new pair before it."""
     graph = work.graph
     if name in work.dequantized:
         return work.dequantized[name]
     scale, zero = _parameters(work, work.ranges[name])
     if name in graph.constants:
-        low, high = work.ranges[name]
         step = float(graph.constants[scale])
         offset = int(graph.constants[zero])
         kind = graph.constants[zero].dtype
@@ -277,12 +277,12 @@ def _quantize_weight(work: _Placement, node: onnx.NodeProto, seen: Mapping[str, 
     weight = next(iter(weights_of(node, graph)))
     values = graph.constants[weight.tensor]
     axes = weight.channel_axes if step.per_channel else ()
-    codes = encode(values, axes, step.peaks.get(weight.layer, 127))
+    codes = encode(values, axes, min(step.peaks.get(weight.layer, 127), 127))
     steps = codes.steps.reshape(-1) if step.per_channel else codes.steps.reshape(())
     inputs = [graph.constant("weight", codes.integers), graph.constant("steps", steps)]
     if node.op_type == "Gemm":  # the runtime's fusion of Gemm asks for the zero point, that of Conv does not
         inputs.append(graph.constant("zero", np.zeros(steps.shape, np.int8)))
-    axis = {"axis": weight.channel_axes[0]} if step.per_channel else {}
+    axis: dict[str, Any] = {"axis": weight.channel_axes[0]} if step.per_channel else {}
     source = node.input[0]
     node.input[1] = graph.node("DequantizeLinear", inputs, **axis)
     if step.bias_correction:

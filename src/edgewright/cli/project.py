@@ -1,0 +1,38 @@
+"""Which project file and which device class a verb works with."""
+
+from pathlib import Path
+
+from edgewright.contract.device import DEFAULT_DEVICE_CLASS, DeviceClass
+from edgewright.contract.errors import ProjectError
+from edgewright.contract.project import Project, load_project
+
+__all__ = ["PROJECT_FILE", "device_class_of", "find_project"]
+
+PROJECT_FILE = "edgewright.toml"
+
+
+def find_project(named: Path | None) -> Project | None:
+    """Return the project file that was named, or the one in this folder, or None.
+
+    Raises:
+        ProjectError: It cannot be read or holds what it may not.
+    """
+    if named is not None:
+        return load_project(named)
+    return load_project(Path(PROJECT_FILE)) if Path(PROJECT_FILE).is_file() else None
+
+
+def device_class_of(name: str | None, project: Project | None) -> DeviceClass:
+    """Return the device class of that name; without a name the default.
+
+    Raises:
+        ProjectError: There is no such class.
+    """
+    if project is not None:
+        return project.device_class(name or DEFAULT_DEVICE_CLASS.name)
+    if name in (None, DEFAULT_DEVICE_CLASS.name):
+        return DEFAULT_DEVICE_CLASS
+    raise ProjectError(
+        f"device class {name!r} is not known: there is no {PROJECT_FILE} here",
+        remedy="Write one with 'edgewright init', or name it with --project.",
+    )

@@ -1,0 +1,98 @@
+"""Which candidate to choose: pure functions from trials and a budget."""
+
+from collections.abc import Sequence
+
+from edgewright.contract.candidate import Trial
+from edgewright.contract.device import Budget
+
+__all__ = ["closeness", "front_of", "is_better", "ranking"]
+
+# Latencies closer than this are the same: then size decides.
+LATENCY_TIE = 0.03
+# A default choice may not be slower than the original by more than measuring noise.
+_SLOWER = 1.02
+
+
+def front_of(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials that no other beats in drop, latency and size together."""
+
+    def figures(trial: Trial) -> tuple[float, float, float]:
+        # Noise must not put a candidate on the front: rates and ratios to three digits.
+        return (
+            round(max(trial.drop or 0.0, 0.0), 4),
+            round(trial.latency_ratio or 9.0, 2),
+            float(trial.size_bytes),
+        )
+
+    complete = [trial for trial in trials if trial.state == "complete"]
+    front = []
+    seen: set[tuple[float, float, float]] = set()
+    for trial in complete:
+        mine = figures(trial)
+        beaten = any(
+            all(a <= b for a, b in zip(figures(other), mine, strict=True)) and figures(other) != mine
+            for other in complete
+        )
+        if not beaten and mine not in seen:
+            seen.add(mine)
+            front.append(trial)
+    return sorted(front, key=lambda trial: trial.size_bytes)
+
+
+def closeness(trial: Trial, budget: Budget, original_latency_s: float | None = None) -> float:
+    """Return by how much the worst limit is broken, as a share of it; 0 or less if all are kept.
+
+    Args:
+        trial: A complete trial.
+        budget: The limits; only those that a trial knows about count.
+        original_latency_s: Median latency of the original; without it latency limits do not count.
+    """
+    excesses = [-1.0]
+    if budget.max_drop is not None:
+        bound = trial.predicted_bound if trial.predicted_bound is not None else 1.0
+        excesses.append(bound / budget.max_drop - 1)
+    if budget.min_metric is not None and trial.metric is not None:
+        excesses.append((budget.min_metric - trial.metric) / max(abs(budget.min_metric), 1e-9))
+    if budget.size_bytes is not None:
+        excesses.append(trial.size_bytes / budget.size_bytes - 1)
+    limit = budget.latency_p50_s or budget.latency_p95_s
+    if original_latency_s is not None and limit is not None and trial.latency_ratio is not None:
+        excesses.append(trial.latency_ratio * original_latency_s / limit - 1)
+    return max(excesses)
+
+
+def is_better(trial: Trial, other: Trial, budget: Budget) -> bool:
+    """Whether one of two complete trials would be chosen before the other, budget and drop first."""
+    mine, theirs = closeness(trial, budget), closeness(other, budget)
+    if mine > 0 or theirs > 0:
+        return mine < theirs
+    return _rank(trial, min(trial.latency_ratio or 9, other.latency_ratio or 9)) < _rank(
+        other, min(trial.latency_ratio or 9, other.latency_ratio or 9)
+    )
+
+
+def _rank(trial: Trial, fastest: float) -> tuple[int, float, float]:
+    ratio = trial.latency_ratio or 9.0
+    tied = ratio <= fastest * (1 + LATENCY_TIE)
+    return (0, float(trial.size_bytes), ratio) if tied else (1, ratio, float(trial.size_bytes))
+
+
+def ranking(trials: Sequence[Trial], budget: Budget, original_latency_s: float) -> list[Trial]:
+    """Return the candidates worth certifying, best first.
+
+    Those that keep every limit come first: the fastest, and among equally fast ones the smallest. Candidates
+    slower than the original count only if nothing else keeps the budget. Then follow those that break a
+    limit, the closest first.
+    """
+    complete = [trial for trial in trials if trial.state == "complete"]
+    fitting = [trial for trial in complete if closeness(trial, budget, original_latency_s) <= 0]
+    usual = [trial for trial in fitting if (trial.latency_ratio or 9) <= _SLOWER]
+    ranked: list[Trial] = []
+    for group in (usual, [trial for trial in fitting if trial not in usual]):
+        rest = list(group)
+        while rest:
+            fastest = min(trial.latency_ratio or 9 for trial in rest)
+            rest.sort(key=lambda trial: _rank(trial, fastest))
+            ranked.append(rest.pop(0))
+    others = [trial for trial in complete if trial not in fitting]
+    return ranked + sorted(others, key=lambda trial: closeness(trial, budget, original_latency_s))

@@ -1,0 +1,107 @@
+"""The output folder: whole files or none."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgewright.contract.errors import InputError, OutputError
+
+__all__ = ["OutputFolder", "open_folder"]
+
+JOURNAL = "search.journal"
+_OURS = (JOURNAL, "report.json")
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFolder:
+    """Where a run of `compress` writes.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def journal(self) -> Path:
+        """The search's journal, from which a killed run goes on."""
+        return self.path / JOURNAL
+
+    def write(self, name: str, content: bytes) -> Path:
+        """Write a file so that it is there whole or not at all.
+
+        Raises:
+            OutputError: The disk is full or the folder cannot be written.
+        """
+        final = self.path / name
+        partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(final)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise OutputError(
+                f"{final} cannot be written ({len(content)} bytes): {error.strerror}",
+                remedy="Free space or permit writing there, or name another folder with --out.",
+            ) from error
+        return final
+
+    def candidate(self, content: bytes) -> tuple[str, Path]:
+        """Store a candidate by its content; return its digest and its path."""
+        digest = hashlib.sha256(content).hexdigest()
+        path = self.path / "candidates" / f"{digest[:16]}.onnx"
+        if not path.exists():
+            self.write(f"candidates/{path.name}", content)
+        return digest, path
+
+    def keep_candidates(self, digests: set[str]) -> None:
+        """Delete the candidates that are not named."""
+        for path in (self.path / "candidates").glob("*.onnx"):
+            if path.stem not in {digest[:16] for digest in digests}:
+                path.unlink()
+
+
+def open_folder(path: Path, *, resume: bool) -> OutputFolder:
+    """Return a folder that can be written: empty, or with an earlier run in it.
+
+    Args:
+        path: Made if missing.
+        resume: Go on with the run in it; otherwise an earlier run is removed.
+
+    Raises:
+        InputError: Something else is in it, or there is nothing to resume.
+        OutputError: It cannot be made or written.
+    """
+    folder = OutputFolder(path)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file", remedy="Name a folder with --out.")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        present = sorted(entry.name for entry in path.iterdir())
+    except OSError as error:
+        raise OutputError(
+            f"the output folder {path} cannot be used: {error.strerror}", remedy="Name another one with --out."
+        ) from error
+    ours = any(name in present for name in _OURS)
+    if resume and not folder.journal.exists():
+        raise InputError(f"{path} holds no search to resume", remedy="Leave --resume out, or name its folder.")
+    if present and not ours:
+        raise InputError(
+            f"{path} holds {present[0]!r} and no run of edgewright",
+            remedy="Name an empty or new folder with --out.",
+        )
+    folder.write(".probe", b"")
+    (path / ".probe").unlink()
+    if not resume:
+        for name in (*_OURS, "report.html", "model.onnx", f"{JOURNAL}.lock"):
+            (path / name).unlink(missing_ok=True)
+        shutil.rmtree(path / "candidates", ignore_errors=True)
+    return folder

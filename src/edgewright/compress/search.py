@@ -1,0 +1,220 @@
+"""The search: first what an experienced person would try, then tighter weights, then what Optuna proposes.
+
+Every trial goes into a journal as it ends, so a killed search goes on where it stopped; the search can be
+ended at any time and has its best front so far.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from edgewright.compress.choice import closeness, front_of, is_better
+from edgewright.compress.output import OutputFolder
+from edgewright.compress.space import Params, Space
+from edgewright.compress.trials import TrialRunner
+from edgewright.contract.candidate import Trial
+from edgewright.contract.device import Budget
+from edgewright.contract.errors import InputError
+
+__all__ = ["Search", "SearchLimits"]
+
+_STUDY = "compress"
+# Proposals without a better candidate after which the search has converged.
+_PATIENCE = 24
+
+Tell = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchLimits:
+    """When a search ends.
+
+    Attributes:
+        seconds: Wall time.
+        trials: Most candidates.
+    """
+
+    seconds: float = 90.0
+    trials: int = 200
+
+
+@dataclass(slots=True)
+class Search:
+    """One search, new or resumed.
+
+    Attributes:
+        runner: Performs trials.
+        folder: Holds the journal.
+        identity: What must be the same for a search to be resumed: model, data, budget, seed.
+        limits: When it ends.
+        tell: Is told what is going on and which share is done.
+        trials: All so far.
+    """
+
+    runner: TrialRunner
+    folder: OutputFolder
+    identity: dict[str, Any]
+    limits: SearchLimits
+    tell: Tell
+    trials: list[Trial] = field(default_factory=list)
+    _params: dict[str, Params] = field(default_factory=dict)
+    _by_key: dict[str, Trial] = field(default_factory=dict)
+    _deadline: float = 0.0
+
+    def run(self) -> list[Trial]:
+        """Search until the limits, or until nothing better turns up.
+
+        Raises:
+            InputError: The folder holds a search with another identity.
+        """
+        self._deadline = time.monotonic() + self.limits.seconds
+        study = self._study()
+        self._recover(study)
+        for params in self.space.first_ideas():
+            self._try(study, params)
+        self._tighten(study)
+        self._explore(study)
+        return self.trials
+
+    @property
+    def space(self) -> Space:
+        """The recipes on offer."""
+        return self.runner.space
+
+    def params_of(self, trial: Trial) -> Params:
+        """Return the parameters of a trial."""
+        return next(p for key, p in self._params.items() if self._by_key[key].number == trial.number)
+
+    def _study(self) -> optuna.Study:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        storage = JournalStorage(JournalFileBackend(str(self.folder.journal)))
+        sampler = optuna.samplers.TPESampler(seed=self.runner.seed, n_startup_trials=8)
+        study = optuna.create_study(
+            storage=storage,
+            study_name=_STUDY,
+            directions=["minimize"] * 3,
+            sampler=sampler,
+            load_if_exists=True,
+        )
+        before = study.user_attrs.get("identity")
+        if before is not None and before != self.identity:
+            changed = sorted(key for key in self.identity if before.get(key) != self.identity[key])
+            raise InputError(
+                f"the search in {self.folder.path} was for another {' and '.join(changed)}",
+                remedy="Resume with the same arguments, or leave --resume out to start anew.",
+            )
+        study.set_user_attr("identity", self.identity)
+        return study
+
+    def _recover(self, study: optuna.Study) -> None:
+        for past in study.trials:
+            record = past.user_attrs.get("record")
+            if record is None:
+                if not past.state.is_finished():
+                    study.tell(past.number, state=optuna.trial.TrialState.FAIL)
+                continue
+            self._remember(past.user_attrs["params"], msgspec.convert(record, Trial))
+            for key, ratio in past.user_attrs.get("ratios", {}).items():
+                self.runner.recover_ratio(key, ratio)
+
+    def _remember(self, params: Params, trial: Trial) -> None:
+        key = _key(params)
+        self._params[key] = params
+        self._by_key[key] = trial
+        self.trials.append(trial)
+
+    def _out_of_time(self) -> bool:
+        return time.monotonic() >= self._deadline or len(self.trials) >= self.limits.trials
+
+    def _try(self, study: optuna.Study, params: Params) -> Trial | None:
+        """Try given parameters unless they were tried; None when time is out."""
+        known = self._by_key.get(_key(params))
+        if known is not None:
+            return known
+        if self._out_of_time():
+            return None
+        study.enqueue_trial({name: value for name, value in params.items() if params["form"] in self.space.forms})
+        asked = study.ask()
+        return self._perform(study, asked, params)
+
+    def _perform(self, study: optuna.Study, asked: optuna.Trial, params: Params) -> Trial:
+        used = 1 - max(0.0, self._deadline - time.monotonic()) / self.limits.seconds
+        self.tell(f"trial {len(self.trials) + 1}", used)
+        trial = self.runner.run(len(self.trials), params)
+        if params["form"] in self.space.forms:
+            self.space.propose(asked)  # so that the sampler learns from it
+        asked.set_user_attr("params", params)
+        asked.set_user_attr("ratios", self.runner.recorded_ratios())
+        asked.set_user_attr("record", msgspec.to_builtins(trial))
+        if trial.state == "complete" and trial.predicted_bound is not None and trial.latency_ratio is not None:
+            excess = max(0.0, trial.predicted_bound - (self.runner.budget.max_drop or 0.0))
+            study.tell(asked, [excess, trial.latency_ratio, float(trial.size_bytes)])
+        elif trial.state == "pruned":
+            study.tell(asked, state=optuna.trial.TrialState.PRUNED)
+        else:
+            study.tell(asked, state=optuna.trial.TrialState.FAIL)
+        self._remember(params, trial)
+        return trial
+
+    def _tighten(self, study: optuna.Study) -> None:
+        """Climb down the ladder of tighter weights for the fastest forms that keep the drop."""
+        fastest: dict[str, Trial] = {}
+        for trial in sorted(
+            self._complete(), key=lambda t: (closeness(t, self.runner.budget), t.latency_ratio or 9)
+        ):
+            fastest.setdefault(self.space.speed_key(self.params_of(trial)), trial)
+        leaders = sorted(
+            fastest.values(), key=lambda t: (closeness(t, self.runner.budget) > 0, t.latency_ratio or 9)
+        )
+        for leader in leaders[:3]:
+            misses = 0
+            for params in self.space.tighter(self.params_of(leader)):
+                tried = self._try(study, params)
+                if tried is None:
+                    return
+                kept = tried.state == "complete" and closeness(tried, self.runner.budget) <= 0
+                misses = 0 if kept else misses + 1
+                if misses == 2:
+                    break
+
+    def _explore(self, study: optuna.Study) -> None:
+        idle = 0
+        while idle < _PATIENCE and not self._out_of_time():
+            asked = study.ask()
+            params = self.space.propose(asked)
+            known = self._by_key.get(_key(params))
+            if known is not None:
+                idle += 1
+                if known.state == "complete":
+                    excess = max(0.0, (known.predicted_bound or 1.0) - (self.runner.budget.max_drop or 0.0))
+                    study.tell(asked, [excess, known.latency_ratio or 9.0, float(known.size_bytes)])
+                else:
+                    study.tell(asked, state=optuna.trial.TrialState.PRUNED)
+                continue
+            before = self._complete()
+            latest = self._perform(study, asked, params)
+            idle = 0 if any_gain(latest, before, self.runner.budget) else idle + 1
+
+    def _complete(self) -> list[Trial]:
+        return [trial for trial in self.trials if trial.state == "complete"]
+
+
+def any_gain(trial: Trial, before: Sequence[Trial], budget: Budget) -> bool:
+    """Whether a trial is better than all before it in what will be chosen by, or joins the front."""
+    if trial.state != "complete":
+        return False
+    if all(is_better(trial, other, budget) for other in before):
+        return True
+    return (
+        trial.number in {member.number for member in front_of([*before, trial])} and closeness(trial, budget) <= 0
+    )
+
+
+def _key(params: Params) -> str:
+    return msgspec.json.encode(dict(sorted(params.items()))).decode()
