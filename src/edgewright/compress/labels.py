@@ -17,6 +17,7 @@ def answer_place(contract: InputContract) -> int:
 
     Classifiers converted from scikit-learn give integer class ids first and probabilities second.
 
+    >>> from edgewright.contract.signature import TensorSpec
     >>> ids = TensorSpec("label", "int64", ("n",))
     >>> probabilities = TensorSpec("probabilities", "float32", ("n", 3))
     >>> answer_place(InputContract((), (ids, probabilities)))

@@ -118,6 +118,25 @@ def test_30_db_of_noise_is_a_fidelity_of_0_999() -> None:
     assert sqnr_db([truth], [truth * np.nan]) == -200
 
 
+def test_fidelity_is_that_of_the_worst_output() -> None:
+    data = dataset("fidelity", None)
+    truth = RNG.standard_normal((50, 3))
+    metric = choose_metric(data, contract(2), None, [truth, truth])
+    assert mean(metric, data, [truth, truth * 0.9], [truth, truth]) == pytest.approx(0.99)
+
+
+def test_class_ids_before_the_probabilities_are_passed_over() -> None:
+    both = InputContract(
+        (TensorSpec("x", "float32", ("n", 3)),),
+        (TensorSpec("label", "int64", ("n",)), TensorSpec("probabilities", "float32", ("n", 3))),
+    )
+    data = dataset("classification", RNG.integers(0, 3, 50))
+    probabilities = RNG.random((50, 3))
+    outputs = [probabilities.argmax(axis=1), probabilities]
+    metric = choose_metric(data, both, None, outputs)
+    assert mean(metric, data, outputs, outputs) == accuracy_score(data.labels, outputs[0])
+
+
 def test_a_candidate_that_answers_nan_is_refused() -> None:
     data = dataset("classification", RNG.integers(0, 3, 50))
     outputs = [RNG.standard_normal((50, 3))]

@@ -1,5 +1,6 @@
 """What `read_model` lets in, and what it refuses."""
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -239,6 +240,26 @@ def test_a_string_input_is_refused(tmp_path: Path) -> None:
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
     model.graph.output[0].type.tensor_type.elem_type = TensorProto.STRING
     assert "STRING" in refused(saved(tmp_path, model))
+
+
+def test_damaged_bytes_end_in_a_clear_error_or_a_valid_model(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = dense(np.ones((2, 20), np.float32)).SerializeToString()
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        data = bytearray(whole)
+        for place in random.integers(0, len(data), random.integers(1, 6)):
+            data[place] = random.integers(0, 256)
+        with contextlib.suppress(ModelError):
+            read_model(saved(tmp_path, bytes(data)))
+    assert capfd.readouterr().out == "", "nothing but results may come on stdout"
+
+
+def test_an_input_of_an_unknown_type_is_refused(tmp_path: Path) -> None:
+    model = dense()
+    model.graph.input[0].type.tensor_type.elem_type = 2307
+    refused(saved(tmp_path, model))
 
 
 def test_subgraphs_are_looked_into(tmp_path: Path) -> None:
