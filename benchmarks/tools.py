@@ -1,0 +1,162 @@
+"""Edgewright and its peers as commands: from a model and data to a smaller model, with what that cost."""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from benchmarks.environments import CACHE, PEERS, Run, digest, environment, timed
+from benchmarks.report import ROOT
+from numpy.typing import NDArray
+
+__all__ = ["PEER_TOOLS", "SEED", "Compressed", "Peer", "compress_by_edgewright", "compress_by_peer"]
+
+SEED = 0
+_PEER_LIMIT_S = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A peer's way of making a model smaller: a script in `peers/`, its form, and its environment."""
+
+    name: str
+    script: str
+    form: str
+    environment: str
+
+
+PEER_TOOLS = (
+    Peer("ort-default", "ort.py", "default", "ort"),
+    Peer("ort-u8s8", "ort.py", "u8s8", "ort"),
+    Peer("ort-dynamic", "ort.py", "dynamic", "ort"),
+    Peer("nncf", "nncf_ptq.py", "ptq", "nncf"),
+    Peer("olive", "olive_static.py", "static", "olive"),
+    Peer("aimet", "aimet_ptq.py", "minmax", "aimet"),
+)
+
+
+class Compressed(msgspec.Struct, frozen=True):
+    """What a tool gave.
+
+    Attributes:
+        model: File; None if it failed.
+        error: Why.
+        wall_s: Of the tool, from start to end.
+        cpu_s: Of the tool and its children.
+        peak_bytes: Greatest resident memory of one of its processes.
+        report: Edgewright's own JSON.
+    """
+
+    model: str | None
+    error: str | None
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
+    report: dict[str, Any] | None = None
+
+
+def compress_by_peer(
+    peer: Peer, model: Path, calibration: Mapping[str, NDArray[Any]], *, fresh: bool, here: bool
+) -> Compressed:
+    """Run a peer on calibration samples.
+
+    Args:
+        peer: Which.
+        model: To compress.
+        calibration: Per input [samples, *shape of one inference].
+        fresh: Whether to run again what was run before on the same bytes.
+        here: Whether to use this interpreter instead of the peer's own environment.
+    """
+    script = PEERS / peer.script
+    requirements = sorted(PEERS.glob(f"requirements-{peer.environment}*.txt"))
+    key = digest(
+        peer.form, str(here), model, script, *requirements, *(array.tobytes() for array in calibration.values())
+    )
+    folder = CACHE / "runs" / f"{peer.name}-{key}"
+    if (kept := _kept(folder, fresh)) is not None:
+        return kept
+    try:
+        python = sys.executable if here else str(environment(peer.environment))
+    except (RuntimeError, OSError) as error:
+        return Compressed(None, f"no environment: {error}", 0.0, 0.0, 0)
+    folder.mkdir(parents=True, exist_ok=True)
+    out = folder / "model.onnx"
+    with tempfile.TemporaryDirectory() as temporary:
+        samples = Path(temporary, "calibration.npz")
+        np.savez(samples, allow_pickle=False, **calibration)
+        command = [python, str(script), peer.form, str(model), str(samples), str(out)]
+        run = timed(command, timeout_s=_PEER_LIMIT_S)
+    failed = run.code != 0 or not out.exists()
+    return _keep(folder, _compressed(run, None if failed else out, run.error if failed else None, None))
+
+
+def compress_by_edgewright(
+    model: Path,
+    data: Path,
+    *,
+    group: str | None,
+    max_drop: float | None,
+    time_limit_s: float,
+    state: Path,
+    fresh: bool,
+) -> Compressed:
+    """Run `edgewright compress` as a user would.
+
+    Args:
+        model: To compress.
+        data: `.npz` file.
+        group: Array in it that holds the groups.
+        max_drop: Limit to certify.
+        time_limit_s: Given to the command.
+        state: Where looks at the certify split are counted.
+        fresh: Whether to run again what was run before with the same bytes and the same Edgewright.
+    """
+    options = ["--data", str(data), "--time-limit", f"{time_limit_s:g}", "--seed", str(SEED), "--json"]
+    options += [] if group is None else ["--group", group]
+    options += [] if max_drop is None else ["--max-drop", f"{max_drop:g}"]
+    sources = sorted((ROOT / "src").rglob("*.py"))
+    key = digest(model, data, *(" ".join(options[2:]),), *sources)
+    folder = CACHE / "runs" / f"edgewright-{key}"
+    if (kept := _kept(folder, fresh)) is not None:
+        return kept
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-m", "edgewright", "compress", str(model), *options, "--out", str(folder / "out")]
+    variables = {"EDGEWRIGHT_STATE": str(state), "PYTHONPATH": os.pathsep.join([str(ROOT / "src")])}
+    run = timed(command, timeout_s=3 * time_limit_s + 120, variables=variables)
+    try:
+        report = msgspec.json.decode(run.stdout, type=dict[str, Any])
+        chosen = Path(report["chosen"]["path"])
+    except (msgspec.DecodeError, msgspec.ValidationError, KeyError, TypeError):
+        return _keep(
+            folder, _compressed(run, None, f"exit code {run.code}: {run.error or run.stdout[-500:]}", None)
+        )
+    if not chosen.is_absolute():
+        chosen = Path.cwd() / chosen
+    if not chosen.exists():
+        return _keep(folder, _compressed(run, None, f"chosen.path {chosen} does not exist", report))
+    return _keep(folder, _compressed(run, chosen, None, report))
+
+
+def _compressed(run: Run, model: Path | None, error: str | None, report: dict[str, Any] | None) -> Compressed:
+    return Compressed(None if model is None else str(model), error, run.wall_s, run.cpu_s, run.peak_bytes, report)
+
+
+def _kept(folder: Path, fresh: bool) -> Compressed | None:
+    """Return what an earlier run left, if its model is still there; failures are tried again."""
+    record = folder / "compressed.json"
+    if fresh or not record.exists():
+        return None
+    kept = msgspec.json.decode(record.read_bytes(), type=Compressed)
+    return kept if kept.model is not None and Path(kept.model).exists() else None
+
+
+def _keep(folder: Path, result: Compressed) -> Compressed:
+    (folder / "compressed.json").write_bytes(msgspec.json.encode(result))
+    return result
