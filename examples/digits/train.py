@@ -14,7 +14,7 @@ from torch import nn
 HERE = Path(__file__).parent
 
 
-class Block(nn.Module):
+class Block(nn.Module):  # type: ignore[misc, unused-ignore] # torch is not installed where this is checked
     """Two convolutions with batch normalisation and a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:

@@ -17,7 +17,6 @@ from edgewright.compress.compress import Request, compress_model
 from edgewright.compress.ledger import state_folder
 from edgewright.compress.output import OutputFolder
 from edgewright.compress.report import page, print_summary
-from edgewright.contract.candidate import Report
 from edgewright.contract.device import Budget, DeviceClass
 from edgewright.contract.errors import InputError
 from edgewright.contract.project import Project
@@ -142,7 +141,7 @@ def _request(arguments: argparse.Namespace, tell: Callable[[str, float], None]) 
         metric=arguments.metric or (project.metric.name if project else None),
         preprocess=project.preprocess if project else None,
         time_limit_s=_positive(arguments.time_limit, "--time-limit", search.time_limit_s if search else 120.0),
-        trials=int(_positive(arguments.trials, "--trials", search.trials if search else 200)),
+        trials=int(_positive(arguments.trials, "--trials", (search.trials if search else None) or 200)),
         seed=arguments.seed if arguments.seed is not None else (search.seed if search else 0),
         resume=arguments.resume,
         tell=tell,

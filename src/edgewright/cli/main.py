@@ -14,6 +14,7 @@ __all__ = ["main"]
 VERBS = {
     "compress": "edgewright.cli.compress",
     "profile": "edgewright.cli.profile",
+    "lint": "edgewright.cli.lint",
     "init": "edgewright.cli.init",
     "doctor": "edgewright.cli.doctor",
 }
@@ -21,6 +22,7 @@ VERBS = {
 SUMMARIES = {
     "compress": "make a model fit a device, with a certificate",
     "profile": "measure a model on a target",
+    "lint": "explain why a graph is slow on the runtime, and mend it",
     "init": "write a commented edgewright.toml from a model and data",
     "doctor": "show the runtime, CPU features, sensors and disk of this machine",
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgewright.contract.errors import InputError, OutputError
 
-__all__ = ["OutputFolder", "open_folder"]
+__all__ = ["OutputFolder", "open_folder", "write_file"]
 
 JOURNAL = "search.journal"
 _OURS = (JOURNAL, "report.json")
@@ -36,23 +36,7 @@ class OutputFolder:
         Raises:
             OutputError: The disk is full or the folder cannot be written.
         """
-        final = self.path / name
-        partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
-        try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(final)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            raise OutputError(
-                f"{final} cannot be written ({len(content)} bytes): {error.strerror}",
-                remedy="Free space or permit writing there, or name another folder with --out.",
-            ) from error
-        return final
+        return write_file(self.path / name, content)
 
     def candidate(self, content: bytes) -> tuple[str, Path]:
         """Store a candidate by its content; return its digest and its path."""
@@ -67,6 +51,30 @@ class OutputFolder:
         for path in (self.path / "candidates").glob("*.onnx"):
             if path.stem not in {digest[:16] for digest in digests}:
                 path.unlink()
+
+
+def write_file(final: Path, content: bytes) -> Path:
+    """Write a file so that it is there whole or not at all, and is on the disk on return.
+
+    Raises:
+        OutputError: The disk is full or the folder cannot be written.
+    """
+    partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(final)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise OutputError(
+            f"{final} cannot be written ({len(content)} bytes): {error.strerror}",
+            remedy="Free space or permit writing there, or name another place.",
+        ) from error
+    return final
 
 
 def open_folder(path: Path, *, resume: bool) -> OutputFolder:
