@@ -82,15 +82,15 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     f"have {channels} channels",
                     remedy="Give one value, or one per channel; channels are the last axis of a raw sample.",
                 )
-        result = array.astype(np.float32)
+        result: NDArray[np.float32] = array.astype(np.float32)
         if self.colour == "BGR":
             result = result[..., ::-1]
         if self.scale != 1:
             result = result * np.float32(self.scale)
         if self.mean:
-            result = result - np.array(self.mean, np.float32)
+            result = np.subtract(result, np.array(self.mean, np.float32))
         if self.std:
-            result = result / np.array(self.std, np.float32)
+            result = np.divide(result, np.array(self.std, np.float32))
         if self.layout == "NCHW":
             result = np.moveaxis(result, -1, 1)
         return np.ascontiguousarray(result)
