@@ -63,7 +63,7 @@ def _quick(state: Path, *, fresh: bool) -> tuple[list[Figure], dict[str, Any]]:
     """Run one small task with onnxruntime's quantiser as the only peer, in this interpreter."""
     prepared = prepare_quick(CACHE / "tasks" / "quick")
     peers = tuple(peer for peer in PEER_TOOLS if peer.environment == "ort")
-    outcome = run_task(prepared, peers, state, time_limit_s=12, seconds=4, fresh=fresh, here=True)
+    outcome = run_task(prepared, peers, state, time_limit_s=8, seconds=3, fresh=fresh, here=True)
     print(outcome.table, file=sys.stderr)
     return figures_of_tasks([outcome.run]), outcome.detail
 
