@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.datasets import load_diabetes, load_digits
 
-from edgewright.compress.data import Dataset, load_data
+from edgewright.compress.data import Dataset, Task, load_data
 from edgewright.contract.errors import DataError
 from edgewright.contract.preprocess import Preprocess
 from edgewright.contract.signature import InputContract, TensorSpec
@@ -423,3 +423,50 @@ def test_functions_that_cannot_be_had_are_refused(tmp_path: Path, monkeypatch: p
     assert "cannot be imported: ModuleNotFoundError" in refused("no_such_module:load", FOUR)
     assert "cannot be imported: ZeroDivisionError" in refused("half_module:load", FOUR)
     assert "has no function 'nope'" in refused("json:nope", FOUR)
+
+
+def test_axes_of_one_name_must_have_one_size(npz: Callable[..., str]) -> None:
+    contract = contract_of(("a", "float32", ("n", "time")), ("b", "float32", ("n", "time")))
+    assert "axis 'time' is 4 in input 'a' and 5 in 'b'" in refused(npz(a=floats(12, 4), b=floats(12, 5)), contract)
+
+
+def test_inputs_that_are_all_shared_are_refused(npz: Callable[..., str]) -> None:
+    assert "no input has an axis that counts samples" in refused(
+        npz(s=np.array(3.0, np.float32)), contract_of(("s", "float32", ()))
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "task", "said"),
+    [
+        (np.array(3), None, "12 samples and 1 label"),
+        (np.zeros(12, "datetime64[s]"), None, "labels are of type datetime64"),
+        (np.eye(4, dtype=int)[np.arange(12) % 4], None, "one-hot labels have 4 classes, the model gives 3"),
+        (np.full((12, 3), 2), "classification", "neither class ids nor one-hot"),
+        (np.zeros((12, 2, 2), int), "classification", "labels have shape [12, 2, 2]"),
+        (np.full((12, 3), 2), "multilabel", "must be [samples, labels] of 0 and 1"),
+        (np.arange(12) % 3, "reconstruction", "one output of the same shape as the one input"),
+    ],
+)
+def test_labels_that_do_not_fit_the_task_are_refused(
+    npz: Callable[..., str], labels: NDArray[Any], task: Task | None, said: str
+) -> None:
+    assert said in refused(npz(row=floats(12, 4), y=labels), FOUR, task=task)
+
+
+def test_labels_are_left_aside_for_a_task_without(npz: Callable[..., str]) -> None:
+    dataset = load_data(npz(row=floats(12, 4), y=ids(12, 3)), FOUR, task="fidelity")
+    assert (dataset.task, dataset.labels) == ("fidelity", None)
+    assert noted(dataset, "labels are not used")
+
+
+def test_missing_groups_are_refused(npz: Callable[..., str]) -> None:
+    groups = np.where(np.arange(12) == 3, np.nan, 1.0)
+    assert "groups are missing" in refused(npz(row=floats(12, 4), y=ids(12, 3), g=groups), FOUR, group="g")
+
+
+def test_a_file_that_claims_to_unpack_to_more_than_memory_is_refused(
+    npz: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgewright.compress.sources.arrays.MAX_DATA_BYTES", 1000)
+    assert "the limit is 1000" in refused(npz(row=floats(120, 4), y=ids(120, 3)), FOUR)
