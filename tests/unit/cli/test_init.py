@@ -16,6 +16,11 @@ from edgewright.compress.model import read_model
 from edgewright.contract.project import load_project
 
 
+@pytest.fixture(autouse=True)
+def short_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgewright.cli.init._LATENCY_SECONDS", 0.1)
+
+
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a digits classifier and its data."""
