@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgewright.contract.errors import CandidateError, EdgewrightError, ModelError
 from edgewright.contract.measure import Measurement, Origin
-from edgewright.profile.interval import extremes, median_measurement, percentile_measurement
+from edgewright.profile.interval import median_measurement, percentile_measurement
 from edgewright.profile.subject import Subject, external_files, packed
 from edgewright.profile.target import Machine, Target, machine_in
 
@@ -135,7 +135,7 @@ def _latency(label: str, entry: dict[str, Any], machine: Machine, seed: int) -> 
         p50=p50,
         p95=percentile_measurement(samples, sample_rounds, 95, "s", origin, seed=seed),
         p99=percentile_measurement(samples, sample_rounds, 99, "s", origin, seed=seed),
-        cold_start=extremes(entry["cold"], "s", origin),
+        cold_start=median_measurement(entry["cold"], "s", origin),
         throughput=median_measurement(1 / np.asarray(entry["means"]), "1/s", origin),
         cpu_s=entry["cpu_s"],
         machine=machine,

@@ -1,4 +1,9 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,6 +188,32 @@ def test_an_unreachable_target_is_failed_work(dense: Dense, profile_json: Callab
     error = profile_json(dense(), "--on", "ssh://127.0.0.1:1", code=1)["error"]
     assert error["kind"] == "TargetError"
     assert "Check the port" in error["remedy"] or "OpenSSH" in error["message"]
+
+
+def test_an_interrupt_ends_everything(dense: Dense, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "edgewright", "profile", str(dense()), "--seconds", "60"]
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "trying runtime options" in line:
+            break
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+    process.stderr.close()
+    # onnxruntime itself leaves .ses, a session file, in the folder for temporary files.
+    assert [path.name for path in scratch.iterdir() if path.name != ".ses"] == []
+    assert not any(str(scratch).encode() in _command(path) for path in Path("/proc").glob("[0-9]*"))
+
+
+def _command(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def test_help_has_groups_and_examples(capsys: pytest.CaptureFixture[str]) -> None:

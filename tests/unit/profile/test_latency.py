@@ -45,6 +45,18 @@ def test_models_of_one_call_share_their_rounds_and_the_faster_one_wins(subject: 
     assert _ends(paired_ratio(large, small))[0] > 1
 
 
+def test_a_model_is_not_faster_than_itself(subject: Make) -> None:
+    """Where a session lies in memory alone makes this layer several per cent faster or slower."""
+    differ = 0
+    for seed in range(3):
+        one, other = measure_latency(LocalTarget(), [subject(512), subject(512)], seconds=0.6, seed=seed)
+        assert isinstance(one, Latency)
+        assert isinstance(other, Latency)
+        low, high = _ends(paired_ratio(one, other, confidence=0.99))
+        differ += not low <= 1 <= high
+    assert differ <= 1
+
+
 def test_a_slow_model_still_gets_its_rounds(subject: Make) -> None:
     made = subject(1500)
     slow = Subject("slow", made.model, made.options, {"x": np.ones((400, 1500), np.float32)})

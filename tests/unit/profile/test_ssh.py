@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgewright.cli.main import main
 from edgewright.contract.errors import CandidateError, TargetError
 from edgewright.profile.latency import Latency, Subject, measure_latency, paired_ratio
 from edgewright.profile.memory import measure_memory
@@ -52,6 +54,15 @@ def test_models_are_measured_there_and_nothing_is_left(sshd: Sshd, subject: Make
     assert ratio.high is not None
     assert ratio.high < 1
     assert measure_memory(sshd.target, subject(512)).process_peak.value > 1e6
+    assert sshd.left_behind() == []
+
+
+def test_the_command_profiles_there(sshd: Sshd, subject: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["profile", str(subject(64).model), "--on", sshd.target.name, "--seconds", "0.3", "--json"]
+    assert main(command) == 0
+    profile = json.loads(capsys.readouterr().out)
+    assert profile["target"] == sshd.target.name
+    assert profile["model"]["latency_p50_ms"]["value"] > 0
     assert sshd.left_behind() == []
 
 
