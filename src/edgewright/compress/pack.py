@@ -6,6 +6,7 @@ unpacks them by division and remainder. All inputs of that are constants, so onn
 session is made: inference costs exactly what it costs with plain 8-bit weights, only the file is smaller.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ __all__ = ["DIGITS", "bits_per_weight", "digits_for", "pack_integers", "peak_of"
 
 # Digits per 63-bit word that differ in the peak they allow; 8 is a plain byte per weight.
 DIGITS = (5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 27, 39)
+
+# Weights that are unpacked together; each takes 16 bytes while the model is loaded.
+_MOST_AT_ONCE = 1 << 17
 
 # Below this many bytes saved, the nodes that unpack cost more than they save.
 _LEAST_SAVING = 300
@@ -59,12 +63,26 @@ def pack_integers(model: onnx.ModelProto) -> onnx.ModelProto:
             digits = digits_for(max(1, int(np.abs(value.astype(np.int32)).max())))
             if digits != 8:
                 pools.setdefault(digits, []).append(name)
-    for digits, names in pools.items():
+    for digits, names in _divided(pools, graph):
         size = sum(graph.constants[name].size for name in names)
         plain = 1 if digits >= 8 else 2
         if size * (plain - bits_per_weight(digits) / 8) > _LEAST_SAVING + 60 * len(names):
             _pack_pool(graph, digits, names)
     return graph.model()
+
+
+def _divided(pools: dict[int, list[str]], graph: Graph) -> Iterator[tuple[int, list[str]]]:
+    """Yield the pools in pieces, so that unpacking needs little memory at once."""
+    for digits, names in pools.items():
+        piece: list[str] = []
+        size = 0
+        for name in names:
+            if piece and size + graph.constants[name].size > _MOST_AT_ONCE:
+                yield digits, piece
+                piece, size = [], 0
+            piece.append(name)
+            size += graph.constants[name].size
+        yield digits, piece
 
 
 def _pack_pool(graph: Graph, digits: int, names: list[str]) -> None:

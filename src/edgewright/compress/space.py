@@ -1,6 +1,6 @@
 """Which recipes there are for a model, and in which order to try them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,7 +22,11 @@ Params = dict[str, Any]
 
 _CALIBRATORS = ("minmax", "percentile", "mse", "entropy")
 # Signal to noise of the answers that tightly stored weights may cause, dB.
-_TIGHTNESS = ("8 bit", "40", "36", "33", "30", "27", "24", "21", "18", "15")
+_TIGHTNESS = ("8 bit", "60", "54", "48", "44", "40", "36", "33", "30", "27", "24", "21", "18", "15")
+# Looser than what 8-bit kernels hold; only for weights that are turned into floats again.
+_FLOAT_ONLY = ("60", "54", "48", "44")
+# Signal to noise that the integer layers together may cause, dB: the noisiest for their work stay in float.
+_MIXED_DB = (45, 38, 32, 26, 20)
 
 
 class Chooser(Protocol):
@@ -93,7 +97,8 @@ class Space:
             }
             ideas.append(base)
             ideas += [{**base, "calibrator": calibrator} for calibrator in ("mse", "percentile")]
-            ideas += [{**base, "in_float": name} for name in ("depthwise",) if name in self.float_sets]
+            mixed = [name for name in self.float_sets if name == "depthwise" or name.startswith("for ")]
+            ideas += [{**base, "in_float": name} for name in mixed]
             ideas.append({**base, "bias_correction": True})
         if "dynamic" in self.forms:
             ideas.append({"form": "dynamic", **stored})
@@ -117,7 +122,8 @@ class Space:
         """Return the same form with ever tighter weights."""
         if "weights" not in params or params["form"] == "sparse":
             return []
-        return [{**params, "weights": weights} for weights in _TIGHTNESS[1:]]
+        steps = [w for w in _TIGHTNESS[1:] if params["form"] == "float" or w not in _FLOAT_ONLY]
+        return [{**params, "weights": weights} for weights in steps]
 
     def recipe(self, params: Params) -> Recipe:
         """Return the steps that the parameters stand for."""
@@ -214,6 +220,10 @@ def space_of(
             "noisiest 2": tuple(noisy[:2]),
             "noisiest 4": tuple(noisy[:4]),
         }
+        named |= {
+            f"for {db} dB": _noisy_layers(layers, integer_noise, multiply_accumulates(graph), db)
+            for db in _MIXED_DB
+        }
         for name, members in named.items():
             if members and len(members) < len(layers) and members not in sets.values():
                 sets[name] = members
@@ -226,6 +236,18 @@ def space_of(
         {layer: noise for layer, noise in weight_noise.items() if layer in known},
         signed_first,
     )
+
+
+def _noisy_layers(
+    layers: Sequence[str], noise: Mapping[str, float], work: Mapping[str, int], db: float
+) -> tuple[str, ...]:
+    """Return the layers to leave in float, noisiest for their work first, until the rest keeps `db`."""
+    kept = [layer for layer in layers if layer in noise]
+    in_float = [layer for layer in layers if layer not in noise]
+    kept.sort(key=lambda layer: noise[layer] / max(1, work.get(layer, 1)))
+    while kept and sum(noise[layer] for layer in kept) > 10 ** (-db / 10):
+        in_float.append(kept.pop())
+    return tuple(layer for layer in layers if layer in in_float)
 
 
 def _share_of(names: set[str], graph: Graph) -> float:
