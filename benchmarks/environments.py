@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -101,9 +102,11 @@ def timed(command: Sequence[str], *, timeout_s: float, variables: Mapping[str, s
             )
             try:
                 process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, 9)
+            except BaseException as reason:  # also Ctrl-C: the command is in a session of its own
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+                if not isinstance(reason, subprocess.TimeoutExpired):
+                    raise
         said = error.read_text(errors="replace")
         last = "\n".join(said.strip().splitlines()[-8:])[-1500:]
         if not figures.exists():

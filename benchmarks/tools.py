@@ -121,15 +121,19 @@ def compress_by_edgewright(
     options += [] if group is None else ["--group", group]
     options += [] if max_drop is None else ["--max-drop", f"{max_drop:g}"]
     sources = sorted((ROOT / "src").rglob("*.py"))
-    key = digest(model, data, *(" ".join(options[2:]),), *sources)
+    key = digest(" ".join(options[2:]), model, data, *sources)
     folder = CACHE / "runs" / f"edgewright-{key}"
+    looks = folder / "looks"
     if (kept := _kept(folder, fresh)) is not None:
+        shutil.copytree(looks, state, dirs_exist_ok=True)  # a look counts although it is not taken again
         return kept
     shutil.rmtree(folder, ignore_errors=True)
+    state.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "edgewright", "compress", str(model), *options, "--out", str(folder / "out")]
     variables = {"EDGEWRIGHT_STATE": str(state), "PYTHONPATH": os.pathsep.join([str(ROOT / "src")])}
     run = timed(command, timeout_s=3 * time_limit_s + 120, variables=variables)
+    shutil.copytree(state, looks)
     try:
         report = msgspec.json.decode(run.stdout, type=dict[str, Any])
         chosen = Path(report["chosen"]["path"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from benchmarks.tasks.sound import cepstra, frames, log_mel, recordings, stream
+from benchmarks.tasks.sound import cepstra, frames, log_mel, motor, recordings, stream
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
@@ -85,9 +85,9 @@ def keywords_int8(model: Path, data: Path) -> _Arrays:
     return {"input_1": codes.clip(-128, 127).astype(np.int8)}
 
 
-def machine_sound(_: Path, data: Path) -> _Arrays:
-    """Five frames of log-mel bands in a row; speech, since no machine was recorded here."""
-    bands = log_mel(stream(data, 45, _SEED))
+def machine_sound(_: Path, __: Path) -> _Arrays:
+    """Five frames of log-mel bands in a row, of a motor's hum made here."""
+    bands = log_mel(motor(45, _SEED))
     return {
         "input_1": np.lib.stride_tricks.sliding_window_view(bands, 5, axis=0).transpose(0, 2, 1).reshape(-1, 1, 640)
     }

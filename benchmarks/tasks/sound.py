@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.fft import dct
 from scipy.signal import resample_poly
 
-__all__ = ["RATE_HZ", "cepstra", "frames", "log_mel", "recordings", "stream"]
+__all__ = ["RATE_HZ", "cepstra", "frames", "log_mel", "motor", "recordings", "stream"]
 
 RATE_HZ = 16_000
 _Floats = NDArray[np.float32]
@@ -49,6 +49,11 @@ def _mel_filters(bands: int, bins: int, low_hz: float, high_hz: float) -> _Float
     low_mel, high_mel = (2595 * math.log10(1 + hz / 700) for hz in (low_hz, high_hz))
     edges_mel = np.linspace(low_mel, high_mel, bands + 2)
     edges = 700 * (10 ** (edges_mel / 2595) - 1)
+    return _triangles(edges, bins)
+
+
+def _triangles(edges: NDArray[np.float64], bins: int) -> _Floats:
+    """Return filters that rise from one edge to the next and fall to the one after; shape [bins, edges - 2]."""
     hz = np.linspace(0, RATE_HZ / 2, bins)[:, None]
     rising = (hz - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - hz) / (edges[2:] - edges[1:-1])
@@ -60,10 +65,31 @@ def _spectra(sound: _Floats, length: int, hop: int, size: int) -> _Floats:
     return np.asarray(np.abs(np.fft.rfft(frames(sound, length, hop) * window, size)), np.float32)
 
 
+def _slaney_filters(bands: int, bins: int) -> _Floats:
+    """Return triangles of equal area on Slaney's mel scale, as librosa has them; shape [bins, bands]."""
+    top_mel = 15 + 27 * math.log(RATE_HZ / 2 / 1000, 6.4)
+    mel = np.linspace(0, top_mel, bands + 2)
+    edges = np.where(mel < 15, mel * (200 / 3), 1000 * 6.4 ** ((mel - 15) / 27))
+    return _triangles(edges, bins) * np.asarray(2 / (edges[2:] - edges[:-2]), np.float32)
+
+
+def motor(seconds: float, seed: int) -> _Floats:
+    """Return the hum of a small motor whose speed and load change, over wind noise; shape [samples]."""
+    random = np.random.default_rng(seed)
+    time_s = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
+    speed_hz = 40 * (1 + 0.2 * np.sin(0.6 * np.pi * time_s) + 0.1 * np.sin(0.13 * np.pi * time_s))
+    turns = 2 * np.pi * np.cumsum(speed_hz) / RATE_HZ
+    load = 1 + 0.5 * np.sin(0.21 * np.pi * time_s + 1)
+    white = np.fft.rfft(random.normal(size=time_s.size))
+    wind = np.fft.irfft(white / np.sqrt(np.maximum(np.arange(white.size), 1)), time_s.size)
+    hum = sum(load / order * np.sin(order * turns + random.uniform(0, 6)) for order in range(1, 30))
+    return np.asarray(0.01 * (hum + wind / wind.std()), np.float32)
+
+
 def log_mel(sound: _Floats) -> _Floats:
     """Return what MLPerf Tiny's autoencoder takes: 128 bands in dB from frames of 64 ms; shape [frames, 128]."""
     power = _spectra(sound, 1024, 512, 1024) ** 2
-    return np.asarray(10 * np.log10(power @ _mel_filters(128, 513, 0, RATE_HZ / 2) + 1e-10), np.float32)
+    return np.asarray(10 * np.log10(power @ _slaney_filters(128, 513) + 1e-16), np.float32)
 
 
 def cepstra(sound: _Floats) -> _Floats:
