@@ -235,7 +235,7 @@ def _script(python: str, size: int) -> str:
     """Return the command line for the far side's login shell, whichever shell that is.
 
     Standard input is the archive and then stays open for as long as the connection lives.
-    What onnxruntime leaves in TMPDIR (a session file, `.ses`) goes with the folder.
+    Whatever a library leaves in TMPDIR goes with the folder.
     """
     lines = [
         'd=$(mktemp -d "${TMPDIR:-/tmp}/edgewright.XXXXXX") || exit ' + str(_NO_FOLDER),

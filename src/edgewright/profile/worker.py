@@ -79,8 +79,7 @@ def _end_with_stdin() -> None:
 
 def machine() -> Reply:
     """Describe the machine as far as it matters for inference."""
-    import onnxruntime
-
+    onnxruntime = _runtime()
     text = _read("/proc/cpuinfo")
     fields: dict[str, str] = {}
     for line in text.splitlines():
@@ -133,10 +132,17 @@ def _meters() -> Any:
 # --- sessions
 
 
-def _options(wanted: Request) -> Any:
-    """The same as `edgewright.runtime.options.session_options`, which a test holds it to."""
+def _runtime() -> Any:
+    """Return onnxruntime, which is not to report to its maker, nor to spend time on that."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when it is loaded
     import onnxruntime
 
+    return onnxruntime
+
+
+def _options(wanted: Request) -> Any:
+    """The same as `edgewright.runtime.options.session_options`, which a test holds it to."""
+    onnxruntime = _runtime()
     levels = {"disable": "DISABLE_ALL", "all": "ENABLE_ALL"}
     level = levels.get(wanted["optimization"], "ENABLE_" + wanted["optimization"].upper())
     options = onnxruntime.SessionOptions()
@@ -154,9 +160,7 @@ def _open(subject: Request) -> tuple[Any, dict[str, Any]]:
 
 
 def _session(subject: Request) -> Any:
-    import onnxruntime
-
-    return onnxruntime.InferenceSession(
+    return _runtime().InferenceSession(
         subject["model"], _options(subject["options"]), providers=subject["options"]["providers"]
     )
 
@@ -164,8 +168,8 @@ def _session(subject: Request) -> Any:
 def _start_runtime() -> None:
     """Load the libraries and run a trivial model, so that no model is charged for that."""
     import numpy
-    import onnxruntime
 
+    onnxruntime = _runtime()
     session = onnxruntime.InferenceSession(_IDENTITY, providers=["CPUExecutionProvider"])
     session.run(None, {"x": numpy.zeros(1, numpy.float32)})
 
