@@ -50,7 +50,7 @@ class Run(msgspec.Struct, frozen=True):
     peak_bytes: int
 
 
-def digest(*parts: bytes | str | Path) -> str:
+def digest(*parts: bytes | memoryview | str | Path) -> str:
     """Return a short digest of texts, bytes and files' contents."""
     total = hashlib.sha256()
     for part in parts:

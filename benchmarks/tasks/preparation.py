@@ -1,5 +1,6 @@
 """Tasks made ready: the trained network and the data files, kept in the cache until their sources change."""
 
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnx
 from benchmarks.environments import CACHE, PEERS, digest, environment, timed
-from benchmarks.tasks import trained
 from benchmarks.tasks.trained import Task
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -56,18 +56,19 @@ def prepare(task: Task) -> Prepared:
     if not SHARED.is_dir():
         raise FileNotFoundError(f"{SHARED} is not there: the data of this task stands beside the checkout")
     script = PEERS / "train.py"
-    key = digest(
-        _SEED, task.network, script, Path(trained.__file__), *sorted(PEERS.glob("requirements-train*.txt"))
+    material = task.load(SHARED)
+    arrays = (
+        np.ascontiguousarray(array).data for part in (material.train, material.held) for array in part.values()
     )
+    key = digest(_SEED, task.network, script, *sorted(PEERS.glob("requirements-train*.txt")), *arrays)
     folder = CACHE / "tasks" / f"{task.name}-{key}"
     model, data = folder / "model.onnx", folder / "held.npz"
     if not (model.exists() and data.exists()):
-        material = task.load(SHARED)
         write_arrays(data, material.held)
         training = write_arrays(folder / "train.npz", material.train)
         fresh = folder / "training.onnx"
         command = [str(environment("train")), str(script), task.network, str(training), str(fresh), _SEED]
-        print(f"training the network of {task.name} (once)", flush=True)
+        print(f"training the network of {task.name} (once, some minutes)", file=sys.stderr, flush=True)
         run = timed(command, timeout_s=_TRAINING_LIMIT_S)
         training.unlink()
         if run.code != 0:

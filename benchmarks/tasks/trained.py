@@ -100,5 +100,5 @@ def wearable(shared: Path) -> Material:
 TASKS = (
     Task("fashion", "residual network, Fashion-MNIST", "residual", (0.005,), None, fashion),
     Task("digits", "depthwise-separable network, spoken digits", "separable", (0.01,), None, spoken_digits),
-    Task("wearable", "matrices, WISDM by subject", "matrix", (0.01, 0.02, 0.03, 0.05), "subject", wearable),
+    Task("wearable", "matrices, WISDM by subject", "matrix", (0.005, 0.01, 0.02, 0.03, 0.05), "subject", wearable),
 )
