@@ -5,6 +5,11 @@
 2
 """
 
+import os
+
+# onnxruntime's builds may report usage to their maker; what runs on a user's device is the user's business.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 __all__ = ["__version__"]
 
 __version__ = "0.1.0"

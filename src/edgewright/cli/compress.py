@@ -62,10 +62,14 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     data.add_argument("--data", metavar="DATA", help=".npz, .csv, .parquet, folder of images, or module:function")
     data.add_argument("--label", metavar="NAME", help="column or array of labels (default: y)")
     data.add_argument("--features", metavar="NAME,…", help="feature columns, or arrays in input order")
-    data.add_argument(
-        "--group", metavar="NAME", help="column or array of groups (subject, speaker): bound by cluster"
-    )
+    data.add_argument("--group", metavar="NAME", help="column or array of groups (subjects): bound by cluster")
     data.add_argument("--metric", metavar="NAME", help="metric, or module:function (default: by task)")
+    data.add_argument(
+        "--fold-preprocessing",
+        action="store_true",
+        help="let the chosen model take raw samples: the project file's [preprocess], or what was found for images, "
+        "goes into the graph",
+    )
     budget = parser.add_argument_group("budget")
     budget.add_argument("--device-class", metavar="CLASS", help="device class of the project file")
     for flag, field, _dimension, example, meaning in _LIMITS:
@@ -140,6 +144,7 @@ def _request(arguments: argparse.Namespace, tell: Callable[[str, float], None]) 
         task=section.task if section else None,
         metric=arguments.metric or (project.metric.name if project else None),
         preprocess=project.preprocess if project else None,
+        fold=arguments.fold_preprocessing,
         time_limit_s=_positive(arguments.time_limit, "--time-limit", search.time_limit_s if search else 120.0),
         trials=int(_positive(arguments.trials, "--trials", (search.trials if search else None) or 200)),
         seed=arguments.seed if arguments.seed is not None else (search.seed if search else 0),

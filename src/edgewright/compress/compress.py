@@ -19,6 +19,7 @@ from edgewright.compress.choice import front_of, ranking
 from edgewright.compress.data import Dataset, load_data, split
 from edgewright.compress.dataset import Task
 from edgewright.compress.figures import Finalist, Measured, judge_budget, measure_finalists
+from edgewright.compress.fold import FoldPreprocess, raw_contract, raw_dataset
 from edgewright.compress.graph import Graph
 from edgewright.compress.ledger import LookLedger
 from edgewright.compress.lint import lint
@@ -26,7 +27,7 @@ from edgewright.compress.metric import Metric, agreement, choose_metric, sqnr_db
 from edgewright.compress.model import LoadedModel, read_model
 from edgewright.compress.output import OutputFolder, open_folder
 from edgewright.compress.outputs import outputs_of
-from edgewright.compress.recipe import CleanUp, Recipe, Workbench
+from edgewright.compress.recipe import CleanUp, Recipe, Step, Workbench
 from edgewright.compress.search import Search, SearchLimits
 from edgewright.compress.sensitivity import Probe, integer_noise, probe_on, weight_noise
 from edgewright.compress.space import Space, space_of
@@ -65,6 +66,7 @@ class Request:
         task: What the labels mean.
         metric: Name or `module:function`.
         preprocess: How raw samples become inputs.
+        fold: Fold the preprocessing into the graph, so that the chosen model takes raw samples.
         time_limit_s: Wall time for everything.
         trials: Most candidates.
         seed: Of every random choice.
@@ -84,6 +86,7 @@ class Request:
     task: Task | None = None
     metric: str | None = None
     preprocess: Preprocess | None = None
+    fold: bool = False
     time_limit_s: float = 120.0
     trials: int = 200
     seed: int = 0
@@ -148,12 +151,20 @@ def compress_model(request: Request) -> Report:
     request.tell("looking at the target", 0.03)
     target = open_target(request.device.target)
     machine = machine_of(target)
-    bench = Workbench(loaded.proto, list(dataset.feeds(parts.calibrate, loaded.contract, 16)), seed=request.seed)
+    fed, contract = dataset, loaded.contract
+    first: tuple[Step, ...] = (CleanUp(),)
+    if request.fold:
+        fed = raw_dataset(dataset)
+        assert dataset.preprocess is not None  # noqa: S101 - raw_dataset refuses data without it
+        fold = FoldPreprocess(dataset.preprocess)
+        first = (CleanUp(), fold)
+        contract = raw_contract(loaded.contract, fold)
+    bench = Workbench(loaded.proto, list(fed.feeds(parts.calibrate, contract, 16)), seed=request.seed)
     request.tell("measuring each layer's sensitivity", 0.05)
-    space, noise = _survey(bench, request, machine)
+    space, noise = _survey(bench, request, machine, first)
 
     def judge(indices: NDArray[np.intp]) -> Judge:
-        return Judge(dataset, indices, loaded.contract, metric, [output[indices] for output in original_outputs])
+        return Judge(dataset, fed, indices, contract, metric, [output[indices] for output in original_outputs])
 
     run = _Run(
         request,
@@ -184,24 +195,31 @@ def _with_default_drop(budget: Budget, metric: Metric) -> Budget:
     return msgspec.structs.replace(budget, max_drop=default)
 
 
-def _survey(bench: Workbench, request: Request, machine: Machine) -> tuple[Space, dict[str, dict[str, float]]]:
+def _survey(
+    bench: Workbench, request: Request, machine: Machine, first: tuple[Step, ...]
+) -> tuple[Space, dict[str, dict[str, float]]]:
     """Measure how much noise each layer brings, within a tenth of the time limit, and lay out the recipes."""
     start = time.monotonic()
-    first = (CleanUp(),)
-    clean = bench.after(first)
-    probe = probe_on(clean, _few(bench.feeds, 8))
-    one_run = _seconds_of(probe, clean)
-    layers = [weight.layer for weight in integer_layers(Graph(clean))]
+    cleaned = bench.after(first)
+    probe = probe_on(cleaned, _few(bench.feeds, 8))
+    one_run = _seconds_of(probe, cleaned)
+    layers = [weight.layer for weight in integer_layers(Graph(cleaned))]
     allowed = max(1.0, 0.1 * request.time_limit_s)
     affordable = max(1, int(allowed / max(1e-4, 2.5 * one_run * max(1, len(layers)))))
     if affordable < len(probe.feeds):
-        probe = probe_on(clean, _few(bench.feeds, affordable))
-    weights = weight_noise(clean, probe)
+        probe = probe_on(cleaned, _few(bench.feeds, affordable))
+    weights = weight_noise(cleaned, probe)
     integers: dict[str, float] = {}
-    quantized = any(node.op_type == "QuantizeLinear" for node in clean.graph.node)
+    quantized = any(node.op_type == "QuantizeLinear" for node in cleaned.graph.node)
     if layers and not quantized and time.monotonic() - start < allowed:
-        integers = integer_noise(clean, probe, StaticInt8(), bench.seen_after(first), layers)
-    space = space_of(clean, weights, integers, signed_first=machine.arch.startswith(("aarch64", "arm")))
+        integers = integer_noise(cleaned, probe, StaticInt8(), bench.seen_after(first), layers)
+    space = space_of(
+        cleaned,
+        weights,
+        integers,
+        signed_first=machine.arch.startswith(("aarch64", "arm")),
+        fold=tuple(step for step in first if isinstance(step, FoldPreprocess)),
+    )
     return space, {"few bits": weights, "integers": integers}
 
 
@@ -242,6 +260,7 @@ def _search(run: _Run) -> None:
         "data": run.dataset.fingerprint,
         "budget": msgspec.to_builtins(run.budget),
         "device": request.device.target,
+        "fold": request.fold,
         "seed": request.seed,
         "version": edgewright.__version__,
     }
@@ -257,8 +276,9 @@ def _search(run: _Run) -> None:
 def _conclude(run: _Run) -> Report:
     request = run.request
     request.tell("measuring the finalists", 0.82)
-    feed = run.dataset.feed(int(run.proof.indices[0]))
-    first = Finalist(request.model, None, "original", feed)
+    sample = int(run.proof.indices[0])
+    feed = run.proof.fed.feed(sample)
+    first = Finalist(request.model, None, "original", run.dataset.feed(sample))
     seconds = max(1.5, min(12.0, 0.25 * run.left()))
     baseline = _measured(run, [first], min(2.0, seconds))[0]
     original_s = baseline.figures.latency_p50_ms.value / 1e3 if baseline else 0.0
@@ -410,12 +430,13 @@ def _report(
     request = run.request
     request.tell("writing the report", 0.97)
     content = Path(chosen.figures.path).read_bytes()
+    is_original = chosen.figures.recipe is None
     final = run.folder.write("model.onnx", content)
     front = front_of(run.trials)
     on_front = {trial.number for trial in front}
     trials = tuple(msgspec.structs.replace(trial, on_front=trial.number in on_front) for trial in run.trials)
     run.folder.keep_candidates({trial.sha256 for trial in front})
-    outputs = run.proof.outputs(content, len(run.proof.indices))
+    outputs = run.proof.reference if is_original else run.proof.outputs(content, len(run.proof.indices))
     share = agreement(run.proof.reference, outputs)
     proto = onnx.load_from_string(content)
     report = Report(
@@ -486,9 +507,10 @@ def _effects(run: _Run, chosen: Figures) -> list[dict[str, Any]]:
     effects = []
     few = run.select.indices[:64]
     reference = [output[: len(few)] for output in run.select.reference]
-    for count in range(1, len(steps) + 1):
+    folded = sum(isinstance(step, FoldPreprocess) for step in steps)
+    for count in range(1 + folded, len(steps) + 1):
         content = run.bench.build(Recipe(steps[:count])).SerializeToString()
-        outputs = outputs_of(content, run.dataset, few, run.loaded.contract)
+        outputs = run.select.outputs(content, len(few))
         effects.append(
             {
                 "step": str(type(steps[count - 1]).__struct_config__.tag),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgewright.compress.calibrate import Observation, observe
 from edgewright.compress.equalize import Equalize, Smooth, equalize, smooth
+from edgewright.compress.fold import FoldPreprocess, fold_preprocess
 from edgewright.compress.graph import Graph, clean, compact
 from edgewright.compress.lint import mend
 from edgewright.compress.matrices import DynamicInt8, WeightBlocks, quantize_blocks, quantize_dynamic
@@ -32,6 +33,7 @@ class Mend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="s
 Step: TypeAlias = (
     CleanUp
     | Mend
+    | FoldPreprocess
     | Equalize
     | Smooth
     | Sparsify
@@ -82,6 +84,8 @@ def _title(step: Step) -> str:
             return f"{share} sparse"
         case Mend():
             return "mended"
+        case FoldPreprocess():
+            return "raw samples"
         case StoreHalf():
             return "half-precision weights"
         case _:
@@ -140,6 +144,8 @@ class Workbench:
                 return clean(model)
             case Mend():
                 return mend(model)[0]
+            case FoldPreprocess():
+                return fold_preprocess(model, step)
             case Equalize():
                 return equalize(model, step)
             case Smooth():
@@ -162,4 +168,4 @@ class Workbench:
 
 def _is_common(step: Step) -> bool:
     """Whether many recipes begin so."""
-    return isinstance(step, CleanUp | Mend | Equalize | Smooth | Sparsify)
+    return isinstance(step, CleanUp | Mend | FoldPreprocess | Equalize | Smooth | Sparsify)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import onnx
 
 from edgewright.compress.equalize import Equalize, Smooth, pairs
+from edgewright.compress.fold import FoldPreprocess
 from edgewright.compress.graph import LOWEST_OPSET, Graph, attribute
 from edgewright.compress.layers import layer_weights, multiply_accumulates
 from edgewright.compress.matrices import DynamicInt8, WeightBlocks, matrix_layers
@@ -47,6 +48,7 @@ class Space:
         float_sets: Name to layers that stay in float.
         weight_noise: Layer to its noise in few bits.
         signed_first: Whether the target prefers signed activations (ARM).
+        fold: The step that folds preprocessing in, if asked for.
     """
 
     clean: onnx.ModelProto
@@ -55,6 +57,7 @@ class Space:
     float_sets: Mapping[str, tuple[str, ...]]
     weight_noise: Mapping[str, float]
     signed_first: bool = False
+    fold: tuple[FoldPreprocess, ...] = ()
 
     def propose(self, chooser: Chooser) -> Params:
         """Let the chooser fill in every parameter that matters for the form it picks."""
@@ -127,7 +130,7 @@ class Space:
 
     def recipe(self, params: Params) -> Recipe:
         """Return the steps that the parameters stand for."""
-        steps: list[Step] = [Mend() if params["form"] == "mended" else CleanUp()]
+        steps: list[Step] = [Mend() if params["form"] == "mended" else CleanUp(), *self.fold]
         weights = params.get("weights")
         stored = weights is not None
         peaks = (
@@ -182,6 +185,7 @@ def space_of(
     integer_noise: Mapping[str, float],
     *,
     signed_first: bool = False,
+    fold: tuple[FoldPreprocess, ...] = (),
 ) -> Space:
     """Return the recipes that make sense for a cleaned model.
 
@@ -190,6 +194,7 @@ def space_of(
         weight_noise: Layer to noise with few bits, empty if nothing can be stored tightly.
         integer_noise: Layer to noise when it runs on integers, empty if none can.
         signed_first: Whether signed activations are the usual form on the target.
+        fold: The step that folds preprocessing in; `clean` is the model after it.
     """
     graph = Graph(clean)
     quantized = any(node.op_type == "QuantizeLinear" for node in graph.nodes)
@@ -235,6 +240,7 @@ def space_of(
         sets,
         {layer: noise for layer, noise in weight_noise.items() if layer in known},
         signed_first,
+        fold,
     )
 
 

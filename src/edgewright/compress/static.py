@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgewright.compress.calibrate import Calibrator, Observation, range_of
 from edgewright.compress.codes import Codes, encode
+from edgewright.compress.fold import integer_affine
 from edgewright.compress.graph import Graph, attribute
 from edgewright.compress.layers import Weight, weights_of
 from edgewright.contract.errors import CandidateError
@@ -250,10 +251,21 @@ def _integer_form(work: _Placement, name: str) -> str:
         limits = np.iinfo(kind)
         codes = np.clip(np.round(graph.constants[name] / step) + offset, limits.min, limits.max).astype(kind)
         form = graph.node("DequantizeLinear", [graph.constant("codes", codes), scale, zero])
+    elif _is_bytes(graph, name) and work.step.activations == "uint8":
+        form = name
     else:
-        form = _dequantize(work, _quantize(work, name, work.ranges[name]), work.ranges[name])
+        quantized = None
+        if work.step.activations == "uint8":
+            quantized = integer_affine(graph, name, float(graph.constants[scale]), int(graph.constants[zero]))
+        form = _dequantize(work, quantized or _quantize(work, name, work.ranges[name]), work.ranges[name])
     work.dequantized[name] = form
     return form
+
+
+def _is_bytes(graph: Graph, name: str) -> bool:
+    """Whether a tensor is the real value of raw bytes (see `fold.py`)."""
+    node = graph.producers().get(name)
+    return node is not None and node.op_type == "DequantizeLinear" and node.input[2] in graph.constants
 
 
 def _parameters(work: _Placement, limits: tuple[float, float]) -> tuple[str, str]:

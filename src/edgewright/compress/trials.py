@@ -40,15 +40,17 @@ class Judge:
     """Scores candidates against the original on one part of the data.
 
     Attributes:
-        dataset: All samples.
+        dataset: All samples as the original takes them.
+        fed: The same samples as candidates take them.
         indices: The part.
-        contract: Of the model.
+        contract: Of the candidates.
         metric: The rule.
         reference: The original's outputs on the part.
         scores: The original's scores on the part.
     """
 
     dataset: Dataset
+    fed: Dataset
     indices: NDArray[np.intp]
     contract: InputContract
     metric: Metric
@@ -67,7 +69,7 @@ class Judge:
 
     def outputs(self, model: bytes, count: int) -> list[NDArray[Any]]:
         """Run a candidate on the first `count` samples of the part."""
-        return outputs_of(model, self.dataset, self.indices[:count], self.contract)
+        return outputs_of(model, self.fed, self.indices[:count], self.contract)
 
 
 def predicted_bound(
@@ -212,10 +214,10 @@ class TrialRunner:
     def _ratio(self, path: Path, params: Params) -> Measurement:
         key = self.space.speed_key(params)
         if key not in self.ratios:
-            feed = self.select.dataset.feed(int(self.select.indices[0]))
+            sample = int(self.select.indices[0])
             subjects = [
-                Subject("original", self.original, self.options, feed),
-                Subject("candidate", path, self.options, feed),
+                Subject("original", self.original, self.options, self.select.dataset.feed(sample)),
+                Subject("candidate", path, self.options, self.select.fed.feed(sample)),
             ]
             measured = measure_latency(self.target, subjects, seconds=_SECONDS_PER_FORM, seed=self.seed)
             first, second = measured
