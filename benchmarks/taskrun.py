@@ -200,6 +200,7 @@ def _outcome(
             "error": error,
             "size_bytes": sizes.get(name),
             "p50_us": latency.p50.value * 1e6 if isinstance(latency, Latency) else None,
+            "cold_start_ms": latency.cold_start.value * 1e3 if isinstance(latency, Latency) else None,
             "latency_to_original": _listed(to_original),
             "edgewright_latency_to_this": _listed(between(EDGEWRIGHT, name)),
             "accuracy": verdict.accuracy if isinstance(verdict, Judged) else None,
@@ -214,7 +215,20 @@ def _outcome(
     report = tools[EDGEWRIGHT].report or {}
     records[EDGEWRIGHT]["recipe"] = (report.get("chosen") or {}).get("recipe")
     records[EDGEWRIGHT]["certificate"] = report.get("certificate")
-    columns = ["tool", "KB", "us", "ratio", "interval", "accuracy", "bound, pp", "certified", "s", "CPU s", "MB"]
+    columns = [
+        "tool",
+        "KB",
+        "cold ms",
+        "us",
+        "ratio",
+        "interval",
+        "accuracy",
+        "bound, pp",
+        "certified",
+        "s",
+        "CPU s",
+        "MB",
+    ]
     title = f"{prepared.name}: {prepared.title}; drop at most {100 * max_drop:g} pp, alpha {alpha:.4f}"
     failures = [f"  {name}: {record['error']}" for name, record in records.items() if record["error"]]
     detail = {"max_drop": max_drop, "alpha": alpha, "tools": records}
@@ -242,6 +256,7 @@ def _cells(record: dict[str, Any], to_original: Interval | None) -> list[str]:
     spread = "-" if to_original is None else f"{to_original.low:.3f}-{to_original.high:.3f}"
     return [
         shown(record["size_bytes"], ".1f", 1e-3),
+        shown(record["cold_start_ms"], ".1f"),
         shown(record["p50_us"], ".1f"),
         shown(None if to_original is None else to_original.value, ".3f"),
         spread,
