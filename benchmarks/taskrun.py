@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from benchmarks.comparison import Judged, correct, judge, latencies, ratio
 from benchmarks.figures import Entry, TaskRun
 from benchmarks.report import Interval, table
@@ -23,11 +24,12 @@ from edgewright.contract.errors import EdgewrightError
 from edgewright.contract.signature import InputContract
 from edgewright.profile.latency import Latency
 
-__all__ = ["Outcome", "run_task"]
+__all__ = ["Outcome", "agreed", "run_task"]
 
 ORIGINAL = "original"
 EDGEWRIGHT = "edgewright"
 _CONFIDENCE = 0.95
+_SAME_BOUND = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ def run_task(
         name: Path(tool.model) for name, tool in tools.items() if tool.model is not None
     }
     judged = _judged(models, ground, max_drop, alpha)
+    judged[EDGEWRIGHT] = agreed(judged.get(EDGEWRIGHT), mine)
     _say(f"{prepared.name}: measuring {len(models)} models in turns")
     measured = latencies(models, dataset.feed(int(ground.splits.certify[0])), seconds=seconds, seed=SEED)
     return _outcome(prepared, tools, models, judged, measured, max_drop, alpha)
@@ -134,6 +137,24 @@ def _alpha(mine: Compressed, ground: _Ground) -> float:
     if "look_confidence" in certificate:
         return float(1 - certificate["look_confidence"])
     return look_alpha(1 - _CONFIDENCE, 1)
+
+
+def agreed(judged: Judged | str | None, mine: Compressed) -> Judged | str:
+    """Return the judgement of Edgewright's choice, certified only if Edgewright says so itself.
+
+    Without a certificate it returns the original, which loses nothing; that is no success.
+
+    Raises:
+        RuntimeError: Edgewright's bound is not the one found here.
+    """
+    if not isinstance(judged, Judged):
+        return judged or mine.error or "no model"
+    certificate = (mine.report or {}).get("certificate") or {}
+    if certificate.get("verdict") != "certified":
+        return msgspec.structs.replace(judged, certified=False)
+    if abs(certificate["upper_bound"] - judged.upper_bound) > _SAME_BOUND:
+        raise RuntimeError(f"Edgewright certified {certificate['upper_bound']}, here it is {judged.upper_bound}")
+    return judged
 
 
 def _judged(models: dict[str, Path], ground: _Ground, max_drop: float, alpha: float) -> dict[str, Judged | str]:
@@ -230,9 +251,10 @@ def _outcome(
         "MB",
     ]
     title = f"{prepared.name}: {prepared.title}; drop at most {100 * max_drop:g} pp, alpha {alpha:.4f}"
+    said = [f"  edgewright says: {report['verdict']}"] if "verdict" in report else []
     failures = [f"  {name}: {record['error']}" for name, record in records.items() if record["error"]]
     detail = {"max_drop": max_drop, "alpha": alpha, "tools": records}
-    return Outcome(run, "\n".join([table(title, columns, rows), *failures]), detail)
+    return Outcome(run, "\n".join([table(title, columns, rows), *said, *failures]), detail)
 
 
 def _problem(tool: Compressed | None, verdict: Judged | str | None, latency: object) -> str | None:
