@@ -51,7 +51,8 @@ def channel_steps(weights: NDArray[np.float32], axes: tuple[int, ...], peak: int
     shared = tuple(axis for axis in range(weights.ndim) if axis not in axes)
     largest = np.abs(weights).max(axis=shared, keepdims=True) if weights.size else np.ones([1] * weights.ndim)
     # A dead channel has no range; step 1 keeps its zeros exact.
-    return np.where(largest > 0, largest / peak, 1).astype(np.float32)
+    steps = np.maximum((largest / peak).astype(np.float32), np.finfo(np.float32).tiny)
+    return np.where(largest > 0, steps, 1).astype(np.float32)
 
 
 def encode(

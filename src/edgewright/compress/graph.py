@@ -52,7 +52,8 @@ class Graph:
             while node.name in seen:
                 node.name += "_"
             seen.add(node.name)
-        self._taken = seen | {name for node in self.nodes for name in node.output} | set(self.constants)
+        self._taken = seen | {value.name for value in graph.input} | set(self.constants)
+        self._taken |= {name for node in walk(self.nodes) for name in node.output}
 
     @property
     def opset(self) -> int:
@@ -296,6 +297,7 @@ def compact(model: onnx.ModelProto) -> onnx.ModelProto:
     _share_equal_constants(graph)
     result = graph.model()
     kept = {value.name for value in (*result.graph.input, *result.graph.output)}
+    kept |= {tensor.values.name for tensor in result.graph.sparse_initializer}
     if any(a.HasField("g") for node in result.graph.node for a in node.attribute):
         return _without_prose(result)  # names inside subgraphs are scoped; leave them be
     short: dict[str, str] = {"": ""}
@@ -413,6 +415,8 @@ def _fold_dequantized_weights(graph: Graph) -> None:
         return
     for node in list(graph.nodes):
         if node.op_type != "DequantizeLinear" or any(name not in graph.constants for name in node.input if name):
+            continue
+        if attribute(node, "block_size", 0):
             continue
         parts = [graph.constants[name] for name in node.input if name]
         codes, scale = parts[0].astype(np.float32), parts[1]

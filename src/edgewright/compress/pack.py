@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgewright.compress.graph import Graph
+from edgewright.compress.graph import LOWEST_OPSET, Graph
 
 __all__ = ["DIGITS", "bits_per_weight", "digits_for", "pack_integers", "peak_of"]
 
@@ -50,7 +50,9 @@ def digits_for(peak: int) -> int:
 def pack_integers(model: onnx.ModelProto) -> onnx.ModelProto:
     """Pack the integer initializers whose values leave room; the answers stay bit for bit the same."""
     graph = Graph(model)
-    pools: dict[int, list[str]] = {}
+    if graph.opset < LOWEST_OPSET:
+        return model  # no remainder, no split by sizes that are inputs
+    pools: dict[tuple[int, np.dtype[Any]], list[str]] = {}
     for name, value in graph.constants.items():
         if (
             value.dtype in (np.int8, np.int16)
@@ -58,18 +60,18 @@ def pack_integers(model: onnx.ModelProto) -> onnx.ModelProto:
             and value.size >= 64
             and name not in graph.output_names
         ):
-            digits = digits_for(max(1, int(np.abs(value.astype(np.int32)).max())))
-            if digits != _PLAIN:
-                pools.setdefault(digits, []).append(name)
-    for digits, names in pools.items():
+            peak = max(1, int(np.abs(value.astype(np.int32)).max()))
+            if peak <= peak_of(DIGITS[0]) and digits_for(peak) != _PLAIN:
+                pools.setdefault((digits_for(peak), value.dtype), []).append(name)
+    for (digits, kind), names in pools.items():
         size = sum(graph.constants[name].size for name in names)
-        plain = 1 if digits >= _PLAIN else 2
-        if size * (plain - bits_per_weight(digits) / 8) > _LEAST_SAVING + 60 * len(names):
-            _pack_pool(graph, digits, names)
+        table = (2 * peak_of(digits) + 1) * kind.itemsize
+        if size * (kind.itemsize - bits_per_weight(digits) / 8) > _LEAST_SAVING + table + 60 * len(names):
+            _pack_pool(graph, digits, kind, names)
     return graph.model()
 
 
-def _pack_pool(graph: Graph, digits: int, names: list[str]) -> None:
+def _pack_pool(graph: Graph, digits: int, kind: np.dtype[Any], names: list[str]) -> None:
     peak = peak_of(digits)
     values: list[NDArray[Any]] = [graph.constants.pop(name) for name in names]
     flat = np.concatenate([value.reshape(-1) for value in values]).astype(np.int64) + peak
@@ -79,7 +81,7 @@ def _pack_pool(graph: Graph, digits: int, names: list[str]) -> None:
     words = graph.constant("words", (rows * places).sum(axis=0).astype(np.int32))
     shifted = graph.node("Div", [words, graph.constant("places", places.astype(np.int32))])
     digit = graph.node("Mod", [shifted, graph.constant("base", np.int32(2 * peak + 1))])
-    table = np.arange(-peak, peak + 1).astype(np.int8 if peak <= 127 else np.int16)
+    table = np.arange(-peak, peak + 1).astype(kind)
     integers = graph.node("Gather", [graph.constant("table", table), digit])
     line = graph.node("Reshape", [integers, graph.constant("flat", np.array([-1]))])
     sizes = [value.size for value in values] + ([padding] if padding else [])
