@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from edgewright.contract.candidate import Trial
 from edgewright.contract.device import Budget
 
-__all__ = ["closeness", "front_of", "is_better", "ranking"]
+__all__ = ["closeness", "contenders", "front_of", "is_better", "ranking"]
 
 # Latencies closer than this are the same: then size decides.
 LATENCY_TIE = 0.03
@@ -96,3 +96,23 @@ def ranking(trials: Sequence[Trial], budget: Budget, original_latency_s: float) 
             ranked.append(rest.pop(0))
     others = [trial for trial in complete if trial not in fitting]
     return ranked + sorted(others, key=lambda trial: closeness(trial, budget, original_latency_s))
+
+
+def contenders(ranked: Sequence[Trial], count: int) -> list[Trial]:
+    """Return whom to certify in turn: the best, then the best of those that are clearly safer, and so on.
+
+    Args:
+        ranked: From `ranking`.
+        count: Most contenders; each look at the certify split costs confidence.
+    """
+    chosen: list[Trial] = []
+    for trial in ranked:
+        if len(chosen) < count and all(_is_safer(trial, earlier) for earlier in chosen):
+            chosen.append(trial)
+    return chosen
+
+
+def _is_safer(trial: Trial, other: Trial) -> bool:
+    quieter = (trial.sqnr_db or 0.0) >= (other.sqnr_db or 0.0) + 4
+    mine, theirs = trial.predicted_bound or 0.0, other.predicted_bound or 0.0
+    return mine <= 0.8 * theirs or (quieter and mine <= theirs)

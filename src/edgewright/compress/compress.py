@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import edgewright
 from edgewright.compress.certify import certify
-from edgewright.compress.choice import front_of, ranking
+from edgewright.compress.choice import contenders, front_of, ranking
 from edgewright.compress.data import Dataset, load_data, split
 from edgewright.compress.dataset import Task
 from edgewright.compress.figures import Finalist, Measured, judge_budget, measure_finalists
@@ -48,7 +48,6 @@ DEFAULT_DROP = 0.01
 DEFAULT_FIDELITY_DROP = 0.001
 # Candidates that may look at the certify split in one run; each look costs confidence.
 _LOOKS = 3
-_FINALISTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +284,7 @@ def _conclude(run: _Run) -> Report:
     ranked = ranking(run.trials, run.budget, original_s)
     finalists = [first] + [
         Finalist(run.folder.path / "candidates" / f"{trial.sha256[:16]}.onnx", trial.recipe, trial.title, feed)
-        for trial in ranked[:_FINALISTS]
+        for trial in contenders(ranked, _LOOKS)
     ]
     measured = _measured(run, finalists, seconds)
     original = measured[0]
@@ -308,7 +307,7 @@ def _choose(
     same = _identity_certificate(run)
     original_outcome = judge_budget(original.figures, same, run.budget)
     tried: list[tuple[Measured, Certificate, BudgetOutcome]] = []
-    for candidate in [c for c in candidates if c is not None][:_LOOKS]:
+    for candidate in [c for c in candidates if c is not None]:
         if not _is_worth_it(candidate.figures, original.figures, run.budget):
             continue
         certificate = _certificate(run, candidate.figures)

@@ -178,6 +178,8 @@ class Search:
                 tried = self._try(study, params)
                 if tried is None:
                     return
+                if tried.sha256 == leader.sha256:
+                    break  # nothing left that could be stored more tightly
                 kept = tried.state == "complete" and closeness(tried, self.runner.budget) <= 0
                 misses = 0 if kept else misses + 1
                 if misses == 2:

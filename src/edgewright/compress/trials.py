@@ -33,6 +33,8 @@ __all__ = ["Judge", "TrialRunner", "predicted_bound"]
 # So many samples tell whether a candidate is hopeless.
 _GLANCE = 64
 _SECONDS_PER_FORM = 0.8
+# Chance that a candidate's true drop is worse than what the choice assumes.
+_DOUBT = 0.3
 
 
 @dataclass(slots=True)
@@ -82,24 +84,29 @@ def predicted_bound(
     groups: NDArray[Any] | None = None,
     certify_groups: int = 0,
 ) -> float:
-    """Return the bound that a certify split would about give, if the select split's rates hold there.
+    """Return the bound that a certify split would give if the truth is somewhat worse than the select split says.
 
-    It only steers the choice; the certificate is computed from the certify split alone.
+    Among many candidates the luckiest looks best, so the drop is taken at the upper end of what the select
+    split allows, and a gain is not believed. It only steers the choice; the certificate is computed from the
+    certify split alone.
     """
     differences = original - candidate
     drop = float(differences.mean())
+    count = len(differences)
     alpha = look_alpha(1 - confidence, 1)
     if kind == "binary":
-        scale = certify_samples / len(original)
         lost, gained = float((differences > 0).sum()), float((differences < 0).sum())
-        bound = likelihood_limit((lost + 0.5) * scale, gained * scale, float(certify_samples), alpha)
+        scale = certify_samples / count
+        margin = likelihood_limit(lost * scale, gained * scale, float(certify_samples), alpha) - drop
+        bound = max(likelihood_limit(lost, gained, float(count), _DOUBT), 0.0) + margin
     else:
-        spread = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
-        bound = drop + 2.0 * spread / np.sqrt(max(1, certify_samples))
+        spread = float(differences.std(ddof=1)) if count > 1 else 0.0
+        bound = max(drop + 0.5 * spread / np.sqrt(count), 0.0) + 2.0 * spread / np.sqrt(max(1, certify_samples))
     if groups is not None and certify_groups > 1:
         means = np.array([differences[groups == group].mean() for group in np.unique(groups)])
         spread = float(means.std(ddof=1)) if len(means) > 1 else abs(drop)
-        bound = max(bound, drop + 2.2 * spread / np.sqrt(certify_groups))
+        doubt = 0.5 * spread / np.sqrt(len(means))
+        bound = max(bound, max(drop + doubt, 0.0) + 2.2 * spread / np.sqrt(certify_groups))
     return float(bound)
 
 
