@@ -1,0 +1,308 @@
+"""The documents are true: their commands run, their links lead somewhere, their tables agree with the code."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgewright.cli.main import VERBS, main
+from edgewright.compress.certify import least_samples
+from edgewright.compress.ledger import look_alpha
+from edgewright.compress.pack import DIGITS, bits_per_weight, peak_of
+from edgewright.contract import candidate, errors, evidence, measure
+from edgewright.contract.project import parse_project
+from edgewright.profile import endurance, options, profile, target
+from edgewright.signals.exact import exact_bound
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted((*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "changelog.d/README.md"))
+MINIMAL = {"model": 'path = "m.onnx"\n', "data": 'source = "d.npz"\n'}
+
+pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the documents are not in this installation")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A fenced block, with what `<!-- test: … -->` above it says."""
+
+    language: str
+    text: str
+    note: str
+
+
+def blocks_of(page: Path) -> Iterator[Block]:
+    pattern = r"(?:^<!-- test: (?P<note>.*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$"
+    for match in re.finditer(pattern, page.read_text("utf-8"), re.MULTILINE | re.DOTALL):
+        yield Block(match["language"], match["text"], match["note"] or "")
+
+
+def shown_commands(page: Path) -> list[Block]:
+    return [block for block in blocks_of(page) if block.language == "sh" and not block.note.startswith("skip ")]
+
+
+def table_rows(text: str) -> Iterator[list[str]]:
+    for line in text.splitlines():
+        if line.startswith("|") and not line.startswith("| ---"):
+            yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def sections_of(page: Path) -> dict[str, str]:
+    parts = re.split(r"^## (.*)$", page.read_text("utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def named_in_code(text: str) -> set[str]:
+    """Return what stands in backquotes at the beginning of a table's first cell, without its argument."""
+    firsts = (re.match(r"`([^` ]+)", row[0]) for row in table_rows(text))
+    return {first[1] for first in firsts if first}
+
+
+def checked(command: str, code: str) -> str:
+    """Return a line of shell that ends the script unless the command ends with this code."""
+    said = shlex.quote(f"{command} must end with {code}, not with")
+    return f"{command}\nhave=$?; [ $have = {code} ] || {{ echo {said} $have >&2; exit 99; }}"
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """A folder as the pages assume it: the checkout's examples, a model, data, and short time limits."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "examples/digits/model.onnx", tmp_path)
+    tools = tmp_path / ".tools"
+    tools.mkdir()
+    quick = (
+        'case "$1" in compress) set -- "$@" --time-limit 1;; profile) set -- "$@" --seconds 0.5;; esac\n'
+        f'exec {sys.executable} -m edgewright "$@"'
+    )
+    for name, line in (("edgewright", quick), ("python", f'exec {sys.executable} "$@"')):
+        (tools / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tools / name).chmod(0o755)
+    code = "import numpy; from data import held_out; numpy.savez('../../test.npz', **held_out())"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "examples/digits", check=True)
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [p for p in PAGES if shown_commands(p)], ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_command_shown_does_what_the_page_says(page: Path, workplace: Path) -> None:
+    script = ["set -u"]
+    for block in blocks_of(page):
+        if block.note.startswith("as "):
+            (workplace / block.note.removeprefix("as ")).unlink(missing_ok=True)
+            script.append(f"cat > {block.note.removeprefix('as ')} <<'END'\n{block.text}END")
+        elif block in shown_commands(page):
+            expected = block.note.removeprefix("exit ") or "0"
+            script += [checked(command, expected) for command in block.text.splitlines()]
+    environment = {
+        **os.environ,
+        "PATH": f"{workplace / '.tools'}:{os.environ['PATH']}",
+        "EDGEWRIGHT_STATE": str(workplace / ".state"),
+    }
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(script)],
+        cwd=workplace,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_commands_are_skipped_only_for_stated_reasons() -> None:
+    notes = [block.note for page in PAGES for block in blocks_of(page) if block.note]
+    assert all(re.fullmatch(r"skip .{10,}|exit \d+|as [\w.]+", note) for note in notes)
+    assert sum(note.startswith("skip ") for note in notes) <= 8
+
+
+def test_python_and_toml_blocks_are_valid() -> None:
+    for page in PAGES:
+        for block in blocks_of(page):
+            if block.language == "python":
+                compile(block.text, str(page), "exec")
+            if block.language == "toml":
+                present = tomllib.loads(block.text)
+                missing = "".join(f"[{name}]\n{text}" for name, text in MINIMAL.items() if name not in present)
+                parse_project(missing + block.text, page.name)
+
+
+def links_of(page: Path) -> Iterator[tuple[Path, str]]:
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for place in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"[a-z]+:", place):
+            path, _, anchor = place.partition("#")
+            yield ((page.parent / path).resolve() if path else page), anchor
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page in PAGES:
+        for path, anchor in links_of(page):
+            assert path.exists(), f"{page}: {path}"
+            headings = (
+                re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE) if path.suffix == ".md" else []
+            )
+            slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert not anchor or anchor in slugs, f"{page}: {path.name}#{anchor}"
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached, open_pages = set(), [ROOT / "README.md"]
+    while open_pages:
+        page = open_pages.pop()
+        reached.add(page)
+        open_pages += [path for path, _ in links_of(page) if path.suffix == ".md" and path not in reached]
+    assert not set(PAGES) - reached
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_is_documented_and_no_other(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    shown = capsys.readouterr().out.split("examples:")[0]
+    offered = {
+        *re.findall(r"^  (--[a-z0-9-]+)", shown, re.MULTILINE),
+        *re.findall(r"^  (MODEL)\b", shown, re.MULTILINE),
+    }
+    section = sections_of(DOCS / "reference/cli.md")[f"edgewright {verb}"]
+    assert {name for name in named_in_code(section) if name.startswith("--") or name == "MODEL"} == offered
+
+
+def test_every_verb_is_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert all(f"| `edgewright {verb}` |" in text for verb in VERBS)
+
+
+def known_keys(section: str) -> set[str]:
+    """Return the keys that a section of a project file may have, as the error about another one says."""
+    if section == "device_class.budget":
+        extra = '[[device_class]]\nname = "a"\n[device_class.budget]\nnonsense = 1\n'
+    elif section == "device_class":
+        extra = '[[device_class]]\nname = "a"\nnonsense = 1\n'
+    else:
+        extra = "" if section in MINIMAL else f"[{section}]\nnonsense = 1\n"
+    tables = "".join(
+        f"[{name}]\n{text}" + ("nonsense = 1\n" if name == section else "") for name, text in MINIMAL.items()
+    )
+    with pytest.raises(errors.ProjectError) as caught:
+        parse_project(tables + extra if section else "nonsense = 1\n")
+    found = re.search(r"Known here: ([\w, ]+)", caught.value.remedy)
+    assert found
+    return set(found[1].replace(" ", "").split(","))
+
+
+def test_every_project_key_is_documented_and_no_other() -> None:
+    sections = {title.strip("[]"): text for title, text in sections_of(DOCS / "reference/project-file.md").items()}
+    assert set(sections) == known_keys("") | {"device_class.budget"}
+    for title, text in sections.items():
+        assert named_in_code(text) == known_keys(title), title
+
+
+@pytest.mark.parametrize(
+    ("page", "records"),
+    [
+        (
+            "report.md",
+            (
+                candidate.Report,
+                candidate.Figures,
+                measure.Measurement,
+                measure.Origin,
+                evidence.Certificate,
+                candidate.BudgetOutcome,
+                candidate.Trial,
+            ),
+        ),
+        (
+            "profile.md",
+            (
+                profile.Profile,
+                profile.Figures,
+                profile.Comparison,
+                profile.LimitCheck,
+                options.OptionsResult,
+                options.TriedOptions,
+                endurance.Sustained,
+                endurance.Slice,
+                endurance.Contention,
+                target.Machine,
+            ),
+        ),
+    ],
+)
+def test_every_field_is_documented_and_no_other(page: str, records: tuple[type[msgspec.Struct], ...]) -> None:
+    sections = sections_of(DOCS / "reference" / page)
+    assert set(sections) == {record.__name__ for record in records}
+    for record in records:
+        fields = {field.encode_name for field in msgspec.structs.fields(record)}
+        assert named_in_code(sections[record.__name__]) == fields, record.__name__
+    assert f"chema {candidate.REPORT_SCHEMA}" in (DOCS / "reference" / page).read_text("utf-8")
+
+
+def test_every_error_and_exit_code_is_documented() -> None:
+    rows = list(table_rows((DOCS / "reference/errors-and-exit-codes.md").read_text("utf-8")))
+    kinds = {row[0].strip("`"): int(row[1]) for row in rows if row[0].startswith("`")}
+    assert kinds == {name: getattr(errors, name).exit_code for name in errors.__all__}
+    assert {"0", "1", "2", "130"} <= {row[0] for row in rows}
+
+
+def test_the_glossary_has_every_word_once_in_order() -> None:
+    words = [row[0] for row in table_rows((DOCS / "glossary.md").read_text("utf-8"))][1:]
+    assert words == sorted(set(words), key=str.lower)
+    assert not set(
+        "Model Candidate Recipe Step Trial Front Budget DeviceClass Target Measurement Origin Certificate Look "
+        "Verdict Splits Drop Peak Form U8S8 S8S8 Fidelity Ledger Group Metric".split()
+    ) - set(words)
+
+
+def numbers_in(row: list[str]) -> list[str]:
+    return [cell.replace(",", "") for cell in row]
+
+
+def test_the_tables_of_sample_counts_are_right() -> None:
+    text = sections_of(DOCS / "how-to/insufficient-data.md")["How many samples are needed"]
+    rows = [numbers_in(row) for row in table_rows(text)]
+    split = next(i for i, row in enumerate(rows) if row[0].startswith("answers lost"))
+    for drop, *counts in rows[1:split]:
+        assert [least_samples(float(drop), 0.95, look) for look in (1, 2, 3)] == [int(count) for count in counts]
+    alpha = look_alpha(0.05, 1)
+    for lost, *counts in rows[split + 1 :]:
+        for count, limit in zip(counts, (0.005, 0.01, 0.02), strict=True):
+            bounds = [exact_bound(int(lost), 0, samples, alpha) for samples in (int(count), int(count) - 1)]
+            assert bounds[0] <= limit < bounds[1] + 1e-9
+
+
+def test_the_table_of_tight_weights_is_right() -> None:
+    text = sections_of(DOCS / "explanation/tight-weights.md")["How"]
+    shown = [(row[0].split()[0], row[1].replace(",", ""), row[2]) for row in table_rows(text)][1:]
+    assert shown == [(str(n), str(peak_of(n)), f"{bits_per_weight(n):.1f}") for n in DIGITS]
+
+
+def test_the_picture_in_the_readme_is_drawn_from_a_report(tmp_path: Path) -> None:
+    figure = {"value": 1000.0, "origin": {"machine": "a machine"}}
+    figures = dict.fromkeys(("size_bytes", "latency_p50_ms", "peak_memory_bytes"), figure)
+    certificate = {"max_drop": 0.01, "upper_bound": 0.004, "drop": -0.001, "metric": "accuracy"}
+    report = {
+        "verdict": "smaller & faster",
+        "original": figures,
+        "chosen": figures,
+        "certificate": {**certificate, "verdict": "certified", "confidence": 0.95, "samples": 600},
+        "versions": {"onnxruntime": "1", "edgewright": "0"},
+        "search": {"seconds": np.float64(3).item()},
+    }
+    (tmp_path / "report.json").write_bytes(msgspec.json.encode(report))
+    script = DOCS / "images/make_result.py"
+    subprocess.run([sys.executable, script, tmp_path / "report.json", tmp_path / "out.svg"], check=True)
+    drawn, kept = ((path).read_text("utf-8") for path in (tmp_path / "out.svg", DOCS / "images/result.svg"))
+    assert "smaller &amp; faster" in drawn
+    assert drawn.count("<rect") == kept.count("<rect")
