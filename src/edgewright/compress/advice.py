@@ -56,6 +56,11 @@ class Limit:
     binding: bool
     estimated: bool
 
+    @property
+    def reached(self) -> str:
+        """The value, labelled where it is an estimate."""
+        return f"{self.value} (estimated)" if self.estimated else self.value
+
 
 def limits(report: Report) -> list[Limit]:
     """Return the budget's limits, the binding one first."""
@@ -175,7 +180,7 @@ def _over_budget(report: Report) -> list[str]:
     steps = []
     for limit in broken:
         factor = "" if limit.share is None else f", {limit.share:.3g} times the limit"
-        what = f"{limit.value} against {limit.limit}{factor}"
+        what = f"{limit.reached} against {limit.limit}{factor}"
         steps.append(
             f"The {limit.name} is {what}. Raise {limit.flag}, or take a larger device." if limit.flag else what
         )

@@ -8,6 +8,7 @@ from html import escape
 from typing import Literal
 
 from edgewright.compress.axes import Scale
+from edgewright.compress.printable import printable
 
 __all__ = ["Mark", "across", "drawing", "label", "line", "mark", "upward"]
 
@@ -82,5 +83,4 @@ def upward(
 
 
 def _text(text: str) -> str:
-    """Escape, and replace the characters that XML cannot hold at all."""
-    return escape("".join(c if c.isprintable() or c in "\t\n" else "\N{REPLACEMENT CHARACTER}" for c in text))
+    return escape(printable(text))

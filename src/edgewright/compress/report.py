@@ -12,6 +12,7 @@ from edgewright.compress import advice, notation, plots
 from edgewright.compress.comparison import compare, is_original
 from edgewright.compress.drawing import Mark
 from edgewright.compress.notation import is_known
+from edgewright.compress.printable import printable_report
 from edgewright.compress.summary import print_summary
 from edgewright.contract.candidate import Report
 
@@ -30,6 +31,7 @@ _KINDS = {
 
 def page(report: Report) -> str:
     """Return the report as one HTML document that loads nothing, neither from the network nor from disk."""
+    report = printable_report(report)
     environment = Environment(
         loader=FunctionLoader(_source),
         autoescape=True,

@@ -10,6 +10,7 @@ from rich.text import Text
 from edgewright.compress import notation
 from edgewright.compress.advice import limits, next_steps, subject
 from edgewright.compress.comparison import compare, is_original
+from edgewright.compress.printable import printable_report
 from edgewright.contract.candidate import Report, Trial
 
 __all__ = ["print_summary"]
@@ -21,6 +22,7 @@ _ROWS = ("Size", "Latency, p50", "Latency, p95", "Peak memory", "Energy per infe
 
 def print_summary(report: Report, console: Console) -> None:
     """Print what matters, in plain ASCII but for the names given, so that every terminal and log can show it."""
+    report = printable_report(report)
     certificate = report.certificate
     style = _STYLES[certificate.verdict]
     good = certificate.verdict == "certified" and report.budget.met
@@ -98,10 +100,9 @@ def _print_budget(report: Report, console: Console) -> None:
     text.append("met" if report.budget.met else "not met", style="green" if report.budget.met else "bold red")
     for limit in found:
         if limit.binding or not limit.kept:
-            estimated = ", estimated" if limit.estimated else ""
-            share = "" if limit.share is None else f" ({notation.percent(limit.share)} of it{estimated})"
+            share = "" if limit.share is None else f" ({notation.percent(limit.share)} of it)"
             binds = "; it binds" if limit.binding else ""
-            text.append(f"; {limit.name} {limit.value}, limit {limit.limit}{share}{binds}")
+            text.append(f"; {limit.name} {limit.reached}, limit {limit.limit}{share}{binds}")
     console.print(text, highlight=False)
 
 

@@ -1,0 +1,417 @@
+"""The page and the summary say everything, to everyone, and let nothing in or out."""
+
+import io
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from rich.console import Console
+
+from edgewright.compress.report import page, print_summary
+from edgewright.contract.candidate import BudgetOutcome, Figures, Report, Trial
+from edgewright.contract.evidence import Certificate
+from edgewright.contract.measure import Measurement, Origin
+
+HOSTILE = "<script>alert(1)</script>&\"'`]]>--><!--{{ 7*7 }}[red]\x00\x1b[31m"
+MACHINE = "AMD EPYC, 2 cores, x86_64"
+MEASURED = Origin(kind="measured", machine=MACHINE, method="49 interleaved rounds")
+ESTIMATED = Origin(kind="estimated", machine=MACHINE, method="CPU time 0.04 ms x 2.5 W per busy core")
+COMPUTED = Origin(kind="computed", machine="any", method="bytes of the file")
+SECTIONS = [
+    *("certificate figures budget front-section latency".split()),
+    *("layers steps lint trials run facts".split()),
+]
+
+
+def figures(share: float, name: str, **changes: Any) -> Figures:
+    def around(value: float, unit: str, origin: Origin) -> Measurement:
+        return Measurement(value, unit, origin, low=0.99 * value, high=1.01 * value, samples=49)
+
+    return replace(
+        Figures(
+            path=f"out/{name}.onnx",
+            sha256=name * 8,
+            size_bytes=Measurement(632_000 * share, "bytes", COMPUTED),
+            compressed_bytes=Measurement(560_000 * share, "bytes", COMPUTED),
+            latency_p50_ms=around(0.0369 * share, "ms", MEASURED),
+            latency_p95_ms=around(0.0386 * share, "ms", MEASURED),
+            latency_ratio=around(share, "ratio", MEASURED),
+            peak_memory_bytes=around(3.2e6 * share, "bytes", MEASURED),
+            energy_mj=Measurement(0.094 * share, "mJ", ESTIMATED),
+            recipe=None if share == 1 else [{"step": "clean up"}, {"step": "static int8", "calibrator": "mse"}],
+            title=name,
+            runtime={"threads": 1, "spinning": False},
+        ),
+        **changes,
+    )
+
+
+def trial(number: int, **changes: Any) -> Trial:
+    return replace(
+        Trial(
+            number=number,
+            title=f"static U8S8 mse {number}",
+            recipe=[],
+            state="complete",
+            reason="judged on the select split",
+            seconds=0.9,
+            seed=0,
+            sha256=f"trial{number}",
+            size_bytes=60_000 + 1000 * number,
+            metric=0.99,
+            drop=0.002 * (number % 8) - 0.002,
+            sqnr_db=20.0,
+            latency_ratio=0.6 + 0.01 * number,
+            on_front=number < 9,
+        ),
+        **changes,
+    )
+
+
+CERTIFICATE = Certificate(
+    verdict="certified",
+    metric="accuracy",
+    original=0.99,
+    chosen=0.985,
+    drop=0.005,
+    upper_bound=0.0079,
+    lower_bound=-0.0011,
+    confidence=0.95,
+    samples=600,
+    max_drop=0.01,
+    method="exact",
+    look=2,
+    look_confidence=0.9917,
+    clusters=None,
+    more_samples=None,
+    reason="On 600 samples the drop of accuracy is at most 0.0079, within the limit of 0.01.",
+    data="ab" * 32,
+)
+LIMITS: dict[str, dict[str, Any]] = {
+    "size_bytes": {"limit": 200_000.0, "value": 63_200.0, "kept": True, "share": 0.316},
+    "energy_mj": {"limit": 1.0, "value": 0.0094, "kept": True, "share": 0.0094},
+    "max_drop": {"limit": 0.01, "value": 0.0079, "kept": True, "share": 0.79},
+}
+TRIALS = (
+    *(trial(n) for n in range(10)),
+    trial(10, state="pruned", reason="drop of 0.7 on 64 samples", latency_ratio=None),
+)
+
+
+def report_of(**changes: Any) -> Report:
+    return replace(
+        Report(
+            schema=1,
+            verdict="10.0 times smaller, 0.10 times the latency.",
+            original=figures(1.0, "original"),
+            chosen=figures(0.1, "model"),
+            certificate=CERTIFICATE,
+            budget=BudgetOutcome(met=True, binding="max_drop", limits=LIMITS),
+            front=TRIALS[:9],
+            trials=TRIALS,
+            fidelity={"sqnr_db": 20.7, "agreement": 0.998},
+            lint={
+                "original": {"layers": 9, "integer_layers": 0, "conversions": 0, "findings": []},
+                "chosen": {
+                    "layers": 9,
+                    "integer_layers": 8,
+                    "conversions": 2,
+                    "findings": [
+                        {
+                            "rule": "unquantized output",
+                            "where": "conv_7",
+                            "why": "its output stays in float",
+                            "remedy": "Quantise its output.",
+                            "mendable": True,
+                        }
+                    ],
+                },
+            },
+            sensitivity={"few bits": {"conv_1": 1e-3, "conv_2": 1e-4}, "integers": {"conv_1": 1e-5}},
+            effects=(
+                {"step": "clean up", "size_bytes": 600_000, "sqnr_db": 200.0},
+                {"step": "static int8", "size_bytes": 63_200, "sqnr_db": 20.4},
+            ),
+            latencies={"original": [0.036, 0.037, 0.038], "chosen": [0.0036, 0.0037, 0.9]},
+            data={"source": "digits.npz", "samples": 1200, "certify": 600, "notes": ["task found out"]},
+            machine={"cpu": "AMD EPYC", "cores": 2, "features": ["avx2"], "memory_bytes": 8e9},
+            search={"seconds": 31.7, "seed": 7, "trials": {"complete": 10, "pruned": 1, "failed": 0}},
+            versions={"edgewright": "0.1.0", "onnxruntime": "1.31.1"},
+            report="out/report.html",
+            folder="out",
+            snippet='import onnxruntime as ort\nsession = ort.InferenceSession("out/model.onnx")',
+        ),
+        **changes,
+    )
+
+
+INSUFFICIENT = report_of(
+    verdict="The original is returned: too few samples.",
+    chosen=figures(1.0, "original"),
+    certificate=replace(CERTIFICATE, verdict="insufficient data", max_drop=0.001, more_samples=3088),
+    budget=BudgetOutcome(met=False, binding="max_drop", limits={"max_drop": {**LIMITS["max_drop"], "kept": False}}),
+    effects=(),
+)
+REFUTED = report_of(
+    chosen=figures(1.0, "original"),
+    certificate=replace(CERTIFICATE, verdict="refuted", drop=0.1, lower_bound=0.05, upper_bound=0.15),
+    budget=BudgetOutcome(met=False, binding="max_drop", limits={}),
+)
+TOO_LARGE = report_of(
+    budget=BudgetOutcome(
+        met=False,
+        binding="size_bytes",
+        limits={"size_bytes": {"limit": 5000.0, "value": 63_200.0, "kept": False, "share": 12.64}},
+    )
+)
+NAN = float("nan")
+BARE = report_of(
+    original=figures(1.0, "original", peak_memory_bytes=None, energy_mj=None),
+    chosen=figures(
+        0.1, "model", peak_memory_bytes=None, energy_mj=None, latency_ratio=Measurement(NAN, "ratio", MEASURED)
+    ),
+    certificate=replace(CERTIFICATE, original=NAN, chosen=NAN, drop=NAN, upper_bound=1.7e308, lower_bound=-1.7e308),
+    budget=BudgetOutcome(met=True, binding=None, limits={"max_drop": {"limit": 0.01, "value": NAN, "kept": False}}),
+    front=(),
+    trials=(trial(0, latency_ratio=NAN, drop=None, sqnr_db=NAN), trial(1, state="failed", size_bytes=0)),
+    fidelity={"sqnr_db": None, "agreement": None},
+    lint={"original": {"error": "the runtime refuses it"}},
+    sensitivity={"few bits": {"conv": NAN}, "integers": {}},
+    effects=({"step": "clean up", "size_bytes": None, "sqnr_db": NAN},),
+    latencies={"original": [NAN], "chosen": []},
+    data={},
+    machine={},
+    search={},
+    versions={},
+)
+EVERY = {
+    "good": report_of(),
+    "insufficient": INSUFFICIENT,
+    "refuted": REFUTED,
+    "too large": TOO_LARGE,
+    "bare": BARE,
+}
+
+
+class Outline(HTMLParser):
+    """Elements, references and unbalanced tags of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in ("meta", "br", "path", "polyline"):
+            self.open.append(tag)
+        for name, value in attrs:
+            assert not name.startswith("on")
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("href", "src", "srcset", "action", "data", "xlink:href", "poster"):
+                self.links.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("path", "polyline"):
+            assert self.open.pop() == tag
+
+
+def svgs(text: str) -> list[ET.Element]:
+    return [ET.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.S)]  # noqa: S314 - our own
+
+
+def summary(report: Report, **options: Any) -> str:
+    stream = io.StringIO()
+    print_summary(report, Console(file=stream, width=80, **options))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("case", EVERY)
+def test_every_section_is_there_whatever_was_found(case: str) -> None:
+    text = page(EVERY[case])
+    outline = Outline(text)
+    assert [name for name in outline.ids if name in SECTIONS] == SECTIONS or set(SECTIONS) <= set(outline.ids)
+    assert outline.open == []
+    assert len(outline.ids) == len(set(outline.ids))
+    assert outline.tags.count("h1") == 1
+    assert outline.tags.count("table") == outline.tags.count("caption")
+
+
+@pytest.mark.parametrize("case", EVERY)
+def test_a_page_refers_to_nothing_outside_itself(case: str) -> None:
+    text = page(EVERY[case])
+    assert all(link.startswith("#") for link in Outline(text).links)
+    assert {link[1:] for link in Outline(text).links} <= set(Outline(text).ids)
+    assert not re.search(r"@import|url\(|https?:|<script|<link|<iframe|<img", text)
+    assert "default-src 'none'" in text
+
+
+@pytest.mark.parametrize("case", EVERY)
+def test_drawings_are_valid_and_described(case: str) -> None:
+    for svg in svgs(page(EVERY[case])):
+        if svg.get("aria-hidden") != "true":
+            assert svg.find("title") is not None
+            assert svg.find("desc") is not None
+        assert "nan" not in ET.tostring(svg, encoding="unicode")
+
+
+@pytest.mark.parametrize("case", EVERY)
+def test_unknown_figures_are_never_shown_as_numbers(case: str) -> None:
+    for text in (page(EVERY[case]), summary(EVERY[case])):
+        assert not re.search(r"\b(nan|inf|None|1\.7e\+?308)\b", text)
+
+
+def test_names_from_models_and_data_are_text_and_never_markup() -> None:
+    layers = {HOSTILE: 1e-3, "b": 1e-4}
+    hostile = report_of(
+        verdict=HOSTILE,
+        original=figures(1.0, "original", path=f"/models/{HOSTILE}"),
+        chosen=figures(0.1, "model", title=HOSTILE, path=HOSTILE, recipe=[{"step": HOSTILE}]),
+        certificate=replace(CERTIFICATE, metric=HOSTILE, reason=HOSTILE, method=HOSTILE, data=HOSTILE),
+        budget=BudgetOutcome(met=False, binding=HOSTILE, limits={HOSTILE: {**LIMITS["max_drop"], "kept": False}}),
+        trials=(trial(0, title=HOSTILE, reason=HOSTILE), trial(1)),
+        front=(trial(0, title=HOSTILE),),
+        lint={"chosen": {"findings": [dict.fromkeys(("rule", "where", "why", "remedy"), HOSTILE)]}},
+        sensitivity={"few bits": layers, HOSTILE: layers},
+        effects=({"step": HOSTILE, "size_bytes": 1, "sqnr_db": 1.0},),
+        latencies={"original": [1.0], HOSTILE: [2.0]},
+        data={"source": HOSTILE, "notes": [HOSTILE], HOSTILE: HOSTILE},
+        machine={HOSTILE: [HOSTILE]},
+        versions={HOSTILE: HOSTILE},
+        report=HOSTILE,
+        folder=HOSTILE,
+        snippet=HOSTILE,
+    )
+    text = page(hostile)
+    assert Outline(text).open == []
+    assert "script" not in Outline(text).tags
+    assert "49[red]" not in text
+    drawings = svgs(text)
+    assert any(HOSTILE[:25] in (title.text or "") for svg in drawings for title in svg.iter("title"))
+    assert "<script>alert" in summary(hostile)
+    assert "[red]" in summary(hostile)
+    assert "\x1b" not in summary(hostile) + text
+
+
+def test_estimates_are_labelled_wherever_they_appear() -> None:
+    text = page(report_of())
+    for value in ("94.0 uJ", "9.40 uJ"):
+        shown = [match.end() for match in re.finditer(re.escape(value), text)]
+        assert shown
+        assert all("estimated" in text[end : end + 60] for end in shown)
+    assert "(estimated)" in summary(report_of())
+    binding = replace(report_of().budget, binding="energy_mj")
+    assert "9.40 uJ (estimated)" in summary(report_of(budget=binding))
+    broken = replace(binding, met=False, limits={"energy_mj": {**LIMITS["energy_mj"], "kept": False}})
+    for text in (page(report_of(budget=broken)), summary(report_of(budget=broken))):
+        assert "9.40 uJ (estimated) against" in " ".join(text.split())
+
+
+def test_every_figure_has_its_origin_beside_it() -> None:
+    rows = re.findall(r"<tr>.*?</tr>", page(report_of()).split('id="figures"')[1].split("</section>")[0], re.S)[1:]
+    assert len(rows) == 8
+    for row in rows:
+        assert len(re.findall(r'class="tag (?:measured|estimated|computed)"', row)) == 2
+        assert "rounds" in row or "CPU time" in row or "bytes" in row or "certify split" in row
+
+
+def test_insufficient_data_says_how_much_more_is_needed() -> None:
+    for text in (page(INSUFFICIENT), summary(INSUFFICIENT)):
+        flat = " ".join(text.split())
+        assert "about 3,100 more labelled samples" in flat
+        assert "at most 6,200 in all" in flat
+        assert "--max-drop 0.0087" in flat
+        assert "best candidate, which is not returned" in flat
+
+
+def test_a_refuted_candidate_is_not_blamed_on_too_little_data() -> None:
+    for text in (page(REFUTED), summary(REFUTED)):
+        assert "More data will not help" in text
+        assert "--max-drop" in text
+
+
+def test_a_broken_budget_names_the_limit_the_figure_and_the_option() -> None:
+    for text in (page(TOO_LARGE), summary(TOO_LARGE)):
+        flat = " ".join(text.split())
+        assert "size of the file is 63.2 KB against 5.00 KB, 12.6 times the limit" in flat
+        assert "--max-size" in flat
+
+
+def test_nothing_is_advised_where_nothing_is_wrong() -> None:
+    assert "What to do next" not in page(report_of())
+    assert "What to do next" not in summary(report_of())
+
+
+def test_only_the_noisiest_of_many_layers_are_drawn_and_the_page_says_so() -> None:
+    names = [f"/backbone/stage{n:03}/a_name_that_no_plot_has_room_for/Conv" for n in range(100)]
+    text = page(report_of(sensitivity={"few bits": {name: 10.0 ** (-1 - n / 20) for n, name in enumerate(names)}}))
+    (drawing,) = [svg for svg in svgs(text) if svg.find("title[@id='sensitivity-title']") is not None]
+    labels = [text for text in drawing.iter("text") if text.get("class") == "layer"]
+    assert len(labels) == 30
+    assert "The 30 noisiest of 100 layers are shown." in text
+    for label, name in zip(labels, names, strict=False):
+        title = label.find("title")
+        assert title is not None
+        assert (title.text or "").startswith(name)
+        assert len(title.tail or "") <= 24
+
+
+def test_marks_stay_within_the_drawing() -> None:
+    wild = tuple(trial(n, latency_ratio=0.01 * 10**n, size_bytes=10**n) for n in range(5))
+    for report in (
+        report_of(),
+        report_of(trials=wild),
+        report_of(trials=wild[:1], front=wild[:1]),
+        BARE,
+        INSUFFICIENT,
+    ):
+        for svg in svgs(page(report)):
+            box = [float(v) for v in (svg.get("viewBox") or "").split()]
+            for path in svg.iter("path"):
+                if move := re.fullmatch(r"translate\((.*),(.*)\)", path.get("transform") or ""):
+                    assert box[0] <= float(move[1]) <= box[0] + box[2]
+                    assert box[1] <= float(move[2]) <= box[1] + box[3]
+
+
+def test_front_and_drop_differ_in_shape_and_not_only_in_shade() -> None:
+    (drawing,) = [svg for svg in svgs(page(report_of())) if svg.find("title[@id='front-title']") is not None]
+    shapes = {path.get("class"): path.get("d") for path in drawing.iter("path")}
+    assert len(shapes) == len(set(shapes.values())) == 5
+    assert sum((path.get("class") or "").startswith("mark") for path in drawing.iter("path")) == 10
+
+
+@pytest.mark.parametrize("case", EVERY)
+def test_a_piped_summary_has_no_colour_and_fits_80_columns(case: str) -> None:
+    text = summary(EVERY[case])
+    assert "\x1b" not in text
+    assert max(len(row) for row in text.splitlines()) <= 80
+    assert "certificate: " in text
+    assert "Run it with" in text
+
+
+def test_paths_and_snippet_are_never_broken() -> None:
+    long = "/".join(["a-long-folder"] * 12)
+    report = report_of(report=f"{long}/report.html", snippet=f'session = ort.InferenceSession("{long}")')
+    assert f"{long}/report.html\n" in summary(report)
+    assert f'    session = ort.InferenceSession("{long}")\n' in summary(report)
+
+
+def test_the_summary_shows_a_few_of_a_long_front_with_the_chosen_one() -> None:
+    front = tuple(trial(n, title=f"candidate-{n}") for n in range(40))
+    text = summary(report_of(front=front, chosen=figures(0.1, "model", sha256="trial17")))
+    assert len(re.findall(r"candidate-\d+", text)) == 6
+    assert re.search(r"\* +17 .*candidate-17", text)
+    assert "6 of 40" in text
+
+
+def test_a_terminal_that_knows_only_ascii_can_show_the_summary() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    print_summary(report_of(), Console(file=stream, width=80))
+    stream.flush()
