@@ -1,0 +1,36 @@
+"""What a device installs is enough for what a device imports."""
+
+import subprocess
+import sys
+
+# Everything that an extra or another package could bring along.
+STUDIO = "onnx optuna rich scipy pyarrow PIL jinja2 torch sklearn sqlalchemy pandas hypothesis pytest"
+
+BARE = f"""
+import importlib, pkgutil, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {STUDIO.split()!r}:
+            raise ModuleNotFoundError("not in a bare installation: " + name, name=name)
+
+sys.meta_path.insert(0, Absent())
+import edgewright, edgewright.contract, edgewright.runtime
+for room in (edgewright.contract, edgewright.runtime):
+    for module in pkgutil.walk_packages(room.__path__, room.__name__ + "."):
+        importlib.import_module(module.name)
+        print(module.name)
+"""
+
+
+def test_records_and_runtime_import_in_a_bare_installation() -> None:
+    done = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {"edgewright.contract.project", "edgewright.runtime.options"} <= set(done.stdout.split())
+
+
+def test_the_command_shows_its_help_without_loading_the_studio() -> None:
+    code = BARE.split("import edgewright,")[0] + "from edgewright.cli.main import main; main(['--help'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "compress" in done.stdout

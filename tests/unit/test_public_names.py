@@ -1,0 +1,54 @@
+"""What other rooms and users may rely on; whoever changes a name here changes it for them."""
+
+import importlib
+import pkgutil
+
+import pytest
+
+import edgewright
+
+NAMES = {
+    "contract.candidate": "REPORT_SCHEMA BudgetOutcome Figures Report Trial",
+    "contract.device": "DEFAULT_DEVICE_CLASS Budget DeviceClass",
+    "contract.errors": "CandidateError DataError EdgewrightError InputError ModelError OutputError ProjectError "
+    "TargetError UnitError WorkError",
+    "contract.evidence": "Certificate Verdict",
+    "contract.measure": "Measurement Origin",
+    "contract.preprocess": "Preprocess",
+    "contract.project": "Project load_project parse_project",
+    "contract.sections": "DataSection MetricSection ModelSection PilotSection SearchSection Task",
+    "contract.signature": "InputContract TensorSpec",
+    "contract.units": "Dimension format_quantity parse_quantity",
+    "signals.exact": "clopper_pearson exact_bound likelihood_limit",
+    "signals.paired": "MIN_CLUSTERS betting_bound bootstrap_bounds cluster_bound cluster_labels t_bound",
+    "runtime.options": "RuntimeOptions session_options",
+    "profile.latency": "Latency Subject measure_latency paired_ratio",
+    "profile.memory": "Memory measure_memory",
+    "profile.options": "OptionsResult TriedOptions best_options choose",
+    "profile.profile": "Comparison Figures LimitCheck ModelInput Profile check_budget profile_model",
+    "profile.target": "LocalTarget Machine SshTarget Target machine_in machine_of open_target",
+    "compress.certify": "certify least_samples",
+    "compress.compress": "Request compress_model",
+    "compress.data": "Dataset Splits Task load_data split",
+    "compress.ledger": "LookLedger look_alpha state_folder",
+    "compress.lint": "Finding Lint lint mend",
+    "compress.recipe": "CleanUp Mend Recipe Step Workbench",
+    "cli.main": "main",
+}
+MODULES = sorted(found.name for found in pkgutil.walk_packages(edgewright.__path__, "edgewright."))
+
+
+def test_the_package_itself_offers_its_version_alone() -> None:
+    assert edgewright.__all__ == ["__version__"]
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_public_names_stay(module: str) -> None:
+    assert sorted(importlib.import_module(f"edgewright.{module}").__all__) == sorted(NAMES[module].split())
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith("__main__")])
+def test_every_module_says_what_it_is_for_and_what_it_offers(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__doc__
+    assert [public for public in module.__all__ if not hasattr(module, public)] == []
