@@ -43,7 +43,7 @@ def observe(
     """Run the model on the feeds and record the named tensors.
 
     Returns:
-        Name to what was seen; tensors that are no floats or hold nothing are left out.
+        Name to what was seen; tensors that are no floats, hold nothing, or hold infinity or NaN are left out.
     """
     names = list(dict.fromkeys(tensors))
     inputs = set(Graph(model).input_names)
@@ -86,7 +86,7 @@ def observe(
             channel_peak=peaks[name],
         )
         for name in names
-        if name in extremes and name in sums
+        if name in extremes and name in sums and np.isfinite(extremes[name]).all()
     }
 
 
@@ -125,7 +125,7 @@ def range_of(seen: Observation, calibrator: Calibrator, levels: int = 255) -> tu
 
 
 def _squared_error(values: NDArray[np.float32], low: float, high: float, levels: int) -> float:
-    step = (high - low) / levels
+    step = max((high - low) / levels, float(np.finfo(np.float32).tiny))
     kept = np.clip(np.round((values - low) / step), 0, levels) * step + low
     return float(np.mean((kept - values) ** 2))
 

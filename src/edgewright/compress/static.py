@@ -229,8 +229,9 @@ def _place(work: _Placement, inside: set[str], seen: Mapping[str, Observation]) 
                 node.output[i] = inner
                 quantized = _quantize(work, inner, work.ranges[name])
                 graph.node("DequantizeLinear", [quantized, *_parameters(work, work.ranges[name])], [name])
-                graph.replace_reads(name, _dequantize(work, quantized, work.ranges[name]), originals)
-                work.dequantized[name] = name
+                replacement = _dequantize(work, quantized, work.ranges[name])
+                graph.replace_reads(name, replacement, originals)
+                work.dequantized[replacement] = replacement
             else:
                 quantized = _quantize(work, name, work.ranges[name])
                 replacement = _dequantize(work, quantized, work.ranges[name])
@@ -270,7 +271,7 @@ def _is_bytes(graph: Graph, name: str) -> bool:
 
 def _parameters(work: _Placement, limits: tuple[float, float]) -> tuple[str, str]:
     low, high = limits
-    step = np.float32((high - low) / 255) if high > low else np.float32(1)
+    step = max(np.float32((high - low) / 255), np.finfo(np.float32).tiny) if high > low else np.float32(1)
     zero = int(np.clip(round(-low / float(step)), 0, 255))
     offset = np.uint8(zero) if work.step.activations == "uint8" else np.int8(zero - 128)
     return work.graph.constant("scale", step), work.graph.constant("zero", offset)
