@@ -16,8 +16,10 @@ __all__ = ["MOST_LAYERS", "bound_plot", "front_plot", "latency_plot", "legend_ma
 # Layers in the plot of sensitivity, the noisiest first.
 MOST_LAYERS = 30
 _WIDTH = 480
-# Beyond this quantile of the latencies a curve leaves the plot: one hiccup must not squeeze the rest.
+# Beyond this quantile, or this multiple of its median, a curve leaves the plot: hiccups must not squeeze the rest.
 _SHOWN_SHARE = 0.97
+_SHOWN_MEDIANS = 2.0
+_LABEL = 22  # characters that fit beside the plot of layers
 # A ratio of latencies from which on a logarithmic axis shows more.
 _WIDE = 4.0
 
@@ -102,7 +104,7 @@ def latency_plot(latencies: Mapping[str, Sequence[float]]) -> str:
     """
     curves = {name: sorted(v for v in values if is_known(v)) for name, values in latencies.items()}
     curves = {name: values for name, values in curves.items() if values}
-    ends = [v for values in curves.values() for v in (values[0], values[_rank(values, _SHOWN_SHARE)])]
+    ends = [v for values in curves.values() for v in (values[0], _last_shown(values))]
     x = Scale.around(ends, 48, _WIDTH - 14)
     y = Scale(0, 1, 260, 34)
     unit, factor = ("us", 1e3) if x.high < 1 else ("ms", 1.0)
@@ -129,6 +131,10 @@ def latency_plot(latencies: Mapping[str, Sequence[float]]) -> str:
     return drawing("latencies", _WIDTH, 305, "Distribution of latencies", "; ".join(said) + ".", parts)
 
 
+def _last_shown(values: Sequence[float]) -> float:
+    return min(values[_rank(values, _SHOWN_SHARE)], _SHOWN_MEDIANS * values[_rank(values, 0.5)])
+
+
 def _rank(values: Sequence[float], share: float) -> int:
     return min(len(values) - 1, int(share * len(values)))
 
@@ -151,10 +157,11 @@ def sensitivity_plot(noise: Mapping[str, Mapping[str, float]]) -> str:
     parts = [across(x, 10, bottom, "noise over signal of the answers, dB", lambda v: f"{v:g}")]
     marks: tuple[tuple[Mark, str], ...] = (("circle", "bits"), ("diamond", "ints"))
     kinds = list(noise)
+    names = _told_apart(loudest)
     for row, layer in enumerate(loudest):
         y = 24.0 + 20 * row
         hover = layer + "".join(f"\n{kind}: {value:.1f} dB" for kind, value in decibels[layer].items())
-        parts.append(label(170, y + 4, notation.shortened(layer, 24), "layer", "end", hover))
+        parts.append(label(170, y + 4, names[layer], "layer", "end", hover))
         parts.append(line([(x.start, y), (x.place(max(decibels[layer].values())), y)], "stem"))
         for kind, value in decibels[layer].items():
             shape, style = marks[kinds.index(kind) % len(marks)]
@@ -164,6 +171,22 @@ def sensitivity_plot(noise: Mapping[str, Mapping[str, float]]) -> str:
         for layer in loudest[:5]
     )
     return drawing("sensitivity", _WIDTH, bottom + 45, "Sensitivity of each layer", description, parts)
+
+
+def _told_apart(layers: Sequence[str]) -> dict[str, str]:
+    """Return labels that fit; what long names have in common goes first, since it tells nothing.
+
+    >>> list(_told_apart(["/a_long/common/path/conv1/Conv", "/a_long/common/path/conv12/Conv"]).values())
+    ['…/conv1/Conv', '…/conv12/Conv']
+    """
+    cut = 0
+    if len(layers) > 1 and max(map(len, layers)) > _LABEL:
+        # What the first and the last in order share, all share; parts of a path stay whole.
+        pairs = list(zip(min(layers), max(layers), strict=False))
+        common = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
+        cut = max(min(layers).rfind("/", 0, common), 0)
+    lead = "\N{HORIZONTAL ELLIPSIS}" if cut else ""
+    return {layer: notation.shortened(lead + layer[cut:], _LABEL) for layer in layers}
 
 
 def bound_plot(certificate: Certificate) -> str:

@@ -145,9 +145,9 @@ def _facts(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def _words(name: str) -> str:
-    for suffix in ("_bytes", "_s"):
-        name = name.removesuffix(suffix)
-    return name.replace("_", " ")
+    if name.endswith("_bytes"):
+        name = f"{name.removesuffix('_bytes')}_size"
+    return name.removesuffix("_s").replace("_", " ")
 
 
 def _plain(name: str, value: Any) -> str:

@@ -360,7 +360,8 @@ def test_only_the_noisiest_of_many_layers_are_drawn_and_the_page_says_so() -> No
         title = label.find("title")
         assert title is not None
         assert (title.text or "").startswith(name)
-        assert len(title.tail or "") <= 24
+        assert len(title.tail or "") <= 22
+    assert len({label.find("title").tail for label in labels}) == 30  # type: ignore[union-attr]
 
 
 def test_marks_stay_within_the_drawing() -> None:
