@@ -85,7 +85,7 @@ def _print_certificate(report: Report, console: Console) -> None:
             f" for {subject(report)}: drop of {certificate.metric} at most "
             f"{notation.drop(certificate.metric, certificate.upper_bound)} (limit "
             f"{notation.drop(certificate.metric, certificate.max_drop)}) at "
-            f"{certificate.confidence:.4g} confidence, {certificate.samples} samples"
+            f"{notation.number(100 * certificate.confidence)} % confidence, {certificate.samples} samples"
             + ("" if certificate.clusters is None else f" of {certificate.clusters} groups")
             + f", {certificate.method}, look {certificate.look}"
         )

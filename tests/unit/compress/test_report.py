@@ -388,6 +388,31 @@ def test_front_and_drop_differ_in_shape_and_not_only_in_shade() -> None:
     assert sum((path.get("class") or "").startswith("mark") for path in drawing.iter("path")) == 10
 
 
+def luminance(colour: str) -> float:
+    """Relative luminance as WCAG 2.2 defines it."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * c for c in colour[1:])
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", [0, 1, 2], ids=["light", "dark", "print"])
+def test_text_and_marks_stand_out_from_what_is_behind_them(scheme: int) -> None:
+    style = page(report_of()).split("<style>")[1].split("</style>")[0]
+    colours = dict(re.findall(r"--([\w-]+): (#\w+)", re.findall(r":root \{(.*?)\}", style, re.S)[scheme]))
+
+    def contrast(front: str, back: str) -> float:
+        low, high = sorted((luminance(colours[front]), luminance(colours[back])))
+        return (high + 0.05) / (low + 0.05)
+
+    for text in ("ink", "quiet", "chosen", "good", "warn", "bad"):
+        assert min(contrast(text, "page"), contrast(text, "panel")) >= 4.5
+    for text in ("good", "warn", "bad"):
+        assert contrast(text, f"{text}-back") >= 4.5
+    for mark in ("none", "within", "beyond", "original", "chosen"):
+        assert contrast(mark, "panel") >= 3
+
+
 @pytest.mark.parametrize("case", EVERY)
 def test_a_piped_summary_has_no_colour_and_fits_80_columns(case: str) -> None:
     text = summary(EVERY[case])
