@@ -123,7 +123,7 @@ def next_steps(report: Report) -> list[str]:
             return _insufficient(report)
         case "refuted":
             return [
-                "More data will not help: even the lower bound of the drop breaks the limit.",
+                "More data will not help: even the most favourable bound breaks the limit.",
                 f"Accept a larger loss: raise --max-drop (now {notation.number(certificate.max_drop)}), or lower "
                 "--min-metric if you set it.",
                 "Give the search room: a longer --time-limit, and looser limits on size and latency, if set.",
