@@ -55,9 +55,9 @@ def closeness(trial: Trial, budget: Budget, original_latency_s: float | None = N
         excesses.append((budget.min_metric - trial.metric) / max(abs(budget.min_metric), 1e-9))
     if budget.size_bytes is not None:
         excesses.append(trial.size_bytes / budget.size_bytes - 1)
-    limit = budget.latency_p50_s or budget.latency_p95_s
-    if original_latency_s is not None and limit is not None and trial.latency_ratio is not None:
-        excesses.append(trial.latency_ratio * original_latency_s / limit - 1)
+    limits = [limit for limit in (budget.latency_p50_s, budget.latency_p95_s) if limit is not None]
+    if original_latency_s is not None and limits and trial.latency_ratio is not None:
+        excesses.append(trial.latency_ratio * original_latency_s / min(limits) - 1)
     return max(excesses)
 
 
@@ -107,8 +107,14 @@ def contenders(ranked: Sequence[Trial], count: int) -> list[Trial]:
     """
     chosen: list[Trial] = []
     for trial in ranked:
-        if len(chosen) < count and all(_is_safer(trial, earlier) for earlier in chosen):
+        if len(chosen) < count - 1 and all(_is_safer(trial, earlier) for earlier in chosen):
             chosen.append(trial)
+    # The last one is the safest of all: better a modest gain than none.
+    rest = [trial for trial in ranked if all(_is_safer(trial, earlier) for earlier in chosen)]
+    if rest and len(chosen) < count:
+        least = min(trial.predicted_bound or 0.0 for trial in rest)
+        surest = [trial for trial in rest if (trial.predicted_bound or 0.0) <= 1.1 * least]
+        chosen.append(max(surest, key=lambda trial: trial.sqnr_db or 0.0))
     return chosen
 
 

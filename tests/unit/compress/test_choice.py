@@ -1,0 +1,108 @@
+"""Choosing: pure functions, and what they must never do."""
+
+from dataclasses import asdict, dataclass
+
+import pytest
+
+from edgewright.compress.choice import closeness, contenders, front_of, is_better, ranking
+from edgewright.contract.candidate import Trial
+from edgewright.contract.device import Budget
+
+
+@dataclass(frozen=True)
+class Facts:
+    size_bytes: int = 1000
+    drop: float = 0.0
+    predicted_bound: float = 0.005
+    latency_ratio: float = 0.5
+    metric: float = 0.9
+    sqnr_db: float = 30.0
+
+
+def trial(number: int, **facts: float) -> Trial:
+    return Trial(
+        number=number,
+        title=f"t{number}",
+        recipe=[],
+        state="complete",
+        reason="",
+        seconds=1,
+        seed=0,
+        **asdict(Facts(**facts)),  # type: ignore[arg-type]
+    )
+
+
+def pruned(number: int) -> Trial:
+    return Trial(number=number, title="p", recipe=[], state="pruned", reason="", seconds=1, seed=0, size_bytes=1)
+
+
+def numbers(trials: list[Trial]) -> list[int]:
+    return [entry.number for entry in trials]
+
+
+BUDGET = Budget(max_drop=0.01, size_bytes=2000)
+
+
+def test_the_front_holds_whoever_is_best_in_something() -> None:
+    small, fast, exact = trial(1, size_bytes=10), trial(2, latency_ratio=0.1), trial(3, drop=-0.2)
+    beaten = trial(4, size_bytes=1500, latency_ratio=0.9, drop=0.01)
+    unbeaten = [small, trial(5, size_bytes=900, drop=0.001, latency_ratio=0.2)]
+    assert numbers(front_of([small, fast, exact, beaten, pruned(9)])) == [1, 2]  # a gain is no drop: 3 equals 0
+    assert numbers(front_of([*unbeaten, beaten])) == [1, 5] or numbers(front_of([*unbeaten, beaten])) == [1]
+
+
+def test_equal_candidates_stand_on_the_front_once() -> None:
+    assert numbers(front_of([trial(1), trial(2), trial(3, latency_ratio=0.5001)])) == [1]
+
+
+def test_an_empty_search_has_an_empty_front_and_ranking() -> None:
+    assert front_of([]) == []
+    assert front_of([pruned(1)]) == []
+    assert ranking([pruned(1)], BUDGET, 1.0) == []
+
+
+def test_the_fastest_that_fits_comes_first_and_misfits_last_the_closest_first() -> None:
+    fast, slow = trial(1, latency_ratio=0.3), trial(2, latency_ratio=0.8)
+    far, near = trial(3, size_bytes=9000, latency_ratio=0.1), trial(4, predicted_bound=0.011, latency_ratio=0.1)
+    assert numbers(ranking([far, slow, near, fast], BUDGET, 0.001)) == [1, 2, 4, 3]
+
+
+def test_among_equally_fast_ones_the_smallest_comes_first() -> None:
+    assert numbers(
+        ranking([trial(1, size_bytes=900), trial(2, size_bytes=800, latency_ratio=0.51)], BUDGET, 1)
+    ) == [2, 1]
+
+
+def test_candidates_slower_than_the_original_come_behind_all_that_fit_and_are_not() -> None:
+    slower = trial(1, size_bytes=10, latency_ratio=1.2)
+    assert numbers(ranking([slower, trial(2, latency_ratio=1.0, size_bytes=1999)], BUDGET, 1)) == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("limits", "facts", "expected"),
+    [
+        ({"max_drop": 0.01}, {"predicted_bound": 0.02}, 1.0),
+        ({"size_bytes": 500}, {}, 1.0),
+        ({"min_metric": 1.0}, {}, 0.1),
+        ({"latency_p50_s": 0.0025}, {}, 1.0),
+        ({"latency_p95_s": 0.0025}, {}, 1.0),
+        ({"latency_p50_s": 0.1, "latency_p95_s": 0.0025}, {}, 1.0),
+        ({}, {}, -1.0),
+    ],
+)
+def test_closeness_is_the_worst_excess(limits: dict[str, float], facts: dict[str, float], expected: float) -> None:
+    assert closeness(trial(1, **facts), Budget(**limits), 0.01) == pytest.approx(expected)
+
+
+def test_keeping_the_budget_beats_being_fast() -> None:
+    fits, fast = trial(1), trial(2, latency_ratio=0.1, size_bytes=3000)
+    assert is_better(fits, fast, BUDGET)
+    assert not is_better(fast, fits, BUDGET)
+
+
+def test_contenders_grow_ever_safer() -> None:
+    best, twin = trial(1, predicted_bound=0.009), trial(2, predicted_bound=0.0089)
+    safer, safest = trial(3, predicted_bound=0.006), trial(4, predicted_bound=0.001)
+    assert numbers(contenders([best, twin, safer, safest], 3)) == [1, 3, 4]
+    assert numbers(contenders([best, twin, safer, safest], 2)) == [1, 3]
+    assert contenders([], 3) == []
