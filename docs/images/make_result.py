@@ -71,7 +71,7 @@ def _certificate(y: int, certificate: dict[str, Any]) -> list[str]:
         f'<circle cx="{drop:.1f}" cy="{y + 12}" r="5" fill="{AFTER}"/>',
         f'<line x1="{at_limit:.1f}" x2="{at_limit:.1f}" y1="{y}" y2="{y + 24}" stroke="{BOUND}" stroke-width="2"/>',
         _text(drop - 4, y + 36, f"observed {100 * certificate['drop']:.2f} pp", size=12),
-        _text(at_bound, y + 36, f"at most {100 * bound:.2f} pp", size=12, anchor="middle"),
+        _text(at_bound, y + 4, f"at most {100 * bound:.2f} pp", size=12, anchor="middle"),
         _text(at_limit, y + 36, f"limit {100 * limit:.2f} pp", size=12, colour=BOUND),
         _text(
             LEFT,
