@@ -67,8 +67,8 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     data.add_argument(
         "--fold-preprocessing",
         action="store_true",
-        help="let the chosen model take raw samples: the project file's [preprocess], or what was found for images, "
-        "goes into the graph",
+        help="let the chosen model take raw samples: the project file's [preprocess], or what was found for "
+        "images, goes into the graph",
     )
     budget = parser.add_argument_group("budget")
     budget.add_argument("--device-class", metavar="CLASS", help="device class of the project file")
@@ -112,7 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             report = compress_model(request)
         except KeyboardInterrupt:
-            print(f"Interrupted. Go on with the same command and --resume --out {request.out}", file=sys.stderr)
+            if OutputFolder(request.out).journal.exists():
+                print(f"Interrupted. Go on with the same command and --resume --out {request.out}", file=sys.stderr)
             raise
     OutputFolder(request.out).write("report.html", page(report).encode())
     if arguments.json:
@@ -147,17 +148,23 @@ def _request(arguments: argparse.Namespace, tell: Callable[[str, float], None]) 
         fold=arguments.fold_preprocessing,
         time_limit_s=_positive(arguments.time_limit, "--time-limit", search.time_limit_s if search else 120.0),
         trials=int(_positive(arguments.trials, "--trials", (search.trials if search else None) or 200)),
-        seed=arguments.seed if arguments.seed is not None else (search.seed if search else 0),
+        seed=_seed(arguments.seed, search.seed if search else 0),
         resume=arguments.resume,
         tell=tell,
     )
 
 
 def _positive(value: float | None, flag: str, default: float) -> float:
-    if value is not None and not value > 0:
+    if value is not None and not 0 < value < float("inf"):
         raise InputError(
-            f"{flag} is {value:g}, it must be greater than zero", remedy="Leave it out for the default."
+            f"{flag} is {value:g}, it must be a number greater than zero", remedy="Leave it out for the default."
         )
+    return default if value is None else value
+
+
+def _seed(value: int | None, default: int) -> int:
+    if value is not None and not 0 <= value < 2**32:
+        raise InputError(f"--seed is {value}, it must be 0 to 2^32 - 1", remedy="Any such number will do.")
     return default if value is None else value
 
 

@@ -35,7 +35,7 @@ from edgewright.compress.static import StaticInt8, integer_layers
 from edgewright.compress.trials import Judge, TrialRunner
 from edgewright.contract.candidate import REPORT_SCHEMA, BudgetOutcome, Figures, Report, Trial
 from edgewright.contract.device import DEFAULT_DEVICE_CLASS, Budget, DeviceClass
-from edgewright.contract.errors import CandidateError
+from edgewright.contract.errors import CandidateError, InputError
 from edgewright.contract.evidence import Certificate
 from edgewright.contract.preprocess import Preprocess
 from edgewright.profile.target import Machine, Target, machine_of, open_target
@@ -143,6 +143,11 @@ def compress_model(request: Request) -> Report:
         seed=request.seed,
     )
     parts = split(dataset, seed=request.seed)
+    if request.model.resolve().is_relative_to(request.out.resolve()):
+        raise InputError(
+            f"the output folder {request.out} holds the model that is to be compressed",
+            remedy="Name another folder with --out.",
+        )
     folder = open_folder(request.out, resume=request.resume)
     original_outputs = outputs_of(loaded.proto, dataset, np.arange(len(dataset)), loaded.contract)
     metric = choose_metric(dataset, loaded.contract, request.metric, original_outputs)
@@ -158,6 +163,8 @@ def compress_model(request: Request) -> Report:
         fold = FoldPreprocess(dataset.preprocess)
         first = (CleanUp(), fold)
         contract = raw_contract(loaded.contract, fold)
+    if not request.resume:
+        folder.clear()
     bench = Workbench(loaded.proto, list(fed.feeds(parts.calibrate, contract, 16)), seed=request.seed)
     request.tell("measuring each layer's sensitivity", 0.05)
     space, noise = _survey(bench, request, machine, first)
@@ -257,8 +264,9 @@ def _search(run: _Run) -> None:
     identity = {
         "model": run.loaded.sha256,
         "data": run.dataset.fingerprint,
+        "metric": run.metric.name,
         "budget": msgspec.to_builtins(run.budget),
-        "device": request.device.target,
+        "device": [request.device.target, request.device.threads, *request.device.providers],
         "fold": request.fold,
         "seed": request.seed,
         "version": edgewright.__version__,
@@ -283,8 +291,7 @@ def _conclude(run: _Run) -> Report:
     original_s = baseline.figures.latency_p50_ms.value / 1e3 if baseline else 0.0
     ranked = ranking(run.trials, run.budget, original_s)
     finalists = [first] + [
-        Finalist(run.folder.path / "candidates" / f"{trial.sha256[:16]}.onnx", trial.recipe, trial.title, feed)
-        for trial in contenders(ranked, _LOOKS)
+        Finalist(_candidate(run, trial), trial.recipe, trial.title, feed) for trial in contenders(ranked, _LOOKS)
     ]
     measured = _measured(run, finalists, seconds)
     original = measured[0]
@@ -292,6 +299,15 @@ def _conclude(run: _Run) -> Report:
     request.tell("certifying", 0.92)
     chosen, certificate, outcome, verdict = _choose(run, original, measured[1:])
     return _report(run, original, chosen, certificate, outcome, verdict)
+
+
+def _candidate(run: _Run, trial: Trial) -> Path:
+    """Return a candidate's file; one that an earlier run of a resumed search has cleared away is made anew."""
+    path = run.folder.path / "candidates" / f"{trial.sha256[:16]}.onnx"
+    if path.exists():
+        return path
+    recipe = msgspec.convert({"steps": trial.recipe}, Recipe)
+    return run.folder.candidate(run.bench.build(recipe).SerializeToString())[1]
 
 
 def _measured(run: _Run, finalists: Sequence[Finalist], seconds: float) -> list[Measured | None]:

@@ -46,6 +46,12 @@ class OutputFolder:
             self.write(f"candidates/{path.name}", content)
         return digest, path
 
+    def clear(self) -> None:
+        """Remove an earlier run."""
+        for name in (*_OURS, "report.html", "model.onnx"):
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / "candidates", ignore_errors=True)
+
     def keep_candidates(self, digests: set[str]) -> None:
         """Delete the candidates that are not named."""
         for path in (self.path / "candidates").glob("*.onnx"):
@@ -82,7 +88,7 @@ def open_folder(path: Path, *, resume: bool) -> OutputFolder:
 
     Args:
         path: Made if missing.
-        resume: Go on with the run in it; otherwise an earlier run is removed.
+        resume: Go on with the run in it; otherwise an earlier run is left for `OutputFolder.clear`.
 
     Raises:
         InputError: Something else is in it, or there is nothing to resume.
@@ -91,6 +97,8 @@ def open_folder(path: Path, *, resume: bool) -> OutputFolder:
     folder = OutputFolder(path)
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file", remedy="Name a folder with --out.")
+    if resume and not folder.journal.exists():
+        raise InputError(f"{path} holds no search to resume", remedy="Leave --resume out, or name its folder.")
     try:
         path.mkdir(parents=True, exist_ok=True)
         present = sorted(entry.name for entry in path.iterdir())
@@ -99,8 +107,6 @@ def open_folder(path: Path, *, resume: bool) -> OutputFolder:
             f"the output folder {path} cannot be used: {error.strerror}", remedy="Name another one with --out."
         ) from error
     ours = any(name in present for name in _OURS)
-    if resume and not folder.journal.exists():
-        raise InputError(f"{path} holds no search to resume", remedy="Leave --resume out, or name its folder.")
     if present and not ours:
         raise InputError(
             f"{path} holds {present[0]!r} and no run of edgewright",
@@ -108,8 +114,5 @@ def open_folder(path: Path, *, resume: bool) -> OutputFolder:
         )
     folder.write(".probe", b"")
     (path / ".probe").unlink()
-    if not resume:
-        for name in (*_OURS, "report.html", "model.onnx", f"{JOURNAL}.lock"):
-            (path / name).unlink(missing_ok=True)
-        shutil.rmtree(path / "candidates", ignore_errors=True)
+    (path / f"{JOURNAL}.lock").unlink(missing_ok=True)  # left by a run that was killed while it wrote
     return folder

@@ -4,9 +4,11 @@ Every trial goes into a journal as it ends, so a killed search goes on where it 
 ended at any time and has its best front so far.
 """
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,7 +22,7 @@ from edgewright.compress.space import Params, Space
 from edgewright.compress.trials import TrialRunner
 from edgewright.contract.candidate import Trial
 from edgewright.contract.device import Budget
-from edgewright.contract.errors import InputError
+from edgewright.contract.errors import InputError, OutputError
 
 __all__ = ["Search", "SearchLimits"]
 
@@ -93,7 +95,7 @@ class Search:
 
     def _study(self) -> optuna.Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        storage = JournalStorage(JournalFileBackend(str(self.folder.journal)))
+        storage = JournalStorage(_Journal(self.folder.journal))
         sampler = optuna.samplers.TPESampler(seed=self.runner.seed, n_startup_trials=8)
         study = optuna.create_study(
             storage=storage,
@@ -116,7 +118,9 @@ class Search:
         for past in study.trials:
             record = past.user_attrs.get("record")
             if record is None:
-                if not past.state.is_finished():
+                if past.state == optuna.trial.TrialState.WAITING:
+                    study.tell(study.ask(), state=optuna.trial.TrialState.FAIL)  # asking takes the waiting one
+                elif not past.state.is_finished():
                     study.tell(past.number, state=optuna.trial.TrialState.FAIL)
                 continue
             self._remember(past.user_attrs["params"], msgspec.convert(record, Trial))
@@ -205,6 +209,31 @@ class Search:
 
     def _complete(self) -> list[Trial]:
         return [trial for trial in self.trials if trial.state == "complete"]
+
+
+class _Journal(JournalFileBackend):
+    """The journal of a search that may have been killed while it wrote."""
+
+    def __init__(self, path: Path) -> None:
+        if path.exists():
+            content = path.read_bytes()
+            if not content.endswith(b"\n"):  # a torn last line would spoil the next one
+                os.truncate(path, content.rfind(b"\n") + 1)
+        super().__init__(str(path.resolve()))
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write entries.
+
+        Raises:
+            OutputError: The disk is full or the folder cannot be written.
+        """
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            raise OutputError(
+                f"the search's journal {self._file_path} cannot be written: {error.strerror}",
+                remedy="Free space or permit writing there; then go on with --resume.",
+            ) from error
 
 
 def any_gain(trial: Trial, before: Sequence[Trial], budget: Budget) -> bool:
