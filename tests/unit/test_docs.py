@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -18,9 +19,11 @@ import pytest
 from edgewright.cli.main import VERBS, main
 from edgewright.compress.certify import least_samples
 from edgewright.compress.ledger import look_alpha
+from edgewright.compress.metric import METRICS
 from edgewright.compress.pack import DIGITS, bits_per_weight, peak_of
 from edgewright.contract import candidate, errors, evidence, measure
 from edgewright.contract.project import parse_project
+from edgewright.contract.sections import Task
 from edgewright.profile import endurance, options, profile, target
 from edgewright.signals.exact import exact_bound
 
@@ -254,6 +257,17 @@ def test_every_error_and_exit_code_is_documented() -> None:
     kinds = {row[0].strip("`"): int(row[1]) for row in rows if row[0].startswith("`")}
     assert kinds == {name: getattr(errors, name).exit_code for name in errors.__all__}
     assert {"0", "1", "2", "130"} <= {row[0] for row in rows}
+
+
+def test_every_metric_task_and_environment_variable_is_documented() -> None:
+    for page in ("cli.md", "project-file.md"):
+        text = (DOCS / "reference" / page).read_text("utf-8")
+        assert [name for name in METRICS if f"`{name}`" not in text] == [], page
+    text = (DOCS / "reference/project-file.md").read_text("utf-8")
+    assert [task for task in get_args(Task) if f"`{task}`" not in text] == []
+    sources = "".join(path.read_text("utf-8") for path in (ROOT / "src").rglob("*.py"))
+    text = (DOCS / "reference/cli.md").read_text("utf-8")
+    assert [name for name in set(re.findall(r"EDGEWRIGHT_[A-Z_]+", sources)) if f"`{name}`" not in text] == []
 
 
 def test_the_glossary_has_every_word_once_in_order() -> None:
