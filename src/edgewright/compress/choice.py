@@ -105,7 +105,7 @@ def contenders(ranked: Sequence[Trial], count: int) -> list[Trial]:
         ranked: From `ranking`.
         count: Most contenders; each look at the certify split costs confidence.
     """
-    chosen: list[Trial] = []
+    chosen = list(ranked[: min(1, count)])
     for trial in ranked:
         if len(chosen) < count - 1 and all(_is_safer(trial, earlier) for earlier in chosen):
             chosen.append(trial)
@@ -121,4 +121,4 @@ def contenders(ranked: Sequence[Trial], count: int) -> list[Trial]:
 def _is_safer(trial: Trial, other: Trial) -> bool:
     quieter = (trial.sqnr_db or 0.0) >= (other.sqnr_db or 0.0) + 4
     mine, theirs = trial.predicted_bound or 0.0, other.predicted_bound or 0.0
-    return mine <= 0.8 * theirs or (quieter and mine <= theirs)
+    return mine < 0.8 * theirs or (quieter and mine <= theirs)

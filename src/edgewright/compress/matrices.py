@@ -24,10 +24,12 @@ class DynamicInt8(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     """Integer weights, activations quantised at run time; for matrix products and LSTM.
 
     Attributes:
-        float_layers: Layers that stay in floating point.
+        per_channel: One step per output of a matrix product, otherwise one per tensor.
+        peaks: Largest weight integer of a layer where it is not 127 (see `pack.py`).
     """
 
-    float_layers: tuple[str, ...] = ()
+    per_channel: bool = True
+    peaks: dict[str, int] = {}
 
 
 class WeightBlocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="weight blocks"):
@@ -37,13 +39,13 @@ class WeightBlocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_
         bits: 4 or 8.
         block: Inputs that share a step: 16, 32, 64 or 128.
         accuracy_level: 4 computes on 8-bit activations (fast), 1 on floats.
-        float_layers: Layers that stay in floating point.
+        peaks: Largest weight integer of a layer where it is not all that the bits allow.
     """
 
     bits: Literal[4, 8] = 4
     block: Literal[16, 32, 64, 128] = 32
     accuracy_level: Literal[1, 4] = 4
-    float_layers: tuple[str, ...] = ()
+    peaks: dict[str, int] = {}
 
 
 def matrix_layers(graph: Graph) -> list[onnx.NodeProto]:
@@ -68,13 +70,14 @@ def quantize_dynamic(model: onnx.ModelProto, step: DynamicInt8) -> onnx.ModelPro
         CandidateError: The model has neither.
     """
     graph = Graph(model)
-    targets = [node for node in matrix_layers(graph) if node.name not in step.float_layers]
+    targets = matrix_layers(graph)
     recurrent = [node for node in graph.nodes if node.op_type == "LSTM" and _is_plain_lstm(node, graph)]
     if not targets and not recurrent:
         raise CandidateError("the model has no matrix product and no LSTM", remedy="Use another form.")
     for node in targets:
-        codes = encode(_matrix(node, graph), (1,), 127)
-        vector = codes.steps.reshape(-1)
+        peak = min(step.peaks.get(node.name, 127), 127)
+        codes = encode(_matrix(node, graph), (1,) if step.per_channel else (), peak)
+        vector = codes.steps.reshape(-1 if step.per_channel else ())
         inputs = [
             node.input[0],
             graph.constant("weight", codes.integers),
@@ -86,7 +89,7 @@ def quantize_dynamic(model: onnx.ModelProto, step: DynamicInt8) -> onnx.ModelPro
         tensors = []
         for position in (1, 2):
             values = graph.constants[node.input[position]]
-            codes = encode(values, (0, 1), 127)
+            codes = encode(values, (0, 1), min(step.peaks.get(node.name, 127), 127))
             steps = codes.steps.reshape(values.shape[:2])
             tensors.append((codes.integers.transpose(0, 2, 1), steps))
         node.input[1] = graph.constant("weight", tensors[0][0])
@@ -107,12 +110,12 @@ def quantize_blocks(model: onnx.ModelProto, step: WeightBlocks) -> onnx.ModelPro
         CandidateError: The model has no matrix product with constant weights.
     """
     graph = Graph(model)
-    targets = [node for node in matrix_layers(graph) if node.name not in step.float_layers]
+    targets = matrix_layers(graph)
     if not targets:
         raise CandidateError("the model has no matrix product", remedy="Use another form.")
     for node in targets:
         matrix = _matrix(node, graph)
-        packed, scales = _blocks(matrix, step.bits, step.block)
+        packed, scales = _blocks(matrix, step.bits, step.block, step.peaks.get(node.name, 127))
         inputs = [node.input[0], graph.constant("weight", packed), graph.constant("steps", scales)]
         _replace(
             graph,
@@ -144,7 +147,9 @@ def _replace(graph: Graph, node: onnx.NodeProto, op: str, inputs: list[str], **a
         graph.node(op, inputs, [node.output[0]], domain=_DOMAIN, **attributes)
 
 
-def _blocks(matrix: NDArray[np.float32], bits: int, block: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def _blocks(
+    matrix: NDArray[np.float32], bits: int, block: int, peak: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return MatMulNBits' packed weights [outputs, blocks, bytes] and steps [outputs * blocks].
 
     Integers are unsigned around the middle value, which is the operator's default zero point.
@@ -155,7 +160,7 @@ def _blocks(matrix: NDArray[np.float32], bits: int, block: int) -> tuple[NDArray
     padded[:, :inputs] = matrix.T
     grouped = padded.reshape(outputs, count, block)
     middle = 1 << (bits - 1)
-    codes = encode(grouped, (0, 1), middle - 1)
+    codes = encode(grouped, (0, 1), min(peak, middle - 1))
     unsigned: NDArray[np.uint8] = (codes.integers.astype(np.int16) + middle).astype(np.uint8)
     if bits == 4:
         low, high = unsigned[..., 0::2], unsigned[..., 1::2]

@@ -23,7 +23,8 @@ _PLAIN = 4
 _WORD_BITS = 31  # words are never negative
 
 # Below this many bytes saved, the nodes that unpack cost more than they save.
-_LEAST_SAVING = 300
+_LEAST_SAVING = 500
+_LEAST_ELEMENTS = 64
 
 
 def peak_of(digits: int) -> int:
@@ -52,36 +53,47 @@ def pack_integers(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = Graph(model)
     if graph.opset < LOWEST_OPSET:
         return model  # no remainder, no split by sizes that are inputs
-    pools: dict[tuple[int, np.dtype[Any]], list[str]] = {}
+    pools: dict[tuple[str, int, int], list[str]] = {}
     for name, value in graph.constants.items():
-        if (
-            value.dtype in (np.int8, np.int16)
-            and value.ndim >= 1
-            and value.size >= 64
-            and name not in graph.output_names
-        ):
-            peak = max(1, int(np.abs(value.astype(np.int32)).max()))
-            if peak <= peak_of(DIGITS[0]) and digits_for(peak) != _PLAIN:
-                pools.setdefault((digits_for(peak), value.dtype), []).append(name)
-    for (digits, kind), names in pools.items():
-        size = sum(graph.constants[name].size for name in names)
-        table = (2 * peak_of(digits) + 1) * kind.itemsize
-        if size * (kind.itemsize - bits_per_weight(digits) / 8) > _LEAST_SAVING + table + 60 * len(names):
-            _pack_pool(graph, digits, kind, names)
+        if value.dtype in (np.int8, np.uint8, np.int16) and value.size >= _LEAST_ELEMENTS and value.ndim:
+            if name in graph.output_names:
+                continue
+            low, base = _span(value)
+            digits = _most_digits(base)
+            if digits * value.dtype.itemsize > 4:  # more per word than plain storage has
+                pools.setdefault((str(value.dtype), digits, low), []).append(name)
+    for (_kind, digits, low), names in pools.items():
+        size = sum(graph.constants[name].nbytes for name in names)
+        count = sum(graph.constants[name].size for name in names)
+        if size - 4 * count / digits > _LEAST_SAVING + 60 * len(names):
+            _pack_pool(graph, digits, low, names)
     return graph.model()
 
 
-def _pack_pool(graph: Graph, digits: int, kind: np.dtype[Any], names: list[str]) -> None:
-    peak = peak_of(digits)
+def _span(value: NDArray[Any]) -> tuple[int, int]:
+    """Return the least value and the number of values up to the greatest; signed weights span both signs alike."""
+    low, high = int(value.min()), int(value.max())
+    if value.dtype != np.uint8 and max(-low, high) <= peak_of(DIGITS[0]):
+        peak = peak_of(digits_for(max(-low, high, 1)))
+        return -peak, 2 * peak + 1
+    return low, high - low + 1
+
+
+def _most_digits(base: int) -> int:
+    return int(np.floor(_WORD_BITS / np.log2(max(base, 2)) + 1e-12))
+
+
+def _pack_pool(graph: Graph, digits: int, low: int, names: list[str]) -> None:
     values: list[NDArray[Any]] = [graph.constants.pop(name) for name in names]
-    flat = np.concatenate([value.reshape(-1) for value in values]).astype(np.int64) + peak
+    flat = np.concatenate([value.reshape(-1) for value in values]).astype(np.int64) - low
+    base = int(2 ** (_WORD_BITS / digits) + 1e-9)
     padding = -flat.size % digits
     rows = np.concatenate([flat, np.zeros(padding, np.int64)]).reshape(digits, -1)
-    places = (2 * peak + 1) ** np.arange(digits, dtype=np.int64)[:, None]
+    places = base ** np.arange(digits, dtype=np.int64)[:, None]
     words = graph.constant("words", (rows * places).sum(axis=0).astype(np.int32))
     shifted = graph.node("Div", [words, graph.constant("places", places.astype(np.int32))])
-    digit = graph.node("Mod", [shifted, graph.constant("base", np.int32(2 * peak + 1))])
-    table = np.arange(-peak, peak + 1).astype(kind)
+    digit = graph.node("Mod", [shifted, graph.constant("base", np.int32(base))])
+    table = (np.arange(int(flat.max()) + 1) + low).astype(values[0].dtype)
     integers = graph.node("Gather", [graph.constant("table", table), digit])
     line = graph.node("Reshape", [integers, graph.constant("flat", np.array([-1]))])
     sizes = [value.size for value in values] + ([padding] if padding else [])

@@ -71,14 +71,18 @@ def _title(step: Step) -> str:
         case StaticInt8():
             form = "U8S8" if step.activations == "uint8" else "S8S8"
             extra = " + bias correction" if step.bias_correction else ""
-            rest = f", {len(step.float_layers)} layers in float" if step.float_layers else ""
+            count = len(step.float_layers)
+            rest = f", {count} layer{'s' if count > 1 else ''} in float" if count else ""
             whole = "" if step.per_channel else " per tensor"
             bits = " + tight weights" if step.peaks else ""
             return f"static {form} {step.calibrator}{whole}{extra}{bits}{rest}"
         case StoreWeights():
             return "tightly stored weights" if step.peaks or step.peak < 127 else "8-bit stored weights"
         case WeightBlocks():
-            return f"{step.bits}-bit blocks of {step.block}"
+            return f"{step.bits}-bit blocks of {step.block}" + (" + tight weights" if step.peaks else "")
+        case DynamicInt8():
+            whole = "" if step.per_channel else " per tensor"
+            return f"dynamic int8{whole}" + (" + tight weights" if step.peaks else "")
         case Sparsify():
             share = f"{step.pattern[0]}:{step.pattern[1]}" if step.pattern else f"{step.fraction:.0%}"
             return f"{share} sparse"

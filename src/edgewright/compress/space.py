@@ -71,6 +71,8 @@ class Space:
                 "before", ["nothing", "equalize", "smooth"] if self.neighbours else ["nothing"]
             )
             params["in_float"] = chooser.suggest_categorical("in_float", list(self.float_sets))
+        elif params["form"] == "dynamic":
+            params["per_channel"] = chooser.suggest_categorical("per_channel", [True, False])
         elif params["form"] == "blocks":
             params["bits"] = chooser.suggest_categorical("bits", [4, 8])
             params["block"] = chooser.suggest_categorical("block", [16, 32, 64, 128])
@@ -100,11 +102,12 @@ class Space:
             }
             ideas.append(base)
             ideas += [{**base, "calibrator": calibrator} for calibrator in ("mse", "percentile")]
+            ideas.append({**base, "per_channel": False})
             mixed = [name for name in self.float_sets if name == "depthwise" or name.startswith("for ")]
             ideas += [{**base, "in_float": name} for name in mixed]
             ideas.append({**base, "bias_correction": True})
         if "dynamic" in self.forms:
-            ideas.append({"form": "dynamic", **stored})
+            ideas += [{"form": "dynamic", "per_channel": channels, **stored} for channels in (True, False)]
         if "blocks" in self.forms:
             ideas += [
                 {"form": "blocks", "bits": bits, "block": block, **stored} for bits, block in ((4, 32), (8, 128))
@@ -138,6 +141,7 @@ class Space:
             if weights in (None, "8 bit")
             else allocate_peaks(Graph(self.clean), self.weight_noise, float(weights))
         )
+        small = {layer: peak for layer, peak in peaks.items() if peak < 127}
         match params["form"]:
             case "static":
                 if params["before"] == "equalize":
@@ -151,13 +155,13 @@ class Space:
                         calibrator=params["calibrator"],
                         bias_correction=params["bias_correction"],
                         float_layers=self.float_sets[params["in_float"]],
-                        peaks={layer: peak for layer, peak in peaks.items() if peak < 127},
+                        peaks=small,
                     )
                 )
             case "dynamic":
-                steps.append(DynamicInt8())
+                steps.append(DynamicInt8(per_channel=params["per_channel"], peaks=small))
             case "blocks":
-                steps.append(WeightBlocks(bits=params["bits"], block=params["block"]))
+                steps.append(WeightBlocks(bits=params["bits"], block=params["block"], peaks=small))
             case "sparse":
                 steps.append(Sparsify(pattern=(2, 4) if params["pattern"] == "2:4" else None))
             case "float":
@@ -176,7 +180,7 @@ class Space:
 
 
 # Parameters that change values or bytes, not which kernels run.
-_NOT_FELT = ("weights", "calibrator", "bias_correction", "per_channel", "before")
+_NOT_FELT = ("weights", "calibrator", "bias_correction", "before")
 
 
 def space_of(

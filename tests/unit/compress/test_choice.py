@@ -104,5 +104,5 @@ def test_contenders_grow_ever_safer() -> None:
     best, twin = trial(1, predicted_bound=0.009), trial(2, predicted_bound=0.0089)
     safer, safest = trial(3, predicted_bound=0.006), trial(4, predicted_bound=0.001)
     assert numbers(contenders([best, twin, safer, safest], 3)) == [1, 3, 4]
-    assert numbers(contenders([best, twin, safer, safest], 2)) == [1, 3]
+    assert numbers(contenders([best, twin, safer, safest], 2)) == [1, 4]  # the last one is the safest
     assert contenders([], 3) == []

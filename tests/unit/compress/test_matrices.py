@@ -104,17 +104,6 @@ def test_an_lstm_without_state_or_bias_is_taken_too(built: Build, answers: Run, 
     assert decibels(answers(model, x=x), answers(quantize_dynamic(model, DynamicInt8()), x=x)) > 28
 
 
-def test_layers_named_float_stay_float(built: Build) -> None:
-    model = built(
-        "g (float[n,16] x) => (float[n,8] y) { h = MatMul(x, w)\n r = Relu(h)\n y = MatMul(r, v) }",
-        w=normal(16, 16),
-        v=normal(16, 8),
-    )
-    layers = [node.name for node in matrix_layers(Graph(model))]
-    made = quantize_blocks(model, WeightBlocks(float_layers=(layers[0],)))
-    assert [node.op_type for node in made.graph.node] == ["MatMul", "Relu", "MatMulNBits"]
-
-
 @pytest.mark.parametrize("attributes", ["alpha = 0.5", "beta = 2.0", "transA = 1"])
 def test_scaled_and_transposed_products_are_left_alone(built: Build, attributes: str) -> None:
     text = "g (float[16,16] x) => (float[16,8] y) { y = Gemm<" + attributes + ">(x, w, b) }"

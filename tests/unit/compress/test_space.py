@@ -87,7 +87,7 @@ def test_forms_that_run_differently_are_measured_apart(space: Space) -> None:
     keys = {space.speed_key(idea) for idea in ideas}
     assert len(keys) > 2
     static = [idea for idea in ideas if idea["form"] == "static" and idea["in_float"] == "none"]
-    assert len({space.speed_key(idea) for idea in static}) == 2  # signed and unsigned
+    assert len({space.speed_key(idea) for idea in static}) == 3  # signed, unsigned, per tensor
 
 
 def test_signed_activations_come_first_where_the_target_prefers_them(space: Space) -> None:
