@@ -1,6 +1,9 @@
-"""The example of handwritten digits: a real trained model and the samples that it never saw."""
+"""The example of handwritten digits, a real trained model with samples that it never saw; disks that fail."""
 
 import importlib.util
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -39,3 +42,29 @@ def digits_npz(tmp_path_factory: pytest.TempPathFactory, digits: dict[str, NDArr
     path = tmp_path_factory.mktemp("digits") / "digits.npz"
     np.savez(path, **digits)  # type: ignore[arg-type]
     return path
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def unwritable(tmp_path: Path) -> Path:
+    """A folder that cannot be written, not even by root: the kernel's own."""
+    if os.geteuid() == 0:
+        return Path("/proc/edgewright")
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o500)
+    return folder / "out"

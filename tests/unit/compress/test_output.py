@@ -1,8 +1,5 @@
 """The output folder: whole files or none, nobody else's files touched."""
 
-import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,32 +10,6 @@ from edgewright.contract.errors import InputError, OutputError
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-@pytest.fixture
-def unwritable(tmp_path: Path) -> Path:
-    """A folder that cannot be written, not even by root: the kernel's own."""
-    if os.geteuid() == 0:
-        return Path("/proc/edgewright")
-    folder = tmp_path / "closed"
-    folder.mkdir(mode=0o500)
-    return folder / "out"
 
 
 def test_a_file_replaces_the_one_before_it(tmp_path: Path) -> None:
