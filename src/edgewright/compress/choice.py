@@ -113,7 +113,7 @@ def contenders(ranked: Sequence[Trial], count: int) -> list[Trial]:
     rest = [trial for trial in ranked if all(_is_safer(trial, earlier) for earlier in chosen)]
     if rest and len(chosen) < count:
         least = min(trial.predicted_bound or 0.0 for trial in rest)
-        surest = [trial for trial in rest if (trial.predicted_bound or 0.0) <= 1.1 * least]
+        surest = [trial for trial in rest if (trial.predicted_bound or 0.0) <= least + 0.1 * abs(least)]
         chosen.append(max(surest, key=lambda trial: trial.sqnr_db or 0.0))
     return chosen
 
@@ -121,4 +121,4 @@ def contenders(ranked: Sequence[Trial], count: int) -> list[Trial]:
 def _is_safer(trial: Trial, other: Trial) -> bool:
     quieter = (trial.sqnr_db or 0.0) >= (other.sqnr_db or 0.0) + 4
     mine, theirs = trial.predicted_bound or 0.0, other.predicted_bound or 0.0
-    return mine < 0.8 * theirs or (quieter and mine <= theirs)
+    return mine < theirs - 0.2 * abs(theirs) or (quieter and mine <= theirs)

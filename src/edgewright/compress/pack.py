@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from edgewright.compress.graph import LOWEST_OPSET, Graph
 
@@ -93,8 +94,12 @@ def _pack_pool(graph: Graph, digits: int, low: int, names: list[str]) -> None:
     words = graph.constant("words", (rows * places).sum(axis=0).astype(np.int32))
     shifted = graph.node("Div", [words, graph.constant("places", places.astype(np.int32))])
     digit = graph.node("Mod", [shifted, graph.constant("base", np.int32(base))])
-    table = (np.arange(int(flat.max()) + 1) + low).astype(values[0].dtype)
-    integers = graph.node("Gather", [graph.constant("table", table), digit])
+    if values[0].dtype == np.int16:  # a table of them would be longer than many a weight
+        whole = graph.node("Add", [digit, graph.constant("least", np.int32(low))])
+        integers = graph.node("Cast", [whole], to=TensorProto.INT16)
+    else:
+        table = (np.arange(int(flat.max()) + 1) + low).astype(values[0].dtype)
+        integers = graph.node("Gather", [graph.constant("table", table), digit])
     line = graph.node("Reshape", [integers, graph.constant("flat", np.array([-1]))])
     sizes = [value.size for value in values] + ([padding] if padding else [])
     if len(sizes) == 1:
