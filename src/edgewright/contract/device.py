@@ -45,6 +45,11 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 remedy="It is a fraction of the metric: write 0.01 for one percentage point. "
                 "A drop of exactly 0 cannot be certified from samples.",
             )
+        if self.min_metric is not None and not -float("inf") < self.min_metric < float("inf"):
+            raise ProjectError(
+                f"min_metric is {self.min_metric}, it must be a number",
+                remedy="Give the least value of the metric, or leave it out for no floor.",
+            )
         if not 0.5 <= self.confidence < 1:
             raise ProjectError(
                 f"confidence is {self.confidence}, it must be at least 0.5 and less than 1",
