@@ -10,13 +10,12 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from edgewright.cli.project import PROJECT_FILE, device_class_of, find_project
 from edgewright.cli.terminal import print_json
 from edgewright.compress.data import load_data
 from edgewright.compress.model import read_model
-from edgewright.contract.device import DEFAULT_DEVICE_CLASS, DeviceClass
-from edgewright.contract.errors import InputError, ProjectError
+from edgewright.contract.errors import InputError
 from edgewright.contract.measure import Measurement
-from edgewright.contract.project import load_project
 from edgewright.contract.units import Dimension, format_quantity
 from edgewright.profile.feed import runnable_feed
 from edgewright.profile.options import describe
@@ -24,8 +23,6 @@ from edgewright.profile.profile import Figures, ModelInput, Profile, profile_mod
 from edgewright.profile.target import open_target
 
 __all__ = ["register", "run"]
-
-PROJECT_FILE = "edgewright.toml"
 
 _EPILOG = """\
 examples:
@@ -76,7 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"--seconds is {arguments.seconds:g}, it must be 0.1 to 86400", remedy="10 is enough for most models."
         )
-    device_class = _device_class(arguments.device_class, arguments.project)
+    project = find_project(arguments.project) if arguments.project or arguments.device_class else None
+    device_class = device_class_of(arguments.device_class, project)
     target = open_target(arguments.on or device_class.target)
     with _Stages() as progress:
         progress("reading the model")
@@ -100,20 +98,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print(profile, Console())
     return 0
-
-
-def _device_class(name: str | None, project: Path | None) -> DeviceClass:
-    if project is None and name is not None and Path(PROJECT_FILE).is_file():
-        project = Path(PROJECT_FILE)
-    if project is not None:
-        loaded = load_project(project)
-        return DEFAULT_DEVICE_CLASS if name is None else loaded.device_class(name)
-    if name in (None, DEFAULT_DEVICE_CLASS.name):
-        return DEFAULT_DEVICE_CLASS
-    raise ProjectError(
-        f"device class {name!r} is not known: there is no {PROJECT_FILE} here",
-        remedy="Write one with 'edgewright init', or name it with --project.",
-    )
 
 
 def _model_input(path: Path, data: str | None, seed: int) -> ModelInput:

@@ -134,6 +134,7 @@ def certify(
         more_samples=more,
         reason=_reason(figures, verdict, metric, kind, samples, clusters, more),
         data=data_fingerprint,
+        candidate=candidate_digest,
     )
 
 

@@ -30,6 +30,7 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         more_samples: Estimate of how many further labelled samples would settle it, None if settled or hopeless.
         reason: One sentence for people.
         data: Fingerprint of the certify split.
+        candidate: sha256 of the model that was judged, hex.
     """
 
     verdict: Verdict
@@ -49,3 +50,4 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     more_samples: int | None
     reason: str
     data: str
+    candidate: str

@@ -89,6 +89,7 @@ CERTIFICATE = Certificate(
     more_samples=None,
     reason="On 600 samples the drop of accuracy is at most 0.0079, within the limit of 0.01.",
     data="ab" * 32,
+    candidate="ab" * 32,
 )
 LIMITS: dict[str, dict[str, Any]] = {
     "size_bytes": {"limit": 200_000.0, "value": 63_200.0, "kept": True, "share": 0.316},

@@ -1,0 +1,145 @@
+"""The record of a run: `report.json`, with the chosen model beside it."""
+
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+import edgewright
+from edgewright.compress.choice import front_of
+from edgewright.compress.figures import Measured
+from edgewright.compress.fold import FoldPreprocess
+from edgewright.compress.lint import lint
+from edgewright.compress.metric import agreement, sqnr_db
+from edgewright.compress.recipe import Recipe
+from edgewright.compress.run import Run
+from edgewright.contract.candidate import REPORT_SCHEMA, BudgetOutcome, Figures, Report
+from edgewright.contract.errors import CandidateError
+from edgewright.contract.evidence import Certificate
+from edgewright.runtime.options import RuntimeOptions
+
+__all__ = ["record"]
+
+
+def record(
+    run: Run,
+    original: Measured,
+    chosen: Measured,
+    certificate: Certificate,
+    outcome: BudgetOutcome,
+    verdict: str,
+) -> Report:
+    """Write the chosen model and `report.json`, and return the record."""
+    request = run.request
+    request.tell("writing the report", 0.97)
+    content = Path(chosen.figures.path).read_bytes()
+    is_original = chosen.figures.recipe is None
+    final = run.folder.write("model.onnx", content)
+    front = front_of(run.trials)
+    on_front = {trial.number for trial in front}
+    trials = tuple(msgspec.structs.replace(trial, on_front=trial.number in on_front) for trial in run.trials)
+    run.folder.keep_candidates({trial.sha256 for trial in front})
+    outputs = run.proof.reference if is_original else run.proof.outputs(content, len(run.proof.indices))
+    share = agreement(run.proof.reference, outputs)
+    proto = onnx.load_from_string(content)
+    report = Report(
+        schema=REPORT_SCHEMA,
+        verdict=verdict,
+        original=msgspec.structs.replace(original.figures, path=str(request.model)),
+        chosen=msgspec.structs.replace(chosen.figures, path=str(final)),
+        certificate=certificate,
+        budget=outcome,
+        front=tuple(trial for trial in trials if trial.on_front),
+        trials=trials,
+        fidelity={
+            "sqnr_db": sqnr_db(run.proof.reference, outputs),
+            "agreement": None if np.isnan(share) else share,
+        },
+        lint={"original": _lint(run.loaded.proto), "chosen": _lint(proto)},
+        sensitivity=run.probe_noise,
+        effects=tuple(_effects(run, chosen.figures)),
+        latencies={
+            "original": [float(v) * 1e3 for v in original.latency.rounds_s],
+            "chosen": [float(v) * 1e3 for v in chosen.latency.rounds_s],
+        },
+        data={
+            "source": request.data,
+            "samples": len(run.dataset),
+            "select": len(run.select.indices),
+            "certify": len(run.proof.indices),
+            "calibrate": len(run.dataset) - len(run.select.indices) - len(run.proof.indices),
+            "task": run.dataset.task,
+            "notes": list(run.dataset.notes) + ([run.metric.note] if run.metric.note else []),
+            "fingerprint": run.dataset.fingerprint,
+        },
+        machine=msgspec.to_builtins(run.machine),
+        search={
+            "seconds": time.monotonic() - run.began,
+            "time_limit_s": request.time_limit_s,
+            "seed": request.seed,
+            "trials": {state: sum(t.state == state for t in trials) for state in ("complete", "pruned", "failed")},
+        },
+        versions={
+            "edgewright": edgewright.__version__,
+            "onnxruntime": ort.__version__,
+            "onnx": onnx.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        report=str(run.folder.path / "report.html"),
+        folder=str(run.folder.path),
+        snippet=_snippet(final, proto, run.options),
+    )
+    run.folder.write("report.json", msgspec.json.format(msgspec.json.encode(report), indent=1))
+    return report
+
+
+def _lint(model: onnx.ModelProto) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = msgspec.to_builtins(lint(model))
+    except CandidateError as error:
+        return {"error": error.message}
+    return found
+
+
+def _effects(run: Run, chosen: Figures) -> list[dict[str, Any]]:
+    """Return what each step of the chosen recipe did to size and noise, one after the other."""
+    if chosen.recipe is None:
+        return []
+    steps = msgspec.convert({"steps": chosen.recipe}, Recipe).steps
+    effects = []
+    few = run.select.indices[:64]
+    reference = [output[: len(few)] for output in run.select.reference]
+    folded = sum(isinstance(step, FoldPreprocess) for step in steps)
+    for count in range(1 + folded, len(steps) + 1):
+        content = run.bench.build(Recipe(steps[:count])).SerializeToString()
+        outputs = run.select.outputs(content, len(few))
+        effects.append(
+            {
+                "step": str(type(steps[count - 1]).__struct_config__.tag),
+                "size_bytes": len(content),
+                "sqnr_db": sqnr_db(reference, outputs),
+            }
+        )
+    return effects
+
+
+def _snippet(path: Path, model: onnx.ModelProto, options: RuntimeOptions) -> str:
+    feeds = ", ".join(f'"{value.name}": {_identifier(value.name)}' for value in model.graph.input)
+    return (
+        "import onnxruntime as ort\n"
+        "options = ort.SessionOptions()\n"
+        f"options.intra_op_num_threads = {options.threads}\n"
+        f'session = ort.InferenceSession("{path}", options)\n'
+        f"outputs = session.run(None, {{{feeds}}})"
+    )
+
+
+def _identifier(name: str) -> str:
+    cleaned = "".join(c if c.isalnum() else "_" for c in name)
+    return cleaned if cleaned.isidentifier() else f"x_{cleaned}"

@@ -1,0 +1,99 @@
+"""What one run of `compress` is asked for, and its parts as they come to be."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgewright.compress.data import Dataset
+from edgewright.compress.dataset import Task
+from edgewright.compress.metric import Metric
+from edgewright.compress.model import LoadedModel
+from edgewright.compress.output import OutputFolder
+from edgewright.compress.recipe import Workbench
+from edgewright.compress.space import Space
+from edgewright.compress.trials import Judge
+from edgewright.contract.candidate import Trial
+from edgewright.contract.device import DEFAULT_DEVICE_CLASS, Budget, DeviceClass
+from edgewright.contract.preprocess import Preprocess
+from edgewright.profile.target import Machine, Target
+from edgewright.runtime.options import RuntimeOptions
+
+__all__ = ["Request", "Run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a person asks for.
+
+    Attributes:
+        model: ONNX file.
+        data: Path or `module:function`.
+        out: Output folder.
+        device: Device class with its budget.
+        label: Column or array of labels.
+        features: Columns or arrays of features.
+        group: Column or array of groups.
+        task: What the labels mean.
+        metric: Name or `module:function`.
+        preprocess: How raw samples become inputs.
+        fold: Fold the preprocessing into the graph, so that the chosen model takes raw samples.
+        time_limit_s: Wall time for everything.
+        trials: Most candidates.
+        seed: Of every random choice.
+        resume: Go on with the search in `out`.
+        state: Folder of the ledger of looks.
+        tell: Is told each stage and the share of the whole that is done.
+    """
+
+    model: Path
+    data: str
+    out: Path
+    state: Path
+    device: DeviceClass = DEFAULT_DEVICE_CLASS
+    label: str | None = None
+    features: tuple[str, ...] = ()
+    group: str | None = None
+    task: Task | None = None
+    metric: str | None = None
+    preprocess: Preprocess | None = None
+    fold: bool = False
+    time_limit_s: float = 120.0
+    trials: int = 200
+    seed: int = 0
+    resume: bool = False
+    tell: Callable[[str, float], None] = lambda _stage, _share: None
+
+
+@dataclass(slots=True)
+class Run:
+    """The parts of one run, in the order in which they come to be."""
+
+    request: Request
+    began: float
+    loaded: LoadedModel
+    source: Path
+    dataset: Dataset
+    metric: Metric
+    budget: Budget
+    target: Target
+    machine: Machine
+    folder: OutputFolder
+    options: RuntimeOptions
+    bench: Workbench
+    space: Space
+    probe_noise: dict[str, dict[str, float]]
+    select: Judge
+    proof: Judge
+    fingerprint: str
+    trials: list[Trial] = field(default_factory=list)
+
+    def left(self) -> float:
+        """Seconds until the time limit."""
+        return self.request.time_limit_s - (time.monotonic() - self.began)
+
+    @property
+    def max_drop(self) -> float:
+        """The limit on the drop; the budget of a run always has one."""
+        assert self.budget.max_drop is not None  # noqa: S101 - compress_model fills it in
+        return self.budget.max_drop
