@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 import edgewright
-from edgewright.cli.terminal import run_guarded
+from edgewright.cli.terminal import print_failure, run_guarded
 
 __all__ = ["main"]
 
@@ -43,5 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             importlib.import_module(module).register(verbs)
         else:
             verbs.add_parser(verb, help=SUMMARIES[verb])
-    arguments = parser.parse_args(given)
+    try:
+        arguments = parser.parse_args(given)
+    except SystemExit as ended:
+        if ended.code == 2 and "--json" in given:
+            print_failure("UsageError", "the arguments cannot be read", "See the message on stderr, and --help.")
+        raise
     return run_guarded(arguments.run, arguments)

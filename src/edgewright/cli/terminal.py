@@ -9,7 +9,7 @@ import msgspec
 
 from edgewright.contract.errors import EdgewrightError
 
-__all__ = ["SCHEMA_VERSION", "Verb", "print_json", "run_guarded"]
+__all__ = ["SCHEMA_VERSION", "Verb", "print_failure", "print_json", "run_guarded"]
 
 SCHEMA_VERSION = 1
 
@@ -27,6 +27,15 @@ def print_json(document: object) -> None:
     sys.stdout.flush()
 
 
+def print_failure(kind: str, message: str, remedy: str) -> None:
+    """Write the one JSON document of a command that failed."""
+    failure: dict[str, Any] = {
+        "schema": SCHEMA_VERSION,
+        "error": {"kind": kind, "message": message, "remedy": remedy},
+    }
+    print_json(failure)
+
+
 def run_guarded(action: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
     """Run a verb and translate its errors into an exit code and one clear message."""
     as_json = bool(getattr(arguments, "json", False))
@@ -35,12 +44,10 @@ def run_guarded(action: Callable[[argparse.Namespace], int], arguments: argparse
     except EdgewrightError as error:
         print(f"edgewright: error: {error.message}.\n  {error.remedy}", file=sys.stderr)
         if as_json:
-            failure: dict[str, Any] = {
-                "schema": SCHEMA_VERSION,
-                "error": {"kind": type(error).__name__, "message": error.message, "remedy": error.remedy},
-            }
-            print_json(failure)
+            print_failure(type(error).__name__, error.message, error.remedy)
         return error.exit_code
     except KeyboardInterrupt:
         print("edgewright: interrupted", file=sys.stderr)
+        if as_json:
+            print_failure("Interrupted", "the command was interrupted", "Give it again.")
         return 130

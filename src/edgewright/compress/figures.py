@@ -113,6 +113,8 @@ def judge_budget(figures: Figures, certificate: Certificate, budget: Budget) -> 
     def limit(name: str, allowed: float | None, value: float | None) -> None:
         if allowed is not None and value is not None:
             limits[name] = {"limit": allowed, "value": value, "kept": value <= allowed, "share": value / allowed}
+        elif allowed is not None:  # what could not be measured is not kept
+            limits[name] = {"limit": allowed, "value": None, "kept": False, "share": 1.0}
 
     limit("latency_p50_ms", _scaled(budget.latency_p50_s, 1e3), figures.latency_p50_ms.value)
     limit("latency_p95_ms", _scaled(budget.latency_p95_s, 1e3), figures.latency_p95_ms.value)

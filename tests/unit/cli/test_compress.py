@@ -423,10 +423,13 @@ def test_a_project_file_with_an_unknown_key(out: Path, original: Path, data: Wri
 
 
 def test_usage_that_cannot_be_parsed(original: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["compress", str(original), "--max-drop", "little"])
-    assert ended.value.code == 2
-    assert "--max-drop" in capsys.readouterr().err
+    for extra in ([], ["--json"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["compress", str(original), "--max-drop", "little", *extra])
+        assert ended.value.code == 2
+        said = capsys.readouterr()
+        assert "--max-drop" in said.err
+        assert (json.loads(said.out)["error"]["kind"] == "UsageError") if extra else said.out == ""
 
 
 def test_an_unwritable_output_folder(unwritable: Path, original: Path, data: WriteData) -> None:
@@ -519,7 +522,7 @@ def test_an_interrupt_leaves_a_search_that_can_be_resumed(original: Path, digits
     command = [sys.executable, "-m", "edgewright", "compress", str(original), "--data", str(digits_npz)]
     command += ["--out", str(out)]
     process = subprocess.Popen(
-        [*command, "--time-limit", "60"],
+        [*command, "--time-limit", "60", "--json"],
         env=os.environ | {"XDG_STATE_HOME": str(tmp_path / "state")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -534,7 +537,7 @@ def test_an_interrupt_leaves_a_search_that_can_be_resumed(original: Path, digits
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert stdout == ""
+    assert json.loads(stdout)["error"]["kind"] == "Interrupted"
     assert "--resume" in stderr
     assert "Traceback" not in stderr
     assert not (out / "model.onnx").exists()
