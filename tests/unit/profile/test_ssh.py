@@ -57,6 +57,23 @@ def test_models_are_measured_there_and_nothing_is_left(sshd: Sshd, subject: Make
     assert sshd.left_behind() == []
 
 
+def test_compress_is_driven_by_what_is_measured_there(
+    sshd: Sshd,
+    digits_model: Path,
+    digits_npz: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EDGEWRIGHT_STATE", str(tmp_path / "state"))
+    command = ["compress", str(digits_model), "--data", str(digits_npz), "--on", sshd.target.name, "--json"]
+    assert main([*command, "--trials", "2", "--time-limit", "20", "--out", str(tmp_path / "out")]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["chosen"]["latency_p50_ms"]["origin"]["kind"] == "measured"
+    assert report["chosen"]["size_bytes"]["value"] < report["original"]["size_bytes"]["value"]
+    assert sshd.left_behind() == []
+
+
 def test_the_command_profiles_there(sshd: Sshd, subject: Make, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["profile", str(subject(64).model), "--on", sshd.target.name, "--seconds", "0.3", "--json"]
     assert main(command) == 0
