@@ -39,7 +39,9 @@ def weights_of(node: onnx.NodeProto, graph: Graph) -> Iterator[Weight]:
     def weight(position: int, axes: tuple[int, ...], input_axis: int | None) -> Iterator[Weight]:
         name = node.input[position] if len(node.input) > position else ""
         value = graph.constants.get(name)
-        if value is not None and value.dtype == np.float32 and value.ndim > max((*axes, input_axis or 0)):
+        if value is None or value.dtype != np.float32 or value.ndim <= max((*axes, input_axis or 0)):
+            return
+        if np.isfinite(value).all():  # tables of masks hold infinity on purpose; integers cannot
             yield Weight(node.name or node.output[0], node.op_type, name, axes, input_axis)
 
     if node.op_type == "Conv":

@@ -60,6 +60,7 @@ def matrix_layers(graph: Graph) -> list[onnx.NodeProto]:
         and attribute(node, "alpha", 1.0) == 1.0
         and attribute(node, "beta", 1.0) == 1.0
         and not attribute(node, "transA", 0)
+        and np.isfinite(graph.constants[node.input[1]]).all()
     ]
 
 

@@ -122,3 +122,10 @@ def test_names_of_the_digits_network_stay(
     for made in (quantize_dynamic(cleaned, DynamicInt8()), quantize_blocks(cleaned, WeightBlocks(bits=8))):
         assert Graph(made).output_names == Graph(digits_proto).output_names
         assert decibels(answers(digits_proto, image=digits_batch), answers(made, image=digits_batch)) > 28
+
+
+def test_matrices_with_infinity_are_left_alone(built: Build) -> None:
+    weights = normal(16, 8)
+    weights[0, 0] = np.inf
+    model = built("g (float[n,16] x) => (float[n,8] y) { y = MatMul(x, w) }", w=weights)
+    assert matrix_layers(Graph(model)) == []

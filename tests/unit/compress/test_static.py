@@ -325,3 +325,12 @@ def test_observations_are_those_of_numpy(built: Build) -> None:
     assert (seen["h"].low, seen["h"].high) == (every.min(), every.max())
     np.testing.assert_allclose(seen["h"].channel_mean, every.mean(axis=(0, 2, 3)), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(seen["y"].channel_peak, every.max(axis=(0, 2, 3)))
+
+
+def test_weights_with_infinity_are_left_in_float(built: Build) -> None:
+    weights = normal(16, 8)
+    weights[0, 0] = -np.inf
+    model = built(
+        "g (float[n,16] x) => (float[n,8] y) { h = MatMul(x, v)\n y = MatMul(h, w) }", v=normal(16, 16), w=weights
+    )
+    assert [weight.tensor for weight in integer_layers(Graph(model))] == ["v"]

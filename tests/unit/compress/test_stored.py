@@ -126,3 +126,11 @@ def test_weights_inside_branches_are_stored(built: Build, answers: Run, decibels
     assert made.ByteSize() < model.ByteSize()
     feed = {"x": normal(3, 16), "go": np.array(True)}
     assert decibels(answers(model, **feed), answers(made, **feed)) > 30
+
+
+def test_a_table_of_masks_with_infinity_stays_as_it_is(built: Build, answers: Run) -> None:
+    mask = np.triu(np.full((16, 16), -np.inf, np.float32), 1)
+    model = built("g (int64[n] x) => (float[n,16] y) { y = Gather(mask, x) }", mask=mask)
+    assert stored_layers(Graph(model)) == []
+    made = store_half(store_weights(model, StoreWeights()), StoreHalf())
+    np.testing.assert_array_equal(answers(made, x=np.arange(16))[0], mask)
