@@ -1,6 +1,7 @@
 """Preprocessing in the graph: raw samples go in, and an 8-bit model sees no float before its first layer.
 
-Raw samples keep their type. Moving channels is done on the raw type. What remains is `y = a x + b` per channel:
+Raw samples keep their type. Resizing and moving channels is done on the raw type. What remains is `y = a x + b` per
+channel:
 
 - where the samples are bytes and `y = 0` falls on a byte (or no padding can tell), the first convolution reads
   the bytes themselves: their step and zero point are those of a quantised tensor, the rest goes into weights;
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from edgewright.compress.dataset import Dataset
-from edgewright.compress.graph import Graph, attribute
+from edgewright.compress.graph import Graph, attribute, raise_opset
 from edgewright.contract.errors import CandidateError, DataError
 from edgewright.contract.preprocess import Preprocess
 from edgewright.contract.signature import InputContract
@@ -25,6 +26,8 @@ __all__ = ["FoldPreprocess", "fold_preprocess", "integer_affine", "raw_contract"
 
 _TYPES = {"uint8": TensorProto.UINT8, "int16": TensorProto.INT16, "float32": TensorProto.FLOAT}
 _CAST, _SCALE, _SHIFT = "fold/cast", "fold/scale", "fold/shift"
+# The operator set whose Resize knows antialiasing and axes.
+_RESIZE_OPSET = 18
 # How far from a whole number a zero point may lie to count as one.
 _WHOLE = 1e-3
 
@@ -35,7 +38,7 @@ class FoldPreprocess(
     """Let the model take raw samples.
 
     Attributes:
-        preprocess: What is done to a raw sample; resizing of images stays outside.
+        preprocess: What is done to a raw sample; with a `size`, images of any size go in.
     """
 
     preprocess: Preprocess
@@ -77,6 +80,8 @@ def raw_contract(contract: InputContract, step: FoldPreprocess) -> InputContract
     shape = spec.shape
     if step.preprocess.layout == "NCHW":
         shape = (shape[0], *shape[2:], shape[1])
+    if step.preprocess.size is not None and len(shape) == 4:
+        shape = (shape[0], "height", "width", shape[3])
     raw = msgspec.structs.replace(spec, dtype=step.preprocess.dtype, shape=shape)
     return msgspec.structs.replace(contract, inputs=(raw, *contract.inputs[1:]))
 
@@ -88,7 +93,7 @@ def fold_preprocess(model: onnx.ModelProto, step: FoldPreprocess) -> onnx.ModelP
         CandidateError: The input's shape is unknown.
     """
     steps = step.preprocess
-    graph = Graph(model)
+    graph = Graph(model if steps.size is None else raise_opset(model, _RESIZE_OPSET))
     name = graph.input_names[0]
     readers = graph.consumers().get(name, [])
     value = next(v for v in model.graph.input if v.name == name)
@@ -97,6 +102,21 @@ def fold_preprocess(model: onnx.ModelProto, step: FoldPreprocess) -> onnx.ModelP
         raise CandidateError(f"input {name!r} has rank {rank}", remedy="Preprocess before the model.")
     channel = 1 if steps.layout == "NCHW" else rank - 1
     current = name
+    if steps.size is not None:
+        if graph.opset < _RESIZE_OPSET or rank != 4:
+            raise CandidateError(
+                f"input {name!r} of rank {rank} at operator set {graph.opset} cannot be resized in the graph",
+                remedy="Leave size out of [preprocess] and resize before the model.",
+            )
+        # With antialiasing, as Pillow's bilinear filter shrinks images.
+        current = graph.node(
+            "Resize",
+            [current, "", "", graph.constant("size", np.array(steps.size))],
+            mode="linear",
+            antialias=1,
+            axes=[1, 2],
+            coordinate_transformation_mode="half_pixel",
+        )
     if steps.layout == "NCHW":
         current = graph.node("Transpose", [current], perm=[0, rank - 1, *range(1, rank - 1)])
     if steps.colour == "BGR":
@@ -206,4 +226,7 @@ def _retype(model: onnx.ModelProto, name: str, steps: Preprocess, rank: int) -> 
             copy.CopyFrom(source)
         del tensor.shape.dim[:]
         tensor.shape.dim.extend(copies)
+    if steps.size is not None:
+        for axis, free in ((1, "height"), (2, "width")):
+            tensor.shape.dim[axis].dim_param = free
     assert len(tensor.shape.dim) == rank  # noqa: S101 - a permutation keeps the rank

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from edgewright.compress.calibrate import observe
 from edgewright.compress.dataset import Dataset
@@ -133,6 +136,17 @@ def test_the_contract_tells_type_and_layout_of_raw_samples(digits_model: Any) ->
 def test_folding_needs_something_to_fold(digits: dict[str, NDArray[Any]]) -> None:
     with pytest.raises(DataError, match="no preprocessing to fold"):
         raw_dataset(Dataset({"image": digits["x"][:, None]}, None, None, "fidelity", "0"))
+
+
+def test_photos_of_any_size_are_resized_in_the_graph_as_by_pillow(built: Build) -> None:
+    model = colour_network(built, "1,1,1,1")
+    steps = msgspec.structs.replace(COLOURS, size=(12, 12))
+    folded = fold_preprocess(model, FoldPreprocess(steps))
+    photo = load_sample_images().images[0]
+    small = np.asarray(Image.fromarray(photo).resize((12, 12), Image.Resampling.BILINEAR))[None]
+    wanted = session_bytes(model).run(None, {"x": COLOURS.apply(small)})[0]
+    np.testing.assert_allclose(session_bytes(folded).run(None, {"x": photo[None]})[0], wanted, atol=0.02)
+    np.testing.assert_allclose(session_bytes(folded).run(None, {"x": small})[0], wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_a_recipe_with_folding_runs_to_the_end(
