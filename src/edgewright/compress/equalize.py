@@ -120,7 +120,7 @@ def smooth(model: onnx.ModelProto, step: Smooth, seen: Mapping[str, Observation]
 
 
 def _is_layer(node: onnx.NodeProto, graph: Graph) -> bool:
-    if node.op_type not in ("Conv", "Gemm") or node.input[1] not in graph.constants:
+    if node.op_type not in ("Conv", "Gemm") or not list(weights_of(node, graph)):
         return False
     if len(node.input) > 2 and node.input[2] and node.input[2] not in graph.constants:
         return False

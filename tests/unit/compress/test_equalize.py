@@ -129,3 +129,19 @@ def test_an_inner_tensor_that_is_an_output_keeps_its_values(built: Build) -> Non
         v=normal(4, 4, 1, 1),
     )
     assert not pairs(Graph(model))
+
+
+def test_half_precision_and_infinite_weights_are_left_alone(built: Build) -> None:
+    infinite = normal(4, 4, 1, 1)
+    infinite[0] = np.inf
+    for kind, weights in (("float16", normal(4, 4, 1, 1).astype(np.float16)), ("float", infinite)):
+        model = built(
+            f"""g ({kind}[n,4,8,8] x) => ({kind}[n,4,8,8] y) {{
+                h = Conv(x, w)
+                r = Relu(h)
+                y = Conv(r, v)
+            }}""",
+            w=weights,
+            v=weights * 2,
+        )
+        assert not pairs(Graph(model))
