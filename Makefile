@@ -11,7 +11,7 @@ help:  ## show this list
 
 # What the demo and a user need; the marker is older than what it is made from only once.
 .venv/.user: pyproject.toml constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	@echo "Setting up .venv (once)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[studio]' scikit-learn
 	@touch $@

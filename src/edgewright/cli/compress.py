@@ -57,7 +57,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", type=Path, help="trained ONNX model")
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", type=Path, help="trained ONNX model (default: the project file's)"
+    )
     data = parser.add_argument_group("data")
     data.add_argument("--data", metavar="DATA", help=".npz, .csv, .parquet, folder of images, or module:function")
     data.add_argument("--label", metavar="NAME", help="column or array of labels (default: y)")
@@ -126,17 +128,26 @@ def run(arguments: argparse.Namespace) -> int:
 def _request(arguments: argparse.Namespace, tell: Callable[[str, float], None]) -> Request:
     """Put the command line over the project file over the defaults."""
     project = find_project(arguments.project)
+    model = arguments.model or (Path(project.model.path) if project else None)
+    if model is None:
+        raise InputError(
+            "no model was given", remedy="Name the ONNX file, or write a project file with 'edgewright init'."
+        )
     data = arguments.data or (project.data.source if project else None)
     if data is None:
         raise InputError("no data was given", remedy="Name it with --data, or in the project file.")
     device = _device(arguments, project)
     section = None if project is None else project.data
     search = None if project is None else project.search
-    features = tuple(arguments.features.split(",")) if arguments.features else (section.features if section else ())
+    features = (
+        tuple(name.strip() for name in arguments.features.split(","))
+        if arguments.features
+        else (section.features if section else ())
+    )
     return Request(
-        model=arguments.model,
+        model=model,
         data=data,
-        out=arguments.out or Path("edgewright-out") / arguments.model.stem,
+        out=arguments.out or Path("edgewright-out") / model.stem,
         state=state_folder(os.environ),
         device=device,
         label=arguments.label or (section.label if section else None),

@@ -40,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, module in VERBS.items():
         if verb in given:
-            importlib.import_module(module).register(verbs)
+            try:
+                importlib.import_module(module).register(verbs)
+            except ModuleNotFoundError as error:
+                return _missing(error, as_json="--json" in given)
         else:
             verbs.add_parser(verb, help=SUMMARIES[verb])
     try:
@@ -50,3 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_failure("UsageError", "the arguments cannot be read", "See the message on stderr, and --help.")
         raise
     return run_guarded(arguments.run, arguments)
+
+
+def _missing(error: ModuleNotFoundError, *, as_json: bool) -> int:
+    """Tell which library a bare installation lacks, and how to get it."""
+    if (error.name or "").partition(".")[0] == "edgewright":
+        raise error
+    remedy = "Install what this verb needs: pip install 'edgewright[studio]'."
+    print(f"edgewright: error: the library {error.name} is not installed.\n  {remedy}", file=sys.stderr)
+    if as_json:
+        print_failure("InputError", f"the library {error.name} is not installed", remedy)
+    return 2

@@ -39,13 +39,20 @@ def front_of(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(front, key=lambda trial: trial.size_bytes)
 
 
-def closeness(trial: Trial, budget: Budget, original_latency_s: float | None = None) -> float:
+def closeness(
+    trial: Trial,
+    budget: Budget,
+    original_latency_s: float | None = None,
+    original_energy_j: float | None = None,
+) -> float:
     """Return by how much the worst limit is broken, as a share of it; 0 or less if all are kept.
 
     Args:
         trial: A complete trial.
         budget: The limits; only those that a trial knows about count.
         original_latency_s: Median latency of the original; without it latency limits do not count.
+        original_energy_j: Energy of one inference of the original; that of a candidate is taken to follow its
+            latency. Without it the energy limit does not count.
     """
     excesses = [-1.0]
     if budget.max_drop is not None:
@@ -58,6 +65,8 @@ def closeness(trial: Trial, budget: Budget, original_latency_s: float | None = N
     limits = [limit for limit in (budget.latency_p50_s, budget.latency_p95_s) if limit is not None]
     if original_latency_s is not None and limits and trial.latency_ratio is not None:
         excesses.append(trial.latency_ratio * original_latency_s / min(limits) - 1)
+    if original_energy_j is not None and budget.energy_j is not None and trial.latency_ratio is not None:
+        excesses.append(trial.latency_ratio * original_energy_j / budget.energy_j - 1)
     return max(excesses)
 
 
@@ -77,7 +86,9 @@ def _rank(trial: Trial, fastest: float) -> tuple[int, float, float]:
     return (0, float(trial.size_bytes), ratio) if tied else (1, ratio, float(trial.size_bytes))
 
 
-def ranking(trials: Sequence[Trial], budget: Budget, original_latency_s: float) -> list[Trial]:
+def ranking(
+    trials: Sequence[Trial], budget: Budget, original_latency_s: float, original_energy_j: float | None = None
+) -> list[Trial]:
     """Return the candidates worth certifying, best first.
 
     Those that keep every limit come first: the fastest, and among equally fast ones the smallest. Candidates
@@ -85,7 +96,7 @@ def ranking(trials: Sequence[Trial], budget: Budget, original_latency_s: float) 
     limit, the closest first.
     """
     complete = [trial for trial in trials if trial.state == "complete"]
-    fitting = [trial for trial in complete if closeness(trial, budget, original_latency_s) <= 0]
+    fitting = [trial for trial in complete if closeness(trial, budget, original_latency_s, original_energy_j) <= 0]
     usual = [trial for trial in fitting if (trial.latency_ratio or 9) <= _SLOWER]
     ranked: list[Trial] = []
     for group in (usual, [trial for trial in fitting if trial not in usual]):
@@ -95,7 +106,9 @@ def ranking(trials: Sequence[Trial], budget: Budget, original_latency_s: float) 
             rest.sort(key=lambda trial: _rank(trial, fastest))
             ranked.append(rest.pop(0))
     others = [trial for trial in complete if trial not in fitting]
-    return ranked + sorted(others, key=lambda trial: closeness(trial, budget, original_latency_s))
+    return ranked + sorted(
+        others, key=lambda trial: closeness(trial, budget, original_latency_s, original_energy_j)
+    )
 
 
 def contenders(ranked: Sequence[Trial], count: int) -> list[Trial]:

@@ -1,7 +1,7 @@
 """From a trained model and data to the best model that keeps a budget, with its evidence."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ from edgewright.compress.static import StaticInt8, integer_layers
 from edgewright.compress.trials import Judge, TrialRunner
 from edgewright.contract.candidate import Report, Trial
 from edgewright.contract.device import Budget
-from edgewright.contract.errors import InputError
+from edgewright.contract.errors import CandidateError, InputError
+from edgewright.profile.latency import Subject
+from edgewright.profile.memory import measure_memory
 from edgewright.profile.target import Machine, machine_of, open_target
 from edgewright.runtime.options import RuntimeOptions
 
@@ -42,6 +44,8 @@ _DROP = 0.01
 _FIDELITY_DROP = 0.001
 # Candidates that may look at the certify split in one run; each look costs confidence.
 _LOOKS = 3
+# Kinds of candidates whose memory is measured where it is limited; each takes about half a second.
+_MEMORY_PROBES = 16
 
 
 def compress_model(request: Request) -> Report:
@@ -220,8 +224,11 @@ def _conclude(run: Run) -> Report:
     first = Finalist(run.source, None, "original", run.dataset.feed(sample))
     seconds = max(1.5, min(12.0, 0.25 * run.left()))
     baseline = _measured(run, [first], min(2.0, seconds))[0]
-    original_s = baseline.figures.latency_p50_ms.value / 1e3 if baseline else 0.0
-    ranked = ranking(run.trials, run.budget, original_s)
+    assert baseline is not None  # noqa: S101 - measure_finalists raises if the original cannot run
+    original_s = baseline.figures.latency_p50_ms.value / 1e3
+    energy = baseline.figures.energy_mj
+    ranked = ranking(run.trials, run.budget, original_s, None if energy is None else energy.value / 1e3)
+    ranked = _light_enough(run, ranked, feed)
     finalists = [first] + [
         Finalist(_candidate(run, trial), trial.recipe, trial.title, feed) for trial in contenders(ranked, _LOOKS)
     ]
@@ -231,6 +238,27 @@ def _conclude(run: Run) -> Report:
     request.tell("certifying", 0.92)
     chosen, certificate, outcome, verdict = choose(run, original, measured[1:])
     return record(run, original, chosen, certificate, outcome, verdict)
+
+
+def _light_enough(run: Run, ranked: Sequence[Trial], feed: Mapping[str, NDArray[Any]]) -> list[Trial]:
+    """Return the candidates that keep the memory limit; if none does, all of them, the lightest first.
+
+    Candidates of one title run alike, so one of each is measured.
+    """
+    limit = run.budget.peak_memory_bytes
+    if limit is None:
+        return list(ranked)
+    peaks: dict[str, float] = {}
+    for trial in ranked:
+        if trial.title in peaks or len(peaks) >= _MEMORY_PROBES:
+            continue
+        subject = Subject(trial.title, _candidate(run, trial), run.options, feed)
+        try:
+            peaks[trial.title] = measure_memory(run.target, subject).session_peak.value
+        except CandidateError:
+            peaks[trial.title] = float("inf")
+    light = [trial for trial in ranked if peaks.get(trial.title, float("inf")) <= limit]
+    return light or sorted(ranked, key=lambda trial: peaks.get(trial.title, float("inf")))
 
 
 def _candidate(run: Run, trial: Trial) -> Path:

@@ -34,9 +34,10 @@ def choose(
     same = _identity_certificate(run)
     original_outcome = judge_budget(original.figures, same, run.budget)
     tried: list[tuple[Measured, Certificate, BudgetOutcome]] = []
-    for candidate in [c for c in candidates if c is not None]:
-        if not _is_worth_it(candidate.figures, original.figures, run.budget):
-            continue
+    worthy = [c for c in candidates if c is not None and _is_worth_it(c.figures, original.figures, run.budget)]
+    # What is measured is judged first: a look at the certify split is not spent on what fails anyway.
+    fitting = [c for c in worthy if judge_budget(c.figures, same, run.budget).met]
+    for candidate in fitting or worthy[:1]:
         certificate = _certificate(run, candidate.figures)
         outcome = judge_budget(candidate.figures, certificate, run.budget)
         tried.append((candidate, certificate, outcome))

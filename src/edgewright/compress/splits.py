@@ -60,7 +60,7 @@ def split(dataset: Dataset, *, seed: int, calibrate: int | None = None, select: 
     if count < MIN_SAMPLES:
         raise DataError(
             f"the data holds {count} samples, the least is {MIN_SAMPLES}",
-            remedy="Give more samples: a certificate for a drop of 1 percentage point needs about 300.",
+            remedy="Give more samples: a certificate for a drop of 1 percentage point takes about 740 or more.",
         )
     wanted = (
         _wanted(calibrate, count, *_CALIBRATE),

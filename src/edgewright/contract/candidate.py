@@ -114,7 +114,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         trials: All candidates.
         fidelity: `sqnr_db` and `agreement` of the chosen model against the original, on the certify split.
         lint: Before and after, findings in words.
-        sensitivity: Layer to the noise (dB) that it alone brings in few bits or in integers.
+        sensitivity: Layer to the noise over signal (power ratio) that it alone brings in few bits or in integers.
         effects: What each step of the chosen recipe did, one after the other.
         latencies: Samples for plots: milliseconds per round of the original and the chosen model.
         data: Source, samples, splits, notes, fingerprint.
