@@ -20,7 +20,7 @@ from edgewright.compress.recipe import Recipe, Workbench
 from edgewright.compress.space import Params, Space
 from edgewright.contract.candidate import Trial
 from edgewright.contract.device import Budget
-from edgewright.contract.errors import CandidateError
+from edgewright.contract.errors import CandidateError, EdgewrightError
 from edgewright.contract.measure import Measurement
 from edgewright.contract.signature import InputContract
 from edgewright.profile.latency import Latency, Subject, measure_latency, paired_ratio
@@ -157,6 +157,10 @@ class TrialRunner:
             found["reason"] = error.message
         except MemoryError:
             found["reason"] = "out of memory"
+        except EdgewrightError:
+            raise
+        except Exception as error:  # a model may be odd in ways that nobody thought of; the others still count
+            found["reason"] = f"{type(error).__name__}: {error}"
         return Trial(
             number=number,
             title=recipe.title,
