@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data import TRAINING_SAMPLES, shuffled_digits
+from data import TRAINING_SAMPLES, shuffled_digits  # type: ignore[import-not-found] # beside this script
 from torch import nn
 
 HERE = Path(__file__).parent
