@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from edgewright.cli.project import device_class_of, find_project
+from edgewright.cli.project import PROJECT_FILE, device_class_of, find_project
 from edgewright.cli.terminal import print_json
 from edgewright.compress.compress import Request, compress_model
 from edgewright.compress.ledger import state_folder
@@ -128,6 +128,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _request(arguments: argparse.Namespace, tell: Callable[[str, float], None]) -> Request:
     """Put the command line over the project file over the defaults."""
     project = find_project(arguments.project)
+    if project is not None and arguments.project is None:
+        print(f"Using {PROJECT_FILE} of this folder.", file=sys.stderr)
     model = arguments.model or (Path(project.model.path) if project else None)
     if model is None:
         raise InputError(

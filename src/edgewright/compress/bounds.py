@@ -72,6 +72,9 @@ class Bounds:
             lower = -betting_bound(-values, self.alpha, -high, -low)
         else:
             upper, lower = t_bound(values, self.alpha), -t_bound(-values, self.alpha)
+            if np.ptp(values) == 0:  # no spread seen is no proof of none: as for scores that never disagree
+                unseen = float(np.ptp(self.original)) * (1 - self.alpha ** (1 / values.size))
+                upper, lower = upper + unseen, lower - unseen
         return self._clustered(values, upper, lower)
 
     def _clustered(self, values: _Floats, upper: float, lower: float) -> tuple[float, float]:

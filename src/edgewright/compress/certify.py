@@ -68,6 +68,7 @@ def certify(
     candidate_digest: str,
     data_fingerprint: str,
     ledger: LookLedger,
+    ledger_key: str | None = None,
     min_metric: float | None = None,
     scalar: Scalar | None = None,
     seed: int = 0,
@@ -88,6 +89,8 @@ def certify(
         candidate_digest: Of the candidate's artifact; the same one again is no new look.
         data_fingerprint: Of the certify split.
         ledger: Where looks are counted.
+        ledger_key: What looks are counted at; a fingerprint of all the data counts looks at every split of it
+            together, so that a new seed gives no new confidence. The certify split's own without it.
         min_metric: Least value of the metric, None for no floor.
         scalar: The metric of the whole set, for kind "scalar".
         seed: Of the bootstrap, for kind "scalar".
@@ -100,7 +103,7 @@ def certify(
     _check(original_scores, candidate_scores, groups, kind, scalar)
     samples = len(original_scores)
     clusters = None if groups is None else len(np.unique(groups))
-    look = ledger.look(data_fingerprint, metric, candidate_digest)
+    look = ledger.look(ledger_key or data_fingerprint, metric, candidate_digest)
     alpha = look_alpha(1 - confidence, look)
     if scalar is not None:
         original, chosen = scalar(np.arange(samples))

@@ -1,5 +1,6 @@
 """Which candidate to choose: pure functions from trials and a budget."""
 
+import math
 from collections.abc import Sequence
 
 from edgewright.contract.candidate import Trial
@@ -11,22 +12,28 @@ __all__ = ["closeness", "contenders", "front_of", "is_better", "ranking"]
 LATENCY_TIE = 0.03
 # A default choice may not be slower than the original by more than measuring noise.
 _SLOWER = 1.02
+# Beyond a limit, candidates whose excess differs by less than this share are equally close: then speed decides.
+_AS_CLOSE = 0.05
 
 
 def front_of(trials: Sequence[Trial]) -> list[Trial]:
-    """Return the trials that no other beats in drop, latency and size together."""
+    """Return the trials that no other beats in drop, latency, size, memory and energy together.
 
-    def figures(trial: Trial) -> tuple[float, float, float]:
-        # Noise must not put a candidate on the front: rates and ratios to three digits.
+    Energy is estimated from the latency ratio, so it needs no axis of its own.
+    """
+
+    def figures(trial: Trial) -> tuple[float, ...]:
+        # Noise must not put a candidate on the front: rates and ratios to two digits, memory to a tenth of a MB.
         return (
             round(max(trial.drop or 0.0, 0.0), 4),
             round(trial.latency_ratio or 9.0, 2),
             float(trial.size_bytes),
+            round((trial.peak_memory_bytes or 0.0) / 1e5),
         )
 
     complete = [trial for trial in trials if trial.state == "complete"]
     front = []
-    seen: set[tuple[float, float, float]] = set()
+    seen: set[tuple[float, ...]] = set()
     for trial in complete:
         mine = figures(trial)
         beaten = any(
@@ -106,9 +113,12 @@ def ranking(
             rest.sort(key=lambda trial: _rank(trial, fastest))
             ranked.append(rest.pop(0))
     others = [trial for trial in complete if trial not in fitting]
-    return ranked + sorted(
-        others, key=lambda trial: closeness(trial, budget, original_latency_s, original_energy_j)
-    )
+
+    def distance(trial: Trial) -> tuple[int, float]:
+        excess = max(closeness(trial, budget, original_latency_s, original_energy_j), 0.0)
+        return math.floor(math.log1p(excess) / _AS_CLOSE), trial.latency_ratio or 9.0
+
+    return ranked + sorted(others, key=distance)
 
 
 def contenders(ranked: Sequence[Trial], count: int) -> list[Trial]:

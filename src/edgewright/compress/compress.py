@@ -44,8 +44,8 @@ _DROP = 0.01
 _FIDELITY_DROP = 0.001
 # Candidates that may look at the certify split in one run; each look costs confidence.
 _LOOKS = 3
-# Kinds of candidates whose memory is measured where it is limited; each takes about half a second.
-_MEMORY_PROBES = 16
+# Kinds of candidates whose memory is measured; each takes about half a second.
+_MEMORY_PROBES = 12
 
 
 def compress_model(request: Request) -> Report:
@@ -161,8 +161,16 @@ def _survey(
         integers,
         signed_first=machine.arch.startswith(("aarch64", "arm")),
         fold=tuple(step for step in first if isinstance(step, FoldPreprocess)),
+        int8_peak=127 if _adds_in_32_bits(machine) else 63,
     )
     return space, {"few bits": weights, "integers": integers}
+
+
+def _adds_in_32_bits(machine: Machine) -> bool:
+    """Whether 8-bit products cannot saturate: x86 without VNNI adds pairs of them in 16 bits."""
+    return not machine.arch.startswith(("x86", "AMD64", "i686")) or any(
+        name in machine.features for name in ("avx512_vnni", "avx_vnni", "amx_int8")
+    )
 
 
 def _few(feeds: Sequence[Any], count: int) -> list[Any]:
@@ -203,6 +211,8 @@ def _search(run: Run) -> None:
         "metric": run.metric.name,
         "budget": msgspec.to_builtins(run.budget),
         "device": [request.device.target, request.device.threads, *request.device.providers],
+        "machine": [run.machine.summary, run.machine.runtime],
+        "preprocess": msgspec.to_builtins(run.dataset.preprocess),
         "fold": request.fold,
         "seed": request.seed,
         "version": edgewright.__version__,
@@ -227,8 +237,17 @@ def _conclude(run: Run) -> Report:
     assert baseline is not None  # noqa: S101 - measure_finalists raises if the original cannot run
     original_s = baseline.figures.latency_p50_ms.value / 1e3
     energy = baseline.figures.energy_mj
-    ranked = ranking(run.trials, run.budget, original_s, None if energy is None else energy.value / 1e3)
-    ranked = _light_enough(run, ranked, feed)
+    energy_j = None if energy is None else energy.value / 1e3
+    peaks = _peaks(run, ranking(run.trials, run.budget, original_s, energy_j), feed)
+    run.trials = [
+        msgspec.structs.replace(
+            trial,
+            peak_memory_bytes=peaks.get(trial.title),
+            energy_mj=None if energy is None or trial.latency_ratio is None else energy.value * trial.latency_ratio,
+        )
+        for trial in run.trials
+    ]
+    ranked = _light_enough(run, ranking(run.trials, run.budget, original_s, energy_j))
     finalists = [first] + [
         Finalist(_candidate(run, trial), trial.recipe, trial.title, feed) for trial in contenders(ranked, _LOOKS)
     ]
@@ -240,25 +259,36 @@ def _conclude(run: Run) -> Report:
     return record(run, original, chosen, certificate, outcome, verdict)
 
 
-def _light_enough(run: Run, ranked: Sequence[Trial], feed: Mapping[str, NDArray[Any]]) -> list[Trial]:
-    """Return the candidates that keep the memory limit; if none does, all of them, the lightest first.
+def _peaks(run: Run, ranked: Sequence[Trial], feed: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """Measure the peak memory of one candidate of each title, best ones first, as far as time allows.
 
-    Candidates of one title run alike, so one of each is measured.
+    Candidates of one title run alike: they differ in the bits of single layers.
     """
-    limit = run.budget.peak_memory_bytes
-    if limit is None:
-        return list(ranked)
     peaks: dict[str, float] = {}
+    wanted = list(dict.fromkeys(trial.title for trial in ranked))[:_MEMORY_PROBES]
+    enough = run.began + 0.9 * run.request.time_limit_s
     for trial in ranked:
-        if trial.title in peaks or len(peaks) >= _MEMORY_PROBES:
+        limited = run.budget.peak_memory_bytes is not None
+        if trial.title not in wanted or trial.title in peaks or (time.monotonic() > enough and not limited):
             continue
         subject = Subject(trial.title, _candidate(run, trial), run.options, feed)
         try:
             peaks[trial.title] = measure_memory(run.target, subject).session_peak.value
         except CandidateError:
-            peaks[trial.title] = float("inf")
-    light = [trial for trial in ranked if peaks.get(trial.title, float("inf")) <= limit]
-    return light or sorted(ranked, key=lambda trial: peaks.get(trial.title, float("inf")))
+            continue
+    return peaks
+
+
+def _light_enough(run: Run, ranked: Sequence[Trial]) -> list[Trial]:
+    """Return the candidates that keep the memory limit; if none does, all of them, the lightest first."""
+    limit = run.budget.peak_memory_bytes
+    if limit is None:
+        return list(ranked)
+
+    def peak(trial: Trial) -> float:
+        return float("inf") if trial.peak_memory_bytes is None else trial.peak_memory_bytes
+
+    return [trial for trial in ranked if peak(trial) <= limit] or sorted(ranked, key=peak)
 
 
 def _candidate(run: Run, trial: Trial) -> Path:

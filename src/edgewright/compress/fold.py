@@ -25,7 +25,7 @@ from edgewright.contract.signature import InputContract
 __all__ = ["FoldPreprocess", "fold_preprocess", "integer_affine", "raw_contract", "raw_dataset"]
 
 _TYPES = {"uint8": TensorProto.UINT8, "int16": TensorProto.INT16, "float32": TensorProto.FLOAT}
-_CAST, _SCALE, _SHIFT = "fold/cast", "fold/scale", "fold/shift"
+_SHIFT = "fold/whole numbers"
 # The operator set whose Resize knows antialiasing and axes.
 _RESIZE_OPSET = 18
 # How far from a whole number a zero point may lie to count as one.
@@ -129,7 +129,9 @@ def fold_preprocess(model: onnx.ModelProto, step: FoldPreprocess) -> onnx.ModelP
     if result is None:
         view = [1] * rank
         view[channel] = -1
-        result = _arithmetic(graph, current, factor.reshape(view), offset.reshape(view))
+        result = _arithmetic(
+            graph, current, factor.reshape(view), offset.reshape(view), whole=steps.dtype != "float32"
+        )
     graph.replace_reads(name, result, readers)
     built = graph.model()
     _retype(built, name, steps, rank)
@@ -169,13 +171,14 @@ def _into_weights(
     return graph.node("DequantizeLinear", [raw, *parameters])
 
 
-def _arithmetic(graph: Graph, raw: str, factor: NDArray[np.float64], offset: NDArray[np.float64]) -> str:
+def _arithmetic(
+    graph: Graph, raw: str, factor: NDArray[np.float64], offset: NDArray[np.float64], *, whole: bool
+) -> str:
     floats = graph.node("Cast", [raw], to=TensorProto.FLOAT)
-    graph.nodes[-1].name = _CAST
     scaled = graph.node("Mul", [floats, graph.constant("factor", factor.astype(np.float32))])
-    graph.nodes[-1].name = _SCALE
     shifted = graph.node("Add", [scaled, graph.constant("offset", offset.astype(np.float32))])
-    graph.nodes[-1].name = _SHIFT
+    if whole:  # by this name `integer_affine` knows its own
+        graph.nodes[-1].name = _SHIFT
     return shifted
 
 

@@ -25,10 +25,12 @@ class DynamicInt8(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
 
     Attributes:
         per_channel: One step per output of a matrix product, otherwise one per tensor.
-        peaks: Largest weight integer of a layer where it is not 127 (see `pack.py`).
+        peak: Largest weight integer; 63 on x86 without VNNI (see `static.py`).
+        peaks: Largest weight integer of a layer where it is smaller (see `pack.py`).
     """
 
     per_channel: bool = True
+    peak: int = 127
     peaks: dict[str, int] = {}
 
 
@@ -76,7 +78,7 @@ def quantize_dynamic(model: onnx.ModelProto, step: DynamicInt8) -> onnx.ModelPro
     if not targets and not recurrent:
         raise CandidateError("the model has no matrix product and no LSTM", remedy="Use another form.")
     for node in targets:
-        peak = min(step.peaks.get(node.name, 127), 127)
+        peak = min(step.peaks.get(node.name, 127), step.peak)
         codes = encode(_matrix(node, graph), (1,) if step.per_channel else (), peak)
         vector = codes.steps.reshape(-1 if step.per_channel else ())
         inputs = [
@@ -90,7 +92,7 @@ def quantize_dynamic(model: onnx.ModelProto, step: DynamicInt8) -> onnx.ModelPro
         tensors = []
         for position in (1, 2):
             values = graph.constants[node.input[position]]
-            codes = encode(values, (0, 1), min(step.peaks.get(node.name, 127), 127))
+            codes = encode(values, (0, 1), min(step.peaks.get(node.name, 127), step.peak))
             steps = codes.steps.reshape(values.shape[:2])
             tensors.append((codes.integers.transpose(0, 2, 1), steps))
         node.input[1] = graph.constant("weight", tensors[0][0])

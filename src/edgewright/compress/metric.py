@@ -216,5 +216,5 @@ def _custom(reference: str, dataset: Dataset, original_outputs: Outputs) -> Metr
         )
     if first.ndim == 0:
         return Metric(reference, "scalar", partial(custom_scores, reference), "one value for all samples")
-    kind: Kind = "binary" if first.dtype == bool else "unbounded"
+    kind: Kind = "binary" if np.isin(first, (0, 1)).all() else "unbounded"
     return Metric(reference, kind, partial(custom_scores, reference))

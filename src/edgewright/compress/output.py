@@ -12,7 +12,7 @@ from edgewright.contract.errors import InputError, OutputError
 __all__ = ["OutputFolder", "open_folder", "write_file"]
 
 JOURNAL = "search.journal"
-_OURS = (JOURNAL, "report.json")
+_FILES = (JOURNAL, "report.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class OutputFolder:
 
     def clear(self) -> None:
         """Remove an earlier run."""
-        for name in (*_OURS, "report.html", "model.onnx"):
+        for name in (*_FILES, "report.html", "model.onnx"):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / "candidates", ignore_errors=True)
 
@@ -106,7 +106,7 @@ def open_folder(path: Path, *, resume: bool) -> OutputFolder:
         raise OutputError(
             f"the output folder {path} cannot be used: {error.strerror}", remedy="Name another one with --out."
         ) from error
-    ours = any(name in present for name in _OURS)
+    ours = any(name in present for name in (*_FILES, "candidates"))
     if present and not ours:
         raise InputError(
             f"{path} holds {present[0]!r} and no run of edgewright",

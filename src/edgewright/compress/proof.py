@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,9 +13,13 @@ from edgewright.compress.ledger import LookLedger
 from edgewright.compress.run import Run
 from edgewright.contract.candidate import BudgetOutcome, Figures
 from edgewright.contract.device import Budget
+from edgewright.contract.errors import CandidateError
 from edgewright.contract.evidence import Certificate
 
-__all__ = ["choose"]
+__all__ = ["SLOWER", "choose"]
+
+# A choice may not be slower than the original by more than this, at the upper end of the paired interval.
+SLOWER = 1.05
 
 _LIMIT_NAMES = {
     "latency_p50_ms": "median latency",
@@ -32,63 +37,89 @@ def choose(
 ) -> tuple[Measured, Certificate, BudgetOutcome, str]:
     """Certify candidates in order until one keeps everything; otherwise return the original or the closest."""
     same = _identity_certificate(run)
-    original_outcome = judge_budget(original.figures, same, run.budget)
-    tried: list[tuple[Measured, Certificate, BudgetOutcome]] = []
-    worthy = [c for c in candidates if c is not None and _is_worth_it(c.figures, original.figures, run.budget)]
+    measured = msgspec.structs.replace(run.budget, min_metric=None)
+    original_outcome = judge_budget(original.figures, same, measured)
+    worthy = [
+        candidate
+        for candidate in candidates
+        if candidate is not None and _is_worth_it(candidate.figures, original.figures, same, measured)
+    ]
     # What is measured is judged first: a look at the certify split is not spent on what fails anyway.
-    fitting = [c for c in worthy if judge_budget(c.figures, same, run.budget).met]
-    for candidate in fitting or worthy[:1]:
-        certificate = _certificate(run, candidate.figures)
+    fitting = [c for c in worthy if judge_budget(c.figures, same, measured).met]
+    tried: list[tuple[Measured, Certificate, BudgetOutcome]] = []
+    problem = ""
+    for candidate in fitting or ([] if original_outcome.met else worthy[:1]):
+        try:
+            certificate = _certificate(run, candidate.figures, candidate.figures.path)
+        except CandidateError as error:  # it answers NaN, or the metric is not defined on its answers
+            problem = error.message
+            continue
         outcome = judge_budget(candidate.figures, certificate, run.budget)
         tried.append((candidate, certificate, outcome))
         if outcome.met:
             return candidate, certificate, outcome, _good_news(candidate.figures, original.figures, certificate)
-    if original_outcome.met and not tried:
-        return (
-            original,
-            same,
-            original_outcome,
-            "Nothing helps: no candidate is smaller or faster. Ship the original.",
-        )
-    if not tried:
-        return (
-            original,
-            same,
-            original_outcome,
-            (
-                f"The budget cannot be met: the original breaks the limit on "
-                f"{_LIMIT_NAMES[original_outcome.binding or '']}, and no candidate is closer."
-            ),
-        )
     certified = [entry for entry in tried if entry[1].verdict == "certified"]
     if certified:
         closest = min(certified, key=lambda entry: max(float(e["share"]) for e in entry[2].limits.values()))
-        candidate, certificate, outcome = closest
+        limit = _LIMIT_NAMES[closest[2].binding or ""]
         return (
-            candidate,
-            certificate,
-            outcome,
-            (
-                f"The budget cannot be met: the limit on {_LIMIT_NAMES[outcome.binding or '']} binds. "
-                "This is the closest certified candidate."
-            ),
+            *closest,
+            f"The budget cannot be met: the limit on {limit} binds. This is the closest certified candidate.",
         )
-    _, certificate, outcome = tried[0]
-    outcome = BudgetOutcome(met=False, binding="max_drop", limits=outcome.limits)
-    return original, certificate, outcome, f"The original is returned: {certificate.reason}"
+    if tried:
+        certificate = tried[0][1]
+        outcome = judge_budget(original.figures, certificate, run.budget)
+        binding = "min_metric" if certificate.upper_bound <= certificate.max_drop else "max_drop"
+        outcome = BudgetOutcome(met=False, binding=binding, limits=outcome.limits)
+        return original, certificate, outcome, f"The original is returned: {certificate.reason}"
+    return _without_candidates(run, original, same, problem)
 
 
-def _is_worth_it(candidate: Figures, original: Figures, budget: Budget) -> bool:
-    """Whether a candidate is smaller, or clearly faster, or keeps a limit that the original breaks."""
+def _without_candidates(
+    run: Run, original: Measured, same: Certificate, problem: str
+) -> tuple[Measured, Certificate, BudgetOutcome, str]:
+    """Return the original, with its own certificate of the floor if there is one to keep."""
+    if run.budget.min_metric is not None:
+        same = _certificate(run, original.figures, None)
+    outcome = judge_budget(original.figures, same, run.budget)
+    if problem:
+        return original, same, outcome, f"The original is returned: no candidate could be judged ({problem})."
+    if outcome.met:
+        return original, same, outcome, "Nothing helps: no candidate is smaller or faster. Ship the original."
+    limit = _LIMIT_NAMES[outcome.binding or ""]
+    return (
+        original,
+        same,
+        outcome,
+        f"The budget cannot be met: the original breaks the limit on {limit}, and no candidate helps.",
+    )
+
+
+def _is_worth_it(candidate: Figures, original: Figures, same: Certificate, measured: Budget) -> bool:
+    """Whether a candidate is smaller or clearly faster, and not slower.
+
+    Where the original breaks a limit, whether the candidate comes closer to it.
+    """
+    before, outcome = (judge_budget(figures, same, measured) for figures in (original, candidate))
+    if not before.met:
+        broken = [name for name, entry in before.limits.items() if not entry["kept"]]
+        return any(_value(outcome, name) < _value(before, name) for name in broken)
     smaller = candidate.size_bytes.value < original.size_bytes.value
-    faster = candidate.latency_ratio.high is not None and candidate.latency_ratio.high < 1
-    limited = budget.latency_p50_s or budget.latency_p95_s or budget.size_bytes or budget.peak_memory_bytes
-    return smaller or faster or bool(limited)
+    ratio = candidate.latency_ratio
+    highest = ratio.value if ratio.high is None else ratio.high
+    return highest < 1 or (smaller and highest <= SLOWER)
 
 
-def _certificate(run: Run, figures: Figures) -> Certificate:
-    content = Path(figures.path).read_bytes()
-    outputs = run.proof.outputs(content, len(run.proof.indices))
+def _value(outcome: BudgetOutcome, name: str) -> float:
+    value = outcome.limits[name]["value"]
+    return float("inf") if value is None else float(value)
+
+
+def _certificate(run: Run, figures: Figures, path: str | None) -> Certificate:
+    """Judge the model at a path on the certify split; without a path the original itself."""
+    outputs = run.proof.reference
+    if path is not None:
+        outputs = run.proof.outputs(Path(path).read_bytes(), len(run.proof.indices))
     groups = run.dataset.groups
     scalar = None
     if run.metric.kind == "scalar":
@@ -113,6 +144,7 @@ def _certificate(run: Run, figures: Figures) -> Certificate:
         candidate_digest=figures.sha256,
         data_fingerprint=run.fingerprint,
         ledger=LookLedger(run.request.state),
+        ledger_key=run.dataset.fingerprint,
         min_metric=run.budget.min_metric,
         scalar=scalar,
         seed=run.request.seed,
@@ -145,9 +177,12 @@ def _identity_certificate(run: Run) -> Certificate:
 
 
 def _good_news(chosen: Figures, original: Figures, certificate: Certificate) -> str:
-    size = original.size_bytes.value / chosen.size_bytes.value
+    ratio = original.size_bytes.value / chosen.size_bytes.value
+    size = f"{ratio:.1f} times smaller" if ratio >= 1.05 else f"{1 / ratio:.2f} times the size"
+    groups = "" if certificate.clusters is None else f" from {certificate.clusters} groups"
+    asymptotic = ", asymptotic bound" if "asymptotic" in certificate.method else ""
     return (
-        f"{size:.1f} times smaller, {chosen.latency_ratio.value:.2f} times the latency, "
+        f"{size}, {chosen.latency_ratio.value:.2f} times the latency, "
         f"{certificate.metric} drops at most {certificate.upper_bound:.2%} "
-        f"(certified at {certificate.confidence:.0%} on {certificate.samples} unseen samples)."
+        f"(certified at {certificate.confidence:.0%} on {certificate.samples} unseen samples{groups}{asymptotic})."
     )

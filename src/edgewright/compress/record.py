@@ -21,6 +21,7 @@ from edgewright.compress.run import Run
 from edgewright.contract.candidate import REPORT_SCHEMA, BudgetOutcome, Figures, Report
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.evidence import Certificate
+from edgewright.contract.signature import InputContract
 from edgewright.runtime.options import RuntimeOptions
 
 __all__ = ["record"]
@@ -93,7 +94,7 @@ def record(
         },
         report=str(run.folder.path / "report.html"),
         folder=str(run.folder.path),
-        snippet=_snippet(final, proto, run.options),
+        snippet=_snippet(final, run.loaded.contract if is_original else run.proof.contract, run.options),
     )
     run.folder.write("report.json", msgspec.json.format(msgspec.json.encode(report), indent=1))
     return report
@@ -129,13 +130,14 @@ def _effects(run: Run, chosen: Figures) -> list[dict[str, Any]]:
     return effects
 
 
-def _snippet(path: Path, model: onnx.ModelProto, options: RuntimeOptions) -> str:
-    feeds = ", ".join(f'"{value.name}": {_identifier(value.name)}' for value in model.graph.input)
+def _snippet(path: Path, contract: InputContract, options: RuntimeOptions) -> str:
+    feeds = ", ".join(f"{spec.name!r}: {_identifier(spec.name)}" for spec in contract.inputs)
+    providers = list(options.providers)
     return (
         "import onnxruntime as ort\n"
         "options = ort.SessionOptions()\n"
         f"options.intra_op_num_threads = {options.threads}\n"
-        f'session = ort.InferenceSession("{path}", options)\n'
+        f"session = ort.InferenceSession({str(path)!r}, options, providers={providers})\n"
         f"outputs = session.run(None, {{{feeds}}})"
     )
 

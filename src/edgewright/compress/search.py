@@ -168,14 +168,12 @@ class Search:
 
     def _tighten(self, study: optuna.Study) -> None:
         """Climb down the ladder of tighter weights for the fastest forms that keep the drop."""
+        # What tighter weights are for is size, so only the drop decides how far to climb.
+        drop_only = Budget(max_drop=self.runner.budget.max_drop)
         fastest: dict[str, Trial] = {}
-        for trial in sorted(
-            self._complete(), key=lambda t: (closeness(t, self.runner.budget), t.latency_ratio or 9)
-        ):
+        for trial in sorted(self._complete(), key=lambda t: (closeness(t, drop_only), t.latency_ratio or 9)):
             fastest.setdefault(self.space.speed_key(self.params_of(trial)), trial)
-        leaders = sorted(
-            fastest.values(), key=lambda t: (closeness(t, self.runner.budget) > 0, t.latency_ratio or 9)
-        )
+        leaders = sorted(fastest.values(), key=lambda t: (closeness(t, drop_only) > 0, t.latency_ratio or 9))
         for leader in leaders[:3]:
             misses = 0
             for params in self.space.tighter(self.params_of(leader)):
@@ -184,7 +182,7 @@ class Search:
                     return
                 if tried.sha256 == leader.sha256:
                     break  # nothing left that could be stored more tightly
-                kept = tried.state == "complete" and closeness(tried, self.runner.budget) <= 0
+                kept = tried.state == "complete" and closeness(tried, drop_only) <= 0
                 misses = 0 if kept else misses + 1
                 if misses == 2:
                     break

@@ -49,6 +49,7 @@ class Space:
         weight_noise: Layer to its noise in few bits.
         signed_first: Whether the target prefers signed activations (ARM).
         fold: The step that folds preprocessing in, if asked for.
+        int8_peak: Largest weight integer that the target's 8-bit kernels take without saturating.
     """
 
     clean: onnx.ModelProto
@@ -58,6 +59,7 @@ class Space:
     weight_noise: Mapping[str, float]
     signed_first: bool = False
     fold: tuple[FoldPreprocess, ...] = ()
+    int8_peak: int = 127
 
     def propose(self, chooser: Chooser) -> Params:
         """Let the chooser fill in every parameter that matters for the form it picks."""
@@ -155,11 +157,12 @@ class Space:
                         calibrator=params["calibrator"],
                         bias_correction=params["bias_correction"],
                         float_layers=self.float_sets[params["in_float"]],
+                        peak=self.int8_peak,
                         peaks=small,
                     )
                 )
             case "dynamic":
-                steps.append(DynamicInt8(per_channel=params["per_channel"], peaks=small))
+                steps.append(DynamicInt8(per_channel=params["per_channel"], peak=self.int8_peak, peaks=small))
             case "blocks":
                 steps.append(WeightBlocks(bits=params["bits"], block=params["block"], peaks=small))
             case "sparse":
@@ -190,6 +193,7 @@ def space_of(
     *,
     signed_first: bool = False,
     fold: tuple[FoldPreprocess, ...] = (),
+    int8_peak: int = 127,
 ) -> Space:
     """Return the recipes that make sense for a cleaned model.
 
@@ -199,6 +203,7 @@ def space_of(
         integer_noise: Layer to noise when it runs on integers, empty if none can.
         signed_first: Whether signed activations are the usual form on the target.
         fold: The step that folds preprocessing in; `clean` is the model after it.
+        int8_peak: Largest weight integer that the target's 8-bit kernels take without saturating.
     """
     graph = Graph(clean)
     quantized = any(node.op_type == "QuantizeLinear" for node in graph.nodes)
@@ -245,6 +250,7 @@ def space_of(
         {layer: noise for layer, noise in weight_noise.items() if layer in known},
         signed_first,
         fold,
+        int8_peak,
     )
 
 

@@ -47,7 +47,8 @@ class StaticInt8(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
         calibrator: How activations' ranges are chosen.
         bias_correction: Take the mean error that rounded weights cause out of the bias.
         float_layers: Layers that stay in floating point.
-        peaks: Largest weight integer of a layer where it is not 127 (see `pack.py`).
+        peak: Largest weight integer; 63 where a kernel adds pairs of products in 16 bits (x86 without VNNI).
+        peaks: Largest weight integer of a layer where it is smaller (see `pack.py`).
     """
 
     activations: Literal["uint8", "int8"] = "uint8"
@@ -55,6 +56,7 @@ class StaticInt8(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     calibrator: Calibrator = "minmax"
     bias_correction: bool = False
     float_layers: tuple[str, ...] = ()
+    peak: int = 127
     peaks: dict[str, int] = {}
 
 
@@ -290,7 +292,7 @@ def _quantize_weight(work: _Placement, node: onnx.NodeProto, seen: Mapping[str, 
     weight = next(iter(weights_of(node, graph)))
     values = graph.constants[weight.tensor]
     axes = weight.channel_axes if step.per_channel else ()
-    codes = encode(values, axes, min(step.peaks.get(weight.layer, 127), 127))
+    codes = encode(values, axes, min(step.peaks.get(weight.layer, 127), step.peak))
     steps = codes.steps.reshape(-1) if step.per_channel else codes.steps.reshape(())
     inputs = [graph.constant("weight", codes.integers), graph.constant("steps", steps)]
     if node.op_type == "Gemm":  # the runtime's fusion of Gemm asks for the zero point, that of Conv does not

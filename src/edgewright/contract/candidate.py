@@ -64,7 +64,9 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         agreement: Share of samples with the same greatest output, None without classes.
         latency_ratio: Median latency relative to the original's, paired.
         fused_fraction: Share of layers on integers after the runtime's optimisation.
-        on_front: Whether no other candidate is at least as good in drop, latency and size.
+        peak_memory_bytes: Measured on one candidate of this title; None where time did not allow it.
+        energy_mj: Estimated: the original's energy times the latency ratio.
+        on_front: Whether no other candidate is at least as good in drop, latency, size, memory and energy.
     """
 
     number: int
@@ -83,6 +85,8 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agreement: float | None = None
     latency_ratio: float | None = None
     fused_fraction: float | None = None
+    peak_memory_bytes: float | None = None
+    energy_mj: float | None = None
     on_front: bool = False
 
 
@@ -110,7 +114,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         chosen: The model that was chosen; the original itself if nothing helps.
         certificate: Of the chosen model (or of the closest, if the original is returned).
         budget: Whether the limits are kept.
-        front: Candidates that no other beats in drop, latency and size.
+        front: Candidates that no other beats in drop, latency, size, memory and energy.
         trials: All candidates.
         fidelity: `sqnr_db` and `agreement` of the chosen model against the original, on the certify split.
         lint: Before and after, findings in words.
