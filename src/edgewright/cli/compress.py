@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from rich.console import Console
@@ -20,6 +20,7 @@ from edgewright.compress.report import page, print_summary
 from edgewright.contract.device import Budget, DeviceClass
 from edgewright.contract.errors import InputError
 from edgewright.contract.project import Project
+from edgewright.contract.sections import Task
 from edgewright.contract.units import Dimension, parse_quantity
 
 __all__ = ["register", "run"]
@@ -65,6 +66,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     data.add_argument("--label", metavar="NAME", help="column or array of labels (default: y)")
     data.add_argument("--features", metavar="NAME,…", help="feature columns, or arrays in input order")
     data.add_argument("--group", metavar="NAME", help="column or array of groups (subjects): bound by cluster")
+    data.add_argument("--task", choices=get_args(Task), help="what the labels mean (default: found out)")
     data.add_argument("--metric", metavar="NAME", help="metric, or module:function (default: by task)")
     data.add_argument(
         "--fold-preprocessing",
@@ -155,7 +157,7 @@ def _request(arguments: argparse.Namespace, tell: Callable[[str, float], None]) 
         label=arguments.label or (section.label if section else None),
         features=features,
         group=arguments.group or (section.group if section else None),
-        task=section.task if section else None,
+        task=arguments.task or (section.task if section else None),
         metric=arguments.metric or (project.metric.name if project else None),
         preprocess=project.preprocess if project else None,
         fold=arguments.fold_preprocessing,

@@ -61,6 +61,7 @@ def record(
             "sqnr_db": sqnr_db(run.proof.reference, outputs),
             "agreement": None if np.isnan(share) else share,
         },
+        contract=_with_ranges(run, is_original=is_original),
         lint={"original": _lint(run.loaded.proto), "chosen": _lint(proto)},
         sensitivity=run.probe_noise,
         effects=tuple(_effects(run, chosen.figures)),
@@ -98,6 +99,17 @@ def record(
     )
     run.folder.write("report.json", msgspec.json.format(msgspec.json.encode(report), indent=1))
     return report
+
+
+def _with_ranges(run: Run, *, is_original: bool) -> InputContract:
+    """Return the chosen model's contract with the range of values in the data."""
+    contract = run.loaded.contract if is_original else run.proof.contract
+    arrays = (run.dataset if is_original else run.proof.fed).inputs
+    inputs = tuple(
+        msgspec.structs.replace(spec, low=float(arrays[spec.name].min()), high=float(arrays[spec.name].max()))
+        for spec in contract.inputs
+    )
+    return msgspec.structs.replace(contract, inputs=inputs)
 
 
 def _lint(model: onnx.ModelProto) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import msgspec
 
 from edgewright.contract.evidence import Certificate
 from edgewright.contract.measure import Measurement
+from edgewright.contract.signature import InputContract
 
 __all__ = ["REPORT_SCHEMA", "BudgetOutcome", "Figures", "Report", "Trial"]
 
@@ -117,6 +118,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         front: Candidates that no other beats in drop, latency, size, memory and energy.
         trials: All candidates.
         fidelity: `sqnr_db` and `agreement` of the chosen model against the original, on the certify split.
+        contract: Inputs and outputs of the chosen model, with the range of values that it was shown.
         lint: Before and after, findings in words.
         sensitivity: Layer to the noise over signal (power ratio) that it alone brings in few bits or in integers.
         effects: What each step of the chosen recipe did, one after the other.
@@ -139,6 +141,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     front: tuple[Trial, ...]
     trials: tuple[Trial, ...]
     fidelity: dict[str, float | None]
+    contract: InputContract
     lint: dict[str, Any]
     sensitivity: dict[str, dict[str, float]]
     effects: tuple[dict[str, Any], ...]

@@ -14,6 +14,7 @@ from edgewright.compress.report import page, print_summary
 from edgewright.contract.candidate import BudgetOutcome, Figures, Report, Trial
 from edgewright.contract.evidence import Certificate
 from edgewright.contract.measure import Measurement, Origin
+from edgewright.contract.signature import InputContract
 
 HOSTILE = "<script>alert(1)</script>&\"'`]]>--><!--{{ 7*7 }}[red]\x00\x1b[31m"
 MACHINE = "AMD EPYC, 2 cores, x86_64"
@@ -114,6 +115,7 @@ def report_of(**changes: Any) -> Report:
             front=TRIALS[:9],
             trials=TRIALS,
             fidelity={"sqnr_db": 20.7, "agreement": 0.998},
+            contract=InputContract(inputs=(), outputs=()),
             lint={
                 "original": {"layers": 9, "integer_layers": 0, "conversions": 0, "findings": []},
                 "chosen": {
