@@ -3,15 +3,20 @@
 import math
 from collections.abc import Sequence
 
+import msgspec
+
 from edgewright.contract.candidate import Trial
 from edgewright.contract.device import Budget
+from edgewright.signals.exact import likelihood_limit
 
-__all__ = ["closeness", "contenders", "front_of", "is_better", "ranking"]
+__all__ = ["closeness", "contenders", "front_of", "is_better", "pooled", "ranking"]
 
 # Latencies closer than this are the same: then size decides.
 LATENCY_TIE = 0.03
 # A default choice may not be slower than the original by more than measuring noise.
 _SLOWER = 1.02
+# Candidates whose noise differs by less are equally noisy, dB.
+_ALIKE_DB = 3.0
 # Beyond a limit, candidates whose excess differs by less than this share are equally close: then speed decides.
 _AS_CLOSE = 0.05
 
@@ -44,6 +49,31 @@ def front_of(trials: Sequence[Trial]) -> list[Trial]:
             seen.add(mine)
             front.append(trial)
     return sorted(front, key=lambda trial: trial.size_bytes)
+
+
+def pooled(trials: Sequence[Trial], samples: int, alpha: float) -> list[Trial]:
+    """Return the trials with bounds that also count the flips of equally noisy candidates.
+
+    Of many candidates with the same noise the luckiest has the fewest flips on the select split and no fewer
+    anywhere else. So each is believed to flip as many answers as those within 3 dB of it do on average, in both
+    directions alike, if that is more than what it showed.
+
+    Args:
+        trials: Of one search.
+        samples: Size of the certify split.
+        alpha: Error that a first look may spend.
+    """
+    known = [trial for trial in trials if trial.flips is not None and trial.sqnr_db is not None]
+    result = []
+    for trial in trials:
+        if trial.flips is None or trial.sqnr_db is None or trial.predicted_bound is None:
+            result.append(trial)
+            continue
+        near = [other.flips or 0.0 for other in known if abs((other.sqnr_db or 0.0) - trial.sqnr_db) <= _ALIKE_DB]
+        half = sum(near) / len(near) * samples / 2
+        bound = likelihood_limit(half, half, float(samples), alpha)
+        result.append(msgspec.structs.replace(trial, predicted_bound=max(trial.predicted_bound, bound)))
+    return result
 
 
 def closeness(
@@ -114,9 +144,12 @@ def ranking(
             ranked.append(rest.pop(0))
     others = [trial for trial in complete if trial not in fitting]
 
-    def distance(trial: Trial) -> tuple[int, float]:
+    for_size = budget.size_bytes is not None or budget.peak_memory_bytes is not None
+
+    def distance(trial: Trial) -> tuple[bool, int, float]:
+        ratio = trial.latency_ratio or 9.0
         excess = max(closeness(trial, budget, original_latency_s, original_energy_j), 0.0)
-        return math.floor(math.log1p(excess) / _AS_CLOSE), trial.latency_ratio or 9.0
+        return ratio > _SLOWER and not for_size, math.floor(math.log1p(excess) / _AS_CLOSE), ratio
 
     return ranked + sorted(others, key=distance)
 

@@ -11,11 +11,12 @@ import onnx
 from numpy.typing import NDArray
 
 import edgewright
-from edgewright.compress.choice import contenders, ranking
+from edgewright.compress.choice import contenders, pooled, ranking
 from edgewright.compress.data import load_data, split
 from edgewright.compress.figures import Finalist, Measured, measure_finalists
 from edgewright.compress.fold import FoldPreprocess, raw_contract, raw_dataset
 from edgewright.compress.graph import Graph
+from edgewright.compress.ledger import look_alpha
 from edgewright.compress.metric import Metric, choose_metric
 from edgewright.compress.model import LoadedModel, read_model
 from edgewright.compress.output import OutputFolder, open_folder
@@ -238,6 +239,7 @@ def _conclude(run: Run) -> Report:
     original_s = baseline.figures.latency_p50_ms.value / 1e3
     energy = baseline.figures.energy_mj
     energy_j = None if energy is None else energy.value / 1e3
+    run.trials = pooled(run.trials, len(run.proof.indices), look_alpha(1 - run.budget.confidence, 1))
     peaks = _peaks(run, ranking(run.trials, run.budget, original_s, energy_j), feed)
     run.trials = [
         msgspec.structs.replace(

@@ -20,6 +20,7 @@ __all__ = ["SLOWER", "choose"]
 
 # A choice may not be slower than the original by more than this, at the upper end of the paired interval.
 SLOWER = 1.05
+_ABOUT_THE_SAME = 1.02
 
 _LIMIT_NAMES = {
     "latency_p50_ms": "median latency",
@@ -107,7 +108,8 @@ def _is_worth_it(candidate: Figures, original: Figures, same: Certificate, measu
     smaller = candidate.size_bytes.value < original.size_bytes.value
     ratio = candidate.latency_ratio
     highest = ratio.value if ratio.high is None else ratio.high
-    return highest < 1 or (smaller and highest <= SLOWER)
+    # A short measurement has a wide interval; then the middle must not be slower either.
+    return highest < 1 or (smaller and (highest <= SLOWER or ratio.value <= _ABOUT_THE_SAME))
 
 
 def _value(outcome: BudgetOutcome, name: str) -> float:

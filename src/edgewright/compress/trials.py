@@ -213,6 +213,7 @@ class TrialRunner:
                 groups=None if groups is None else groups[self.select.indices],
                 certify_groups=self.certify_groups,
             ),
+            "flips": float((scores != self.select.scores).mean()) if self.select.metric.kind == "binary" else None,
             "sqnr_db": sqnr_db(self.select.reference, outputs),
             "agreement": None if np.isnan(share) else share,
             "fused_fraction": lint(self.bench.build(self.space.recipe(params))).fused_fraction

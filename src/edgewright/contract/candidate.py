@@ -61,6 +61,7 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         metric: On the select split.
         drop: Of the metric against the original on the select split.
         predicted_bound: Bound of the drop that the certify split would give at these rates.
+        flips: Share of samples whose score differs from the original's, for scores of 0 and 1.
         sqnr_db: Signal to quantisation noise ratio against the original's outputs, dB, worst output.
         agreement: Share of samples with the same greatest output, None without classes.
         latency_ratio: Median latency relative to the original's, paired.
@@ -82,6 +83,7 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metric: float | None = None
     drop: float | None = None
     predicted_bound: float | None = None
+    flips: float | None = None
     sqnr_db: float | None = None
     agreement: float | None = None
     latency_ratio: float | None = None

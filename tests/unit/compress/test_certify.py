@@ -163,6 +163,23 @@ def test_a_handful_of_unbounded_scores_certifies_nothing(tmp_path: Path) -> None
     assert "at least 30 samples" in few.reason
 
 
+@pytest.mark.parametrize("samples", [30, 300])
+def test_unbounded_scores_that_never_differ_prove_no_more_than_answers_that_never_differ(
+    tmp_path: Path, samples: int
+) -> None:
+    scores = np.array([float(i % 2) for i in range(samples)])
+    same = judge_scores(tmp_path, scores, scores, kind="unbounded", max_drop=0.01)
+    assert same.upper_bound == pytest.approx(1 - 0.025 ** (1 / samples), rel=1e-3)
+    assert same.verdict == "insufficient data"
+
+
+def test_looks_are_counted_over_all_splits_of_the_same_data(tmp_path: Path) -> None:
+    scores = np.ones(600)
+    for look, split in enumerate(("seed 1", "seed 2"), start=1):
+        judged = judge_scores(tmp_path, scores, scores, data=split, digest=split, ledger_key="the whole data")
+        assert judged.look == look
+
+
 @pytest.mark.parametrize(
     ("original", "candidate", "changes", "message"),
     [

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 import pytest
 
-from edgewright.compress.choice import closeness, contenders, front_of, is_better, ranking
+from edgewright.compress.choice import closeness, contenders, front_of, is_better, pooled, ranking
 from edgewright.contract.candidate import Trial
 from edgewright.contract.device import Budget
 
@@ -16,6 +16,7 @@ class Facts:
     predicted_bound: float = 0.005
     latency_ratio: float = 0.5
     metric: float = 0.9
+    flips: float = 30.0
     sqnr_db: float = 30.0
 
 
@@ -106,3 +107,13 @@ def test_contenders_grow_ever_safer() -> None:
     assert numbers(contenders([best, twin, safer, safest], 3)) == [1, 3, 4]
     assert numbers(contenders([best, twin, safer, safest], 2)) == [1, 4]  # the last one is the safest
     assert contenders([], 3) == []
+
+
+def test_luck_is_not_believed_of_one_among_equally_noisy_candidates() -> None:
+    crowd = [trial(n, predicted_bound=0.006, flips=0.02, sqnr_db=20.0 + 0.1 * n) for n in range(9)]
+    lucky = trial(9, predicted_bound=0.004, flips=0.0, sqnr_db=20.0)
+    quiet = trial(10, predicted_bound=0.004, flips=0.0, sqnr_db=40.0)
+    judged = {t.number: t.predicted_bound or 0.0 for t in pooled([*crowd, lucky, quiet], 930, 0.025)}
+    assert judged[9] > 0.008
+    assert judged[10] < 0.0045
+    assert all(judged[t.number] >= (t.predicted_bound or 0.0) for t in (*crowd, lucky, quiet))

@@ -156,3 +156,13 @@ def test_a_recipe_with_folding_runs_to_the_end(
     bench = Workbench(digits_proto, [{"image": raw}])
     built = bench.build(Recipe((CleanUp(), FoldPreprocess(BYTES), StaticInt8())))
     assert session_bytes(built).run(None, {"image": raw})[0].shape == (64, 10)
+
+
+def test_raw_floats_are_not_cut_to_whole_numbers(built: Build) -> None:
+    steps = Preprocess(dtype="float32", scale=2.0, mean=(0.5,), layout="NCHW")
+    folded = fold_preprocess(colour_network(built, "1,1,1,1"), FoldPreprocess(steps))
+    raw = np.random.default_rng(0).random((8, 12, 12, 3)).astype(np.float32)
+    seen = observe(folded, tensors_to_observe(Graph(folded)), [{"x": raw}])
+    wanted = session_bytes(folded).run(None, {"x": raw})[0]
+    given = session_bytes(quantize_static(folded, StaticInt8(), seen)).run(None, {"x": raw})[0]
+    assert np.abs(given - wanted).max() < 0.05 * np.abs(wanted).max()

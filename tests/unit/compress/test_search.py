@@ -28,7 +28,7 @@ from edgewright.contract.errors import InputError, OutputError
 BUDGET = Budget(max_drop=0.01)
 
 # What a trial learns only after the search.
-LATE = ("on_front", "peak_memory_bytes", "energy_mj")
+LATE = ("on_front", "peak_memory_bytes", "energy_mj", "predicted_bound")
 
 
 def written(trials: list[Trial]) -> bytes:

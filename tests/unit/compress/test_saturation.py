@@ -1,0 +1,61 @@
+"""8-bit kernels of x86 without VNNI add pairs of products in 16 bits: there weights keep to half their range."""
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from edgewright.compress.calibrate import observe
+from edgewright.compress.compress import _adds_in_32_bits
+from edgewright.compress.graph import Graph, clean
+from edgewright.compress.space import space_of
+from edgewright.compress.static import StaticInt8, quantize_static, tensors_to_observe
+from edgewright.profile.target import Machine
+
+LAPTOP = Machine(
+    cpu="laptop",
+    cores=4,
+    arch="x86_64",
+    features=("avx2",),
+    memory_bytes=0,
+    os="Linux",
+    python="3.11",
+    runtime="1.31.1",
+    providers=("CPUExecutionProvider",),
+    runtime_bytes=0,
+    meters=(),
+)
+
+
+@pytest.mark.parametrize(
+    ("arch", "features", "safe"),
+    [
+        ("x86_64", ("avx2",), False),
+        ("x86_64", ("avx2", "avx512f"), False),
+        ("x86_64", ("avx2", "avx_vnni"), True),
+        ("x86_64", ("avx512f", "avx512_vnni"), True),
+        ("aarch64", ("asimd",), True),
+    ],
+)
+def test_the_target_tells_whether_products_can_saturate(arch: str, features: tuple[str, ...], safe: bool) -> None:
+    assert _adds_in_32_bits(msgspec.structs.replace(LAPTOP, arch=arch, features=features)) is safe
+
+
+def test_no_pair_of_products_exceeds_16_bits(
+    digits_proto: onnx.ModelProto, digits_batch: NDArray[np.float32]
+) -> None:
+    cleaned = clean(digits_proto)
+    seen = observe(cleaned, tensors_to_observe(Graph(cleaned)), [{"image": digits_batch}])
+    made = quantize_static(cleaned, StaticInt8(peak=63), seen)
+    weights = [value for value in Graph(made).constants.values() if value.dtype == np.int8 and value.ndim > 1]
+    assert len(weights) >= 9
+    assert all(2 * 255 * int(np.abs(value.astype(int)).max()) < 2**15 for value in weights)
+
+
+def test_every_integer_recipe_for_such_a_target_keeps_below(digits_proto: onnx.ModelProto) -> None:
+    space = space_of(clean(digits_proto), {}, {}, int8_peak=63)
+    steps = [step for idea in space.first_ideas() for step in space.recipe(idea).steps]
+    integer = [step for step in steps if isinstance(step, StaticInt8)]
+    assert integer
+    assert all(step.peak == 63 for step in integer)
