@@ -190,7 +190,8 @@ def test_an_impossible_budget_gives_the_closest_candidate_and_what_binds(impossi
     assert "size" in document["verdict"]
     assert document["certificate"]["verdict"] == "certified"
     complete = [trial for trial in document["trials"] if trial["state"] == "complete"]
-    assert document["chosen"]["size_bytes"]["value"] == min(trial["size_bytes"] for trial in complete)
+    smallest = min(trial["size_bytes"] for trial in complete)
+    assert document["chosen"]["size_bytes"]["value"] <= 1.05 * smallest  # equally close: then speed decides
 
 
 def test_a_finished_search_can_be_resumed(finished: Done, original: Path, digits_npz: Path, tmp_path: Path) -> None:
