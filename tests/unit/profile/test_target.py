@@ -93,7 +93,9 @@ def test_a_runtime_that_is_killed_is_the_candidates_failure(subject: Make) -> No
 
 
 def _workers() -> set[int]:
-    shown = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True)
+    shown = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
+    )
     return {int(line.split()[0]) for line in shown.stdout.splitlines() if "worker.py" in line}
 
 
