@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from edgewright.compress.dataset import Dataset
@@ -151,8 +152,7 @@ class TrialRunner:
         found: dict[str, Any] = {"state": "failed", "reason": ""}
         try:
             recipe = self.space.recipe(params)
-            content = self.bench.build(recipe).SerializeToString()
-            found = self._judged(content, params)
+            found = self._judged(self.bench.build(recipe), params)
         except CandidateError as error:
             found["reason"] = error.message
         except MemoryError:
@@ -178,7 +178,8 @@ class TrialRunner:
         """Take a ratio from the journal of an earlier run on the same target."""
         self.ratios.setdefault(key, msgspec.convert(ratio, Measurement))
 
-    def _judged(self, content: bytes, params: Params) -> dict[str, Any]:
+    def _judged(self, model: onnx.ModelProto, params: Params) -> dict[str, Any]:
+        content = model.SerializeToString()
         max_drop = self.budget.max_drop or 0.01
         glance = min(_GLANCE, len(self.select.indices))
         outputs = self.select.outputs(content, glance)
@@ -216,9 +217,7 @@ class TrialRunner:
             "flips": float((scores != self.select.scores).mean()) if self.select.metric.kind == "binary" else None,
             "sqnr_db": sqnr_db(self.select.reference, outputs),
             "agreement": None if np.isnan(share) else share,
-            "fused_fraction": lint(self.bench.build(self.space.recipe(params))).fused_fraction
-            if params["form"] in ("static", "mended")
-            else None,
+            "fused_fraction": lint(model).fused_fraction if params["form"] in ("static", "mended") else None,
         }
         ratio = self._ratio(path, params)
         return {"state": "complete", "reason": "judged on the select split", "latency_ratio": ratio.value, **facts}
