@@ -13,12 +13,13 @@ help:  ## show this list
 .venv/.user: pyproject.toml constraints.txt
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	@echo "Setting up .venv (once)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[studio]' scikit-learn
 	@touch $@
 
 .venv/.dev: .venv/.user
 	@echo "Adding the developers' tools to .venv (once)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt $$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['dev'])" | sed 's/>=[^ ]*//g')
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[studio,cluster]' $$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['dev'])" | sed 's/>=[^ ]*//g')
 	@touch $@
 
 setup: .venv/.dev  ## everything for working on Edgewright
