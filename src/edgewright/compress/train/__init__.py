@@ -1,0 +1,1 @@
+"""Compression with training: ONNX graphs as trainable modules, lessons, jobs, and engines that perform them."""
