@@ -1,0 +1,194 @@
+"""Families: each member can stand in for the original, is right as ONNX, and becomes integers."""
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from edgewright.compress.calibrate import observe
+from edgewright.compress.graph import Graph, clean, session_bytes
+from edgewright.compress.lint import lint
+from edgewright.compress.static import StaticInt8, quantize_static, tensors_to_observe
+from edgewright.compress.train.architecture import Architecture, Family
+from edgewright.compress.train.draft import Ending, Targets, draft
+from edgewright.compress.train.families import Kind, families_for, grid, neighbours, parameters, work
+from edgewright.contract.errors import CandidateError
+from edgewright.contract.signature import InputContract, TensorSpec
+
+
+def contract_of(
+    source: tuple[int | str, ...], target: tuple[int | str, ...], dtype: str = "float32", answer: str = "float32"
+) -> InputContract:
+    return InputContract((TensorSpec("x", dtype, source),), (TensorSpec("y", answer, target),))
+
+
+def samples(contract: InputContract, count: int) -> NDArray[np.float32]:
+    size = count if contract.takes_batches else 1
+    shape = [int(side) for side in contract.inputs[0].shape[1:]]
+    return np.random.default_rng(5).standard_normal((size, *shape)).astype(np.float32)
+
+
+INPUTS: dict[str, tuple[Kind, InputContract]] = {
+    "image": ("image", contract_of(("n", 3, 32, 32), ("n", 10))),
+    "channels last": ("image", contract_of((1, 28, 28, 3), (1, 10))),
+    "small image": ("image", contract_of(("n", 1, 8, 8), ("n", 10))),
+    "spectrogram": ("spectrogram", contract_of(("n", 49, 10, 1), ("n", 12))),
+    "series": ("series", contract_of(("n", 80, 6), ("n", 5))),
+    "series, time last": ("series", contract_of((1, 6, 80), (1, 5))),
+    "waveform": ("series", contract_of(("n", 400), ("n",))),
+    "table": ("table", contract_of(("n", 20), ("n", 4))),
+    "autoencoder": ("table", contract_of(("n", 640), ("n", 640))),
+    "image autoencoder": ("image", contract_of(("n", 1, 16, 16), ("n", 1, 16, 16))),
+}
+
+
+def middle(family: Family) -> Architecture:
+    patch = 4 if family in ("patches", "transformer") else 1
+    return Architecture(family, width=16, stages=2, depth=2, resolution=patch, expansion=2)
+
+
+CASES = [(place, family) for place, (kind, contract) in INPUTS.items() for family in families_for(kind, contract)]
+
+
+@pytest.mark.parametrize(("place", "family"), CASES)
+def test_each_family_stands_in_for_the_original_and_becomes_integers(place: str, family: Family) -> None:
+    contract = INPUTS[place][1]
+    model = draft(middle(family), contract, seed=3)
+    onnx.checker.check_model(model, full_check=True)
+    x = samples(contract, 8)
+    (answer,) = session_bytes(model).run(None, {"x": x})
+    assert answer.shape == (len(x), *contract.outputs[0].shape[1:])
+    assert 0 < answer.std() < 100
+
+    cleaned = clean(model)
+    np.testing.assert_allclose(
+        session_bytes(cleaned).run(None, {"x": x})[0], answer, atol=1e-4 * np.abs(answer).max()
+    )
+    left = [node for node in cleaned.graph.node if node.op_type == "BatchNormalization"]
+    assert len(left) == (family in ("mlp", "bottleneck", "gru"))  # those that begin with one
+
+    integer = quantize_static(
+        cleaned, StaticInt8(), observe(cleaned, tensors_to_observe(Graph(cleaned)), [{"x": x}])
+    )
+    verdict = lint(integer)
+    in_float = {"gru": 2, "patches": 2, "transformer": 2}.get(family, 0)  # states, and one product of attention
+    assert verdict.layers - verdict.integer_layers == in_float
+    (rounded,) = session_bytes(integer).run(None, {"x": x})
+    assert np.square(rounded - answer).mean() < 0.05 * np.square(answer).mean()
+
+
+def test_many_positions_attend_in_linear_time() -> None:
+    contract = contract_of(("n", 512, 3), ("n", 4))
+    few, many = (draft(Architecture("transformer", width=16, resolution=r), contract) for r in (8, 2))
+    assert {node.op_type for node in few.graph.node} >= {"Softmax"}
+    assert not {node.op_type for node in many.graph.node} & {"Softmax"}
+    x = samples(contract, 3)
+    assert np.isfinite(session_bytes(many).run(None, {"x": x})[0]).all()
+    short, long = (draft(Architecture("transformer", width=16, resolution=r), contract) for r in (2, 1))
+    assert work(long) < 2.2 * work(short)
+
+
+@pytest.mark.parametrize("ending", ["logits", "softmax", "sigmoid"])
+def test_answers_end_as_those_of_the_original(ending: Ending) -> None:
+    contract = INPUTS["small image"][1]
+    (answer,) = session_bytes(draft(middle("plain"), contract, ending=ending)).run(
+        None, {"x": samples(contract, 9)}
+    )
+    if ending == "logits":
+        assert answer.min() < 0
+    else:
+        assert (answer > 0).all()
+        assert (answer < 1).all()
+    if ending == "softmax":
+        np.testing.assert_allclose(answer.sum(axis=1), 1, atol=1e-5)
+
+
+def test_names_and_types_are_those_of_the_contract_even_where_layers_bear_them() -> None:
+    source = TensorSpec("features", "uint8", ("n", 12, 12, 1))
+    contract = InputContract((source,), (TensorSpec("head", "float64", ("n", 1, 3)),))
+    model = draft(middle("residual"), contract)
+    onnx.checker.check_model(model, full_check=True)
+    x = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 1), np.uint8)
+    (answer,) = session_bytes(model).run(["head"], {"features": x})
+    assert answer.shape == (4, 1, 3)
+    assert answer.dtype == np.float64
+
+
+def test_targets_are_where_the_answers_begin() -> None:
+    contract = contract_of(("n", 30), ("n", 30))
+    targets = Targets(np.linspace(100, 200, 30), np.full(30, 0.5))
+    model = draft(Architecture("bottleneck", width=64), contract, targets=targets)
+    (answer,) = session_bytes(model).run(None, {"x": samples(contract, 16)})
+    assert np.abs(answer - targets.mean).max() < 10
+
+
+def test_the_same_seed_draws_the_same_network() -> None:
+    contract = INPUTS["image"][1]
+    one, same, other = (draft(middle("inverted"), contract, seed=seed) for seed in (1, 1, 2))
+    assert one.SerializeToString() == same.SerializeToString()
+    assert one.SerializeToString() != other.SerializeToString()
+
+
+def test_the_axis_of_time_can_be_named() -> None:
+    contract = contract_of(("n", 40, 60), ("n", 2))
+    by_size, named = (draft(Architecture("plain1d", width=8), contract, axis=axis) for axis in (None, 0))
+    assert Graph(by_size).constants["stem.weight"].shape[1] == 40
+    assert Graph(named).constants["stem.weight"].shape[1] == 60
+
+
+REFUSED = {
+    "two inputs": InputContract((TensorSpec("a", "float32", (1, 3)), TensorSpec("b", "float32", (1, 3))), ()),
+    "free side": contract_of(("n", 3, "h", "w"), ("n", 10)),
+    "class ids": contract_of(("n", 20), ("n",), answer="int64"),
+    "boxes": contract_of((1, 3, 64, 64), (1, 400, 4)),
+    "no batch": contract_of((28, 28), (1, 10)),
+    "words": contract_of(("n", 3), ("n", 2), dtype="bool"),
+}
+
+
+@pytest.mark.parametrize("contract", REFUSED.values(), ids=REFUSED)
+def test_what_no_family_fits_is_refused_with_its_reason(contract: InputContract) -> None:
+    assert families_for("other", contract) == ()
+    with pytest.raises(CandidateError, match="no family"):
+        draft(Architecture("mlp"), contract)
+
+
+@pytest.mark.parametrize("numbers", [{"width": 0}, {"kernel": 4}, {"family": "forest"}, {"depth": 99}], ids=str)
+def test_impossible_numbers_are_refused(numbers: dict[str, object]) -> None:
+    with pytest.raises(CandidateError):
+        Architecture(**{"family": "plain", **numbers})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("place", ["small image", "spectrogram", "series", "table", "autoencoder"])
+def test_the_grid_goes_from_small_to_large_and_every_member_can_be_built(place: str) -> None:
+    kind, contract = INPUTS[place]
+    members = grid(kind, contract)
+    assert len(members) == len(set(members)) >= 12
+    assert {member.family for member in members} <= set(families_for(kind, contract))
+    sizes = [work(draft(member, contract)) for member in members]
+    assert sizes == sorted(sizes)
+    most = sizes[len(sizes) // 2]
+    assert len(grid(kind, contract, most_work=most)) == sum(size <= most for size in sizes)
+    for member in members[:: len(members) // 5]:
+        session_bytes(draft(member, contract))
+
+
+def test_neighbours_differ_in_one_dimension_and_lead_back() -> None:
+    start = Architecture("inverted", width=16, stages=2, depth=2, kernel=5, resolution=2, expansion=3)
+    found = neighbours(start)
+    assert len(found) == 12
+    for each in found:
+        differing = [name for name in start.dimensions if getattr(start, name) != getattr(each, name)]
+        assert len(differing) == 1
+        assert start in neighbours(each)
+    titles = [each.title for each in (start, *found)]
+    assert len(set(titles)) == len(titles)
+
+
+def test_sizes_are_those_of_the_formulas() -> None:
+    contract = contract_of(("n", 1, 8, 8), ("n", 10))
+    model = draft(Architecture("plain", width=8), contract)
+    assert work(model) == 64 * 9 * 8 + 64 * 9 * 8 * 8 + 8 * 10
+    assert parameters(model) == 9 * 8 + 9 * 64 + 2 * 4 * 8 + 80 + 10
+    recurrent = draft(Architecture("gru", width=16), contract_of(("n", 50, 3), ("n", 2)))
+    assert work(recurrent) == 50 * 3 * 16 * (3 + 16) + 16 * 2
