@@ -22,13 +22,19 @@ __all__ = ["MODELS", "SHARED", "Prepared", "prepare", "prepare_quick", "write_ar
 _BESIDE = Path(__file__).resolve().parents[3] / "shared"
 SHARED = _BESIDE / "data"
 MODELS = _BESIDE / "models"
-_TRAINING_LIMIT_S = 3600.0
+_TRAINING_LIMIT_S = 3 * 3600.0
 _SEED = "0"
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Files of a task: the trained model, and what Edgewright is given as data."""
+    """Files of a task: the trained model, and what Edgewright is given as data.
+
+    Attributes:
+        network: Name in `peers/train.py`; empty if it was not made there.
+        state: Its weights as torch has them.
+        train: What it was trained on; a tool that trains may have it.
+    """
 
     name: str
     title: str
@@ -36,6 +42,9 @@ class Prepared:
     data: Path
     group: str | None
     max_drops: tuple[float, ...]
+    network: str = ""
+    state: Path | None = None
+    train: Path | None = None
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Path:
@@ -62,20 +71,21 @@ def prepare(task: Task) -> Prepared:
     )
     key = digest(_SEED, task.network, script, *sorted(PEERS.glob("requirements-train*.txt")), *arrays)
     folder = CACHE / "tasks" / f"{task.name}-{key}"
-    model, data = folder / "model.onnx", folder / "held.npz"
-    if not (model.exists() and data.exists()):
+    model, state = folder / "model.onnx", folder / "teacher.pt"
+    data, training = folder / "held.npz", folder / "train.npz"
+    if not all(path.exists() for path in (model, state, data, training)):
         write_arrays(data, material.held)
-        training = write_arrays(folder / "train.npz", material.train)
+        write_arrays(training, material.train)
         fresh = folder / "training.onnx"
         command = [str(environment("train")), str(script), task.network, str(training), str(fresh), _SEED]
         print(f"training the network of {task.name} (once, some minutes)", file=sys.stderr, flush=True)
         run = timed(command, timeout_s=_TRAINING_LIMIT_S)
-        training.unlink()
         if run.code != 0:
             raise RuntimeError(f"training {task.network} failed: {run.error}")
         (folder / "training.txt").write_text(f"{run.error}\n{run.wall_s:.0f} s\n")
+        fresh.with_suffix(".pt").replace(state)
         fresh.replace(model)
-    return Prepared(task.name, task.title, model, data, task.group, task.max_drops)
+    return Prepared(task.name, task.title, model, data, task.group, task.max_drops, task.network, state, training)
 
 
 def prepare_quick(folder: Path) -> Prepared:

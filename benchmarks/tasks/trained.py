@@ -1,4 +1,4 @@
-"""The three tasks with labels: what each network is trained on, and what it never sees before it is judged."""
+"""The tasks with labels: what each network is trained on, and what it never sees before it is judged."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TASKS", "Material", "Task"]
+__all__ = ["TASKS", "TRAINING_TASKS", "Material", "Task"]
 
 _Arrays = dict[str, NDArray[Any]]
 
@@ -18,7 +18,7 @@ class Material:
     """Data of one task.
 
     Attributes:
-        train: x and y for the network's training.
+        train: x, y and perhaps the group of each sample, for training.
         held: x, y and perhaps the group of each sample; Edgewright divides it into calibrate, select and certify,
             and every peer calibrates and is judged on the same parts.
     """
@@ -92,7 +92,7 @@ def wearable(shared: Path) -> Material:
     trained = np.isin(subject, subjects[picks])
     x = (x - x[trained].mean((0, 1))) / x[trained].std((0, 1))
     return Material(
-        train={"x": x[trained], "y": y[trained]},
+        train={"x": x[trained], "y": y[trained], "subject": subject[trained]},
         held={"x": x[~trained], "y": y[~trained], "subject": subject[~trained]},
     )
 
@@ -102,3 +102,17 @@ TASKS = (
     Task("digits", "depthwise-separable network, spoken digits", "separable", (0.01,), None, spoken_digits),
     Task("wearable", "matrices, WISDM by subject", "matrix", (0.005, 0.01, 0.02, 0.03, 0.05), "subject", wearable),
 )
+
+TRAINING_TASKS = (
+    Task(
+        "fashion-train",
+        "residual network at full resolution, Fashion-MNIST",
+        "residual-full",
+        (0.01,),
+        None,
+        fashion,
+    ),
+    Task("digits-train", "residual network, spoken digits", "residual-sound", (0.01,), None, spoken_digits),
+    Task("wearable-train", "residual network over time, WISDM", "residual-windows", (0.03,), "subject", wearable),
+)
+"""Tasks for tools that train: they are given the teacher's own training data as well."""
