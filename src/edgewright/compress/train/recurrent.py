@@ -1,0 +1,89 @@
+"""GRU and LSTM: torch's layers in ONNX's layout."""
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import Tensor, nn
+
+from edgewright.compress.train.site import Binding, Built, Layout, Site
+
+__all__ = ["RECURRENT"]
+
+_GATES = {"GRU": 3, "LSTM": 4}
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer over [time, batch, features] with ONNX's outputs Y, Y_h and, of an LSTM, Y_c."""
+
+    def __init__(self, cell: nn.GRU | nn.LSTM, backward: bool, outputs: int) -> None:
+        super().__init__()
+        self.cell, self._backward, self._outputs = cell, backward, outputs
+
+    def forward(self, value: Tensor, *states: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return Y [time, directions, batch, hidden] and the last states [directions, batch, hidden]."""
+        time, batch = value.shape[:2]
+        if self._backward:
+            value = value.flip(0)
+        starts = [state.expand(-1, batch, -1).contiguous() for state in states]
+        if isinstance(self.cell, nn.LSTM):
+            answer, last = self.cell(value, tuple(starts) if starts else None)
+        else:
+            answer, state = self.cell(value, starts[0] if starts else None)
+            last = (state,)
+        directions = 2 if self.cell.bidirectional else 1
+        answer = answer.reshape(time, batch, directions, -1).transpose(1, 2)
+        if self._backward:
+            answer = answer.flip(0)
+        results = (answer, *last)[: self._outputs]
+        return results if len(results) > 1 else results[0]
+
+
+def _recurrent(site: Site) -> Built:
+    kind = site.node.op_type
+    weight, recurrence, bias = site.fixed(1), site.fixed(2), site.fixed(3)
+    if weight is None or recurrence is None or (site.has(3) and bias is None):
+        raise site.cannot("its weight is computed")
+    if kind == "GRU" and not site.attr("linear_before_reset", 0):
+        raise site.cannot("linear_before_reset is 0")
+    if site.attr("clip") or site.attr("layout", 0) or site.attr("input_forget", 0) or site.has(7):
+        raise site.cannot("it clips, couples gates, has peepholes or puts the batch first")
+    usual = ["Sigmoid", "Tanh"] if kind == "GRU" else ["Sigmoid", "Tanh", "Tanh"]
+    named = [name.decode() for name in site.attr("activations") or []]
+    direction = site.attr("direction", "forward")
+    directions, wide, inside = weight.shape
+    if named and named != usual * directions:
+        raise site.cannot("its activations are not the usual ones")
+    _check_lengths(site)
+    hidden = wide // _GATES[kind]
+    layer = nn.GRU if kind == "GRU" else nn.LSTM
+    cell = layer(inside, hidden, bias=site.has(3), bidirectional=direction == "bidirectional")
+    call = Recurrent(cell, direction == "reverse", len(site.node.output))
+    gates: Layout = "gru" if kind == "GRU" else "lstm"
+    bindings = []
+    for turn, suffix in enumerate(("", "_reverse")[:directions]):
+        bindings.append(Binding(site.node.input[1], cell, f"weight_ih_l0{suffix}", gates, (turn, 0, 1)))
+        bindings.append(Binding(site.node.input[2], cell, f"weight_hh_l0{suffix}", gates, (turn, 0, 1)))
+        if site.has(3):
+            bindings.append(Binding(site.node.input[3], cell, f"bias_ih_l0{suffix}", gates, (turn, 0, 2)))
+            bindings.append(Binding(site.node.input[3], cell, f"bias_hh_l0{suffix}", gates, (turn, 1, 2)))
+    return Built(call, (0, *_states(site)), tuple(bindings))
+
+
+def _states(site: Site) -> tuple[int, ...]:
+    """Return the inputs that are initial states, none where they are zero anyway."""
+    given = [place for place in (5, 6) if site.has(place)]
+    values = [site.fixed(place) for place in given]
+    if all(value is not None and not np.any(value) for value in values):
+        return ()
+    if site.node.op_type == "LSTM" and len(given) == 1:
+        raise site.cannot("it has one initial state of two")
+    return tuple(given)
+
+
+def _check_lengths(site: Site) -> None:
+    lengths = site.fixed(4)
+    if site.has(4) and (lengths is None or not np.all(lengths == site.shapes[0][0])):
+        raise site.cannot("its sequences have lengths of their own")
+
+
+RECURRENT: dict[str, Callable[[Site], Built]] = {"GRU": _recurrent, "LSTM": _recurrent}
