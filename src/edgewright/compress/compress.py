@@ -195,7 +195,6 @@ def _search(run: Run) -> None:
     certify_groups = 0 if groups is None else len(np.unique(groups[run.proof.indices]))
     runner = TrialRunner(
         run.bench,
-        run.space,
         run.select,
         len(run.proof.indices),
         certify_groups,
@@ -223,7 +222,7 @@ def _search(run: Run) -> None:
     def tell(stage: str, share: float) -> None:
         request.tell(stage, 0.1 + 0.7 * min(share, 1.0))
 
-    search = Search(runner, run.folder, identity, SearchLimits(seconds, request.trials), tell)
+    search = Search(runner, run.space, run.folder, identity, SearchLimits(seconds, request.trials), tell)
     run.trials = search.run()
 
 

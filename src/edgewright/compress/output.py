@@ -12,6 +12,9 @@ from edgewright.contract.errors import InputError, OutputError
 __all__ = ["OutputFolder", "open_folder", "write_file"]
 
 JOURNAL = "search.journal"
+NETWORKS = "networks"
+TRAINING = "training"
+_FOLDERS = ("candidates", NETWORKS, TRAINING)
 _FILES = (JOURNAL, "report.json")
 
 
@@ -50,7 +53,8 @@ class OutputFolder:
         """Remove an earlier run."""
         for name in (*_FILES, "report.html", "model.onnx"):
             (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.path / "candidates", ignore_errors=True)
+        for name in _FOLDERS:
+            shutil.rmtree(self.path / name, ignore_errors=True)
 
     def keep_candidates(self, digests: set[str]) -> None:
         """Delete the candidates that are not named."""
@@ -106,7 +110,7 @@ def open_folder(path: Path, *, resume: bool) -> OutputFolder:
         raise OutputError(
             f"the output folder {path} cannot be used: {error.strerror}", remedy="Name another one with --out."
         ) from error
-    ours = any(name in present for name in (*_FILES, "candidates"))
+    ours = any(name in present for name in (*_FILES, *_FOLDERS))
     if present and not ours:
         raise InputError(
             f"{path} holds {present[0]!r} and no run of edgewright",

@@ -1,6 +1,6 @@
 """A candidate as data: the steps that turn the original into it, in order, and the bench that performs them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, assert_never
 
@@ -18,8 +18,21 @@ from edgewright.compress.pack import pack_integers
 from edgewright.compress.sparsify import Sparsify, sparsify
 from edgewright.compress.static import StaticInt8, quantize_static, tensors_to_observe
 from edgewright.compress.stored import StoreHalf, StoreWeights, store_half, store_weights
+from edgewright.contract.errors import CandidateError
 
-__all__ = ["CleanUp", "Mend", "Recipe", "Step", "Workbench"]
+__all__ = ["CleanUp", "Mend", "Recipe", "Step", "Trained", "Workbench"]
+
+
+class Trained(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="trained"):
+    """Go on with a network that training made (see `train/`) instead of the original.
+
+    Attributes:
+        network: sha256 of its ONNX file.
+        title: What was trained, in a few words.
+    """
+
+    network: str
+    title: str
 
 
 class CleanUp(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="clean up"):
@@ -31,7 +44,8 @@ class Mend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="s
 
 
 Step: TypeAlias = (
-    CleanUp
+    Trained
+    | CleanUp
     | Mend
     | FoldPreprocess
     | Equalize
@@ -68,6 +82,8 @@ def _title(step: Step) -> str:
     match step:
         case CleanUp():
             return ""
+        case Trained():
+            return step.title
         case StaticInt8():
             form = "U8S8" if step.activations == "uint8" else "S8S8"
             extra = " + bias correction" if step.bias_correction else ""
@@ -104,11 +120,13 @@ class Workbench:
         original: The model as it came.
         feeds: Calibration data, one dictionary of inputs per batch.
         seed: Of the sampling of observed values.
+        trained: Gives the network with a digest; what training made.
     """
 
     original: onnx.ModelProto
     feeds: Sequence[Mapping[str, NDArray[Any]]]
     seed: int = 0
+    trained: Callable[[str], onnx.ModelProto] = lambda digest: _nothing_trained(digest)
     _models: dict[tuple[Step, ...], onnx.ModelProto] = field(default_factory=dict)
     _seen: dict[tuple[Step, ...], dict[str, Observation]] = field(default_factory=dict)
 
@@ -144,6 +162,8 @@ class Workbench:
     def _perform(self, before: tuple[Step, ...], step: Step) -> onnx.ModelProto:
         model = self.after(before)
         match step:
+            case Trained():
+                return self.trained(step.network)
             case CleanUp():
                 return clean(model)
             case Mend():
@@ -170,6 +190,12 @@ class Workbench:
                 assert_never(step)
 
 
+def _nothing_trained(digest: str) -> onnx.ModelProto:
+    raise CandidateError(
+        f"nothing was trained here, so there is no network {digest[:16]}", remedy="Train again without --resume."
+    )
+
+
 def _is_common(step: Step) -> bool:
     """Whether many recipes begin so."""
-    return isinstance(step, CleanUp | Mend | FoldPreprocess | Equalize | Smooth | Sparsify)
+    return isinstance(step, Trained | CleanUp | Mend | FoldPreprocess | Equalize | Smooth | Sparsify)

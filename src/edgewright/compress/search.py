@@ -52,6 +52,7 @@ class Search:
 
     Attributes:
         runner: Performs trials.
+        space: The recipes that start from the original.
         folder: Holds the journal.
         identity: What must be the same for a search to be resumed: model, data, budget, seed.
         limits: When it ends.
@@ -60,6 +61,7 @@ class Search:
     """
 
     runner: TrialRunner
+    space: Space
     folder: OutputFolder
     identity: dict[str, Any]
     limits: SearchLimits
@@ -68,6 +70,8 @@ class Search:
     _params: dict[str, Params] = field(default_factory=dict)
     _by_key: dict[str, Trial] = field(default_factory=dict)
     _deadline: float = 0.0
+    _spaces: dict[str, Space] = field(default_factory=dict)
+    _study: optuna.Study | None = None
 
     def run(self) -> list[Trial]:
         """Search until the limits, or until nothing better turns up.
@@ -76,24 +80,43 @@ class Search:
             InputError: The folder holds a search with another identity.
         """
         self._deadline = time.monotonic() + self.limits.seconds
-        study = self._study()
-        self._recover(study)
+        study = self._opened(self.space)
         for params in self.space.first_ideas():
             self._try(study, params)
-        self._tighten(study)
+        self._tighten(study, self.space.network)
         self._explore(study)
         return self.trials
 
-    @property
-    def space(self) -> Space:
-        """The recipes on offer."""
-        return self.runner.space
+    def consider(self, space: Space, seconds: float, ideas: int | None = None) -> list[Trial]:
+        """Try the recipes of a trained network: the first ideas, then tighter weights.
+
+        Args:
+            space: Its recipes.
+            seconds: Wall time.
+            ideas: How many of the first ideas; None for all.
+
+        Returns:
+            The trials of this network.
+        """
+        self._deadline = time.monotonic() + seconds
+        study = self._opened(space)
+        for params in space.first_ideas()[:ideas]:
+            self._try(study, params)
+        self._tighten(study, space.network)
+        return [trial for trial in self.trials if trial.network == space.network]
+
+    def _opened(self, space: Space) -> optuna.Study:
+        self._spaces[space.network] = space
+        if self._study is None:
+            self._study = self._open_study()
+            self._recover(self._study)
+        return self._study
 
     def params_of(self, trial: Trial) -> Params:
         """Return the parameters of a trial."""
         return next(p for key, p in self._params.items() if self._by_key[key].number == trial.number)
 
-    def _study(self) -> optuna.Study:
+    def _open_study(self) -> optuna.Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         storage = JournalStorage(_Journal(self.folder.journal))
         sampler = optuna.samplers.TPESampler(seed=self.runner.seed, n_startup_trials=8)
@@ -143,15 +166,16 @@ class Search:
             return known
         if self._out_of_time():
             return None
-        study.enqueue_trial({name: value for name, value in params.items() if params["form"] in self.space.forms})
+        if self._is_offered(params):
+            study.enqueue_trial(params)
         asked = study.ask()
         return self._perform(study, asked, params)
 
     def _perform(self, study: optuna.Study, asked: optuna.Trial, params: Params) -> Trial:
         used = 1 - max(0.0, self._deadline - time.monotonic()) / self.limits.seconds
         self.tell(f"trial {len(self.trials) + 1}", used)
-        trial = self.runner.run(len(self.trials), params)
-        if params["form"] in self.space.forms:
+        trial = self.runner.run(len(self.trials), params, self._space_of(params))
+        if self._is_offered(params):
             self.space.propose(asked)  # so that the sampler learns from it
         asked.set_user_attr("params", params)
         asked.set_user_attr("ratios", self.runner.recorded_ratios())
@@ -166,17 +190,26 @@ class Search:
         self._remember(params, trial)
         return trial
 
-    def _tighten(self, study: optuna.Study) -> None:
-        """Climb down the ladder of tighter weights for the fastest forms that keep the drop."""
+    def _is_offered(self, params: Params) -> bool:
+        """Whether the sampler can propose these parameters."""
+        return "network" not in params and params["form"] in self.space.forms
+
+    def _space_of(self, params: Params) -> Space:
+        return self._spaces[params.get("network", "")]
+
+    def _tighten(self, study: optuna.Study, network: str) -> None:
+        """Climb down the ladder of tighter weights for a network's fastest forms that keep the drop."""
         # What tighter weights are for is size, so only the drop decides how far to climb.
         drop_only = Budget(max_drop=self.runner.budget.max_drop)
         fastest: dict[str, Trial] = {}
-        for trial in sorted(self._complete(), key=lambda t: (closeness(t, drop_only), t.latency_ratio or 9)):
-            fastest.setdefault(self.space.speed_key(self.params_of(trial)), trial)
+        complete = [trial for trial in self._complete() if trial.network == network]
+        space = self._spaces[network]
+        for trial in sorted(complete, key=lambda t: (closeness(t, drop_only), t.latency_ratio or 9)):
+            fastest.setdefault(space.speed_key(self.params_of(trial)), trial)
         leaders = sorted(fastest.values(), key=lambda t: (closeness(t, drop_only) > 0, t.latency_ratio or 9))
         for leader in leaders[:3]:
             misses = 0
-            for params in self.space.tighter(self.params_of(leader)):
+            for params in space.tighter(self.params_of(leader)):
                 tried = self._try(study, params)
                 if tried is None:
                     return

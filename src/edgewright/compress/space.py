@@ -11,15 +11,18 @@ from edgewright.compress.fold import FoldPreprocess
 from edgewright.compress.graph import LOWEST_OPSET, Graph, attribute
 from edgewright.compress.layers import layer_weights, multiply_accumulates
 from edgewright.compress.matrices import DynamicInt8, WeightBlocks, matrix_layers
-from edgewright.compress.recipe import CleanUp, Mend, Recipe, Step
+from edgewright.compress.recipe import CleanUp, Mend, Recipe, Step, Trained
 from edgewright.compress.sensitivity import allocate_peaks
 from edgewright.compress.sparsify import Sparsify
 from edgewright.compress.static import StaticInt8, integer_layers
 from edgewright.compress.stored import StoreHalf, StoreWeights
 
-__all__ = ["Chooser", "Params", "Space", "space_of"]
+__all__ = ["AS_TRAINED", "Chooser", "Params", "Space", "space_of"]
 
 Params = dict[str, Any]
+
+# The form of a network whose integers were trained: nothing is left to do but to pack them.
+AS_TRAINED = "as trained"
 
 _CALIBRATORS = ("minmax", "percentile", "mse", "entropy")
 # Signal to noise of the answers that tightly stored weights may cause, dB.
@@ -50,6 +53,8 @@ class Space:
         signed_first: Whether the target prefers signed activations (ARM).
         fold: The step that folds preprocessing in, if asked for.
         int8_peak: Largest weight integer that the target's 8-bit kernels take without saturating.
+        start: The trained network that every recipe starts from; the original if empty.
+        kernels: Of networks that differ in weights only, what they have in common; their latency is measured once.
     """
 
     clean: onnx.ModelProto
@@ -60,6 +65,13 @@ class Space:
     signed_first: bool = False
     fold: tuple[FoldPreprocess, ...] = ()
     int8_peak: int = 127
+    start: tuple[Trained, ...] = ()
+    kernels: str = ""
+
+    @property
+    def network(self) -> str:
+        """Digest of the trained network, "" for the original."""
+        return self.start[0].network if self.start else ""
 
     def propose(self, chooser: Chooser) -> Params:
         """Let the chooser fill in every parameter that matters for the form it picks."""
@@ -87,6 +99,8 @@ class Space:
     def first_ideas(self) -> list[Params]:
         """Return what an experienced person would try, most promising first."""
         stored = {"weights": "8 bit"} if self.weight_noise else {}
+        if AS_TRAINED in self.forms:
+            return [self._of_network({"form": AS_TRAINED})]
         ideas: list[Params] = [{"form": "float", "half": False, **stored}]
         if "mended" in self.forms:
             ideas.append({"form": "mended", **stored})
@@ -124,7 +138,10 @@ class Space:
                 {"form": "sparse", "pattern": "2:4", **stored},
                 {"form": "sparse", "pattern": "50 %", **stored},
             ]
-        return ideas
+        return [self._of_network(params) for params in ideas]
+
+    def _of_network(self, params: Params) -> Params:
+        return {**params, "network": self.network} if self.start else params
 
     def tighter(self, params: Params) -> list[Params]:
         """Return the same form with ever tighter weights."""
@@ -135,7 +152,9 @@ class Space:
 
     def recipe(self, params: Params) -> Recipe:
         """Return the steps that the parameters stand for."""
-        steps: list[Step] = [Mend() if params["form"] == "mended" else CleanUp(), *self.fold]
+        if params["form"] == AS_TRAINED:
+            return Recipe(self.start)
+        steps: list[Step] = [*self.start, Mend() if params["form"] == "mended" else CleanUp(), *self.fold]
         weights = params.get("weights")
         stored = weights is not None
         peaks = (
@@ -177,13 +196,16 @@ class Space:
 
     def speed_key(self, params: Params) -> str:
         """Return what decides the latency: weights that are unpacked at load cost nothing at run time."""
+        if params["form"] == AS_TRAINED:
+            return self.kernels
+        name = f"{self.kernels}: " if self.start else ""
         if params["form"] in ("float", "sparse"):
-            return "float"
-        return ", ".join(f"{key}={value}" for key, value in sorted(params.items()) if key not in _NOT_FELT)
+            return f"{name}float"
+        return name + ", ".join(f"{key}={value}" for key, value in sorted(params.items()) if key not in _NOT_FELT)
 
 
 # Parameters that change values or bytes, not which kernels run.
-_NOT_FELT = ("weights", "calibrator", "bias_correction", "before")
+_NOT_FELT = ("weights", "calibrator", "bias_correction", "before", "network")
 
 
 def space_of(
@@ -194,6 +216,7 @@ def space_of(
     signed_first: bool = False,
     fold: tuple[FoldPreprocess, ...] = (),
     int8_peak: int = 127,
+    start: tuple[Trained, ...] = (),
 ) -> Space:
     """Return the recipes that make sense for a cleaned model.
 
@@ -204,6 +227,7 @@ def space_of(
         signed_first: Whether signed activations are the usual form on the target.
         fold: The step that folds preprocessing in; `clean` is the model after it.
         int8_peak: Largest weight integer that the target's 8-bit kernels take without saturating.
+        start: The trained network that `clean` was made of, if it is not the original.
     """
     graph = Graph(clean)
     quantized = any(node.op_type == "QuantizeLinear" for node in graph.nodes)
@@ -251,6 +275,8 @@ def space_of(
         signed_first,
         fold,
         int8_peak,
+        start,
+        start[0].network[:16] if start else "",
     )
 
 

@@ -18,7 +18,7 @@ from edgewright.compress.metric import Metric, agreement, sqnr_db
 from edgewright.compress.output import OutputFolder
 from edgewright.compress.outputs import outputs_of
 from edgewright.compress.recipe import Recipe, Workbench
-from edgewright.compress.space import Params, Space
+from edgewright.compress.space import AS_TRAINED, Params, Space
 from edgewright.contract.candidate import Trial
 from edgewright.contract.device import Budget
 from edgewright.contract.errors import CandidateError, EdgewrightError
@@ -31,6 +31,7 @@ from edgewright.signals.exact import likelihood_limit
 
 __all__ = ["Judge", "TrialRunner", "predicted_bound"]
 
+_ON_INTEGERS = ("static", "mended", AS_TRAINED)
 # So many samples tell whether a candidate is hopeless.
 _GLANCE = 64
 _SECONDS_PER_FORM = 0.8
@@ -117,7 +118,6 @@ class TrialRunner:
 
     Attributes:
         bench: Builds candidates.
-        space: Turns parameters into recipes.
         select: The judge on the select split.
         certify_samples: Size of the certify split.
         certify_groups: Its groups, 0 for independent samples.
@@ -132,7 +132,6 @@ class TrialRunner:
     """
 
     bench: Workbench
-    space: Space
     select: Judge
     certify_samples: int
     certify_groups: int
@@ -145,14 +144,14 @@ class TrialRunner:
     ratios: dict[str, Measurement] = field(default_factory=dict)
     originals: list[Latency] = field(default_factory=list)
 
-    def run(self, number: int, params: Params) -> Trial:
-        """Try one candidate; what goes wrong becomes part of the record."""
+    def run(self, number: int, params: Params, space: Space) -> Trial:
+        """Try one candidate of a space; what goes wrong becomes part of the record."""
         began = time.monotonic()
         recipe = Recipe(())
         found: dict[str, Any] = {"state": "failed", "reason": ""}
         try:
-            recipe = self.space.recipe(params)
-            found = self._judged(self.bench.build(recipe), params)
+            recipe = space.recipe(params)
+            found = self._judged(self.bench.build(recipe), params, space)
         except CandidateError as error:
             found["reason"] = error.message
         except MemoryError:
@@ -167,6 +166,7 @@ class TrialRunner:
             recipe=msgspec.to_builtins(recipe)["steps"],
             seconds=time.monotonic() - began,
             seed=self.seed,
+            network=space.network,
             **found,
         )
 
@@ -178,7 +178,7 @@ class TrialRunner:
         """Take a ratio from the journal of an earlier run on the same target."""
         self.ratios.setdefault(key, msgspec.convert(ratio, Measurement))
 
-    def _judged(self, model: onnx.ModelProto, params: Params) -> dict[str, Any]:
+    def _judged(self, model: onnx.ModelProto, params: Params, space: Space) -> dict[str, Any]:
         content = model.SerializeToString()
         max_drop = self.budget.max_drop or 0.01
         glance = min(_GLANCE, len(self.select.indices))
@@ -217,13 +217,12 @@ class TrialRunner:
             "flips": float((scores != self.select.scores).mean()) if self.select.metric.kind == "binary" else None,
             "sqnr_db": sqnr_db(self.select.reference, outputs),
             "agreement": None if np.isnan(share) else share,
-            "fused_fraction": lint(model).fused_fraction if params["form"] in ("static", "mended") else None,
+            "fused_fraction": lint(model).fused_fraction if params["form"] in _ON_INTEGERS else None,
         }
-        ratio = self._ratio(path, params)
+        ratio = self._ratio(path, space.speed_key(params))
         return {"state": "complete", "reason": "judged on the select split", "latency_ratio": ratio.value, **facts}
 
-    def _ratio(self, path: Path, params: Params) -> Measurement:
-        key = self.space.speed_key(params)
+    def _ratio(self, path: Path, key: str) -> Measurement:
         if key not in self.ratios:
             sample = int(self.select.indices[0])
             subjects = [

@@ -69,6 +69,7 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         peak_memory_bytes: Measured on one candidate of this title; None where time did not allow it.
         energy_mj: Estimated: the original's energy times the latency ratio.
         on_front: Whether no other candidate is at least as good in drop, latency, size, memory and energy.
+        network: sha256 of the trained network that the recipe starts from, "" for the original.
     """
 
     number: int
@@ -91,6 +92,7 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peak_memory_bytes: float | None = None
     energy_mj: float | None = None
     on_front: bool = False
+    network: str = ""
 
 
 class BudgetOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

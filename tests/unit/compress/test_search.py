@@ -40,7 +40,6 @@ def written(trials: list[Trial]) -> bytes:
 class Pretender:
     """Runs trials by rule: no model is built, tighter weights are smaller and lose more."""
 
-    space: Space
     budget: Budget = BUDGET
     seed: int = 0
     asked: list[Params] = field(default_factory=list)
@@ -48,11 +47,11 @@ class Pretender:
     dies_at: int | None = None
     state: str = "complete"
 
-    def run(self, number: int, params: Params) -> Trial:
+    def run(self, number: int, params: Params, space: Space) -> Trial:
         if number == self.dies_at:
             raise KeyboardInterrupt
         self.asked.append(params)
-        recipe = self.space.recipe(params)
+        recipe = space.recipe(params)
         decibels = 70.0 if params.get("weights", "8 bit") == "8 bit" else float(params["weights"])
         return msgspec.convert(
             {
@@ -90,10 +89,11 @@ def space(digits_proto: onnx.ModelProto) -> Space:
 def search(space: Space, tmp_path: Path) -> Callable[..., tuple[Search, Pretender]]:
     def make(trials: int = 12, seconds: float = 60, **changes: Any) -> tuple[Search, Pretender]:
         identity = changes.pop("identity", {"model": "m", "data": "d", "seed": 0})
-        runner = Pretender(space, **changes)
+        runner = Pretender(**changes)
         limits = SearchLimits(seconds, trials)
         folder = OutputFolder(tmp_path)
-        return Search(cast(TrialRunner, runner), folder, identity, limits, lambda _stage, _share: None), runner
+        fake = cast(TrialRunner, runner)
+        return Search(fake, space, folder, identity, limits, lambda _stage, _share: None), runner
 
     return make
 
@@ -212,10 +212,10 @@ def test_optuna_learns_from_every_finished_trial(search: Made, tmp_path: Path) -
 
 
 def test_a_gain_is_a_better_choice_or_a_place_on_the_front(space: Space) -> None:
-    runner = Pretender(space)
-    usual = runner.run(0, {"form": "float", "half": False, "weights": "8 bit"})
-    smaller = runner.run(1, {"form": "float", "half": False, "weights": "40"})
-    lossy = runner.run(2, {"form": "float", "half": False, "weights": "15"})
+    runner = Pretender()
+    usual = runner.run(0, {"form": "float", "half": False, "weights": "8 bit"}, space)
+    smaller = runner.run(1, {"form": "float", "half": False, "weights": "40"}, space)
+    lossy = runner.run(2, {"form": "float", "half": False, "weights": "15"}, space)
     assert any_gain(smaller, [usual], runner.budget)
     assert not any_gain(lossy, [usual, smaller], runner.budget)
 

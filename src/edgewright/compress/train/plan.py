@@ -1,0 +1,176 @@
+"""What to train, for how long, and what to train on: pure functions from figures to decisions.
+
+Training is the dear part, so it goes in rounds (successive halving, Jamieson 2016, arXiv:1502.07943): many networks
+for a short time, the promising ones for longer. Latency is known before any training, since it does not depend on
+the weights; so only what would be fast enough is trained at all.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgewright.contract.training import Origin
+
+__all__ = ["Prospect", "Standing", "passes", "rows_each", "score", "shortlist", "survivors", "tightness"]
+
+# A network as slow as what needs no training is not worth training.
+_FASTER = 0.95
+# Networks closer in latency than this compete for one place.
+_STEP = 1.12
+# How much of its gap to the teacher a network closes with more training, by round: early gaps are mostly haste.
+_HEALED = (0.35, 0.6, 1.0)
+# Of the limit on the drop, what the certificate's uncertainty will take.
+_MARGIN = 0.5
+# A gap of one whole limit beyond the margin weighs as much as this factor of latency.
+_DEAR = 2.0
+# More passes over the rows than this teach nothing more.
+_MOST_PASSES = 150
+# Signal to noise that rounding may cause before integers are trained, dB; few bits lose more and shrink more.
+_TIGHTNESS = (36, 30, 24, 21, 18, 15, 12, 10, 8, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """A network that could be trained.
+
+    Attributes:
+        title: What it is.
+        start: sha256 of its ONNX file before training.
+        origin: Where its weights come from.
+        latency_ratio: Of its 8-bit form to the original, measured or predicted.
+        work: Multiply-accumulates of one inference; more of them at the same latency are more capacity.
+        parameters: Weights of its layers.
+    """
+
+    title: str
+    start: str
+    origin: Origin
+    latency_ratio: float
+    work: float
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a network stands after a round.
+
+    Attributes:
+        prospect: The network.
+        network: sha256 after training.
+        metric: On the validation rows.
+    """
+
+    prospect: Prospect
+    network: str
+    metric: float
+
+
+def shortlist(prospects: Sequence[Prospect], count: int, slowest: float) -> list[Prospect]:
+    """Return the networks of the first round: spread over latency, each the most capable of its speed.
+
+    Networks whose weights come from the original start far ahead, so they get up to half of the places.
+
+    Args:
+        prospects: All that were measured or predicted.
+        count: Places.
+        slowest: Latency ratio of what needs no training; slower networks are left out if there are others.
+    """
+    fast = [p for p in prospects if p.latency_ratio < _FASTER * slowest] or list(prospects)
+    warm = _spread([p for p in fast if p.origin == "pruned"], count // 2)
+    cold = _spread([p for p in fast if p.origin != "pruned"], count - len(warm))
+    warm = _spread([p for p in fast if p.origin == "pruned"], count - len(cold))
+    return sorted([*warm, *cold], key=lambda p: p.latency_ratio)
+
+
+def _spread(prospects: Sequence[Prospect], count: int) -> list[Prospect]:
+    """Return at most `count` prospects, evenly over the logarithm of latency, the most capable of each step."""
+    best: dict[int, Prospect] = {}
+    for prospect in prospects:
+        step = math.floor(math.log(prospect.latency_ratio) / math.log(_STEP))
+        if step not in best or prospect.work > best[step].work:
+            best[step] = prospect
+    front: list[Prospect] = []
+    for step in sorted(best):  # what is slower must be able to do more
+        if not front or best[step].work > front[-1].work:
+            front.append(best[step])
+    if len(front) <= count or count < 1:
+        return front[: max(0, count)]
+    if count == 1:
+        return [front[len(front) // 2]]
+    places = [round(i * (len(front) - 1) / (count - 1)) for i in range(count)]
+    return [front[place] for place in dict.fromkeys(places)]
+
+
+def score(latency_ratio: float, gap: float, max_drop: float, round_number: int) -> float:
+    """Return how promising a network is, lower is better: its latency, and a price for the gap that will be left.
+
+    Args:
+        latency_ratio: Of its 8-bit form to the original.
+        gap: The teacher's metric less its own, on the validation rows.
+        max_drop: The limit.
+        round_number: 0 for the first round.
+
+    >>> score(0.5, 0.0, 0.01, 0) < score(0.6, 0.0, 0.01, 0) < score(0.5, 0.03, 0.01, 0)
+    True
+    """
+    left = max(gap, 0.0) * _HEALED[min(round_number, len(_HEALED) - 1)]
+    excess = max(0.0, left / max(max_drop, 1e-6) - _MARGIN)
+    return math.log(latency_ratio) + math.log(_DEAR) * excess
+
+
+def survivors(
+    standings: Sequence[Standing], count: int, *, teacher_metric: float, max_drop: float, round_number: int
+) -> list[Standing]:
+    """Return who is trained on, most promising first; the most accurate one is always among them."""
+
+    def promise(standing: Standing) -> float:
+        gap = teacher_metric - standing.metric
+        return score(standing.prospect.latency_ratio, gap, max_drop, round_number)
+
+    ranked = sorted(standings, key=promise)
+    chosen = ranked[:count]
+    surest = max(standings, key=lambda s: (s.metric, -s.prospect.latency_ratio), default=None)
+    if surest is not None and surest not in chosen and count > 1:
+        chosen = [*ranked[: count - 1], surest]
+    return chosen
+
+
+def rows_each(core_seconds: float, seconds_per_row: Sequence[float]) -> int:
+    """Return how many rows each network can be shown if all are shown as many.
+
+    >>> rows_each(10.0, [0.001, 0.004])
+    2000
+    """
+    return int(core_seconds / max(sum(seconds_per_row), 1e-12))
+
+
+def passes(rows: int, available: int) -> tuple[int, int]:
+    """Return epochs and rows per epoch for so many rows in all.
+
+    >>> passes(500, 2000), passes(7000, 2000)
+    ((1, 500), (3, 2000))
+    """
+    if rows < available:
+        return 1, max(1, rows)
+    return min(rows // available, _MOST_PASSES), available
+
+
+def tightness(kept: Sequence[float], failed: Sequence[float], count: int) -> list[int]:
+    """Return at which tightness integers are trained next, dB of noise before training.
+
+    Args:
+        kept: What was tried and kept the limit on the drop.
+        failed: What was tried and did not.
+        count: How many are tried at the same time.
+
+    >>> tightness([], [], 2), tightness([18], [12], 2), tightness([18, 12], [], 2), tightness([], [18, 12], 2)
+    ([18, 12], [15], [10, 8], [21, 30])
+    """
+    if not kept and not failed:
+        return [18, 12, 24, 8][:count]
+    least = min(kept, default=math.inf)
+    worst = max(failed, default=-math.inf)
+    open_steps = [db for db in _TIGHTNESS if worst < db < least and db not in (*kept, *failed)]
+    if kept:
+        return open_steps[:count]
+    return open_steps[::-1][: 2 * count : 2]

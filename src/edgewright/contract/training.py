@@ -1,0 +1,116 @@
+"""What training found: learning curves, and what pruning, distillation and trained integers each contributed."""
+
+from typing import Literal
+
+import msgspec
+
+__all__ = ["Contribution", "CurvePoint", "Origin", "TrainedNetwork", "TrainingReport"]
+
+Origin = Literal["fresh", "inherited", "pruned", "sparse", "continued", "integers"]
+
+
+class CurvePoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One epoch.
+
+    Attributes:
+        epoch: Passes that were complete; 0 is the start, before any training.
+        train_loss: Mean over the epoch's rows; None at the start.
+        validation_loss: Mean over the validation rows, of labels or of the teacher's answers.
+        validation_metric: Higher is better: share of right answers, R², or agreement with the teacher.
+        rate: Learning rate at the epoch's end.
+        seconds: Wall time since the training began, without pauses between resumed parts.
+        note: What happened besides, for people.
+    """
+
+    epoch: int
+    train_loss: float | None
+    validation_loss: float
+    validation_metric: float
+    rate: float
+    seconds: float
+    note: str = ""
+
+
+class TrainedNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One network that was trained, whether or not anything came of it.
+
+    Attributes:
+        network: sha256 of its ONNX file; "" if training failed.
+        title: What it is, in a few words.
+        origin: `fresh` weights; `inherited` from the original where shapes allow; `pruned` from the original;
+            `sparse`, with zeros that stay; `continued` in full precision; `integers`, quantisation-aware.
+        parent: sha256 of the network that it started from.
+        round: Of the search; later rounds train fewer networks for longer.
+        rows: Training rows that it was shown, repetitions counted.
+        distilled: Whether it learned from the teachers' answers.
+        parameters: Weights of its layers.
+        latency_ratio: Of its 8-bit form, measured against the original on the target.
+        validation_metric: Best on the rows of the training data that were kept back.
+        seconds: Of training.
+        curve: One point per epoch.
+        error: Why nothing came of it; "" otherwise.
+    """
+
+    network: str
+    title: str
+    origin: Origin
+    parent: str
+    round: int
+    rows: int
+    distilled: bool
+    parameters: int
+    latency_ratio: float | None
+    validation_metric: float | None
+    seconds: float
+    curve: tuple[CurvePoint, ...] = ()
+    error: str = ""
+
+
+class Contribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one step gave: two networks or trials of this search that differ in that step alone.
+
+    Attributes:
+        step: `distillation`, `pruning`, `training of integers`, ...
+        of: What it was tried on, in a few words.
+        measured_on: `validation rows` of the training data, or the `select split`.
+        metric_without: Without the step.
+        metric_with: With it.
+        size_ratio: Size with the step relative to without it, None if it does not change it.
+        latency_ratio: Latency likewise.
+    """
+
+    step: str
+    of: str
+    measured_on: str
+    metric_without: float
+    metric_with: float
+    size_ratio: float | None = None
+    latency_ratio: float | None = None
+
+
+class TrainingReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What training did in one run of `compress`.
+
+    Attributes:
+        engine: Where networks were trained.
+        workers: Networks trained at the same time.
+        seconds: Wall time of training and of what prepares it.
+        rows: Training rows.
+        validation_rows: Rows kept back from training to compare networks by.
+        teacher_metric: The original's metric on the validation rows.
+        augmentations: What the rows were varied by.
+        notes: What was found out, assumed or left out, in sentences for people.
+        networks: All that were trained, in the order of the search.
+        contributions: What the steps gave, from the trials themselves.
+    """
+
+    engine: str
+    workers: int
+    seconds: float
+    rows: int
+    validation_rows: int
+    teacher_metric: float
+    augmentations: tuple[str, ...]
+    notes: tuple[str, ...]
+    networks: tuple[TrainedNetwork, ...]
+    contributions: tuple[Contribution, ...]
