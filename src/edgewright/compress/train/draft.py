@@ -12,6 +12,7 @@ from edgewright.compress.train.architecture import Architecture
 from edgewright.compress.train.attention import encoder, with_places
 from edgewright.compress.train.blocks import BLOCKS, Flow, Sketch
 from edgewright.compress.train.entrance import as_map, as_series
+from edgewright.compress.train.form import Form
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.signature import InputContract, TensorSpec
 
@@ -43,7 +44,7 @@ def draft(
     *,
     ending: Ending = "logits",
     seed: int = 0,
-    axis: int | None = None,
+    form: Form | None = None,
     targets: Targets | None = None,
 ) -> onnx.ModelProto:
     """Return a network with the contract's names, types and shapes.
@@ -53,8 +54,7 @@ def draft(
         contract: Of the original model; the batch axis is free where it is free there.
         ending: What turns the last layer's values into answers.
         seed: Of the weights.
-        axis: Of a sample's shape (without batch): time for the families over time, channels for the others;
-            guessed from the sizes if not given.
+        form: Which axes of the samples mean what; guessed from the sizes if not given.
         targets: For regression and reconstruction.
 
     Raises:
@@ -65,7 +65,7 @@ def draft(
     flow = Flow(source.name, tuple(int(size) for size in source.shape[1:]))
     if source.dtype != "float32":
         flow = sketch.node("Cast", "floats", [flow.name], flow.shape, to=onnx.TensorProto.FLOAT)
-    features = _features(sketch, architecture, flow, axis)
+    features = _features(sketch, architecture, flow, form)
     _head(sketch, features, target, ending, targets)
     return _model(sketch, source, target, architecture)
 
@@ -103,17 +103,19 @@ def drawable(contract: InputContract) -> tuple[TensorSpec, TensorSpec]:
     return source, target
 
 
-def _features(s: Sketch, a: Architecture, flow: Flow, axis: int | None) -> Flow:
+def _features(s: Sketch, a: Architecture, flow: Flow, form: Form | None) -> Flow:
     """Draw all but the last layer; return a row of features."""
     if a.family in ("mlp", "bottleneck"):
         flow = s.norm("norm", s.flatten("row", flow))
-        widths = [a.width] * a.depth
-        if a.family == "bottleneck":
-            widths += [max(1, a.width // (4 * a.expansion)), *widths]
-        for i, width in enumerate(widths, 1):
-            flow = s.dense(f"layer{i}", flow, width)
+        for i in range(1, a.depth + 1):
+            flow = s.dense(f"layer{i}", flow, a.width)
+        if a.family == "mlp":
+            return flow
+        flow = s.dense("middle", flow, max(1, a.width // (4 * a.expansion)))
+        for i in range(1, a.depth + 1):
+            flow = s.dense(f"wider{i}", flow, a.width)
         return flow
-    flow = as_map(s, flow, axis) if a.family in _OVER_MAPS else as_series(s, flow, axis)
+    flow = as_map(s, flow, form) if a.family in _OVER_MAPS else as_series(s, flow, form)
     if a.family == "gru":
         return _recurrent(s, a, flow)
     if a.family in ("patches", "transformer"):

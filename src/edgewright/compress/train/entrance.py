@@ -3,6 +3,7 @@
 import math
 
 from edgewright.compress.train.blocks import Flow, Sketch
+from edgewright.compress.train.form import Form
 from edgewright.contract.errors import CandidateError
 
 __all__ = ["as_map", "as_series", "channel_axis", "time_axis"]
@@ -26,7 +27,7 @@ def time_axis(shape: tuple[int, ...]) -> int:
     return shape.index(max(shape))
 
 
-def as_map(s: Sketch, flow: Flow, channels: int | None = None) -> Flow:
+def as_map(s: Sketch, flow: Flow, form: Form | None = None) -> Flow:
     """Return the sample as [c, h, w]; one of two axes is a map of one channel.
 
     Raises:
@@ -39,7 +40,9 @@ def as_map(s: Sketch, flow: Flow, channels: int | None = None) -> Flow:
         )
     if len(shape) == 2:
         return s.reshape("entrance", flow, (1, *shape))
-    axis = channel_axis(shape) if channels is None else channels
+    axis = channel_axis(shape)
+    if form is not None and len(form.axes) == 2:
+        axis = next(i for i in range(3) if i + 1 not in form.axes)
     sides = [size for i, size in enumerate(shape) if i != axis]
     if shape[axis] == 1 or axis == 0:
         return s.reshape("entrance", flow, (shape[axis], *sides))
@@ -47,10 +50,10 @@ def as_map(s: Sketch, flow: Flow, channels: int | None = None) -> Flow:
     return s.node("Transpose", "entrance", [flow.name], (shape[axis], *sides), perm=[0, *(i + 1 for i in order)])
 
 
-def as_series(s: Sketch, flow: Flow, time: int | None = None) -> Flow:
+def as_series(s: Sketch, flow: Flow, form: Form | None = None) -> Flow:
     """Return the sample as [c, 1, t]; all axes but time become channels."""
     shape = flow.shape
-    axis = time_axis(shape) if time is None else time
+    axis = form.axes[0] - 1 if form is not None and form.axes else time_axis(shape)
     steps = shape[axis]
     channels = math.prod(shape) // steps
     if len(shape) == 3 and axis == 1:

@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Literal, TypeAlias
 
 import onnx
 
@@ -11,12 +10,11 @@ from edgewright.compress.graph import Graph
 from edgewright.compress.layers import multiply_accumulates
 from edgewright.compress.train.architecture import Architecture, Family
 from edgewright.compress.train.draft import draft, drawable
+from edgewright.compress.train.form import Form, Kind
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.signature import InputContract
 
 __all__ = ["Architecture", "Family", "Kind", "families_for", "grid", "neighbours", "parameters", "work"]
-
-Kind: TypeAlias = Literal["image", "spectrogram", "series", "table", "other"]
 
 _OVER_MAPS: tuple[Family, ...] = ("plain", "residual", "separable", "inverted", "patches")
 _OVER_TIME: tuple[Family, ...] = ("plain1d", "residual1d", "separable1d", "temporal", "gru", "transformer")
@@ -64,7 +62,7 @@ def grid(
     *,
     families: tuple[Family, ...] | None = None,
     most_work: int | None = None,
-    axis: int | None = None,
+    form: Form | None = None,
 ) -> list[Architecture]:
     """Return sensible members of the families, from small to large.
 
@@ -73,13 +71,13 @@ def grid(
         contract: Of the original model.
         families: Only these; all that suit if not given.
         most_work: Multiply-accumulates of one inference that a member may have at most.
-        axis: See `draft`.
+        form: See `draft`.
     """
     sized = []
     suited = families_for(kind, contract)
     for family in suited if families is None else [each for each in suited if each in families]:
         for architecture in _members(family, contract):
-            size = work(draft(architecture, contract, axis=axis))
+            size = work(draft(architecture, contract, form=form))
             if most_work is None or size <= most_work:
                 sized.append((size, architecture.title, architecture))
     return [architecture for _, _, architecture in sorted(sized, key=lambda entry: entry[:2])]

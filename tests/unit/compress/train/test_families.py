@@ -11,7 +11,8 @@ from edgewright.compress.lint import lint
 from edgewright.compress.static import StaticInt8, quantize_static, tensors_to_observe
 from edgewright.compress.train.architecture import Architecture, Family
 from edgewright.compress.train.draft import Ending, Targets, draft
-from edgewright.compress.train.families import Kind, families_for, grid, neighbours, parameters, work
+from edgewright.compress.train.families import families_for, grid, neighbours, parameters, work
+from edgewright.compress.train.form import Form, Kind
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.signature import InputContract, TensorSpec
 
@@ -129,9 +130,11 @@ def test_the_same_seed_draws_the_same_network() -> None:
     assert one.SerializeToString() != other.SerializeToString()
 
 
-def test_the_axis_of_time_can_be_named() -> None:
+def test_the_meaning_of_axes_can_be_named() -> None:
     contract = contract_of(("n", 40, 60), ("n", 2))
-    by_size, named = (draft(Architecture("plain1d", width=8), contract, axis=axis) for axis in (None, 0))
+    by_size, named = (
+        draft(Architecture("plain1d", width=8), contract, form=form) for form in (None, Form("series", (1,)))
+    )
     assert Graph(by_size).constants["stem.weight"].shape[1] == 40
     assert Graph(named).constants["stem.weight"].shape[1] == 60
 
