@@ -102,12 +102,12 @@ def _computed(graph: Graph, nodes: Iterable[onnx.NodeProto], wanted: list[str]) 
     return [np.asarray(value) for value in session_bytes(part.model(), level="disable").run(wanted, {})]
 
 
-def joined(graph: Graph) -> list[onnx.NodeProto]:
-    """Return copies of the nodes in which a constant added to a layer's output is the layer's bias."""
+def joined(nodes: Iterable[onnx.NodeProto], graph: Graph) -> list[onnx.NodeProto]:
+    """Return copies of a graph's nodes in which a constant added to a layer's output is the layer's bias."""
     consumers = graph.consumers()
     copies: list[onnx.NodeProto] = []
     skipped: set[str] = set()
-    for node in graph.nodes:
+    for node in nodes:
         if node.name in skipped:
             continue
         copy = onnx.NodeProto()

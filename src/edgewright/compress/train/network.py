@@ -15,6 +15,7 @@ from edgewright.compress.train.folding import joined, prepared
 from edgewright.compress.train.matrices import MATRICES
 from edgewright.compress.train.moves import MOVES, Reshape
 from edgewright.compress.train.operators import OPERATORS
+from edgewright.compress.train.pairs import Pairs
 from edgewright.compress.train.recurrent import RECURRENT
 from edgewright.compress.train.site import Binding, Built, Site, inward, outward
 from edgewright.compress.train.windows import WINDOWS
@@ -27,6 +28,8 @@ _BUILDERS = {**OPERATORS, **MOVES, **WINDOWS, **MATRICES, **RECURRENT}
 _FREE_AXIS = 32
 # Answers differ by rounding only; relative to the largest answer.
 _TOLERANCE = 1e-3
+# In integers, a difference in a last digit may become a whole step.
+_INTEGER_TOLERANCE = 0.2
 # Larger numbers are masks, not weights.
 _LARGEST_WEIGHT = 1e4
 _LAYERS = frozenset("Conv ConvTranspose Gather Gemm GRU LSTM MatMul".split())
@@ -51,6 +54,8 @@ class Network(nn.Module):
         self._graph = prepared(model)
         self.input_names = tuple(self._graph.input_names)
         self.output_names = tuple(self._graph.output_names)
+        self._pairs = Pairs(self._graph)
+        self._constants = {**self._graph.constants, **self._pairs.constants}
         self._slots: dict[str, int] = {}
         self._steps: list[tuple[Any, tuple[int, ...], tuple[int, ...]]] = []
         self._held: list[tuple[int, str]] = []
@@ -61,7 +66,7 @@ class Network(nn.Module):
         self._inputs = [self._slot(name) for name in self.input_names]
         self._examples = _examples(self._graph)
         self.eval()
-        first = self._build(joined(self._graph))
+        first = self._build(joined(self._pairs.nodes, self._graph))
         self._outputs = [self._slot(name) for name in self.output_names]
         self._check(first)
         self.train()
@@ -101,6 +106,7 @@ class Network(nn.Module):
         changed = self._write_weights(graph)
         if changed:
             self._write_sizes(graph)
+        self._pairs.write(graph)
         return graph.model()
 
     def _slot(self, name: str) -> int:
@@ -127,11 +133,13 @@ class Network(nn.Module):
         with torch.no_grad():
             for node in nodes:
                 builder = _BUILDERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+                built = self._pairs.built.get(node.name)
                 shapes = [self._shape(known, name) for name in node.input]
-                site = Site(node, self._graph.opset, self._graph.constants, shapes)
-                if builder is None:
-                    raise site.cannot("it is not known")
-                built = builder(site)
+                site = Site(node, self._graph.opset, self._constants, shapes)
+                if built is None:
+                    if builder is None:
+                        raise site.cannot("it is not known")
+                    built = builder(site)
                 self._place(node, built, known)
                 try:
                     result = built.call(*[known[node.input[place]] for place in built.reads])
@@ -142,8 +150,8 @@ class Network(nn.Module):
         return [known[name] for name in self.output_names]
 
     def _shape(self, known: Mapping[str, Any], name: str) -> tuple[int, ...]:
-        if name in self._graph.constants:
-            return tuple(self._graph.constants[name].shape)
+        if name in self._constants:
+            return tuple(self._constants[name].shape)
         return tuple(known[name].shape) if name in known else ()
 
     def _place(self, node: onnx.NodeProto, built: Built, known: dict[str, Any]) -> None:
@@ -155,11 +163,12 @@ class Network(nn.Module):
             self._reshapes[node.name] = built.call
         for binding in built.bindings:
             self._bind(binding)
+        self._pairs.attach(node, built.bindings)
         if built.bindings and node.op_type in _LAYERS:
             self._layers[node.name] = built.bindings[0]
         for place in built.reads:
             name = node.input[place]
-            if name in self._graph.constants and name not in self._slots:
+            if name in self._constants and name not in self._slots:
                 known[name] = self._hold(name, node)
         reads = tuple(self._slot(node.input[place]) for place in built.reads)
         writes = tuple(self._slot(name) for name in node.output if name)
@@ -183,7 +192,7 @@ class Network(nn.Module):
                 )
             setattr(binding.module, binding.attribute, getattr(owner.module, owner.attribute))
             return
-        value = inward(self._graph.constants[binding.tensor], binding)
+        value = inward(self._constants[binding.tensor], binding)
         target = getattr(binding.module, binding.attribute)
         if tuple(target.shape) != value.shape:
             value = np.broadcast_to(value, tuple(target.shape))
@@ -191,7 +200,7 @@ class Network(nn.Module):
 
     def _hold(self, name: str, node: onnx.NodeProto) -> Tensor:
         """Register a constant that is read as a tensor."""
-        value = self._graph.constants[name]
+        value = self._constants[name]
         owner = self._owners.get((name, (0, 0, 1)))
         if owner is not None and owner.layout == "same":
             shared: Tensor = getattr(owner.module, owner.attribute)
@@ -201,7 +210,7 @@ class Network(nn.Module):
             return shared
         label = self._free_name(f"tensor_{name}")
         tensor = _tensor(value)
-        if self._is_weight(value, node):
+        if name not in self._pairs.frozen and self._is_weight(value, node):
             self.register_parameter(label, nn.Parameter(tensor))
             binding = Binding(name, self, label)
             self._owners[name, binding.part] = binding
@@ -232,9 +241,14 @@ class Network(nn.Module):
             except (RuntimeError, IndexError, ValueError) as error:
                 raise _inseparable(" ".join(str(error).split())[:200]) from error
         for one, two, many, name in zip(first, second, together, self.output_names, strict=True):
-            if one.ndim and tuple(many.shape) == tuple(one.shape) and _alike(many, one) and _alike(many, two):
+            if (
+                one.ndim
+                and tuple(many.shape) == tuple(one.shape)
+                and self._alike(many, one)
+                and self._alike(many, two)
+            ):
                 continue
-            if not one.ndim or len(many) != 2 * len(one) or not _alike(many, torch.cat((one, two))):
+            if not one.ndim or len(many) != 2 * len(one) or not self._alike(many, torch.cat((one, two))):
                 raise _inseparable(f"output {name!r} of a sample depends on the batch")
         self._compare_with_runtime(first)
 
@@ -242,17 +256,25 @@ class Network(nn.Module):
         feed = {name: value.numpy() for name, value in zip(self.input_names, self._examples, strict=True)}
         wanted = session_bytes(self._graph.model(), level="disable").run(list(self.output_names), feed)
         for have, want, name in zip(given, wanted, self.output_names, strict=True):
-            if not _alike(have, torch.from_numpy(np.asarray(want))):
+            if not self._alike(have, torch.from_numpy(np.asarray(want))):
                 raise CandidateError(
                     f"output {name!r} of the trainable network is not that of the runtime",
                     remedy="This is a defect; compress without training.",
                 )
 
+    def _alike(self, have: Tensor, want: Tensor) -> bool:
+        if have.shape != want.shape:
+            return False
+        have, want = have.to(torch.float64), want.to(torch.float64)
+        share = _INTEGER_TOLERANCE if self._pairs.quantized else _TOLERANCE
+        limit = share * max(float(want.abs().max()) if want.numel() else 0.0, 1e-3)
+        return torch.allclose(have, want, rtol=0, atol=limit, equal_nan=True)
+
     def _write_weights(self, graph: Graph) -> bool:
         """Write the parameters into the graph; whether a size changed."""
         changed = False
         parts: dict[str, list[Binding]] = {}
-        for binding in self._bindings:
+        for binding in [one for one in self._bindings if not self._pairs.holds(one.tensor)]:
             parts.setdefault(binding.tensor, []).append(binding)
         for tensor, bindings in parts.items():
             before = graph.constants[tensor]
@@ -324,14 +346,6 @@ def _examples(graph: Graph) -> list[Tensor]:
         random = torch.rand(shape, generator=generator)
         made.append(random if dtype.kind == "f" else _tensor(np.zeros(shape, dtype)))
     return made
-
-
-def _alike(have: Tensor, want: Tensor) -> bool:
-    if have.shape != want.shape:
-        return False
-    have, want = have.to(torch.float64), want.to(torch.float64)
-    limit = _TOLERANCE * max(float(want.abs().max()) if want.numel() else 0.0, 1e-3)
-    return torch.allclose(have, want, rtol=0, atol=limit, equal_nan=True)
 
 
 def _inseparable(reason: str) -> CandidateError:
