@@ -20,9 +20,8 @@ class Reader(CalibrationDataReader):
         return next(self.feeds, None)
 
 
-def main():
-    """Clean up as the documentation advises, then quantise."""
-    form, model, calib, out = sys.argv[1:5]
+def quantize(form, model, feeds, out):
+    """Clean up as the documentation advises, then quantise in one of the forms."""
     with tempfile.TemporaryDirectory() as folder:
         prepared = str(Path(folder, "prepared.onnx"))
         quant_pre_process(model, prepared, skip_symbolic_shape=True)
@@ -32,15 +31,21 @@ def main():
             quantize_static(
                 prepared,
                 out,
-                Reader(samples.read(calib)),
+                Reader(feeds),
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 per_channel=True,
             )
         elif form == "default":
-            quantize_static(prepared, out, Reader(samples.read(calib)))
+            quantize_static(prepared, out, Reader(feeds))
         else:
             raise SystemExit(f"unknown form {form!r}: default, u8s8 or dynamic")
+
+
+def main():
+    """Read and quantise."""
+    form, model, calib, out = sys.argv[1:5]
+    quantize(form, model, samples.read(calib), out)
 
 
 if __name__ == "__main__":
