@@ -25,7 +25,7 @@ _MOVES = frozenset("Transpose Reshape Squeeze Unsqueeze Flatten Identity Dropout
 _EACH = frozenset(
     (
         "Relu LeakyRelu Sigmoid Tanh HardSigmoid HardSwish Clip Elu Gelu Erf Exp Log Sqrt Neg Abs Cast Softmax "
-        "LogSoftmax Softplus Swish Mish"
+        "LogSoftmax Softplus Swish Mish IsNaN"
     ).split()
 )
 _PAIRS = frozenset("Add Sub Mul Div Pow Where PRelu Max Min".split())
@@ -107,6 +107,8 @@ def _walked(node: onnx.NodeProto, graph: Graph, trail: Trail) -> list[Tags]:
     """Return the tags of a node's outputs."""
     given = [trail.tags[name] if name in trail.tags else _blank(graph, name) for name in node.input if name]
     first = given[0]
+    if node.op_type in ("Softmax", "LogSoftmax"):
+        _uniform(first, (int(attribute(node, "axis", -1)),), node, keep=True)
     if node.op_type in _EACH | _NORMS:
         return [first]
     if node.op_type in _MOVES:

@@ -21,7 +21,7 @@ from torch_pruning.ops import OPTYPE, module2type
 from edgewright.compress.train.network import Network
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["ChannelGroup", "channel_groups", "remove_channels"]
+__all__ = ["ChannelGroup", "channel_groups", "holds", "remove_channels"]
 
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 _MIXES = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
@@ -73,7 +73,7 @@ class _RecurrentInputs(torch_pruning.BasePruningFunc):  # type: ignore[misc]
 
 
 def channel_groups(network: Network, example: Sequence[Tensor], keep: Collection[str] = ()) -> list[ChannelGroup]:
-    """Return the groups whose channels can be taken out, each tried on a copy.
+    """Return the groups of coupled channels as Torch-Pruning sees them; see `holds`.
 
     Args:
         network: The module; stays as it is.
@@ -83,7 +83,40 @@ def channel_groups(network: Network, example: Sequence[Tensor], keep: Collection
     Raises:
         CandidateError: The network cannot be traced.
     """
-    return [group for group in _groups(network, example, keep) if _holds(network, example, group)]
+    graph = _trace(network, example)
+    names = {module: name for name, module in network.named_modules()}
+    found = []
+    with warnings.catch_warnings(action="ignore"):
+        for parts in graph.get_all_groups(root_module_types=_LAYERS):
+            members = [
+                names[item.dep.layer]
+                for item in parts
+                if isinstance(item.dep.layer, _LAYERS) and graph.is_out_channel_pruning_fn(item.dep.pruning_fn)
+            ]
+            members = list(dict.fromkeys(members))
+            if not _reaches_outside(parts, graph) and not set(members) & set(keep):
+                found.append(ChannelGroup(members[0], tuple(members), len(parts[0].idxs), parts))
+    return found
+
+
+def holds(network: Network, example: Sequence[Tensor], group: ChannelGroup) -> bool:
+    """Whether taking channels out is what ignoring them is, tried with every other channel."""
+    going = list(range(0, group.channels, 2))
+    if len(going) == group.channels:
+        return False
+    narrow = copy.deepcopy(network)
+    try:
+        remove_channels(narrow, {group.root: np.array(going)}, example)
+        with torch.no_grad():
+            given = narrow.eval()(*example)
+        wanted = _ignoring(copy.deepcopy(network), example, group, going)
+    except Exception:  # shapes that no longer fit, in whichever operator
+        return False
+    if any(a.shape != b.shape for a, b in zip(wanted, given, strict=True)):
+        return False
+    if any(isinstance(item.dep.layer, _MIXES) for item in group.parts):
+        return True  # a norm over the channels themselves: ignoring is not removing
+    return all(bool((a - b).abs().max() <= 1e-3 * a.abs().max() + 1e-5) for a, b in zip(wanted, given, strict=True))
 
 
 def remove_channels(network: Network, removal: Mapping[str, NDArray[np.intp]], example: Sequence[Tensor]) -> None:
@@ -113,6 +146,7 @@ def _trace(network: Network, example: Sequence[Tensor]) -> Any:
                 example_inputs=tuple(example),
                 forward_fn=lambda module, inputs: module(*inputs),
                 output_transform=lambda outputs: [o for o in outputs if o.grad_fn is not None],
+                unwrapped_parameters=_free_maps(network),
                 customized_pruners={nn.GRU: _RecurrentInputs(), nn.LSTM: _RecurrentInputs()},
                 verbose=False,
             )
@@ -123,21 +157,9 @@ def _trace(network: Network, example: Sequence[Tensor]) -> Any:
         ) from error
 
 
-def _groups(network: Network, example: Sequence[Tensor], keep: Collection[str]) -> list[ChannelGroup]:
-    graph = _trace(network, example)
-    names = {module: name for name, module in network.named_modules()}
-    found = []
-    with warnings.catch_warnings(action="ignore"):
-        for parts in graph.get_all_groups(root_module_types=_LAYERS):
-            members = [
-                names[item.dep.layer]
-                for item in parts
-                if isinstance(item.dep.layer, _LAYERS) and graph.is_out_channel_pruning_fn(item.dep.pruning_fn)
-            ]
-            members = list(dict.fromkeys(members))
-            if not _reaches_outside(parts, graph) and not set(members) & set(keep):
-                found.append(ChannelGroup(members[0], tuple(members), len(parts[0].idxs), parts))
-    return found
+def _free_maps(network: Network) -> list[tuple[nn.Parameter, int]]:
+    """Return the parameters of no layer that are maps, and their channel axis; of others it is the last one."""
+    return [(p, 1) for p in network.parameters(recurse=False) if p.ndim == 4 and p.shape[1] > 1]
 
 
 def _reaches_outside(parts: Any, graph: Any) -> bool:
@@ -152,26 +174,6 @@ def _reaches_outside(parts: Any, graph: Any) -> bool:
             if not depthwise or layer.in_channels != layer.out_channels:
                 return True
     return False
-
-
-def _holds(network: Network, example: Sequence[Tensor], group: ChannelGroup) -> bool:
-    """Whether taking channels out is what ignoring them is, tried with every other channel."""
-    going = list(range(0, group.channels, 2))
-    if len(going) == group.channels:
-        return False
-    narrow = copy.deepcopy(network)
-    try:
-        remove_channels(narrow, {group.root: np.array(going)}, example)
-        with torch.no_grad():
-            given = narrow.eval()(*example)
-        wanted = _ignoring(copy.deepcopy(network), example, group, going)
-    except Exception:  # shapes that no longer fit, in whichever operator
-        return False
-    if any(a.shape != b.shape for a, b in zip(wanted, given, strict=True)):
-        return False
-    if any(isinstance(item.dep.layer, _MIXES) for item in group.parts):
-        return True  # a norm over the channels themselves: ignoring is not removing
-    return all(bool((a - b).abs().max() <= 1e-3 * a.abs().max() + 1e-5) for a, b in zip(wanted, given, strict=True))
 
 
 def _ignoring(

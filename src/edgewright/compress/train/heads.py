@@ -1,4 +1,8 @@
-"""Attention heads: where they lie in a graph, and taking whole heads out of it."""
+"""Attention heads: where they lie in a graph, and taking whole heads out of it.
+
+A head is a place on the second axis of the products of queries, keys and values, however the model computes
+attention (softmax, linear) and whether its projections are one layer or three.
+"""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -9,15 +13,11 @@ from numpy.typing import NDArray
 
 from edgewright.compress.graph import Graph, attribute
 from edgewright.compress.train.follow import Tags, follow, take_out
+from edgewright.contract.errors import CandidateError
 
-__all__ = ["Attention", "find_attention", "remove_heads"]
+__all__ = ["Attention", "find_attention", "output_axis", "remove_heads"]
 
-_ON_THE_WAY = frozenset(
-    (
-        "Transpose Reshape Squeeze Unsqueeze Flatten Identity Dropout Slice Gather Split Mul Div Add Where "
-        "Cast Softmax Relu Elu"
-    ).split()
-)
+_PROJECTIONS = frozenset(("MatMul", "Gemm", "Conv"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Attention:
     """One attention of several heads.
 
     Attributes:
-        name: Name of its softmax.
+        name: Name of its first product.
         heads: How many.
         columns: Per projection layer the head of each of its outputs, -1 for those of no head.
     """
@@ -37,14 +37,17 @@ class Attention:
 
 def find_attention(graph: Graph) -> list[Attention]:
     """Return the attentions whose queries, keys and values come from layers, and whose heads are an axis."""
-    found = []
-    for softmax in graph.nodes:
-        shape = graph.shapes.get(softmax.output[0], ()) if softmax.op_type == "Softmax" else ()
-        if len(shape) == 4 and shape[1] is not None and shape[1] > 1:
-            attention = _around(softmax, int(shape[1]), graph)
-            if attention is not None:
-                found.append(attention)
-    return found
+    clusters: list[tuple[list[onnx.NodeProto], dict[str, onnx.NodeProto]]] = []
+    for node in graph.nodes:
+        if _heads_of(node, graph) < 2:
+            continue
+        products, sources = [node], {source.name: source for name in node.input for source in _back(name, graph)}
+        for other in [cluster for cluster in clusters if cluster[1].keys() & sources.keys()]:
+            products, sources = other[0] + products, other[1] | sources
+            clusters.remove(other)
+        clusters.append((products, sources))
+    found = (_attention(products, sources, graph) for products, sources in clusters)
+    return [attention for attention in found if attention is not None]
 
 
 def remove_heads(graph: Graph, attention: Attention, heads: Collection[int]) -> None:
@@ -59,88 +62,74 @@ def remove_heads(graph: Graph, attention: Attention, heads: Collection[int]) -> 
     for name, of in attention.columns.items():
         node = layers[name]
         stay = np.flatnonzero(~np.isin(of, list(heads)))
-        axis = 0 if node.op_type == "Gemm" and attribute(node, "transB", 0) else 1
-        node.input[1] = graph.constant("weight", np.take(graph.constants[node.input[1]], stay, axis=axis))
-        if len(node.input) > 2 and graph.constants[node.input[2]].size > 1:
+        weight = graph.constants[node.input[1]]
+        node.input[1] = graph.constant("weight", np.take(weight, stay, axis=output_axis(node)))
+        if len(node.input) > 2 and node.input[2] and graph.constants[node.input[2]].size > 1:
             node.input[2] = graph.constant("bias", graph.constants[node.input[2]][..., stay])
 
 
+def output_axis(node: onnx.NodeProto) -> int:
+    """Return the axis of a layer's weight along which its outputs lie."""
+    return 0 if node.op_type == "Conv" or (node.op_type == "Gemm" and attribute(node, "transB", 0)) else 1
+
+
+def _heads_of(node: onnx.NodeProto, graph: Graph) -> int:
+    """Return the size of the head axis of a product of two computed matrices, 0 for other nodes."""
+    if node.op_type != "MatMul" or any(name in graph.constants for name in node.input):
+        return 0
+    shape = graph.shapes.get(node.output[0], ())
+    return (shape[1] or 0) if len(shape) == 4 else 0
+
+
 def _tags(graph: Graph, node: onnx.NodeProto, of: NDArray[np.int64]) -> Tags:
-    shape = [d or 1 for d in graph.shapes[node.output[0]]]
-    return np.ascontiguousarray(np.broadcast_to(of, shape))
+    """Return tags for a layer's output, where its features lie on the second (Conv) or the last axis."""
+    shape = [size or 1 for size in graph.shapes[node.output[0]]]
+    view = [1] * len(shape)
+    view[1 if node.op_type == "Conv" else -1] = -1
+    return np.ascontiguousarray(np.broadcast_to(of.reshape(view), shape))
 
 
-def _around(softmax: onnx.NodeProto, heads: int, graph: Graph) -> Attention | None:
-    scores = _back(softmax.input[0], graph, stop_at_products=True)
-    product = _ahead(softmax.output[0], graph)
-    if len(scores) != 1 or product is None or scores[0].op_type != "MatMul":
-        return None
-    operands = [*scores[0].input, next(name for name in product.input if not _from(name, softmax, graph))]
-    projections = {node.name: node for name in operands for node in _back(name, graph)}
+def _attention(
+    products: list[onnx.NodeProto], sources: dict[str, onnx.NodeProto], graph: Graph
+) -> Attention | None:
+    heads = _heads_of(products[0], graph)
+    inside = {node.name for node in products}
+    operands = {name for node in products for name in node.input}
     columns: dict[str, NDArray[np.int64]] = {}
-    until = {scores[0].name, product.name}
-    for name, node in projections.items():
-        if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in graph.constants:
+    for name, node in sources.items():
+        weight = graph.constants.get(node.input[1]) if len(node.input) > 1 else None
+        in_groups = attribute(node, "group", 1) != 1
+        if node.op_type not in _PROJECTIONS or weight is None or weight.ndim < 2 or in_groups:
             return None
-        width = graph.constants[node.input[1]].shape[
-            0 if node.op_type == "Gemm" and attribute(node, "transB", 0) else 1
-        ]
-        trail = follow(graph, {node.output[0]: _tags(graph, node, np.arange(width))}, until=until)
-        of = np.full(width, -1, np.int64)
-        for operand in operands:
-            tags = trail.tags.get(operand)
-            if tags is None:
-                continue
+        of = np.full(weight.shape[output_axis(node)], -1, np.int64)
+        try:
+            trail = follow(graph, {node.output[0]: _tags(graph, node, np.arange(len(of)))}, until=inside)
+        except CandidateError:
+            return None
+        for operand in operands & trail.tags.keys():
+            tags = trail.tags[operand]
             if tags.ndim != 4 or tags.shape[1] != heads:
                 return None
             for head in range(heads):
                 reached = np.unique(tags[:, head])
                 of[reached[reached >= 0]] = head
         columns[name] = of
-    return Attention(softmax.name, heads, columns)
+    return Attention(products[0].name, heads, columns)
 
 
-def _back(name: str, graph: Graph, *, stop_at_products: bool = False) -> list[onnx.NodeProto]:
-    """Return the layers, or products of two tensors, that a tensor was made by on movements and scalings alone."""
+def _back(name: str, graph: Graph) -> list[onnx.NodeProto]:
+    """Return the layers that a tensor comes from, past products of computed matrices and what has no weights."""
     producers = graph.producers()
-    found, waiting, seen = [], [name], set()
+    found: list[onnx.NodeProto] = []
+    waiting, seen = [name], set()
     while waiting:
         node = producers.get(waiting.pop())
         if node is None or node.name in seen:
             continue
         seen.add(node.name)
-        is_product = node.op_type == "MatMul" and node.input[1] not in graph.constants
-        if node.op_type in ("MatMul", "Gemm") and (is_product or not stop_at_products):
+        has_weights = len(node.input) > 1 and node.input[1] in graph.constants
+        if node.op_type in _PROJECTIONS and has_weights:
             found.append(node)
-        elif node.op_type in _ON_THE_WAY:
-            waiting.extend(name for name in node.input if name not in graph.constants)
         else:
-            found.append(node)
+            waiting.extend(inner for inner in node.input if inner not in graph.constants)
     return found
-
-
-def _ahead(name: str, graph: Graph) -> onnx.NodeProto | None:
-    """Return the product that reads a tensor."""
-    consumers = graph.consumers()
-    waiting = [name]
-    while waiting:
-        for node in consumers.get(waiting.pop(), []):
-            if node.op_type == "MatMul":
-                return node
-            if node.op_type in ("Dropout", "Identity", "Where", "Cast"):
-                waiting.extend(node.output)
-    return None
-
-
-def _from(name: str, softmax: onnx.NodeProto, graph: Graph) -> bool:
-    """Whether a tensor is the softmax's output, on the way to its product."""
-    producers = graph.producers()
-    waiting = [name]
-    while waiting:
-        current = waiting.pop()
-        if current == softmax.output[0]:
-            return True
-        node = producers.get(current)
-        if node is not None and node.op_type in ("Dropout", "Identity", "Where", "Cast"):
-            waiting.extend(node.input)
-    return False

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgewright.compress.graph import Graph, attribute
+from edgewright.compress.graph import Graph
 from edgewright.compress.train.folding import prepared
-from edgewright.compress.train.groups import ChannelGroup, channel_groups, remove_channels
-from edgewright.compress.train.heads import Attention, find_attention, remove_heads
+from edgewright.compress.train.groups import ChannelGroup, channel_groups, holds, remove_channels
+from edgewright.compress.train.heads import Attention, find_attention, output_axis, remove_heads
 from edgewright.compress.train.importance import Batch, Criterion, group_score, weight_scores
 from edgewright.compress.train.network import Network
 from edgewright.compress.train.recurrent_prune import recurrent_layers, remove_units, unit_count, unit_scores
@@ -83,10 +83,9 @@ class Prune(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
 
     def share_of(self, name: str, width: Width) -> float:
         """Return the share of a width that goes."""
-        for member in (name, *width.members):
-            if member in self.ratios:
-                return self.ratios[member]
-        return self.heads if width.kind == "heads" else self.ratio
+        if width.kind == "heads":
+            return self.ratios.get(name, self.heads)
+        return next((self.ratios[member] for member in width.members if member in self.ratios), self.ratio)
 
 
 def prunable(model: onnx.ModelProto) -> dict[str, Width]:
@@ -102,8 +101,10 @@ def prunable(model: onnx.ModelProto) -> dict[str, Width]:
         found[attention.name] = Width("heads", attention.heads, tuple(attention.columns))
     for node in recurrent_layers(graph):
         found[node.name] = Width("units", unit_count(node, graph), (node.name,))
-    for _, width in _channel_widths(Network(model), model, attentions, ()):
-        found[width.members[0]] = width
+    network, example = Network(model), _example(model, ())
+    for group, width in _channel_widths(network, attentions, example):
+        if holds(network, example, group):
+            found[width.members[0]] = width
     return found
 
 
@@ -121,14 +122,15 @@ def prune(model: onnx.ModelProto, step: Prune, batches: Sequence[Batch] = ()) ->
         CandidateError: The model cannot be trained or traced, a ratio names no layer, or there is no data for
             the criterion.
     """
-    unknown = set(step.ratios) - {name for key, width in prunable(model).items() for name in (key, *width.members)}
+    known: set[str] = set()
+    for narrow in (_without_heads, _without_units, _without_channels):
+        model = narrow(model, step, batches, known)
+    unknown = sorted(set(step.ratios) - known)
     if unknown:
         raise CandidateError(
-            f"there is nothing to prune in {sorted(unknown)[0]!r}", remedy="Name layers that `prunable` returns."
+            f"there is nothing to prune in {unknown[0]!r}", remedy="Name layers that `prunable` returns."
         )
-    model = _without_heads(model, step, batches)
-    model = _without_units(model, step, batches)
-    return _without_channels(model, step, batches)
+    return model
 
 
 def _least(scores: NDArray[np.float64], left: int) -> NDArray[np.intp]:
@@ -137,9 +139,12 @@ def _least(scores: NDArray[np.float64], left: int) -> NDArray[np.intp]:
     return np.sort(order[: len(scores) - left])
 
 
-def _without_heads(model: onnx.ModelProto, step: Prune, batches: Sequence[Batch]) -> onnx.ModelProto:
+def _without_heads(
+    model: onnx.ModelProto, step: Prune, batches: Sequence[Batch], known: set[str]
+) -> onnx.ModelProto:
     for attention in find_attention(prepared(model)):
         width = Width("heads", attention.heads, tuple(attention.columns))
+        known.add(attention.name)
         left = step.left_of(width, step.share_of(attention.name, width))
         if left < attention.heads:
             scored = prepared(weight_scores(model, step.criterion, batches, step.seed))
@@ -157,17 +162,20 @@ def _head_scores(attention: Attention, scored: Graph) -> NDArray[np.float64]:
     for node in scored.nodes:
         of = attention.columns.get(node.name)
         if of is not None:
-            transposed = node.op_type == "Gemm" and attribute(node, "transB", 0)
-            by_column = scored.constants[node.input[1]].astype(np.float64).sum(axis=1 if transposed else 0)
+            weight = np.moveaxis(scored.constants[node.input[1]], output_axis(node), 0).astype(np.float64)
+            by_column = weight.reshape(len(of), -1).sum(axis=1)
             np.add.at(total, of[of >= 0], by_column[of >= 0])
     return total
 
 
-def _without_units(model: onnx.ModelProto, step: Prune, batches: Sequence[Batch]) -> onnx.ModelProto:
+def _without_units(
+    model: onnx.ModelProto, step: Prune, batches: Sequence[Batch], known: set[str]
+) -> onnx.ModelProto:
     for name in [node.name for node in recurrent_layers(prepared(model))]:
         graph = prepared(model)
         node = next(n for n in graph.nodes if n.name == name)
         width = Width("units", unit_count(node, graph), (name,))
+        known.add(name)
         left = step.left_of(width, step.share_of(name, width))
         if left < width.count:
             scored = prepared(weight_scores(model, step.criterion, batches, step.seed))
@@ -180,9 +188,12 @@ def _without_units(model: onnx.ModelProto, step: Prune, batches: Sequence[Batch]
     return model
 
 
-def _without_channels(model: onnx.ModelProto, step: Prune, batches: Sequence[Batch]) -> onnx.ModelProto:
-    network = Network(model)
-    found = _channel_widths(network, model, find_attention(prepared(model)), batches)
+def _without_channels(
+    model: onnx.ModelProto, step: Prune, batches: Sequence[Batch], known: set[str]
+) -> onnx.ModelProto:
+    network, example = Network(model), _example(model, batches)
+    found = _channel_widths(network, find_attention(prepared(model)), example)
+    known.update(member for _, width in found for member in width.members)
     if not found:
         return model
     score = group_score(step.criterion, network, batches, step.seed)
@@ -191,12 +202,15 @@ def _without_channels(model: onnx.ModelProto, step: Prune, batches: Sequence[Bat
         left = _left_in_model(found, scores, step)
     else:
         left = {group.root: step.left_of(width, step.share_of(width.members[0], width)) for group, width in found}
-    removal = {root: _least(values, left[root]) for root, values in scores.items() if left[root] < len(values)}
+    removal = {
+        group.root: _least(scores[group.root], left[group.root])
+        for group, _ in found
+        if left[group.root] < group.channels and holds(network, example, group)
+    }
     if not removal:
         return model
-    fresh = Network(model)
-    remove_channels(fresh, removal, _example(model, batches))
-    return fresh.to_onnx()
+    remove_channels(network, removal, example)
+    return network.to_onnx()
 
 
 def _scored(scores: Tensor | None, channels: int) -> NDArray[np.float64]:
@@ -219,13 +233,13 @@ def _left_in_model(
 
 
 def _channel_widths(
-    network: Network, model: onnx.ModelProto, attentions: Sequence[Attention], batches: Sequence[Batch]
+    network: Network, attentions: Sequence[Attention], example: Sequence[Tensor]
 ) -> list[tuple[ChannelGroup, Width]]:
     modules = {id(parameter): name for name, parameter in network.named_parameters(remove_duplicate=False)}
     layers = {modules[id(parameter)].rpartition(".")[0]: layer for layer, parameter in network.weights().items()}
     heads = {layer for attention in attentions for layer in attention.columns}
     keep = [module for module, layer in layers.items() if layer in heads]
-    groups = channel_groups(network, _example(model, batches), keep)
+    groups = channel_groups(network, example, keep)
     order = list(layers)
     widths = [(g, sorted(g.members, key=order.index)) for g in groups]
     named = [(g, Width("channels", g.channels, tuple(layers[m] for m in members))) for g, members in widths]
