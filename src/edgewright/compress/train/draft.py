@@ -172,7 +172,7 @@ def _recurrent(s: Sketch, a: Architecture, flow: Flow) -> Flow:
         ]
         s.node("GRU", at, [sequence, *parts], (hidden,), hidden_size=hidden, linear_before_reset=1)
         last = i == a.depth
-        s.nodes[-1].output[:] = ["", f"{at}/last"] if last else [f"{at}/all"]
+        s.nodes[-1].output[:] = [f"{at}/all", f"{at}/last"] if last else [f"{at}/all"]
         place = s.constant(f"{at}/squeeze.axes", np.array([0 if last else 1], np.int64))
         flow = s.node("Squeeze", f"{at}/squeeze", [s.nodes[-1].output[-1], place], (hidden,))
         sequence, size = flow.name, hidden

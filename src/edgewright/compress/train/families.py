@@ -133,7 +133,7 @@ def _members(family: Family, contract: InputContract) -> Iterator[Architecture]:
     expansion = 3 if family == "inverted" else 1
     stages = (1,) if family == "temporal" else (1, 2, 3)
     depths = (2, 4) if family == "temporal" else (1, 2)
-    widths = (8, 16, 32)
+    widths = (8, 16, 32, 64)
     for width, stage, depth, kernel, stride in itertools.product(widths, stages, depths, kernels, strides):
         if side / (stride * 2 ** (stage - 1)) >= 4:
             yield Architecture(
