@@ -29,7 +29,8 @@ class Progress(msgspec.Struct):
         best_metric: Of the best epoch.
         best_loss: Of the best epoch.
         best_epoch: Whose weights are kept.
-        waited: Epochs since then.
+        reached: Metric and negative loss of the best trained epoch; the start does not count.
+        waited: Epochs since then, after the warm-up.
         failures: How often the loss was not finite.
         parts: Parts of a batch whose gradients are summed.
         seconds: Spent so far.
@@ -44,6 +45,7 @@ class Progress(msgspec.Struct):
     best_metric: float = float("-inf")
     best_loss: float = float("inf")
     best_epoch: int = 0
+    reached: tuple[float, float] = (float("-inf"), float("-inf"))
     waited: int = 0
     failures: int = 0
     parts: int = 1
@@ -78,7 +80,7 @@ def save_checkpoint(path: Path, key: str, progress: Progress, tensors: dict[str,
         OutputError: It cannot be written.
     """
     stream = BytesIO()
-    content = {"key": key, "progress": msgspec.json.encode(progress), "tensors": tensors}
+    content = {"key": key, "progress": msgspec.msgpack.encode(progress), "tensors": tensors}
     torch.save(content | {"random": torch.get_rng_state()}, stream)
     write_file(path, stream.getvalue())
 
@@ -94,4 +96,4 @@ def load_checkpoint(path: Path | None, key: str) -> Checkpoint | None:
     if content.get("key") != key:
         return None
     torch.set_rng_state(content["random"])
-    return Checkpoint(msgspec.json.decode(content["progress"], type=Progress), content["tensors"])
+    return Checkpoint(msgspec.msgpack.decode(content["progress"], type=Progress), content["tensors"])

@@ -229,10 +229,10 @@ class _Run:
             progress.epoch += whole
         if (metric, -loss) > (progress.best_metric, -progress.best_loss):
             progress.best_metric, progress.best_loss = metric, loss
-            progress.best_epoch, progress.waited = progress.epoch if whole else progress.epoch + 1, 0
+            progress.best_epoch = progress.epoch if whole else progress.epoch + 1
             self.best = snapshot(self.network)
-        elif not is_start:
-            progress.waited += 1
+        if not is_start:
+            self._count_waiting((metric, -loss))
         mean = None if is_start or not progress.rows else progress.loss_sum / progress.rows
         epoch = progress.epoch if whole else progress.epoch + 1
         progress.curve.append(
@@ -260,6 +260,14 @@ class _Run:
         progress.step, progress.rows, progress.loss_sum = 0, 0, 0.0
         self.network.train()
         self._note("the loss was not finite: back to the epoch's start, at half the rate")
+
+    def _count_waiting(self, reached: tuple[float, float]) -> None:
+        """Count epochs that are no better than earlier ones; a trained start is not counted, it may beat many."""
+        progress = self.progress
+        if reached > progress.reached:
+            progress.reached, progress.waited = reached, 0
+        elif progress.epoch > self.settings.warmup * self.settings.epochs:
+            progress.waited += 1
 
     def _is_tired(self) -> bool:
         return bool(self.settings.patience) and self.progress.waited >= self.settings.patience
