@@ -15,8 +15,10 @@ from edgewright.cli.project import PROJECT_FILE, device_class_of, find_project
 from edgewright.cli.terminal import print_json
 from edgewright.compress.compress import Request, compress_model
 from edgewright.compress.ledger import state_folder
-from edgewright.compress.output import OutputFolder
+from edgewright.compress.output import ORIGINAL, OutputFolder
 from edgewright.compress.report import page, print_summary
+from edgewright.compress.run import TrainingRequest
+from edgewright.compress.sources.function import is_function_reference
 from edgewright.contract.device import Budget, DeviceClass
 from edgewright.contract.errors import InputError
 from edgewright.contract.project import Project
@@ -32,12 +34,17 @@ examples:
   edgewright compress model.onnx --data photos/ --device-class camera --out camera/
   edgewright compress model.onnx --data windows.csv --label activity --group subject --max-drop 0.03
   edgewright compress model.onnx --data mydata:held_out --resume --out earlier/
+  edgewright compress model.onnx --data test.npz --train train.npz --time-limit 600
+  edgewright compress mymodel:make --data test.npz --train train.npz --engine ray
 
 DATA must not have been used for training. Without labels, the metric is agreement with the original.
+With --train, smaller networks are trained with the model as their teacher.
 --max-drop is a fraction of the metric: 0.01 is one percentage point of accuracy.
 exit codes: 0 a certified model within the budget; 1 the budget or the certificate failed (the JSON is
 complete, see "certificate" and "budget"); 2 the input or the usage is wrong.
 """
+
+_TIME_LIMIT_S, _TRAINING_TIME_LIMIT_S = 120.0, 600.0
 
 _LIMITS: tuple[tuple[str, str, Dimension, str, str], ...] = (
     ("--max-latency", "latency_p95_s", "time", "5ms", "95th percentile of the latency of one inference"),
@@ -53,13 +60,17 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     parser = verbs.add_parser(
         "compress",
         help="make a model fit a device, with a certificate",
-        description="Search quantisation, storage and graph forms of a trained ONNX model, measure them on the "
-        "target, and certify on unseen data that the chosen one loses no more than allowed.",
+        description="Search quantisation, storage and graph forms of a trained model, and with --train also "
+        "smaller networks, measure them on the target, and certify on unseen data that the chosen one loses no "
+        "more than allowed.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "model", metavar="MODEL", nargs="?", type=Path, help="trained ONNX model (default: the project file's)"
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help="trained ONNX model, or module:function that makes a PyTorch module (default: the project file's)",
     )
     data = parser.add_argument_group("data")
     data.add_argument("--data", metavar="DATA", help=".npz, .csv, .parquet, folder of images, or module:function")
@@ -74,6 +85,20 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         help="let the chosen model take raw samples: the project file's [preprocess], or what was found for "
         "images, goes into the graph",
     )
+    training = parser.add_argument_group("training")
+    training.add_argument(
+        "--train", metavar="DATA", help="train smaller networks on this; nothing of it may be in --data"
+    )
+    training.add_argument(
+        "--teacher", metavar="FILE", action="append", help="a further teacher beside the model, ONNX; repeatable"
+    )
+    training.add_argument("--recipe", metavar="FUNCTION", help="the model's own training, module:function")
+    training.add_argument(
+        "--engine", metavar="ENGINE", help='where to train: "local", "ray", "ray://host:port" (default: local)'
+    )
+    training.add_argument(
+        "--workers", metavar="N", type=int, help="networks trained at once (default: one per core)"
+    )
     budget = parser.add_argument_group("budget")
     budget.add_argument("--device-class", metavar="CLASS", help="device class of the project file")
     for flag, field, _dimension, example, meaning in _LIMITS:
@@ -85,7 +110,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     budget.add_argument("--confidence", metavar="LEVEL", type=float, help="of the certificate (default: 0.95)")
     search = parser.add_argument_group("search")
     search.add_argument("--on", metavar="TARGET", help='where to measure: "local" or ssh://user@host[:port]')
-    search.add_argument("--time-limit", metavar="SECONDS", type=float, help="for everything (default: 120)")
+    search.add_argument(
+        "--time-limit", metavar="SECONDS", type=float, help="for all of it (default: 120, with --train 600)"
+    )
     search.add_argument("--trials", metavar="N", type=int, help="most candidates (default: 200)")
     search.add_argument("--seed", metavar="N", type=int, help="of every random choice (default: 0)")
     search.add_argument("--resume", action="store_true", help="go on with the search in the output folder")
@@ -132,7 +159,7 @@ def _request(arguments: argparse.Namespace, tell: Callable[[str, float], None]) 
     project = find_project(arguments.project)
     if project is not None and arguments.project is None:
         print(f"Using {PROJECT_FILE} of this folder.", file=sys.stderr)
-    model = arguments.model or (Path(project.model.path) if project else None)
+    model = arguments.model or (project.model.path if project else None)
     if model is None:
         raise InputError(
             "no model was given", remedy="Name the ONNX file, or write a project file with 'edgewright init'."
@@ -148,10 +175,17 @@ def _request(arguments: argparse.Namespace, tell: Callable[[str, float], None]) 
         if arguments.features
         else (section.features if section else ())
     )
+    training = _training(arguments, project)
+    usual_limit = _TIME_LIMIT_S if training is None else _TRAINING_TIME_LIMIT_S
+    if search is not None and (training is None or search.time_limit_s > usual_limit):
+        usual_limit = search.time_limit_s
+    is_module = is_function_reference(model) and not Path(model).exists()
+    out = arguments.out or Path("edgewright-out") / (model.rpartition(":")[2] if is_module else Path(model).stem)
     return Request(
-        model=model,
+        model=out / ORIGINAL if is_module else Path(model),
+        module=model if is_module else None,
         data=data,
-        out=arguments.out or Path("edgewright-out") / model.stem,
+        out=out,
         state=state_folder(os.environ),
         device=device,
         label=arguments.label or (section.label if section else None),
@@ -160,13 +194,42 @@ def _request(arguments: argparse.Namespace, tell: Callable[[str, float], None]) 
         task=arguments.task or (section.task if section else None),
         metric=arguments.metric or (project.metric.name if project else None),
         preprocess=project.preprocess if project else None,
+        training=training,
         fold=arguments.fold_preprocessing,
-        time_limit_s=_positive(arguments.time_limit, "--time-limit", search.time_limit_s if search else 120.0),
+        time_limit_s=_positive(arguments.time_limit, "--time-limit", usual_limit),
         trials=int(_positive(arguments.trials, "--trials", (search.trials if search else None) or 200)),
         seed=_seed(arguments.seed, search.seed if search else 0),
         resume=arguments.resume,
         tell=tell,
     )
+
+
+def _training(arguments: argparse.Namespace, project: Project | None) -> TrainingRequest | None:
+    """Put the command line's training over the project file's; None if nothing is to be trained."""
+    section = None if project is None else project.training
+    given = {
+        "data": arguments.train,
+        "teachers": None if arguments.teacher is None else tuple(arguments.teacher),
+        "recipe": arguments.recipe,
+        "engine": arguments.engine,
+        "workers": None if arguments.workers is None else int(_positive(arguments.workers, "--workers", 1)),
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if section is not None:
+        written = {
+            "data": section.source,
+            "teachers": section.teachers,
+            "recipe": section.recipe,
+            "engine": section.engine,
+            "workers": section.workers,
+        }
+        chosen = {name: value for name, value in written.items() if value is not None} | chosen
+    if chosen and "data" not in chosen:
+        raise InputError(
+            f"--{next(iter(chosen)).rstrip('s')} is about training, and there is nothing to train on",
+            remedy="Name the training data with --train.",
+        )
+    return TrainingRequest(**chosen) if chosen else None
 
 
 def _positive(value: float | None, flag: str, default: float) -> float:

@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 import edgewright
@@ -15,7 +14,7 @@ from edgewright.compress.choice import contenders, pooled, ranking
 from edgewright.compress.data import load_data, split
 from edgewright.compress.figures import Finalist, Measured, measure_finalists
 from edgewright.compress.fold import FoldPreprocess, raw_contract, raw_dataset
-from edgewright.compress.graph import Graph
+from edgewright.compress.layout import lay_out
 from edgewright.compress.ledger import look_alpha
 from edgewright.compress.metric import Metric, choose_metric
 from edgewright.compress.model import LoadedModel, read_model
@@ -26,16 +25,14 @@ from edgewright.compress.recipe import CleanUp, Recipe, Step, Workbench
 from edgewright.compress.record import record
 from edgewright.compress.run import Request, Run
 from edgewright.compress.search import Search, SearchLimits
-from edgewright.compress.sensitivity import Probe, integer_noise, probe_on, weight_noise
-from edgewright.compress.space import Space, space_of
-from edgewright.compress.static import StaticInt8, integer_layers
+from edgewright.compress.train.store import TrainingStore
 from edgewright.compress.trials import Judge, TrialRunner
 from edgewright.contract.candidate import Report, Trial
 from edgewright.contract.device import Budget
 from edgewright.contract.errors import CandidateError, InputError
 from edgewright.profile.latency import Subject
 from edgewright.profile.memory import measure_memory
-from edgewright.profile.target import Machine, machine_of, open_target
+from edgewright.profile.target import machine_of, open_target
 from edgewright.runtime.options import RuntimeOptions
 
 __all__ = ["Request", "compress_model"]
@@ -43,6 +40,9 @@ __all__ = ["Request", "compress_model"]
 # Unlabelled answers may lose 30 dB; labelled metrics one percentage point.
 _DROP = 0.01
 _FIDELITY_DROP = 0.001
+# Shares of the time: for the search without training, for the search before training, for what follows training.
+_SEARCH, _SEARCH_BEFORE_TRAINING, _CONCLUSION = 0.72, 0.1, 0.16
+_MOST_CONCLUSION_S = 60.0
 # Candidates that may look at the certify split in one run; each look costs confidence.
 _LOOKS = 3
 # Kinds of candidates whose memory is measured; each takes about half a second.
@@ -58,6 +58,8 @@ def compress_model(request: Request) -> Report:
     """
     began = time.monotonic()
     request.tell("reading the model", 0.0)
+    if request.module is not None:
+        _export(request)
     loaded = read_model(request.model)
     request.tell("reading the data", 0.01)
     dataset = load_data(
@@ -72,7 +74,7 @@ def compress_model(request: Request) -> Report:
         seed=request.seed,
     )
     parts = split(dataset, seed=request.seed)
-    if request.model.resolve().is_relative_to(request.out.resolve()):
+    if request.module is None and request.model.resolve().is_relative_to(request.out.resolve()):
         raise InputError(
             f"the output folder {request.out} holds the model that is to be compressed",
             remedy="Name another folder with --out.",
@@ -94,9 +96,12 @@ def compress_model(request: Request) -> Report:
         contract = raw_contract(loaded.contract, fold)
     if not request.resume:
         folder.clear()
-    bench = Workbench(loaded.proto, list(fed.feeds(parts.calibrate, contract, 16)), seed=request.seed)
+    feeds = list(fed.feeds(parts.calibrate, contract, 16))
+    bench = Workbench(loaded.proto, feeds, request.seed, TrainingStore(folder.path).network)
     request.tell("measuring each layer's sensitivity", 0.05)
-    space, noise = _survey(bench, request, machine, first)
+    space, noise = lay_out(
+        bench, first, machine, seconds=(0.1 if request.training is None else 0.02) * request.time_limit_s
+    )
 
     def judge(indices: NDArray[np.intp]) -> Judge:
         return Judge(dataset, fed, indices, contract, metric, [output[indices] for output in original_outputs])
@@ -124,6 +129,23 @@ def compress_model(request: Request) -> Report:
     return _conclude(run)
 
 
+def _export(request: Request) -> None:
+    """Write the request's PyTorch module to its ONNX file."""
+    # PyTorch takes seconds to load: only who needs it waits for it.
+    from edgewright.compress.train.intake import export_module
+
+    open_folder(request.out, resume=request.resume)
+    export_module(
+        request.module,
+        request.data,
+        request.model,
+        label=request.label,
+        features=request.features,
+        group=request.group,
+        preprocess=request.preprocess,
+    )
+
+
 def _whole_file(loaded: LoadedModel, folder: OutputFolder) -> Path:
     """Return the original as one file: a copy with its weights inside where they lie beside it."""
     if loaded.size_bytes == loaded.path.stat().st_size:
@@ -136,57 +158,6 @@ def _with_default_drop(budget: Budget, metric: Metric) -> Budget:
         return budget
     default = _FIDELITY_DROP if metric.name == "fidelity" else _DROP
     return msgspec.structs.replace(budget, max_drop=default)
-
-
-def _survey(
-    bench: Workbench, request: Request, machine: Machine, first: tuple[Step, ...]
-) -> tuple[Space, dict[str, dict[str, float]]]:
-    """Measure how much noise each layer brings, within a tenth of the time limit, and lay out the recipes."""
-    start = time.monotonic()
-    cleaned = bench.after(first)
-    probe = probe_on(cleaned, _few(bench.feeds, 8))
-    one_run = _seconds_of(probe, cleaned)
-    layers = [weight.layer for weight in integer_layers(Graph(cleaned))]
-    allowed = max(1.0, 0.1 * request.time_limit_s)
-    affordable = max(1, int(allowed / max(1e-4, 2.5 * one_run * max(1, len(layers)))))
-    if affordable < len(probe.feeds):
-        probe = probe_on(cleaned, _few(bench.feeds, affordable))
-    weights = weight_noise(cleaned, probe)
-    integers: dict[str, float] = {}
-    quantized = any(node.op_type == "QuantizeLinear" for node in cleaned.graph.node)
-    if layers and not quantized and time.monotonic() - start < allowed:
-        integers = integer_noise(cleaned, probe, StaticInt8(), bench.seen_after(first), layers)
-    space = space_of(
-        cleaned,
-        weights,
-        integers,
-        signed_first=machine.arch.startswith(("aarch64", "arm")),
-        fold=tuple(step for step in first if isinstance(step, FoldPreprocess)),
-        int8_peak=127 if _adds_in_32_bits(machine) else 63,
-    )
-    return space, {"few bits": weights, "integers": integers}
-
-
-def _adds_in_32_bits(machine: Machine) -> bool:
-    """Whether 8-bit products cannot saturate: x86 without VNNI adds pairs of them in 16 bits."""
-    return not machine.arch.startswith(("x86", "AMD64", "i686")) or any(
-        name in machine.features for name in ("avx512_vnni", "avx_vnni", "amx_int8")
-    )
-
-
-def _few(feeds: Sequence[Any], count: int) -> list[Any]:
-    """Return a few feeds, large batches cut down to 8 samples."""
-    few = list(feeds[:count])
-    return [
-        {name: array[:8] if len(feed) == 1 and array.ndim else array for name, array in feed.items()}
-        for feed in few
-    ]
-
-
-def _seconds_of(probe: Probe, model: onnx.ModelProto) -> float:
-    start = time.monotonic()
-    probe.noise(model)
-    return time.monotonic() - start
 
 
 def _search(run: Run) -> None:
@@ -215,15 +186,23 @@ def _search(run: Run) -> None:
         "preprocess": msgspec.to_builtins(run.dataset.preprocess),
         "fold": request.fold,
         "seed": request.seed,
+        "training": msgspec.to_builtins(request.training),
         "version": edgewright.__version__,
     }
-    seconds = max(1.0, 0.72 * run.left())
+    share = _SEARCH if request.training is None else _SEARCH_BEFORE_TRAINING
+    seconds = max(1.0, share * run.left())
 
-    def tell(stage: str, share: float) -> None:
-        request.tell(stage, 0.1 + 0.7 * min(share, 1.0))
+    def tell(stage: str, _share: float) -> None:
+        request.tell(stage, min(0.8, 1 - run.left() / request.time_limit_s))
 
     search = Search(runner, run.space, run.folder, identity, SearchLimits(seconds, request.trials), tell)
     run.trials = search.run()
+    if request.training is not None:
+        # PyTorch takes seconds to load: only who trains waits for it.
+        from edgewright.compress.train.explore import explore
+
+        left = run.left() - min(_MOST_CONCLUSION_S, _CONCLUSION * request.time_limit_s)
+        run.training = explore(run, search, seconds=max(1.0, left))
 
 
 def _conclude(run: Run) -> Report:

@@ -12,6 +12,7 @@ from edgewright.contract.errors import InputError, OutputError
 __all__ = ["OutputFolder", "open_folder", "write_file"]
 
 JOURNAL = "search.journal"
+ORIGINAL = "original.onnx"
 NETWORKS = "networks"
 TRAINING = "training"
 _FOLDERS = ("candidates", NETWORKS, TRAINING)
@@ -55,6 +56,10 @@ class OutputFolder:
             (self.path / name).unlink(missing_ok=True)
         for name in _FOLDERS:
             shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def end_training(self) -> None:
+        """Remove what only an unfinished training needs; the networks stay."""
+        shutil.rmtree(self.path / TRAINING, ignore_errors=True)
 
     def keep_candidates(self, digests: set[str]) -> None:
         """Delete the candidates that are not named."""
@@ -110,7 +115,7 @@ def open_folder(path: Path, *, resume: bool) -> OutputFolder:
         raise OutputError(
             f"the output folder {path} cannot be used: {error.strerror}", remedy="Name another one with --out."
         ) from error
-    ours = any(name in present for name in (*_FILES, *_FOLDERS))
+    ours = any(name in present for name in (*_FILES, *_FOLDERS, ORIGINAL))
     if present and not ours:
         raise InputError(
             f"{path} holds {present[0]!r} and no run of edgewright",

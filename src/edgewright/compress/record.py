@@ -45,6 +45,7 @@ def record(
     on_front = {trial.number for trial in front}
     trials = tuple(msgspec.structs.replace(trial, on_front=trial.number in on_front) for trial in run.trials)
     run.folder.keep_candidates({trial.sha256 for trial in front})
+    run.folder.end_training()
     outputs = run.proof.reference if is_original else run.proof.outputs(content, len(run.proof.indices))
     share = agreement(run.proof.reference, outputs)
     proto = onnx.load_from_string(content)
@@ -65,6 +66,7 @@ def record(
         lint={"original": _lint(run.loaded.proto), "chosen": _lint(proto)},
         sensitivity=run.probe_noise,
         effects=tuple(_effects(run, chosen.figures)),
+        training=run.training,
         latencies={
             "original": [float(v) * 1e3 for v in original.latency.rounds_s],
             "chosen": [float(v) * 1e3 for v in chosen.latency.rounds_s],
@@ -128,8 +130,9 @@ def _effects(run: Run, chosen: Figures) -> list[dict[str, Any]]:
     effects = []
     few = run.select.indices[:64]
     reference = [output[: len(few)] for output in run.select.reference]
-    folded = sum(isinstance(step, FoldPreprocess) for step in steps)
-    for count in range(1 + folded, len(steps) + 1):
+    # What comes before folding takes other inputs.
+    folded = [place for place, step in enumerate(steps) if isinstance(step, FoldPreprocess)]
+    for count in range(1 + max(folded, default=0), len(steps) + 1):
         content = run.bench.build(Recipe(steps[:count])).SerializeToString()
         outputs = run.select.outputs(content, len(few))
         effects.append(

@@ -1,9 +1,13 @@
 """What one run of `compress` is asked for, and its parts as they come to be."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from edgewright.compress.data import Dataset
 from edgewright.compress.dataset import Task
@@ -16,10 +20,29 @@ from edgewright.compress.trials import Judge
 from edgewright.contract.candidate import Trial
 from edgewright.contract.device import DEFAULT_DEVICE_CLASS, Budget, DeviceClass
 from edgewright.contract.preprocess import Preprocess
+from edgewright.contract.training import TrainingReport
 from edgewright.profile.target import Machine, Target
 from edgewright.runtime.options import RuntimeOptions
 
-__all__ = ["Request", "Run"]
+__all__ = ["Request", "Run", "TrainingRequest"]
+
+
+class TrainingRequest(msgspec.Struct, frozen=True):
+    """What a person gives for training.
+
+    Attributes:
+        data: Training data: a path, or `module:function`.
+        teachers: ONNX files of further teachers beside the original.
+        recipe: The model's own training, `module:function`; None is ours.
+        engine: `local`, `ray`, or `ray://host:port`.
+        workers: Networks trained at the same time, one thread each.
+    """
+
+    data: str
+    teachers: tuple[str, ...] = ()
+    recipe: str | None = None
+    engine: str = "local"
+    workers: int = os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +50,10 @@ class Request:
     """What a person asks for.
 
     Attributes:
-        model: ONNX file.
+        model: ONNX file; of a module, where that is to be exported to: `original.onnx` in `out`, say.
         data: Path or `module:function`.
         out: Output folder.
+        module: A trained `torch.nn.Module`, or `module:function` that makes one; None if there is an ONNX file.
         device: Device class with its budget.
         label: Column or array of labels.
         features: Columns or arrays of features.
@@ -37,6 +61,7 @@ class Request:
         task: What the labels mean.
         metric: Name or `module:function`.
         preprocess: How raw samples become inputs.
+        training: What to train with; None searches without training.
         fold: Fold the preprocessing into the graph, so that the chosen model takes raw samples.
         time_limit_s: Wall time for everything.
         trials: Most candidates.
@@ -50,6 +75,7 @@ class Request:
     data: str
     out: Path
     state: Path
+    module: Any = None
     device: DeviceClass = DEFAULT_DEVICE_CLASS
     label: str | None = None
     features: tuple[str, ...] = ()
@@ -57,6 +83,7 @@ class Request:
     task: Task | None = None
     metric: str | None = None
     preprocess: Preprocess | None = None
+    training: TrainingRequest | None = None
     fold: bool = False
     time_limit_s: float = 120.0
     trials: int = 200
@@ -87,6 +114,7 @@ class Run:
     proof: Judge
     fingerprint: str
     trials: list[Trial] = field(default_factory=list)
+    training: TrainingReport | None = None
 
     def left(self) -> float:
         """Seconds until the time limit."""

@@ -105,6 +105,11 @@ class Search:
         self._tighten(study, space.network)
         return [trial for trial in self.trials if trial.network == space.network]
 
+    def attempt(self, space: Space, params: Params) -> Trial | None:
+        """Try one recipe of a space, however much time is left; None if there were too many trials."""
+        self._deadline = max(self._deadline, time.monotonic() + 1.0)
+        return self._try(self._opened(space), params)
+
     def _opened(self, space: Space) -> optuna.Study:
         self._spaces[space.network] = space
         if self._study is None:

@@ -7,6 +7,7 @@ import msgspec
 from edgewright.contract.evidence import Certificate
 from edgewright.contract.measure import Measurement
 from edgewright.contract.signature import InputContract
+from edgewright.contract.training import TrainingReport
 
 __all__ = ["REPORT_SCHEMA", "BudgetOutcome", "Figures", "Report", "Trial"]
 
@@ -126,6 +127,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         lint: Before and after, findings in words.
         sensitivity: Layer to the noise over signal (power ratio) that it alone brings in few bits or in integers.
         effects: What each step of the chosen recipe did, one after the other.
+        training: What training found; None if nothing was trained.
         latencies: Samples for plots: milliseconds per round of the original and the chosen model.
         data: Source, samples, splits, notes, fingerprint.
         machine: Where the figures were measured.
@@ -157,3 +159,4 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     report: str
     folder: str
     snippet: str
+    training: TrainingReport | None = None

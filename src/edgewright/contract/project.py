@@ -23,6 +23,7 @@ from edgewright.contract.sections import (
     ModelSection,
     PilotSection,
     SearchSection,
+    TrainingSection,
 )
 from edgewright.contract.units import Dimension, parse_quantity
 
@@ -36,6 +37,7 @@ class Project(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: DataSection
     metric: MetricSection = MetricSection()
     preprocess: Preprocess | None = None
+    training: TrainingSection | None = None
     device_classes: tuple[DeviceClass, ...] = (DEFAULT_DEVICE_CLASS,)
     search: SearchSection = SearchSection()
     pilot: PilotSection = PilotSection()
@@ -87,6 +89,7 @@ class _ProjectText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: DataSection
     metric: MetricSection = MetricSection()
     preprocess: Preprocess | None = None
+    training: TrainingSection | None = None
     device_class: tuple[_DeviceClassText, ...] = ()
     search: _SearchText = _SearchText()
     pilot: PilotSection = PilotSection()
@@ -128,12 +131,20 @@ def load_project(path: Path) -> Project:
     except OSError as error:
         raise ProjectError(f"{path} cannot be read: {error.strerror}", remedy="Check its permissions.") from error
     project = parse_project(text, path.name)
-    is_function = re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", project.data.source) is not None
-    source = project.data.source if is_function else str(path.parent / project.data.source)
+
+    def found(source: str) -> str:
+        return source if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", source) else str(path.parent / source)
+
+    training = project.training
+    if training is not None:
+        training = msgspec.structs.replace(
+            training, source=found(training.source), teachers=tuple(map(found, training.teachers))
+        )
     return msgspec.structs.replace(
         project,
-        model=ModelSection(path=str(path.parent / project.model.path)),
-        data=msgspec.structs.replace(project.data, source=source),
+        model=ModelSection(path=found(project.model.path)),
+        data=msgspec.structs.replace(project.data, source=found(project.data.source)),
+        training=training,
     )
 
 

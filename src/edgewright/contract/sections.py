@@ -6,7 +6,15 @@ import msgspec
 
 from edgewright.contract.errors import ProjectError
 
-__all__ = ["DataSection", "MetricSection", "ModelSection", "PilotSection", "SearchSection", "Task"]
+__all__ = [
+    "DataSection",
+    "MetricSection",
+    "ModelSection",
+    "PilotSection",
+    "SearchSection",
+    "Task",
+    "TrainingSection",
+]
 
 Task = Literal["classification", "regression", "multilabel", "reconstruction", "fidelity"]
 
@@ -15,7 +23,8 @@ class ModelSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which model.
 
     Attributes:
-        path: Of the .onnx file; relative paths start at the project file's folder.
+        path: Of the .onnx file, or module:function that makes a PyTorch module; relative paths start at the
+            project file's folder.
     """
 
     path: str
@@ -47,6 +56,31 @@ class MetricSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: str | None = None
+
+
+class TrainingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to train with.
+
+    Attributes:
+        source: Training data, as in the data section; nothing of it may be in the data that is certified.
+        teachers: .onnx files of further teachers beside the model itself.
+        recipe: The model's own training, module:function; a sensible one if not stated.
+        engine: Where networks are trained: local, ray, or ray://host:port.
+        workers: Networks trained at the same time, one thread each; one per core if not stated.
+    """
+
+    source: str
+    teachers: tuple[str, ...] = ()
+    recipe: str | None = None
+    engine: str = "local"
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what could not train."""
+        if self.workers is not None and self.workers < 1:
+            raise ProjectError(
+                f"workers is {self.workers}, it must be at least 1", remedy="Leave it out for one per core."
+            )
 
 
 class SearchSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

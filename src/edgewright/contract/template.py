@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from edgewright.contract.device import Budget, DeviceClass
 from edgewright.contract.preprocess import Preprocess
 from edgewright.contract.project import Project
+from edgewright.contract.sections import TrainingSection
 from edgewright.contract.units import Dimension, format_quantity, parse_quantity
 
 __all__ = ["project_text", "quantity_text"]
@@ -51,6 +52,7 @@ def project_text(project: Project, remarks: Mapping[str, Sequence[str]] | None =
             [("name", _string(project.metric.name), '"accuracy"', "or module:function(labels, outputs)")],
         ),
         _preprocess(project.preprocess, said.get("preprocess")),
+        _training(project.training, said.get("training")),
         *(_device_class(entry, said) for entry in project.device_classes),
         _section(
             "[search]",
@@ -113,6 +115,21 @@ def _preprocess(preprocess: Preprocess | None, remarks: Sequence[str] | None) ->
         lines = [(key, None, value or example, meaning) for key, value, example, meaning in lines]
         return _section("# [preprocess]", remarks, lines)
     return _section("[preprocess]", remarks, lines)
+
+
+def _training(training: TrainingSection | None, remarks: Sequence[str] | None) -> str:
+    known = training or TrainingSection(source="train.npz")
+    lines: list[_Line] = [
+        ("source", _string(known.source), "", "what may be trained on; nothing of it may be in [data]"),
+        ("teachers", _strings(known.teachers), '["large.onnx"]', "further teachers beside the model itself"),
+        ("recipe", _string(known.recipe), '"mytraining:recipe"', "the model's own training"),
+        ("engine", _string(known.engine), "", '"local", "ray", or "ray://host:port"'),
+        ("workers", _number(known.workers), "2", "networks trained at the same time; one per core if left out"),
+    ]
+    if training is None:
+        lines = [(key, None, value or example, meaning) for key, value, example, meaning in lines]
+        return _section("# [training]", remarks, lines)
+    return _section("[training]", remarks, lines)
 
 
 def _device_class(entry: DeviceClass, said: Mapping[str, Sequence[str]]) -> str:

@@ -46,6 +46,7 @@ class TrainedNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         parameters: Weights of its layers.
         latency_ratio: Of its 8-bit form, measured against the original on the target.
         validation_metric: Best on the rows of the training data that were kept back.
+        drop: Of the metric against the original on the select split, before any rounding.
         seconds: Of training.
         curve: One point per epoch.
         error: Why nothing came of it; "" otherwise.
@@ -61,6 +62,7 @@ class TrainedNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: int
     latency_ratio: float | None
     validation_metric: float | None
+    drop: float | None
     seconds: float
     curve: tuple[CurvePoint, ...] = ()
     error: str = ""
@@ -97,7 +99,6 @@ class TrainingReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         seconds: Wall time of training and of what prepares it.
         rows: Training rows.
         validation_rows: Rows kept back from training to compare networks by.
-        teacher_metric: The original's metric on the validation rows.
         augmentations: What the rows were varied by.
         notes: What was found out, assumed or left out, in sentences for people.
         networks: All that were trained, in the order of the search.
@@ -109,7 +110,6 @@ class TrainingReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float
     rows: int
     validation_rows: int
-    teacher_metric: float
     augmentations: tuple[str, ...]
     notes: tuple[str, ...]
     networks: tuple[TrainedNetwork, ...]

@@ -17,11 +17,11 @@ __all__ = ["Prospect", "Standing", "passes", "rows_each", "score", "shortlist", 
 _FASTER = 0.95
 # Networks closer in latency than this compete for one place.
 _STEP = 1.12
-# How much of its gap to the teacher a network closes with more training, by round: early gaps are mostly haste.
+# How much of its drop will be left after all training, by round: early drops are mostly haste.
 _HEALED = (0.35, 0.6, 1.0)
 # Of the limit on the drop, what the certificate's uncertainty will take.
 _MARGIN = 0.5
-# A gap of one whole limit beyond the margin weighs as much as this factor of latency.
+# A drop of one whole limit beyond the margin weighs as much as this factor of latency.
 _DEAR = 2.0
 # More passes over the rows than this teach nothing more.
 _MOST_PASSES = 150
@@ -57,12 +57,12 @@ class Standing:
     Attributes:
         prospect: The network.
         network: sha256 after training.
-        metric: On the validation rows.
+        drop: Of the metric against the original on the select split, as a fraction.
     """
 
     prospect: Prospect
     network: str
-    metric: float
+    drop: float
 
 
 def shortlist(prospects: Sequence[Prospect], count: int, slowest: float) -> list[Prospect]:
@@ -101,35 +101,34 @@ def _spread(prospects: Sequence[Prospect], count: int) -> list[Prospect]:
     return [front[place] for place in dict.fromkeys(places)]
 
 
-def score(latency_ratio: float, gap: float, max_drop: float, round_number: int) -> float:
-    """Return how promising a network is, lower is better: its latency, and a price for the gap that will be left.
+def score(latency_ratio: float, drop: float, max_drop: float, round_number: int) -> float:
+    """Return how promising a network is, lower is better: its latency, and a price for the drop that will be left.
 
     Args:
         latency_ratio: Of its 8-bit form to the original.
-        gap: The teacher's metric less its own, on the validation rows.
+        drop: Of the metric against the original.
         max_drop: The limit.
         round_number: 0 for the first round.
 
     >>> score(0.5, 0.0, 0.01, 0) < score(0.6, 0.0, 0.01, 0) < score(0.5, 0.03, 0.01, 0)
     True
     """
-    left = max(gap, 0.0) * _HEALED[min(round_number, len(_HEALED) - 1)]
+    left = max(drop, 0.0) * _HEALED[min(round_number, len(_HEALED) - 1)]
     excess = max(0.0, left / max(max_drop, 1e-6) - _MARGIN)
     return math.log(latency_ratio) + math.log(_DEAR) * excess
 
 
 def survivors(
-    standings: Sequence[Standing], count: int, *, teacher_metric: float, max_drop: float, round_number: int
+    standings: Sequence[Standing], count: int, *, max_drop: float, round_number: int
 ) -> list[Standing]:
     """Return who is trained on, most promising first; the most accurate one is always among them."""
 
     def promise(standing: Standing) -> float:
-        gap = teacher_metric - standing.metric
-        return score(standing.prospect.latency_ratio, gap, max_drop, round_number)
+        return score(standing.prospect.latency_ratio, standing.drop, max_drop, round_number)
 
     ranked = sorted(standings, key=promise)
     chosen = ranked[:count]
-    surest = max(standings, key=lambda s: (s.metric, -s.prospect.latency_ratio), default=None)
+    surest = min(standings, key=lambda s: (s.drop, s.prospect.latency_ratio), default=None)
     if surest is not None and surest not in chosen and count > 1:
         chosen = [*ranked[: count - 1], surest]
     return chosen

@@ -1,0 +1,81 @@
+"""From a model and calibration data to the recipes that make sense for it: each layer's noise is measured first."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+
+from edgewright.compress.fold import FoldPreprocess
+from edgewright.compress.graph import Graph
+from edgewright.compress.recipe import Step, Trained, Workbench
+from edgewright.compress.sensitivity import Probe, integer_noise, probe_on, weight_noise
+from edgewright.compress.space import Space, space_of
+from edgewright.compress.static import StaticInt8, integer_layers
+from edgewright.profile.target import Machine
+
+__all__ = ["lay_out"]
+
+_PROBES = 8
+
+
+def lay_out(
+    bench: Workbench, first: tuple[Step, ...], machine: Machine, *, seconds: float
+) -> tuple[Space, dict[str, dict[str, float]]]:
+    """Measure how much noise each layer brings, and lay out the recipes.
+
+    Args:
+        bench: Performs steps.
+        first: Steps that every recipe begins with: a trained network if there is one, the clean-up, folding.
+        machine: The target.
+        seconds: About how long measuring may take.
+
+    Returns:
+        The recipes; and the noise of each layer, with few bits and in integers.
+    """
+    start = time.monotonic()
+    cleaned = bench.after(first)
+    probe = probe_on(cleaned, _few(bench.feeds, _PROBES))
+    one_run = _seconds_of(probe, cleaned)
+    layers = [weight.layer for weight in integer_layers(Graph(cleaned))]
+    allowed = max(1.0, seconds)
+    affordable = max(1, int(allowed / max(1e-4, 2.5 * one_run * max(1, len(layers)))))
+    if affordable < len(probe.feeds):
+        probe = probe_on(cleaned, _few(bench.feeds, affordable))
+    weights = weight_noise(cleaned, probe)
+    integers: dict[str, float] = {}
+    quantized = any(node.op_type == "QuantizeLinear" for node in cleaned.graph.node)
+    if layers and not quantized and time.monotonic() - start < allowed:
+        integers = integer_noise(cleaned, probe, StaticInt8(), bench.seen_after(first), layers)
+    space = space_of(
+        cleaned,
+        weights,
+        integers,
+        signed_first=machine.arch.startswith(("aarch64", "arm")),
+        fold=tuple(step for step in first if isinstance(step, FoldPreprocess)),
+        int8_peak=127 if _adds_in_32_bits(machine) else 63,
+        start=tuple(step for step in first if isinstance(step, Trained)),
+    )
+    return space, {"few bits": weights, "integers": integers}
+
+
+def _adds_in_32_bits(machine: Machine) -> bool:
+    """Whether 8-bit products cannot saturate: x86 without VNNI adds pairs of them in 16 bits."""
+    return not machine.arch.startswith(("x86", "AMD64", "i686")) or any(
+        name in machine.features for name in ("avx512_vnni", "avx_vnni", "amx_int8")
+    )
+
+
+def _few(feeds: Sequence[Any], count: int) -> list[Any]:
+    """Return a few feeds, large batches cut down to 8 samples."""
+    few = list(feeds[:count])
+    return [
+        {name: array[:8] if len(feed) == 1 and array.ndim else array for name, array in feed.items()}
+        for feed in few
+    ]
+
+
+def _seconds_of(probe: Probe, model: onnx.ModelProto) -> float:
+    start = time.monotonic()
+    probe.noise(model)
+    return time.monotonic() - start

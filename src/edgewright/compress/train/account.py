@@ -1,0 +1,69 @@
+"""What each step of training gave, from networks of the same search that differ in that step alone."""
+
+from collections.abc import Sequence
+
+from edgewright.contract.training import Contribution, TrainedNetwork
+
+__all__ = ["contributions_of"]
+
+_ON = "select split"
+
+
+def contributions_of(networks: Sequence[TrainedNetwork]) -> list[Contribution]:
+    """Return what distillation gave, and what pruning a trained network further cost.
+
+    Metrics are relative to the original's: 0 is as good, -0.01 one point worse.
+    """
+    return [*_distillation(networks), *_pruning(networks)]
+
+
+def _distillation(networks: Sequence[TrainedNetwork]) -> list[Contribution]:
+    """Compare networks with the same start and the same rows, one with a teacher, one without."""
+    alone = [n for n in networks if not n.distilled and n.drop is not None and n.origin != "integers"]
+    found = []
+    for without in alone:
+        twin = next(
+            (
+                n
+                for n in networks
+                if n.distilled and n.drop is not None and (n.parent, n.round) == (without.parent, without.round)
+            ),
+            None,
+        )
+        if twin is not None:
+            found.append(Contribution("distillation", twin.title, _ON, -(without.drop or 0.0), -(twin.drop or 0.0)))
+    return found
+
+
+def _pruning(networks: Sequence[TrainedNetwork]) -> list[Contribution]:
+    """Compare networks pruned in this search, fine-tuned, with what they were pruned from."""
+    found = []
+    for pruned in networks:
+        if pruned.origin != "pruned" or pruned.drop is None or pruned.round < 2:
+            continue
+        title = pruned.title.rsplit(", pruned by", 1)[0]
+        twin = next(
+            (
+                n
+                for n in networks
+                if n.title == title and n.round == pruned.round and n.distilled and n.drop is not None
+            ),
+            None,
+        )
+        if twin is not None:
+            found.append(
+                Contribution(
+                    "pruning",
+                    pruned.title,
+                    _ON,
+                    -(twin.drop or 0.0),
+                    -pruned.drop,
+                    size_ratio=pruned.parameters / twin.parameters,
+                    latency_ratio=_ratio(pruned.latency_ratio, twin.latency_ratio),
+                )
+            )
+    return found
+
+
+def _ratio(mine: float | None, other: float | None) -> float | None:
+    return None if mine is None or other is None else mine / other

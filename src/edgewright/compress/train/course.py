@@ -1,0 +1,169 @@
+"""What the rounds of a training share: the run, the material, the engine, and the time that is left."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from edgewright.compress.run import Run
+from edgewright.compress.search import Search
+from edgewright.compress.train.answers import Answers
+from edgewright.compress.train.engine import Engine
+from edgewright.compress.train.job import Hold, Job, Outcome
+from edgewright.compress.train.lessons import Lessons
+from edgewright.compress.train.settings import Training
+from edgewright.compress.train.store import TrainingStore
+from edgewright.contract.errors import CandidateError
+from edgewright.contract.training import CurvePoint, TrainedNetwork
+
+__all__ = ["Course", "Task"]
+
+
+class Task(msgspec.Struct, frozen=True):
+    """A job as the plan of a round keeps it: networks by their digests.
+
+    Attributes:
+        network: What is known of it before training; its digest and its figures are filled in after.
+        start: sha256 of the ONNX file to start from.
+        settings: How it is trained.
+        hold: Whether zeros of the start stay.
+    """
+
+    network: TrainedNetwork
+    start: str
+    settings: Training
+    hold: bool = False
+
+
+@dataclass(slots=True)
+class Course:
+    """One training.
+
+    Attributes:
+        run: The run of `compress` that it belongs to.
+        search: Tries the forms of what was trained.
+        lessons: Rows.
+        answers: The teachers'.
+        engine: Where jobs run.
+        workers: Jobs at once.
+        store: Networks and records.
+        augment: Names of the admissible augmentations.
+        recipe: The user's own training, "module:function".
+        ends: When training must be over, of `time.monotonic()`.
+        networks: All that were trained.
+        notes: For people.
+    """
+
+    run: Run
+    search: Search
+    lessons: Lessons
+    answers: Answers
+    engine: Engine
+    workers: int
+    store: TrainingStore
+    augment: tuple[str, ...]
+    recipe: str | None
+    ends: float
+    networks: list[TrainedNetwork] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def max_drop(self) -> float:
+        """The limit on the drop."""
+        return self.run.max_drop
+
+    def left(self) -> float:
+        """Seconds until training must be over."""
+        return self.ends - time.monotonic()
+
+    def tell(self, stage: str) -> None:
+        """Say what is going on."""
+        request = self.run.request
+        request.tell(stage, 1 - self.run.left() / request.time_limit_s)
+
+    def train(self, name: str, tasks: Sequence[Task], deadline: float) -> list[TrainedNetwork]:
+        """Train the networks of a round; those that an earlier run finished are taken from it.
+
+        Args:
+            name: Of the round, for people.
+            tasks: What to train.
+            deadline: Of `time.monotonic()`; training ends there at the best state so far.
+
+        Returns:
+            What came of each, in the order of the tasks; failures too.
+        """
+        keys = [self._key(task) for task in tasks]
+        found = {key: self.store.load(f"outcomes/{key}", TrainedNetwork) for key in keys}
+        jobs = [self._job(key, task) for key, task in zip(keys, tasks, strict=True) if found[key] is None]
+        titles = dict(zip(keys, tasks, strict=True))
+        for outcome in self._outcomes(jobs, name, titles, deadline):
+            trained = self._recorded(titles[outcome.key], outcome)
+            found[outcome.key] = trained
+            if trained.network:
+                self.store.save(f"outcomes/{outcome.key}", trained)
+        networks = [network for key in keys if (network := found[key]) is not None]
+        self.networks += networks
+        return networks
+
+    def drop_of(self, network: bytes) -> float | None:
+        """Return the drop of a network on the select split, None if it answers with anything but numbers."""
+        select = self.run.select
+        count = len(select.indices)
+        try:
+            return float((select.scores - select.score(select.outputs(network, count), count)).mean())
+        except CandidateError:
+            return None
+
+    def _outcomes(
+        self, jobs: Sequence[Job], name: str, tasks: dict[str, Task], deadline: float
+    ) -> Iterator[Outcome]:
+        shares = dict.fromkeys((job.key for job in jobs), 0.0)
+
+        def tell(key: str, share: float, point: CurvePoint | None) -> None:
+            shares[key] = share
+            done = sum(shares.values()) / len(shares)
+            metric = "" if point is None else f", {tasks[key].network.title}: {point.validation_metric:.4f}"
+            self.tell(f"{name}, {len(jobs)} networks, {done:.0%}{metric}")
+
+        if jobs:
+            yield from self.engine.run(jobs, self.lessons, self.answers, deadline=deadline, tell=tell)
+
+    def _key(self, task: Task) -> str:
+        content = msgspec.json.encode((task, self.lessons.fingerprint, self.run.request.seed, self.recipe))
+        return hashlib.sha256(content).hexdigest()[:16]
+
+    def _job(self, key: str, task: Task) -> Job:
+        return Job(
+            key=key,
+            model=self.store.content(task.start),
+            settings=task.settings,
+            seed=self.run.request.seed,
+            hold=Hold() if task.hold else None,
+            recipe=self.recipe,
+        )
+
+    def _recorded(self, task: Task, outcome: Outcome) -> TrainedNetwork:
+        digest = "" if outcome.model is None else self.store.put(outcome.model)
+        drop = None
+        if outcome.model is not None:
+            drop = self.drop_of(outcome.model)
+        metrics = [point.validation_metric for point in outcome.curve]
+        curve = outcome.curve
+        if curve and outcome.note:
+            curve = (
+                *curve[:-1],
+                msgspec.structs.replace(curve[-1], note=f"{curve[-1].note} {outcome.note}".strip()),
+            )
+        return msgspec.structs.replace(
+            task.network,
+            network=digest,
+            rows=task.settings.rows_in_all(len(self.lessons.train), max((p.epoch for p in curve), default=0)),
+            distilled=task.settings.distillation is not None,
+            validation_metric=max(metrics, default=None),
+            drop=drop,
+            seconds=outcome.seconds,
+            curve=curve,
+            error=outcome.error or "",
+        )

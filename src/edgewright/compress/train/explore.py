@@ -1,0 +1,195 @@
+"""Training in the search: from the training data to networks whose forms are tried like those of the original.
+
+The latency that a network would have is known before it is trained, so only what is fast enough is trained at all;
+then in rounds, the promising ones for longer; then their integers. At every moment what was found so far is among
+the search's trials, and nothing is lost if the run is killed.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgewright.compress.choice import closeness
+from edgewright.compress.data import load_data
+from edgewright.compress.model import read_model
+from edgewright.compress.run import Run
+from edgewright.compress.search import Search
+from edgewright.compress.train.account import contributions_of
+from edgewright.compress.train.answers import Answers
+from edgewright.compress.train.course import Course
+from edgewright.compress.train.draft import Ending, Targets
+from edgewright.compress.train.ends import ending_of
+from edgewright.compress.train.engine import open_engine
+from edgewright.compress.train.evidence import admissible
+from edgewright.compress.train.integers import finalists_of, train_integers
+from edgewright.compress.train.lessons import Lessons, teach
+from edgewright.compress.train.rounds import train_in_rounds
+from edgewright.compress.train.store import TrainingStore
+from edgewright.compress.train.survey import ideas, survey
+from edgewright.compress.train.teacher import Teacher, ask
+from edgewright.contract.device import Budget
+from edgewright.contract.errors import ModelError
+from edgewright.contract.training import Contribution, TrainingReport
+
+__all__ = ["explore"]
+
+# Shares of the time for training: when each part must be over.
+_TAUGHT, _SURVEYED, _TRAINED, _TRIED = 0.08, 0.17, 0.68, 0.78
+_PLACES = 8
+_VIEWS = 8
+
+
+def explore(run: Run, search: Search, *, seconds: float) -> TrainingReport:
+    """Train networks, and try their forms in the search.
+
+    Args:
+        run: Of `compress`, its original searched already.
+        search: Takes the trials.
+        seconds: For all of it.
+
+    Raises:
+        InputError: The training data, a teacher, the engine or the user's own training cannot be used.
+        WorkError: The target or the disk failed.
+    """
+    began = time.monotonic()
+    request = run.request
+    wanted = request.training
+    assert wanted is not None  # noqa: S101 - the caller asks only if there is something to train with
+    run.request.tell("reading the training data", 1 - run.left() / request.time_limit_s)
+    store = TrainingStore(run.folder.path)
+    lessons = _lessons(run)
+    notes = list(lessons.notes)
+    teacher = _teacher(run)
+    with open_engine(wanted.engine, wanted.workers, store.work) as engine:
+        admission = admissible(lessons, teacher, seed=request.seed)
+        notes += admission.notes
+        answers = _answers(run, teacher, lessons, admission.names, seconds=_TAUGHT * seconds)
+        course = Course(
+            run,
+            search,
+            lessons,
+            answers,
+            engine,
+            wanted.workers,
+            store,
+            admission.names,
+            wanted.recipe,
+            began + seconds,
+            notes=notes + list(answers.notes),
+        )
+        contributions = _taught(course, began, seconds)
+    return TrainingReport(
+        engine=wanted.engine,
+        workers=wanted.workers,
+        seconds=time.monotonic() - began,
+        rows=len(lessons.train),
+        validation_rows=len(lessons.validation),
+        augmentations=admission.names,
+        notes=tuple(course.notes),
+        networks=tuple(course.networks),
+        contributions=(*contributions_of(course.networks), *contributions),
+    )
+
+
+def _taught(course: Course, began: float, seconds: float) -> list[Contribution]:
+    run = course.run
+    course.tell("looking for networks that are fast enough")
+    found = ideas(
+        run,
+        course.lessons,
+        _drafted_ending(run),
+        course.notes,
+        seed=run.request.seed,
+        targets=_targets(course.lessons),
+    )
+    if not found:
+        course.notes.append("there is nothing to train")
+        return []
+    slowest = _slowest(run, course.search)
+    prospects = survey(run, course.store, found, places=_PLACES, slowest=slowest, until=began + _SURVEYED * seconds)
+    standings = train_in_rounds(course, prospects, began + _TRAINED * seconds)
+    finalists = finalists_of(course, standings, began + _TRIED * seconds)
+    if not finalists:
+        return []
+    return train_integers(course, finalists[0], began + seconds)
+
+
+def _lessons(run: Run) -> Lessons:
+    request = run.request
+    assert request.training is not None  # noqa: S101 - see explore
+    dataset = load_data(
+        request.training.data,
+        run.loaded.contract,
+        label=request.label,
+        features=request.features,
+        group=request.group,
+        task=run.dataset.task if run.dataset.labels is not None else None,
+        preprocess=run.dataset.preprocess,
+        model=request.model,
+        seed=request.seed,
+    )
+    return teach(dataset, seed=request.seed, held_out=run.dataset)
+
+
+def _teacher(run: Run) -> Teacher:
+    """Return the original, with further teachers if there are any."""
+    request = run.request
+    assert request.training is not None  # noqa: S101 - see explore
+    models = [run.loaded.proto]
+    names = [spec.name for spec in run.loaded.contract.inputs]
+    for path in request.training.teachers:
+        further = read_model(Path(path))
+        if [spec.name for spec in further.contract.inputs] != names:
+            raise ModelError(
+                f"the teacher {path} takes {[spec.name for spec in further.contract.inputs]}, the model {names}",
+                remedy="Give teachers with the model's inputs.",
+            )
+        models.append(further.proto)
+    return Teacher(tuple(models), threads=request.training.workers)
+
+
+def _answers(run: Run, teacher: Teacher, lessons: Lessons, names: Sequence[str], *, seconds: float) -> Answers:
+    """Have the teachers answer; they are asked again for as many views if the run is resumed."""
+    request = run.request
+    store = TrainingStore(run.folder.path)
+    known = store.load("views", int)
+
+    def tell(share: float) -> None:
+        request.tell(f"asking the teacher, {share:.0%}", 1 - run.left() / request.time_limit_s)
+
+    answers = ask(
+        teacher,
+        lessons,
+        names,
+        seed=request.seed,
+        views=known or _VIEWS,
+        seconds=None if known else seconds,
+        tell=tell,
+    )
+    store.save("views", answers.views)
+    return answers
+
+
+def _drafted_ending(run: Run) -> Ending:
+    ending = ending_of(run.loaded.proto)
+    return "logits" if ending == "scores" else ending
+
+
+def _targets(lessons: Lessons) -> Targets | None:
+    """Return where the values to be learned lie, for regression and reconstruction."""
+    if lessons.task == "regression" and lessons.labels is not None:
+        values = lessons.labels[lessons.train].reshape(len(lessons.train), -1).astype(np.float64)
+    elif lessons.task == "reconstruction":
+        values = lessons.inputs[0][lessons.train].reshape(len(lessons.train), -1).astype(np.float64)
+    else:
+        return None
+    return Targets(values.mean(axis=0), values.std(axis=0))
+
+
+def _slowest(run: Run, search: Search) -> float:
+    """Return the latency ratio of the fastest candidate that needs no training and keeps the drop."""
+    drop_only = Budget(max_drop=run.max_drop)
+    kept = [t.latency_ratio or 9.0 for t in search.trials if t.state == "complete" and closeness(t, drop_only) <= 0]
+    return min([1.0, *kept])

@@ -1,0 +1,198 @@
+"""Training of integers: the forms of the best networks, then ever fewer bits as long as the drop is kept.
+
+First each finalist is tried in all forms that need no training. The fastest that keeps the drop goes on: its
+weights are rounded to fewer and fewer integers, and trained behind the rounding until the answers are good again.
+"""
+
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from edgewright.compress.choice import closeness
+from edgewright.compress.graph import Graph
+from edgewright.compress.layout import lay_out
+from edgewright.compress.recipe import CleanUp, Step, Trained
+from edgewright.compress.sensitivity import allocate_peaks
+from edgewright.compress.space import AS_TRAINED, Space
+from edgewright.compress.static import StaticInt8
+from edgewright.compress.train.course import Course, Task
+from edgewright.compress.train.families import parameters
+from edgewright.compress.train.plan import Standing, rows_each, tightness
+from edgewright.compress.train.qat import quantized_start
+from edgewright.compress.train.rounds import seconds_per_row, settings_for
+from edgewright.contract.candidate import Trial
+from edgewright.contract.device import Budget
+from edgewright.contract.errors import CandidateError
+from edgewright.contract.training import Contribution, TrainedNetwork
+
+__all__ = ["Finalist", "finalists_of", "train_integers"]
+
+_IDEAS = 5
+# Of what is left for integers, each go takes so much.
+_SHARE = 0.5
+_LEAST_S = 4.0
+
+
+class Finalist(msgspec.Struct, frozen=True):
+    """A trained network with the recipes that start from it.
+
+    Attributes:
+        standing: Where it stands.
+        space: Its recipes.
+        best: Its best trial without training integers, None if none worked.
+    """
+
+    standing: Standing
+    space: Space
+    best: Trial | None
+
+
+def finalists_of(course: Course, standings: Sequence[Standing], until: float) -> list[Finalist]:
+    """Try the forms of each network that need no training; the fastest that keeps the drop comes first."""
+    found: list[Finalist] = []
+    drop_only = Budget(max_drop=course.max_drop)
+    for place, standing in enumerate(standings):
+        seconds = (until - time.monotonic()) / (len(standings) - place)
+        if seconds < 1 and found:
+            break
+        step = Trained(standing.network, standing.prospect.title)
+        course.tell(f"forms of {step.title}")
+        first: tuple[Step, ...] = (step, CleanUp(), *course.run.space.fold)
+        try:
+            space, _ = lay_out(course.run.bench, first, course.run.machine, seconds=0.3 * seconds)
+        except CandidateError as error:
+            course.notes.append(f"{step.title} cannot be compressed further: {error.message}")
+            continue
+        trials = [t for t in course.search.consider(space, seconds, _IDEAS) if t.state == "complete"]
+        best = min(trials, key=lambda t: (max(closeness(t, drop_only), 0.0), t.latency_ratio or 9.0), default=None)
+        found.append(Finalist(standing, space, best))
+
+    def rank(finalist: Finalist) -> tuple[float, float]:
+        if finalist.best is None:
+            return float("inf"), 9.0
+        return max(closeness(finalist.best, drop_only), 0.0), finalist.best.latency_ratio or 9.0
+
+    return sorted(found, key=rank)
+
+
+def train_integers(course: Course, finalist: Finalist, until: float) -> list[Contribution]:
+    """Train a finalist's integers at ever tighter weights, and return what that gave against rounding alone.
+
+    Args:
+        course: What the rounds share.
+        finalist: Whose integers.
+        until: When this part must be over, of `time.monotonic()`.
+    """
+    if course.run.space.fold:
+        course.notes.append("integers are not trained where preprocessing is folded into the graph")
+        return []
+    kept: list[int] = []
+    failed: list[int] = []
+    gains: list[Contribution] = []
+    number = 0
+    while (left := until - time.monotonic()) > _LEAST_S:
+        number += 1
+        steps = tightness(kept, failed, course.workers)
+        deadline = time.monotonic() + (left if left < 3 * _LEAST_S else _SHARE * left)
+        starts = [(db, start) for db in steps if (start := _start(course, finalist, db)) is not None]
+        if not starts:
+            break
+        tasks = _tasks(course, finalist, starts, number, deadline)
+        trained = course.train(f"integers {number}", tasks, deadline)
+        for (db, _), network in zip(starts, trained, strict=False):
+            trial = _tried(course, finalist, network)
+            keeps = trial is not None and closeness(trial, Budget(max_drop=course.max_drop)) <= 0
+            (kept if keeps else failed).append(db)
+            if trial is not None:
+                gains += _against_rounding(course, finalist, db, trial)
+    return gains
+
+
+def _start(course: Course, finalist: Finalist, db: int) -> str | None:
+    """Return the digest of the integer graph to start from; None if there is nothing to train in it."""
+    run, space = course.run, finalist.space
+    first: tuple[Step, ...] = (*space.start, CleanUp())
+    peaks = allocate_peaks(Graph(space.clean), space.weight_noise, float(db))
+    step = StaticInt8(
+        activations="int8" if space.signed_first else "uint8",
+        peak=space.int8_peak,
+        peaks={layer: peak for layer, peak in peaks.items() if peak < space.int8_peak},
+    )
+    try:
+        return course.store.put(quantized_start(run.bench.after(first), step, run.bench.seen_after(first)))
+    except CandidateError as error:
+        course.notes.append(f"the integers of {finalist.standing.prospect.title} are not trained: {error.message}")
+        return None
+
+
+def _tasks(
+    course: Course, finalist: Finalist, starts: Sequence[tuple[int, str]], number: int, deadline: float
+) -> list[Task]:
+    name = f"integers-{finalist.standing.network[:16]}-{number}"
+    planned = course.store.load(name, list[Task])
+    if planned is not None:
+        return planned
+    prospect = finalist.standing.prospect
+    pace = seconds_per_row(course.store.content(starts[0][1]), course.lessons)
+    core_seconds = course.workers * max(0.0, deadline - time.monotonic())
+    rows = rows_each(0.8 * core_seconds, [pace] * max(len(starts), course.workers))
+    tasks = [
+        Task(
+            TrainedNetwork(
+                network="",
+                title=f"{prospect.title}, trained integers of {db} dB",
+                origin="integers",
+                parent=finalist.standing.network,
+                round=number,
+                rows=0,
+                distilled=True,
+                parameters=parameters(course.store.network(finalist.standing.network)),
+                latency_ratio=prospect.latency_ratio,
+                validation_metric=None,
+                drop=None,
+                seconds=0.0,
+            ),
+            start,
+            settings_for(course, rows, "integers"),
+        )
+        for db, start in starts
+    ]
+    course.store.save(name, tasks)
+    return tasks
+
+
+def _tried(course: Course, finalist: Finalist, network: TrainedNetwork) -> Trial | None:
+    if not network.network:
+        return None
+    space = Space(
+        clean=course.store.network(network.network),
+        forms=(AS_TRAINED,),
+        neighbours=False,
+        float_sets={},
+        weight_noise={},
+        start=(Trained(network.network, network.title),),
+        kernels=f"{finalist.space.kernels}: integers",
+    )
+    trials = course.search.consider(space, _LEAST_S)
+    return trials[-1] if trials and trials[-1].state == "complete" else None
+
+
+def _against_rounding(course: Course, finalist: Finalist, db: int, trial: Trial) -> list[Contribution]:
+    """Compare trained integers with the same rounding without training."""
+    params = next((p for p in finalist.space.first_ideas() if p["form"] == "static"), None)
+    if params is None or trial.metric is None:
+        return []
+    rounded = course.search.attempt(finalist.space, {**params, "weights": str(db)})
+    if rounded is None or rounded.metric is None:
+        return []
+    return [
+        Contribution(
+            step="training of integers",
+            of=f"{finalist.standing.prospect.title}, weights of {db} dB",
+            measured_on="select split",
+            metric_without=rounded.metric,
+            metric_with=trial.metric,
+            size_ratio=trial.size_bytes / rounded.size_bytes,
+        )
+    ]

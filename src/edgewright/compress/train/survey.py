@@ -1,0 +1,218 @@
+"""Which networks could be trained, and how fast each would be: known before any of them is trained.
+
+Latency does not depend on what the weights are, so untrained networks are measured on the target in the 8-bit form
+that they would be shipped in. A model fitted to those measurements predicts the others (see `predict.py`); whatever
+comes on the shortlist is measured.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from edgewright.compress.recipe import CleanUp, Recipe, Step, Workbench
+from edgewright.compress.run import Run
+from edgewright.compress.static import StaticInt8
+from edgewright.compress.train.draft import Ending, Targets, draft
+from edgewright.compress.train.families import grid, parameters, work
+from edgewright.compress.train.importance import Batch
+from edgewright.compress.train.inherit import inherit
+from edgewright.compress.train.lessons import Lessons
+from edgewright.compress.train.plan import Prospect, shortlist
+from edgewright.compress.train.predict import Features, LatencyModel, features
+from edgewright.compress.train.prune import Prune, prune
+from edgewright.compress.train.store import TrainingStore
+from edgewright.contract.errors import CandidateError
+from edgewright.contract.training import Origin
+from edgewright.profile.latency import Subject, measure_latency, paired_ratio
+
+__all__ = ["Idea", "eight_bit", "ideas", "measured_ratios", "survey"]
+
+# Ranges of a network that is not trained yet mean nothing; a few batches show that it runs.
+_FEW = 2
+_SECONDS_EACH = 0.25
+_AT_ONCE = 8
+# A warm start must take over at least this share of the weights to be called one.
+_INHERITED = 0.5
+_RATIOS = (0.3, 0.5, 0.65, 0.8)
+
+
+@dataclass(slots=True)
+class Idea:
+    """A network that somebody could train.
+
+    Attributes:
+        title: What it is.
+        origin: Where its weights come from.
+        model: Float, untrained.
+        ratio: Measured latency of its 8-bit form relative to the original, None if not measured.
+    """
+
+    title: str
+    origin: Origin
+    model: onnx.ModelProto
+    ratio: float | None = None
+    features: Features = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.features = features(self.model)
+
+
+def ideas(
+    run: Run, lessons: Lessons, ending: Ending, notes: list[str], *, seed: int, targets: Targets | None = None
+) -> list[Idea]:
+    """Return the networks that could be trained: the original made narrower, and members of the families.
+
+    Args:
+        run: Of `compress`.
+        lessons: Whose form the families suit.
+        ending: What turns the last layer's values into answers.
+        notes: Takes what could not be had, for people.
+        seed: Of weights.
+        targets: For regression and reconstruction.
+    """
+    original = run.loaded.proto
+    found = _pruned(original, lessons, notes)
+    contract = run.loaded.contract
+    most = max(work(original), 1)
+    members = grid(lessons.form.kind, contract, most_work=most, form=lessons.form)
+    if not members:
+        notes.append("no family has this model's inputs and outputs: only the model itself is trained")
+    for architecture in members:
+        drafted = draft(architecture, contract, ending=ending, seed=seed, form=lessons.form, targets=targets)
+        found.append(Idea(architecture.title, "fresh", drafted))
+    return found
+
+
+def _pruned(original: onnx.ModelProto, lessons: Lessons, notes: list[str]) -> list[Idea]:
+    """Return the original with fewer channels, heads and units."""
+    batches = few_batches(lessons)
+    found: list[Idea] = []
+    for ratio in _RATIOS:
+        step = Prune(ratio=ratio, heads=ratio / 2, criterion="taylor" if batches else "magnitude")
+        try:
+            narrow = prune(original, step, batches)
+        except CandidateError as error:
+            notes.append(f"the model itself is not pruned or trained on: {error.message}")
+            return found
+        if parameters(narrow) < 0.97 * parameters(found[-1].model if found else original):
+            found.append(Idea(f"pruned by {ratio:.0%}", "pruned", narrow))
+    return found
+
+
+def few_batches(lessons: Lessons, count: int = 4, rows: int = 64) -> list[Batch]:
+    """Return a few labelled batches for criteria that look at data; none without labels."""
+    if lessons.labels is None:
+        return []
+    chosen = lessons.train[np.linspace(0, len(lessons.train) - 1, count * rows).astype(np.intp)]
+    return [
+        (tuple(array[part] for array in lessons.inputs), lessons.labels[part])
+        for part in np.array_split(chosen, count)
+    ]
+
+
+def eight_bit(run: Run, model: onnx.ModelProto) -> bytes:
+    """Return the form of a float network that its latency is measured in.
+
+    Raises:
+        CandidateError: The runtime refuses it in any form.
+    """
+    space = run.space
+    bench = Workbench(model, run.bench.feeds[:_FEW], seed=run.request.seed)
+    step = StaticInt8(activations="int8" if space.signed_first else "uint8", peak=space.int8_peak)
+    steps: tuple[Step, ...] = (CleanUp(), *space.fold)
+    try:
+        made = bench.build(Recipe((*steps, step)))
+    except CandidateError:  # such as a network without a layer that can run on integers
+        made = bench.build(Recipe(steps))
+    return bytes(made.SerializeToString())
+
+
+def measured_ratios(run: Run, paths: Sequence[Path], *, seconds: float = _SECONDS_EACH) -> list[float | None]:
+    """Return each model's latency relative to the original's, measured in turns; None where it does not run."""
+    sample = int(run.select.indices[0])
+    subjects = [Subject("original", run.source, run.options, run.dataset.feed(sample))]
+    feed = run.select.fed.feed(sample)
+    subjects += [Subject(path.stem, path, run.options, feed) for path in paths]
+    latencies = measure_latency(run.target, subjects, seconds=seconds * len(subjects), seed=run.request.seed)
+    first = latencies[0]
+    if isinstance(first, CandidateError):
+        raise first
+    return [None if isinstance(each, CandidateError) else paired_ratio(each, first).value for each in latencies[1:]]
+
+
+def survey(
+    run: Run, store: TrainingStore, found: Sequence[Idea], *, places: int, slowest: float, until: float
+) -> list[Prospect]:
+    """Measure and predict latencies, and return the shortlist, all of it measured.
+
+    Args:
+        run: Of `compress`.
+        store: Takes the networks of the shortlist.
+        found: What could be trained.
+        places: On the shortlist.
+        slowest: Latency ratio of what needs no training.
+        until: When to stop measuring, of `time.monotonic()`.
+    """
+    known = list(found)
+    order = sorted(range(len(known)), key=lambda i: work(known[i].model))
+    spread = {order[round(i * (len(order) - 1) / max(1, _AT_ONCE - 1))] for i in range(_AT_ONCE)}
+    spread |= {i for i, idea in enumerate(known) if idea.origin == "pruned"}
+    _measure(run, [known[i] for i in sorted(spread)])
+    chosen: list[Prospect] = []
+    while True:
+        by_title = {idea.title: idea for idea in known}
+        chosen = shortlist(_prospects(known), places, slowest)
+        waiting = [by_title[prospect.title] for prospect in chosen if by_title[prospect.title].ratio is None]
+        if not waiting or time.monotonic() > until:
+            break
+        _measure(run, waiting)
+        known = [idea for idea in known if idea.ratio is None or np.isfinite(idea.ratio)]
+    return [_kept(run, store, prospect, by_title[prospect.title]) for prospect in chosen]
+
+
+def _measure(run: Run, some: Sequence[Idea]) -> None:
+    for start in range(0, len(some), _AT_ONCE):
+        part = some[start : start + _AT_ONCE]
+        paths: list[Path] = []
+        able: list[Idea] = []
+        for idea in part:
+            try:
+                paths.append(run.folder.candidate(eight_bit(run, idea.model))[1])
+                able.append(idea)
+            except CandidateError:
+                idea.ratio = float("inf")
+        for idea, ratio in zip(able, measured_ratios(run, paths) if able else [], strict=True):
+            idea.ratio = float("inf") if ratio is None else ratio
+
+
+def _prospects(known: Sequence[Idea]) -> list[Prospect]:
+    """Return the ideas with their latency, measured or else predicted from those that were."""
+    learned = [(idea.features, idea.ratio) for idea in known if idea.ratio is not None and np.isfinite(idea.ratio)]
+    model = LatencyModel.fit([each for each, _ in learned], [ratio for _, ratio in learned])
+    result = []
+    for idea in known:
+        ratio = idea.ratio if idea.ratio is not None else model.predict(idea.features)[0]
+        if np.isfinite(ratio):
+            result.append(
+                Prospect(idea.title, "", idea.origin, ratio, float(work(idea.model)), parameters(idea.model))
+            )
+    return result
+
+
+def _kept(run: Run, store: TrainingStore, prospect: Prospect, idea: Idea) -> Prospect:
+    """Put a network of the shortlist into the store, with weights of the original where shapes allow."""
+    model, origin = idea.model, idea.origin
+    if origin == "fresh":
+        try:
+            inherited, share = inherit(model, run.loaded.proto)
+        except CandidateError:
+            share = 0.0
+        if share >= _INHERITED:
+            model, origin = inherited, "inherited"
+    return Prospect(
+        prospect.title, store.put(model), origin, prospect.latency_ratio, prospect.work, prospect.parameters
+    )
