@@ -3,6 +3,7 @@
     python benchmarks/compress_peers.py            everything; writes benchmarks/results/compress_peers.json
     python benchmarks/compress_peers.py --quick    a smoke run of less than a minute, without torch and environments
     python benchmarks/compress_peers.py --only digits
+    python benchmarks/compress_peers.py --only training    tasks with training data; --only fashion-train for one
 
 The page docs/reference/benchmarks.md says what is measured and what the columns mean.
 """
@@ -21,13 +22,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from benchmarks.environments import CACHE
 from benchmarks.figures import figures_of_models, figures_of_tasks
 from benchmarks.modelrun import run_model
-from benchmarks.report import Figure, circumstances, document, emit, table
+from benchmarks.report import Figure, circumstances, document, emit, merged, table
 from benchmarks.taskrun import Outcome, run_task
 from benchmarks.tasks.preparation import MODELS, SHARED, prepare, prepare_quick
-from benchmarks.tasks.trained import TASKS
+from benchmarks.tasks.trained import TASKS, TRAINING_TASKS
 from benchmarks.tools import PEER_TOOLS
+from benchmarks.training_figures import figures_of_training
+from benchmarks.trainingrun import run_training_task
 
 NAME = "compress_peers"
+TRAINING = "compress_training"
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("edgewright", "numpy", "onnx", "onnxruntime", "optuna", "scipy")
 
@@ -38,10 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="smoke run of less than a minute")
     parser.add_argument("--fresh", action="store_true", help="run tools again whose results are in the cache")
     names = [*(task.name for task in TASKS), "models", *(path.stem for path in sorted(MODELS.glob("*.onnx")))]
+    names += ["training", *(task.name for task in TRAINING_TASKS)]
     parser.add_argument(
-        "--only", action="append", choices=names, help="one task, the models, or one model; repeatable"
+        "--only", action="append", choices=names, help="one task, the models, one model, training; repeatable"
     )
     parser.add_argument("--time-limit", type=float, default=150.0, help="seconds given to each `compress`")
+    parser.add_argument(
+        "--train-time-limit", type=float, default=300.0, help="seconds given to each tool that trains"
+    )
     parser.add_argument("--seconds", type=float, default=40.0, help="for measuring one task's models side by side")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as state:
@@ -49,14 +57,46 @@ def main(argv: Sequence[str] | None = None) -> int:
             figures, detail = _quick(Path(state), fresh=arguments.fresh)
         else:
             figures, detail = _full(arguments, Path(state))
-    result = document(NAME, figures)
+            if not arguments.only:
+                _write(NAME, document(NAME, figures) | circumstances(PACKAGES) | {"detail": detail})
+            figures += _training(arguments, Path(state))
     print(_figures_table(figures), file=sys.stderr)
-    if not arguments.quick and not arguments.only:
-        RESULTS.mkdir(exist_ok=True)
-        kept = result | circumstances(PACKAGES) | {"detail": detail}
-        (RESULTS / f"{NAME}.json").write_text(json.dumps(kept, indent=1) + "\n")
-    emit(result)
+    emit(document(NAME, figures))
     return 0
+
+
+def _write(name: str, record: dict[str, Any]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _training(arguments: argparse.Namespace, state: Path) -> list[Figure]:
+    """Run the tasks with training data that are asked for; each is written to the results as soon as it is done."""
+    chosen = set(arguments.only or ["training"])
+    figures: list[Figure] = []
+    for task in TRAINING_TASKS:
+        if not chosen & {"training", task.name}:
+            continue
+        try:
+            outcome = run_training_task(
+                task,
+                prepare(task),
+                state,
+                time_limit_s=arguments.train_time_limit,
+                seconds=arguments.seconds,
+                fresh=arguments.fresh,
+            )
+        except (FileNotFoundError, RuntimeError) as error:
+            print(f"{task.name}: {error}", file=sys.stderr)
+            figures.append(Figure(task.name, None, None, None, False, str(error)))
+            continue
+        print(outcome.table, file=sys.stderr, flush=True)
+        found = figures_of_training(outcome.run)
+        figures += found
+        kept = RESULTS / f"{TRAINING}.json"
+        earlier = json.loads(kept.read_text()) if kept.exists() else {}
+        _write(TRAINING, merged(earlier, TRAINING, task.name, found, circumstances(PACKAGES), outcome.detail))
+    return figures
 
 
 def _quick(state: Path, *, fresh: bool) -> tuple[list[Figure], dict[str, Any]]:

@@ -4,13 +4,13 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROOT", "Figure", "Interval", "circumstances", "document", "emit", "table"]
+__all__ = ["ROOT", "Figure", "Interval", "circumstances", "document", "emit", "merged", "table"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -71,6 +71,34 @@ def document(benchmark: str, figures: Sequence[Figure]) -> dict[str, Any]:
         "benchmark": benchmark,
         "figures": entries,
         "holds": bool(entries) and all(entry["holds"] for entry in entries.values()),
+    }
+
+
+def merged(
+    earlier: Mapping[str, Any],
+    benchmark: str,
+    part: str,
+    figures: Sequence[Figure],
+    made: Mapping[str, Any],
+    detail: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return kept results with one part of them replaced.
+
+    Args:
+        earlier: Kept results, perhaps none.
+        benchmark: Name of the whole.
+        part: Whose figures are called `PART.FIGURE`.
+        figures: Of the part.
+        made: What the part's results depend on.
+        detail: The part's record.
+    """
+    others = {name: entry for name, entry in earlier.get("figures", {}).items() if name.partition(".")[0] != part}
+    entries = others | {figure.name: figure.as_json() for figure in figures}
+    return {
+        "benchmark": benchmark,
+        "figures": entries,
+        "holds": bool(entries) and all(entry["holds"] for entry in entries.values()),
+        "parts": dict(earlier.get("parts", {})) | {part: dict(made) | {"detail": dict(detail)}},
     }
 
 

@@ -24,7 +24,18 @@ from edgewright.contract.errors import EdgewrightError
 from edgewright.contract.signature import InputContract
 from edgewright.profile.latency import Latency
 
-__all__ = ["Outcome", "agreed", "run_task"]
+__all__ = [
+    "EDGEWRIGHT",
+    "ORIGINAL",
+    "Ground",
+    "Outcome",
+    "agreed",
+    "alpha_of",
+    "judge_all",
+    "outcome_of",
+    "run_task",
+    "say",
+]
 
 ORIGINAL = "original"
 EDGEWRIGHT = "edgewright"
@@ -42,13 +53,20 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ground:
+class Ground:
     """What every tool on the task is given and judged by."""
 
     prepared: Prepared
     contract: InputContract
     dataset: Dataset
     splits: Splits
+
+    @classmethod
+    def of(cls, prepared: Prepared) -> "Ground":
+        """Read the data and divide it as Edgewright does."""
+        contract = read_model(prepared.model).contract
+        dataset = load_data(str(prepared.data), contract, group=prepared.group, model=prepared.model, seed=SEED)
+        return cls(prepared, contract, dataset, split(dataset, seed=SEED))
 
     @property
     def calibration(self) -> dict[str, NDArray[Any]]:
@@ -82,33 +100,32 @@ def run_task(
         fresh: Whether to run tools again whose results are in the cache.
         here: Whether peers run in this interpreter.
     """
-    contract = read_model(prepared.model).contract
-    dataset = load_data(str(prepared.data), contract, group=prepared.group, model=prepared.model, seed=SEED)
-    ground = _Ground(prepared, contract, dataset, split(dataset, seed=SEED))
+    ground = Ground.of(prepared)
     mine, max_drop = _least_certified(prepared, state, time_limit_s, fresh)
-    alpha = _alpha(mine, ground)
+    alpha = alpha_of(mine, ground)
     tools = {EDGEWRIGHT: mine}
     for peer in peers:
-        _say(f"{prepared.name}: {peer.name}")
+        say(f"{prepared.name}: {peer.name}")
         tools[peer.name] = compress_by_peer(peer, prepared.model, ground.calibration, fresh=fresh, here=here)
     models = {ORIGINAL: prepared.model} | {
         name: Path(tool.model) for name, tool in tools.items() if tool.model is not None
     }
-    judged = _judged(models, ground, max_drop, alpha)
+    judged = judge_all(models, ground, max_drop, alpha)
     judged[EDGEWRIGHT] = agreed(judged.get(EDGEWRIGHT), mine)
-    _say(f"{prepared.name}: measuring {len(models)} models in turns")
-    measured = latencies(models, dataset.feed(int(ground.splits.certify[0])), seconds=seconds, seed=SEED)
-    return _outcome(prepared, tools, models, judged, measured, max_drop, alpha)
+    say(f"{prepared.name}: measuring {len(models)} models in turns")
+    measured = latencies(models, ground.dataset.feed(int(ground.splits.certify[0])), seconds=seconds, seed=SEED)
+    return outcome_of(prepared, tools, models, judged, measured, max_drop, alpha)
 
 
-def _say(message: str) -> None:
+def say(message: str) -> None:
+    """Tell people how far the benchmark is."""
     print(message, file=sys.stderr, flush=True)
 
 
 def _least_certified(prepared: Prepared, state: Path, time_limit_s: float, fresh: bool) -> tuple[Compressed, float]:
     """Try the limits from the least up; every try is a further look at the same certify split."""
     for max_drop in prepared.max_drops:
-        _say(f"{prepared.name}: edgewright compress --max-drop {max_drop:g}")
+        say(f"{prepared.name}: edgewright compress --max-drop {max_drop:g}")
         mine = compress_by_edgewright(
             prepared.model,
             prepared.data,
@@ -124,7 +141,7 @@ def _least_certified(prepared: Prepared, state: Path, time_limit_s: float, fresh
     return mine, max_drop
 
 
-def _alpha(mine: Compressed, ground: _Ground) -> float:
+def alpha_of(mine: Compressed, ground: Ground) -> float:
     """Return the error that Edgewright's certificate was made with; a first look's if it made none.
 
     Raises:
@@ -157,7 +174,7 @@ def agreed(judged: Judged | str | None, mine: Compressed) -> Judged | str:
     return judged
 
 
-def _judged(models: dict[str, Path], ground: _Ground, max_drop: float, alpha: float) -> dict[str, Judged | str]:
+def judge_all(models: dict[str, Path], ground: Ground, max_drop: float, alpha: float) -> dict[str, Judged | str]:
     """Judge every model on the certify samples; the reason in words where one cannot be run."""
     original = correct(models[ORIGINAL], ground.dataset, ground.splits.certify, ground.contract)
     judged: dict[str, Judged | str] = {}
@@ -171,7 +188,7 @@ def _judged(models: dict[str, Path], ground: _Ground, max_drop: float, alpha: fl
     return judged
 
 
-def _outcome(
+def outcome_of(
     prepared: Prepared,
     tools: dict[str, Compressed],
     models: dict[str, Path],
@@ -180,6 +197,7 @@ def _outcome(
     max_drop: float,
     alpha: float,
 ) -> Outcome:
+    """Put together what a task gave, from every tool's model, judgement and latency."""
     digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in models.items()}
     sizes = {name: path.stat().st_size for name, path in models.items()}
 

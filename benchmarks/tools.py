@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,15 @@ from benchmarks.environments import CACHE, PEERS, Run, digest, environment, time
 from benchmarks.report import ROOT
 from numpy.typing import NDArray
 
-__all__ = ["PEER_TOOLS", "SEED", "Compressed", "Peer", "compress_by_edgewright", "compress_by_peer"]
+__all__ = [
+    "PEER_TOOLS",
+    "SEED",
+    "TRAINING_PEERS",
+    "Compressed",
+    "Peer",
+    "compress_by_edgewright",
+    "compress_by_peer",
+]
 
 SEED = 0
 _PEER_LIMIT_S = 900.0
@@ -23,12 +31,23 @@ _PEER_LIMIT_S = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A peer's way of making a model smaller: a script in `peers/`, its form, and its environment."""
+    """A peer's way of making a model smaller.
+
+    Attributes:
+        name: For people.
+        script: In `peers/`.
+        form: Of several that the script has; the network's name for a peer that trains.
+        environment: That the script runs in.
+        companions: Other scripts in `peers/` that it imports.
+        trains: Whether it is given the trained network, its training data, a time limit and a seed.
+    """
 
     name: str
     script: str
     form: str
     environment: str
+    companions: tuple[str, ...] = ()
+    trains: bool = False
 
 
 PEER_TOOLS = (
@@ -39,6 +58,12 @@ PEER_TOOLS = (
     Peer("olive", "olive_static.py", "static", "olive"),
     Peer("aimet", "aimet_ptq.py", "minmax", "aimet"),
 )
+TRAINING_PEERS = (
+    Peer("ort-u8s8", "ort.py", "u8s8", "ort"),
+    Peer("nncf", "nncf_ptq.py", "ptq", "nncf"),
+    Peer("torch-pruning", "torch_pruning_u8s8.py", "", "torch-pruning", ("ort.py", "samples.py", "train.py"), True),
+)
+"""The peers of the tasks with training data."""
 
 
 class Compressed(msgspec.Struct, frozen=True):
@@ -62,7 +87,14 @@ class Compressed(msgspec.Struct, frozen=True):
 
 
 def compress_by_peer(
-    peer: Peer, model: Path, calibration: Mapping[str, NDArray[Any]], *, fresh: bool, here: bool
+    peer: Peer,
+    model: Path,
+    calibration: Mapping[str, NDArray[Any]],
+    *,
+    fresh: bool,
+    here: bool,
+    more: Sequence[str | Path] = (),
+    timeout_s: float = _PEER_LIMIT_S,
 ) -> Compressed:
     """Run a peer on calibration samples.
 
@@ -72,11 +104,15 @@ def compress_by_peer(
         calibration: Per input [samples, *shape of one inference].
         fresh: Whether to run again what was run before on the same bytes.
         here: Whether to use this interpreter instead of the peer's own environment.
+        more: Further arguments of the script.
+        timeout_s: After which it is ended.
     """
     script = PEERS / peer.script
+    companions = [PEERS / name for name in peer.companions]
     requirements = sorted(PEERS.glob(f"requirements-{peer.environment}*.txt"))
     key = digest(
-        peer.form, str(here), model, script, *requirements, *(array.tobytes() for array in calibration.values())
+        *(peer.form, str(here), model, script, *companions, *requirements, *more),
+        *(array.tobytes() for array in calibration.values()),
     )
     folder = CACHE / "runs" / f"{peer.name}-{key}"
     if (kept := _kept(folder, fresh)) is not None:
@@ -90,8 +126,8 @@ def compress_by_peer(
     with tempfile.TemporaryDirectory() as temporary:
         samples = Path(temporary, "calibration.npz")
         np.savez(samples, allow_pickle=False, **calibration)
-        command = [python, str(script), peer.form, str(model), str(samples), str(out)]
-        run = timed(command, timeout_s=_PEER_LIMIT_S)
+        command = [python, str(script), peer.form, str(model), str(samples), str(out), *map(str, more)]
+        run = timed(command, timeout_s=timeout_s)
     failed = run.code != 0 or not out.exists()
     return _keep(folder, _compressed(run, None if failed else out, run.error if failed else None, None))
 
@@ -105,6 +141,7 @@ def compress_by_edgewright(
     time_limit_s: float,
     state: Path,
     fresh: bool,
+    train: Path | None = None,
 ) -> Compressed:
     """Run `edgewright compress` as a user would.
 
@@ -116,12 +153,15 @@ def compress_by_edgewright(
         time_limit_s: Given to the command.
         state: Where looks at the certify split are counted.
         fresh: Whether to run again what was run before with the same bytes and the same Edgewright.
+        train: `.npz` file of training data; None to compress without training.
     """
-    options = ["--data", str(data), "--time-limit", f"{time_limit_s:g}", "--seed", str(SEED), "--json"]
+    options = ["--time-limit", f"{time_limit_s:g}", "--seed", str(SEED), "--json"]
     options += [] if group is None else ["--group", group]
     options += [] if max_drop is None else ["--max-drop", f"{max_drop:g}"]
     sources = sorted((ROOT / "src").rglob("*.py"))
-    key = digest(" ".join(options[2:]), model, data, *sources)
+    files = [data] if train is None else [data, train]
+    key = digest(" ".join(options), model, *files, *sources)
+    options += ["--data", str(data)] if train is None else ["--data", str(data), "--train", str(train)]
     folder = CACHE / "runs" / f"edgewright-{key}"
     looks = folder / "looks"
     if (kept := _kept(folder, fresh)) is not None:

@@ -38,6 +38,8 @@ class Task:
         max_drops: Limits in the order in which they are tried; the first that is certified is stated.
         group: Array of `held` that holds the groups, None for independent samples.
         load: From the shared data's folder to the material.
+        least_accuracy: That the network must reach on what is held back, None without such a demand.
+        least_samples: That must be left to certify on, None without such a demand.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Task:
     max_drops: tuple[float, ...]
     group: str | None
     load: Callable[[Path], Material]
+    least_accuracy: float | None = None
+    least_samples: int | None = None
 
 
 def fashion(shared: Path) -> Material:
@@ -111,8 +115,17 @@ TRAINING_TASKS = (
         (0.01,),
         None,
         fashion,
+        least_accuracy=0.92,
     ),
-    Task("digits-train", "residual network, spoken digits", "residual-sound", (0.01,), None, spoken_digits),
+    Task(
+        "digits-train",
+        "residual network, spoken digits",
+        "residual-sound",
+        (0.01,),
+        None,
+        spoken_digits,
+        least_samples=900,
+    ),
     Task("wearable-train", "residual network over time, WISDM", "residual-windows", (0.03,), "subject", wearable),
 )
 """Tasks for tools that train: they are given the teacher's own training data as well."""
