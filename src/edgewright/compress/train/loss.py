@@ -1,5 +1,6 @@
 """How far a network's answers are from labels or from a teacher's answers."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -31,17 +32,19 @@ def ending_seen(outputs: Tensor) -> Ending:
     return "sigmoid"
 
 
-def reading_of(task: Task, outputs: Tensor, ending: Ending) -> Reading:
-    """Return what the first output means.
+def reading_of(task: Task, outputs: Sequence[Tensor], ending: Ending) -> Reading:
+    """Return what the first of the float outputs means.
 
-    Without labels only a softmax tells that it is of classes.
+    Without labels a softmax tells that it is of classes, and so does being the only output, with a vector per row:
+    such models are judged by agreement (see `metric.py`).
     """
-    size = outputs[0].numel()
+    first = outputs[0]
     if task == "classification":
-        return "classes" if size > 1 else "flags"
+        return "classes" if first[0].numel() > 1 else "flags"
     if task == "multilabel":
         return "flags"
-    return "classes" if task == "fidelity" and ending == "softmax" else "values"
+    is_vector = len(outputs) == 1 and first.ndim == 2 and first.shape[1] >= 2
+    return "classes" if task == "fidelity" and (ending == "softmax" or is_vector) else "values"
 
 
 def scores_of(outputs: Tensor, reading: Reading, ending: Ending) -> Tensor:

@@ -86,7 +86,7 @@ class Objective:
         with torch.no_grad():
             outputs, features = self._run(network, plain(self.lessons, self.lessons.validation[:_JUDGED_AT_ONCE]))
         self.ending = self.ending or ending_seen(outputs[0])
-        self.reading = reading_of(self.lessons.task, outputs[0], self.ending)
+        self.reading = reading_of(self.lessons.task, outputs, self.ending)
         if self.answers is not None and not self._has_targets:
             self.reading = self.answers.reading
         self._variances = self._spreads(outputs)
@@ -141,7 +141,7 @@ class Objective:
                     truths = [_float(array[start : start + len(part)]) for array in self.answers.validation]
                     wanted = truths[0].reshape(scores.shape)
                     loss = self._of_teacher(outputs, scores, truths, 1.0)
-                losses += float(loss) * len(part)
+                losses += float(loss.detach()) * len(part)
                 metrics += metric_sum(scores, wanted, self.reading, self._variances[0])
         return losses / len(rows), metrics / len(rows)
 

@@ -77,7 +77,7 @@ class Teacher:
         shares = [weight / sum(weights) for weight in weights]
         opened = OpenTeacher(sessions, endings, shares, feature is not None)
         first, _ = opened.raw(0, plain(lessons, lessons.validation[:_AT_ONCE]))
-        opened.reading = reading_of(lessons.task, first[0], endings[0])
+        opened.reading = reading_of(lessons.task, first, endings[0])
         return opened
 
 
