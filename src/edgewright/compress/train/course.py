@@ -159,7 +159,7 @@ class Course:
         return msgspec.structs.replace(
             task.network,
             network=digest,
-            rows=task.settings.rows_in_all(len(self.lessons.train), max((p.epoch for p in curve), default=0)),
+            rows=task.settings.shown(len(self.lessons.train)) * max((p.epoch for p in curve), default=0),
             distilled=task.settings.distillation is not None,
             validation_metric=max(metrics, default=None),
             drop=drop,

@@ -273,7 +273,8 @@ class _Run:
         return bool(self.settings.patience) and self.progress.waited >= self.settings.patience
 
     def _batches(self, epoch: int) -> list[NDArray[np.intp]]:
-        return batches(len(self.lessons.train), self.settings.batch, self.seed, epoch)
+        count = len(self.lessons.train)
+        return batches(count, self.settings.batch, self.seed, epoch, self.settings.shown(count))
 
     def _now(self) -> dict[str, Any]:
         reader = self.objective.reader

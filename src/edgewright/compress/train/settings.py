@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from edgewright.contract.errors import InputError
+from edgewright.contract.training import CurvePoint
 
 __all__ = ["CurvePoint", "Distillation", "Start", "Training", "rate_share", "usual_training"]
 
@@ -52,6 +53,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         balance: Weight classes by the root of their rarity where the largest is over 3 times the smallest.
         augment: Names of augmentations (see `augment.py`), applied in this order.
         distillation: None learns from labels alone.
+        rows: Rows that an epoch shows, other ones in each epoch; 0 shows all.
     """
 
     epochs: int = 30
@@ -65,6 +67,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     balance: bool = True
     augment: tuple[str, ...] = ()
     distillation: Distillation | None = None
+    rows: int = 0
 
     def __post_init__(self) -> None:
         """Refuse trainings that could not run."""
@@ -76,28 +79,11 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _within("warmup", self.warmup, 0.0, 0.9)
         _within("patience", self.patience, 0, 1_000_000)
         _within("clip", self.clip, 1e-9, 1e9)
+        _within("rows", self.rows, 0, 1e12)
 
-
-class CurvePoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One epoch.
-
-    Attributes:
-        epoch: Passes that were complete; 0 is the start, before any training.
-        train_loss: Mean over the epoch's rows; None at the start.
-        validation_loss: Mean over the validation rows, of labels or of the teacher's answers.
-        validation_metric: Higher is better: share of right answers, R², or agreement with the teacher.
-        rate: Learning rate at the epoch's end.
-        seconds: Wall time since the training began, without pauses between resumed parts.
-        note: What happened besides, for people.
-    """
-
-    epoch: int
-    train_loss: float | None
-    validation_loss: float
-    validation_metric: float
-    rate: float
-    seconds: float
-    note: str = ""
+    def shown(self, available: int) -> int:
+        """Return the rows that one epoch shows of those that there are."""
+        return min(self.rows, available) if self.rows else available
 
 
 def usual_training(

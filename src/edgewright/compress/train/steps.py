@@ -88,10 +88,18 @@ class Stepper:
         self.slowing = state["slowing"]
 
 
-def batches(count: int, size: int, seed: int, epoch: int) -> list[NDArray[np.intp]]:
-    """Return the rows of each step of an epoch; a last batch below half the size joins the one before."""
-    order = np.random.default_rng([seed, epoch]).permutation(count)
-    parts = [order[start : start + size] for start in range(0, count, size)]
+def batches(count: int, size: int, seed: int, epoch: int, shown: int | None = None) -> list[NDArray[np.intp]]:
+    """Return the rows of each step of an epoch; a last batch below half the size joins the one before.
+
+    Args:
+        count: Rows that there are.
+        size: Of a batch.
+        seed: Of the order.
+        epoch: Each has an order of its own.
+        shown: Rows of an epoch, where it shows only some.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(count)[:shown]
+    parts = [order[start : start + size] for start in range(0, len(order), size)]
     if len(parts) > 1 and len(parts[-1]) * 2 < size:
         parts[-2:] = [np.concatenate(parts[-2:])]
     return parts
