@@ -129,13 +129,14 @@ def _members(family: Family, contract: InputContract) -> Iterator[Architecture]:
         return
     over_time = family in _OVER_TIME
     strides = (1, 2, 4) if over_time or side >= 64 else (1, 2)
-    kernels = (5, 9) if over_time else (3,)
+    kernel = 5 if over_time else 3
     expansion = 3 if family == "inverted" else 1
     stages = (1,) if family == "temporal" else (1, 2, 3)
     depths = (2, 4) if family == "temporal" else (1, 2)
-    widths = (8, 16, 32, 64)
-    for width, stage, depth, kernel, stride in itertools.product(widths, stages, depths, kernels, strides):
-        if side / (stride * 2 ** (stage - 1)) >= 4:
+    widths = (16, 32, 64) if over_time else (8, 16, 32, 64)
+    for width, stage, depth, stride in itertools.product(widths, stages, depths, strides):
+        deep_enough = stage > 1 or depth == depths[0] or family == "temporal"
+        if deep_enough and side / (stride * 2 ** (stage - 1)) >= 4:
             yield Architecture(
                 family,
                 width=width,

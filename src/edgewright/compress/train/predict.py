@@ -28,7 +28,7 @@ _RECURRENT = frozenset(("GRU", "LSTM", "RNN"))
 _LEAST_MEASURED = 4
 # Relative errors while nothing but typical prices is known, and the least that any measurement carries.
 _UNKNOWN, _GUESSED, _LEAST = 1.0, 0.5, 0.02
-_TIES = tuple(10.0**power for power in range(1, -8, -1))
+_TIES = tuple(10.0**power for power in range(1, -11, -1))
 
 
 class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

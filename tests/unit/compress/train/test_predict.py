@@ -47,7 +47,7 @@ def test_a_law_without_noise_is_found_exactly() -> None:
     random = np.random.default_rng(1)
     seen = [imagined(random) for _ in range(30)]
     model = LatencyModel.fit(seen, [law(each) for each in seen])
-    np.testing.assert_allclose(model.prices, LAW, rtol=0.1)
+    np.testing.assert_allclose(model.prices, LAW, rtol=0.02)
     for each in (imagined(random) for _ in range(20)):
         assert model.predict(each)[0] == pytest.approx(law(each), rel=0.01)
 
