@@ -28,8 +28,14 @@ def prepared(model: onnx.ModelProto) -> Graph:
             if value is not None:
                 graph.constants[node.output[0]] = value
                 graph.nodes.remove(node)
+        elif node.op_type == "CastLike" and node.input[0] in graph.constants:
+            number = graph.constants[node.input[0]]
+            if number.dtype == np.float32:  # and what it is cast like is a float32 tensor of the network
+                graph.constants[node.output[0]] = number
+                graph.nodes.remove(node)
     graph.sort()
     _fold(graph)
+    _untie_vectors(graph)
     return graph
 
 
@@ -78,6 +84,37 @@ def _fold(graph: Graph) -> None:
     wanted = [name for name in dict.fromkeys(n for node in left for n in names_read(node)) if name in made]
     graph.constants.update(zip(wanted, _computed(graph, chosen, wanted), strict=True))
     graph.nodes = left
+
+
+def _untie_vectors(graph: Graph) -> None:
+    """Give each layer its own bias and scale where files hold equal ones once.
+
+    Vectors stay shared where the layers' weights are.
+    """
+    producers = graph.producers()
+    first: dict[str, tuple[str, int]] = {}
+    copies: dict[tuple[str, str, int], str] = {}
+    for node in graph.nodes:
+        for place, name in enumerate(node.input):
+            value = graph.constants.get(name)
+            if value is None or value.dtype.kind != "f" or value.size < 2 or value.size != max(value.shape):
+                continue
+            key = (_layer_of(node, name, graph, producers), place)
+            if first.setdefault(name, key) != key:
+                known = copies.get((name, *key)) or graph.constant("vector", value)
+                copies[name, *key] = node.input[place] = known
+
+
+def _layer_of(node: onnx.NodeProto, name: str, graph: Graph, producers: dict[str, onnx.NodeProto]) -> str:
+    """Return what a vector belongs to: the weight of the layer that reads it or makes what it is added to."""
+    makers = node.input if node.op_type == "Add" else ()
+    readers = [node, *(producers[other] for other in makers if other in producers)]
+    for reader in readers:
+        if reader.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM"):
+            weight = reader.input[1]
+            if weight in graph.constants and weight != name:
+                return str(weight)
+    return str(node.name)
 
 
 def _is_tied(name: str, graph: Graph, consumers: dict[str, list[onnx.NodeProto]]) -> bool:

@@ -153,6 +153,10 @@ def _cast(site: Site) -> Built:
     return Built(partial(Tensor.to, dtype=kind), (0,))
 
 
+def _cast_like(value: Tensor, other: Tensor) -> Tensor:
+    return value.to(other.dtype)
+
+
 def _einsum(site: Site) -> Built:
     return Built(partial(torch.einsum, site.attr("equation")), tuple(range(len(site.node.input))))
 
@@ -164,6 +168,7 @@ OPERATORS: dict[str, Builder] = {
     "ArgMax": _argmax,
     "ArgMin": _argmax,
     "Cast": _cast,
+    "CastLike": _plain(_cast_like),
     "Ceil": _plain(torch.ceil),
     "Clip": _clip,
     "Cos": _plain(torch.cos),

@@ -1,0 +1,313 @@
+"""A graph as a module: the runtime's answers, torch's gradients, any batch, and the same graph back."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgewright.compress.graph import Graph, session_bytes
+from edgewright.compress.layers import layer_weights
+from edgewright.compress.train.network import Network
+from edgewright.contract.errors import CandidateError
+
+MODELS = Path(__file__).parents[5] / "shared" / "models"
+PEERS = [
+    "dtln_model_1",
+    "fastestdet",
+    "mlperftiny_ad_autoencoder_fp32",
+    "mlperftiny_ic_resnet8_fp32",
+    "mlperftiny_kws_dscnn_fp32",
+    "ort_mnist_cnn",
+    "ultraface_rfb_320",
+    "ultraface_slim_320_simplified",
+    "yunet_n_320",
+]
+Build = Callable[..., onnx.ModelProto]
+
+
+def exported(module: nn.Module, value: Tensor) -> onnx.ModelProto:
+    """Return the module as ONNX with a free batch; the exporter's optimiser would fold batch normalisation."""
+    batch = torch.export.Dim("batch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own
+        program = torch.onnx.export(
+            module.eval(),
+            (value,),
+            dynamo=True,
+            optimize=not isinstance(module, Line),
+            dynamic_shapes=({0: batch},),
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def runtime(model: onnx.ModelProto, *inputs: Tensor) -> list[NDArray[Any]]:
+    session = session_bytes(model, level="disable")
+    names = [value.name for value in session.get_inputs()]
+    feed = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+    return [np.asarray(value) for value in session.run(None, feed)]
+
+
+def assert_answers(network: Network, model: onnx.ModelProto, *inputs: Tensor) -> None:
+    """The module answers as the runtime does to a model, and so does the graph that it gives back."""
+    network.eval()
+    with torch.no_grad():
+        given = [value.numpy() for value in network(*inputs)]
+    written = runtime(network.to_onnx(), *inputs)
+    for want, have, back in zip(runtime(model, *inputs), given, written, strict=True):
+        limit = 1e-4 * max(float(np.abs(want).max()), 1e-2)
+        np.testing.assert_allclose(have, want, rtol=0, atol=limit)
+        np.testing.assert_allclose(back, want, rtol=0, atol=limit)
+
+
+def random(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", PEERS)
+def test_networks_of_others_answer_as_the_runtime_does(name: str) -> None:
+    path = MODELS / f"{name}.onnx"
+    if not path.exists():
+        pytest.skip("the models of ../shared/models are not beside the checkout")
+    model = onnx.load(path)
+    network = Network(model)
+    given = {value.name: value for value in model.graph.input}
+    shapes = [[d.dim_value or 1 for d in given[n].type.tensor_type.shape.dim] for n in network.input_names]
+    assert_answers(network, model, *[random(*shape) for shape in shapes])
+    more = [random(3, *shape[1:]) for shape in shapes]  # also where the graph says one
+    with torch.no_grad():
+        together = network(*more)
+        alone = [network(*[value[i : i + 1] for value in more]) for i in range(3)]
+    for place, many in enumerate(together):
+        single = torch.cat([answer[place] for answer in alone])
+        torch.testing.assert_close(many, single, rtol=1e-3, atol=1e-3 * float(single.abs().max()))
+
+
+def test_the_digits_network_keeps_its_answers_and_its_layers_names(
+    digits_proto: onnx.ModelProto, digits_batch: NDArray[np.float32]
+) -> None:
+    network = Network(digits_proto)
+    assert_answers(network, digits_proto, torch.from_numpy(digits_batch))
+    names = {weight.layer for weight in layer_weights(Graph(digits_proto))}
+    assert names <= set(network.weights())
+    assert sum(isinstance(module, nn.Conv2d) for module in network.modules()) == 8
+
+
+def test_a_copy_trains_alone(digits_proto: onnx.ModelProto, digits_batch: NDArray[np.float32]) -> None:
+    network = Network(digits_proto).eval()
+    twin = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.mul_(0.5)
+    assert_answers(network, digits_proto, torch.from_numpy(digits_batch))
+    batch = torch.from_numpy(digits_batch)
+    assert not torch.allclose(twin(batch)[0], network(batch)[0])
+
+
+class Residual(nn.Module):
+    """Convolutions of all kinds and a residual sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.deep = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.wide = nn.Conv2d(8, 8, 1)
+        self.head = nn.Linear(8 * 4 * 4, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        value = torch.relu(self.stem(image))
+        value = value + nn.functional.hardswish(self.wide(nn.functional.relu6(self.deep(value))))
+        return self.head(nn.functional.avg_pool2d(value, 2).flatten(1))  # type: ignore[no-any-return]
+
+
+class Attention(nn.Module):
+    """One block of a transformer over a short sequence, and a token's embedding before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 16)
+        self.place = nn.Parameter(torch.randn(6, 16) * 0.1)
+        self.first = nn.LayerNorm(16)
+        self.mixed = nn.Linear(16, 48)
+        self.back = nn.Linear(16, 16)
+        self.second = nn.LayerNorm(16)
+        self.up = nn.Linear(16, 32)
+        self.down = nn.Linear(32, 16)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        value = self.table(tokens) + self.place
+        query, key, content = self.mixed(self.first(value)).reshape(-1, 6, 3, 4, 4).permute(2, 0, 3, 1, 4)
+        scores = (query @ key.transpose(-1, -2) / 2).softmax(-1) @ content
+        value = value + self.back(scores.transpose(1, 2).reshape(-1, 6, 16))
+        value = value + self.down(nn.functional.gelu(self.up(self.second(value))))
+        pooled: Tensor = value.mean(1)
+        return pooled
+
+
+class Recurrence(nn.Module):
+    """Two kinds of recurrent layers and a dense one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(5, 7, batch_first=True, bidirectional=True)
+        self.lstm = nn.LSTM(14, 6, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, sound: Tensor) -> Tensor:
+        value, _ = self.gru(sound)
+        value, _ = self.lstm(value)
+        return self.head(value[:, -1])  # type: ignore[no-any-return]
+
+
+class Line(nn.Module):
+    """Convolutions over time, a pool, and clamps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(2, 6, 5, padding=2, dilation=1)
+        self.norm = nn.BatchNorm1d(6)
+        self.slope = nn.PReLU(6)
+        self.second = nn.Conv1d(6, 6, 3, padding=2, dilation=2, groups=2)
+        self.up = nn.ConvTranspose1d(6, 4, 4, stride=2, padding=1)
+
+    def forward(self, signal: Tensor) -> Tensor:
+        value = self.slope(self.norm(self.first(signal)))
+        value = nn.functional.max_pool1d(torch.tanh(self.second(value)), 2)
+        return torch.sigmoid(self.up(value)).amax(-1)
+
+
+CASES: list[tuple[Callable[[], nn.Module], Tensor]] = [
+    (Residual, random(4, 3, 16, 16)),
+    (Line, random(4, 2, 24)),
+    (Recurrence, random(4, 9, 5)),
+    (Attention, (random(4, 6) * 20).to(torch.int64)),
+]
+
+
+@pytest.mark.parametrize(("made", "value"), CASES, ids=[case[0].__name__ for case in CASES])
+def test_gradients_are_those_of_the_module_that_was_exported(made: Callable[[], nn.Module], value: Tensor) -> None:
+    torch.manual_seed(0)
+    native = made()
+    model = exported(native, value)
+    network = Network(model)
+    assert_answers(network, model, value)
+    target = random(*native(value).shape)
+    nn.functional.mse_loss(native(value), target).backward()
+    nn.functional.mse_loss(network(value)[0], target).backward()
+
+    def gradients(module: nn.Module) -> list[float]:
+        found = [p.grad for p in module.parameters() if p.grad is not None]
+        return sorted(float(gradient.double().square().sum()) for gradient in found)
+
+    torch.testing.assert_close(
+        torch.tensor(gradients(network)), torch.tensor(gradients(native)), rtol=1e-4, atol=1e-8
+    )
+
+
+def test_training_learns_batch_statistics_and_writes_them(built: Build) -> None:
+    generator = np.random.default_rng(0)
+    model = built(
+        "g (float[n,3,5,5] x) => (float[n,4,5,5] y) {"
+        ' h = Conv <auto_pad="SAME_UPPER"> (x, w) y = BatchNormalization (h, scale, shift, mean, var) }',
+        w=generator.standard_normal((4, 3, 2, 2)).astype(np.float32),
+        scale=np.ones(4, np.float32),
+        shift=np.zeros(4, np.float32),
+        mean=np.zeros(4, np.float32),
+        var=np.ones(4, np.float32),
+    )
+    network = Network(model)
+    assert_answers(network, model, random(2, 3, 5, 5))
+    network.train()
+    network(random(16, 3, 5, 5))
+    written = Graph(network.to_onnx())
+    assert np.abs(written.constants["mean"]).max() > 0.01
+    assert any(node.op_type == "BatchNormalization" for node in written.nodes)
+    assert_answers(network, network.to_onnx(), random(2, 3, 5, 5))
+
+
+def test_a_shared_weight_stays_one_parameter(built: Build) -> None:
+    weight = np.random.default_rng(0).standard_normal((6, 6)).astype(np.float32)
+    model = built(
+        "g (float[n,6] x) => (float[n,6] y) { h = MatMul (x, w) r = Relu (h) y = MatMul (r, w) }", w=weight
+    )
+    network = Network(model)
+    assert len(list(network.parameters())) == 1
+    with torch.no_grad():
+        next(network.parameters()).mul_(2)
+    np.testing.assert_allclose(Graph(network.to_onnx()).constants["w"], weight * 2)
+
+
+def test_equal_vectors_of_different_layers_are_separate_parameters(built: Build) -> None:
+    generator = np.random.default_rng(0)
+    model = built(
+        "g (float[n,4,3,3] x) => (float[n,4,3,3] y) {"
+        " a = Conv (x, v, zeros) h = BatchNormalization (a, ones, zeros, zeros, ones) y = Conv (h, w, zeros) }",
+        v=generator.standard_normal((4, 4, 1, 1)).astype(np.float32),
+        w=generator.standard_normal((4, 4, 1, 1)).astype(np.float32),
+        zeros=np.zeros(4, np.float32),
+        ones=np.ones(4, np.float32),
+    )
+    network = Network(model)
+    assert len(list(network.parameters())) == 6
+    network.train()
+    network(random(8, 4, 3, 3))[0].square().sum().backward()
+    torch.optim.SGD(network.parameters(), 0.01).step()
+    assert_answers(network, network.to_onnx(), random(3, 4, 3, 3))
+
+
+def test_inner_tensors_can_be_asked_for(digits_proto: onnx.ModelProto, digits_batch: NDArray[np.float32]) -> None:
+    network = Network(digits_proto)
+    name = next(node.output[0] for node in digits_proto.graph.node if node.op_type == "Relu")
+    outputs, inner = network.run_with([torch.from_numpy(digits_batch)], [name])
+    assert outputs[0].shape == (64, 10)
+    assert inner[name].shape[0] == 64
+    with pytest.raises(CandidateError, match="no tensor 'nothing'"):
+        network.run_with([torch.from_numpy(digits_batch)], ["nothing"])
+
+
+def test_an_operator_that_cannot_be_trained_is_named(built: Build) -> None:
+    model = built("g (float[n,6] x) => (float[n,6] y) { y = Hardmax (x) }")
+    with pytest.raises(CandidateError, match="Hardmax"):
+        Network(model)
+
+
+def test_samples_that_influence_each_other_are_refused(built: Build) -> None:
+    model = built("g (float[n,6] x) => (float[n,6] y) { y = Softmax <axis=0> (x) }")
+    with pytest.raises(CandidateError, match="in batches"):
+        Network(model)
+
+
+def test_what_pruning_removed_is_gone_from_the_graph(built: Build) -> None:
+    generator = np.random.default_rng(0)
+    model = built(
+        "g (float[1,3,4,4] x) => (float[1,5] y) {"
+        " h = Conv (x, w, b) r = Relu (h) f = Reshape (r, shape) y = Gemm <transB=1> (f, v, c) }",
+        w=generator.standard_normal((8, 3, 1, 1)).astype(np.float32),
+        b=generator.standard_normal(8).astype(np.float32),
+        shape=np.array([1, 128]),
+        v=generator.standard_normal((5, 128)).astype(np.float32),
+        c=np.zeros(5, np.float32),
+    )
+    network = Network(model).eval()
+    conv = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    dense = next(module for module in network.modules() if isinstance(module, nn.Linear))
+    conv.weight = nn.Parameter(conv.weight[:5].detach())
+    assert conv.bias is not None
+    conv.bias = nn.Parameter(conv.bias[:5].detach())
+    dense.weight = nn.Parameter(dense.weight[:, : 5 * 16].detach())
+    value = random(1, 3, 4, 4)
+    pruned = network.to_onnx()
+    np.testing.assert_allclose(runtime(pruned, value)[0], network(value)[0].detach().numpy(), rtol=1e-4, atol=1e-5)
+    again = Network(pruned)
+    assert sum(p.numel() for p in again.parameters()) == sum(p.numel() for p in network.parameters())
+    assert again(random(7, 3, 4, 4))[0].shape == (7, 5)
