@@ -7,7 +7,8 @@ that fails this keeps its width.
 
 import copy
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch_pruning.ops import OPTYPE, module2type
 
+from edgewright.compress.graph import session_bytes
 from edgewright.compress.train.network import Network
 from edgewright.contract.errors import CandidateError
 
@@ -87,7 +89,11 @@ def channel_groups(network: Network, example: Sequence[Tensor], keep: Collection
     names = {module: name for name, module in network.named_modules()}
     found = []
     with warnings.catch_warnings(action="ignore"):
-        for parts in graph.get_all_groups(root_module_types=_LAYERS):
+        try:
+            every = list(graph.get_all_groups(root_module_types=_LAYERS))
+        except Exception as error:  # as above
+            raise _untraceable(error) from error
+        for parts in every:
             members = [
                 names[item.dep.layer]
                 for item in parts
@@ -109,14 +115,20 @@ def holds(network: Network, example: Sequence[Tensor], group: ChannelGroup) -> b
         remove_channels(narrow, {group.root: np.array(going)}, example)
         with torch.no_grad():
             given = narrow.eval()(*example)
+        answers = session_bytes(narrow.to_onnx()).run(
+            list(network.output_names),
+            {name: value[:1].numpy() for name, value in zip(network.input_names, example, strict=True)},
+        )
         wanted = _ignoring(copy.deepcopy(network), example, group, going)
     except Exception:  # shapes that no longer fit, in whichever operator
         return False
     if any(a.shape != b.shape for a, b in zip(wanted, given, strict=True)):
         return False
+    if not all(_close(a[:1], torch.from_numpy(b)) for a, b in zip(given, answers, strict=True)):
+        return False
     if any(isinstance(item.dep.layer, _MIXES) for item in group.parts):
         return True  # a norm over the channels themselves: ignoring is not removing
-    return all(bool((a - b).abs().max() <= 1e-3 * a.abs().max() + 1e-5) for a, b in zip(wanted, given, strict=True))
+    return all(_close(a, b) for a, b in zip(wanted, given, strict=True))
 
 
 def remove_channels(network: Network, removal: Mapping[str, NDArray[np.intp]], example: Sequence[Tensor]) -> None:
@@ -137,10 +149,35 @@ def remove_channels(network: Network, removal: Mapping[str, NDArray[np.intp]], e
                 graph.get_pruning_group(layer, way, [int(channel) for channel in channels]).prune()
 
 
+@contextmanager
+def _simple_recurrence(network: Network) -> Iterator[None]:
+    """Let recurrent layers be one product while the network is traced, instead of many small operators."""
+    cells = [module for module in network.modules() if isinstance(module, nn.RNNBase)]
+
+    def stand_in(cell: nn.RNNBase) -> Callable[..., Any]:
+        turns = 2 if cell.bidirectional else 1
+        weight = torch.ones(turns * cell.hidden_size, cell.input_size)
+
+        def forward(value: Tensor, _: Any = None) -> Any:
+            made = nn.functional.linear(value, weight)
+            state = made[-1].reshape(-1, turns, cell.hidden_size).transpose(0, 1)
+            return made, ((state, state) if isinstance(cell, nn.LSTM) else state)
+
+        return forward
+
+    for cell in cells:
+        cell.forward = stand_in(cell)
+    try:
+        yield
+    finally:
+        for cell in cells:
+            del cell.forward
+
+
 def _trace(network: Network, example: Sequence[Tensor]) -> Any:
     """Return Torch-Pruning's dependency graph of the network."""
     try:
-        with torch.enable_grad(), warnings.catch_warnings(action="ignore"):
+        with torch.enable_grad(), warnings.catch_warnings(action="ignore"), _simple_recurrence(network):
             return torch_pruning.DependencyGraph().build_dependency(
                 network,
                 example_inputs=tuple(example),
@@ -151,10 +188,14 @@ def _trace(network: Network, example: Sequence[Tensor]) -> Any:
                 verbose=False,
             )
     except Exception as error:  # Torch-Pruning raises what it meets
-        raise CandidateError(
-            f"the network cannot be traced for pruning: {type(error).__name__}: {error}",
-            remedy="Prune single weights instead, or train a smaller network.",
-        ) from error
+        raise _untraceable(error) from error
+
+
+def _untraceable(error: Exception) -> CandidateError:
+    return CandidateError(
+        f"the network cannot be traced for pruning: {type(error).__name__}: {error}",
+        remedy="Prune single weights instead, or train a smaller network.",
+    )
 
 
 def _free_maps(network: Network) -> list[tuple[nn.Parameter, int]]:
@@ -174,6 +215,10 @@ def _reaches_outside(parts: Any, graph: Any) -> bool:
             if not depthwise or layer.in_channels != layer.out_channels:
                 return True
     return False
+
+
+def _close(wanted: Tensor, given: Tensor) -> bool:
+    return bool((wanted - given).abs().max() <= 1e-3 * wanted.abs().max() + 1e-5)
 
 
 def _ignoring(

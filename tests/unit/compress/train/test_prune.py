@@ -92,6 +92,110 @@ def recurrent(built: Callable[..., onnx.ModelProto], kind: str, direction: str =
     )
 
 
+def weight(*shape: int) -> NDArray[np.float32]:
+    return (np.random.default_rng(sum(shape)).standard_normal(shape) * 0.3).astype(np.float32)
+
+
+IMAGES = "g (float[n, 3, 8, 8] x) => (float[n, 5] y)"
+STEPS = "g (float[n, 30, 6] x) => (float[n, 5] y)"
+POOL = "p = GlobalAveragePool (z) f = Flatten (p) y = Gemm (f, w9)"
+
+# Text of a graph, its weights, and the widths before and after half of what can go is gone.
+COUPLINGS: dict[str, tuple[str, dict[str, Any], list[int], list[int]]] = {
+    "flattened": (
+        f"{IMAGES} {{ a = Conv (x, w1) z = Relu (a) f = Flatten (z) y = Gemm (f, w9) }}",
+        {"w1": weight(16, 3, 3, 3), "w9": weight(16 * 36, 5)},
+        [16],
+        [8],
+    ),
+    "flattened with channels last": (  # Torch-Pruning takes the wrong columns: nothing goes
+        f"{IMAGES} {{ a = Conv (x, w1) z = Transpose <perm=[0, 2, 3, 1]> (a) f = Flatten (z) y = Gemm (f, w9) }}",
+        {"w1": weight(16, 3, 3, 3), "w9": weight(16 * 36, 5)},
+        [],
+        [],
+    ),
+    "added to the input": (
+        f"g (float[n, 16, 8, 8] x) => (float[n, 5] y) {{ a = Conv (x, w1) z = Add (a, x) {POOL} }}",
+        {"w1": weight(16, 16, 1, 1), "w9": weight(16, 5)},
+        [],
+        [],
+    ),
+    "joined": (
+        f"{IMAGES} {{ a = Conv (x, w1) b = Conv (x, w2) c = Concat <axis=1> (a, b) z = Relu (c) {POOL} }}",
+        {"w1": weight(16, 3, 1, 1), "w2": weight(24, 3, 1, 1), "w9": weight(40, 5)},
+        [16, 24],
+        [8, 16],
+    ),
+    "gated by itself": (
+        f"""{IMAGES} {{ a = Conv (x, w1) b = GlobalAveragePool (a) c = Conv (b, w2) d = Relu (c) e = Conv (d, w3)
+        h = Sigmoid (e) z = Mul (a, h) {POOL} }}""",
+        {"w1": weight(32, 3, 3, 3), "w2": weight(16, 32, 1, 1), "w3": weight(32, 16, 1, 1), "w9": weight(32, 5)},
+        [32, 16],
+        [16, 8],
+    ),
+    "split": (
+        f"{IMAGES} {{ a = Conv (x, w1) b, c = Split <axis=1> (a, s) d = Sigmoid (c) z = Mul (b, d) {POOL} }}",
+        {"w1": weight(32, 3, 3, 3), "s": np.array([16, 16], np.int64), "w9": weight(16, 5)},
+        [],
+        [],
+    ),
+    "in groups": (
+        f"{IMAGES} {{ a = Conv (x, w1) b = Conv <group=4> (a, w2) z = Conv (b, w3) {POOL} }}",
+        {"w1": weight(16, 3, 3, 3), "w2": weight(16, 4, 1, 1), "w3": weight(24, 16, 1, 1), "w9": weight(24, 5)},
+        [24],
+        [16],
+    ),
+    "normalised": (
+        f"""{STEPS} {{ t = Transpose <perm=[0, 2, 1]> (x) a = Conv (t, w1) u = Transpose <perm=[0, 2, 1]> (a)
+        l = LayerNormalization <axis=-1> (u, w2, w3) p = ReduceMean <axes=[1], keepdims=0> (l)
+        y = MatMul (p, w9) }}""",
+        {"w1": weight(16, 6, 3), "w2": weight(16), "w3": weight(16), "w9": weight(16, 5)},
+        [16],
+        [8],
+    ),
+    "read by a recurrent layer": (
+        f"""{STEPS} {{ t = Transpose <perm=[0, 2, 1]> (x) a = Conv (t, w1) u = Transpose <perm=[2, 0, 1]> (a)
+        all, last = GRU <hidden_size=24, linear_before_reset=1> (u, w2, w3) f = Squeeze (last, axes)
+        y = Gemm (f, w9) }}""",
+        {
+            "w1": weight(16, 6, 3),
+            "w2": weight(1, 72, 16),
+            "w3": weight(1, 72, 24),
+            "axes": np.array([0], np.int64),
+            "w9": weight(24, 5),
+        },
+        [24, 16],
+        [16, 8],
+    ),
+    "one recurrent layer after another": (
+        f"""{STEPS} {{ u = Transpose <perm=[1, 0, 2]> (x) all = LSTM <hidden_size=16> (u, w1, w2)
+        s = Squeeze (all, axes) other, last = LSTM <hidden_size=24> (s, w3, w4) f = Squeeze (last, first)
+        y = Gemm (f, w9) }}""",
+        {
+            "w1": weight(1, 64, 6),
+            "w2": weight(1, 64, 16),
+            "axes": np.array([1], np.int64),
+            "w3": weight(1, 96, 16),
+            "w4": weight(1, 96, 24),
+            "first": np.array([0], np.int64),
+            "w9": weight(24, 5),
+        },
+        [16, 24],
+        [8, 16],
+    ),
+}
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_couplings_are_followed_or_left_alone(built: Callable[..., onnx.ModelProto], coupling: str) -> None:
+    text, weights, before, after = COUPLINGS[coupling]
+    model = built(text, **weights)
+    assert [width.count for width in prunable(model).values()] == before
+    narrow = prune(model, Prune(ratio=0.5))
+    assert_sound(model, narrow)
+    assert [width.count for width in prunable(narrow).values()] == after
+
+
 FAMILIES: dict[str, tuple[Architecture, InputContract]] = {
     "residual": (Architecture("residual", width=16, stages=2, depth=1), IMAGE),
     "inverted": (Architecture("inverted", width=16, stages=2, depth=1, expansion=2), IMAGE),
