@@ -15,6 +15,12 @@ def shuffled_digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return x, labels[order].astype(np.int64)
 
 
+def training() -> dict[str, NDArray[np.float32] | NDArray[np.int64]]:
+    """Return the 597 digits that the model was trained on, as `edgewright compress --train` takes them."""
+    x, y = shuffled_digits()
+    return {"x": x[:TRAINING_SAMPLES], "y": y[:TRAINING_SAMPLES]}
+
+
 def held_out() -> dict[str, NDArray[np.float32] | NDArray[np.int64]]:
     """Return the 1,200 digits that the model never saw, as `edgewright compress --data` takes them."""
     x, y = shuffled_digits()
