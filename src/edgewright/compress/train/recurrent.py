@@ -13,15 +13,26 @@ _GATES = {"GRU": 3, "LSTM": 4}
 
 
 class Recurrent(nn.Module):
-    """A recurrent layer over [time, batch, features] with ONNX's outputs Y, Y_h and, of an LSTM, Y_c."""
+    """A recurrent layer over [time, batch, features] with those of ONNX's outputs Y, Y_h, Y_c that are named."""
 
-    def __init__(self, cell: nn.GRU | nn.LSTM, backward: bool, outputs: int) -> None:
+    def __init__(self, cell: nn.GRU | nn.LSTM, backward: bool, named: tuple[bool, ...]) -> None:
         super().__init__()
-        self.cell, self._backward, self._outputs = cell, backward, outputs
+        self.cell, self._backward, self._named = cell, backward, named
 
     def forward(self, value: Tensor, *states: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return Y [time, directions, batch, hidden] and the last states [directions, batch, hidden]."""
+        """Return of Y [time, directions, batch, hidden] and the last states [directions, batch, hidden] the named.
+
+        Raises:
+            ValueError: An initial state is not for this batch.
+        """
         time, batch = value.shape[:2]
+        directions = 2 if self.cell.bidirectional else 1
+        for state in states:
+            if state.shape[0] != directions or state.shape[1] not in (1, batch):
+                raise ValueError(
+                    f"an initial state is {list(state.shape)}, not [{directions}, {batch}, {state.shape[2]}]: "
+                    "the batch of a recurrent layer's state is its second axis, that of a network's input its first"
+                )
         if self._backward:
             value = value.flip(0)
         starts = [state.expand(-1, batch, -1).contiguous() for state in states]
@@ -30,11 +41,11 @@ class Recurrent(nn.Module):
         else:
             answer, state = self.cell(value, starts[0] if starts else None)
             last = (state,)
-        directions = 2 if self.cell.bidirectional else 1
         answer = answer.reshape(time, batch, directions, -1).transpose(1, 2)
         if self._backward:
             answer = answer.flip(0)
-        results = (answer, *last)[: self._outputs]
+        made = (answer, *last)
+        results = tuple(part for part, named in zip(made, self._named, strict=False) if named)
         return results if len(results) > 1 else results[0]
 
 
@@ -57,7 +68,7 @@ def _recurrent(site: Site) -> Built:
     hidden = wide // _GATES[kind]
     layer = nn.GRU if kind == "GRU" else nn.LSTM
     cell = layer(inside, hidden, bias=site.has(3), bidirectional=direction == "bidirectional")
-    call = Recurrent(cell, direction == "reverse", len(site.node.output))
+    call = Recurrent(cell, direction == "reverse", tuple(bool(name) for name in site.node.output))
     gates: Layout = "gru" if kind == "GRU" else "lstm"
     bindings = []
     for turn, suffix in enumerate(("", "_reverse")[:directions]):

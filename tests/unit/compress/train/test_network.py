@@ -15,8 +15,12 @@ from torch import Tensor, nn
 
 from edgewright.compress.graph import Graph, session_bytes
 from edgewright.compress.layers import layer_weights
+from edgewright.compress.train.architecture import Architecture
+from edgewright.compress.train.draft import draft
 from edgewright.compress.train.network import Network
+from edgewright.compress.train.prune import Prune, prunable, prune
 from edgewright.contract.errors import CandidateError
+from edgewright.contract.signature import InputContract, TensorSpec
 
 MODELS = Path(__file__).parents[5] / "shared" / "models"
 PEERS = [
@@ -233,6 +237,70 @@ def test_training_learns_batch_statistics_and_writes_them(built: Build) -> None:
     assert np.abs(written.constants["mean"]).max() > 0.01
     assert any(node.op_type == "BatchNormalization" for node in written.nodes)
     assert_answers(network, network.to_onnx(), random(2, 3, 5, 5))
+
+
+# What is read of a recurrent layer, and how the answer is made of it.
+HEARD = {
+    "all": ("all", "m = Transpose <perm=[2, 0, 1, 3]> (all)"),
+    "last": ('"", last', "m = Transpose <perm=[1, 0, 2]> (last)"),
+    "both": (
+        "all, last",
+        "s = ReduceMean <axes=[0], keepdims=0> (all) a = Add (s, last) m = Transpose <perm=[1, 0, 2]> (a)",
+    ),
+}
+
+
+def recurrent(built: Build, kind: str, heard: str, attributes: str = "", states: str = "") -> onnx.ModelProto:
+    """[n, 9, 5] -> recurrent layer of 7 units -> 3 values; of its outputs only some have a name."""
+    generator = np.random.default_rng(2)
+    gates, (outputs, path) = {"GRU": 3, "LSTM": 4}[kind], HEARD[heard]
+
+    def normal(*shape: int) -> NDArray[np.float32]:
+        return (generator.standard_normal(shape) * 0.4).astype(np.float32)
+
+    text = f"""g (float[n, 9, 5] x) => (float[n, 3] y) {{
+        t = Transpose <perm=[1, 0, 2]> (x) all, last = {kind} <hidden_size=7{attributes}> (t, w, r, b{states})
+        {path} f = Flatten (m) y = MatMul (f, v) }}"""
+    rows = 7 * (9 if heard == "all" else 1)
+    model = built(
+        text, w=normal(1, gates * 7, 5), r=normal(1, gates * 7, 7), b=normal(1, gates * 14), v=normal(rows, 3)
+    )
+    node = next(node for node in model.graph.node if node.op_type == kind)
+    node.output[:] = [name.strip().strip('"') for name in outputs.split(",")]
+    return model
+
+
+@pytest.mark.parametrize("heard", HEARD)
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+def test_outputs_of_a_recurrent_layer_may_be_left_out(built: Build, kind: str, heard: str) -> None:
+    model = recurrent(built, kind, heard, ", linear_before_reset=1" if kind == "GRU" else "")
+    network = Network(model)
+    network(random(4, 9, 5))[0].square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in network.parameters())
+    assert_answers(network, model, random(4, 9, 5))
+    (width,) = prunable(model).values()
+    assert width.count == 7
+    narrow = prune(model, Prune(ratio=0.5, round_to=2))
+    assert narrow.ByteSize() < model.ByteSize()
+    assert_answers(Network(narrow), narrow, random(4, 9, 5))
+
+
+def test_the_recurrent_family_trains_and_is_pruned() -> None:
+    series = InputContract((TensorSpec("x", "float32", ("n", 16, 6)),), (TensorSpec("y", "float32", ("n", 5)),))
+    model = draft(Architecture("gru", width=16, depth=2, resolution=2), series, seed=1)
+    network, value = Network(model), random(8, 16, 6)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    losses = []
+    for _ in range(5):
+        loss = nn.functional.cross_entropy(network(value)[0], torch.arange(8) % 5)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    narrow = prune(network.to_onnx(), Prune(ratio=0.5))
+    assert {name: width.count for name, width in prunable(narrow).items()} == {"gru1": 8, "gru2": 8, "stem": 8}
+    assert_answers(Network(narrow), narrow, value)
 
 
 def test_a_shared_weight_stays_one_parameter(built: Build) -> None:
