@@ -92,7 +92,7 @@ def fit(rank, world, network, state, x, y, until, seed, folder):
         for at in range(0, len(x) - BATCH + 1, BATCH):
             progress.fill_((time.monotonic() - began) / (until - began))
             distributed.broadcast(progress, 0)  # both must stop, and slow down, at the same step
-            if progress >= 1:
+            if progress >= 1 and epochs > 0:
                 break
             for group in optimizer.param_groups:
                 group["lr"] = RATE * 0.1 ** sum(float(progress) >= milestone for milestone in MILESTONES)
