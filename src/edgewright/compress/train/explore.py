@@ -35,8 +35,10 @@ from edgewright.contract.training import Contribution, TrainingReport
 
 __all__ = ["explore"]
 
-# Shares of the time for training: when each part must be over.
-_TAUGHT, _SURVEYED, _TRAINED, _TRIED = 0.08, 0.17, 0.68, 0.78
+# Shares of the time for training: the teacher's answers and the survey; and of what they leave, the rounds, the
+# forms of the finalists, and the rest for integers.
+_TAUGHT, _SURVEYED = 0.07, 0.08
+_ROUNDS, _FORMS = 0.64, 0.11
 _PLACES = 8
 _VIEWS = 8
 
@@ -79,7 +81,7 @@ def explore(run: Run, search: Search, *, seconds: float) -> TrainingReport:
             began + seconds,
             notes=notes + list(answers.notes),
         )
-        contributions = _taught(course, began, seconds)
+        contributions = _taught(course, seconds)
     return TrainingReport(
         engine=wanted.engine,
         workers=wanted.workers,
@@ -93,7 +95,7 @@ def explore(run: Run, search: Search, *, seconds: float) -> TrainingReport:
     )
 
 
-def _taught(course: Course, began: float, seconds: float) -> list[Contribution]:
+def _taught(course: Course, seconds: float) -> list[Contribution]:
     run = course.run
     course.tell("looking for networks that are fast enough")
     found = ideas(
@@ -108,12 +110,14 @@ def _taught(course: Course, began: float, seconds: float) -> list[Contribution]:
         course.notes.append("there is nothing to train")
         return []
     slowest = _slowest(run, course.search)
-    prospects = survey(run, course.store, found, places=_PLACES, slowest=slowest, until=began + _SURVEYED * seconds)
-    standings = train_in_rounds(course, prospects, began + _TRAINED * seconds)
-    finalists = finalists_of(course, standings, began + _TRIED * seconds)
+    until = time.monotonic() + _SURVEYED * seconds
+    prospects = survey(run, course.store, found, places=_PLACES, slowest=slowest, until=until)
+    left = course.left()
+    standings = train_in_rounds(course, prospects, course.ends - (1 - _ROUNDS) * left)
+    finalists = finalists_of(course, standings, course.ends - (1 - _ROUNDS - _FORMS) * left)
     if not finalists:
         return []
-    return train_integers(course, finalists[0], began + seconds)
+    return train_integers(course, finalists[0], course.ends)
 
 
 def _lessons(run: Run) -> Lessons:

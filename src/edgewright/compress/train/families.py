@@ -63,6 +63,7 @@ def grid(
     families: tuple[Family, ...] | None = None,
     most_work: int | None = None,
     form: Form | None = None,
+    most: int | None = None,
 ) -> list[Architecture]:
     """Return sensible members of the families, from small to large.
 
@@ -72,15 +73,23 @@ def grid(
         families: Only these; all that suit if not given.
         most_work: Multiply-accumulates of one inference that a member may have at most.
         form: See `draft`.
+        most: Members of each family, spread over its sizes; all if not given.
     """
     sized = []
     suited = families_for(kind, contract)
     for family in suited if families is None else [each for each in suited if each in families]:
-        for architecture in _members(family, contract):
+        members = list(_members(family, contract))
+        for architecture in members if most is None else _thinned(members, most):
             size = work(draft(architecture, contract, form=form))
             if most_work is None or size <= most_work:
                 sized.append((size, architecture.title, architecture))
     return [architecture for _, _, architecture in sorted(sized, key=lambda entry: entry[:2])]
+
+
+def _thinned(members: list[Architecture], count: int) -> list[Architecture]:
+    """Return `count` members, evenly spread over those that there are."""
+    places = range(count) if count < len(members) else ()
+    return [members[(2 * i + 1) * len(members) // (2 * count)] for i in places] or members
 
 
 def neighbours(architecture: Architecture) -> list[Architecture]:

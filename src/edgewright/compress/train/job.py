@@ -1,4 +1,4 @@
-"""One training as data, what comes of it, and its performance: a pure function of start, data, settings and seed."""
+"""One training as data, what comes of it, and its performance: a function of start, data, settings and seed."""
 
 import hashlib
 import re
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
-import onnx
 
 from edgewright.compress.train.answers import Answers
 from edgewright.compress.train.lessons import Lessons
@@ -25,7 +24,7 @@ class Hold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Zeros of the start that stay zero.
 
     Attributes:
-        layers: Weight tensors, as the graph names them, whose zeros stay; empty means every sparse one.
+        layers: Names of the layers whose zeros stay; empty means every sparse one.
     """
 
     layers: tuple[str, ...] = ()
@@ -36,10 +35,9 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         key: Names it among the jobs of one run.
-        model: The ONNX graph to start from: float, or quantised if `latent` is given.
+        model: The ONNX graph to start from: a float one, or what `qat.quantized_start` made.
         settings: How it is trained.
         seed: Of the order of rows, augmentation and dropout.
-        latent: Of a quantised graph, the float graph that it was made of; its weights are trained behind rounding.
         hold: Zeros to keep, None keeps none.
         recipe: The user's own recipe, "module:function"; None is ours.
     """
@@ -48,7 +46,6 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: bytes
     settings: Training
     seed: int
-    latent: bytes | None = None
     hold: Hold | None = None
     recipe: str | None = None
 
@@ -95,9 +92,12 @@ def perform(
         deadline: Of `time.monotonic()`; training ends there with the best state so far.
         tell: Told the share of steps done and each epoch.
     """
+    # PyTorch takes seconds to load: only what trains waits for it.
+    from edgewright.compress.train.practice import practise
+
     began = time.monotonic()
     try:
-        model, curve = _trained(job, lessons, answers, checkpoint, deadline, tell)
+        model, curve = practise(job, lessons, answers, checkpoint, deadline, tell)
     except EdgewrightError as error:
         return Outcome(job.key, None, (), time.monotonic() - began, error.message)
     except (Exception, SystemExit) as error:  # the user's recipe and torch raise what they like
@@ -112,42 +112,3 @@ def checkpoint_name(job: Job, lessons: Lessons, answers: Answers | None) -> str:
     digest.update(lessons.fingerprint.encode())
     digest.update(b"" if answers is None else answers.fingerprint.encode())
     return f"{re.sub(r'[^A-Za-z0-9_-]', '_', job.key)[:60]}-{digest.hexdigest()}.pt"
-
-
-def _trained(
-    job: Job,
-    lessons: Lessons,
-    answers: Answers | None,
-    checkpoint: Path | None,
-    deadline: float | None,
-    tell: Callable[[float, CurvePoint | None], None] | None,
-) -> tuple[bytes, tuple[CurvePoint, ...]]:
-    # PyTorch takes seconds to load: only what trains waits for it.
-    import torch
-
-    from edgewright.compress.train.ends import ending_of, feature_of
-    from edgewright.compress.train.loop import fit
-    from edgewright.compress.train.network import Network
-    from edgewright.compress.train.recipe import load_recipe
-    from edgewright.compress.train.sparse import hold, zero_masks
-
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(mode=True)
-    model = onnx.load_from_string(job.model)
-    network = Network(model)
-    keep = None if job.hold is None else hold(network, zero_masks(network, job.hold.layers))
-    done = fit(
-        network,
-        lessons,
-        job.settings,
-        seed=job.seed,
-        answers=answers,
-        ending=ending_of(model),
-        feature=feature_of(model),
-        own=None if job.recipe is None else load_recipe(job.recipe),
-        hold=keep,
-        checkpoint=checkpoint,
-        deadline=deadline,
-        tell=tell,
-    )
-    return network.to_onnx().SerializeToString(deterministic=True), done.curve

@@ -35,18 +35,20 @@ class Prospect:
 
     Attributes:
         title: What it is.
+        family: Of its architecture; "" for the original's own.
         start: sha256 of its ONNX file before training.
         origin: Where its weights come from.
         latency_ratio: Of its 8-bit form to the original, measured or predicted.
-        work: Multiply-accumulates of one inference; more of them at the same latency are more capacity.
+        capacity: How much it could learn (see `capacity.py`), to compare networks of one origin by.
         parameters: Weights of its layers.
     """
 
     title: str
+    family: str
     start: str
     origin: Origin
     latency_ratio: float
-    work: float
+    capacity: float
     parameters: int
 
 
@@ -77,9 +79,26 @@ def shortlist(prospects: Sequence[Prospect], count: int, slowest: float) -> list
     """
     fast = [p for p in prospects if p.latency_ratio < _FASTER * slowest] or list(prospects)
     warm = _spread([p for p in fast if p.origin == "pruned"], count // 2)
-    cold = _spread([p for p in fast if p.origin != "pruned"], count - len(warm))
+    cold = _mixed([p for p in fast if p.origin != "pruned"], count - len(warm))
     warm = _spread([p for p in fast if p.origin == "pruned"], count - len(cold))
     return sorted([*warm, *cold], key=lambda p: p.latency_ratio)
+
+
+def _mixed(prospects: Sequence[Prospect], count: int) -> list[Prospect]:
+    """Return prospects as `_spread` does, of each family at most half: capacity compares families badly."""
+    most = max(1, math.ceil(count / 2))
+    chosen: list[Prospect] = []
+    rest = list(prospects)
+    while rest and len(chosen) < count:
+        for prospect in _spread(rest, count - len(chosen)):
+            if sum(other.family == prospect.family for other in chosen) < most:
+                chosen.append(prospect)
+        full = {family for family in {p.family for p in rest} if sum(c.family == family for c in chosen) >= most}
+        left = [p for p in rest if p not in chosen and p.family not in full]
+        if len(left) == len(rest):
+            break
+        rest = left
+    return chosen
 
 
 def _spread(prospects: Sequence[Prospect], count: int) -> list[Prospect]:
@@ -87,11 +106,11 @@ def _spread(prospects: Sequence[Prospect], count: int) -> list[Prospect]:
     best: dict[int, Prospect] = {}
     for prospect in prospects:
         step = math.floor(math.log(prospect.latency_ratio) / math.log(_STEP))
-        if step not in best or prospect.work > best[step].work:
+        if step not in best or prospect.capacity > best[step].capacity:
             best[step] = prospect
     front: list[Prospect] = []
     for step in sorted(best):  # what is slower must be able to do more
-        if not front or best[step].work > front[-1].work:
+        if not front or best[step].capacity > front[-1].capacity:
             front.append(best[step])
     if len(front) <= count or count < 1:
         return front[: max(0, count)]
@@ -118,9 +137,7 @@ def score(latency_ratio: float, drop: float, max_drop: float, round_number: int)
     return math.log(latency_ratio) + math.log(_DEAR) * excess
 
 
-def survivors(
-    standings: Sequence[Standing], count: int, *, max_drop: float, round_number: int
-) -> list[Standing]:
+def survivors(standings: Sequence[Standing], count: int, *, max_drop: float, round_number: int) -> list[Standing]:
     """Return who is trained on, most promising first; the most accurate one is always among them."""
 
     def promise(standing: Standing) -> float:

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 import torch
 
+from edgewright.compress.train.capacity import capacity
 from edgewright.compress.train.course import Course, Task
-from edgewright.compress.train.families import parameters, work
+from edgewright.compress.train.families import parameters
 from edgewright.compress.train.lessons import Lessons
 from edgewright.compress.train.network import Network
 from edgewright.compress.train.plan import Prospect, Standing, passes, rows_each, survivors
@@ -179,6 +180,8 @@ def _narrower(course: Course, standings: Sequence[Standing]) -> list[Standing]:
             continue
         title = f"{standing.prospect.title}, pruned by {_FURTHER:.0%}"
         digest = course.store.put(narrow)
-        prospect = Prospect(title, digest, "pruned", ratio, float(work(narrow)), parameters(narrow))
+        prospect = Prospect(
+            title, standing.prospect.family, digest, "pruned", ratio, capacity(narrow), parameters(narrow)
+        )
         return [Standing(prospect, digest, standing.drop)]
     return []

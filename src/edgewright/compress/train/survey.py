@@ -7,7 +7,7 @@ comes on the shortlist is measured.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import onnx
 from edgewright.compress.recipe import CleanUp, Recipe, Step, Workbench
 from edgewright.compress.run import Run
 from edgewright.compress.static import StaticInt8
+from edgewright.compress.train.capacity import capacity
 from edgewright.compress.train.draft import Ending, Targets, draft
 from edgewright.compress.train.families import grid, parameters, work
 from edgewright.compress.train.importance import Batch
@@ -33,8 +34,10 @@ __all__ = ["Idea", "eight_bit", "ideas", "measured_ratios", "survey"]
 
 # Ranges of a network that is not trained yet mean nothing; a few batches show that it runs.
 _FEW = 2
-_SECONDS_EACH = 0.25
+_SECONDS_EACH = 0.15
 _AT_ONCE = 8
+# Members of each family that are looked at.
+_OF_A_FAMILY = 12
 # A warm start must take over at least this share of the weights to be called one.
 _INHERITED = 0.5
 _RATIOS = (0.3, 0.5, 0.65, 0.8)
@@ -46,19 +49,23 @@ class Idea:
 
     Attributes:
         title: What it is.
+        family: Of its architecture; "" for the original's own.
         origin: Where its weights come from.
         model: Float, untrained.
         ratio: Measured latency of its 8-bit form relative to the original, None if not measured.
     """
 
     title: str
+    family: str
     origin: Origin
     model: onnx.ModelProto
     ratio: float | None = None
     features: Features = field(init=False, repr=False)
+    capacity: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.features = features(self.model)
+        self.capacity = capacity(self.model)
 
 
 def ideas(
@@ -78,12 +85,12 @@ def ideas(
     found = _pruned(original, lessons, notes)
     contract = run.loaded.contract
     most = max(work(original), 1)
-    members = grid(lessons.form.kind, contract, most_work=most, form=lessons.form)
+    members = grid(lessons.form.kind, contract, most_work=most, form=lessons.form, most=_OF_A_FAMILY)
     if not members:
         notes.append("no family has this model's inputs and outputs: only the model itself is trained")
     for architecture in members:
         drafted = draft(architecture, contract, ending=ending, seed=seed, form=lessons.form, targets=targets)
-        found.append(Idea(architecture.title, "fresh", drafted))
+        found.append(Idea(architecture.title, architecture.family, "fresh", drafted))
     return found
 
 
@@ -99,7 +106,7 @@ def _pruned(original: onnx.ModelProto, lessons: Lessons, notes: list[str]) -> li
             notes.append(f"the model itself is not pruned or trained on: {error.message}")
             return found
         if parameters(narrow) < 0.97 * parameters(found[-1].model if found else original):
-            found.append(Idea(f"pruned by {ratio:.0%}", "pruned", narrow))
+            found.append(Idea(f"pruned by {ratio:.0%}", "", "pruned", narrow))
     return found
 
 
@@ -198,7 +205,7 @@ def _prospects(known: Sequence[Idea]) -> list[Prospect]:
         ratio = idea.ratio if idea.ratio is not None else model.predict(idea.features)[0]
         if np.isfinite(ratio):
             result.append(
-                Prospect(idea.title, "", idea.origin, ratio, float(work(idea.model)), parameters(idea.model))
+                Prospect(idea.title, idea.family, "", idea.origin, ratio, idea.capacity, parameters(idea.model))
             )
     return result
 
@@ -213,6 +220,4 @@ def _kept(run: Run, store: TrainingStore, prospect: Prospect, idea: Idea) -> Pro
             share = 0.0
         if share >= _INHERITED:
             model, origin = inherited, "inherited"
-    return Prospect(
-        prospect.title, store.put(model), origin, prospect.latency_ratio, prospect.work, prospect.parameters
-    )
+    return replace(prospect, start=store.put(model), origin=origin)

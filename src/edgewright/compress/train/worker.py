@@ -3,6 +3,7 @@
 It ends when its stdin closes, so that a parent that dies leaves nothing running.
 """
 
+import importlib
 import os
 import struct
 import sys
@@ -69,6 +70,8 @@ def receive(stream: BinaryIO) -> bytes:
 
 def serve() -> None:
     """Perform orders until stdin closes."""
+    # PyTorch is loaded while the first order is still being prepared.
+    importlib.import_module("edgewright.compress.train.practice")
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library or a recipe prints must not end up among the replies
     orders: SimpleQueue[Order] = SimpleQueue()
