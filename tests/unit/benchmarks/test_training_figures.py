@@ -86,6 +86,12 @@ def test_a_low_floor_changes_nothing() -> None:
     assert not named(run({"a": entry(0.61)}, floor=0.5), "latency_to_best_peer").holds
 
 
+def test_more_time_than_the_others_had_does_not_hold() -> None:
+    found = run({"a": entry()})
+    assert named(found, "tool_seconds").holds
+    assert not named(replace(found, time_limit_s=200.0), "tool_seconds").holds
+
+
 def test_a_poor_teacher_and_too_few_samples_do_not_hold() -> None:
     found = replace(run({"a": entry()}), accuracy=0.91, samples=800)
     assert not named(found, "teacher_accuracy").holds
