@@ -77,7 +77,7 @@ class _Worker:
     def _listen(self, inbox: "SimpleQueue[tuple[_Worker, bytes]]") -> None:
         assert self.process.stdout is not None  # noqa: S101 # it was opened as a pipe
         with self.process.stdout as stream:
-            while content := receive(stream):  # type: ignore[arg-type] # Popen calls it IO[bytes]
+            while content := receive(stream):
                 inbox.put((self, content))
         inbox.put((self, b""))
 
@@ -199,7 +199,7 @@ class LocalEngine:
                 again.append(turn)
                 return None
             return turn.job, failure
-        message: Outcome | Progress = msgspec.msgpack.decode(content, type=Outcome | Progress)  # type: ignore[arg-type]
+        message: Outcome | Progress = msgspec.msgpack.decode(content, type=Outcome | Progress)
         if isinstance(message, Progress):
             turn.share, turn.point = message.share, message.point
             return None

@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 from queue import SimpleQueue
-from typing import BinaryIO
+from typing import IO
 
 import msgspec
 
@@ -51,14 +51,14 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
     point: CurvePoint | None
 
 
-def send(stream: BinaryIO, message: msgspec.Struct) -> None:
+def send(stream: IO[bytes], message: msgspec.Struct) -> None:
     """Write one message."""
     content = msgspec.msgpack.encode(message)
     stream.write(_LENGTH.pack(len(content)) + content)
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> bytes:
+def receive(stream: IO[bytes]) -> bytes:
     """Return the next message's content, b"" if the other side has gone."""
     head = stream.read(_LENGTH.size)
     if len(head) < _LENGTH.size:
@@ -87,7 +87,7 @@ def serve() -> None:
         send(replies, _perform(order, lessons[order.lessons], answers[order.answers], replies))
 
 
-def _perform(order: Order, lessons: Lessons, answers: Answers | None, replies: BinaryIO) -> Outcome:
+def _perform(order: Order, lessons: Lessons, answers: Answers | None, replies: IO[bytes]) -> Outcome:
     told = 0.0
     last: CurvePoint | None = None
 
