@@ -186,5 +186,11 @@ def _over_budget(report: Report) -> list[str]:
         )
     if any(limit.flag in ("--max-size", "--max-latency", "--max-latency-p50") for limit in broken):
         steps.append("The front may hold a candidate that is closer at a larger loss: see --max-drop.")
-    steps.append("A longer --time-limit tries more candidates; beyond that only a smaller network helps.")
+    if report.training is None:
+        steps.append(
+            "A longer --time-limit tries more candidates; beyond that only a smaller network helps: --train DATA "
+            "trains some with this one as their teacher."
+        )
+    else:
+        steps.append("A longer --time-limit tries more candidates, and trains the smaller networks for longer.")
     return steps

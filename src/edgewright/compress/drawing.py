@@ -12,7 +12,7 @@ from edgewright.compress.printable import printable
 
 __all__ = ["Mark", "across", "drawing", "label", "line", "mark", "upward"]
 
-Mark = Literal["circle", "triangle", "diamond", "square", "ring", "star"]
+Mark = Literal["circle", "triangle", "diamond", "square", "ring", "star", "cross"]
 
 _SHAPES: dict[Mark, str] = {
     "circle": "M-4.5,0a4.5,4.5 0 1,0 9,0a4.5,4.5 0 1,0 -9,0Z",
@@ -20,6 +20,7 @@ _SHAPES: dict[Mark, str] = {
     "triangle": "M0,-5.5L5.5,4.5L-5.5,4.5Z",
     "diamond": "M0,-5.5L5.5,0L0,5.5L-5.5,0Z",
     "square": "M-5,-5H5V5H-5Z",
+    "cross": "M-5,-3L-3,-5L0,-2L3,-5L5,-3L2,0L5,3L3,5L0,2L-3,5L-5,3L-2,0Z",
     "star": "M0,-8L2.1,-2.8L7.6,-2.5L3.3,1.1L4.7,6.5L0,3.4L-4.7,6.5L-3.3,1.1L-7.6,-2.5L-2.1,-2.8Z",
 }
 

@@ -39,7 +39,7 @@ def legend_mark(shape: Mark, kind: str) -> str:
 def front_plot(
     trials: Sequence[Trial], *, metric: str, max_drop: float, original: Place, chosen: Place | None
 ) -> str:
-    """Draw complete trials by latency and size; shape and shade tell the drop.
+    """Draw complete trials by latency and size; shape and shade tell the drop, hollow marks are trained networks.
 
     Args:
         trials: All of them; those that are incomplete or lack a figure are left out.
@@ -64,8 +64,10 @@ def front_plot(
     # The front is drawn last, so that nothing lies over it.
     for trial, place in sorted(shown, key=lambda item: item[0].on_front):
         shape, kind = drop_mark(trial.drop, max_drop)
+        kind += " hollow" if trial.network else ""
+        whose = "trained network, " if trial.network else ""
         hover = (
-            f"{trial.number}: {trial.title}\nlatency {place.ratio:.3g} times, {notation.size(place.size)}, "
+            f"{trial.number}: {trial.title}\n{whose}latency {place.ratio:.3g} times, {notation.size(place.size)}, "
             f"drop {notation.drop(metric, trial.drop)}{', on the front' if trial.on_front else ''}"
         )
         parts.append(mark(x.place(place.ratio), y.place(place.size), shape, f"mark {kind}", hover))
@@ -74,8 +76,10 @@ def front_plot(
     if chosen is not None:
         hover = f"chosen, as measured at the end: latency {chosen.ratio:.3g} times, {notation.size(chosen.size)}"
         parts.append(mark(x.place(chosen.ratio), y.place(chosen.size), "ring", "halo", hover))
+    trained = sum(bool(trial.network) for trial, _ in shown)
     description = (
-        f"{len(shown)} candidates by latency relative to the original and by size, {len(front)} on the front. "
+        f"{len(shown)} candidates by latency relative to the original and by size, {len(front)} on the front"
+        f"{f', {trained} of trained networks' if trained else ''}. "
         "Further left is faster, further down is smaller."
     )
     return drawing("front", _WIDTH, 345, "Candidates by latency and size", description, parts)

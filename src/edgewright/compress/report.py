@@ -10,7 +10,9 @@ from markupsafe import Markup
 
 from edgewright.compress import advice, notation, plots
 from edgewright.compress.comparison import compare, is_original
+from edgewright.compress.curves import learning_plot, legend_curve
 from edgewright.compress.drawing import Mark
+from edgewright.compress.learning import gains, stages, training_sentence, validation_metric
 from edgewright.compress.notation import is_known
 from edgewright.compress.printable import printable_report
 from edgewright.compress.summary import print_summary
@@ -63,6 +65,7 @@ def page(report: Report) -> str:
         recipe=msgspec.json.format(msgspec.json.encode(report.chosen.recipe), indent=2).decode(),
         facts=_facts(report),
         key=_key,
+        learned=_learned(report),
         **_plots(report),
     )
 
@@ -103,6 +106,33 @@ def _plots(report: Report) -> dict[str, Markup]:
         "front_plot": _drawn(front),
         "latency_plot": _drawn(plots.latency_plot(latencies) if latencies else ""),
         "sensitivity_plot": _drawn(plots.sensitivity_plot(report.sensitivity) if sensitivity else ""),
+    }
+
+
+def _learned(report: Report) -> dict[str, Any]:
+    """Return what the section on training shows; empty if nothing was trained."""
+    if report.training is None:
+        return {}
+    metric, is_share = validation_metric(report)
+    found = stages(report)
+    shapes = [
+        {
+            "stage": stage,
+            "plot": _drawn(learning_plot(stage, f"learning-{place}", metric=metric, is_share=is_share)),
+            "idle": [learner.number for learner in stage.learners if not learner.places],
+        }
+        for place, stage in enumerate(found)
+    ]
+    return {
+        "training": report.training,
+        "sentence": training_sentence(report),
+        "metric": metric,
+        "unit": "accuracy" if is_share else "r2",
+        "shapes": shapes,
+        "gains": gains(report),
+        "key": lambda kind: _drawn(legend_curve(kind)),
+        "is_untaught": any(not network.distilled and network.curve for network in report.training.networks),
+        "is_on_front": any(trial.network for trial in report.trials if trial.state == "complete"),
     }
 
 

@@ -1,5 +1,8 @@
 """The result in a terminal: what was chosen, what is proved, what to do next."""
 
+from collections.abc import Sequence
+from functools import partial
+
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -10,6 +13,8 @@ from rich.text import Text
 from edgewright.compress import notation
 from edgewright.compress.advice import limits, next_steps, subject
 from edgewright.compress.comparison import compare, is_original
+from edgewright.compress.learning import contributions, ratio_in_words, training_sentence
+from edgewright.compress.notation import ABSENT, Writer, is_known
 from edgewright.compress.printable import printable_report
 from edgewright.contract.candidate import Report, Trial
 
@@ -32,6 +37,7 @@ def print_summary(report: Report, console: Console) -> None:
     _print_certificate(report, console)
     _print_budget(report, console)
     _print_front(report, console)
+    _print_training(report, console)
     steps = next_steps(report)
     if steps:
         console.print("\nWhat to do next", style="bold")
@@ -130,6 +136,46 @@ def _print_front(report: Report, console: Console) -> None:
     chosen = ", * chosen" if any(trial.sha256 == report.chosen.sha256 for trial in report.front) else ""
     console.print(f"\nfront{more}{chosen} (drop on the samples that chose, not certified)", highlight=False)
     console.print(Padding(table, 0), highlight=False)
+
+
+def _print_training(report: Report, console: Console) -> None:
+    sentence = training_sentence(report)
+    if not sentence:
+        return
+    console.print(Text(f"\ntraining: {sentence}"))
+    found = contributions(report)
+    if not found:
+        return
+    table = Table("", "tried", "metric", "size", "latency", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.columns[1].justify = "right"
+    for step in dict.fromkeys(contribution.step for contribution in found):
+        same = [contribution for contribution in found if contribution.step == step]
+        table.add_row(
+            Text(step),
+            str(len(same)),
+            _span([c.metric_with - c.metric_without for c in same], partial(_change, report.certificate.metric)),
+            _span([c.size_ratio for c in same], ratio_in_words),
+            _span([c.latency_ratio for c in same], ratio_in_words),
+        )
+    console.print("what each step gave, in networks of this search that differ in it alone", highlight=False)
+    console.print(table, highlight=False)
+
+
+def _change(metric: str, value: float | None) -> str:
+    """Write a change of a metric with its sign."""
+    if not is_known(value):
+        return ABSENT
+    text = notation.drop(metric, abs(value))
+    return f"{'-' if value < 0 else '+'}{text}"
+
+
+def _span(values: Sequence[float | None], write: Writer) -> str:
+    """Write the least and the greatest of some figures."""
+    known = sorted(value for value in values if is_known(value))
+    if not known:
+        return ABSENT
+    least, most = write(known[0]), write(known[-1])
+    return least if least == most else f"{least} to {most}"
 
 
 def _shown(report: Report) -> list[Trial]:
