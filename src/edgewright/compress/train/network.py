@@ -32,6 +32,8 @@ _TOLERANCE = 1e-3
 _INTEGER_TOLERANCE = 0.2
 # Larger numbers are masks, not weights.
 _LARGEST_WEIGHT = 1e4
+# So many ways to find the batch in the targets of reshapes are tried.
+_MOST_READINGS = 64
 _LAYERS = frozenset("Conv ConvTranspose Gather Gemm GRU LSTM MatMul".split())
 
 
@@ -130,12 +132,13 @@ class Network(nn.Module):
     def _build(self, nodes: Sequence[onnx.NodeProto]) -> list[Tensor]:
         """Turn the nodes into steps, running each on the example as it is made; return the outputs."""
         known: dict[str, Any] = dict(zip(self.input_names, self._examples, strict=True))
+        any_batch = all(self._graph.shapes[name][:1] == (None,) for name in self.input_names)
         with torch.no_grad():
             for node in nodes:
                 builder = _BUILDERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
                 built = self._pairs.built.get(node.name)
                 shapes = [self._shape(known, name) for name in node.input]
-                site = Site(node, self._graph.opset, self._constants, shapes)
+                site = Site(node, self._graph.opset, self._constants, shapes, any_batch)
                 if built is None:
                     if builder is None:
                         raise site.cannot("it is not known")
@@ -232,9 +235,25 @@ class Network(nn.Module):
 
     def _check(self, first: Sequence[Tensor]) -> None:
         """Let reshapes learn the batch, and see that batches and the runtime give the same answers."""
+        others = [value.flip(-1) if value.ndim > 1 else value for value in self._examples]
+        both = [torch.cat((a, b)) if a.ndim else a for a, b in zip(self._examples, others, strict=True)]
+        failures: list[CandidateError] = []
+        while True:
+            try:
+                self._check_batch(first, others, both)
+            except CandidateError as error:
+                failures.append(error)
+                # What was read last comes before what failed, so that is tried in another way first.
+                latest = reversed(self._reshapes.values())
+                if len(failures) == _MOST_READINGS or not any(one.read_otherwise() for one in latest):
+                    raise failures[0] from None
+            else:
+                break
+        self._compare_with_runtime(first)
+
+    def _check_batch(self, first: Sequence[Tensor], others: Sequence[Tensor], both: Sequence[Tensor]) -> None:
+        """Raise CandidateError unless a batch of two answers as two samples do."""
         with torch.no_grad():
-            others = [value.flip(-1) if value.ndim > 1 else value for value in self._examples]
-            both = [torch.cat((a, b)) if a.ndim else a for a, b in zip(self._examples, others, strict=True)]
             try:
                 together = self(*both)
                 second = self(*others)
@@ -250,7 +269,6 @@ class Network(nn.Module):
                 continue
             if not one.ndim or len(many) != 2 * len(one) or not self._alike(many, torch.cat((one, two))):
                 raise _inseparable(f"output {name!r} of a sample depends on the batch")
-        self._compare_with_runtime(first)
 
     def _compare_with_runtime(self, given: Sequence[Tensor]) -> None:
         feed = {name: value.numpy() for name, value in zip(self.input_names, self._examples, strict=True)}

@@ -64,12 +64,14 @@ class Site:
         opset: Version of the standard operator set.
         constants: Initializers by name.
         shapes: Shape of each input in the reference run, () where it is absent.
+        any_batch: Whether the graph takes any batch.
     """
 
     node: onnx.NodeProto
     opset: int
     constants: Mapping[str, NDArray[Any]]
     shapes: Sequence[tuple[int, ...]] = field(default=())
+    any_batch: bool = True
 
     def attr(self, name: str, default: Any = None) -> Any:
         """Return an attribute, text as str."""

@@ -17,6 +17,7 @@ from edgewright.compress.graph import Graph, session_bytes
 from edgewright.compress.layers import layer_weights
 from edgewright.compress.train.architecture import Architecture
 from edgewright.compress.train.draft import draft
+from edgewright.compress.train.export import export
 from edgewright.compress.train.network import Network
 from edgewright.compress.train.prune import Prune, prunable, prune
 from edgewright.contract.errors import CandidateError
@@ -237,6 +238,74 @@ def test_training_learns_batch_statistics_and_writes_them(built: Build) -> None:
     assert np.abs(written.constants["mean"]).max() > 0.01
     assert any(node.op_type == "BatchNormalization" for node in written.nodes)
     assert_answers(network, network.to_onnx(), random(2, 3, 5, 5))
+
+
+class Encoder(nn.Module):
+    """Torch's own transformer layer, or its attention alone with the batch in the middle."""
+
+    def __init__(self, *, whole: bool) -> None:
+        super().__init__()
+        self.embed = nn.Linear(6, 32)
+        self.layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True) if whole else None
+        self.attention = nn.MultiheadAttention(32, 4) if not whole else None
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value: Tensor = self.embed(x)
+        if self.layer is not None:
+            value = self.layer(value)
+        elif self.attention is not None:
+            turned = value.transpose(0, 1)
+            value = value + self.attention(turned, turned, turned, need_weights=False)[0].transpose(0, 1)
+        answer: Tensor = self.head(value.mean(1))
+        return answer
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["TransformerEncoderLayer", "MultiheadAttention"])
+def encoder(request: pytest.FixtureRequest) -> onnx.ModelProto:
+    torch.manual_seed(0)
+    return export(Encoder(whole=request.param), [random(2, 12, 6).numpy()])
+
+
+def with_batch_of_one(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph as exporters write it that know no free axes: all targets of reshapes are numbers."""
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    del fixed.graph.value_info[:]
+    graph = Graph(onnx.shape_inference.infer_shapes(fixed, data_prop=True))
+    for node in graph.nodes:
+        if node.op_type == "Reshape":
+            node.input[1] = graph.constant("target", np.array(graph.shapes[node.output[0]], np.int64))
+    return graph.model()
+
+
+def test_attention_of_torch_trains_and_loses_heads(encoder: onnx.ModelProto) -> None:
+    network, value = Network(encoder), random(6, 12, 6)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    losses = []
+    for _ in range(8):
+        loss = nn.functional.cross_entropy(network(value)[0], torch.arange(6) % 5)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    trained = network.to_onnx()
+    assert_answers(Network(trained), trained, value)
+    narrow = prune(trained, Prune(ratio=0.0, heads=0.5))
+    assert [width.count for width in prunable(narrow).values() if width.kind == "heads"] == [2]
+    assert_answers(Network(narrow), narrow, value)
+
+
+def test_attention_for_a_batch_of_one_takes_any(encoder: onnx.ModelProto) -> None:
+    fixed = with_batch_of_one(encoder)
+    assert_answers(Network(fixed), fixed, random(1, 12, 6))
+    value = random(7, 12, 6)
+    with torch.no_grad():
+        given = Network(fixed).eval()(value)[0].numpy()
+    np.testing.assert_allclose(given, runtime(encoder, value)[0], rtol=1e-4, atol=1e-5)
 
 
 # What is read of a recurrent layer, and how the answer is made of it.
