@@ -89,11 +89,12 @@ def train_integers(course: Course, finalist: Finalist, until: float) -> list[Con
         return []
     kept: list[int] = []
     failed: list[int] = []
+    keeps_now = finalist.best is not None and closeness(finalist.best, Budget(max_drop=course.max_drop)) <= 0
     gains: list[Contribution] = []
     number = 0
     while (left := until - time.monotonic()) > _LEAST_S:
         number += 1
-        steps = tightness(kept, failed, course.workers)
+        steps = tightness(kept, failed, course.workers, keeps_now=keeps_now)
         deadline = time.monotonic() + (left if left < 3 * _LEAST_S else _SHARE * left)
         starts = [(db, start) for db in steps if (start := _start(course, finalist, db)) is not None]
         if not starts:

@@ -171,19 +171,20 @@ def passes(rows: int, available: int) -> tuple[int, int]:
     return min(rows // available, _MOST_PASSES), available
 
 
-def tightness(kept: Sequence[float], failed: Sequence[float], count: int) -> list[int]:
+def tightness(kept: Sequence[float], failed: Sequence[float], count: int, *, keeps_now: bool = True) -> list[int]:
     """Return at which tightness integers are trained next, dB of noise before training.
 
     Args:
         kept: What was tried and kept the limit on the drop.
         failed: What was tried and did not.
         count: How many are tried at the same time.
+        keeps_now: Whether the network keeps the limit before; if not, many bits are trained first.
 
     >>> tightness([], [], 2), tightness([18], [12], 2), tightness([18, 12], [], 2), tightness([], [18, 12], 2)
     ([18, 12], [15], [10, 8], [21, 30])
     """
     if not kept and not failed:
-        return [18, 12, 24, 8][:count]
+        return [18, 12, 24, 8][:count] if keeps_now else [30, 21, 36, 15][:count]
     least = min(kept, default=math.inf)
     worst = max(failed, default=-math.inf)
     open_steps = [db for db in _TIGHTNESS if worst < db < least and db not in (*kept, *failed)]

@@ -1,5 +1,6 @@
 """The rounds of training in full precision: many networks for a short time, the promising ones for longer."""
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ from edgewright.compress.train.course import Course, Task
 from edgewright.compress.train.families import parameters
 from edgewright.compress.train.lessons import Lessons
 from edgewright.compress.train.network import Network
-from edgewright.compress.train.plan import Prospect, Standing, passes, rows_each, survivors
+from edgewright.compress.train.plan import Prospect, Standing, passes, rows_each, shortlist, survivors
 from edgewright.compress.train.prune import Prune, prune
 from edgewright.compress.train.settings import Start, Training, usual_training
 from edgewright.compress.train.survey import eight_bit, few_batches, measured_ratios
@@ -24,8 +25,13 @@ __all__ = ["seconds_per_row", "settings_for", "train_in_rounds"]
 
 # Share of the time for full precision that each round gets, and how many networks it trains.
 _ROUNDS = ((0.25, 8), (0.3, 3), (0.45, 2))
-_PACE_ROWS = 32
-_PACE_STEPS = 4
+_PACE_STEPS = 3
+# Of the time of the cores, what is left for training beside starting, judging and waiting for one another.
+_USABLE = 0.85
+# The first round shows this share of all rows at least, to no fewer networks than these.
+_LEAST_PASS, _LEAST_PLACES = 0.5, 4
+# Share of the rows for what begins with the original's weights.
+_WARM = 0.5
 # Of a network that stands well, so much goes before it is trained on.
 _FURTHER = 0.25
 
@@ -68,12 +74,16 @@ def settings_for(course: Course, rows: int, start: Start) -> Training:
 
 
 def seconds_per_row(content: bytes, lessons: Lessons) -> float:
-    """Return how long one thread takes to train a network on one row, measured here on a few steps."""
+    """Return how long one thread takes to train a network on one row, measured here on a few steps.
+
+    Raises:
+        CandidateError: The network cannot be trained.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         network = Network(onnx.load_from_string(content))
-        rows = lessons.train[: min(_PACE_ROWS, len(lessons.train))]
+        rows = lessons.train[: usual_training(len(lessons.train), "fresh").batch]
         inputs = [torch.from_numpy(np.ascontiguousarray(array[rows])) for array in lessons.inputs]
         network.train()
         times = []
@@ -109,18 +119,41 @@ def _planned(course: Course, standings: Sequence[Standing], number: int, deadlin
             able.append((standing, seconds_per_row(course.store.content(standing.network), course.lessons)))
         except (CandidateError, RuntimeError) as error:
             course.notes.append(f"{standing.prospect.title} cannot be trained: {error}")
-    core_seconds = course.workers * max(0.0, deadline - time.monotonic())
-    rows = rows_each(0.85 * core_seconds, [pace for _, pace in able])
-    tasks = [_task(course, standing, rows, number) for standing, _ in able]
+    core_seconds = _USABLE * course.workers * max(0.0, deadline - time.monotonic())
+    if number == 0:
+        able = _affordable(able, core_seconds, len(course.lessons.train))
+    rows = rows_each(core_seconds, [pace * _share_of(standing) for standing, pace in able])
+    # The longest first: then no worker waits long for another.
+    able.sort(key=lambda entry: -entry[1] * _share_of(entry[0]))
+    tasks = [_task(course, standing, int(rows * _share_of(standing)), number) for standing, _ in able]
     if number == 0 and tasks:
         tasks += _untaught(tasks, [pace for _, pace in able])
     course.store.save(name, tasks)
     return tasks
 
 
+def _share_of(standing: Standing) -> float:
+    """Return the share of rows that a network is shown: one that begins with the original's weights needs less."""
+    return _WARM if standing.prospect.origin == "pruned" else 1.0
+
+
+def _affordable(
+    able: list[tuple[Standing, float]], core_seconds: float, available: int
+) -> list[tuple[Standing, float]]:
+    """Return fewer networks where the first round would be too short to tell them apart."""
+    paces = {standing.prospect.start: pace for standing, pace in able}
+    kept = [standing.prospect for standing, _ in able]
+    while len(kept) > _LEAST_PLACES:
+        rows = rows_each(core_seconds, [paces[prospect.start] for prospect in kept])
+        if rows >= _LEAST_PASS * available:
+            break
+        kept = shortlist(kept, len(kept) - 1, math.inf)
+    return [entry for entry in able if entry[0].prospect in kept]
+
+
 def _task(course: Course, standing: Standing, rows: int, number: int) -> Task:
     prospect = standing.prospect
-    is_fresh = prospect.origin == "fresh" and number == 0
+    start: Start = "trained" if prospect.origin == "pruned" else "fresh"
     origin: Origin = prospect.origin if number == 0 or standing.network == prospect.start else "continued"
     network = TrainedNetwork(
         network="",
@@ -136,7 +169,7 @@ def _task(course: Course, standing: Standing, rows: int, number: int) -> Task:
         drop=None,
         seconds=0.0,
     )
-    return Task(network, standing.network, settings_for(course, rows, "fresh" if is_fresh else "trained"))
+    return Task(network, standing.network, settings_for(course, rows, start))
 
 
 def _untaught(tasks: Sequence[Task], paces: Sequence[float]) -> list[Task]:
