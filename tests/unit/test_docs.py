@@ -1,5 +1,6 @@
 """The documents are true: their commands run, their links lead somewhere, their tables agree with the code."""
 
+import dataclasses
 import os
 import re
 import shlex
@@ -21,9 +22,16 @@ from edgewright.compress.certify import least_samples
 from edgewright.compress.ledger import look_alpha
 from edgewright.compress.metric import METRICS
 from edgewright.compress.pack import DIGITS, bits_per_weight, peak_of
-from edgewright.contract import candidate, errors, evidence, measure
+from edgewright.compress.train.architecture import LADDERS, Architecture, Family
+from edgewright.compress.train.augment import augmentations
+from edgewright.compress.train.families import families_for
+from edgewright.compress.train.form import Kind
+from edgewright.compress.train.recipe import OwnRecipe
+from edgewright.compress.train.settings import Distillation, Training
+from edgewright.contract import candidate, errors, evidence, measure, training
 from edgewright.contract.project import parse_project
 from edgewright.contract.sections import Task
+from edgewright.contract.signature import InputContract, TensorSpec
 from edgewright.profile import endurance, options, profile, target
 from edgewright.signals.exact import exact_bound
 
@@ -85,13 +93,17 @@ def workplace(tmp_path: Path) -> Path:
     tools = tmp_path / ".tools"
     tools.mkdir()
     quick = (
-        'case "$1" in compress) set -- "$@" --time-limit 1;; profile) set -- "$@" --seconds 0.5;; esac\n'
+        'case "$*" in compress*--train*) set -- "$@" --time-limit 30;; compress*) set -- "$@" --time-limit 1;; '
+        'profile*) set -- "$@" --seconds 0.5;; esac\n'
         f'exec {sys.executable} -m edgewright "$@"'
     )
     for name, line in (("edgewright", quick), ("python", f'exec {sys.executable} "$@"')):
         (tools / name).write_text(f"#!/bin/sh\n{line}\n")
         (tools / name).chmod(0o755)
-    code = "import numpy; from data import held_out; numpy.savez('../../test.npz', **held_out())"
+    code = (
+        "import numpy; from data import held_out, training; numpy.savez('../../test.npz', **held_out()); "
+        "numpy.savez('../../train.npz', **training())"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "examples/digits", check=True)
     return tmp_path
 
@@ -118,7 +130,7 @@ def test_every_command_shown_does_what_the_page_says(page: Path, workplace: Path
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -126,7 +138,7 @@ def test_every_command_shown_does_what_the_page_says(page: Path, workplace: Path
 def test_commands_are_skipped_only_for_stated_reasons() -> None:
     notes = [block.note for page in PAGES for block in blocks_of(page) if block.note]
     assert all(re.fullmatch(r"skip .{10,}|exit \d+|as [\w.]+", note) for note in notes)
-    assert sum(note.startswith("skip ") for note in notes) <= 8
+    assert sum(note.startswith("skip ") for note in notes) <= 10
 
 
 def test_python_and_toml_blocks_are_valid() -> None:
@@ -224,6 +236,10 @@ def test_every_project_key_is_documented_and_no_other() -> None:
                 evidence.Certificate,
                 candidate.BudgetOutcome,
                 candidate.Trial,
+                training.TrainingReport,
+                training.TrainedNetwork,
+                training.CurvePoint,
+                training.Contribution,
             ),
         ),
         (
@@ -252,6 +268,38 @@ def test_every_field_is_documented_and_no_other(page: str, records: tuple[type[m
     assert f"chema {candidate.REPORT_SCHEMA}" in (DOCS / "reference" / page).read_text("utf-8")
 
 
+def test_every_family_is_documented_with_its_numbers() -> None:
+    page = DOCS / "reference/families.md"
+    rows = {row[0].strip("`"): row for row in table_rows(page.read_text("utf-8").split("## Numbers")[0])}
+    del rows["family"]
+    assert tuple(rows) == get_args(Family)
+    for family, row in rows.items():
+        architecture = Architecture(family)  # type: ignore[arg-type] # the names have just been compared
+        assert tuple(re.findall(r"`(\w+)`", row[3])) == architecture.dimensions
+        assert architecture.title.startswith(row[1])
+    assert named_in_code(sections_of(page)["Numbers"]) == set(LADDERS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("image", (1, 8, 8)), ("spectrogram", (1, 49, 10)), ("series", (128, 6)), ("table", (9,))]
+)
+def test_families_and_augmentations_of_each_kind_are_documented(kind: Kind, shape: tuple[int, ...]) -> None:
+    rows = {row[0].strip("`"): row for row in table_rows(sections_of(DOCS / "reference/families.md")["Which suit"])}
+    sample, classes = TensorSpec("x", "float32", ("n", *shape)), TensorSpec("y", "float32", ("n", 10))
+    named = re.findall(r"`(\w+)`", rows[kind][2]) or [
+        family for other in ("image", "series") for family in re.findall(r"`(\w+)`", rows[other][2])
+    ]
+    assert tuple(named) == families_for(kind, InputContract((sample,), (classes,)))
+    assert tuple(re.findall(r"`([\w-]+)`", rows[kind][3])) == augmentations(kind)
+
+
+def test_every_name_and_setting_of_a_training_recipe_is_documented() -> None:
+    sections = sections_of(DOCS / "reference/training-recipe.md")
+    assert named_in_code(sections["Your own"]) == {field.name for field in dataclasses.fields(OwnRecipe)}
+    fields = {field.name for record in (Training, Distillation) for field in msgspec.structs.fields(record)}
+    assert named_in_code(sections["What is usual"]) == fields
+
+
 def test_every_error_and_exit_code_is_documented() -> None:
     rows = list(table_rows((DOCS / "reference/errors-and-exit-codes.md").read_text("utf-8")))
     kinds = {row[0].strip("`"): int(row[1]) for row in rows if row[0].startswith("`")}
@@ -275,7 +323,8 @@ def test_the_glossary_has_every_word_once_in_order() -> None:
     assert words == sorted(set(words), key=str.lower)
     assert not set(
         "Model Candidate Recipe Step Trial Front Budget DeviceClass Target Measurement Origin Certificate Look "
-        "Verdict Splits Drop Peak Form U8S8 S8S8 Fidelity Ledger Group Metric".split()
+        "Verdict Splits Drop Peak Form U8S8 S8S8 Fidelity Ledger Group Metric Network Teacher Student Round "
+        "Family".split()
     ) - set(words)
 
 
