@@ -12,8 +12,8 @@ HERE = Path(__file__).parent
 if __name__ == "__main__":
     sys.path.insert(0, str(HERE))
     print(
-        "Compressing examples/digits/model.onnx, and training smaller networks with it as their teacher: at most "
-        "1 percentage point of accuracy may be lost, certified at 95 % on digits that nothing was trained or chosen "
+        "Compressing examples/digits/model.onnx, and training smaller networks with it as their teacher. At most 1 "
+        "percentage point of accuracy may be lost, certified at 95 % on digits that nothing was trained or chosen "
         "by.",
         file=sys.stderr,
     )
