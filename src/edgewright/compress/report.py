@@ -1,5 +1,6 @@
 """The result for people: a page that needs nothing but itself, and (in `summary`) a few lines in the terminal."""
 
+from functools import cache
 from importlib.resources import files
 from pathlib import PurePath
 from typing import Any
@@ -34,39 +35,47 @@ _KINDS = {
 def page(report: Report) -> str:
     """Return the report as one HTML document that loads nothing, neither from the network nor from disk."""
     report = printable_report(report)
-    environment = Environment(
+    certificate = report.certificate
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            report=report,
+            certificate=certificate,
+            note=notation,
+            name=PurePath(report.original.path).name,
+            headline=_HEADLINES[certificate.verdict],
+            subject=advice.subject(report),
+            method=advice.method_sentence(certificate),
+            multiplicity=advice.multiplicity_sentence(certificate),
+            next_steps=advice.next_steps(report),
+            rows=compare(report),
+            limits=advice.limits(report),
+            returned_original=is_original(report),
+            effects=_effects(report),
+            layers=len({layer for ratios in report.sensitivity.values() for layer in ratios}),
+            most_layers=plots.MOST_LAYERS,
+            kinds={kind: _KINDS.get(kind, kind) for kind, ratios in report.sensitivity.items() if ratios},
+            lints=[
+                (name, report.lint.get(key) or {}) for key, name in (("original", "Original"), ("chosen", "Chosen"))
+            ],
+            recipe=msgspec.json.format(msgspec.json.encode(report.chosen.recipe), indent=2).decode(),
+            facts=_facts(report),
+            key=_key,
+            learned=_learned(report),
+            **_plots(report),
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
         loader=FunctionLoader(_source),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    certificate = report.certificate
-    return environment.get_template("report.html.jinja").render(
-        report=report,
-        certificate=certificate,
-        note=notation,
-        name=PurePath(report.original.path).name,
-        headline=_HEADLINES[certificate.verdict],
-        subject=advice.subject(report),
-        method=advice.method_sentence(certificate),
-        multiplicity=advice.multiplicity_sentence(certificate),
-        next_steps=advice.next_steps(report),
-        rows=compare(report),
-        limits=advice.limits(report),
-        returned_original=is_original(report),
-        effects=_effects(report),
-        layers=len({layer for ratios in report.sensitivity.values() for layer in ratios}),
-        most_layers=plots.MOST_LAYERS,
-        kinds={kind: _KINDS.get(kind, kind) for kind, ratios in report.sensitivity.items() if ratios},
-        lints=[
-            (name, report.lint.get(key) or {}) for key, name in (("original", "Original"), ("chosen", "Chosen"))
-        ],
-        recipe=msgspec.json.format(msgspec.json.encode(report.chosen.recipe), indent=2).decode(),
-        facts=_facts(report),
-        key=_key,
-        learned=_learned(report),
-        **_plots(report),
     )
 
 

@@ -4,6 +4,7 @@ import io
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from edgewright.contract.candidate import BudgetOutcome, Figures, Report, Trial
 from edgewright.contract.evidence import Certificate
 from edgewright.contract.measure import Measurement, Origin
 from edgewright.contract.signature import InputContract
+from edgewright.contract.training import Contribution, CurvePoint, TrainedNetwork, TrainingReport
 
 HOSTILE = "<script>alert(1)</script>&\"'`]]>--><!--{{ 7*7 }}[red]\x00\x1b[31m"
 MACHINE = "AMD EPYC, 2 cores, x86_64"
@@ -190,12 +192,101 @@ BARE = report_of(
     search={},
     versions={},
 )
+
+
+def curve(*metrics: float, **notes: str) -> tuple[CurvePoint, ...]:
+    """Return a curve; `epoch_2="..."` is a note on it."""
+    return tuple(
+        CurvePoint(
+            epoch=epoch,
+            train_loss=1.0 if epoch else None,
+            validation_loss=1.0,
+            validation_metric=metric,
+            rate=1e-3,
+            seconds=float(epoch),
+            note=notes.get(f"epoch_{epoch}", ""),
+        )
+        for epoch, metric in enumerate(metrics)
+    )
+
+
+def network(name: str, **changes: Any) -> TrainedNetwork:
+    return replace(
+        TrainedNetwork(
+            network=f"sha-{name}",
+            title=f"plain cnn {name}",
+            origin="fresh",
+            parent=f"start-{name}",
+            round=1,
+            rows=2000,
+            distilled=True,
+            parameters=10_090,
+            latency_ratio=0.248,
+            validation_metric=0.9,
+            drop=0.0061,
+            seconds=12.5,
+            curve=curve(0.1, 0.6, 0.9),
+        ),
+        **changes,
+    )
+
+
+ROLLED_BACK = "the loss was not finite: back to the epoch's start, at half the rate"
+NETWORKS = (
+    network("a"),
+    network("b", curve=curve(0.1, 0.3, 0.5, epoch_1=ROLLED_BACK)),
+    network("c", network="", error="the worker died three times", curve=curve(0.1, 0.2)),
+    network(
+        "d", network="", error="there was no time left to begin it", curve=(), validation_metric=None, drop=None
+    ),
+    network("e", distilled=False),
+    network("f", origin="continued", parent="sha-a", round=2, curve=curve(0.9, 0.95)),
+    network("g", origin="integers", parent="sha-f", curve=curve(0.91, 0.96)),
+)
+CONTRIBUTIONS = (
+    Contribution("distillation", "plain cnn a", "select split", 0.8, 0.91),
+    Contribution("distillation", "plain cnn b", "validation rows", 0.93, 0.9),
+    Contribution("training of integers", "plain cnn f", "select split", 0.95, 0.95, 0.53, 1.2),
+)
+TRAINING = TrainingReport(
+    engine="ray",
+    workers=3,
+    seconds=100.8,
+    rows=5370,
+    validation_rows=600,
+    augmentations=("shift", "light"),
+    notes=("augmentation 'mirror': not used",),
+    networks=NETWORKS,
+    contributions=CONTRIBUTIONS,
+)
+TRAINED_TRIALS = (
+    *TRIALS,
+    trial(11, network="sha-b", drop=0.2),
+    trial(12, network="sha-g", sha256="model" * 8, on_front=True),
+)
+TRAINED = report_of(training=TRAINING, trials=TRAINED_TRIALS, front=(*TRIALS[:9], TRAINED_TRIALS[-1]))
+UNTRAINED = report_of(training=replace(TRAINING, networks=(), contributions=(), notes=(), augmentations=()))
+UNKNOWN = replace(
+    BARE,
+    training=replace(
+        TRAINING,
+        seconds=NAN,
+        networks=(
+            network("a", latency_ratio=NAN, validation_metric=NAN, drop=NAN, seconds=NAN, curve=curve(NAN, NAN)),
+            network("b", rows=0, curve=curve(0.5)),
+        ),
+        contributions=(Contribution("pruning", "a", "select split", NAN, 0.5, NAN, NAN),),
+    ),
+)
 EVERY = {
     "good": report_of(),
     "insufficient": INSUFFICIENT,
     "refuted": REFUTED,
     "too large": TOO_LARGE,
     "bare": BARE,
+    "trained": TRAINED,
+    "nothing trained": UNTRAINED,
+    "training unknown": UNKNOWN,
 }
 
 
@@ -291,6 +382,14 @@ def test_names_from_models_and_data_are_text_and_never_markup() -> None:
         report=HOSTILE,
         folder=HOSTILE,
         snippet=HOSTILE,
+        training=replace(
+            TRAINING,
+            engine=HOSTILE,
+            augmentations=(HOSTILE,),
+            notes=(HOSTILE,),
+            networks=(network("a", title=HOSTILE, error=HOSTILE, curve=curve(0.1, 0.2, epoch_1=HOSTILE)),),
+            contributions=(Contribution(HOSTILE, HOSTILE, HOSTILE, 0.1, 0.2),),
+        ),
     )
     text = page(hostile)
     assert Outline(text).open == []
@@ -375,6 +474,8 @@ def test_marks_stay_within_the_drawing() -> None:
         report_of(trials=wild[:1], front=wild[:1]),
         BARE,
         INSUFFICIENT,
+        TRAINED,
+        UNKNOWN,
     ):
         for svg in svgs(page(report)):
             box = [float(v) for v in (svg.get("viewBox") or "").split()]
@@ -389,6 +490,156 @@ def test_front_and_drop_differ_in_shape_and_not_only_in_shade() -> None:
     shapes = {path.get("class"): path.get("d") for path in drawing.iter("path")}
     assert len(shapes) == len(set(shapes.values())) == 5
     assert sum((path.get("class") or "").startswith("mark") for path in drawing.iter("path")) == 10
+
+
+def named(text: str, title: str) -> list[ET.Element]:
+    """Return the drawings whose title begins so."""
+    return [svg for svg in svgs(text) if (svg.findtext("title") or "").startswith(title)]
+
+
+def rows_of(text: str, title: str) -> list[str]:
+    """Return the rows of the table after a heading, without markup."""
+    table = text.split(f"<h3>{title}</h3>")[1].split("</table>")[0]
+    rows = re.findall(r"<tr>.*?</tr>", table, re.S)
+    return [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in rows]
+
+
+def test_without_training_nothing_speaks_of_it() -> None:
+    assert "Training" not in page(report_of())
+    assert "hollow:" not in page(report_of())
+    assert "training:" not in summary(report_of())
+    assert 'href="#training"' in page(TRAINED)
+
+
+def test_marks_of_trained_networks_are_hollow_and_the_legend_says_so() -> None:
+    text = page(TRAINED)
+    (drawing,) = named(text, "Candidates")
+    marks = [path for path in drawing.iter("path") if (path.get("class") or "").startswith("mark")]
+    hollow = [path for path in marks if "hollow" in (path.get("class") or "").split()]
+    assert len(marks) == 12
+    assert [(path.findtext("title") or "").split(":")[0] for path in hollow] == ["11", "12"]
+    assert all("trained network" in (path.findtext("title") or "") for path in hollow)
+    assert "2 of trained networks" in (drawing.findtext("desc") or "")
+    assert "hollow: a trained network" in text
+    assert 'class="tag">trained<' in text
+
+
+def test_every_trained_network_is_listed_with_where_its_weights_come_from() -> None:
+    rows = rows_of(page(TRAINED), "Trained networks")[1:]
+    assert [row for row in rows if "cnn" not in row] == ["Round 1", "Round 2", "Integers, round 1"]
+    listed = [row for row in rows if "cnn" in row]
+    assert [row.split(".")[0] for row in listed] == [str(n) for n in range(1, 8)]
+    assert "10,090 0.248 90.00 % 0.61 pp 2,000 12.5" in listed[0]
+    for row, words in (
+        (0, "fresh weights"),
+        (1, f"epoch 1: {ROLLED_BACK}".replace("'", "&#39;")),
+        (2, "failed: the worker died three times"),
+        (3, "not trained: there was no time left to begin it"),
+        (4, "fresh weights; without a teacher"),
+        (5, "those of no. 1, trained on"),
+        (6, "those of no. 6, rounded to integers"),
+    ):
+        assert words in listed[row]
+    assert [" chosen " in row for row in listed] == [True, False, False, False, False, True, True]
+    assert [" front " in row for row in listed] == [False] * 6 + [True]
+
+
+def test_curves_are_drawn_by_round_and_the_chosen_ones_stand_out() -> None:
+    drawings = named(page(TRAINED), "Round") + named(page(TRAINED), "Integers")
+    assert [drawing.findtext("title") for drawing in drawings] == [
+        "Round 1: learning curves",
+        "Round 2: learning curves",
+        "Integers, round 1: learning curves",
+    ]
+    curves = [
+        [line.get("class") for line in drawing.iter("polyline") if "curve" in (line.get("class") or "")]
+        for drawing in drawings
+    ]
+    assert curves[0] == [
+        "curve other-learner",
+        "curve other-learner",
+        "curve other-learner untaught",
+        "curve chosen-learner",
+    ]
+    assert curves[1:] == [["curve chosen-learner"], ["curve chosen-learner"]]
+    numbers = [
+        [title.tail for text in drawing.iter("text") if "end-number" in (text.get("class") or "") for title in text]
+        for drawing in drawings
+    ]
+    assert [sorted(found, key=str) for found in numbers] == [["1", "2", "3", "5"], ["6"], ["7"]]
+
+
+def test_what_happened_is_marked_on_the_curve_and_told_in_words() -> None:
+    (drawing,) = named(page(TRAINED), "Round 1")
+    marks = {path.get("class"): path for path in drawing.iter("path")}
+    assert ROLLED_BACK in (marks["event"].findtext("title") or "")
+    assert "the worker died three times" in (marks["failure"].findtext("title") or "")
+    assert len({marks[kind].get("d") for kind in ("event", "failure", "end other-end")}) == 3
+    said = drawing.findtext("desc") or ""
+    for number, words in (
+        (1, "10.00 % at first, 90.00 % at best, 2,000 rows"),
+        (2, ROLLED_BACK),
+        (3, "failed: the worker died three times"),
+        (4, "not trained: there was no time left to begin it"),
+    ):
+        assert f"{number}, plain cnn" in said
+        assert words in said
+    assert "Not trained: 4; the table says why." in page(TRAINED)
+
+
+def test_numbers_beside_curves_do_not_lie_over_each_other() -> None:
+    many = tuple(network(str(n), curve=curve(0.1, 0.9 + 1e-4 * n)) for n in range(40))
+    (drawing,) = named(page(report_of(training=replace(TRAINING, networks=many))), "Round 1")
+    numbers = [text for text in drawing.iter("text") if "end-number" in (text.get("class") or "")]
+    heights = sorted(float(text.get("y") or 0) for text in numbers)
+    assert len(heights) == 12
+    assert all(b - a > 12 for a, b in pairwise(heights))
+    assert heights[0] > 0
+    assert heights[-1] < 236
+
+
+def test_a_metric_that_is_no_share_is_written_as_a_number() -> None:
+    fit = network("a", curve=curve(-80.0, 0.5, 0.93), validation_metric=0.93)
+    text = page(
+        report_of(
+            certificate=replace(CERTIFICATE, metric="r2"),
+            data={"task": "regression"},
+            training=replace(TRAINING, networks=(fit,)),
+        )
+    )
+    (drawing,) = named(text, "Round 1")
+    ticks = [label.text or "" for label in drawing.iter("text") if label.get("class") == "tick"]
+    assert not any("%" in tick or "-" in tick for tick in ticks)
+    assert "-80 at first, 0.93 at best" in (drawing.findtext("desc") or "")
+    assert "Values below 0 lie on the lower edge." in text
+
+
+def test_what_each_step_gave_is_told_with_the_samples_it_was_measured_on() -> None:
+    rows = rows_of(page(TRAINED), "What each step gave")[1:]
+    assert rows == [
+        "distillation plain cnn a select split 80.00 % 91.00 % 11.00 pp gained - -",
+        "distillation plain cnn b validation rows 93.00 % 90.00 % 3.00 pp lost - -",
+        "training of integers plain cnn f select split 95.00 % 95.00 % no difference 47 % less 20 % more",
+    ]
+
+
+def test_notes_augmentations_and_engine_of_the_training_are_there() -> None:
+    text = page(TRAINED)
+    for words in ("ray, 3 networks at a time", "shift, light", "augmentation &#39;mirror&#39;: not used", "5,370"):
+        assert words in text
+    assert "No network was trained." in page(UNTRAINED)
+
+
+def test_the_summary_says_how_much_was_trained_and_what_each_step_gave() -> None:
+    text = summary(TRAINED)
+    assert "training: 5 of 7 networks trained in 101 s on 5,370 rows (ray, 3 at a time)" in text
+    assert re.search(r"distillation +2 +-3\.00 pp to \+11\.00 pp +- +-", text)
+    assert re.search(r"training of integers +1 +\+0\.00 pp +47 % less +20 % more", text)
+
+
+def test_an_untrained_network_that_breaks_the_budget_is_told_to_train() -> None:
+    assert "--train" in summary(TOO_LARGE)
+    assert "--train" not in summary(replace(TOO_LARGE, training=TRAINING))
 
 
 def luminance(colour: str) -> float:
