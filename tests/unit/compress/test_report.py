@@ -540,7 +540,7 @@ def test_every_trained_network_is_listed_with_where_its_weights_come_from() -> N
         (6, "those of no. 6, rounded to integers"),
     ):
         assert words in listed[row]
-    assert [" chosen " in row for row in listed] == [True, False, False, False, False, True, True]
+    assert [" leads to the chosen " in row for row in listed] == [True, False, False, False, False, True, True]
     assert [" front " in row for row in listed] == [False] * 6 + [True]
 
 
