@@ -70,12 +70,12 @@ def receive(stream: IO[bytes]) -> bytes:
 
 def serve() -> None:
     """Perform orders until stdin closes."""
-    # PyTorch is loaded while the first order is still being prepared.
-    importlib.import_module("edgewright.compress.train.practice")
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library or a recipe prints must not end up among the replies
     orders: SimpleQueue[Order] = SimpleQueue()
     threading.Thread(target=_listen, args=(orders,), daemon=True).start()
+    # PyTorch is loaded while the first order is still being prepared.
+    importlib.import_module("edgewright.compress.train.practice")
     lessons: dict[str, Lessons] = {}
     answers: dict[str, Answers | None] = {"": None}
     while True:
