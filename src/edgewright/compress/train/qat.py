@@ -1,4 +1,9 @@
-"""Quantisation-aware training: the graph that static quantisation writes is the graph that is trained."""
+"""Quantisation-aware training: the graph that static quantisation writes is the graph that is trained.
+
+A layer's peak is not written in the graph; it is read as the largest integer among the layer's weights, which
+rounding at any peak reaches in at least one channel. Training that begins again from an exported graph therefore
+goes on with the peak that is still used: the same or a smaller one, never more integers than were asked for.
+"""
 
 from collections.abc import Mapping
 

@@ -33,6 +33,13 @@ def observed(model: onnx.ModelProto, values: NDArray[Any]) -> tuple[onnx.ModelPr
     return cleaned, observe(cleaned, tensors_to_observe(Graph(cleaned)), [{name: values}])
 
 
+@pytest.fixture(scope="module")
+def observed_digits(
+    digits_proto: onnx.ModelProto, digits: dict[str, Any]
+) -> tuple[onnx.ModelProto, dict[str, Observation]]:
+    return observed(digits_proto, digits["x"][:128])
+
+
 def train(network: Network, values: NDArray[Any], labels: NDArray[Any], steps: int, rate: float = 1e-3) -> None:
     """Train on mini-batches of 64, seeded."""
     generator = torch.Generator().manual_seed(0)
@@ -68,16 +75,16 @@ FORMS = [StaticInt8(activations=kind, per_channel=whole) for kind in ("uint8", "
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_the_runtime_answers_as_training_simulated(
-    digits_proto: onnx.ModelProto, digits: dict[str, Any], form: StaticInt8
+    observed_digits: tuple[onnx.ModelProto, dict[str, Observation]], digits: dict[str, Any], form: StaticInt8
 ) -> None:
-    values, labels = digits["x"], digits["y"].astype(np.int64)
-    cleaned, seen = observed(digits_proto, values[:128])
+    values, labels = digits["x"][:600], digits["y"][:600].astype(np.int64)
+    cleaned, seen = observed_digits
     layers = [weight.layer for weight in integer_layers(Graph(cleaned))]
     form = StaticInt8(form.activations, form.per_channel, peaks={layers[2]: 7, layers[4]: 1, layers[-1]: 7})
     before = quantize_static(cleaned, form, seen)
     network = quantization_aware(cleaned, form, seen)
     np.testing.assert_array_equal(answered(network.eval().to_onnx(), values), answered(before, values))
-    train(network, values, labels, 6)
+    train(network, values, labels, 4)
     made = network.to_onnx()
     want, have = answered(made, values), simulated(network, values)
     assert np.abs(want - have).max() < step_of(want)
@@ -128,11 +135,11 @@ def test_depthwise_products_sums_and_clamps_are_simulated_too(built: Build, acti
 
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_training_recovers_what_few_integers_lose(
-    digits_proto: onnx.ModelProto, digits: dict[str, Any], per_channel: bool
+    observed_digits: tuple[onnx.ModelProto, dict[str, Observation]], digits: dict[str, Any], per_channel: bool
 ) -> None:
-    values, labels = digits["x"], digits["y"].astype(np.int64)
+    values, labels = digits["x"][:1200], digits["y"][:1200].astype(np.int64)
     taught = np.arange(len(values)) % 3 > 0
-    cleaned, seen = observed(digits_proto, values[:128])
+    cleaned, seen = observed_digits
     form = StaticInt8(peak=1, per_channel=per_channel)
 
     def accuracy(model: onnx.ModelProto) -> float:
@@ -140,7 +147,7 @@ def test_training_recovers_what_few_integers_lose(
 
     lost = accuracy(quantize_static(cleaned, form, seen))
     network = quantization_aware(cleaned, form, seen)
-    train(network, values[taught], labels[taught], 40)
+    train(network, values[taught], labels[taught], 25)
     assert accuracy(network.to_onnx()) > max(lost + 0.5 * (accuracy(cleaned) - lost), 0.9)
 
 
@@ -173,3 +180,25 @@ def test_steps_learn_by_the_published_gradient() -> None:
     by_hand = 1 * (1 - 0.6) + 2 * (-1 + 1.2) + 3 * 2 + 4 * -2  # Esser 2020, equation 3
     assert quantizer.growth.grad is not None
     torch.testing.assert_close(float(quantizer.growth.grad), by_hand * 0.5 / np.sqrt(4 * 2), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_gradients_of_many_values_are_summed_exactly_enough(per_channel: bool) -> None:
+    from edgewright.compress.train.fake import FakeQuantizer
+
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(32, 16, 12, 12, generator=generator).requires_grad_()
+    upstream = torch.randn(32, 16, 12, 12, generator=generator)
+    step = torch.full((32, 1, 1, 1), 0.015) if per_channel else torch.tensor(0.015)
+    quantizer = FakeQuantizer(step, -128, 127, batched=False)
+    (quantizer(values) * upstream).sum().backward()
+    exact, gradient, size = values.detach().double(), upstream.double(), step.double()
+    codes = (exact / size).round().clamp(-128, 127)
+    inside = (exact / size).round() == codes
+    change = (gradient * (codes - inside * exact / size)).sum_to_size(step.shape) * size
+    change /= np.sqrt(values.numel() / step.numel() * 128)
+    assert quantizer.growth.grad is not None
+    assert values.grad is not None
+    limit = 1e-4 * float(change.abs().max())
+    torch.testing.assert_close(quantizer.growth.grad.double(), change, rtol=1e-3, atol=limit)
+    assert float((values.grad.double() != gradient * inside).double().mean()) < 1e-5  # but for ties
