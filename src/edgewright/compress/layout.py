@@ -14,7 +14,7 @@ from edgewright.compress.space import Space, space_of
 from edgewright.compress.static import StaticInt8, integer_layers
 from edgewright.profile.target import Machine
 
-__all__ = ["lay_out"]
+__all__ = ["adds_in_32_bits", "lay_out"]
 
 _PROBES = 8
 
@@ -53,13 +53,13 @@ def lay_out(
         integers,
         signed_first=machine.arch.startswith(("aarch64", "arm")),
         fold=tuple(step for step in first if isinstance(step, FoldPreprocess)),
-        int8_peak=127 if _adds_in_32_bits(machine) else 63,
+        int8_peak=127 if adds_in_32_bits(machine) else 63,
         start=tuple(step for step in first if isinstance(step, Trained)),
     )
     return space, {"few bits": weights, "integers": integers}
 
 
-def _adds_in_32_bits(machine: Machine) -> bool:
+def adds_in_32_bits(machine: Machine) -> bool:
     """Whether 8-bit products cannot saturate: x86 without VNNI adds pairs of them in 16 bits."""
     return not machine.arch.startswith(("x86", "AMD64", "i686")) or any(
         name in machine.features for name in ("avx512_vnni", "avx_vnni", "amx_int8")

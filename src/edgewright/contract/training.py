@@ -14,6 +14,7 @@ class CurvePoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         epoch: Passes that were complete; 0 is the start, before any training.
+        rows: Training rows shown so far, repetitions counted.
         train_loss: Mean over the epoch's rows; None at the start.
         validation_loss: Mean over the validation rows, of labels or of the teacher's answers.
         validation_metric: Higher is better: share of right answers, R², or agreement with the teacher.
@@ -23,6 +24,7 @@ class CurvePoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     epoch: int
+    rows: int
     train_loss: float | None
     validation_loss: float
     validation_metric: float

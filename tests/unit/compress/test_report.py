@@ -199,6 +199,7 @@ def curve(*metrics: float, **notes: str) -> tuple[CurvePoint, ...]:
     return tuple(
         CurvePoint(
             epoch=epoch,
+            rows=1000 * epoch,
             train_loss=1.0 if epoch else None,
             validation_loss=1.0,
             validation_metric=metric,

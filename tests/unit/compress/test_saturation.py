@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from edgewright.compress.calibrate import observe
-from edgewright.compress.compress import _adds_in_32_bits
 from edgewright.compress.graph import Graph, clean
+from edgewright.compress.layout import adds_in_32_bits
 from edgewright.compress.space import space_of
 from edgewright.compress.static import StaticInt8, quantize_static, tensors_to_observe
 from edgewright.profile.target import Machine
@@ -39,7 +39,7 @@ LAPTOP = Machine(
     ],
 )
 def test_the_target_tells_whether_products_can_saturate(arch: str, features: tuple[str, ...], safe: bool) -> None:
-    assert _adds_in_32_bits(msgspec.structs.replace(LAPTOP, arch=arch, features=features)) is safe
+    assert adds_in_32_bits(msgspec.structs.replace(LAPTOP, arch=arch, features=features)) is safe
 
 
 def test_no_pair_of_products_exceeds_16_bits(

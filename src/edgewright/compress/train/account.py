@@ -9,15 +9,17 @@ __all__ = ["contributions_of"]
 _ON = "select split"
 
 
-def contributions_of(networks: Sequence[TrainedNetwork]) -> list[Contribution]:
+def contributions_of(networks: Sequence[TrainedNetwork], original: float) -> list[Contribution]:
     """Return what distillation gave, and what pruning a trained network further cost.
 
-    Metrics are relative to the original's: 0 is as good, -0.01 one point worse.
+    Args:
+        networks: Of one search.
+        original: The original's metric on the select split.
     """
-    return [*_distillation(networks), *_pruning(networks)]
+    return [*_distillation(networks, original), *_pruning(networks, original)]
 
 
-def _distillation(networks: Sequence[TrainedNetwork]) -> list[Contribution]:
+def _distillation(networks: Sequence[TrainedNetwork], original: float) -> list[Contribution]:
     """Compare networks with the same start and the same rows, one with a teacher, one without."""
     alone = [n for n in networks if not n.distilled and n.drop is not None and n.origin != "integers"]
     found = []
@@ -31,17 +33,19 @@ def _distillation(networks: Sequence[TrainedNetwork]) -> list[Contribution]:
             None,
         )
         if twin is not None:
-            found.append(Contribution("distillation", twin.title, _ON, -(without.drop or 0.0), -(twin.drop or 0.0)))
+            found.append(Contribution("distillation", twin.title, _ON, original - (without.drop or 0.0), original - (twin.drop or 0.0)))
     return found
 
 
-def _pruning(networks: Sequence[TrainedNetwork]) -> list[Contribution]:
+def _pruning(networks: Sequence[TrainedNetwork], original: float) -> list[Contribution]:
     """Compare networks pruned in this search, fine-tuned, with what they were pruned from."""
     found = []
     for pruned in networks:
         if pruned.origin != "pruned" or pruned.drop is None or pruned.round < 2:
             continue
-        title = pruned.title.rsplit(", pruned by", 1)[0]
+        title, comma, _ = pruned.title.rpartition(", pruned by")
+        if not comma:
+            continue
         twin = next(
             (
                 n
@@ -56,8 +60,8 @@ def _pruning(networks: Sequence[TrainedNetwork]) -> list[Contribution]:
                     "pruning",
                     pruned.title,
                     _ON,
-                    -(twin.drop or 0.0),
-                    -pruned.drop,
+                    original - (twin.drop or 0.0),
+                    original - pruned.drop,
                     size_ratio=pruned.parameters / twin.parameters,
                     latency_ratio=_ratio(pruned.latency_ratio, twin.latency_ratio),
                 )

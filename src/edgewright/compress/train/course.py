@@ -145,10 +145,10 @@ class Course:
         )
 
     def _recorded(self, task: Task, outcome: Outcome) -> TrainedNetwork:
-        digest = "" if outcome.model is None else self.store.put(outcome.model)
-        drop = None
-        if outcome.model is not None:
-            drop = self.drop_of(outcome.model)
+        rows = max((point.rows for point in outcome.curve), default=0)
+        learned = outcome.model is not None and rows > 0
+        digest = self.store.put(outcome.model) if outcome.model is not None and learned else ""
+        drop = self.drop_of(outcome.model) if outcome.model is not None and learned else None
         metrics = [point.validation_metric for point in outcome.curve]
         curve = outcome.curve
         if curve and outcome.note:
@@ -159,11 +159,11 @@ class Course:
         return msgspec.structs.replace(
             task.network,
             network=digest,
-            rows=task.settings.shown(len(self.lessons.train)) * max((p.epoch for p in curve), default=0),
+            rows=rows,
             distilled=task.settings.distillation is not None,
             validation_metric=max(metrics, default=None),
             drop=drop,
             seconds=outcome.seconds,
             curve=curve,
-            error=outcome.error or "",
+            error=outcome.error or ("" if rows else "there was no time left to train it"),
         )

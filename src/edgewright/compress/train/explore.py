@@ -91,7 +91,7 @@ def explore(run: Run, search: Search, *, seconds: float) -> TrainingReport:
         augmentations=admission.names,
         notes=tuple(course.notes),
         networks=tuple(course.networks),
-        contributions=(*contributions_of(course.networks), *contributions),
+        contributions=(*contributions_of(course.networks, float(run.select.scores.mean())), *contributions),
     )
 
 

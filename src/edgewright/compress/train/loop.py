@@ -234,9 +234,10 @@ class _Run:
         if not is_start:
             self._count_waiting((metric, -loss))
         mean = None if is_start or not progress.rows else progress.loss_sum / progress.rows
+        shown = progress.epoch * self.settings.shown(len(self.lessons.train)) + (0 if whole else progress.rows)
         epoch = progress.epoch if whole else progress.epoch + 1
         progress.curve.append(
-            CurvePoint(epoch, mean, loss, metric, self.stepper.rate, self._seconds(), progress.note)
+            CurvePoint(epoch, shown, mean, loss, metric, self.stepper.rate, self._seconds(), progress.note)
         )
         progress.note = ""
         if whole:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from edgewright.compress.train.site import Binding, Built, Layout, Site
@@ -10,6 +11,34 @@ from edgewright.compress.train.site import Binding, Built, Layout, Site
 __all__ = ["RECURRENT"]
 
 _GATES = {"GRU": 3, "LSTM": 4}
+
+
+class EarlyReset(nn.GRU):
+    """A GRU whose reset gate acts before the recurrent product, ONNX's linear_before_reset=0; step by step."""
+
+    def forward(self, value: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Return the states at all times [time, batch, directions * hidden] and the last of each direction."""
+        answers, lasts = [], []
+        for turn, suffix in enumerate(("", "_reverse")[: 2 if self.bidirectional else 1]):
+            start = value.new_zeros(value.shape[1], self.hidden_size) if state is None else state[turn]
+            answer = self._one_way(value.flip(0) if suffix else value, start, suffix)
+            lasts.append(answer[-1])
+            answers.append(answer.flip(0) if suffix else answer)
+        return torch.cat(answers, -1), torch.stack(lasts)
+
+    def _one_way(self, value: Tensor, state: Tensor, suffix: str) -> Tensor:
+        inner = getattr(self, f"weight_hh_l0{suffix}")
+        given = nn.functional.linear(value, getattr(self, f"weight_ih_l0{suffix}"))
+        if self.bias:
+            given = given + getattr(self, f"bias_ih_l0{suffix}") + getattr(self, f"bias_hh_l0{suffix}")
+        gates, size = 2 * self.hidden_size, self.hidden_size
+        states = []
+        for now in given:
+            reset, keep = torch.sigmoid(now[:, :gates] + state @ inner[:gates].T).split(size, -1)
+            fresh = torch.tanh(now[:, gates:] + (reset * state) @ inner[gates:].T)
+            state = fresh + keep * (state - fresh)
+            states.append(state)
+        return torch.stack(states)
 
 
 class Recurrent(nn.Module):
@@ -54,8 +83,6 @@ def _recurrent(site: Site) -> Built:
     weight, recurrence, bias = site.fixed(1), site.fixed(2), site.fixed(3)
     if weight is None or recurrence is None or (site.has(3) and bias is None):
         raise site.cannot("its weight is computed")
-    if kind == "GRU" and not site.attr("linear_before_reset", 0):
-        raise site.cannot("linear_before_reset is 0")
     if site.attr("clip") or site.attr("layout", 0) or site.attr("input_forget", 0) or site.has(7):
         raise site.cannot("it clips, couples gates, has peepholes or puts the batch first")
     usual = ["Sigmoid", "Tanh"] if kind == "GRU" else ["Sigmoid", "Tanh", "Tanh"]
@@ -66,7 +93,9 @@ def _recurrent(site: Site) -> Built:
         raise site.cannot("its activations are not the usual ones")
     _check_lengths(site)
     hidden = wide // _GATES[kind]
-    layer = nn.GRU if kind == "GRU" else nn.LSTM
+    layer: type[nn.GRU | nn.LSTM] = nn.LSTM
+    if kind == "GRU":
+        layer = nn.GRU if site.attr("linear_before_reset", 0) else EarlyReset
     cell = layer(inside, hidden, bias=site.has(3), bidirectional=direction == "bidirectional")
     call = Recurrent(cell, direction == "reverse", tuple(bool(name) for name in site.node.output))
     gates: Layout = "gru" if kind == "GRU" else "lstm"
