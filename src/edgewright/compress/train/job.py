@@ -97,7 +97,18 @@ def perform(
 
     began = time.monotonic()
     try:
-        model, curve = practise(job, lessons, answers, checkpoint, deadline, tell)
+        model, curve = practise(
+            job.model,
+            lessons,
+            answers,
+            job.settings,
+            seed=job.seed,
+            held=None if job.hold is None else job.hold.layers,
+            recipe=job.recipe,
+            checkpoint=checkpoint,
+            deadline=deadline,
+            tell=tell,
+        )
     except EdgewrightError as error:
         return Outcome(job.key, None, (), time.monotonic() - began, error.message)
     except (Exception, SystemExit) as error:  # the user's recipe and torch raise what they like

@@ -1,6 +1,6 @@
 """A job's training itself: ONNX in, ONNX out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import onnx
@@ -8,26 +8,42 @@ import torch
 
 from edgewright.compress.train.answers import Answers
 from edgewright.compress.train.ends import ending_of, feature_of
-from edgewright.compress.train.job import Job
 from edgewright.compress.train.lessons import Lessons
 from edgewright.compress.train.loop import fit
 from edgewright.compress.train.network import Network
 from edgewright.compress.train.recipe import load_recipe
-from edgewright.compress.train.settings import CurvePoint
+from edgewright.compress.train.settings import CurvePoint, Training
 from edgewright.compress.train.sparse import hold, zero_masks
 
 __all__ = ["practise"]
 
 
 def practise(
-    job: Job,
+    content: bytes,
     lessons: Lessons,
     answers: Answers | None,
+    settings: Training,
+    *,
+    seed: int,
+    held: Collection[str] | None,
+    recipe: str | None,
     checkpoint: Path | None,
     deadline: float | None,
     tell: Callable[[float, CurvePoint | None], None] | None,
 ) -> tuple[bytes, tuple[CurvePoint, ...]]:
-    """Train, and return the trained graph and the learning curve; for the arguments see `job.perform`.
+    """Train, and return the trained graph and the learning curve.
+
+    Args:
+        content: The ONNX graph to start from.
+        lessons: Rows to train on.
+        answers: A teacher's answers to the same rows.
+        settings: How.
+        seed: Of the order of rows, augmentation and dropout.
+        held: Layers whose zeros stay; every sparse one if empty, none if None.
+        recipe: The user's own, "module:function".
+        checkpoint: File to go on from, and to keep while it lasts.
+        deadline: Of `time.monotonic()`.
+        tell: Told the share of steps done and each epoch.
 
     Raises:
         CandidateError: The graph cannot be trained, or training failed.
@@ -35,18 +51,18 @@ def practise(
     """
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(mode=True)
-    model = onnx.load_from_string(job.model)
+    model = onnx.load_from_string(content)
     network = Network(model)
     done = fit(
         network,
         lessons,
-        job.settings,
-        seed=job.seed,
+        settings,
+        seed=seed,
         answers=answers,
         ending=ending_of(model),
         feature=feature_of(model),
-        own=None if job.recipe is None else load_recipe(job.recipe),
-        hold=None if job.hold is None else hold(network, zero_masks(network, job.hold.layers)),
+        own=None if recipe is None else load_recipe(recipe),
+        hold=None if held is None else hold(network, zero_masks(network, held)),
         checkpoint=checkpoint,
         deadline=deadline,
         tell=tell,
