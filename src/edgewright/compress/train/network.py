@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from edgewright.compress.graph import Graph, session_bytes
 from edgewright.compress.train.folding import joined, prepared
 from edgewright.compress.train.matrices import MATRICES
-from edgewright.compress.train.moves import MOVES, Reshape
+from edgewright.compress.train.moves import MOVES
 from edgewright.compress.train.operators import OPERATORS
 from edgewright.compress.train.pairs import Pairs
 from edgewright.compress.train.recurrent import RECURRENT
+from edgewright.compress.train.reshape import Reshape
 from edgewright.compress.train.site import Binding, Built, Site, inward, outward
 from edgewright.compress.train.windows import WINDOWS
 from edgewright.contract.errors import CandidateError
