@@ -222,6 +222,9 @@ def _training(arguments: argparse.Namespace, project: Project | None) -> Trainin
             "recipe": section.recipe,
             "engine": section.engine,
             "workers": section.workers,
+            "temperature": section.temperature,
+            "features": section.features,
+            "relations": section.relations,
         }
         chosen = {name: value for name, value in written.items() if value is not None} | chosen
     if chosen and "data" not in chosen:

@@ -36,6 +36,9 @@ class TrainingRequest(msgspec.Struct, frozen=True):
         recipe: The model's own training, `module:function`; None is ours.
         engine: `local`, `ray`, or `ray://host:port`.
         workers: Networks trained at the same time, one thread each.
+        temperature: Of distillation.
+        features: Weight of the teacher's features in the loss.
+        relations: Weight of the relations among samples in the loss.
     """
 
     data: str
@@ -43,6 +46,9 @@ class TrainingRequest(msgspec.Struct, frozen=True):
     recipe: str | None = None
     engine: str = "local"
     workers: int = os.cpu_count() or 1
+    temperature: float = 4.0
+    features: float = 0.0
+    relations: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

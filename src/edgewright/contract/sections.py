@@ -67,6 +67,9 @@ class TrainingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         recipe: The model's own training, module:function; a sensible one if not stated.
         engine: Where networks are trained: local, ray, or ray://host:port.
         workers: Networks trained at the same time, one thread each; one per core if not stated.
+        temperature: Divides the teachers' and the students' scores before they are compared.
+        features: Weight of the distance to what the model's last layer reads, added to the loss.
+        relations: Weight of the distances and angles among samples, added to the loss.
     """
 
     source: str
@@ -74,9 +77,17 @@ class TrainingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recipe: str | None = None
     engine: str = "local"
     workers: int | None = None
+    temperature: float = 4.0
+    features: float = 0.0
+    relations: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what could not train."""
+        for name, least in (("temperature", 0.1), ("features", 0.0), ("relations", 0.0)):
+            if not least <= getattr(self, name) <= 1000:
+                raise ProjectError(
+                    f"{name} is {getattr(self, name):g}, it must be {least:g} to 1000", remedy="Leave it out."
+                )
         if self.workers is not None and self.workers < 1:
             raise ProjectError(
                 f"workers is {self.workers}, it must be at least 1", remedy="Leave it out for one per core."

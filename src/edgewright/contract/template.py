@@ -125,6 +125,9 @@ def _training(training: TrainingSection | None, remarks: Sequence[str] | None) -
         ("recipe", _string(known.recipe), '"mytraining:recipe"', "the model's own training"),
         ("engine", _string(known.engine), "", '"local", "ray", or "ray://host:port"'),
         ("workers", _number(known.workers), "2", "networks trained at the same time; one per core if left out"),
+        ("temperature", repr(known.temperature), "", "divides teachers' and students' scores before comparing"),
+        ("features", repr(known.features), "", "weight of the distance to what the model's last layer reads"),
+        ("relations", repr(known.relations), "", "weight of the distances and angles among samples"),
     ]
     if training is None:
         lines = [(key, None, value or example, meaning) for key, value, example, meaning in lines]

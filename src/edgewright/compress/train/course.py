@@ -13,7 +13,7 @@ from edgewright.compress.train.answers import Answers
 from edgewright.compress.train.engine import Engine
 from edgewright.compress.train.job import Hold, Job, Outcome
 from edgewright.compress.train.lessons import Lessons
-from edgewright.compress.train.settings import Training
+from edgewright.compress.train.settings import Distillation, Training
 from edgewright.compress.train.store import TrainingStore
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.training import CurvePoint, TrainedNetwork
@@ -50,6 +50,7 @@ class Course:
         workers: Jobs at once.
         store: Networks and records.
         augment: Names of the admissible augmentations.
+        distillation: What of the loss comes from the teachers.
         recipe: The user's own training, "module:function".
         ends: When training must be over, of `time.monotonic()`.
         networks: All that were trained.
@@ -64,6 +65,7 @@ class Course:
     workers: int
     store: TrainingStore
     augment: tuple[str, ...]
+    distillation: Distillation
     recipe: str | None
     ends: float
     networks: list[TrainedNetwork] = field(default_factory=list)

@@ -26,6 +26,7 @@ from edgewright.compress.train.evidence import admissible
 from edgewright.compress.train.integers import finalists_of, train_integers
 from edgewright.compress.train.lessons import Lessons, teach
 from edgewright.compress.train.rounds import train_in_rounds
+from edgewright.compress.train.settings import Distillation
 from edgewright.compress.train.store import TrainingStore
 from edgewright.compress.train.survey import ideas, survey
 from edgewright.compress.train.teacher import Teacher, ask
@@ -40,7 +41,8 @@ __all__ = ["explore"]
 _TAUGHT, _SURVEYED = 0.07, 0.08
 _ROUNDS, _FORMS = 0.64, 0.11
 _PLACES = 8
-_VIEWS = 8
+# Augmented copies that the teacher answers, as far as time allows.
+_VIEWS = 64
 
 
 def explore(run: Run, search: Search, *, seconds: float) -> TrainingReport:
@@ -77,6 +79,7 @@ def explore(run: Run, search: Search, *, seconds: float) -> TrainingReport:
             wanted.workers,
             store,
             admission.names,
+            Distillation(wanted.temperature, features=wanted.features, relations=wanted.relations),
             wanted.recipe,
             began + seconds,
             notes=notes + list(answers.notes),
@@ -157,6 +160,8 @@ def _teacher(run: Run) -> Teacher:
 def _answers(run: Run, teacher: Teacher, lessons: Lessons, names: Sequence[str], *, seconds: float) -> Answers:
     """Have the teachers answer; they are asked again for as many views if the run is resumed."""
     request = run.request
+    wanted = request.training
+    assert wanted is not None  # noqa: S101 - see explore
     store = TrainingStore(run.folder.path)
     known = store.load("views", int)
 
@@ -169,6 +174,7 @@ def _answers(run: Run, teacher: Teacher, lessons: Lessons, names: Sequence[str],
         names,
         seed=request.seed,
         views=known or _VIEWS,
+        features=wanted.features > 0 or wanted.relations > 0,
         seconds=None if known else seconds,
         tell=tell,
     )

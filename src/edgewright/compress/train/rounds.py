@@ -70,6 +70,7 @@ def settings_for(course: Course, rows: int, start: Start) -> Training:
     available = len(course.lessons.train)
     epochs, per_epoch = passes(rows, available)
     usual = usual_training(available, start, epochs=epochs, augment=course.augment, teacher=True)
+    usual = msgspec.structs.replace(usual, distillation=course.distillation)
     return msgspec.structs.replace(usual, rows=0 if per_epoch == available else max(per_epoch, usual.batch))
 
 
