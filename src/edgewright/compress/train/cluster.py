@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -44,7 +45,7 @@ class RayEngine:
             address: "ray://host:port"; None starts Ray here.
 
         Raises:
-            InputError: Ray is missing, or the address is none.
+            InputError: Ray or its client is missing, or the address is none.
             TargetError: The cluster cannot be reached.
         """
         if workers < 1:
@@ -57,20 +58,21 @@ class RayEngine:
         self._ray: Any = ray
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address is None:
-            ray.init(num_cpus=workers, include_dashboard=False, **quiet)
+            ray.init("local", num_cpus=workers, include_dashboard=False, **quiet)
             self._slots = workers
         else:
+            if find_spec("grpc") is None:
+                raise InputError("Ray's client is not installed", remedy=f"Run {_INSTALL}.")
             _reach(address)
             try:
                 ray.init(address, **quiet)
                 self._slots = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
-            except ImportError as error:
-                raise InputError(f"Ray's client is incomplete: {error}", remedy=f"Run {_INSTALL}.") from error
             except Exception as error:  # Ray raises what it likes where it cannot connect
                 ray.shutdown()
                 raise TargetError(
                     f"{address} does not answer as a Ray cluster: {type(error).__name__}: {error}",
-                    remedy="Check the address, and that the cluster runs the same versions of Ray and Python.",
+                    remedy="Check the address, that the cluster runs the same versions of Ray and Python, and that "
+                    "RAY_AUTH_MODE is set as there.",
                 ) from error
         self._perform = ray.remote(num_cpus=1, max_retries=0)(_perform)
         self._board: Any = self._ray.remote(num_cpus=0)(_Board).remote()
