@@ -1,0 +1,152 @@
+"""What is trained, and for how long: decisions from figures alone."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from edgewright.compress.train.plan import (
+    Prospect,
+    Standing,
+    passes,
+    rows_each,
+    score,
+    shortlist,
+    survivors,
+    tightness,
+)
+from edgewright.contract.training import Origin
+
+
+def prospect(title: str, ratio: float, capacity: float, family: str = "conv", origin: Origin = "fresh") -> Prospect:
+    return Prospect(title, family, title, origin, ratio, capacity, 1000)
+
+
+def line(count: int, family: str = "conv", origin: Origin = "fresh") -> list[Prospect]:
+    """Return networks from fast to slow, each more capable than the one before."""
+    ratios = np.geomspace(0.05, 0.9, count)
+    return [prospect(f"{family} {origin} {i}", ratio, float(i), family, origin) for i, ratio in enumerate(ratios)]
+
+
+def test_the_shortlist_reaches_from_the_fastest_to_the_slowest() -> None:
+    chosen = shortlist([*line(20), *line(20, "mixer")], 8, 1.0)
+    ratios = [p.latency_ratio for p in chosen]
+    assert len(set(chosen)) == len(chosen) == 8
+    assert ratios == sorted(ratios)
+    assert ratios[0] < 0.06
+    assert ratios[-1] > 0.8
+    assert max(later / earlier for earlier, later in pairwise(ratios)) < 3
+
+
+def test_of_equal_speed_the_most_capable_is_taken() -> None:
+    weak, strong = prospect("weak", 0.5, 1.0), prospect("strong", 0.5, 2.0)
+    assert shortlist([weak, strong], 1, 1.0) == [strong]
+    assert shortlist([strong, weak], 1, 1.0) == [strong]
+
+
+def test_what_is_slower_and_can_do_less_gets_no_place_before_others() -> None:
+    fast, slow = prospect("fast", 0.2, 5.0), prospect("slow", 0.8, 4.0)
+    assert shortlist([slow, fast], 1, 1.0) == [fast]
+    pruned = [prospect("fast", 0.2, 5.0, "", "pruned"), prospect("slow", 0.8, 4.0, "", "pruned")]
+    assert shortlist(pruned, 8, 1.0) == pruned[:1]
+
+
+def test_no_family_takes_more_than_half_where_there_are_others() -> None:
+    chosen = shortlist([*line(30), *line(30, "mixer"), *line(30, "tree")], 8, 1.0)
+    assert len(chosen) == 8
+    families = [p.family for p in chosen]
+    assert max(families.count(family) for family in families) <= 4
+
+
+def test_pruned_networks_get_half_of_the_places_and_more_where_others_lack() -> None:
+    pruned = line(20, "", "pruned")
+    mixed = shortlist([*line(20), *line(20, "mixer"), *pruned], 8, 1.0)
+    assert [p.origin for p in mixed].count("pruned") == 4
+    alone = shortlist(pruned, 8, 1.0)
+    assert len(alone) == 8
+    few = shortlist([*pruned, *line(2)], 8, 1.0)
+    assert [p.origin for p in few].count("pruned") == 6
+
+
+def test_nothing_slower_than_what_needs_no_training_is_trained() -> None:
+    chosen = shortlist([*line(20), *line(20, "", "pruned")], 8, 0.4)
+    assert chosen
+    assert max(p.latency_ratio for p in chosen) < 0.4
+
+
+def test_if_all_are_slower_they_are_tried_nevertheless() -> None:
+    slow = prospect("slow", 1.4, 3.0)
+    assert shortlist([slow], 8, 0.5) == [slow]
+    assert shortlist([], 8, 0.5) == []
+
+
+def test_latency_and_drop_both_make_a_network_less_promising() -> None:
+    for number in range(4):
+        by_drop = [score(0.5, drop, 0.01, number) for drop in np.linspace(-0.1, 0.5, 40)]
+        assert by_drop == sorted(by_drop)
+        by_ratio = [score(ratio, 0.02, 0.01, number) for ratio in np.linspace(0.05, 2, 40)]
+        assert by_ratio == sorted(by_ratio)
+
+
+def test_the_same_drop_is_worse_later() -> None:
+    assert score(0.5, 0.05, 0.01, 0) < score(0.5, 0.05, 0.01, 1) < score(0.5, 0.05, 0.01, 2)
+    assert score(0.5, 0.05, 0.01, 2) == score(0.5, 0.05, 0.01, 9)
+
+
+def test_a_better_network_than_the_original_is_not_better_than_none_of_a_drop() -> None:
+    assert score(0.5, -0.2, 0.01, 2) == score(0.5, 0.0, 0.01, 2)
+
+
+def test_the_surest_network_is_trained_on_even_if_slow() -> None:
+    fast = [Standing(prospect(f"fast {i}", 0.05 + 0.01 * i, 1.0), f"f{i}", 0.02) for i in range(5)]
+    sure = Standing(prospect("sure", 0.95, 1.0), "sure", 0.0)
+    chosen = survivors([*fast, sure], 3, max_drop=0.01, round_number=0)
+    assert len(chosen) == 3
+    assert sure in chosen
+    assert chosen[0] == fast[0]
+
+
+def test_fewer_networks_than_places_all_go_on() -> None:
+    standings = [Standing(prospect("one", 0.5, 1.0), "one", 0.3)]
+    assert survivors(standings, 3, max_drop=0.01, round_number=1) == standings
+    assert survivors([], 3, max_drop=0.01, round_number=1) == []
+
+
+def test_rows_are_shared_so_that_all_are_shown_as_many() -> None:
+    assert rows_each(60.0, [0.01, 0.02]) == 2000
+    assert rows_each(60.0, [0.01]) == 6000
+    assert rows_each(0.0, [0.01]) == 0
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(0, (1, 1)), (999, (1, 999)), (1000, (1, 1000)), (2500, (2, 1000))])
+def test_passes_are_whole_or_a_part_of_one(rows: int, expected: tuple[int, int]) -> None:
+    assert passes(rows, 1000) == expected
+
+
+def test_passes_have_an_end() -> None:
+    assert passes(10**9, 1000) == (150, 1000)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("keeps_now", [True, False])
+@pytest.mark.parametrize("limit", range(4, 40))
+def test_the_least_number_of_bits_is_found_within_few_rounds(workers: int, keeps_now: bool, limit: int) -> None:
+    kept: list[int] = []
+    failed: list[int] = []
+    for _ in range(10):
+        steps = tightness(kept, failed, workers, keeps_now=keeps_now)
+        assert len(steps) <= workers
+        assert not set(steps) & {*kept, *failed}
+        if not steps:
+            break
+        for db in steps:
+            (kept if db >= limit else failed).append(db)
+    else:
+        pytest.fail(f"still looking after ten rounds: {kept}, {failed}")
+    possible = [db for db in (36, 30, 24, 21, 18, 15, 12, 10, 8, 6) if db >= limit]
+    assert min(kept, default=0) == min(possible, default=0)
+
+
+def test_many_bits_come_first_where_the_drop_is_broken_already() -> None:
+    assert min(tightness([], [], 4, keeps_now=False)) >= 15
+    assert tightness([], [], 1, keeps_now=False) > tightness([], [], 1, keeps_now=True)
