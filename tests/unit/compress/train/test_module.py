@@ -14,6 +14,7 @@ from torch.nn import functional
 from edgewright.compress.graph import session_bytes
 from edgewright.compress.train.export import export
 from edgewright.compress.train.module import load_module
+from edgewright.compress.train.network import Network
 from edgewright.contract.errors import InputError, ModelError
 
 
@@ -120,6 +121,9 @@ def test_the_graph_answers_any_batch_as_the_module_and_computes_no_shapes(kind: 
     np.testing.assert_allclose(session_bytes(graph).run(None, {name: x})[0], wanted, rtol=1e-3, atol=1e-5)
     operators = {node.op_type for node in graph.graph.node}
     assert not operators & {"Shape", "Expand", "ConstantOfShape"}
+    trained = Network(graph).eval()
+    with torch.no_grad():
+        np.testing.assert_allclose(trained(torch.from_numpy(x))[0].numpy(), wanted, rtol=1e-3, atol=1e-5)
     assert not graph.metadata_props
     assert all(not node.metadata_props and not node.doc_string for node in graph.graph.node)
 
