@@ -36,7 +36,7 @@ class TrainingStore:
         content = network if isinstance(network, bytes) else network.SerializeToString(deterministic=True)
         digest = hashlib.sha256(content).hexdigest()
         path = self._file(digest)
-        if not path.exists():
+        if not path.exists() or path.read_bytes() != content:
             write_file(path, content)
         return digest
 
