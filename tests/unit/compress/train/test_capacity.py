@@ -21,10 +21,10 @@ def net(built: Build) -> Callable[..., float]:
         for i in range(1, depth):
             weights[f"w{i}"] = np.zeros((width, width, window, window), np.float32)
         pad = window // 2
-        body = ["h0 = Identity(x)"]
-        for i in range(depth):
-            body.append(f"c{i} = Conv<pads=[{pad},{pad},{pad},{pad}]>(h{i}, w{i})\n h{i + 1} = Relu(c{i})")
-        body.append(f"p = GlobalAveragePool(h{depth})\n f = Flatten(p)\n y = Gemm(f, v)")
+        conv = f"Conv<pads=[{pad},{pad},{pad},{pad}]>"
+        layers = [f"c{i} = {conv}(h{i}, w{i})\n h{i + 1} = Relu(c{i})" for i in range(depth)]
+        head = f"p = GlobalAveragePool(h{depth})\n f = Flatten(p)\n y = Gemm(f, v)"
+        body = ["h0 = Identity(x)", *layers, head]
         text = f"g (float[n,1,8,8] x) => (float[n,{classes}] y) {{ {chr(10).join(body)} }}"
         return capacity(built(text, **weights, v=np.zeros((width, classes), np.float32)))
 
