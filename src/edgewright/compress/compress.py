@@ -41,7 +41,7 @@ __all__ = ["Request", "compress_model"]
 _DROP = 0.01
 _FIDELITY_DROP = 0.001
 # Shares of the time: for the search without training, for the search before training, for what follows training.
-_SEARCH, _SEARCH_BEFORE_TRAINING, _CONCLUSION = 0.72, 0.1, 0.16
+_SEARCH, _SEARCH_BEFORE_TRAINING, _CONCLUSION = 0.72, 0.08, 0.12
 _MOST_CONCLUSION_S = 60.0
 # Candidates that may look at the certify split in one run; each look costs confidence.
 _LOOKS = 3
@@ -180,15 +180,16 @@ def _search(run: Run) -> None:
         "model": run.loaded.sha256,
         "data": run.dataset.fingerprint,
         "metric": run.metric.name,
-        "budget": msgspec.to_builtins(run.budget),
+        "budget": run.budget,
         "device": [request.device.target, request.device.threads, *request.device.providers],
         "machine": [run.machine.summary, run.machine.runtime],
-        "preprocess": msgspec.to_builtins(run.dataset.preprocess),
+        "preprocess": run.dataset.preprocess,
         "fold": request.fold,
         "seed": request.seed,
-        "training": msgspec.to_builtins(request.training),
+        "training": request.training,
         "version": edgewright.__version__,
     }
+    identity = msgspec.json.decode(msgspec.json.encode(identity))  # as the journal will give it back
     share = _SEARCH if request.training is None else _SEARCH_BEFORE_TRAINING
     seconds = max(1.0, share * run.left())
 

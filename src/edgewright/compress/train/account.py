@@ -33,7 +33,11 @@ def _distillation(networks: Sequence[TrainedNetwork], original: float) -> list[C
             None,
         )
         if twin is not None:
-            found.append(Contribution("distillation", twin.title, _ON, original - (without.drop or 0.0), original - (twin.drop or 0.0)))
+            found.append(
+                Contribution(
+                    "distillation", twin.title, _ON, original - (without.drop or 0.0), original - (twin.drop or 0.0)
+                )
+            )
     return found
 
 
@@ -50,7 +54,7 @@ def _pruning(networks: Sequence[TrainedNetwork], original: float) -> list[Contri
             (
                 n
                 for n in networks
-                if n.title == title and n.round == pruned.round and n.distilled and n.drop is not None
+                if n.title == title and n.round == pruned.round and n.drop is not None and n.rows >= pruned.rows / 2
             ),
             None,
         )

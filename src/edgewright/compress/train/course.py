@@ -13,7 +13,8 @@ from edgewright.compress.train.answers import Answers
 from edgewright.compress.train.engine import Engine
 from edgewright.compress.train.job import Hold, Job, Outcome
 from edgewright.compress.train.lessons import Lessons
-from edgewright.compress.train.settings import Distillation, Training
+from edgewright.compress.train.pace import seconds_per_row
+from edgewright.compress.train.settings import Distillation, Training, usual_training
 from edgewright.compress.train.store import TrainingStore
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.training import CurvePoint, TrainedNetwork
@@ -79,6 +80,15 @@ class Course:
     def left(self) -> float:
         """Seconds until training must be over."""
         return self.ends - time.monotonic()
+
+    def pace_of(self, network: str) -> float:
+        """Return the seconds that one thread takes to train a network on one row.
+
+        Raises:
+            CandidateError: It cannot be trained.
+        """
+        batch = usual_training(len(self.lessons.train), "fresh").batch
+        return seconds_per_row(self.store.network(network), self.lessons, batch)
 
     def tell(self, stage: str) -> None:
         """Say what is going on."""

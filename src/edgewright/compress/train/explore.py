@@ -5,6 +5,7 @@ then in rounds, the promising ones for longer; then their integers. At every mom
 the search's trials, and nothing is lost if the run is killed.
 """
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from edgewright.compress.choice import closeness
-from edgewright.compress.data import load_data
+from edgewright.compress.data import Dataset, Task, load_data
 from edgewright.compress.model import read_model
 from edgewright.compress.run import Run
 from edgewright.compress.search import Search
@@ -25,7 +26,8 @@ from edgewright.compress.train.engine import open_engine
 from edgewright.compress.train.evidence import admissible
 from edgewright.compress.train.integers import finalists_of, train_integers
 from edgewright.compress.train.lessons import Lessons, teach
-from edgewright.compress.train.rounds import train_in_rounds
+from edgewright.compress.train.recipe import load_recipe
+from edgewright.compress.train.rounds import FINAL_SHARE, train_in_rounds
 from edgewright.compress.train.settings import Distillation
 from edgewright.compress.train.store import TrainingStore
 from edgewright.compress.train.survey import ideas, survey
@@ -62,6 +64,8 @@ def explore(run: Run, search: Search, *, seconds: float) -> TrainingReport:
     wanted = request.training
     assert wanted is not None  # noqa: S101 - the caller asks only if there is something to train with
     run.request.tell("reading the training data", 1 - run.left() / request.time_limit_s)
+    if wanted.recipe is not None:
+        load_recipe(wanted.recipe)  # a mistake in it is told now, not by every worker
     store = TrainingStore(run.folder.path)
     lessons = _lessons(run)
     notes = list(lessons.notes)
@@ -114,7 +118,16 @@ def _taught(course: Course, seconds: float) -> list[Contribution]:
         return []
     slowest = _slowest(run, course.search)
     until = time.monotonic() + _SURVEYED * seconds
-    prospects = survey(run, course.store, found, places=_PLACES, slowest=slowest, until=until)
+    prospects = survey(
+        run,
+        course.store,
+        course.lessons,
+        found,
+        places=_PLACES,
+        slowest=slowest,
+        core_seconds=FINAL_SHARE * _ROUNDS * course.workers * course.left(),
+        until=until,
+    )
     left = course.left()
     standings = train_in_rounds(course, prospects, course.ends - (1 - _ROUNDS) * left)
     finalists = finalists_of(course, standings, course.ends - (1 - _ROUNDS - _FORMS) * left)
@@ -124,20 +137,26 @@ def _taught(course: Course, seconds: float) -> list[Contribution]:
 
 
 def _lessons(run: Run) -> Lessons:
+    dataset = _training_data(run, None)
+    if dataset.labels is not None and dataset.task != run.dataset.task and run.dataset.labels is not None:
+        dataset = _training_data(run, run.dataset.task)
+    return teach(dataset, seed=run.request.seed, held_out=run.dataset)
+
+
+def _training_data(run: Run, task: Task | None) -> Dataset:
     request = run.request
     assert request.training is not None  # noqa: S101 - see explore
-    dataset = load_data(
+    return load_data(
         request.training.data,
         run.loaded.contract,
         label=request.label,
         features=request.features,
         group=request.group,
-        task=run.dataset.task if run.dataset.labels is not None else None,
+        task=task,
         preprocess=run.dataset.preprocess,
         model=request.model,
         seed=request.seed,
     )
-    return teach(dataset, seed=request.seed, held_out=run.dataset)
 
 
 def _teacher(run: Run) -> Teacher:
@@ -154,7 +173,7 @@ def _teacher(run: Run) -> Teacher:
                 remedy="Give teachers with the model's inputs.",
             )
         models.append(further.proto)
-    return Teacher(tuple(models), threads=request.training.workers)
+    return Teacher(tuple(models), threads=os.cpu_count() or 1)
 
 
 def _answers(run: Run, teacher: Teacher, lessons: Lessons, names: Sequence[str], *, seconds: float) -> Answers:

@@ -20,7 +20,7 @@ from edgewright.compress.train.course import Course, Task
 from edgewright.compress.train.families import parameters
 from edgewright.compress.train.plan import Standing, rows_each, tightness
 from edgewright.compress.train.qat import quantized_start
-from edgewright.compress.train.rounds import seconds_per_row, settings_for
+from edgewright.compress.train.rounds import settings_for
 from edgewright.contract.candidate import Trial
 from edgewright.contract.device import Budget
 from edgewright.contract.errors import CandidateError
@@ -135,7 +135,7 @@ def _tasks(
     if planned is not None:
         return planned
     prospect = finalist.standing.prospect
-    pace = seconds_per_row(course.store.content(starts[0][1]), course.lessons)
+    pace = course.pace_of(starts[0][1])
     core_seconds = course.workers * max(0.0, deadline - time.monotonic())
     rows = rows_each(0.8 * core_seconds, [pace] * max(len(starts), course.workers))
     tasks = [

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 
 from edgewright.contract.training import Origin
 
-__all__ = ["Prospect", "Standing", "passes", "rows_each", "score", "shortlist", "survivors", "tightness"]
+__all__ = [
+    "Prospect",
+    "Standing",
+    "passes",
+    "rows_each",
+    "score",
+    "shortlist",
+    "survivors",
+    "tightness",
+    "trainable",
+]
 
 # A network as slow as what needs no training is not worth training.
 _FASTER = 0.95
@@ -23,6 +33,10 @@ _HEALED = (0.35, 0.6, 1.0)
 _MARGIN = 0.5
 # A drop of one whole limit beyond the margin weighs as much as this factor of latency.
 _DEAR = 2.0
+# Passes that a network needs at least, with fresh weights and with the original's; over so many rows at most.
+_COLD_PASSES, _WARM_PASSES = 4.0, 1.0
+_MANY_ROWS = 60_000
+_FEW = 8
 # More passes over the rows than this teach nothing more.
 _MOST_PASSES = 150
 # Signal to noise that rounding may cause before integers are trained, dB; few bits lose more and shrink more.
@@ -41,6 +55,7 @@ class Prospect:
         latency_ratio: Of its 8-bit form to the original, measured or predicted.
         capacity: How much it could learn (see `capacity.py`), to compare networks of one origin by.
         parameters: Weights of its layers.
+        pace: Seconds that one thread takes to train it on one row, measured or predicted.
     """
 
     title: str
@@ -50,6 +65,7 @@ class Prospect:
     latency_ratio: float
     capacity: float
     parameters: int
+    pace: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +81,23 @@ class Standing:
     prospect: Prospect
     network: str
     drop: float
+
+
+def trainable(prospects: Sequence[Prospect], core_seconds: float, available: int) -> list[Prospect]:
+    """Return the networks that can be shown enough rows in time; if they are few, those that come closest.
+
+    Args:
+        prospects: All that there are.
+        core_seconds: What training one network to the end may take.
+        available: Rows that there are.
+    """
+
+    def shortage(prospect: Prospect) -> float:
+        needed = _WARM_PASSES if prospect.origin == "pruned" else _COLD_PASSES
+        return needed * min(available, _MANY_ROWS) * prospect.pace / max(core_seconds, 1e-9)
+
+    enough = [prospect for prospect in prospects if shortage(prospect) <= 1]
+    return enough if len(enough) >= _FEW else sorted(prospects, key=shortage)[:_FEW]
 
 
 def shortlist(prospects: Sequence[Prospect], count: int, slowest: float) -> list[Prospect]:

@@ -6,14 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-import onnx
-import torch
 
 from edgewright.compress.train.capacity import capacity
 from edgewright.compress.train.course import Course, Task
 from edgewright.compress.train.families import parameters
-from edgewright.compress.train.lessons import Lessons
-from edgewright.compress.train.network import Network
 from edgewright.compress.train.plan import Prospect, Standing, passes, rows_each, shortlist, survivors
 from edgewright.compress.train.prune import Prune, prune
 from edgewright.compress.train.settings import Start, Training, usual_training
@@ -21,11 +17,12 @@ from edgewright.compress.train.survey import eight_bit, few_batches, measured_ra
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.training import Origin, TrainedNetwork
 
-__all__ = ["seconds_per_row", "settings_for", "train_in_rounds"]
+__all__ = ["FINAL_SHARE", "settings_for", "train_in_rounds"]
 
 # Share of the time for full precision that each round gets, and how many networks it trains.
 _ROUNDS = ((0.25, 8), (0.3, 3), (0.45, 2))
-_PACE_STEPS = 3
+# Of the cores' time in all rounds, what one network of the last one gets.
+FINAL_SHARE = _ROUNDS[-1][0] / _ROUNDS[-1][1]
 # Of the time of the cores, what is left for training beside starting, judging and waiting for one another.
 _USABLE = 0.85
 # The first round shows this share of all rows at least, to no fewer networks than these.
@@ -62,7 +59,7 @@ def train_in_rounds(course: Course, prospects: Sequence[Prospect], until: float)
         standings = reached or standings
         if time.monotonic() >= until:
             break
-    return _chosen(course, [s for s in standings if np.isfinite(s.drop)], len(standings), len(_ROUNDS) - 1)
+    return _chosen(course, [s for s in standings if np.isfinite(s.drop)], len(standings), len(_ROUNDS))
 
 
 def settings_for(course: Course, rows: int, start: Start) -> Training:
@@ -72,31 +69,6 @@ def settings_for(course: Course, rows: int, start: Start) -> Training:
     usual = usual_training(available, start, epochs=epochs, augment=course.augment, teacher=True)
     usual = msgspec.structs.replace(usual, distillation=course.distillation)
     return msgspec.structs.replace(usual, rows=0 if per_epoch == available else max(per_epoch, usual.batch))
-
-
-def seconds_per_row(content: bytes, lessons: Lessons) -> float:
-    """Return how long one thread takes to train a network on one row, measured here on a few steps.
-
-    Raises:
-        CandidateError: The network cannot be trained.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        network = Network(onnx.load_from_string(content))
-        rows = lessons.train[: usual_training(len(lessons.train), "fresh").batch]
-        inputs = [torch.from_numpy(np.ascontiguousarray(array[rows])) for array in lessons.inputs]
-        network.train()
-        times = []
-        for _ in range(_PACE_STEPS):
-            began = time.perf_counter()
-            loss = sum(output.float().square().mean() for output in network(*inputs) if output.is_floating_point())
-            network.zero_grad(set_to_none=True)
-            torch.as_tensor(loss).backward()
-            times.append(time.perf_counter() - began)
-    finally:
-        torch.set_num_threads(threads)
-    return 1.25 * min(times) / len(rows)  # the optimiser, the augmentation and the teacher's share
 
 
 def _chosen(course: Course, standings: Sequence[Standing], count: int, number: int) -> list[Standing]:
@@ -117,7 +89,7 @@ def _planned(course: Course, standings: Sequence[Standing], number: int, deadlin
     able: list[tuple[Standing, float]] = []
     for standing in standings:
         try:
-            able.append((standing, seconds_per_row(course.store.content(standing.network), course.lessons)))
+            able.append((standing, course.pace_of(standing.network)))
         except (CandidateError, RuntimeError) as error:
             course.notes.append(f"{standing.prospect.title} cannot be trained: {error}")
     core_seconds = _USABLE * course.workers * max(0.0, deadline - time.monotonic())

@@ -17,12 +17,14 @@ from edgewright.compress.recipe import CleanUp, Recipe, Step, Workbench
 from edgewright.compress.run import Run
 from edgewright.compress.static import StaticInt8
 from edgewright.compress.train.capacity import capacity
+from edgewright.compress.train.coarser import coarser
 from edgewright.compress.train.draft import Ending, Targets, draft
 from edgewright.compress.train.families import grid, parameters, work
 from edgewright.compress.train.importance import Batch
 from edgewright.compress.train.inherit import inherit
 from edgewright.compress.train.lessons import Lessons
-from edgewright.compress.train.plan import Prospect, shortlist
+from edgewright.compress.train.pace import seconds_per_row
+from edgewright.compress.train.plan import Prospect, shortlist, trainable
 from edgewright.compress.train.predict import Features, LatencyModel, features
 from edgewright.compress.train.prune import Prune, prune
 from edgewright.compress.train.store import TrainingStore
@@ -35,6 +37,7 @@ __all__ = ["Idea", "eight_bit", "ideas", "measured_ratios", "survey"]
 # Ranges of a network that is not trained yet mean nothing; a few batches show that it runs.
 _FEW = 2
 _SECONDS_EACH = 0.15
+_PACE_ROWS = 32
 _AT_ONCE = 8
 # Members of each family that are looked at.
 _OF_A_FAMILY = 12
@@ -53,6 +56,7 @@ class Idea:
         origin: Where its weights come from.
         model: Float, untrained.
         ratio: Measured latency of its 8-bit form relative to the original, None if not measured.
+        pace: Seconds that one thread takes to train it on one row, None if not measured.
     """
 
     title: str
@@ -60,6 +64,7 @@ class Idea:
     origin: Origin
     model: onnx.ModelProto
     ratio: float | None = None
+    pace: float | None = None
     features: Features = field(init=False, repr=False)
     capacity: float = field(init=False)
 
@@ -71,7 +76,7 @@ class Idea:
 def ideas(
     run: Run, lessons: Lessons, ending: Ending, notes: list[str], *, seed: int, targets: Targets | None = None
 ) -> list[Idea]:
-    """Return the networks that could be trained: the original made narrower, and members of the families.
+    """Return the networks that could be trained: the original made smaller, and members of the families.
 
     Args:
         run: Of `compress`.
@@ -82,7 +87,7 @@ def ideas(
         targets: For regression and reconstruction.
     """
     original = run.loaded.proto
-    found = _pruned(original, lessons, notes)
+    found = _narrowed(run, lessons, notes)
     contract = run.loaded.contract
     most = max(work(original), 1)
     members = grid(lessons.form.kind, contract, most_work=most, form=lessons.form, most=_OF_A_FAMILY)
@@ -94,19 +99,32 @@ def ideas(
     return found
 
 
-def _pruned(original: onnx.ModelProto, lessons: Lessons, notes: list[str]) -> list[Idea]:
-    """Return the original with fewer channels, heads and units."""
+def _narrowed(run: Run, lessons: Lessons, notes: list[str]) -> list[Idea]:
+    """Return the original with fewer channels, heads and units, at its own resolution and at half of it."""
+    original = run.loaded.proto
     batches = few_batches(lessons)
+    bases = {"": original}
+    try:
+        bases["half resolution"] = coarser(original, run.dataset.feed(0))
+        bases["quarter resolution"] = coarser(bases["half resolution"], run.dataset.feed(0))
+    except CandidateError as error:
+        notes.append(f"the model is not tried at a lower resolution: {error.message}")
     found: list[Idea] = []
-    for ratio in _RATIOS:
-        step = Prune(ratio=ratio, heads=ratio / 2, criterion="taylor" if batches else "magnitude")
-        try:
-            narrow = prune(original, step, batches)
-        except CandidateError as error:
-            notes.append(f"the model itself is not pruned or trained on: {error.message}")
-            return found
-        if parameters(narrow) < 0.97 * parameters(found[-1].model if found else original):
-            found.append(Idea(f"pruned by {ratio:.0%}", "", "pruned", narrow))
+    for name, base in bases.items():
+        smallest = parameters(base)
+        if name:
+            found.append(Idea(name, "", "pruned", base))
+        for ratio in _RATIOS:
+            step = Prune(ratio=ratio, heads=ratio / 2, criterion="taylor" if batches else "magnitude")
+            try:
+                narrow = prune(base, step, batches)
+            except CandidateError as error:
+                notes.append(f"the model itself is not pruned or trained on: {error.message}")
+                return found
+            if parameters(narrow) < 0.97 * smallest:
+                smallest = parameters(narrow)
+                title = f"{name}, pruned by {ratio:.0%}" if name else f"pruned by {ratio:.0%}"
+                found.append(Idea(title, "", "pruned", narrow))
     return found
 
 
@@ -152,16 +170,26 @@ def measured_ratios(run: Run, paths: Sequence[Path], *, seconds: float = _SECOND
 
 
 def survey(
-    run: Run, store: TrainingStore, found: Sequence[Idea], *, places: int, slowest: float, until: float
+    run: Run,
+    store: TrainingStore,
+    lessons: Lessons,
+    found: Sequence[Idea],
+    *,
+    places: int,
+    slowest: float,
+    core_seconds: float,
+    until: float,
 ) -> list[Prospect]:
     """Measure and predict latencies, and return the shortlist, all of it measured.
 
     Args:
         run: Of `compress`.
         store: Takes the networks of the shortlist.
+        lessons: What they would be trained on.
         found: What could be trained.
         places: On the shortlist.
         slowest: Latency ratio of what needs no training.
+        core_seconds: What training one network to the end may take.
         until: When to stop measuring, of `time.monotonic()`.
     """
     known = list(found)
@@ -169,10 +197,14 @@ def survey(
     spread = {order[round(i * (len(order) - 1) / max(1, _AT_ONCE - 1))] for i in range(_AT_ONCE)}
     spread |= {i for i, idea in enumerate(known) if idea.origin == "pruned"}
     _measure(run, [known[i] for i in sorted(spread)])
+    for i in sorted(spread):
+        known[i].pace = _pace(known[i], lessons)
+    known = [idea for idea in known if idea.pace is None or np.isfinite(idea.pace)]
     chosen: list[Prospect] = []
     while True:
         by_title = {idea.title: idea for idea in known}
-        chosen = shortlist(_prospects(known), places, slowest)
+        able = trainable(_prospects(known), core_seconds, len(lessons.train))
+        chosen = shortlist(able, places, slowest)
         waiting = [by_title[prospect.title] for prospect in chosen if by_title[prospect.title].ratio is None]
         if not waiting or time.monotonic() > until:
             break
@@ -196,18 +228,34 @@ def _measure(run: Run, some: Sequence[Idea]) -> None:
             idea.ratio = float("inf") if ratio is None else ratio
 
 
+def _pace(idea: Idea, lessons: Lessons) -> float:
+    try:
+        return seconds_per_row(idea.model, lessons, _PACE_ROWS)
+    except (CandidateError, RuntimeError):
+        return float("inf")
+
+
 def _prospects(known: Sequence[Idea]) -> list[Prospect]:
-    """Return the ideas with their latency, measured or else predicted from those that were."""
-    learned = [(idea.features, idea.ratio) for idea in known if idea.ratio is not None and np.isfinite(idea.ratio)]
-    model = LatencyModel.fit([each for each, _ in learned], [ratio for _, ratio in learned])
-    result = []
-    for idea in known:
-        ratio = idea.ratio if idea.ratio is not None else model.predict(idea.features)[0]
-        if np.isfinite(ratio):
-            result.append(
-                Prospect(idea.title, idea.family, "", idea.origin, ratio, idea.capacity, parameters(idea.model))
-            )
-    return result
+    """Return the ideas with latency and pace, measured or else predicted from those that were."""
+    measured = [(idea.features, idea.ratio) for idea in known if idea.ratio is not None and np.isfinite(idea.ratio)]
+    latency = LatencyModel.fit([each for each, _ in measured], [ratio for _, ratio in measured])
+    paced = [(idea.features, idea.pace) for idea in known if idea.pace is not None]
+    # Training is made of the same kinds of work as inference, at other prices.
+    pace = LatencyModel.fit([each for each, _ in paced], [seconds for _, seconds in paced])
+    return [
+        Prospect(
+            idea.title,
+            idea.family,
+            "",
+            idea.origin,
+            latency.predict(idea.features)[0] if idea.ratio is None else idea.ratio,
+            idea.capacity,
+            parameters(idea.model),
+            pace.predict(idea.features)[0] if idea.pace is None else idea.pace,
+        )
+        for idea in known
+        if idea.ratio is None or np.isfinite(idea.ratio)
+    ]
 
 
 def _kept(run: Run, store: TrainingStore, prospect: Prospect, idea: Idea) -> Prospect:
