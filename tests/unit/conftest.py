@@ -37,6 +37,13 @@ def digits() -> dict[str, NDArray[np.generic]]:
 
 
 @pytest.fixture(scope="session")
+def digits_training() -> dict[str, NDArray[np.generic]]:
+    """The 597 samples `x` and labels `y` that the network was trained on."""
+    training: dict[str, NDArray[np.generic]] = _module(DIGITS / "data.py").training()
+    return training
+
+
+@pytest.fixture(scope="session")
 def digits_npz(tmp_path_factory: pytest.TempPathFactory, digits: dict[str, NDArray[np.generic]]) -> Path:
     """The same as a file."""
     path = tmp_path_factory.mktemp("digits") / "digits.npz"

@@ -35,7 +35,7 @@ NAMES = {
     "compress.lint": "Finding Lint lint mend",
     "compress.recipe": "CleanUp Mend Recipe Step Trained Workbench",
     "compress.run": "Request Run TrainingRequest",
-    "compress.train.engine": "Engine open_engine",
+    "compress.train.engine": "Engine check_engine open_engine",
     "compress.train.export": "OPSET export",
     "compress.train.families": "Architecture Family Kind families_for grid neighbours parameters work",
     "compress.train.network": "Network",

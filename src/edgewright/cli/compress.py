@@ -228,8 +228,9 @@ def _training(arguments: argparse.Namespace, project: Project | None) -> Trainin
         }
         chosen = {name: value for name, value in written.items() if value is not None} | chosen
     if chosen and "data" not in chosen:
+        flag = next(iter(chosen)).replace("teachers", "teacher")
         raise InputError(
-            f"--{next(iter(chosen)).rstrip('s')} is about training, and there is nothing to train on",
+            f"--{flag} is about training, and there is nothing to train on",
             remedy="Name the training data with --train.",
         )
     return TrainingRequest(**chosen) if chosen else None

@@ -1,9 +1,10 @@
 """From a trained model and data to the best model that keeps a budget, with its evidence."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 import edgewright
 from edgewright.compress.choice import contenders, pooled, ranking
-from edgewright.compress.data import load_data, split
+from edgewright.compress.data import Dataset, load_data, split
 from edgewright.compress.figures import Finalist, Measured, measure_finalists
 from edgewright.compress.fold import FoldPreprocess, raw_contract, raw_dataset
 from edgewright.compress.layout import lay_out
@@ -30,12 +31,16 @@ from edgewright.compress.trials import Judge, TrialRunner
 from edgewright.contract.candidate import Report, Trial
 from edgewright.contract.device import Budget
 from edgewright.contract.errors import CandidateError, InputError
+from edgewright.contract.training import TrainingReport
 from edgewright.profile.latency import Subject
 from edgewright.profile.memory import measure_memory
 from edgewright.profile.target import machine_of, open_target
 from edgewright.runtime.options import RuntimeOptions
 
 __all__ = ["Request", "compress_model"]
+
+Train: TypeAlias = Callable[..., TrainingReport]
+"""Trains, given the run, the search and seconds."""
 
 # Unlabelled answers may lose 30 dB; labelled metrics one percentage point.
 _DROP = 0.01
@@ -83,6 +88,7 @@ def compress_model(request: Request) -> Report:
     original_outputs = outputs_of(loaded.proto, dataset, np.arange(len(dataset)), loaded.contract)
     metric = choose_metric(dataset, loaded.contract, request.metric, original_outputs)
     budget = _with_default_drop(request.device.budget, metric)
+    train = None if request.training is None else _trainer(request, loaded, dataset)
     request.tell("looking at the target", 0.03)
     target = open_target(request.device.target)
     machine = machine_of(target)
@@ -125,7 +131,7 @@ def compress_model(request: Request) -> Report:
         judge(parts.certify),
         parts.fingerprint_certify,
     )
-    _search(run)
+    _search(run, train)
     return _conclude(run)
 
 
@@ -160,7 +166,17 @@ def _with_default_drop(budget: Budget, metric: Metric) -> Budget:
     return msgspec.structs.replace(budget, max_drop=default)
 
 
-def _search(run: Run) -> None:
+def _trainer(request: Request, loaded: LoadedModel, dataset: Dataset) -> Train:
+    """Read what there is to train with: whatever is wrong with it is told before anything else is done."""
+    # PyTorch takes seconds to load: only who trains waits for it.
+    from edgewright.compress.train.explore import explore
+    from edgewright.compress.train.material import gather
+
+    request.tell("reading the training data", 0.02)
+    return partial(explore, gather(request, loaded, dataset))
+
+
+def _search(run: Run, train: Train | None) -> None:
     request = run.request
     groups = run.dataset.groups
     certify_groups = 0 if groups is None else len(np.unique(groups[run.proof.indices]))
@@ -198,12 +214,9 @@ def _search(run: Run) -> None:
 
     search = Search(runner, run.space, run.folder, identity, SearchLimits(seconds, request.trials), tell)
     run.trials = search.run()
-    if request.training is not None:
-        # PyTorch takes seconds to load: only who trains waits for it.
-        from edgewright.compress.train.explore import explore
-
+    if train is not None:
         left = run.left() - min(_MOST_CONCLUSION_S, _CONCLUSION * request.time_limit_s)
-        run.training = explore(run, search, seconds=max(1.0, left))
+        run.training = train(run, search, seconds=max(1.0, left))
 
 
 def _conclude(run: Run) -> Report:

@@ -11,7 +11,7 @@ from edgewright.compress.train.lessons import Lessons
 from edgewright.compress.train.local import LocalEngine
 from edgewright.contract.errors import InputError
 
-__all__ = ["Engine", "open_engine"]
+__all__ = ["Engine", "check_engine", "open_engine"]
 
 
 class Engine(Protocol):
@@ -48,6 +48,16 @@ class Engine(Protocol):
     ) -> None: ...
 
 
+def check_engine(name: str) -> None:
+    """Refuse a name that is none of an engine.
+
+    Raises:
+        InputError: There is no such engine.
+    """
+    if name not in ("local", "ray") and not name.startswith("ray://"):
+        raise InputError(f"there is no engine {name!r}", remedy='Choose "local", "ray" or "ray://host:port".')
+
+
 def open_engine(name: str, workers: int, folder: Path) -> Engine:
     """Return the engine of this name.
 
@@ -60,10 +70,9 @@ def open_engine(name: str, workers: int, folder: Path) -> Engine:
         InputError: There is no such engine, or Ray is missing.
         TargetError: The cluster cannot be reached.
     """
+    check_engine(name)
     if name == "local":
         return LocalEngine(workers, folder)
-    if name == "ray" or name.startswith("ray://"):
-        from edgewright.compress.train.cluster import RayEngine
+    from edgewright.compress.train.cluster import RayEngine
 
-        return RayEngine(workers, None if name == "ray" else name)
-    raise InputError(f"there is no engine {name!r}", remedy='Choose "local", "ray" or "ray://host:port".')
+    return RayEngine(workers, None if name == "ray" else name)

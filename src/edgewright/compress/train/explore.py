@@ -5,16 +5,12 @@ then in rounds, the promising ones for longer; then their integers. At every mom
 the search's trials, and nothing is lost if the run is killed.
 """
 
-import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from edgewright.compress.choice import closeness
-from edgewright.compress.data import Dataset, Task, load_data
-from edgewright.compress.model import read_model
 from edgewright.compress.run import Run
 from edgewright.compress.search import Search
 from edgewright.compress.train.account import contributions_of
@@ -25,15 +21,15 @@ from edgewright.compress.train.ends import ending_of
 from edgewright.compress.train.engine import open_engine
 from edgewright.compress.train.evidence import admissible
 from edgewright.compress.train.integers import finalists_of, train_integers
-from edgewright.compress.train.lessons import Lessons, teach
-from edgewright.compress.train.recipe import load_recipe
+from edgewright.compress.train.lessons import Lessons
+from edgewright.compress.train.material import Material
 from edgewright.compress.train.rounds import FINAL_SHARE, train_in_rounds
 from edgewright.compress.train.settings import Distillation
 from edgewright.compress.train.store import TrainingStore
 from edgewright.compress.train.survey import ideas, survey
 from edgewright.compress.train.teacher import Teacher, ask
+from edgewright.compress.train.threads import one_thread
 from edgewright.contract.device import Budget
-from edgewright.contract.errors import ModelError
 from edgewright.contract.training import Contribution, TrainingReport
 
 __all__ = ["explore"]
@@ -47,30 +43,27 @@ _PLACES = 8
 _VIEWS = 64
 
 
-def explore(run: Run, search: Search, *, seconds: float) -> TrainingReport:
+def explore(material: Material, run: Run, search: Search, *, seconds: float) -> TrainingReport:
     """Train networks, and try their forms in the search.
 
     Args:
+        material: What `gather` read.
         run: Of `compress`, its original searched already.
         search: Takes the trials.
         seconds: For all of it.
 
     Raises:
-        InputError: The training data, a teacher, the engine or the user's own training cannot be used.
+        InputError: The engine is missing.
         WorkError: The target or the disk failed.
     """
     began = time.monotonic()
     request = run.request
     wanted = request.training
     assert wanted is not None  # noqa: S101 - the caller asks only if there is something to train with
-    run.request.tell("reading the training data", 1 - run.left() / request.time_limit_s)
-    if wanted.recipe is not None:
-        load_recipe(wanted.recipe)  # a mistake in it is told now, not by every worker
     store = TrainingStore(run.folder.path)
-    lessons = _lessons(run)
+    lessons, teacher = material.lessons, material.teacher
     notes = list(lessons.notes)
-    teacher = _teacher(run)
-    with open_engine(wanted.engine, wanted.workers, store.work) as engine:
+    with open_engine(wanted.engine, wanted.workers, store.work) as engine, one_thread():
         admission = admissible(lessons, teacher, seed=request.seed)
         notes += admission.notes
         answers = _answers(run, teacher, lessons, admission.names, seconds=_TAUGHT * seconds)
@@ -134,46 +127,6 @@ def _taught(course: Course, seconds: float) -> list[Contribution]:
     if not finalists:
         return []
     return train_integers(course, finalists[0], course.ends)
-
-
-def _lessons(run: Run) -> Lessons:
-    dataset = _training_data(run, None)
-    if dataset.labels is not None and dataset.task != run.dataset.task and run.dataset.labels is not None:
-        dataset = _training_data(run, run.dataset.task)
-    return teach(dataset, seed=run.request.seed, held_out=run.dataset)
-
-
-def _training_data(run: Run, task: Task | None) -> Dataset:
-    request = run.request
-    assert request.training is not None  # noqa: S101 - see explore
-    return load_data(
-        request.training.data,
-        run.loaded.contract,
-        label=request.label,
-        features=request.features,
-        group=request.group,
-        task=task,
-        preprocess=run.dataset.preprocess,
-        model=request.model,
-        seed=request.seed,
-    )
-
-
-def _teacher(run: Run) -> Teacher:
-    """Return the original, with further teachers if there are any."""
-    request = run.request
-    assert request.training is not None  # noqa: S101 - see explore
-    models = [run.loaded.proto]
-    names = [spec.name for spec in run.loaded.contract.inputs]
-    for path in request.training.teachers:
-        further = read_model(Path(path))
-        if [spec.name for spec in further.contract.inputs] != names:
-            raise ModelError(
-                f"the teacher {path} takes {[spec.name for spec in further.contract.inputs]}, the model {names}",
-                remedy="Give teachers with the model's inputs.",
-            )
-        models.append(further.proto)
-    return Teacher(tuple(models), threads=os.cpu_count() or 1)
 
 
 def _answers(run: Run, teacher: Teacher, lessons: Lessons, names: Sequence[str], *, seconds: float) -> Answers:

@@ -8,6 +8,7 @@ import torch
 
 from edgewright.compress.train.lessons import Lessons
 from edgewright.compress.train.network import Network
+from edgewright.compress.train.threads import one_thread
 
 __all__ = ["seconds_per_row"]
 
@@ -27,9 +28,7 @@ def seconds_per_row(model: onnx.ModelProto, lessons: Lessons, batch: int) -> flo
     Raises:
         CandidateError: The network cannot be trained.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         network = Network(model)
         rows = lessons.train[:batch]
         inputs = [torch.from_numpy(np.ascontiguousarray(array[rows])) for array in lessons.inputs]
@@ -41,6 +40,4 @@ def seconds_per_row(model: onnx.ModelProto, lessons: Lessons, batch: int) -> flo
             network.zero_grad(set_to_none=True)
             torch.as_tensor(loss).backward()
             times.append(time.perf_counter() - began)
-    finally:
-        torch.set_num_threads(threads)
     return _MORE * min(times) / len(rows)
