@@ -56,7 +56,8 @@ def pooled(trials: Sequence[Trial], samples: int, alpha: float) -> list[Trial]:
 
     Of many candidates with the same noise the luckiest has the fewest flips on the select split and no fewer
     anywhere else. So each is believed to flip as many answers as those within 3 dB of it do on average, in both
-    directions alike, if that is more than what it showed.
+    directions alike, if that is more than what it showed. Networks that were trained apart differ in more than noise,
+    so only forms of one network count.
 
     Args:
         trials: Of one search.
@@ -69,7 +70,11 @@ def pooled(trials: Sequence[Trial], samples: int, alpha: float) -> list[Trial]:
         if trial.flips is None or trial.sqnr_db is None or trial.predicted_bound is None:
             result.append(trial)
             continue
-        near = [other.flips or 0.0 for other in known if abs((other.sqnr_db or 0.0) - trial.sqnr_db) <= _ALIKE_DB]
+        near = [
+            other.flips or 0.0
+            for other in known
+            if other.network == trial.network and abs((other.sqnr_db or 0.0) - trial.sqnr_db) <= _ALIKE_DB
+        ]
         half = sum(near) / len(near) * samples / 2
         bound = likelihood_limit(half, half, float(samples), alpha)
         result.append(msgspec.structs.replace(trial, predicted_bound=max(trial.predicted_bound, bound)))

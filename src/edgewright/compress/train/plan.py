@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from edgewright.contract.training import Origin
 
 __all__ = [
+    "FASTER",
     "Prospect",
     "Standing",
+    "finalists",
+    "keeps",
     "passes",
     "rows_each",
     "score",
@@ -28,11 +31,14 @@ _FASTER = 0.95
 # Networks closer in latency than this compete for one place.
 _STEP = 1.12
 # How much of its drop will be left after all training, by round: early drops are mostly haste.
-_HEALED = (0.35, 0.6, 1.0)
+_HEALED = (0.35, 0.5, 0.7, 1.0)
 # Of the limit on the drop, what the certificate's uncertainty will take.
 _MARGIN = 0.5
-# A drop of one whole limit beyond the margin weighs as much as this factor of latency.
-_DEAR = 2.0
+# A drop that is ten times too large weighs as much as a latency that is ten to this power as high.
+_DEAR = 0.5
+# A network that loses so much of the limit on the select split keeps it; others must then be faster than it.
+_KEPT = 0.4
+FASTER = 0.92
 # Passes that a network needs at least, with fresh weights and with the original's; over so many rows at most.
 _COLD_PASSES, _WARM_PASSES = 4.0, 1.0
 _MANY_ROWS = 60_000
@@ -166,8 +172,8 @@ def score(latency_ratio: float, drop: float, max_drop: float, round_number: int)
     True
     """
     left = max(drop, 0.0) * _HEALED[min(round_number, len(_HEALED) - 1)]
-    excess = max(0.0, left / max(max_drop, 1e-6) - _MARGIN)
-    return math.log(latency_ratio) + math.log(_DEAR) * excess
+    excess = left / (_MARGIN * max(max_drop, 1e-6))
+    return math.log(latency_ratio) + (_DEAR * math.log(excess) if excess > 1 else 0.0)
 
 
 def survivors(standings: Sequence[Standing], count: int, *, max_drop: float, round_number: int) -> list[Standing]:
@@ -182,6 +188,20 @@ def survivors(standings: Sequence[Standing], count: int, *, max_drop: float, rou
     if surest is not None and surest not in chosen and count > 1:
         chosen = [*ranked[: count - 1], surest]
     return chosen
+
+
+def keeps(standing: Standing, max_drop: float) -> bool:
+    """Whether a network keeps the drop well enough to be left alone while faster ones are trained."""
+    return standing.drop <= _KEPT * max_drop
+
+
+def finalists(
+    kept: Sequence[Standing], others: Sequence[Standing], *, max_drop: float, round_number: int
+) -> list[Standing]:
+    """Return whose forms are tried: the fastest two that keep the drop, then the most promising of the others."""
+    fastest = sorted(kept, key=lambda standing: standing.prospect.latency_ratio)[:2]
+    rest = [standing for standing in others if standing not in kept and math.isfinite(standing.drop)]
+    return [*fastest, *survivors(rest, 1 if fastest else 2, max_drop=max_drop, round_number=round_number)]
 
 
 def rows_each(core_seconds: float, seconds_per_row: Sequence[float]) -> int:

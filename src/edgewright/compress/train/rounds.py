@@ -2,15 +2,30 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 
 from edgewright.compress.train.capacity import capacity
+from edgewright.compress.train.coarser import coarser
 from edgewright.compress.train.course import Course, Task
 from edgewright.compress.train.families import parameters
-from edgewright.compress.train.plan import Prospect, Standing, passes, rows_each, shortlist, survivors
+from edgewright.compress.train.importance import Criterion
+from edgewright.compress.train.plan import (
+    FASTER,
+    Prospect,
+    Standing,
+    finalists,
+    keeps,
+    passes,
+    rows_each,
+    shortlist,
+    survivors,
+)
 from edgewright.compress.train.prune import Prune, prune
 from edgewright.compress.train.settings import Start, Training, usual_training
 from edgewright.compress.train.survey import eight_bit, few_batches, measured_ratios
@@ -20,7 +35,7 @@ from edgewright.contract.training import Origin, TrainedNetwork
 __all__ = ["FINAL_SHARE", "settings_for", "train_in_rounds"]
 
 # Share of the time for full precision that each round gets, and how many networks it trains.
-_ROUNDS = ((0.25, 8), (0.3, 3), (0.45, 2))
+_ROUNDS = ((0.2, 8), (0.22, 4), (0.25, 3), (0.33, 2))
 # Of the cores' time in all rounds, what one network of the last one gets.
 FINAL_SHARE = _ROUNDS[-1][0] / _ROUNDS[-1][1]
 # Of the time of the cores, what is left for training beside starting, judging and waiting for one another.
@@ -29,8 +44,8 @@ _USABLE = 0.85
 _LEAST_PASS, _LEAST_PLACES = 0.5, 4
 # Share of the rows for what begins with the original's weights.
 _WARM = 0.5
-# Of a network that stands well, so much goes before it is trained on.
-_FURTHER = 0.25
+# Of a network that stands well, so many channels go before it is trained on.
+_FURTHER = (0.25, 0.5)
 
 
 def train_in_rounds(course: Course, prospects: Sequence[Prospect], until: float) -> list[Standing]:
@@ -44,22 +59,20 @@ def train_in_rounds(course: Course, prospects: Sequence[Prospect], until: float)
     began = time.monotonic()
     whole = until - began
     standings = [Standing(prospect, prospect.start, np.inf) for prospect in prospects]
+    kept: list[Standing] = []
     spent = 0.0
-    for number, (share, _) in enumerate(_ROUNDS):
+    for number, (share, count) in enumerate(_ROUNDS):
         if number > 0:
-            wanted = max(_ROUNDS[number][1], course.workers)
-            standings = _chosen(course, standings, wanted, number)
-            if number == 1:
-                standings += _narrower(course, standings)
+            standings = _contestants(course, kept, standings, max(count, course.workers), number)
+        if not standings or time.monotonic() >= until:
+            break
         spent += share
         deadline = min(until, began + spent * whole)
         tasks = _planned(course, standings, number, deadline)
-        trained = course.train(f"round {number + 1}", tasks, deadline)
-        reached = _standings(standings, tasks, trained)
+        reached = _standings(standings, tasks, course.train(f"round {number + 1}", tasks, deadline))
+        kept += [standing for standing in reached if keeps(standing, course.max_drop)]
         standings = reached or standings
-        if time.monotonic() >= until:
-            break
-    return _chosen(course, [s for s in standings if np.isfinite(s.drop)], len(standings), len(_ROUNDS))
+    return finalists(kept, standings, max_drop=course.max_drop, round_number=len(_ROUNDS))
 
 
 def settings_for(course: Course, rows: int, start: Start) -> Training:
@@ -71,13 +84,20 @@ def settings_for(course: Course, rows: int, start: Start) -> Training:
     return msgspec.structs.replace(usual, rows=0 if per_epoch == available else max(per_epoch, usual.batch))
 
 
-def _chosen(course: Course, standings: Sequence[Standing], count: int, number: int) -> list[Standing]:
-    return survivors(
-        standings,
-        count,
-        max_drop=course.max_drop,
-        round_number=number - 1,
-    )
+def _contestants(
+    course: Course, kept: Sequence[Standing], standings: Sequence[Standing], count: int, number: int
+) -> list[Standing]:
+    """Return who is trained in a round: only what is faster than the fastest that keeps the drop already.
+
+    With them come smaller versions of that one; as long as none keeps it, of the most promising one.
+    """
+    limit = FASTER * min((standing.prospect.latency_ratio for standing in kept), default=math.inf)
+    rest = [standing for standing in standings if standing.prospect.latency_ratio < limit]
+    ranked = survivors(rest, count, max_drop=course.max_drop, round_number=number - 1)
+    base = min(kept, key=lambda standing: standing.prospect.latency_ratio, default=ranked[0] if ranked else None)
+    children = [] if base is None else _smaller(course, base, min(limit, FASTER * base.prospect.latency_ratio))
+    room = max(1, count - len(children))
+    return [*survivors(rest, room, max_drop=course.max_drop, round_number=number - 1), *children]
 
 
 def _planned(course: Course, standings: Sequence[Standing], number: int, deadline: float) -> list[Task]:
@@ -96,8 +116,8 @@ def _planned(course: Course, standings: Sequence[Standing], number: int, deadlin
     if number == 0:
         able = _affordable(able, core_seconds, len(course.lessons.train))
     rows = rows_each(core_seconds, [pace * _share_of(standing) for standing, pace in able])
-    # The longest first: then no worker waits long for another.
-    able.sort(key=lambda entry: -entry[1] * _share_of(entry[0]))
+    # The shortest first: if time runs out after all, it is for the slowest.
+    able.sort(key=lambda entry: entry[1] * _share_of(entry[0]))
     tasks = [_task(course, standing, int(rows * _share_of(standing)), number) for standing, _ in able]
     if number == 0 and tasks:
         tasks += _untaught(tasks, [pace for _, pace in able])
@@ -164,30 +184,43 @@ def _standings(
     ]
 
 
-def _narrower(course: Course, standings: Sequence[Standing]) -> list[Standing]:
-    """Return the best network once more with fewer channels: step by step smaller while it stands well."""
-    for standing in standings:
-        model = course.store.network(standing.network)
-        try:
-            step = Prune(
-                ratio=_FURTHER,
-                heads=_FURTHER,
-                criterion="taylor" if course.lessons.labels is not None else "magnitude",
-            )
-            narrow = prune(model, step, few_batches(course.lessons))
-            if parameters(narrow) >= 0.97 * parameters(model):
-                continue
-            path = course.run.folder.candidate(eight_bit(course.run, narrow))[1]
-            ratio = measured_ratios(course.run, [path])[0]
-        except CandidateError as error:
-            course.notes.append(f"{standing.prospect.title} is not pruned further: {error.message}")
-            continue
-        if ratio is None or ratio >= 0.97 * standing.prospect.latency_ratio:
-            continue
-        title = f"{standing.prospect.title}, pruned by {_FURTHER:.0%}"
-        digest = course.store.put(narrow)
-        prospect = Prospect(
-            title, standing.prospect.family, digest, "pruned", ratio, capacity(narrow), parameters(narrow)
+def _smaller(course: Course, standing: Standing, limit: float) -> list[Standing]:
+    """Return a trained network with fewer channels, and at half its resolution, as far as that makes it faster.
+
+    So the model gets smaller step by step, each step trained before the next.
+    """
+    model = course.store.network(standing.network)
+    batches = few_batches(course.lessons)
+    criterion: Criterion = "taylor" if batches else "magnitude"
+    ways: dict[str, Callable[[], onnx.ModelProto]] = {
+        f"pruned by {ratio:.0%}": partial(
+            prune, model, Prune(ratio=ratio, heads=ratio, criterion=criterion), batches
         )
-        return [Standing(prospect, digest, standing.drop)]
-    return []
+        for ratio in _FURTHER
+    }
+    ways["half resolution"] = partial(coarser, model, course.run.dataset.feed(0))
+    found: dict[str, onnx.ModelProto] = {}
+    paths: list[Path] = []
+    for title, make in ways.items():
+        try:
+            made = make()
+            paths.append(course.run.folder.candidate(eight_bit(course.run, made))[1])
+            found[title] = made
+        except CandidateError:  # not every way is open to every network
+            continue
+    children: list[Standing] = []
+    for (title, made), ratio in zip(
+        found.items(), measured_ratios(course.run, paths) if paths else [], strict=True
+    ):
+        if ratio is not None and ratio < limit:
+            prospect = Prospect(
+                f"{standing.prospect.title}, {title}",
+                standing.prospect.family,
+                course.store.put(made),
+                "pruned",
+                ratio,
+                capacity(made),
+                parameters(made),
+            )
+            children.append(Standing(prospect, prospect.start, np.inf))
+    return children
