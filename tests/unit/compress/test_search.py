@@ -18,8 +18,9 @@ import pytest
 
 from edgewright.compress.graph import clean
 from edgewright.compress.output import JOURNAL, OutputFolder
+from edgewright.compress.recipe import Trained
 from edgewright.compress.search import Search, SearchLimits, any_gain
-from edgewright.compress.space import Params, Space, space_of
+from edgewright.compress.space import AS_TRAINED, Params, Space, space_of
 from edgewright.compress.trials import TrialRunner
 from edgewright.contract.candidate import Trial
 from edgewright.contract.device import Budget
@@ -67,6 +68,8 @@ class Pretender:
                 "predicted_bound": 0.3 / decibels,
                 "latency_ratio": 1.0 if params["form"] == "float" else 0.6,
                 "sqnr_db": decibels,
+                "network": space.network,
+                "sha256": f"{number:064d}",
             },
             Trial,
         )
@@ -218,6 +221,101 @@ def test_a_gain_is_a_better_choice_or_a_place_on_the_front(space: Space) -> None
     lossy = runner.run(2, {"form": "float", "half": False, "weights": "15"}, space)
     assert any_gain(smaller, [usual], runner.budget)
     assert not any_gain(lossy, [usual, smaller], runner.budget)
+
+
+def of_network(space: Space, name: str) -> Space:
+    return space_of(space.clean, space.weight_noise, {}, start=(Trained(name, f"network {name}"),))
+
+
+def test_networks_are_tried_as_well_as_the_original(search: Made, space: Space) -> None:
+    made, runner = search(trials=200)
+    before = len(made.run())
+    student = of_network(space, "a")
+    trials = made.consider(student, 60)
+    assert runner.asked[before : before + len(student.first_ideas())] == student.first_ideas()
+    assert {trial.network for trial in trials} == {"a"}
+    assert len(trials) == len(made.trials) - before
+    assert [trial.number for trial in made.trials] == list(range(len(made.trials)))
+    weights = [float(p["weights"]) for p in runner.asked[before:] if p.get("weights", "8 bit") != "8 bit"]
+    assert min(weights) < 30  # tighter until the drop is broken
+
+
+def test_a_few_ideas_are_enough_for_a_first_look(search: Made, space: Space) -> None:
+    made, runner = search(trials=200)
+    before = len(made.run())
+    made.consider(of_network(space, "a"), 60, 2)
+    asked = runner.asked[before:]
+    assert [p for p in asked if p.get("weights", "8 bit") == "8 bit"] == of_network(space, "a").first_ideas()[:2]
+
+
+def test_each_network_answers_for_itself(search: Made, space: Space) -> None:
+    made, _ = search(trials=200)
+    made.run()
+    first = made.consider(of_network(space, "a"), 60)
+    second = made.consider(of_network(space, "b"), 60)
+    assert {trial.network for trial in first} == {"a"}
+    assert {trial.network for trial in second} == {"b"}
+    for trial in made.trials:
+        assert made.params_of(trial).get("network", "") == trial.network
+    asked = len(made.trials)
+    assert written(made.consider(of_network(space, "a"), 60)) == written(first)  # nothing is tried again
+    assert len(made.trials) == asked
+
+
+def test_trained_integers_are_one_trial(search: Made, space: Space) -> None:
+    made, runner = search(trials=200)
+    before = len(made.run())
+    trained = Space(space.clean, (AS_TRAINED,), False, {}, {}, start=(Trained("a", "integers"),), kernels="k")
+    (trial,) = made.consider(trained, 60)
+    assert trial.title == "integers"
+    assert runner.asked[before:] == [{"form": AS_TRAINED, "network": "a"}]
+
+
+def test_one_recipe_can_be_tried_when_time_is_out(search: Made, space: Space) -> None:
+    made, runner = search(trials=200)
+    made.run()
+    student = of_network(space, "a")
+    assert made.consider(student, 0.0) == []
+    params = student.first_ideas()[0]
+    trial = made.attempt(student, params)
+    assert trial is not None
+    assert runner.asked[-1] == params
+    count = len(made.trials)
+    assert made.attempt(student, params) == trial
+    assert len(made.trials) == count
+
+
+def test_no_recipe_of_a_network_is_tried_beyond_the_number_of_trials(search: Made, space: Space) -> None:
+    made, _ = search(trials=5)
+    made.run()
+    student = of_network(space, "a")
+    assert made.consider(student, 60) == []
+    assert made.attempt(student, student.first_ideas()[0]) is None
+
+
+def test_trials_of_networks_survive_an_interruption(search: Made, space: Space) -> None:
+    made, _ = search(trials=200)
+    made.run()
+    made.consider(of_network(space, "a"), 60)
+    before = list(made.trials)
+    again, runner = search(trials=200)
+    again.run()
+    again.consider(of_network(space, "a"), 60)
+    assert written(again.trials[: len(before)]) == written(before)
+    assert not any(params.get("network") for params in runner.asked)
+
+
+def test_optuna_proposes_recipes_of_the_original_alone(search: Made, space: Space, tmp_path: Path) -> None:
+    made, _ = search(trials=40)
+    made.run()
+    count = len(made.trials)
+    made.limits = SearchLimits(60, 200)
+    made.consider(of_network(space, "a"), 60, 3)
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / JOURNAL))
+    study = optuna.load_study(study_name="compress", storage=optuna.storages.JournalStorage(backend))
+    learned = [t for t in study.trials if t.params and "record" in t.user_attrs]
+    assert len(learned) <= count
+    assert all(trial.user_attrs["record"]["network"] == "" for trial in learned)
 
 
 def records(journal: Path) -> list[dict[str, Any]]:

@@ -10,10 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from edgewright.compress.graph import Graph, clean
-from edgewright.compress.recipe import CleanUp, Recipe, Workbench
+from edgewright.compress.recipe import CleanUp, Recipe, Trained, Workbench
 from edgewright.compress.sensitivity import probe_on, weight_noise
-from edgewright.compress.space import Params, Space, space_of
+from edgewright.compress.space import AS_TRAINED, Params, Space, space_of
 from edgewright.compress.static import StaticInt8, integer_layers
+from edgewright.contract.errors import CandidateError
 
 Build = Callable[..., onnx.ModelProto]
 Run = Callable[..., list[NDArray[Any]]]
@@ -126,3 +127,70 @@ def test_a_model_without_layers_can_still_be_cleaned(built: Build) -> None:
 
 def test_no_step_at_all_is_the_original_itself(bench: Workbench) -> None:
     assert bench.build(Recipe(())) is bench.original
+
+
+STUDENT = Trained("ab" * 32, "student")
+
+
+@pytest.fixture(scope="module")
+def of_student(space: Space) -> Space:
+    return space_of(space.clean, space.weight_noise, {}, start=(STUDENT,))
+
+
+def test_every_recipe_of_a_trained_network_begins_with_it(of_student: Space) -> None:
+    assert of_student.network == STUDENT.network
+    for idea in of_student.first_ideas():
+        assert idea["network"] == STUDENT.network
+        recipe = of_student.recipe(idea)
+        assert recipe.steps[:2] == (STUDENT, CleanUp())
+        assert recipe.title.startswith("student")
+        written = msgspec.json.decode(msgspec.json.encode(recipe))
+        assert msgspec.convert(written, Recipe) == recipe
+        for tighter in of_student.tighter(idea):
+            assert of_student.recipe(tighter).steps[0] == STUDENT
+
+
+def test_the_original_has_no_network(space: Space) -> None:
+    assert space.network == ""
+    assert all("network" not in idea for idea in space.first_ideas())
+
+
+def test_networks_are_never_measured_as_one_another(space: Space, of_student: Space) -> None:
+    other = space_of(space.clean, space.weight_noise, {}, start=(Trained("cd" * 32, "other"),))
+    keys = [{each.speed_key(idea) for idea in each.first_ideas()} for each in (space, of_student, other)]
+    assert len(set.union(*keys)) == sum(len(part) for part in keys)
+    assert len(keys[1]) == len(keys[2]) > 1
+    tight = of_student.tighter(of_student.first_ideas()[0])[0]
+    assert of_student.speed_key(tight) in keys[1]
+
+
+def test_trained_integers_are_left_as_they_are(space: Space) -> None:
+    as_trained = Space(space.clean, (AS_TRAINED,), False, {}, {}, start=(STUDENT,), kernels="k: integers")
+    (idea,) = as_trained.first_ideas()
+    assert idea == {"form": AS_TRAINED, "network": STUDENT.network}
+    assert as_trained.recipe(idea) == Recipe((STUDENT,))
+    assert as_trained.recipe(idea).title == "student"
+    assert as_trained.tighter(idea) == []
+    other = Space(
+        space.clean, (AS_TRAINED,), False, {}, {}, start=(Trained("cd" * 32, "b"),), kernels="k: integers"
+    )
+    assert other.speed_key(other.first_ideas()[0]) == as_trained.speed_key(idea)  # the same kernels run
+
+
+def test_a_trained_network_is_fetched_by_its_digest(bench: Workbench, digits_proto: onnx.ModelProto) -> None:
+    asked: list[str] = []
+
+    def fetch(digest: str) -> onnx.ModelProto:
+        asked.append(digest)
+        return digits_proto
+
+    with_networks = Workbench(bench.original, bench.feeds, trained=fetch)
+    made = with_networks.build(Recipe((STUDENT, CleanUp())))
+    again = with_networks.build(Recipe((STUDENT, CleanUp(), StaticInt8())))
+    assert asked == [STUDENT.network]  # once for both
+    assert made.ByteSize() > 1.5 * again.ByteSize()
+
+
+def test_without_training_there_is_no_such_network(bench: Workbench) -> None:
+    with pytest.raises(CandidateError, match="nothing was trained"):
+        bench.build(Recipe((STUDENT, CleanUp())))

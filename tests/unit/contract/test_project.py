@@ -10,6 +10,8 @@ from edgewright.contract.project import load_project, parse_project
 BASE = '[model]\npath = "m.onnx"\n[data]\nsource = "d.npz"\n'
 CLASS = BASE + '[[device_class]]\nname = "watch"\n'
 
+TRAINING = '[training]\nsource = "t.npz"\n'
+
 FULL = """
 [model]
 path = "models/m.onnx"
@@ -29,6 +31,16 @@ dtype = "int16"
 scale = 3.0517578125e-05
 mean = [0.1]
 layout = "NHWC"
+
+[training]
+source = "t.csv"
+teachers = ["big.onnx", "models/other.onnx"]
+recipe = "mine:recipe"
+engine = "ray://head:10001"
+workers = 3
+temperature = 2
+features = 0.5
+relations = 0.25
 
 [[device_class]]
 name = "watch"
@@ -81,6 +93,22 @@ def test_a_small_file_gets_defaults_and_the_default_class_always_exists() -> Non
     assert project.search.time_limit_s == 120
     assert project.device_class("default").budget.max_drop is None
     assert parse_project(CLASS).device_class("default").target == "local"
+
+
+def test_what_to_train_with_arrives() -> None:
+    training = parse_project(FULL).training
+    assert training is not None
+    assert training.source == "t.csv"
+    assert training.teachers == ("big.onnx", "models/other.onnx")
+    assert (training.recipe, training.engine, training.workers) == ("mine:recipe", "ray://head:10001", 3)
+    assert (training.temperature, training.features, training.relations) == (2.0, 0.5, 0.25)
+
+
+def test_without_a_section_on_training_nothing_is_trained() -> None:
+    assert parse_project(BASE).training is None
+    usual = parse_project(BASE + TRAINING).training
+    assert usual is not None
+    assert (usual.teachers, usual.recipe, usual.engine, usual.workers) == ((), None, "local", None)
 
 
 def test_an_unknown_device_class_lists_those_present() -> None:
@@ -138,6 +166,14 @@ def test_a_class_named_default_replaces_the_built_in_one() -> None:
         (BASE + 'task = "clasify"\n', "data.task (line 5): invalid enum value 'clasify'", "classification, regr"),
         ('[model]\npath = "m"\n', "has no section [data]", "source"),
         ('[data]\nsource = "m"\n', "has no section [model]", "path"),
+        (BASE + "[training]\n", "training (line 5) has no source", "Add source"),
+        (BASE + TRAINING + 'reciep = "a:b"\n', "training.reciep (line 7): unknown key", "did you mean 'recipe'?"),
+        (BASE + TRAINING + 'teachers = "t.onnx"\n', "training.teachers (line 7)", "brackets"),
+        (BASE + TRAINING + "workers = 0\n", "training (line 5): workers is 0", "one per core"),
+        (BASE + TRAINING + "temperature = 0\n", "training (line 5): temperature is 0", "Leave it out"),
+        (BASE + TRAINING + "temperature = nan\n", "temperature", "Leave it out"),
+        (BASE + TRAINING + "features = -1.0\n", "training (line 5): features is -1", "Leave it out"),
+        (BASE + TRAINING + "relations = 1e9\n", "training (line 5): relations is 1e+09", "Leave it out"),
         ("[model]\n[data]\n", "model (line 1) has no path", "Add path"),
         ('model = "m.onnx"\n[data]\nsource = "d"\n', "model (line 1) must be a table", "[model]"),
         (BASE + "[search\n", "is not valid TOML", "line"),
@@ -159,8 +195,16 @@ def test_paths_start_at_the_files_folder_and_functions_stay(tmp_path: Path) -> N
     project = load_project(path)
     assert project.model.path == str(tmp_path / "models/m.onnx")
     assert project.data.source == str(tmp_path / "d.csv")
-    path.write_text(BASE.replace("d.npz", "my.data:load"))
-    assert load_project(path).data.source == "my.data:load"
+    assert project.training is not None
+    assert project.training.source == str(tmp_path / "t.csv")
+    assert project.training.teachers == (str(tmp_path / "big.onnx"), str(tmp_path / "models/other.onnx"))
+    path.write_text(BASE.replace("d.npz", "my.data:load").replace("m.onnx", "my.model:make") + TRAINING)
+    project = load_project(path)
+    assert (project.data.source, project.model.path) == ("my.data:load", "my.model:make")
+    path.write_text(BASE + TRAINING.replace("t.npz", "my.data:training"))
+    training = load_project(path).training
+    assert training is not None
+    assert training.source == "my.data:training"
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
