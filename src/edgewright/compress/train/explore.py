@@ -23,6 +23,7 @@ from edgewright.compress.train.evidence import admissible
 from edgewright.compress.train.integers import finalists_of, train_integers
 from edgewright.compress.train.lessons import Lessons
 from edgewright.compress.train.material import Material
+from edgewright.compress.train.plan import Prospect
 from edgewright.compress.train.rounds import FINAL_SHARE, train_in_rounds
 from edgewright.compress.train.settings import Distillation
 from edgewright.compress.train.store import TrainingStore
@@ -96,37 +97,43 @@ def explore(material: Material, run: Run, search: Search, *, seconds: float) -> 
 
 
 def _taught(course: Course, seconds: float) -> list[Contribution]:
-    run = course.run
-    course.tell("looking for networks that are fast enough")
-    found = ideas(
-        run,
-        course.lessons,
-        _drafted_ending(run),
-        course.notes,
-        seed=run.request.seed,
-        targets=_targets(course.lessons),
-    )
-    if not found:
-        course.notes.append("there is nothing to train")
-        return []
-    slowest = _slowest(run, course.search)
-    until = time.monotonic() + _SURVEYED * seconds
-    prospects = survey(
-        run,
-        course.store,
-        course.lessons,
-        found,
-        places=_PLACES,
-        slowest=slowest,
-        core_seconds=FINAL_SHARE * _ROUNDS * course.workers * course.left(),
-        until=until,
-    )
+    prospects = _prospects(course, seconds)
     left = course.left()
     standings = train_in_rounds(course, prospects, course.ends - (1 - _ROUNDS) * left)
     finalists = finalists_of(course, standings, course.ends - (1 - _ROUNDS - _FORMS) * left)
     if not finalists:
         return []
     return train_integers(course, finalists[0], course.ends)
+
+
+def _prospects(course: Course, seconds: float) -> list[Prospect]:
+    """Return the shortlist; a resumed run goes on with the one it had, however its measurements would differ."""
+    known = course.store.load("shortlist", tuple[list[Prospect], list[str]])
+    if known is not None:
+        course.notes += known[1]
+        return known[0]
+    run = course.run
+    course.tell("looking for networks that are fast enough")
+    notes: list[str] = []
+    targets = _targets(course.lessons)
+    found = ideas(run, course.lessons, _drafted_ending(run), notes, seed=run.request.seed, targets=targets)
+    prospects: list[Prospect] = []
+    if found:
+        prospects = survey(
+            run,
+            course.store,
+            course.lessons,
+            found,
+            places=_PLACES,
+            slowest=_slowest(run, course.search),
+            core_seconds=FINAL_SHARE * _ROUNDS * course.workers * course.left(),
+            until=time.monotonic() + _SURVEYED * seconds,
+        )
+    if not prospects:
+        notes.append("there is nothing to train")
+    course.store.save("shortlist", (prospects, notes))
+    course.notes += notes
+    return prospects
 
 
 def _answers(run: Run, teacher: Teacher, lessons: Lessons, names: Sequence[str], *, seconds: float) -> Answers:

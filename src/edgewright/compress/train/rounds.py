@@ -178,10 +178,18 @@ def _standings(
 ) -> list[Standing]:
     prospects = {standing.network: standing.prospect for standing in before}
     return [
-        Standing(prospects[task.start], network.network, network.drop)
+        Standing(prospects.get(task.start) or _prospect_of(task), network.network, network.drop)
         for task, network in zip(tasks, trained, strict=True)
-        if network.network and network.drop is not None and network.distilled and task.start in prospects
+        if network.network and network.drop is not None and network.distilled
     ]
+
+
+def _prospect_of(task: Task) -> Prospect:
+    """Return what an earlier run planned and this one, by other measurements, would not have."""
+    known = task.network
+    return Prospect(
+        known.title, "", task.start, known.origin, known.latency_ratio or math.inf, 0.0, known.parameters
+    )
 
 
 def _smaller(course: Course, standing: Standing, limit: float) -> list[Standing]:

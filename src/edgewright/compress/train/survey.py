@@ -238,8 +238,10 @@ def _pace(idea: Idea, lessons: Lessons) -> float:
 def _prospects(known: Sequence[Idea]) -> list[Prospect]:
     """Return the ideas with latency and pace, measured or else predicted from those that were."""
     measured = [(idea.features, idea.ratio) for idea in known if idea.ratio is not None and np.isfinite(idea.ratio)]
-    latency = LatencyModel.fit([each for each, _ in measured], [ratio for _, ratio in measured])
     paced = [(idea.features, idea.pace) for idea in known if idea.pace is not None]
+    if not measured or not paced:
+        return []
+    latency = LatencyModel.fit([each for each, _ in measured], [ratio for _, ratio in measured])
     # Training is made of the same kinds of work as inference, at other prices.
     pace = LatencyModel.fit([each for each, _ in paced], [seconds for _, seconds in paced])
     return [
