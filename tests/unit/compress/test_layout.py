@@ -33,7 +33,7 @@ def with_features(here: Machine) -> With:
 
 
 def test_every_layer_of_the_original_is_measured(bench: Workbench, here: Machine) -> None:
-    space, noise = lay_out(bench, (CleanUp(),), here, seconds=20)
+    space, noise = lay_out(bench, (CleanUp(),), here, seconds=3)
     assert set(noise["few bits"]) == set(noise["integers"])
     layers = [node.name for node in space.clean.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
     assert set(noise["integers"]) == set(layers)
@@ -44,11 +44,11 @@ def test_every_layer_of_the_original_is_measured(bench: Workbench, here: Machine
 
 
 def test_a_trained_network_is_laid_out_like_the_original(bench: Workbench, here: Machine) -> None:
-    space, noise = lay_out(bench, (STUDENT, CleanUp()), here, seconds=20)
+    space, noise = lay_out(bench, (STUDENT, CleanUp()), here, seconds=3)
     assert space.network == STUDENT.network
     assert space.start == (STUDENT,)
     assert space.kernels == STUDENT.network[:16]
-    original, same = lay_out(bench, (CleanUp(),), here, seconds=20)
+    original, same = lay_out(bench, (CleanUp(),), here, seconds=3)
     assert noise == same  # it is the same network here
     assert space.forms == original.forms
     assert [space.recipe(idea).steps[1:] for idea in space.first_ideas()] == [
