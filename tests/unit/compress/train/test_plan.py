@@ -1,5 +1,6 @@
 """What is trained, and for how long: decisions from figures alone."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,12 +9,15 @@ import pytest
 from edgewright.compress.train.plan import (
     Prospect,
     Standing,
+    finalists,
+    keeps,
     passes,
     rows_each,
     score,
     shortlist,
     survivors,
     tightness,
+    trainable,
 )
 from edgewright.contract.training import Origin
 
@@ -90,7 +94,7 @@ def test_latency_and_drop_both_make_a_network_less_promising() -> None:
 
 def test_the_same_drop_is_worse_later() -> None:
     assert score(0.5, 0.05, 0.01, 0) < score(0.5, 0.05, 0.01, 1) < score(0.5, 0.05, 0.01, 2)
-    assert score(0.5, 0.05, 0.01, 2) == score(0.5, 0.05, 0.01, 9)
+    assert score(0.5, 0.05, 0.01, 9) == score(0.5, 0.05, 0.01, 10)
 
 
 def test_a_better_network_than_the_original_is_not_better_than_none_of_a_drop() -> None:
@@ -150,3 +154,30 @@ def test_the_least_number_of_bits_is_found_within_few_rounds(workers: int, keeps
 def test_many_bits_come_first_where_the_drop_is_broken_already() -> None:
     assert min(tightness([], [], 4, keeps_now=False)) >= 15
     assert tightness([], [], 1, keeps_now=False) > tightness([], [], 1, keeps_now=True)
+
+
+def test_only_what_can_be_shown_enough_rows_is_trained() -> None:
+    quick = [replace(each, pace=1e-4) for each in line(10)]
+    slow = [replace(each, pace=1.0) for each in line(10, "mixer")]
+    assert trainable([*quick, *slow], 10.0, 1000) == quick
+    few = trainable([*quick[:2], *slow], 10.0, 1000)
+    assert len(few) == 8
+    assert few[:2] == quick[:2]  # too few are quick enough: the quickest of the others come along
+    assert trainable([], 10.0, 1000) == []
+
+
+def test_the_originals_weights_need_fewer_rows() -> None:
+    cold = [replace(each, pace=0.004) for each in line(9)]
+    warm = [replace(each, pace=0.004) for each in line(9, "", "pruned")]
+    assert trainable([*cold, *warm], 10.0, 1000) == warm
+
+
+def test_finalists_are_the_fastest_that_keep_the_drop_and_then_the_most_promising() -> None:
+    kept = [Standing(prospect(f"kept {i}", 0.3 + i / 10, 1.0), f"k{i}", 0.0) for i in range(3)]
+    other = Standing(prospect("other", 0.1, 1.0), "other", 0.02)
+    failed = Standing(prospect("failed", 0.05, 1.0), "failed", np.inf)
+    assert all(keeps(standing, 0.01) for standing in kept)
+    assert not keeps(other, 0.01)
+    assert finalists(kept, [*kept, other, failed], max_drop=0.01, round_number=3) == [kept[0], kept[1], other]
+    assert finalists([], [other, failed], max_drop=0.01, round_number=3) == [other]
+    assert finalists([], [], max_drop=0.01, round_number=3) == []

@@ -1,0 +1,103 @@
+"""Finalists are tried in their forms, and integers are trained as long as there is time."""
+
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import onnx
+import pytest
+
+from edgewright.compress.graph import clean
+from edgewright.compress.search import Search
+from edgewright.compress.space import Space, space_of
+from edgewright.compress.train import integers
+from edgewright.compress.train.course import Course
+from edgewright.compress.train.integers import finalists_of, train_integers
+from edgewright.compress.train.plan import Prospect, Standing
+from edgewright.contract.candidate import Trial
+from edgewright.contract.errors import CandidateError
+
+
+def standing(title: str) -> Standing:
+    return Standing(Prospect(title, "cnn", "start", "fresh", 0.5, 1.0, 100), title.ljust(64, "0"), 0.0)
+
+
+def trial(network: str, bound: float, ratio: float) -> Trial:
+    facts = {
+        "number": 0,
+        "title": network,
+        "recipe": [],
+        "state": "complete",
+        "reason": "",
+        "seconds": 0.0,
+        "seed": 0,
+        "size_bytes": 1000,
+        "drop": bound,
+        "predicted_bound": bound,
+        "latency_ratio": ratio,
+        "network": network,
+    }
+    return msgspec.convert(facts, Trial)
+
+
+@pytest.fixture
+def course(digits_proto: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A course whose search knows what came of each network."""
+    cleaned = clean(digits_proto)
+
+    def lay_out(
+        _bench: Any, first: tuple[Any, ...], _machine: Any, *, seconds: float
+    ) -> tuple[Space, dict[str, Any]]:
+        if first[0].title == "odd":
+            raise CandidateError("the graph has no layer", remedy="")
+        return space_of(cleaned, {}, {}, start=first[:1]), {}
+
+    monkeypatch.setattr(integers, "lay_out", lay_out)
+    results: dict[str, list[Trial]] = {}
+    search = cast(Search, SimpleNamespace(consider=lambda space, _seconds, _ideas: results.get(space.network, [])))
+    run = SimpleNamespace(bench=None, machine=None, space=SimpleNamespace(fold=()))
+    return SimpleNamespace(
+        run=run, search=search, results=results, max_drop=0.01, notes=[], tell=lambda _stage: None, workers=2
+    )
+
+
+def later(seconds: float) -> float:
+    return time.monotonic() + seconds
+
+
+def test_the_fastest_that_keeps_the_drop_comes_first(course: Any) -> None:
+    lossy, slow, fast, none = standing("lossy"), standing("slow"), standing("fast"), standing("none")
+    course.results |= {
+        lossy.network: [trial(lossy.network, 0.2, 0.1)],
+        slow.network: [trial(slow.network, 0.001, 0.6)],
+        fast.network: [trial(fast.network, 0.2, 0.1), trial(fast.network, 0.002, 0.3)],
+    }
+    found = finalists_of(cast(Course, course), [none, lossy, slow, fast], later(60))
+    assert [finalist.standing for finalist in found] == [fast, slow, lossy, none]
+    assert found[0].best is not None
+    assert found[0].best.latency_ratio == 0.3
+    assert found[-1].best is None
+
+
+def test_a_network_that_has_no_forms_is_noted_and_left_out(course: Any) -> None:
+    found = finalists_of(cast(Course, course), [standing("odd"), standing("good")], later(60))
+    assert [finalist.standing.prospect.title for finalist in found] == ["good"]
+    assert any("odd" in note for note in course.notes)
+
+
+def test_the_first_is_tried_even_without_time(course: Any) -> None:
+    found = finalists_of(cast(Course, course), [standing("first"), standing("second")], later(-1))
+    assert [finalist.standing.prospect.title for finalist in found] == ["first"]
+
+
+def test_without_time_no_integers_are_trained(course: Any) -> None:
+    (finalist,) = finalists_of(cast(Course, course), [standing("good")], later(60))
+    assert train_integers(cast(Course, course), finalist, later(0)) == []
+
+
+def test_integers_behind_folded_preprocessing_are_left_out_and_said_so(course: Any) -> None:
+    (finalist,) = finalists_of(cast(Course, course), [standing("good")], later(60))
+    course.run.space.fold = ("fold",)
+    assert train_integers(cast(Course, course), finalist, later(60)) == []
+    assert any("folded" in note for note in course.notes)
