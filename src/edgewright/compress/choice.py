@@ -56,8 +56,8 @@ def pooled(trials: Sequence[Trial], samples: int, alpha: float) -> list[Trial]:
 
     Of many candidates with the same noise the luckiest has the fewest flips on the select split and no fewer
     anywhere else. So each is believed to flip as many answers as those within 3 dB of it do on average, in both
-    directions alike, if that is more than what it showed. Networks that were trained apart differ in more than noise,
-    so only forms of one network count.
+    directions alike, if that is more than what it showed. Networks that were trained apart differ in more than
+    noise, so only forms of one network count.
 
     Args:
         trials: Of one search.

@@ -16,7 +16,7 @@ __all__ = ["coarser"]
 
 _LAYERS = frozenset(("Conv", "Gemm", "MatMul", "GRU", "LSTM", "RNN"))
 # A smaller map has nothing left to look at.
-_LEAST_SIDE = 6
+_LEAST_SIDE = 12
 
 
 def coarser(model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:

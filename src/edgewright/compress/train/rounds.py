@@ -146,7 +146,6 @@ def _affordable(
 
 def _task(course: Course, standing: Standing, rows: int, number: int) -> Task:
     prospect = standing.prospect
-    start: Start = "trained" if prospect.origin == "pruned" else "fresh"
     origin: Origin = prospect.origin if number == 0 or standing.network == prospect.start else "continued"
     network = TrainedNetwork(
         network="",
@@ -162,7 +161,7 @@ def _task(course: Course, standing: Standing, rows: int, number: int) -> Task:
         drop=None,
         seconds=0.0,
     )
-    return Task(network, standing.network, settings_for(course, rows, start))
+    return Task(network, standing.network, settings_for(course, rows, "fresh"))
 
 
 def _untaught(tasks: Sequence[Task], paces: Sequence[float]) -> list[Task]:

@@ -23,6 +23,7 @@ from edgewright.compress.train.families import grid, parameters, work
 from edgewright.compress.train.importance import Batch
 from edgewright.compress.train.inherit import inherit
 from edgewright.compress.train.lessons import Lessons
+from edgewright.compress.train.normalise import with_normalisation
 from edgewright.compress.train.pace import seconds_per_row
 from edgewright.compress.train.plan import Prospect, shortlist, trainable
 from edgewright.compress.train.predict import Features, LatencyModel, features
@@ -43,7 +44,9 @@ _AT_ONCE = 8
 _OF_A_FAMILY = 12
 # A warm start must take over at least this share of the weights to be called one.
 _INHERITED = 0.5
-_RATIOS = (0.3, 0.5, 0.65, 0.8)
+# Rows that give the statistics of a normalisation its start.
+_NORMALISED_BY = 256
+_RATIOS = (0.3, 0.5, 0.7)
 
 
 @dataclass(slots=True)
@@ -210,7 +213,7 @@ def survey(
             break
         _measure(run, waiting)
         known = [idea for idea in known if idea.ratio is None or np.isfinite(idea.ratio)]
-    return [_kept(run, store, prospect, by_title[prospect.title]) for prospect in chosen]
+    return [_kept(run, store, lessons, prospect, by_title[prospect.title]) for prospect in chosen]
 
 
 def _measure(run: Run, some: Sequence[Idea]) -> None:
@@ -260,7 +263,7 @@ def _prospects(known: Sequence[Idea]) -> list[Prospect]:
     ]
 
 
-def _kept(run: Run, store: TrainingStore, prospect: Prospect, idea: Idea) -> Prospect:
+def _kept(run: Run, store: TrainingStore, lessons: Lessons, prospect: Prospect, idea: Idea) -> Prospect:
     """Put a network of the shortlist into the store, with weights of the original where shapes allow."""
     model, origin = idea.model, idea.origin
     if origin == "fresh":
@@ -270,4 +273,7 @@ def _kept(run: Run, store: TrainingStore, prospect: Prospect, idea: Idea) -> Pro
             share = 0.0
         if share >= _INHERITED:
             model, origin = inherited, "inherited"
+    elif origin == "pruned":
+        few = lessons.train[:_NORMALISED_BY]
+        model = with_normalisation(model, [array[few] for array in lessons.inputs])
     return replace(prospect, start=store.put(model), origin=origin)
