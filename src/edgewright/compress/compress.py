@@ -46,8 +46,8 @@ Train: TypeAlias = Callable[..., TrainingReport]
 _DROP = 0.01
 _FIDELITY_DROP = 0.001
 # Shares of the time: for the search without training, for the search before training, for what follows training.
-_SEARCH, _SEARCH_BEFORE_TRAINING, _CONCLUSION = 0.72, 0.08, 0.12
-_MOST_CONCLUSION_S = 60.0
+_SEARCH, _SEARCH_BEFORE_TRAINING, _CONCLUSION = 0.72, 0.08, 0.07
+_LEAST_CONCLUSION_S, _MOST_CONCLUSION_S = 9.0, 60.0
 # Candidates that may look at the certify split in one run; each look costs confidence.
 _LOOKS = 3
 # Kinds of candidates whose memory is measured; each takes about half a second.
@@ -215,7 +215,8 @@ def _search(run: Run, train: Train | None) -> None:
     search = Search(runner, run.space, run.folder, identity, SearchLimits(seconds, request.trials), tell)
     run.trials = search.run()
     if train is not None:
-        left = run.left() - min(_MOST_CONCLUSION_S, _CONCLUSION * request.time_limit_s)
+        reserve = min(_MOST_CONCLUSION_S, max(_LEAST_CONCLUSION_S, _CONCLUSION * request.time_limit_s))
+        left = run.left() - reserve
         run.training = train(run, search, seconds=max(1.0, left))
 
 

@@ -35,7 +35,7 @@ _HEALED = (0.35, 0.5, 0.7, 1.0)
 # Of the limit on the drop, what the certificate's uncertainty will take.
 _MARGIN = 0.5
 # A drop that is ten times too large weighs as much as a latency that is ten to this power as high.
-_DEAR = 0.5
+_DEAR = 0.8
 # A network that loses so much of the limit on the select split keeps it; others must then be faster than it.
 _KEPT = 0.4
 FASTER = 0.92

@@ -115,12 +115,19 @@ def _planned(course: Course, standings: Sequence[Standing], number: int, deadlin
     core_seconds = _USABLE * course.workers * max(0.0, deadline - time.monotonic())
     if number == 0:
         able = _affordable(able, core_seconds, len(course.lessons.train))
-    rows = rows_each(core_seconds, [pace * _share_of(standing) for standing, pace in able])
+    paces = [pace for _, pace in able]
+    if number == len(_ROUNDS) - 1:  # nobody is compared by the last round, so no worker need wait for another
+        rows = [int(core_seconds / max(len(able), course.workers) / pace) for pace in paces]
+    else:
+        each = rows_each(core_seconds, [pace * _share_of(standing) for standing, pace in able])
+        rows = [int(each * _share_of(standing)) for standing, _ in able]
+    tasks = [_task(course, standing, count, number) for (standing, _), count in zip(able, rows, strict=True)]
     # The shortest first: if time runs out after all, it is for the slowest.
-    able.sort(key=lambda entry: entry[1] * _share_of(entry[0]))
-    tasks = [_task(course, standing, int(rows * _share_of(standing)), number) for standing, _ in able]
+    order = sorted(range(len(tasks)), key=lambda i: paces[i] * rows[i])
     if number == 0 and tasks:
-        tasks += _untaught(tasks, [pace for _, pace in able])
+        tasks += _untaught(tasks, paces)
+        order.append(len(tasks) - 1)
+    tasks = [tasks[i] for i in order]
     course.store.save(name, tasks)
     return tasks
 
