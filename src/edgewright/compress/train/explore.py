@@ -36,9 +36,9 @@ from edgewright.contract.training import Contribution, TrainingReport
 __all__ = ["explore"]
 
 # Shares of the time for training: the teacher's answers and the survey; and of what they leave, the rounds, the
-# forms of the finalists, and the rest for integers.
+# one more for what is nearly good enough, the forms of the finalists, and the rest for integers.
 _TAUGHT, _SURVEYED = 0.07, 0.08
-_ROUNDS, _FORMS = 0.64, 0.11
+_ROUNDS, _OVERTIME, _FORMS = 0.56, 0.15, 0.08
 _PLACES = 8
 # Augmented copies that the teacher answers, as far as time allows.
 _VIEWS = 64
@@ -99,8 +99,9 @@ def explore(material: Material, run: Run, search: Search, *, seconds: float) -> 
 def _taught(course: Course, seconds: float) -> list[Contribution]:
     prospects = _prospects(course, seconds)
     left = course.left()
-    standings = train_in_rounds(course, prospects, course.ends - (1 - _ROUNDS) * left)
-    finalists = finalists_of(course, standings, course.ends - (1 - _ROUNDS - _FORMS) * left)
+    rounds = course.ends - (1 - _ROUNDS) * left
+    standings = train_in_rounds(course, prospects, rounds, rounds + _OVERTIME * left)
+    finalists = finalists_of(course, standings, time.monotonic() + _FORMS * left)
     if not finalists:
         return []
     return train_integers(course, finalists[0], course.ends)

@@ -17,6 +17,7 @@ __all__ = [
     "Standing",
     "finalists",
     "keeps",
+    "nearly",
     "passes",
     "rows_each",
     "score",
@@ -39,6 +40,8 @@ _DEAR = 0.8
 # A network that loses so much of the limit on the select split keeps it; others must then be faster than it.
 _KEPT = 0.4
 FASTER = 0.92
+# What is so much faster and loses at most so many limits gets more time.
+_MUCH_FASTER, _NEAR = 0.8, 3.0
 # Passes that a network needs at least, with fresh weights and with the original's; over so many rows at most.
 _COLD_PASSES, _WARM_PASSES = 4.0, 1.0
 _MANY_ROWS = 60_000
@@ -193,6 +196,13 @@ def survivors(standings: Sequence[Standing], count: int, *, max_drop: float, rou
 def keeps(standing: Standing, max_drop: float) -> bool:
     """Whether a network keeps the drop well enough to be left alone while faster ones are trained."""
     return standing.drop <= _KEPT * max_drop
+
+
+def nearly(kept: Sequence[Standing], others: Sequence[Standing], *, max_drop: float) -> list[Standing]:
+    """Return what is worth more time: much faster than what keeps the drop, and close to keeping it."""
+    limit = _MUCH_FASTER * min((standing.prospect.latency_ratio for standing in kept), default=math.inf)
+    near = [s for s in others if s not in kept and s.prospect.latency_ratio < limit and s.drop <= _NEAR * max_drop]
+    return sorted(near, key=lambda standing: standing.prospect.latency_ratio)
 
 
 def finalists(

@@ -21,6 +21,7 @@ from edgewright.compress.train.plan import (
     Standing,
     finalists,
     keeps,
+    nearly,
     passes,
     rows_each,
     shortlist,
@@ -48,13 +49,14 @@ _WARM = 0.5
 _FURTHER = (0.25, 0.5)
 
 
-def train_in_rounds(course: Course, prospects: Sequence[Prospect], until: float) -> list[Standing]:
+def train_in_rounds(course: Course, prospects: Sequence[Prospect], until: float, overtime: float) -> list[Standing]:
     """Train the shortlist in rounds, and return how those of the last one stand, most promising first.
 
     Args:
         course: What the rounds share.
         prospects: The shortlist.
-        until: When this part must be over, of `time.monotonic()`.
+        until: When the rounds must be over, of `time.monotonic()`.
+        overtime: When one more round must be over, for what is much faster and nearly good enough.
     """
     began = time.monotonic()
     whole = until - began
@@ -72,6 +74,13 @@ def train_in_rounds(course: Course, prospects: Sequence[Prospect], until: float)
         reached = _standings(standings, tasks, course.train(f"round {number + 1}", tasks, deadline))
         kept += [standing for standing in reached if keeps(standing, course.max_drop)]
         standings = reached or standings
+    near = nearly(kept, standings, max_drop=course.max_drop)[: course.workers]
+    if near and time.monotonic() < overtime:
+        tasks = _planned(course, near, len(_ROUNDS), overtime)
+        reached = _standings(near, tasks, course.train("overtime", tasks, overtime))
+        kept += [standing for standing in reached if keeps(standing, course.max_drop)]
+        again = {standing.prospect.start for standing in reached}
+        standings = [*reached, *(standing for standing in standings if standing.prospect.start not in again)]
     return finalists(kept, standings, max_drop=course.max_drop, round_number=len(_ROUNDS))
 
 
@@ -116,7 +125,7 @@ def _planned(course: Course, standings: Sequence[Standing], number: int, deadlin
     if number == 0:
         able = _affordable(able, core_seconds, len(course.lessons.train))
     paces = [pace for _, pace in able]
-    if number == len(_ROUNDS) - 1:  # nobody is compared by the last round, so no worker need wait for another
+    if number >= len(_ROUNDS) - 1:  # nobody is compared by the last round, so no worker need wait for another
         rows = [int(core_seconds / max(len(able), course.workers) / pace) for pace in paces]
     else:
         each = rows_each(core_seconds, [pace * _share_of(standing) for standing, pace in able])

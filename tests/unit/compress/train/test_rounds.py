@@ -72,7 +72,8 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pre
 
 
 def run(pretender: Pretender, prospects: Sequence[Prospect], seconds: float = 100.0) -> list[str]:
-    found = train_in_rounds(cast(Course, pretender), prospects, time.monotonic() + seconds)
+    until = time.monotonic() + seconds
+    found = train_in_rounds(cast(Course, pretender), prospects, until, until + 0.2 * seconds)
     return [standing.prospect.title for standing in found]
 
 
@@ -111,6 +112,16 @@ def test_what_keeps_the_drop_is_among_the_finalists_and_only_faster_ones_are_tra
     assert run(pretender, FOUR)[0] == "b"
     for tasks in pretender.trained[1:]:
         assert {task.network.title for task in tasks} == {"a"}
+
+
+def test_what_is_much_faster_and_nearly_good_enough_gets_more_time(course: Callable[..., Pretender]) -> None:
+    pretender = course(a=0.02, b=0.0, c=0.3, d=0.3)
+    assert run(pretender, FOUR) == ["b", "a"]
+    assert len(pretender.trained) == 5
+    assert [task.network.title for task in pretender.trained[-1]] == ["a"]
+    hopeless = course(a=0.2, b=0.0, c=0.3, d=0.3)
+    run(hopeless, FOUR)
+    assert len(hopeless.trained) == 4
 
 
 def test_what_failed_is_not_trained_on(course: Callable[..., Pretender]) -> None:
