@@ -92,13 +92,13 @@ def usual_training(
     """Return settings that are a good first choice.
 
     Args:
-        rows: Training rows; a batch is a hundredth of them, 32 to 256.
+        rows: Training rows; a batch is a hundredth of them, 32 to 128.
         start: Fresh weights, trained ones, or the integers of a quantised graph.
         epochs: Planned.
         augment: Admissible augmentations.
         teacher: Whether a teacher's answers are there.
     """
-    batch = 32 * min(8, max(1, round(rows / 100 / 32)))
+    batch = 32 * min(4, max(1, round(rows / 100 / 32)))
     return Training(
         epochs=epochs,
         batch=batch,

@@ -340,7 +340,7 @@ def test_recipes_that_cannot_be_used_say_why(tmp_path: Path, monkeypatch: pytest
 
 def test_usual_settings_follow_rows_and_start() -> None:
     make: Callable[..., Training] = usual_training
-    assert [make(rows, "fresh").batch for rows in (200, 6_400, 1_000_000)] == [32, 64, 256]
+    assert [make(rows, "fresh").batch for rows in (200, 6_400, 1_000_000)] == [32, 64, 128]
     rates = [make(1000, start).rate for start in ("fresh", "trained", "integers")]
     assert rates == sorted(rates, reverse=True)
     with pytest.raises(InputError, match="epochs is 0"):
