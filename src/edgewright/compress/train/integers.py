@@ -51,7 +51,6 @@ class Finalist(msgspec.Struct, frozen=True):
 def finalists_of(course: Course, standings: Sequence[Standing], until: float) -> list[Finalist]:
     """Try the forms of each network that need no training; the fastest that keeps the drop comes first."""
     found: list[Finalist] = []
-    drop_only = Budget(max_drop=course.max_drop)
     for place, standing in enumerate(standings):
         seconds = (until - time.monotonic()) / (len(standings) - place)
         if seconds < 1 and found:
@@ -65,13 +64,11 @@ def finalists_of(course: Course, standings: Sequence[Standing], until: float) ->
             course.notes.append(f"{step.title} cannot be compressed further: {error.message}")
             continue
         trials = [t for t in course.search.consider(space, seconds, _IDEAS) if t.state == "complete"]
-        best = min(trials, key=lambda t: (max(closeness(t, drop_only), 0.0), t.latency_ratio or 9.0), default=None)
+        best = min(trials, key=lambda trial: _order(course, trial), default=None)
         found.append(Finalist(standing, space, best))
 
     def rank(finalist: Finalist) -> tuple[float, float]:
-        if finalist.best is None:
-            return float("inf"), 9.0
-        return max(closeness(finalist.best, drop_only), 0.0), finalist.best.latency_ratio or 9.0
+        return (float("inf"), 9.0) if finalist.best is None else _order(course, finalist.best)
 
     return sorted(found, key=rank)
 
@@ -89,7 +86,7 @@ def train_integers(course: Course, finalist: Finalist, until: float) -> list[Con
         return []
     kept: list[int] = []
     failed: list[int] = []
-    keeps_now = finalist.best is not None and closeness(finalist.best, Budget(max_drop=course.max_drop)) <= 0
+    keeps_now = _keeps(course, finalist.best)
     gains: list[Contribution] = []
     number = 0
     while (left := until - time.monotonic()) > _LEAST_S:
@@ -103,11 +100,24 @@ def train_integers(course: Course, finalist: Finalist, until: float) -> list[Con
         trained = course.train(f"integers {number}", tasks, deadline)
         for (db, _), network in zip(starts, trained, strict=False):
             trial = _tried(course, finalist, network)
-            keeps = trial is not None and closeness(trial, Budget(max_drop=course.max_drop)) <= 0
-            (kept if keeps else failed).append(db)
+            (kept if _keeps(course, trial) else failed).append(db)
             if trial is not None:
                 gains += _against_rounding(course, finalist, db, trial)
     return gains
+
+
+def _excess(course: Course, trial: Trial) -> float:
+    """Return by how much a trial breaks the limit on the drop, as a share of it; other limits do not count here."""
+    return closeness(trial, Budget(max_drop=course.max_drop))
+
+
+def _keeps(course: Course, trial: Trial | None) -> bool:
+    return trial is not None and _excess(course, trial) <= 0
+
+
+def _order(course: Course, trial: Trial) -> tuple[float, float]:
+    """Return what trials are sorted by: those that keep the drop first, the fastest of them first."""
+    return max(_excess(course, trial), 0.0), trial.latency_ratio or 9.0
 
 
 def _start(course: Course, finalist: Finalist, db: int) -> str | None:

@@ -102,11 +102,12 @@ def _contestants(
     """
     limit = FASTER * min((standing.prospect.latency_ratio for standing in kept), default=math.inf)
     rest = [standing for standing in standings if standing.prospect.latency_ratio < limit]
-    ranked = survivors(rest, count, max_drop=course.max_drop, round_number=number - 1)
+    choose = partial(survivors, rest, max_drop=course.max_drop, round_number=number - 1)
+    ranked = choose(count)
     base = min(kept, key=lambda standing: standing.prospect.latency_ratio, default=ranked[0] if ranked else None)
     children = [] if base is None else _smaller(course, base, min(limit, FASTER * base.prospect.latency_ratio))
     room = max(1, count - len(children))
-    return [*survivors(rest, room, max_drop=course.max_drop, round_number=number - 1), *children]
+    return [*choose(room), *children]
 
 
 def _planned(course: Course, standings: Sequence[Standing], number: int, deadline: float) -> list[Task]:
