@@ -72,6 +72,8 @@ class Network(nn.Module):
         first = self._build(joined(self._pairs.nodes, self._graph))
         self._outputs = [self._slot(name) for name in self.output_names]
         self._check(first)
+        # Convolutions over images are up to half as fast again with their channels last.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.train()
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -118,7 +120,7 @@ class Network(nn.Module):
     def _run(self, inputs: Sequence[Tensor]) -> list[Any]:
         values: list[Any] = [None] * len(self._slots)
         for slot, value in zip(self._inputs, inputs, strict=True):
-            values[slot] = value
+            values[slot] = value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
         for slot, name in self._held:
             values[slot] = getattr(self, name)
         for call, reads, writes in self._steps:
