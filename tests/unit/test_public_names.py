@@ -18,7 +18,7 @@ NAMES = {
     "contract.project": "Project load_project parse_project",
     "contract.sections": "DataSection MetricSection ModelSection PilotSection SearchSection Task TrainingSection",
     "contract.signature": "InputContract TensorSpec",
-    "contract.training": "Contribution CurvePoint Origin TrainedNetwork TrainingReport",
+    "contract.training": "Contribution CurvePoint Origin TrainedNetwork TrainingReport sparse_of",
     "contract.units": "Dimension format_quantity parse_quantity",
     "signals.exact": "clopper_pearson exact_bound likelihood_limit",
     "signals.paired": "MIN_CLUSTERS betting_bound bootstrap_bounds cluster_bound cluster_labels t_bound",

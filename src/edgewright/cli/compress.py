@@ -225,6 +225,7 @@ def _training(arguments: argparse.Namespace, project: Project | None) -> Trainin
             "temperature": section.temperature,
             "features": section.features,
             "relations": section.relations,
+            "sparsity": section.sparsity,
         }
         chosen = {name: value for name, value in written.items() if value is not None} | chosen
     if chosen and "data" not in chosen:

@@ -1,7 +1,7 @@
 """Which candidate to choose: pure functions from trials and a budget."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -129,19 +129,26 @@ def _rank(trial: Trial, fastest: float) -> tuple[int, float, float]:
 
 
 def ranking(
-    trials: Sequence[Trial], budget: Budget, original_latency_s: float, original_energy_j: float | None = None
+    trials: Sequence[Trial],
+    budget: Budget,
+    original_latency_s: float,
+    original_energy_j: float | None = None,
+    *,
+    preferred: Collection[str] = (),
 ) -> list[Trial]:
     """Return the candidates worth certifying, best first.
 
-    Those that keep every limit come first: the fastest, and among equally fast ones the smallest. Candidates
-    slower than the original count only if nothing else keeps the budget. Then follow those that break a
-    limit, the closest first.
+    Those that keep every limit come first: of the preferred networks, by their digests, before others; the fastest,
+    and among equally fast ones the smallest. Candidates slower than the original count only if nothing else keeps
+    the budget. Then follow those that break a limit, the closest first.
     """
     complete = [trial for trial in trials if trial.state == "complete"]
     fitting = [trial for trial in complete if closeness(trial, budget, original_latency_s, original_energy_j) <= 0]
     usual = [trial for trial in fitting if (trial.latency_ratio or 9) <= _SLOWER]
     ranked: list[Trial] = []
-    for group in (usual, [trial for trial in fitting if trial not in usual]):
+    first = [trial for trial in usual if trial.network in preferred]
+    second = [trial for trial in usual if trial not in first]
+    for group in (first, second, [trial for trial in fitting if trial not in usual]):
         rest = list(group)
         while rest:
             fastest = min(trial.latency_ratio or 9 for trial in rest)

@@ -28,10 +28,11 @@ from edgewright.compress.run import Request, Run
 from edgewright.compress.search import Search, SearchLimits
 from edgewright.compress.train.store import TrainingStore
 from edgewright.compress.trials import Judge, TrialRunner
+from edgewright.compress.tuning import faster_options
 from edgewright.contract.candidate import Report, Trial
 from edgewright.contract.device import Budget
 from edgewright.contract.errors import CandidateError, InputError
-from edgewright.contract.training import TrainingReport
+from edgewright.contract.training import TrainingReport, sparse_of
 from edgewright.profile.latency import Subject
 from edgewright.profile.memory import measure_memory
 from edgewright.profile.target import machine_of, open_target
@@ -232,8 +233,13 @@ def _conclude(run: Run) -> Report:
     original_s = baseline.figures.latency_p50_ms.value / 1e3
     energy = baseline.figures.energy_mj
     energy_j = None if energy is None else energy.value / 1e3
+    sparse = frozenset() if run.training is None else sparse_of(run.training.networks)
     run.trials = pooled(run.trials, len(run.proof.indices), look_alpha(1 - run.budget.confidence, 1))
-    peaks = _peaks(run, ranking(run.trials, run.budget, original_s, energy_j), feed)
+
+    def ranked_now() -> list[Trial]:
+        return ranking(run.trials, run.budget, original_s, energy_j, preferred=sparse)
+
+    peaks = _peaks(run, ranked_now(), feed)
     run.trials = [
         msgspec.structs.replace(
             trial,
@@ -242,7 +248,7 @@ def _conclude(run: Run) -> Report:
         )
         for trial in run.trials
     ]
-    ranked = _light_enough(run, ranking(run.trials, run.budget, original_s, energy_j))
+    ranked = _light_enough(run, ranked_now())
     finalists = [first] + [
         Finalist(_candidate(run, trial), trial.recipe, trial.title, feed) for trial in contenders(ranked, _LOOKS)
     ]
@@ -251,6 +257,9 @@ def _conclude(run: Run) -> Report:
     assert original is not None  # noqa: S101 - measure_finalists raises if the original cannot run
     request.tell("certifying", 0.92)
     chosen, certificate, outcome, verdict = choose(run, original, measured[1:])
+    request.tell("trying runtime options", 0.95)
+    is_original = chosen.figures.recipe is None
+    run.faster_options = faster_options(run, chosen.figures, run.dataset.feed(sample) if is_original else feed)
     return record(run, original, chosen, certificate, outcome, verdict)
 
 

@@ -31,6 +31,7 @@ _WEIGHTS = {
     "continued": "trained on",
     "integers": "rounded to integers",
 }
+_STAGES = {"sparse": "Zeros, step", "integers": "Integers, round"}
 # Changes of a size or latency below this share are not worth a word.
 _NEGLIGIBLE = 0.005
 
@@ -112,7 +113,6 @@ def stages(report: Report) -> list[Stage]:
     front = {trial.network for trial in report.front if trial.network}
     found: dict[str, list[Learner]] = {}
     for place, network in enumerate(networks):
-        is_integers = network.origin == "integers"
         learner = Learner(
             number=place + 1,
             network=network,
@@ -121,7 +121,8 @@ def stages(report: Report) -> list[Stage]:
             fate="chosen" if place in chosen else "kept" if place in parents else "other",
             on_front=network.network in front,
         )
-        found.setdefault(f"{'Integers, round' if is_integers else 'Round'} {network.round}", []).append(learner)
+        kind = _STAGES.get(network.origin, "Round")
+        found.setdefault(f"{kind} {network.round}", []).append(learner)
     return [Stage(title, tuple(learners)) for title, learners in found.items()]
 
 

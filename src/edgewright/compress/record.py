@@ -22,7 +22,7 @@ from edgewright.contract.candidate import REPORT_SCHEMA, BudgetOutcome, Figures,
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.evidence import Certificate
 from edgewright.contract.signature import InputContract
-from edgewright.runtime.options import RuntimeOptions
+from edgewright.runtime.options import RuntimeOptions, session_options
 
 __all__ = ["record"]
 
@@ -67,6 +67,7 @@ def record(
         sensitivity=run.probe_noise,
         effects=tuple(_effects(run, chosen.figures)),
         training=run.training,
+        faster_options=run.faster_options,
         latencies={
             "original": [float(v) * 1e3 for v in original.latency.rounds_s],
             "chosen": [float(v) * 1e3 for v in chosen.latency.rounds_s],
@@ -97,7 +98,7 @@ def record(
         },
         report=str(run.folder.path / "report.html"),
         folder=str(run.folder.path),
-        snippet=_snippet(final, run.loaded.contract if is_original else run.proof.contract, run.options),
+        snippet=_snippet(final, run.loaded.contract if is_original else run.proof.contract, _options(run)),
     )
     run.folder.write("report.json", msgspec.json.format(msgspec.json.encode(report), indent=1))
     return report
@@ -145,6 +146,12 @@ def _effects(run: Run, chosen: Figures) -> list[dict[str, Any]]:
     return effects
 
 
+def _options(run: Run) -> RuntimeOptions:
+    """Return the best options that are known."""
+    faster = run.faster_options
+    return run.options if faster is None else msgspec.convert(faster.options, RuntimeOptions)
+
+
 def _snippet(path: Path, contract: InputContract, options: RuntimeOptions) -> str:
     feeds = ", ".join(f"{spec.name!r}: {_identifier(spec.name)}" for spec in contract.inputs)
     providers = list(options.providers)
@@ -152,9 +159,22 @@ def _snippet(path: Path, contract: InputContract, options: RuntimeOptions) -> st
         "import onnxruntime as ort\n"
         "options = ort.SessionOptions()\n"
         f"options.intra_op_num_threads = {options.threads}\n"
+        f"{_beside_threads(options)}"
         f"session = ort.InferenceSession({str(path)!r}, options, providers={providers})\n"
         f"outputs = session.run(None, {{{feeds}}})"
     )
+
+
+def _beside_threads(options: RuntimeOptions) -> str:
+    """Return the lines that set what differs from the usual options."""
+    lines = ""
+    if options.optimization != "all":
+        level = session_options(options).graph_optimization_level.name
+        lines += f"options.graph_optimization_level = ort.GraphOptimizationLevel.{level}\n"
+    if options.threads > 1:
+        spinning = int(options.spinning)
+        lines += f'options.add_session_config_entry("session.intra_op.allow_spinning", "{spinning}")\n'
+    return lines
 
 
 def _identifier(name: str) -> str:

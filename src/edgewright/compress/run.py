@@ -17,7 +17,7 @@ from edgewright.compress.output import OutputFolder
 from edgewright.compress.recipe import Workbench
 from edgewright.compress.space import Space
 from edgewright.compress.trials import Judge
-from edgewright.contract.candidate import Trial
+from edgewright.contract.candidate import FasterOptions, Trial
 from edgewright.contract.device import DEFAULT_DEVICE_CLASS, Budget, DeviceClass
 from edgewright.contract.preprocess import Preprocess
 from edgewright.contract.training import TrainingReport
@@ -39,6 +39,7 @@ class TrainingRequest(msgspec.Struct, frozen=True):
         temperature: Of distillation.
         features: Weight of the teacher's features in the loss.
         relations: Weight of the relations among samples in the loss.
+        sparsity: Zeros among the weights: a share, or "2:4", two kept of every four; None asks for none.
     """
 
     data: str
@@ -49,6 +50,7 @@ class TrainingRequest(msgspec.Struct, frozen=True):
     temperature: float = 4.0
     features: float = 0.0
     relations: float = 0.0
+    sparsity: float | str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ class Run:
     fingerprint: str
     trials: list[Trial] = field(default_factory=list)
     training: TrainingReport | None = None
+    faster_options: FasterOptions | None = None
 
     def left(self) -> float:
         """Seconds until the time limit."""

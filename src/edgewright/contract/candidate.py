@@ -9,7 +9,7 @@ from edgewright.contract.measure import Measurement
 from edgewright.contract.signature import InputContract
 from edgewright.contract.training import TrainingReport
 
-__all__ = ["REPORT_SCHEMA", "BudgetOutcome", "Figures", "Report", "Trial"]
+__all__ = ["REPORT_SCHEMA", "BudgetOutcome", "FasterOptions", "Figures", "Report", "Trial"]
 
 REPORT_SCHEMA = 1
 
@@ -110,6 +110,20 @@ class BudgetOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: dict[str, dict[str, Any]]
 
 
+class FasterOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Runtime options under which the chosen model is clearly faster and scores the same.
+
+    Attributes:
+        options: Of the session.
+        latency_ratio: Against the options that the figures hold for, paired, measured again after the choice.
+        tried: Number of options that were compared.
+    """
+
+    options: dict[str, Any]
+    latency_ratio: Measurement
+    tried: int
+
+
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that one run of `compress` found; `report.json` and `--json`.
 
@@ -128,6 +142,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         sensitivity: Layer to the noise over signal (power ratio) that it alone brings in few bits or in integers.
         effects: What each step of the chosen recipe did, one after the other.
         training: What training found; None if nothing was trained.
+        faster_options: Runtime options that are faster still; None if none are, or no time was left to look.
         latencies: Samples for plots: milliseconds per round of the original and the chosen model.
         data: Source, samples, splits, notes, fingerprint.
         machine: Where the figures were measured.
@@ -160,3 +175,4 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     folder: str
     snippet: str
     training: TrainingReport | None = None
+    faster_options: FasterOptions | None = None

@@ -1,5 +1,6 @@
 """The sections of a project file as records: what each holds, and which values are possible."""
 
+import re
 from typing import Literal
 
 import msgspec
@@ -70,6 +71,7 @@ class TrainingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         temperature: Divides the teachers' and the students' scores before they are compared.
         features: Weight of the distance to what the model's last layer reads, added to the loss.
         relations: Weight of the distances and angles among samples, added to the loss.
+        sparsity: Zeros for hardware that gains by them: a share of the weights, or N:M, N kept of every M.
     """
 
     source: str
@@ -80,9 +82,16 @@ class TrainingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     temperature: float = 4.0
     features: float = 0.0
     relations: float = 0.0
+    sparsity: float | str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what could not train."""
+        if self.sparsity is not None and not _is_sparsity(self.sparsity):
+            raise ProjectError(
+                f"sparsity is {self.sparsity!r}, it must be a share from 0.05 to 0.95 or N:M with N below M, "
+                "such as 2:4",
+                remedy="Leave it out where the device gains nothing by zeros.",
+            )
         for name, least in (("temperature", 0.1), ("features", 0.0), ("relations", 0.0)):
             if not least <= getattr(self, name) <= 1000:
                 raise ProjectError(
@@ -92,6 +101,13 @@ class TrainingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ProjectError(
                 f"workers is {self.workers}, it must be at least 1", remedy="Leave it out for one per core."
             )
+
+
+def _is_sparsity(value: float | str) -> bool:
+    if not isinstance(value, str):
+        return 0.05 <= value <= 0.95
+    found = re.fullmatch(r"([1-9]\d?):([1-9]\d?)", value)
+    return found is not None and int(found[1]) < int(found[2])
 
 
 class SearchSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -119,6 +119,8 @@ def _preprocess(preprocess: Preprocess | None, remarks: Sequence[str] | None) ->
 
 def _training(training: TrainingSection | None, remarks: Sequence[str] | None) -> str:
     known = training or TrainingSection(source="train.npz")
+    zeros = known.sparsity
+    sparsity = _string(zeros) if zeros is None or isinstance(zeros, str) else repr(zeros)
     lines: list[_Line] = [
         ("source", _string(known.source), "", "what may be trained on; nothing of it may be in [data]"),
         ("teachers", _strings(known.teachers), '["large.onnx"]', "further teachers beside the model itself"),
@@ -128,6 +130,7 @@ def _training(training: TrainingSection | None, remarks: Sequence[str] | None) -
         ("temperature", repr(known.temperature), "", "divides teachers' and students' scores before comparing"),
         ("features", repr(known.features), "", "weight of the distance to what the model's last layer reads"),
         ("relations", repr(known.relations), "", "weight of the distances and angles among samples"),
+        ("sparsity", sparsity, '"2:4"', "zeros for hardware that gains by them: a share, or N kept of every M"),
     ]
     if training is None:
         lines = [(key, None, value or example, meaning) for key, value, example, meaning in lines]

@@ -1,10 +1,11 @@
 """What training found: learning curves, and what pruning, distillation and trained integers each contributed."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
-__all__ = ["Contribution", "CurvePoint", "Origin", "TrainedNetwork", "TrainingReport"]
+__all__ = ["Contribution", "CurvePoint", "Origin", "TrainedNetwork", "TrainingReport", "sparse_of"]
 
 Origin = Literal["fresh", "inherited", "pruned", "sparse", "continued", "integers"]
 
@@ -70,11 +71,17 @@ class TrainedNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     error: str = ""
 
 
+def sparse_of(networks: Sequence[TrainedNetwork]) -> frozenset[str]:
+    """Return the digests of networks with zeros that stay: those made sparse, and what was trained from them."""
+    sparse = {network.network for network in networks if network.origin == "sparse" and network.network}
+    return frozenset(sparse | {network.network for network in networks if network.parent in sparse})
+
+
 class Contribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one step gave: two networks or trials of this search that differ in that step alone.
 
     Attributes:
-        step: `distillation`, `pruning`, `training of integers`, ...
+        step: `distillation`, `pruning`, `sparsity`, or `training of integers`.
         of: What it was tried on, in a few words.
         measured_on: `validation rows` of the training data, or the `select split`.
         metric_without: Without the step.

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -322,7 +323,8 @@ def here(module_of_digits: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-def test_a_module_in_groups_is_exported_and_trained_on(
+@pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed: make setup installs it")
+def test_a_module_in_groups_is_exported_and_trained_on_by_ray(
     compress: Compress, here: Path, digits: Digits, digits_training: Digits, tmp_path: Path
 ) -> None:
     np.savez(tmp_path / "data.npz", **digits, writer=np.arange(1200) % 30)  # type: ignore[arg-type]
@@ -331,34 +333,46 @@ def test_a_module_in_groups_is_exported_and_trained_on(
         tmp_path / "out",
         "torch_module_of_test:make",
         *("--data", tmp_path / "data.npz", "--train", tmp_path / "train.npz", "--group", "writer"),
-        *("--time-limit", "30", "--max-drop", "0.05", "--features", "x", *TRAINING),
+        *("--time-limit", "50", "--max-drop", "0.05", "--features", "x", "--engine", "ray", *TRAINING),
     )
     assert done.code in (0, 1), done.document
     assert done.document["original"]["path"] == str(tmp_path / "out" / "original.onnx")
     assert (tmp_path / "out" / "original.onnx").exists()
     assert done.training["validation_rows"] % 30 in (0, 29, 28)  # whole writers
     assert done.document["certificate"]["clusters"] >= 12
-    assert done.training["networks"]
+    assert done.training["engine"] == "ray"
+    assert done.finished
     ort.InferenceSession(tmp_path / "out" / "model.onnx")
 
 
 @pytest.mark.slow
-def test_training_data_without_labels_is_learned_from_the_teacher_alone(
+def test_without_labels_networks_learn_from_the_teacher_alone_and_become_sparse(
     compress: Compress, here: Path, digits: Digits, digits_training: Digits, tmp_path: Path
 ) -> None:
     np.savez(tmp_path / "data.npz", x=digits["x"])
     np.savez(tmp_path / "train.npz", x=digits_training["x"])
+    project = tmp_path / "sparse.toml"
+    project.write_text(
+        '[model]\npath = "torch_module_of_test:make"\n[data]\nsource = "data.npz"\n'
+        '[metric]\nname = "agreement"\n[training]\nsource = "train.npz"\nsparsity = "2:4"\n'
+    )
     done = compress(
-        tmp_path / "out",
-        "torch_module_of_test:make",
-        *("--data", tmp_path / "data.npz", "--train", tmp_path / "train.npz"),
-        *("--metric", "agreement", "--time-limit", "40", "--max-drop", "0.05", *TRAINING),
+        tmp_path / "out", "--project", project, *("--time-limit", "50", "--max-drop", "0.05"), *TRAINING
     )
     assert done.code in (0, 1), done.document
     assert done.finished
     assert all(network["drop"] is not None for network in done.finished)
     best = max(network["validation_metric"] for network in done.finished)
     assert 0.2 < best <= 1  # agreement with the teacher
+    sparse = {network["network"] for network in done.finished if network["origin"] == "sparse"}
+    assert sparse
+    (path,) = (tmp_path / "out" / "networks").glob(f"{next(iter(sparse))[:16]}*")
+    layers = [w for w in map(numpy_helper.to_array, onnx.load(path).graph.initializer) if w.ndim == 2]
+    for weights in (w for w in layers if min(w.shape) >= 4):
+        axis = 0 if (weights.reshape(-1, 4, weights.shape[1]) != 0).sum(1).max() <= 2 else 1
+        fours = np.moveaxis(weights, axis, -1).reshape(-1, 4)
+        assert ((fours != 0).sum(1) <= 2).all()
+    assert any(contribution["step"] == "sparsity" for contribution in done.training["contributions"])
     ort.InferenceSession(tmp_path / "out" / "model.onnx")
 
 

@@ -10,13 +10,13 @@ _ON = "select split"
 
 
 def contributions_of(networks: Sequence[TrainedNetwork], original: float) -> list[Contribution]:
-    """Return what distillation gave, and what pruning a trained network further cost.
+    """Return what distillation gave, and what pruning a trained network further, or giving it zeros, cost.
 
     Args:
         networks: Of one search.
         original: The original's metric on the select split.
     """
-    return [*_distillation(networks, original), *_pruning(networks, original)]
+    return [*_distillation(networks, original), *_pruning(networks, original), *_sparsity(networks, original)]
 
 
 def _distillation(networks: Sequence[TrainedNetwork], original: float) -> list[Contribution]:
@@ -47,7 +47,7 @@ def _pruning(networks: Sequence[TrainedNetwork], original: float) -> list[Contri
     for pruned in networks:
         if pruned.origin != "pruned" or pruned.drop is None or pruned.round < 2:
             continue
-        title, comma, _ = pruned.title.rpartition(", pruned by")
+        title, comma, _ = pruned.title.rpartition(", pruned ")
         if not comma:
             continue
         twin = next(
@@ -69,6 +69,23 @@ def _pruning(networks: Sequence[TrainedNetwork], original: float) -> list[Contri
                     size_ratio=pruned.parameters / twin.parameters,
                     latency_ratio=_ratio(pruned.latency_ratio, twin.latency_ratio),
                 )
+            )
+    return found
+
+
+def _sparsity(networks: Sequence[TrainedNetwork], original: float) -> list[Contribution]:
+    """Compare networks with zeros, fine-tuned, with what they were before they had any."""
+    by_digest = {network.network: network for network in networks if network.network}
+    found = []
+    for sparse in networks:
+        parent = by_digest.get(sparse.parent)
+        while parent is not None and parent.origin == "sparse":
+            parent = by_digest.get(parent.parent)
+        known = parent is not None and parent.drop is not None
+        if sparse.origin == "sparse" and sparse.drop is not None and known:
+            assert parent is not None  # noqa: S101 - known
+            found.append(
+                Contribution("sparsity", sparse.title, _ON, original - (parent.drop or 0.0), original - sparse.drop)
             )
     return found
 

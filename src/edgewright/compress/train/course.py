@@ -2,10 +2,11 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+import onnx
 
 from edgewright.compress.run import Run
 from edgewright.compress.search import Search
@@ -14,12 +15,17 @@ from edgewright.compress.train.engine import Engine
 from edgewright.compress.train.job import Hold, Job, Outcome
 from edgewright.compress.train.lessons import Lessons
 from edgewright.compress.train.pace import seconds_per_row
-from edgewright.compress.train.settings import Distillation, Training, usual_training
+from edgewright.compress.train.plan import Prospect, passes
+from edgewright.compress.train.predict import Features, LatencyModel, features
+from edgewright.compress.train.settings import Distillation, Start, Training, usual_training
 from edgewright.compress.train.store import TrainingStore
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.training import CurvePoint, TrainedNetwork
+from edgewright.contract.training import CurvePoint, Origin, TrainedNetwork
 
-__all__ = ["Course", "Task"]
+__all__ = ["Course", "Task", "untrained"]
+
+# Of the time of the cores, what is left for training beside starting, judging and waiting for one another.
+_USABLE = 0.85
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -36,6 +42,32 @@ class Task(msgspec.Struct, frozen=True):
     start: str
     settings: Training
     hold: bool = False
+
+
+def untrained(prospect: Prospect, origin: Origin, parent: str, number: int, title: str = "") -> TrainedNetwork:
+    """Return the record of a network before it is trained.
+
+    Args:
+        prospect: The network.
+        origin: Of the weights that it starts with.
+        parent: sha256 of the network that they come from.
+        number: Of the round.
+        title: The prospect's own if empty.
+    """
+    return TrainedNetwork(
+        network="",
+        title=title or prospect.title,
+        origin=origin,
+        parent=parent,
+        round=number,
+        rows=0,
+        distilled=True,
+        parameters=prospect.parameters,
+        latency_ratio=prospect.latency_ratio,
+        validation_metric=None,
+        drop=None,
+        seconds=0.0,
+    )
 
 
 @dataclass(slots=True)
@@ -56,6 +88,7 @@ class Course:
         ends: When training must be over, of `time.monotonic()`.
         networks: All that were trained.
         notes: For people.
+        seen: Networks of which the latency was measured, relative to the original's: what they consist of, and it.
     """
 
     run: Run
@@ -71,6 +104,7 @@ class Course:
     ends: float
     networks: list[TrainedNetwork] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    seen: list[tuple[Features, float]] = field(default_factory=list)
 
     @property
     def max_drop(self) -> float:
@@ -89,6 +123,33 @@ class Course:
         """
         batch = usual_training(len(self.lessons.train), "fresh").batch
         return seconds_per_row(self.store.network(network), self.lessons, batch)
+
+    def core_seconds(self, deadline: float) -> float:
+        """Return what all workers together can train until a time of `time.monotonic()`."""
+        return _USABLE * self.workers * max(0.0, deadline - time.monotonic())
+
+    def settings(self, rows: int, start: Start) -> Training:
+        """Return how a network is trained if it is shown so many rows in all."""
+        available = len(self.lessons.train)
+        epochs, per_epoch = passes(rows, available)
+        usual = usual_training(available, start, epochs=epochs, augment=self.augment, teacher=True)
+        usual = msgspec.structs.replace(usual, distillation=self.distillation)
+        return msgspec.structs.replace(usual, rows=0 if per_epoch == available else max(per_epoch, usual.batch))
+
+    def planned(self, name: str, plan: Callable[[], list[Task]]) -> list[Task]:
+        """Return the tasks of a round; those of an earlier run of the same round if it was planned already."""
+        tasks = self.store.load(name, list[Task])
+        if tasks is None:
+            tasks = plan()
+            self.store.save(name, tasks)
+        return tasks
+
+    def predicted_latency(self) -> Callable[[onnx.ModelProto], float] | None:
+        """Return what predicts a float network's latency from those measured; None if none was."""
+        if not self.seen:
+            return None
+        model = LatencyModel.fit([each for each, _ in self.seen], [ratio for _, ratio in self.seen])
+        return lambda network: model.predict(features(network))[0]
 
     def tell(self, stage: str) -> None:
         """Say what is going on."""

@@ -24,8 +24,10 @@ from edgewright.compress.train.integers import finalists_of, train_integers
 from edgewright.compress.train.lessons import Lessons
 from edgewright.compress.train.material import Material
 from edgewright.compress.train.plan import Prospect
+from edgewright.compress.train.predict import Features
 from edgewright.compress.train.rounds import FINAL_SHARE, train_in_rounds
 from edgewright.compress.train.settings import Distillation
+from edgewright.compress.train.sparser import train_sparse
 from edgewright.compress.train.store import TrainingStore
 from edgewright.compress.train.survey import ideas, survey
 from edgewright.compress.train.teacher import Teacher, ask
@@ -36,9 +38,11 @@ from edgewright.contract.training import Contribution, TrainingReport
 __all__ = ["explore"]
 
 # Shares of the time for training: the teacher's answers and the survey; and of what they leave, the rounds, the
-# one more for what is nearly good enough, the forms of the finalists, and the rest for integers.
+# one more for what is nearly good enough, zeros where they are asked for, the forms of the finalists, and the rest
+# for integers.
 _TAUGHT, _SURVEYED = 0.07, 0.08
 _ROUNDS, _OVERTIME, _FORMS = 0.56, 0.15, 0.08
+_ZEROS = 0.12
 _PLACES = 8
 # Augmented copies that the teacher answers, as far as time allows.
 _VIEWS = 64
@@ -99,8 +103,13 @@ def explore(material: Material, run: Run, search: Search, *, seconds: float) -> 
 def _taught(course: Course, seconds: float) -> list[Contribution]:
     prospects = _prospects(course, seconds)
     left = course.left()
-    rounds = course.ends - (1 - _ROUNDS) * left
+    wanted = course.run.request.training
+    sparsity = None if wanted is None else wanted.sparsity
+    rounds = course.ends - (1 - _ROUNDS + (0.0 if sparsity is None else _ZEROS)) * left
     standings = train_in_rounds(course, prospects, rounds, rounds + _OVERTIME * left)
+    if sparsity is not None:
+        sparse = train_sparse(course, standings, sparsity, time.monotonic() + _ZEROS * left)
+        standings = [*sparse, *standings][: max(len(sparse), 1)]
     finalists = finalists_of(course, standings, time.monotonic() + _FORMS * left)
     if not finalists:
         return []
@@ -109,9 +118,10 @@ def _taught(course: Course, seconds: float) -> list[Contribution]:
 
 def _prospects(course: Course, seconds: float) -> list[Prospect]:
     """Return the shortlist; a resumed run goes on with the one it had, however its measurements would differ."""
-    known = course.store.load("shortlist", tuple[list[Prospect], list[str]])
+    known = course.store.load("shortlist", tuple[list[Prospect], list[str], list[tuple[Features, float]]])
     if known is not None:
         course.notes += known[1]
+        course.seen += known[2]
         return known[0]
     run = course.run
     course.tell("looking for networks that are fast enough")
@@ -129,10 +139,11 @@ def _prospects(course: Course, seconds: float) -> list[Prospect]:
             slowest=_slowest(run, course.search),
             core_seconds=FINAL_SHARE * _ROUNDS * course.workers * course.left(),
             until=time.monotonic() + _SURVEYED * seconds,
+            seen=course.seen,
         )
     if not prospects:
         notes.append("there is nothing to train")
-    course.store.save("shortlist", (prospects, notes))
+    course.store.save("shortlist", (prospects, notes, course.seen))
     course.notes += notes
     return prospects
 

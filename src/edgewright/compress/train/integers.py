@@ -6,6 +6,7 @@ weights are rounded to fewer and fewer integers, and trained behind the rounding
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
@@ -16,11 +17,9 @@ from edgewright.compress.recipe import CleanUp, Step, Trained
 from edgewright.compress.sensitivity import allocate_peaks
 from edgewright.compress.space import AS_TRAINED, Space
 from edgewright.compress.static import StaticInt8
-from edgewright.compress.train.course import Course, Task
-from edgewright.compress.train.families import parameters
+from edgewright.compress.train.course import Course, Task, untrained
 from edgewright.compress.train.plan import Standing, rows_each, tightness
 from edgewright.compress.train.qat import quantized_start
-from edgewright.compress.train.rounds import settings_for
 from edgewright.contract.candidate import Trial
 from edgewright.contract.device import Budget
 from edgewright.contract.errors import CandidateError
@@ -96,7 +95,10 @@ def train_integers(course: Course, finalist: Finalist, until: float) -> list[Con
         starts = [(db, start) for db in steps if (start := _start(course, finalist, db)) is not None]
         if not starts:
             break
-        tasks = _tasks(course, finalist, starts, number, deadline)
+        tasks = course.planned(
+            f"integers-{finalist.standing.network[:16]}-{number}",
+            partial(_tasks, course, finalist, starts, number, deadline),
+        )
         trained = course.train(f"integers {number}", tasks, deadline)
         for (db, _), network in zip(starts, trained, strict=False):
             trial = _tried(course, finalist, network)
@@ -140,37 +142,18 @@ def _start(course: Course, finalist: Finalist, db: int) -> str | None:
 def _tasks(
     course: Course, finalist: Finalist, starts: Sequence[tuple[int, str]], number: int, deadline: float
 ) -> list[Task]:
-    name = f"integers-{finalist.standing.network[:16]}-{number}"
-    planned = course.store.load(name, list[Task])
-    if planned is not None:
-        return planned
-    prospect = finalist.standing.prospect
+    network, prospect = finalist.standing.network, finalist.standing.prospect
     pace = course.pace_of(starts[0][1])
-    core_seconds = course.workers * max(0.0, deadline - time.monotonic())
-    rows = rows_each(0.8 * core_seconds, [pace] * max(len(starts), course.workers))
-    tasks = [
+    rows = rows_each(course.core_seconds(deadline), [pace] * max(len(starts), course.workers))
+    return [
         Task(
-            TrainedNetwork(
-                network="",
-                title=f"{prospect.title}, trained integers of {db} dB",
-                origin="integers",
-                parent=finalist.standing.network,
-                round=number,
-                rows=0,
-                distilled=True,
-                parameters=parameters(course.store.network(finalist.standing.network)),
-                latency_ratio=prospect.latency_ratio,
-                validation_metric=None,
-                drop=None,
-                seconds=0.0,
-            ),
+            untrained(prospect, "integers", network, number, f"{prospect.title}, trained integers of {db} dB"),
             start,
-            settings_for(course, rows, "integers"),
+            course.settings(rows, "integers"),
+            hold=finalist.standing.sparse,
         )
         for db, start in starts
     ]
-    course.store.save(name, tasks)
-    return tasks
 
 
 def _tried(course: Course, finalist: Finalist, network: TrainedNetwork) -> Trial | None:

@@ -85,11 +85,13 @@ class Standing:
         prospect: The network.
         network: sha256 after training.
         drop: Of the metric against the original on the select split, as a fraction.
+        sparse: Whether it has zeros that must stay.
     """
 
     prospect: Prospect
     network: str
     drop: float
+    sparse: bool = False
 
 
 def trainable(prospects: Sequence[Prospect], core_seconds: float, available: int) -> list[Prospect]:

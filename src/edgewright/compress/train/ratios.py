@@ -11,8 +11,9 @@ from edgewright.compress.train.network import Network
 from edgewright.compress.train.prune import Prune, prunable, prune
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["allocate_ratios", "probe_gains", "probe_sensitivity", "schedule"]
+__all__ = ["allocate_ratios", "probe_gains", "probe_sensitivity", "prune_to_latency", "schedule"]
 
+_HALVINGS = 5
 # Per layer: share of its channels that go, and what happens then; ascending, without the share 0.
 Curve = Mapping[float, float]
 
@@ -113,6 +114,54 @@ def probe_gains(
         layer: {share: 1 - latency(narrow) / before for share, narrow in tried}
         for layer, tried in _alone(model, (), layers, shares, plain)
     }
+
+
+def prune_to_latency(
+    model: onnx.ModelProto,
+    batches: Sequence[Batch],
+    latency: Callable[[onnx.ModelProto], float],
+    share: float,
+    *,
+    step: Prune | None = None,
+) -> onnx.ModelProto:
+    """Return the model pruned layer by layer until it takes at most a share of its latency.
+
+    What a layer saves alone and what layers save together differ, since the channels that one gives are those
+    that the next one takes. So more is asked for until the model as a whole is fast enough.
+
+    Args:
+        model: A float graph that answers well, or its layers' sensitivities mean nothing.
+        batches: Labelled data.
+        latency: Predicts or measures a float graph's latency, in any unit.
+        share: Of the model's latency, above 0 and below 1.
+        step: Criterion, widths and seed; its ratios are ignored.
+
+    Raises:
+        CandidateError: The model cannot be trained or traced, or does not become fast enough.
+    """
+    step = step or Prune()
+    most = share * latency(model)
+    sensitivity = probe_sensitivity(model, batches, step=step)
+    gains = probe_gains(model, latency, step=step)
+    known: dict[tuple[float, ...], onnx.ModelProto] = {}
+
+    def pruned(wanted: float) -> onnx.ModelProto:
+        ratios = allocate_ratios(sensitivity, gains, wanted)
+        key = tuple(ratios.values())
+        if key not in known:
+            given = {layer: ratio for layer, ratio in ratios.items() if ratio}
+            known[key] = prune(model, msgspec.structs.replace(step, ratio=0.0, heads=0.0, ratios=given), batches)
+        return known[key]
+
+    low, high = 0.0, sum(max(curve.values(), default=0.0) for curve in gains.values())
+    if latency(pruned(high)) > most:
+        raise CandidateError(
+            f"pruned as far as possible it still takes more than {share:.0%} of its latency", remedy="Ask for less."
+        )
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if latency(pruned(middle)) <= most else (middle, high)
+    return pruned(high)
 
 
 def _alone(

@@ -12,9 +12,9 @@ import onnx
 
 from edgewright.compress.train.capacity import capacity
 from edgewright.compress.train.coarser import coarser
-from edgewright.compress.train.course import Course, Task
+from edgewright.compress.train.course import Course, Task, untrained
 from edgewright.compress.train.families import parameters
-from edgewright.compress.train.importance import Criterion
+from edgewright.compress.train.importance import Batch, Criterion
 from edgewright.compress.train.plan import (
     FASTER,
     Prospect,
@@ -22,31 +22,30 @@ from edgewright.compress.train.plan import (
     finalists,
     keeps,
     nearly,
-    passes,
     rows_each,
     shortlist,
     survivors,
 )
-from edgewright.compress.train.prune import Prune, prune
-from edgewright.compress.train.settings import Start, Training, usual_training
+from edgewright.compress.train.prune import Prune, prunable, prune
+from edgewright.compress.train.ratios import prune_to_latency
 from edgewright.compress.train.survey import eight_bit, few_batches, measured_ratios
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.training import Origin, TrainedNetwork
 
-__all__ = ["FINAL_SHARE", "settings_for", "train_in_rounds"]
+__all__ = ["FINAL_SHARE", "train_in_rounds"]
 
 # Share of the time for full precision that each round gets, and how many networks it trains.
 _ROUNDS = ((0.2, 8), (0.22, 4), (0.25, 3), (0.33, 2))
 # Of the cores' time in all rounds, what one network of the last one gets.
 FINAL_SHARE = _ROUNDS[-1][0] / _ROUNDS[-1][1]
-# Of the time of the cores, what is left for training beside starting, judging and waiting for one another.
-_USABLE = 0.85
 # The first round shows this share of all rows at least, to no fewer networks than these.
 _LEAST_PASS, _LEAST_PLACES = 0.5, 4
 # Share of the rows for what begins with the original's weights.
 _WARM = 0.5
 # Of a network that stands well, so many channels go before it is trained on.
 _FURTHER = (0.25, 0.5)
+# Each layer is pruned so often alone to see what it costs; all of it may take this share of the time that is left.
+_PROBES, _PROBING = 6, 0.02
 
 
 def train_in_rounds(course: Course, prospects: Sequence[Prospect], until: float, overtime: float) -> list[Standing]:
@@ -84,15 +83,6 @@ def train_in_rounds(course: Course, prospects: Sequence[Prospect], until: float,
     return finalists(kept, standings, max_drop=course.max_drop, round_number=len(_ROUNDS))
 
 
-def settings_for(course: Course, rows: int, start: Start) -> Training:
-    """Return how a network is trained if it is shown so many rows in all."""
-    available = len(course.lessons.train)
-    epochs, per_epoch = passes(rows, available)
-    usual = usual_training(available, start, epochs=epochs, augment=course.augment, teacher=True)
-    usual = msgspec.structs.replace(usual, distillation=course.distillation)
-    return msgspec.structs.replace(usual, rows=0 if per_epoch == available else max(per_epoch, usual.batch))
-
-
 def _contestants(
     course: Course, kept: Sequence[Standing], standings: Sequence[Standing], count: int, number: int
 ) -> list[Standing]:
@@ -111,18 +101,17 @@ def _contestants(
 
 
 def _planned(course: Course, standings: Sequence[Standing], number: int, deadline: float) -> list[Task]:
-    """Return the tasks of a round; those of an earlier run of the same round if it was planned already."""
-    name = f"round-{number + 1}"
-    planned = course.store.load(name, list[Task])
-    if planned is not None:
-        return planned
+    return course.planned(f"round-{number + 1}", partial(_tasks, course, standings, number, deadline))
+
+
+def _tasks(course: Course, standings: Sequence[Standing], number: int, deadline: float) -> list[Task]:
     able: list[tuple[Standing, float]] = []
     for standing in standings:
         try:
             able.append((standing, course.pace_of(standing.network)))
         except (CandidateError, RuntimeError) as error:
             course.notes.append(f"{standing.prospect.title} cannot be trained: {error}")
-    core_seconds = _USABLE * course.workers * max(0.0, deadline - time.monotonic())
+    core_seconds = course.core_seconds(deadline)
     if number == 0:
         able = _affordable(able, core_seconds, len(course.lessons.train))
     paces = [pace for _, pace in able]
@@ -137,9 +126,7 @@ def _planned(course: Course, standings: Sequence[Standing], number: int, deadlin
     if number == 0 and tasks:
         tasks += _untaught(tasks, paces)
         order.append(len(tasks) - 1)
-    tasks = [tasks[i] for i in order]
-    course.store.save(name, tasks)
-    return tasks
+    return [tasks[i] for i in order]
 
 
 def _share_of(standing: Standing) -> float:
@@ -164,21 +151,8 @@ def _affordable(
 def _task(course: Course, standing: Standing, rows: int, number: int) -> Task:
     prospect = standing.prospect
     origin: Origin = prospect.origin if number == 0 or standing.network == prospect.start else "continued"
-    network = TrainedNetwork(
-        network="",
-        title=prospect.title,
-        origin=origin,
-        parent=standing.network,
-        round=number + 1,
-        rows=0,
-        distilled=True,
-        parameters=prospect.parameters,
-        latency_ratio=prospect.latency_ratio,
-        validation_metric=None,
-        drop=None,
-        seconds=0.0,
-    )
-    return Task(network, standing.network, settings_for(course, rows, "fresh"))
+    network = untrained(prospect, origin, standing.network, number + 1)
+    return Task(network, standing.network, course.settings(rows, "fresh"))
 
 
 def _untaught(tasks: Sequence[Task], paces: Sequence[float]) -> list[Task]:
@@ -208,6 +182,35 @@ def _prospect_of(task: Task) -> Prospect:
     )
 
 
+def _by_layer(
+    course: Course,
+    model: onnx.ModelProto,
+    batches: Sequence[Batch],
+    title: str,
+    narrow: onnx.ModelProto,
+    seconds: float,
+) -> tuple[str, onnx.ModelProto]:
+    """Return the model pruned to the same speed with less of the layers that matter, if there is time to find them.
+
+    Args:
+        course: What the rounds share.
+        model: Trained.
+        batches: Labelled.
+        title: Of the model pruned evenly.
+        narrow: That one.
+        seconds: What one pruning takes.
+    """
+    latency = course.predicted_latency()
+    if latency is None or _PROBES * len(prunable(model)) * seconds > _PROBING * course.left():
+        return title, narrow
+    share = latency(narrow) / latency(model)
+    try:
+        made = prune_to_latency(model, batches, latency, share, step=Prune(criterion="taylor"))
+    except CandidateError:
+        return title, narrow
+    return f"pruned layer by layer to {share:.0%} of the latency", made
+
+
 def _smaller(course: Course, standing: Standing, limit: float) -> list[Standing]:
     """Return a trained network with fewer channels, and at half its resolution, as far as that makes it faster.
 
@@ -226,8 +229,11 @@ def _smaller(course: Course, standing: Standing, limit: float) -> list[Standing]
     found: dict[str, onnx.ModelProto] = {}
     paths: list[Path] = []
     for title, make in ways.items():
+        began = time.monotonic()
         try:
             made = make()
+            if title == f"pruned by {_FURTHER[-1]:.0%}" and batches:
+                title, made = _by_layer(course, model, batches, title, made, time.monotonic() - began)
             paths.append(course.run.folder.candidate(eight_bit(course.run, made))[1])
             found[title] = made
         except CandidateError:  # not every way is open to every network

@@ -182,6 +182,7 @@ def survey(
     slowest: float,
     core_seconds: float,
     until: float,
+    seen: list[tuple[Features, float]],
 ) -> list[Prospect]:
     """Measure and predict latencies, and return the shortlist, all of it measured.
 
@@ -194,6 +195,7 @@ def survey(
         slowest: Latency ratio of what needs no training.
         core_seconds: What training one network to the end may take.
         until: When to stop measuring, of `time.monotonic()`.
+        seen: Takes what was measured, to predict other networks' latencies by.
     """
     known = list(found)
     order = sorted(range(len(known)), key=lambda i: work(known[i].model))
@@ -213,6 +215,8 @@ def survey(
             break
         _measure(run, waiting)
         known = [idea for idea in known if idea.ratio is None or np.isfinite(idea.ratio)]
+    known = [idea for idea in known if idea.ratio is None or np.isfinite(idea.ratio)]
+    seen += [(idea.features, idea.ratio) for idea in known if idea.ratio is not None]
     return [_kept(run, store, lessons, prospect, by_title[prospect.title]) for prospect in chosen]
 
 

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from edgewright.compress.graph import Graph
 from edgewright.compress.layers import multiply_accumulates
 from edgewright.compress.train.prune import Prune, prunable, prune
-from edgewright.compress.train.ratios import allocate_ratios, probe_gains, probe_sensitivity, schedule
+from edgewright.compress.train.ratios import (
+    allocate_ratios,
+    probe_gains,
+    probe_sensitivity,
+    prune_to_latency,
+    schedule,
+)
 from edgewright.contract.errors import CandidateError
 
 torch.set_num_threads(1)
@@ -90,3 +96,20 @@ def test_probed_layers_and_chosen_ratios_fit_together(
     ratios = allocate_ratios(sensitivity, gains, 0.2)
     narrow = prune(digits_proto, Prune(ratio=0.0, ratios=ratios))
     assert work(narrow) <= 0.85 * work(digits_proto)  # layers share what they save, so a little less than the sum
+
+
+@pytest.mark.parametrize("share", [0.7, 0.4])
+def test_pruned_to_a_latency_the_model_takes_no_more_and_not_much_less(
+    digits_proto: onnx.ModelProto, digits: dict[str, NDArray[np.float32]], share: float
+) -> None:
+    batches = [((digits["x"][:200],), digits["y"][:200])]
+    narrow = prune_to_latency(digits_proto, batches, work, share)
+    assert 0.6 * share <= work(narrow) / work(digits_proto) <= share
+
+
+def test_what_cannot_become_so_fast_is_refused(
+    digits_proto: onnx.ModelProto, digits: dict[str, NDArray[np.float32]]
+) -> None:
+    batches = [((digits["x"][:200],), digits["y"][:200])]
+    with pytest.raises(CandidateError, match="pruned as far as possible"):
+        prune_to_latency(digits_proto, batches, work, 0.001)

@@ -14,7 +14,7 @@ import pytest
 from edgewright.compress.train import rounds
 from edgewright.compress.train.course import Course, Task
 from edgewright.compress.train.plan import Prospect
-from edgewright.compress.train.rounds import settings_for, train_in_rounds
+from edgewright.compress.train.rounds import train_in_rounds
 from edgewright.compress.train.settings import Distillation
 from edgewright.compress.train.store import TrainingStore
 from edgewright.contract.errors import CandidateError
@@ -37,6 +37,10 @@ class Pretender:
     lessons: Any = field(default_factory=lambda: SimpleNamespace(train=range(ROWS)))
     notes: list[str] = field(default_factory=list)
     trained: list[list[Task]] = field(default_factory=list)
+
+    core_seconds = Course.core_seconds
+    settings = Course.settings
+    planned = Course.planned
 
     def pace_of(self, network: str) -> float:
         if self.pace <= 0:
@@ -157,7 +161,7 @@ def test_a_planned_round_is_the_same_when_resumed(course: Callable[..., Pretende
 @pytest.mark.parametrize(("rows", "epochs", "shown"), [(400, 1, 400), (5, 1, 32), (1000, 1, 0), (3500, 3, 0)])
 def test_rows_become_epochs(course: Callable[..., Pretender], rows: int, epochs: int, shown: int) -> None:
     pretender = course()
-    settings = settings_for(cast(Course, pretender), rows, "fresh")
+    settings = cast(Course, pretender).settings(rows, "fresh")
     assert (settings.epochs, settings.rows) == (epochs, shown)
     assert settings.distillation == pretender.distillation
     assert settings.augment == pretender.augment

@@ -101,5 +101,5 @@ def test_where_nothing_can_be_measured_there_is_no_shortlist(
     monkeypatch.setattr("edgewright.compress.train.survey._measure", nothing)
     odd = built("g (float[n,1,8,8] image) => (float[n,10] y) { f = Flatten(image)\n y = MatMul(f, w) }", w=MATRIX)
     known = [Idea("odd", "", "fresh", odd)]
-    limits: dict[str, Any] = {"places": 4, "slowest": 1.0, "core_seconds": 9.0, "until": 0.0}
+    limits: dict[str, Any] = {"places": 4, "slowest": 1.0, "core_seconds": 9.0, "until": 0.0, "seen": []}
     assert survey(run, TrainingStore(tmp_path), lessons, known, **limits) == []
