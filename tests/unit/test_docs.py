@@ -93,7 +93,7 @@ def workplace(tmp_path: Path) -> Path:
     tools = tmp_path / ".tools"
     tools.mkdir()
     quick = (
-        'case "$*" in compress*--train*) set -- "$@" --time-limit 30;; compress*) set -- "$@" --time-limit 1;; '
+        'case "$*" in compress*--train*) set -- "$@" --time-limit 15;; compress*) set -- "$@" --time-limit 1;; '
         'profile*) set -- "$@" --seconds 0.5;; esac\n'
         f'exec {sys.executable} -m edgewright "$@"'
     )
@@ -235,6 +235,7 @@ def test_every_project_key_is_documented_and_no_other() -> None:
                 measure.Origin,
                 evidence.Certificate,
                 candidate.BudgetOutcome,
+                candidate.FasterOptions,
                 candidate.Trial,
                 training.TrainingReport,
                 training.TrainedNetwork,

@@ -17,6 +17,8 @@ LATENCY_TIE = 0.03
 _SLOWER = 1.02
 # Candidates whose noise differs by less are equally noisy, dB.
 _ALIKE_DB = 3.0
+# Noise this far below the answers changes hardly any of them, dB.
+_QUIET_DB = 30.0
 # Beyond a limit, candidates whose excess differs by less than this share are equally close: then speed decides.
 _AS_CLOSE = 0.05
 
@@ -182,7 +184,8 @@ def contenders(ranked: Sequence[Trial], count: int) -> list[Trial]:
     if rest and len(chosen) < count:
         least = min(trial.predicted_bound or 0.0 for trial in rest)
         surest = [trial for trial in rest if (trial.predicted_bound or 0.0) <= least + 0.1 * abs(least)]
-        chosen.append(max(surest, key=lambda trial: trial.sqnr_db or 0.0))
+        quiet = [trial for trial in surest if (trial.sqnr_db or 0.0) >= _QUIET_DB]
+        chosen.append(quiet[0] if quiet else max(surest, key=lambda trial: trial.sqnr_db or 0.0))
     return chosen
 
 

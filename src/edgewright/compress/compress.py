@@ -26,6 +26,7 @@ from edgewright.compress.recipe import CleanUp, Recipe, Step, Workbench
 from edgewright.compress.record import record
 from edgewright.compress.run import Request, Run
 from edgewright.compress.search import Search, SearchLimits
+from edgewright.compress.splits import Splits
 from edgewright.compress.train.store import TrainingStore
 from edgewright.compress.trials import Judge, TrialRunner
 from edgewright.compress.tuning import faster_options
@@ -128,12 +129,24 @@ def compress_model(request: Request) -> Report:
         bench,
         space,
         noise,
-        judge(parts.select),
+        judge(_choosing(parts, training=request.training is not None, seed=request.seed)),
         judge(parts.certify),
         parts.fingerprint_certify,
+        len(parts.calibrate),
     )
     _search(run, train)
     return _conclude(run)
+
+
+def _choosing(parts: Splits, *, training: bool, seed: int) -> NDArray[np.intp]:
+    """Return the samples by which the search chooses.
+
+    Networks that were trained apart differ in more than the select split can tell, so those that calibrate count as
+    well: training never sees them, and value ranges hardly depend on single ones.
+    """
+    if not training:
+        return parts.select
+    return np.random.default_rng(seed).permutation(np.concatenate([parts.select, parts.calibrate]))
 
 
 def _export(request: Request) -> None:

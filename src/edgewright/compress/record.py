@@ -77,7 +77,7 @@ def record(
             "samples": len(run.dataset),
             "select": len(run.select.indices),
             "certify": len(run.proof.indices),
-            "calibrate": len(run.dataset) - len(run.select.indices) - len(run.proof.indices),
+            "calibrate": run.calibrated,
             "task": run.dataset.task,
             "notes": list(run.dataset.notes) + ([run.metric.note] if run.metric.note else []),
             "fingerprint": run.dataset.fingerprint,

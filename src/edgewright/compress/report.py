@@ -17,7 +17,7 @@ from edgewright.compress.learning import gains, stages, training_sentence, valid
 from edgewright.compress.notation import is_known
 from edgewright.compress.printable import printable_report
 from edgewright.compress.summary import print_summary
-from edgewright.contract.candidate import Report
+from edgewright.contract.candidate import FasterOptions, Report
 
 __all__ = ["page", "print_summary"]
 
@@ -159,6 +159,11 @@ def _effects(report: Report) -> list[dict[str, Any]]:
     ]
 
 
+def _faster(faster: FasterOptions) -> list[tuple[str, str]]:
+    ratio = f"{notation.number(faster.latency_ratio.value, 3)} of the options above, of {faster.tried} tried"
+    return [("latency", ratio), *((_words(k), _plain(k, v)) for k, v in faster.options.items())]
+
+
 def _facts(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return what a run can be repeated and judged by, in groups."""
     data = {k: v for k, v in report.data.items() if k != "notes"}
@@ -168,6 +173,7 @@ def _facts(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Machine", [(_words(k), _plain(k, v)) for k, v in report.machine.items()]),
         ("Search", [(_words(k), _plain(k, v)) for k, v in report.search.items()]),
         ("Session options", [(_words(k), _plain(k, v)) for k, v in figures.items()]),
+        *([("Faster session options", _faster(report.faster_options))] if report.faster_options else []),
         ("Versions", list(report.versions.items())),
         (
             "Files",

@@ -121,6 +121,7 @@ class Run:
     select: Judge
     proof: Judge
     fingerprint: str
+    calibrated: int
     trials: list[Trial] = field(default_factory=list)
     training: TrainingReport | None = None
     faster_options: FasterOptions | None = None

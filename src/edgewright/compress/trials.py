@@ -170,6 +170,19 @@ class TrialRunner:
             **found,
         )
 
+    def predicted(self, scores: NDArray[np.float64]) -> float:
+        """Return the bound that the certify split would give a candidate with these scores on the select split."""
+        groups = self.select.dataset.groups
+        return predicted_bound(
+            self.select.scores,
+            scores,
+            kind=self.select.metric.kind,
+            confidence=self.budget.confidence,
+            certify_samples=self.certify_samples,
+            groups=None if groups is None else groups[self.select.indices],
+            certify_groups=self.certify_groups,
+        )
+
     def recorded_ratios(self) -> dict[str, Any]:
         """Return the measured latency ratios in a form that a journal keeps."""
         return {key: msgspec.to_builtins(ratio) for key, ratio in self.ratios.items()}
@@ -198,22 +211,13 @@ class TrialRunner:
         count = len(self.select.indices)
         outputs = self.select.outputs(content, count)
         scores = self.select.score(outputs, count)
-        groups = self.select.dataset.groups
         digest, path = self.folder.candidate(content)
         share = agreement(self.select.reference, outputs)
         facts |= {
             "sha256": digest,
             "metric": float(scores.mean()),
             "drop": float(self.select.scores.mean() - scores.mean()),
-            "predicted_bound": predicted_bound(
-                self.select.scores,
-                scores,
-                kind=self.select.metric.kind,
-                confidence=self.budget.confidence,
-                certify_samples=self.certify_samples,
-                groups=None if groups is None else groups[self.select.indices],
-                certify_groups=self.certify_groups,
-            ),
+            "predicted_bound": self.predicted(scores),
             "flips": float((scores != self.select.scores).mean()) if self.select.metric.kind == "binary" else None,
             "sqnr_db": sqnr_db(self.select.reference, outputs),
             "agreement": None if np.isnan(share) else share,

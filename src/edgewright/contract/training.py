@@ -50,6 +50,7 @@ class TrainedNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         latency_ratio: Of its 8-bit form, measured against the original on the target.
         validation_metric: Best on the rows of the training data that were kept back.
         drop: Of the metric against the original on the select split, before any rounding.
+        predicted_bound: Bound of the drop that the certify split would give at these rates.
         seconds: Of training.
         curve: One point per epoch.
         error: Why nothing came of it; "" otherwise.
@@ -69,6 +70,7 @@ class TrainedNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float
     curve: tuple[CurvePoint, ...] = ()
     error: str = ""
+    predicted_bound: float | None = None
 
 
 def sparse_of(networks: Sequence[TrainedNetwork]) -> frozenset[str]:

@@ -180,14 +180,18 @@ class Course:
         self.networks += networks
         return networks
 
-    def drop_of(self, network: bytes) -> float | None:
-        """Return the drop of a network on the select split, None if it answers with anything but numbers."""
+    def judged(self, network: bytes) -> tuple[float | None, float | None]:
+        """Return the drop of a network on the select split and the bound that it predicts for the certify split.
+
+        Both are None if it answers with anything but numbers.
+        """
         select = self.run.select
         count = len(select.indices)
         try:
-            return float((select.scores - select.score(select.outputs(network, count), count)).mean())
+            scores = select.score(select.outputs(network, count), count)
         except CandidateError:
-            return None
+            return None, None
+        return float((select.scores - scores).mean()), self.search.runner.predicted(scores)
 
     def _outcomes(
         self, jobs: Sequence[Job], name: str, tasks: dict[str, Task], deadline: float
@@ -221,7 +225,7 @@ class Course:
         rows = max((point.rows for point in outcome.curve), default=0)
         learned = outcome.model is not None and rows > 0
         digest = self.store.put(outcome.model) if outcome.model is not None and learned else ""
-        drop = self.drop_of(outcome.model) if outcome.model is not None and learned else None
+        drop, bound = self.judged(outcome.model) if outcome.model is not None and learned else (None, None)
         metrics = [point.validation_metric for point in outcome.curve]
         curve = outcome.curve
         if curve and outcome.note:
@@ -236,6 +240,7 @@ class Course:
             distilled=task.settings.distillation is not None,
             validation_metric=max(metrics, default=None),
             drop=drop,
+            predicted_bound=bound,
             seconds=outcome.seconds,
             curve=curve,
             error=outcome.error or ("" if rows else "there was no time left to train it"),

@@ -43,7 +43,7 @@ __all__ = ["explore"]
 _TAUGHT, _SURVEYED = 0.07, 0.08
 _ROUNDS, _OVERTIME, _FORMS = 0.56, 0.15, 0.08
 _ZEROS = 0.12
-_PLACES = 8
+_PLACES = 12
 # Augmented copies that the teacher answers, as far as time allows.
 _VIEWS = 64
 
@@ -190,7 +190,14 @@ def _targets(lessons: Lessons) -> Targets | None:
 
 
 def _slowest(run: Run, search: Search) -> float:
-    """Return the latency ratio of the fastest candidate that needs no training and keeps the drop."""
+    """Return the latency ratio of the fastest candidate that needs no training and keeps the drop.
+
+    Where the budget limits the latency to less, what keeps that.
+    """
     drop_only = Budget(max_drop=run.max_drop)
     kept = [t.latency_ratio or 9.0 for t in search.trials if t.state == "complete" and closeness(t, drop_only) <= 0]
+    limits = [limit for limit in (run.budget.latency_p50_s, run.budget.latency_p95_s) if limit is not None]
+    originals = [latency.p50.value for latency in search.runner.originals]
+    if limits and originals:
+        kept.append(min(limits) / float(np.median(originals)))
     return min([1.0, *kept])

@@ -263,11 +263,14 @@ class _Run:
         self._note("the loss was not finite: back to the epoch's start, at half the rate")
 
     def _count_waiting(self, reached: tuple[float, float]) -> None:
-        """Count epochs that are no better than earlier ones; a trained start is not counted, it may beat many."""
+        """Count epochs that are no better than earlier ones.
+
+        A trained start is not counted, it may beat many; nor is the first half, where a high rate hides progress.
+        """
         progress = self.progress
         if reached > progress.reached:
             progress.reached, progress.waited = reached, 0
-        elif progress.epoch > self.settings.warmup * self.settings.epochs:
+        elif progress.epoch > self.settings.epochs / 2:
             progress.waited += 1
 
     def _is_tired(self) -> bool:

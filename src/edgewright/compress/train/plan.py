@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgewright.contract.training import Origin
+from edgewright.contract.training import Origin, TrainedNetwork
 
 __all__ = [
     "FASTER",
@@ -18,10 +18,12 @@ __all__ = [
     "finalists",
     "keeps",
     "nearly",
+    "parent",
     "passes",
     "rows_each",
     "score",
     "shortlist",
+    "standing_of",
     "survivors",
     "tightness",
     "trainable",
@@ -32,13 +34,14 @@ _FASTER = 0.95
 # Networks closer in latency than this compete for one place.
 _STEP = 1.12
 # How much of its drop will be left after all training, by round: early drops are mostly haste.
-_HEALED = (0.35, 0.5, 0.7, 1.0)
+_HEALED = (0.12, 0.25, 0.5, 1.0)
+# Only what loses at most so many limits is made smaller before it keeps the drop.
+_PROMISING = 2.0
 # Of the limit on the drop, what the certificate's uncertainty will take.
 _MARGIN = 0.5
 # A drop that is ten times too large weighs as much as a latency that is ten to this power as high.
 _DEAR = 0.8
-# A network that loses so much of the limit on the select split keeps it; others must then be faster than it.
-_KEPT = 0.4
+# What is trained beside a network that keeps the drop must be faster than it by so much.
 FASTER = 0.92
 # What is so much faster and loses at most so many limits gets more time.
 _MUCH_FASTER, _NEAR = 0.8, 3.0
@@ -85,13 +88,23 @@ class Standing:
         prospect: The network.
         network: sha256 after training.
         drop: Of the metric against the original on the select split, as a fraction.
+        bound: Of that drop, as the select split predicts it for the certify split.
         sparse: Whether it has zeros that must stay.
     """
 
     prospect: Prospect
     network: str
     drop: float
+    bound: float = math.inf
     sparse: bool = False
+
+
+def standing_of(prospect: Prospect, network: TrainedNetwork, *, sparse: bool = False) -> Standing | None:
+    """Return how a network stands after its training; None if nothing came of it."""
+    if not network.network or network.drop is None:
+        return None
+    bound = math.inf if network.predicted_bound is None else network.predicted_bound
+    return Standing(prospect, network.network, network.drop, bound, sparse)
 
 
 def trainable(prospects: Sequence[Prospect], core_seconds: float, available: int) -> list[Prospect]:
@@ -150,11 +163,11 @@ def _spread(prospects: Sequence[Prospect], count: int) -> list[Prospect]:
     best: dict[int, Prospect] = {}
     for prospect in prospects:
         step = math.floor(math.log(prospect.latency_ratio) / math.log(_STEP))
-        if step not in best or prospect.capacity > best[step].capacity:
+        if step not in best or _worth(prospect) > _worth(best[step]):
             best[step] = prospect
     front: list[Prospect] = []
     for step in sorted(best):  # what is slower must be able to do more
-        if not front or best[step].capacity > front[-1].capacity:
+        if not front or _worth(best[step]) > _worth(front[-1]):
             front.append(best[step])
     if len(front) <= count or count < 1:
         return front[: max(0, count)]
@@ -162,6 +175,11 @@ def _spread(prospects: Sequence[Prospect], count: int) -> list[Prospect]:
         return [front[len(front) // 2]]
     places = [round(i * (len(front) - 1) / (count - 1)) for i in range(count)]
     return [front[place] for place in dict.fromkeys(places)]
+
+
+def _worth(prospect: Prospect) -> float:
+    """Return what to expect of a network: of equal capacity, the one with more weights learns better."""
+    return prospect.capacity * math.log(max(prospect.parameters, 2))
 
 
 def score(latency_ratio: float, drop: float, max_drop: float, round_number: int) -> float:
@@ -196,8 +214,15 @@ def survivors(standings: Sequence[Standing], count: int, *, max_drop: float, rou
 
 
 def keeps(standing: Standing, max_drop: float) -> bool:
-    """Whether a network keeps the drop well enough to be left alone while faster ones are trained."""
-    return standing.drop <= _KEPT * max_drop
+    """Whether a network would be certified by what is known, so that only faster ones need training."""
+    return standing.bound <= max_drop
+
+
+def parent(kept: Sequence[Standing], ranked: Sequence[Standing], *, max_drop: float) -> Standing | None:
+    """Return whose smaller versions to train: the fastest that keeps the drop, or one that nearly does."""
+    if kept:
+        return min(kept, key=lambda standing: standing.prospect.latency_ratio)
+    return next((standing for standing in ranked if standing.drop <= _PROMISING * max_drop), None)
 
 
 def nearly(kept: Sequence[Standing], others: Sequence[Standing], *, max_drop: float) -> list[Standing]:

@@ -22,8 +22,10 @@ from edgewright.compress.train.plan import (
     finalists,
     keeps,
     nearly,
+    parent,
     rows_each,
     shortlist,
+    standing_of,
     survivors,
 )
 from edgewright.compress.train.prune import Prune, prunable, prune
@@ -35,7 +37,7 @@ from edgewright.contract.training import Origin, TrainedNetwork
 __all__ = ["FINAL_SHARE", "train_in_rounds"]
 
 # Share of the time for full precision that each round gets, and how many networks it trains.
-_ROUNDS = ((0.2, 8), (0.22, 4), (0.25, 3), (0.33, 2))
+_ROUNDS = ((0.24, 12), (0.22, 5), (0.24, 3), (0.3, 2))
 # Of the cores' time in all rounds, what one network of the last one gets.
 FINAL_SHARE = _ROUNDS[-1][0] / _ROUNDS[-1][1]
 # The first round shows this share of all rows at least, to no fewer networks than these.
@@ -88,16 +90,15 @@ def _contestants(
 ) -> list[Standing]:
     """Return who is trained in a round: only what is faster than the fastest that keeps the drop already.
 
-    With them come smaller versions of that one; as long as none keeps it, of the most promising one.
+    With them come smaller versions of that one; as long as none keeps it, of one that nearly does.
     """
     limit = FASTER * min((standing.prospect.latency_ratio for standing in kept), default=math.inf)
     rest = [standing for standing in standings if standing.prospect.latency_ratio < limit]
     choose = partial(survivors, rest, max_drop=course.max_drop, round_number=number - 1)
-    ranked = choose(count)
-    base = min(kept, key=lambda standing: standing.prospect.latency_ratio, default=ranked[0] if ranked else None)
+    base = parent(kept, choose(count), max_drop=course.max_drop)
     children = [] if base is None else _smaller(course, base, min(limit, FASTER * base.prospect.latency_ratio))
-    room = max(1, count - len(children))
-    return [*choose(room), *children]
+    children = children[: max(1, count // 2)]
+    return [*choose(count - len(children)), *children]
 
 
 def _planned(course: Course, standings: Sequence[Standing], number: int, deadline: float) -> list[Task]:
@@ -167,11 +168,12 @@ def _standings(
     before: Sequence[Standing], tasks: Sequence[Task], trained: Sequence[TrainedNetwork]
 ) -> list[Standing]:
     prospects = {standing.network: standing.prospect for standing in before}
-    return [
-        Standing(prospects.get(task.start) or _prospect_of(task), network.network, network.drop)
+    found = [
+        standing_of(prospects.get(task.start) or _prospect_of(task), network)
         for task, network in zip(tasks, trained, strict=True)
-        if network.network and network.drop is not None and network.distilled
+        if network.distilled
     ]
+    return [standing for standing in found if standing is not None]
 
 
 def _prospect_of(task: Task) -> Prospect:

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgewright.compress.sparsify import Sparsify, sparsify
 from edgewright.compress.train.course import Course, Task, untrained
-from edgewright.compress.train.plan import Standing, rows_each
+from edgewright.compress.train.plan import Standing, keeps, rows_each, standing_of
 from edgewright.compress.train.sparse import gradual_fractions
 from edgewright.contract.errors import CandidateError
 
@@ -59,14 +59,17 @@ def train_sparse(
         tasks = course.planned(f"sparse-{number}", partial(_tasks, course, sparse, step, shown, number, deadline))
         by_parent = {standing.network: standing for standing in sparse}
         trained = course.train(f"zeros {number}", tasks, deadline)
-        sparse = [
-            Standing(by_parent[network.parent].prospect, network.network, network.drop, sparse=True)
+        found = [
+            standing_of(by_parent[network.parent].prospect, network, sparse=True)
             for network in trained
-            if network.network and network.drop is not None and network.parent in by_parent
+            if network.parent in by_parent
         ]
+        sparse = [standing for standing in found if standing is not None]
     if not sparse:
         course.notes.append(f"no network became {shown} sparse: there was no time, or no layer that fits")
-    return sorted(sparse, key=lambda standing: (standing.drop > course.max_drop, standing.prospect.latency_ratio))
+    return sorted(
+        sparse, key=lambda standing: (not keeps(standing, course.max_drop), standing.prospect.latency_ratio)
+    )
 
 
 def _tasks(

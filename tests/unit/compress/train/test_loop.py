@@ -232,13 +232,13 @@ def test_a_deadline_ends_with_the_best_state_so_far(lessons: Lessons) -> None:
 
 
 def test_training_ends_early_when_validation_gets_no_better(lessons: Lessons) -> None:
-    result = fit(Small(), lessons, Training(epochs=500, rate=1e-2, patience=5, warmup=0.0), seed=1)
-    assert 6 < len(result.curve) < 400
+    result = fit(Small(), lessons, Training(epochs=100, rate=1e-2, patience=5, warmup=0.0), seed=1)
+    assert 50 < len(result.curve) < 90
 
 
-def test_patience_does_not_begin_before_the_warm_up_ends(lessons: Lessons) -> None:
-    settings = Training(epochs=10, rate=1e-9, patience=1, warmup=0.5)
-    assert len(fit(Small(), lessons, settings, seed=1).curve) >= 7
+def test_patience_does_not_begin_before_the_rate_has_fallen(lessons: Lessons) -> None:
+    settings = Training(epochs=10, rate=1e-9, patience=1)
+    assert 7 <= len(fit(Small(), lessons, settings, seed=1).curve) <= 8
 
 
 def test_what_is_held_is_held_after_every_step(lessons: Lessons) -> None:

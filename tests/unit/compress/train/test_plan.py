@@ -5,21 +5,24 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from msgspec.structs import replace as replaced
 
 from edgewright.compress.train.plan import (
     Prospect,
     Standing,
     finalists,
     keeps,
+    parent,
     passes,
     rows_each,
     score,
     shortlist,
+    standing_of,
     survivors,
     tightness,
     trainable,
 )
-from edgewright.contract.training import Origin
+from edgewright.contract.training import Origin, TrainedNetwork
 
 
 def prospect(title: str, ratio: float, capacity: float, family: str = "conv", origin: Origin = "fresh") -> Prospect:
@@ -101,6 +104,28 @@ def test_a_better_network_than_the_original_is_not_better_than_none_of_a_drop() 
     assert score(0.5, -0.2, 0.01, 2) == score(0.5, 0.0, 0.01, 2)
 
 
+def test_of_equal_capacity_the_one_with_more_weights_is_taken() -> None:
+    small, large = prospect("small", 0.5, 1.0), replace(prospect("large", 0.5, 1.0), parameters=9000)
+    assert shortlist([small, large], 1, 1.0) == shortlist([large, small], 1, 1.0) == [large]
+
+
+def test_smaller_versions_are_made_of_what_keeps_the_drop_or_nearly_does() -> None:
+    far, near = (Standing(prospect(name, 0.1, 1.0), name, drop) for name, drop in (("far", 0.03), ("near", 0.015)))
+    kept = [Standing(prospect(f"kept {ratio}", ratio, 1.0), "k", 0.0, bound=0.01) for ratio in (0.6, 0.4)]
+    assert parent(kept, [far, near], max_drop=0.01) == kept[1]
+    assert parent([], [far, near], max_drop=0.01) == near
+    assert parent([], [far], max_drop=0.01) is None
+
+
+def test_only_networks_that_were_trained_stand_anywhere() -> None:
+    record = TrainedNetwork("ab", "one", "fresh", "", 1, 100, True, 10, 0.5, 0.9, 0.02, 1.0)
+    one = prospect("one", 0.5, 1.0)
+    assert standing_of(one, record) == Standing(one, "ab", 0.02, np.inf)
+    assert standing_of(one, replaced(record, predicted_bound=0.0)) == Standing(one, "ab", 0.02, 0.0)
+    assert standing_of(one, replaced(record, network="")) is None
+    assert standing_of(one, replaced(record, drop=None)) is None
+
+
 def test_the_surest_network_is_trained_on_even_if_slow() -> None:
     fast = [Standing(prospect(f"fast {i}", 0.05 + 0.01 * i, 1.0), f"f{i}", 0.02) for i in range(5)]
     sure = Standing(prospect("sure", 0.95, 1.0), "sure", 0.0)
@@ -173,7 +198,7 @@ def test_the_originals_weights_need_fewer_rows() -> None:
 
 
 def test_finalists_are_the_fastest_that_keep_the_drop_and_then_the_most_promising() -> None:
-    kept = [Standing(prospect(f"kept {i}", 0.3 + i / 10, 1.0), f"k{i}", 0.0) for i in range(3)]
+    kept = [Standing(prospect(f"kept {i}", 0.3 + i / 10, 1.0), f"k{i}", 0.0, bound=0.008) for i in range(3)]
     other = Standing(prospect("other", 0.1, 1.0), "other", 0.02)
     failed = Standing(prospect("failed", 0.05, 1.0), "failed", np.inf)
     assert all(keeps(standing, 0.01) for standing in kept)

@@ -60,6 +60,7 @@ class Pretender:
             task.network,
             network=hashlib.sha256(name.encode()).hexdigest(),
             drop=self.drops[title],
+            predicted_bound=self.drops[title] / 0.4,
             distilled=task.settings.distillation is not None,
             rows=100,
         )
