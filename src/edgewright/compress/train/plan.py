@@ -34,7 +34,7 @@ _FASTER = 0.95
 # Networks closer in latency than this compete for one place.
 _STEP = 1.12
 # How much of its drop will be left after all training, by round: early drops are mostly haste.
-_HEALED = (0.12, 0.25, 0.5, 1.0)
+_HEALED = (0.2, 0.35, 0.6, 1.0)
 # Only what loses at most so many limits is made smaller before it keeps the drop.
 _PROMISING = 2.0
 # Of the limit on the drop, what the certificate's uncertainty will take.
