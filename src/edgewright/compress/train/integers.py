@@ -4,8 +4,9 @@ First each finalist is tried in all forms that need no training. The fastest tha
 weights are rounded to fewer and fewer integers, and trained behind the rounding until the answers are good again.
 """
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -30,6 +31,8 @@ __all__ = ["Finalist", "finalists_of", "train_integers"]
 _IDEAS = 5
 # Of what is left for integers, each go takes so much.
 _SHARE = 0.5
+# What breaks the limit on the drop by more than this share of it is not trained on.
+_HOPELESS = 2.0
 _LEAST_S = 4.0
 
 
@@ -84,28 +87,42 @@ def train_integers(course: Course, finalist: Finalist, until: float) -> list[Con
         course.notes.append("integers are not trained where preprocessing is folded into the graph")
         return []
     kept: list[int] = []
-    failed: list[int] = []
+    failed: dict[int, tuple[float, str]] = {}
     keeps_now = _keeps(course, finalist.best)
     gains: list[Contribution] = []
     number = 0
     while (left := until - time.monotonic()) > _LEAST_S:
         number += 1
-        steps = tightness(kept, failed, course.workers, keeps_now=keeps_now)
-        deadline = time.monotonic() + (left if left < 3 * _LEAST_S else _SHARE * left)
+        steps = tightness(kept, list(failed), course.workers, keeps_now=keeps_now)
         starts = [(db, start) for db in steps if (start := _start(course, finalist, db)) is not None]
+        last = left < 3 * _LEAST_S
+        if not starts:  # what came closest goes on from where it is, with all the time
+            starts = _closest(failed, min(kept, default=math.inf))[: course.workers]
+            last = True
         if not starts:
             break
+        deadline = time.monotonic() + (left if last else _SHARE * left)
         tasks = course.planned(
             f"integers-{finalist.standing.network[:16]}-{number}",
             partial(_tasks, course, finalist, starts, number, deadline),
         )
         trained = course.train(f"integers {number}", tasks, deadline)
         for (db, _), network in zip(starts, trained, strict=False):
+            failed.pop(db, None)
             trial = _tried(course, finalist, network)
-            (kept if _keeps(course, trial) else failed).append(db)
+            if trial is not None and _keeps(course, trial):
+                kept.append(db)
+            else:
+                failed[db] = (math.inf if trial is None else _excess(course, trial), network.network)
             if trial is not None:
                 gains += _against_rounding(course, finalist, db, trial)
     return gains
+
+
+def _closest(failed: Mapping[int, tuple[float, str]], least: float) -> list[tuple[int, str]]:
+    """Return tightness and network of those that came closest to the limit, with fewer bits than what keeps it."""
+    near = [(excess, db, network) for db, (excess, network) in failed.items() if db < least and network]
+    return [(db, network) for excess, db, network in sorted(near) if excess < _HOPELESS]
 
 
 def _excess(course: Course, trial: Trial) -> float:

@@ -41,7 +41,8 @@ class Fit:
     """What came of a training; the network itself holds the weights of the best epoch.
 
     Attributes:
-        best_epoch: The one with the best validation metric, of equal ones the least loss; 0 is the start.
+        best_epoch: The one with the best validation metric, of equal ones the least loss; 0 is the start. The last
+            planned one, whose rate was the lowest, if it is worse by no more than its standard error.
         curve: The start and every epoch.
         seconds: Spent, without pauses between resumed parts.
         finished: False if the deadline ended it.
@@ -140,9 +141,21 @@ class _Run:
             self._save(0.0)
             progress.note = f"ended at the deadline, {progress.step} steps into epoch {progress.epoch + 1}"
             self._judge(whole=False)
-        self.network.load_state_dict(self.best)
+        if not (finished and self._ends_well()):
+            self.network.load_state_dict(self.best)
         self.network.eval()
         return Fit(progress.best_epoch, tuple(progress.curve), self._seconds(), finished)
+
+    def _ends_well(self) -> bool:
+        """Whether the last epoch, at the lowest rate, is as good as the best but for chance; then it is taken."""
+        progress = self.progress
+        if progress.epoch < self.settings.epochs or progress.best_epoch == progress.epoch:
+            return False
+        last, best = progress.curve[-1].validation_metric, progress.best_metric
+        if not 0 < best < 1 or last < best - np.sqrt(best * (1 - best) / len(self.lessons.validation)):
+            return False
+        progress.best_epoch = progress.epoch
+        return True
 
     def _prepare(self) -> None:
         """Set up what is trained, at its start or where the checkpoint left it."""

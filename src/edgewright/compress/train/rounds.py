@@ -40,8 +40,8 @@ __all__ = ["FINAL_SHARE", "train_in_rounds"]
 _ROUNDS = ((0.24, 12), (0.22, 5), (0.24, 3), (0.3, 2))
 # Of the cores' time in all rounds, what one network of the last one gets.
 FINAL_SHARE = _ROUNDS[-1][0] / _ROUNDS[-1][1]
-# The first round shows this share of all rows at least, to no fewer networks than these.
-_LEAST_PASS, _LEAST_PLACES = 0.5, 4
+# The first round shows all rows so often at least, to no fewer networks than these.
+_LEAST_PASS, _LEAST_PLACES = 2.0, 4
 # Share of the rows for what begins with the original's weights.
 _WARM = 0.5
 # Of a network that stands well, so many channels go before it is trained on.

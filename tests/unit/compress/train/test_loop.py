@@ -72,8 +72,10 @@ def uninterrupted(lessons: Lessons) -> tuple[bytes, Fit]:
 def test_digits_are_learned_and_the_best_epoch_is_kept(lessons: Lessons, uninterrupted: tuple[bytes, Fit]) -> None:
     _, result = uninterrupted
     assert [point.epoch for point in result.curve] == [0, 1, 2, 3, 4, 5]
-    best = result.curve[result.best_epoch]
-    assert best.validation_metric == max(point.validation_metric for point in result.curve) > 0.8
+    best = max(point.validation_metric for point in result.curve)
+    chance = np.sqrt(best * (1 - best) / len(lessons.validation))
+    assert result.curve[result.best_epoch].validation_metric >= best - chance > 0.8
+    assert result.best_epoch == 5  # at the lowest rate, and as good as the best but for chance
     assert result.curve[0].train_loss is None
     assert result.finished
 
