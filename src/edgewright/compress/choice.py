@@ -4,12 +4,13 @@ import math
 from collections.abc import Collection, Sequence
 
 import msgspec
+from scipy.special import ndtr
 
 from edgewright.contract.candidate import Trial
 from edgewright.contract.device import Budget
 from edgewright.signals.exact import likelihood_limit
 
-__all__ = ["closeness", "contenders", "front_of", "is_better", "pooled", "ranking"]
+__all__ = ["chance", "closeness", "contenders", "foremost", "front_of", "is_better", "pooled", "ranking"]
 
 # Latencies closer than this are the same: then size decides.
 LATENCY_TIE = 0.03
@@ -17,6 +18,8 @@ LATENCY_TIE = 0.03
 _SLOWER = 1.02
 # Candidates whose noise differs by less are equally noisy, dB.
 _ALIKE_DB = 3.0
+# Standard errors of a drop in a predicted bound above it, of those in a first look, and what is luck.
+_ERRORS, _LOOK, _LUCK = 2.4, 1.87, 0.5
 # Noise this far below the answers changes hardly any of them, dB.
 _QUIET_DB = 30.0
 # Beyond a limit, candidates whose excess differs by less than this share are equally close: then speed decides.
@@ -166,6 +169,50 @@ def ranking(
         return ratio > _SLOWER and not for_size, math.floor(math.log1p(excess) / _AS_CLOSE), ratio
 
     return ranked + sorted(others, key=distance)
+
+
+def chance(trial: Trial, max_drop: float) -> float:
+    """Return how likely a trial is to be certified, by what the select split says of it.
+
+    The predicted bound holds the standard errors of both splits. The best of many is believed to lose half a standard
+    error more than it seems to.
+    """
+    drop, bound = max(trial.drop or 0.0, 0.0), trial.predicted_bound
+    if bound is None:
+        return 0.0
+    error = max(bound - drop, 1e-9) / _ERRORS
+    return float(ndtr((max_drop - drop - (_LOOK + _LUCK) * error) / (math.sqrt(2) * error)))
+
+
+def foremost(
+    ranked: Sequence[Trial],
+    budget: Budget,
+    original_latency_s: float,
+    original_energy_j: float | None = None,
+    *,
+    preferred: Collection[str] = (),
+) -> list[Trial]:
+    """Return the ranked with that one first whose gain is greatest on the average over being certified or not.
+
+    Where networks were trained there is one for every drop, so the fastest that keeps the limit on the select split
+    keeps it barely. Without trained networks the order stays.
+    """
+    limits = msgspec.structs.replace(budget, max_drop=None)
+    able = [
+        trial
+        for trial in ranked
+        if (trial.latency_ratio or 9) < 1 and closeness(trial, limits, original_latency_s, original_energy_j) <= 0
+    ]
+    able = [trial for trial in able if trial.network in preferred] or able
+    if budget.max_drop is None or not any(trial.network for trial in able):
+        return list(ranked)
+    gains = {t.number: chance(t, budget.max_drop) * -math.log(t.latency_ratio or 9) for t in able}
+    best = max(able, key=lambda trial: gains[trial.number])
+    fastest = (best.latency_ratio or 9) * (1 + LATENCY_TIE)
+    least = (1 - LATENCY_TIE) * gains[best.number]
+    near = [t for t in able if gains[t.number] >= least and (t.latency_ratio or 9) <= fastest]
+    first = min(near, key=lambda trial: trial.size_bytes)
+    return [first, *(trial for trial in ranked if trial is not first)]
 
 
 def contenders(ranked: Sequence[Trial], count: int) -> list[Trial]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edgewright
-from edgewright.compress.choice import contenders, pooled, ranking
+from edgewright.compress.choice import contenders, foremost, pooled, ranking
 from edgewright.compress.data import Dataset, load_data, split
 from edgewright.compress.figures import Finalist, Measured, measure_finalists
 from edgewright.compress.fold import FoldPreprocess, raw_contract, raw_dataset
@@ -250,7 +250,8 @@ def _conclude(run: Run) -> Report:
     run.trials = pooled(run.trials, len(run.proof.indices), look_alpha(1 - run.budget.confidence, 1))
 
     def ranked_now() -> list[Trial]:
-        return ranking(run.trials, run.budget, original_s, energy_j, preferred=sparse)
+        found = ranking(run.trials, run.budget, original_s, energy_j, preferred=sparse)
+        return foremost(found, run.budget, original_s, energy_j, preferred=sparse)
 
     peaks = _peaks(run, ranked_now(), feed)
     run.trials = [

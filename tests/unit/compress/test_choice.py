@@ -3,8 +3,18 @@
 from dataclasses import asdict, dataclass
 
 import pytest
+from msgspec.structs import replace as replaced
 
-from edgewright.compress.choice import closeness, contenders, front_of, is_better, pooled, ranking
+from edgewright.compress.choice import (
+    chance,
+    closeness,
+    contenders,
+    foremost,
+    front_of,
+    is_better,
+    pooled,
+    ranking,
+)
 from edgewright.contract.candidate import Trial
 from edgewright.contract.device import Budget
 
@@ -18,9 +28,10 @@ class Facts:
     metric: float = 0.9
     flips: float = 30.0
     sqnr_db: float = 30.0
+    network: str = ""
 
 
-def trial(number: int, **facts: float) -> Trial:
+def trial(number: int, **facts: float | str) -> Trial:
     return Trial(
         number=number,
         title=f"t{number}",
@@ -107,6 +118,21 @@ def test_contenders_grow_ever_safer() -> None:
     assert numbers(contenders([best, twin, safer, safest], 3)) == [1, 3, 4]
     assert numbers(contenders([best, twin, safer, safest], 2)) == [1, 4]  # the last one is the safest
     assert contenders([], 3) == []
+
+
+def test_what_is_surer_of_its_certificate_comes_before_what_is_faster() -> None:
+    budget = Budget(max_drop=0.01)
+    barely = trial(1, network="a", drop=0.0022, predicted_bound=0.0097, latency_ratio=0.037)
+    surely = trial(2, network="b", drop=0.0, predicted_bound=0.0057, latency_ratio=0.042, size_bytes=900)
+    smaller = trial(3, network="b", drop=0.0, predicted_bound=0.0057, latency_ratio=0.0425, size_bytes=600)
+    untrained = trial(4, drop=0.0, predicted_bound=0.002, latency_ratio=0.36)
+    everyone = [barely, surely, smaller, untrained]
+    assert 0.4 < chance(barely, 0.01) < 0.7 < chance(surely, 0.01) < chance(untrained, 0.01) <= 1
+    assert numbers(foremost(everyone, budget, 1.0)) == [3, 1, 2, 4]
+    assert numbers(foremost(everyone, Budget(max_drop=0.01, size_bytes=500), 1.0)) == [1, 2, 3, 4]  # none keeps it
+    assert numbers(foremost([barely, untrained], budget, 1.0, preferred=["a"])) == [1, 4]
+    plain = [replaced(t, network="") for t in everyone]
+    assert foremost(plain, budget, 1.0) == plain  # without training the order stays
 
 
 def test_luck_is_not_believed_of_one_among_equally_noisy_candidates() -> None:

@@ -106,7 +106,8 @@ def _taught(course: Course, seconds: float) -> list[Contribution]:
     wanted = course.run.request.training
     sparsity = None if wanted is None else wanted.sparsity
     rounds = course.ends - (1 - _ROUNDS + (0.0 if sparsity is None else _ZEROS)) * left
-    standings = train_in_rounds(course, prospects, rounds, rounds + _OVERTIME * left)
+    slowest = _slowest(course.run, course.search)
+    standings = train_in_rounds(course, prospects, rounds, rounds + _OVERTIME * left, slowest)
     if sparsity is not None:
         sparse = train_sparse(course, standings, sparsity, time.monotonic() + _ZEROS * left)
         standings = [*sparse, *standings][: max(len(sparse), 1)]

@@ -15,6 +15,7 @@ __all__ = [
     "FASTER",
     "Prospect",
     "Standing",
+    "anchor",
     "finalists",
     "keeps",
     "nearly",
@@ -41,6 +42,9 @@ _PROMISING = 2.0
 _MARGIN = 0.5
 # A drop that is ten times too large weighs as much as a latency that is ten to this power as high.
 _DEAR = 0.8
+# While faster ones are looked for, one of at most this latency, in units of what needs no training, is trained
+# until its bound is this share of the limit.
+_ANCHORED, _SURE = 0.4, 0.6
 # What is trained beside a network that keeps the drop must be faster than it by so much.
 FASTER = 0.92
 # What is so much faster and loses at most so many limits gets more time.
@@ -225,6 +229,22 @@ def parent(kept: Sequence[Standing], ranked: Sequence[Standing], *, max_drop: fl
     return next((standing for standing in ranked if standing.drop <= _PROMISING * max_drop), None)
 
 
+def anchor(known: Sequence[Standing], slowest: float, *, max_drop: float) -> Standing | None:
+    """Return the network that is trained until it is sure to keep the drop, while others are to become faster.
+
+    Args:
+        known: How all networks stand, each after its last round.
+        slowest: Latency ratio of what needs no training; only what is much faster is worth it.
+        max_drop: The limit.
+
+    Returns:
+        The most accurate; None if that is sure already.
+    """
+    able = [standing for standing in known if standing.prospect.latency_ratio <= _ANCHORED * slowest]
+    surest = min(able, key=lambda standing: (standing.drop, standing.prospect.latency_ratio), default=None)
+    return None if surest is None or surest.bound <= _SURE * max_drop else surest
+
+
 def nearly(kept: Sequence[Standing], others: Sequence[Standing], *, max_drop: float) -> list[Standing]:
     """Return what is worth more time: much faster than what keeps the drop, and close to keeping it."""
     limit = _MUCH_FASTER * min((standing.prospect.latency_ratio for standing in kept), default=math.inf)
@@ -235,8 +255,9 @@ def nearly(kept: Sequence[Standing], others: Sequence[Standing], *, max_drop: fl
 def finalists(
     kept: Sequence[Standing], others: Sequence[Standing], *, max_drop: float, round_number: int
 ) -> list[Standing]:
-    """Return whose forms are tried: the fastest two that keep the drop, then the most promising of the others."""
+    """Return whose forms are tried: of those that keep the drop the fastest two and the surest, then one other."""
     fastest = sorted(kept, key=lambda standing: standing.prospect.latency_ratio)[:2]
+    fastest += sorted((s for s in kept if s not in fastest), key=lambda standing: standing.bound)[:1]
     rest = [standing for standing in others if standing not in kept and math.isfinite(standing.drop)]
     return [*fastest, *survivors(rest, 1 if fastest else 2, max_drop=max_drop, round_number=round_number)]
 

@@ -19,6 +19,7 @@ from edgewright.compress.train.plan import (
     FASTER,
     Prospect,
     Standing,
+    anchor,
     finalists,
     keeps,
     nearly,
@@ -50,7 +51,9 @@ _FURTHER = (0.25, 0.5)
 _PROBES, _PROBING = 6, 0.02
 
 
-def train_in_rounds(course: Course, prospects: Sequence[Prospect], until: float, overtime: float) -> list[Standing]:
+def train_in_rounds(
+    course: Course, prospects: Sequence[Prospect], until: float, overtime: float, slowest: float = 1.0
+) -> list[Standing]:
     """Train the shortlist in rounds, and return how those of the last one stand, most promising first.
 
     Args:
@@ -58,47 +61,60 @@ def train_in_rounds(course: Course, prospects: Sequence[Prospect], until: float,
         prospects: The shortlist.
         until: When the rounds must be over, of `time.monotonic()`.
         overtime: When one more round must be over, for what is much faster and nearly good enough.
+        slowest: Latency ratio of what needs no training.
     """
     began = time.monotonic()
     whole = until - began
     standings = [Standing(prospect, prospect.start, np.inf) for prospect in prospects]
     kept: list[Standing] = []
+    known: dict[str, Standing] = {}
     spent = 0.0
     for number, (share, count) in enumerate(_ROUNDS):
         if number > 0:
-            standings = _contestants(course, kept, standings, max(count, course.workers), number)
+            sure = anchor(list(known.values()), slowest, max_drop=course.max_drop) if kept else None
+            standings = _contestants(course, kept, standings, max(count, course.workers), number, sure)
         if not standings or time.monotonic() >= until:
             break
         spent += share
         deadline = min(until, began + spent * whole)
         tasks = _planned(course, standings, number, deadline)
         reached = _standings(standings, tasks, course.train(f"round {number + 1}", tasks, deadline))
-        kept += [standing for standing in reached if keeps(standing, course.max_drop)]
+        known |= {standing.prospect.start: standing for standing in reached}
+        kept = [standing for standing in known.values() if keeps(standing, course.max_drop)]
         standings = reached or standings
     near = nearly(kept, standings, max_drop=course.max_drop)[: course.workers]
     if near and time.monotonic() < overtime:
         tasks = _planned(course, near, len(_ROUNDS), overtime)
         reached = _standings(near, tasks, course.train("overtime", tasks, overtime))
-        kept += [standing for standing in reached if keeps(standing, course.max_drop)]
+        known |= {standing.prospect.start: standing for standing in reached}
+        kept = [standing for standing in known.values() if keeps(standing, course.max_drop)]
         again = {standing.prospect.start for standing in reached}
         standings = [*reached, *(standing for standing in standings if standing.prospect.start not in again)]
     return finalists(kept, standings, max_drop=course.max_drop, round_number=len(_ROUNDS))
 
 
 def _contestants(
-    course: Course, kept: Sequence[Standing], standings: Sequence[Standing], count: int, number: int
+    course: Course,
+    kept: Sequence[Standing],
+    standings: Sequence[Standing],
+    count: int,
+    number: int,
+    sure: Standing | None,
 ) -> list[Standing]:
     """Return who is trained in a round: only what is faster than the fastest that keeps the drop already.
 
-    With them come smaller versions of that one; as long as none keeps it, of one that nearly does.
+    With them come smaller versions of that one; as long as none keeps it, of one that nearly does. And one that is
+    to become sure.
     """
     limit = FASTER * min((standing.prospect.latency_ratio for standing in kept), default=math.inf)
-    rest = [standing for standing in standings if standing.prospect.latency_ratio < limit]
+    rest = [s for s in standings if s.prospect.latency_ratio < limit and s is not sure]
+    count -= sure is not None
     choose = partial(survivors, rest, max_drop=course.max_drop, round_number=number - 1)
     base = parent(kept, choose(count), max_drop=course.max_drop)
     children = [] if base is None else _smaller(course, base, min(limit, FASTER * base.prospect.latency_ratio))
     children = children[: max(1, count // 2)]
-    return [*choose(count - len(children)), *children]
+    chosen = [*choose(count - len(children)), *children]
+    return chosen if sure is None else [sure, *chosen]
 
 
 def _planned(course: Course, standings: Sequence[Standing], number: int, deadline: float) -> list[Task]:

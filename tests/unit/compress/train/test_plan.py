@@ -10,6 +10,7 @@ from msgspec.structs import replace as replaced
 from edgewright.compress.train.plan import (
     Prospect,
     Standing,
+    anchor,
     finalists,
     keeps,
     parent,
@@ -117,6 +118,16 @@ def test_smaller_versions_are_made_of_what_keeps_the_drop_or_nearly_does() -> No
     assert parent([], [far], max_drop=0.01) is None
 
 
+def test_the_most_accurate_that_is_fast_enough_is_trained_until_it_is_sure() -> None:
+    slow = Standing(prospect("slow", 0.5, 1.0), "s", 0.0, bound=0.007)
+    fast = Standing(prospect("fast", 0.1, 1.0), "f", 0.004, bound=0.012)
+    unsure = Standing(prospect("unsure", 0.3, 1.0), "u", 0.002, bound=0.009)
+    assert anchor([slow, fast, unsure], 1.0, max_drop=0.01) == unsure
+    assert anchor([slow, fast, unsure], 0.5, max_drop=0.01) == fast
+    assert anchor([slow, fast, replace(unsure, bound=0.006)], 1.0, max_drop=0.01) is None
+    assert anchor([], 1.0, max_drop=0.01) is None
+
+
 def test_only_networks_that_were_trained_stand_anywhere() -> None:
     record = TrainedNetwork("ab", "one", "fresh", "", 1, 100, True, 10, 0.5, 0.9, 0.02, 1.0)
     one = prospect("one", 0.5, 1.0)
@@ -203,6 +214,6 @@ def test_finalists_are_the_fastest_that_keep_the_drop_and_then_the_most_promisin
     failed = Standing(prospect("failed", 0.05, 1.0), "failed", np.inf)
     assert all(keeps(standing, 0.01) for standing in kept)
     assert not keeps(other, 0.01)
-    assert finalists(kept, [*kept, other, failed], max_drop=0.01, round_number=3) == [kept[0], kept[1], other]
+    assert finalists(kept, [*kept, other, failed], max_drop=0.01, round_number=3) == [*kept, other]
     assert finalists([], [other, failed], max_drop=0.01, round_number=3) == [other]
     assert finalists([], [], max_drop=0.01, round_number=3) == []

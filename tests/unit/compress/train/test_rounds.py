@@ -119,6 +119,13 @@ def test_what_keeps_the_drop_is_among_the_finalists_and_only_faster_ones_are_tra
         assert {task.network.title for task in tasks} == {"a"}
 
 
+def test_what_keeps_the_drop_barely_is_trained_until_it_is_sure(course: Callable[..., Pretender]) -> None:
+    pretender = course(a=0.3, b=0.003, c=0.0, d=0.0)
+    run(pretender, FOUR)
+    for tasks in pretender.trained[1:4]:
+        assert {task.network.title for task in tasks} == {"a", "b"}
+
+
 def test_what_is_much_faster_and_nearly_good_enough_gets_more_time(course: Callable[..., Pretender]) -> None:
     pretender = course(a=0.02, b=0.0, c=0.3, d=0.3)
     assert run(pretender, FOUR) == ["b", "a"]
