@@ -174,8 +174,8 @@ def ranking(
 def chance(trial: Trial, max_drop: float) -> float:
     """Return how likely a trial is to be certified, by what the select split says of it.
 
-    The predicted bound holds the standard errors of both splits. The best of many is believed to lose half a standard
-    error more than it seems to.
+    The predicted bound holds the standard errors of both splits. The best of many is believed to lose half a
+    standard error more than it seems to.
     """
     drop, bound = max(trial.drop or 0.0, 0.0), trial.predicted_bound
     if bound is None:
