@@ -96,9 +96,10 @@ def train_integers(course: Course, finalist: Finalist, until: float) -> list[Con
         steps = tightness(kept, list(failed), course.workers, keeps_now=keeps_now)
         starts = [(db, start) for db in steps if (start := _start(course, finalist, db)) is not None]
         last = left < 3 * _LEAST_S
-        if not starts:  # what came closest goes on from where it is, with all the time
-            starts = _closest(failed, min(kept, default=math.inf))[: course.workers]
-            last = True
+        last = last or not starts
+        # What came closest goes on from where it is: on workers that are free, or with all the time.
+        room = course.workers - len(starts)
+        starts += [start for start in _closest(failed, min(kept, default=math.inf)) if start[0] not in steps][:room]
         if not starts:
             break
         deadline = time.monotonic() + (left if last else _SHARE * left)
@@ -135,8 +136,8 @@ def _keeps(course: Course, trial: Trial | None) -> bool:
 
 
 def _order(course: Course, trial: Trial) -> tuple[float, float]:
-    """Return what trials are sorted by: those that keep the drop first, the fastest of them first."""
-    return max(_excess(course, trial), 0.0), trial.latency_ratio or 9.0
+    """Return what trials are sorted by: those that keep the drop first, the cheapest of them first."""
+    return max(_excess(course, trial), 0.0), (trial.latency_ratio or 9.0) * math.sqrt(trial.size_bytes)
 
 
 def _start(course: Course, finalist: Finalist, db: int) -> str | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from edgewright.contract.training import Origin, TrainedNetwork
 
 __all__ = [
-    "FASTER",
+    "CHEAPER",
     "Prospect",
     "Standing",
     "anchor",
@@ -32,7 +32,7 @@ __all__ = [
 
 # A network as slow as what needs no training is not worth training.
 _FASTER = 0.95
-# Networks closer in latency than this compete for one place.
+# Networks closer in cost than this compete for one place.
 _STEP = 1.12
 # How much of its drop will be left after all training, by round: early drops are mostly haste.
 _HEALED = (0.2, 0.35, 0.6, 1.0)
@@ -40,15 +40,15 @@ _HEALED = (0.2, 0.35, 0.6, 1.0)
 _PROMISING = 2.0
 # Of the limit on the drop, what the certificate's uncertainty will take.
 _MARGIN = 0.5
-# A drop that is ten times too large weighs as much as a latency that is ten to this power as high.
+# A drop that is ten times too large weighs as much as a cost that is ten to this power as high.
 _DEAR = 0.8
 # While faster ones are looked for, one of at most this latency, in units of what needs no training, is trained
 # until its bound is this share of the limit.
 _ANCHORED, _SURE = 0.4, 0.6
-# What is trained beside a network that keeps the drop must be faster than it by so much.
-FASTER = 0.92
-# What is so much faster and loses at most so many limits gets more time.
-_MUCH_FASTER, _NEAR = 0.8, 3.0
+# What is trained beside a network that keeps the drop must cost so much less.
+CHEAPER = 0.92
+# What costs so much less and loses at most so many limits gets more time.
+_MUCH_CHEAPER, _NEAR = 0.8, 3.0
 # Passes that a network needs at least, with fresh weights and with the original's; over so many rows at most.
 _COLD_PASSES, _WARM_PASSES = 4.0, 1.0
 _MANY_ROWS = 60_000
@@ -82,6 +82,14 @@ class Prospect:
     capacity: float
     parameters: int
     pace: float = 0.0
+
+    @property
+    def cost(self) -> float:
+        """What it costs a device: its latency, and half as much, in logarithms, its size.
+
+        In small networks most of the time goes into starting their nodes, so latency alone tells them apart badly.
+        """
+        return self.latency_ratio * math.sqrt(self.parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +171,10 @@ def _mixed(prospects: Sequence[Prospect], count: int) -> list[Prospect]:
 
 
 def _spread(prospects: Sequence[Prospect], count: int) -> list[Prospect]:
-    """Return at most `count` prospects, evenly over the logarithm of latency, the most capable of each step."""
+    """Return at most `count` prospects, evenly over the logarithm of cost, the most capable of each step."""
     best: dict[int, Prospect] = {}
     for prospect in prospects:
-        step = math.floor(math.log(prospect.latency_ratio) / math.log(_STEP))
+        step = math.floor(math.log(prospect.cost) / math.log(_STEP))
         if step not in best or _worth(prospect) > _worth(best[step]):
             best[step] = prospect
     front: list[Prospect] = []
@@ -186,11 +194,11 @@ def _worth(prospect: Prospect) -> float:
     return prospect.capacity * math.log(max(prospect.parameters, 2))
 
 
-def score(latency_ratio: float, drop: float, max_drop: float, round_number: int) -> float:
-    """Return how promising a network is, lower is better: its latency, and a price for the drop that will be left.
+def score(cost: float, drop: float, max_drop: float, round_number: int) -> float:
+    """Return how promising a network is, lower is better: its cost, and a price for the drop that will be left.
 
     Args:
-        latency_ratio: Of its 8-bit form to the original.
+        cost: Of the network.
         drop: Of the metric against the original.
         max_drop: The limit.
         round_number: 0 for the first round.
@@ -200,18 +208,18 @@ def score(latency_ratio: float, drop: float, max_drop: float, round_number: int)
     """
     left = max(drop, 0.0) * _HEALED[min(round_number, len(_HEALED) - 1)]
     excess = left / (_MARGIN * max(max_drop, 1e-6))
-    return math.log(latency_ratio) + (_DEAR * math.log(excess) if excess > 1 else 0.0)
+    return math.log(cost) + (_DEAR * math.log(excess) if excess > 1 else 0.0)
 
 
 def survivors(standings: Sequence[Standing], count: int, *, max_drop: float, round_number: int) -> list[Standing]:
     """Return who is trained on, most promising first; the most accurate one is always among them."""
 
     def promise(standing: Standing) -> float:
-        return score(standing.prospect.latency_ratio, standing.drop, max_drop, round_number)
+        return score(standing.prospect.cost, standing.drop, max_drop, round_number)
 
     ranked = sorted(standings, key=promise)
     chosen = ranked[:count]
-    surest = min(standings, key=lambda s: (s.drop, s.prospect.latency_ratio), default=None)
+    surest = min(standings, key=lambda s: (s.drop, s.prospect.cost), default=None)
     if surest is not None and surest not in chosen and count > 1:
         chosen = [*ranked[: count - 1], surest]
     return chosen
@@ -225,7 +233,7 @@ def keeps(standing: Standing, max_drop: float) -> bool:
 def parent(kept: Sequence[Standing], ranked: Sequence[Standing], *, max_drop: float) -> Standing | None:
     """Return whose smaller versions to train: the fastest that keeps the drop, or one that nearly does."""
     if kept:
-        return min(kept, key=lambda standing: standing.prospect.latency_ratio)
+        return min(kept, key=lambda standing: standing.prospect.cost)
     return next((standing for standing in ranked if standing.drop <= _PROMISING * max_drop), None)
 
 
@@ -241,22 +249,22 @@ def anchor(known: Sequence[Standing], slowest: float, *, max_drop: float) -> Sta
         The most accurate; None if that is sure already.
     """
     able = [standing for standing in known if standing.prospect.latency_ratio <= _ANCHORED * slowest]
-    surest = min(able, key=lambda standing: (standing.drop, standing.prospect.latency_ratio), default=None)
+    surest = min(able, key=lambda standing: (standing.drop, standing.prospect.cost), default=None)
     return None if surest is None or surest.bound <= _SURE * max_drop else surest
 
 
 def nearly(kept: Sequence[Standing], others: Sequence[Standing], *, max_drop: float) -> list[Standing]:
     """Return what is worth more time: much faster than what keeps the drop, and close to keeping it."""
-    limit = _MUCH_FASTER * min((standing.prospect.latency_ratio for standing in kept), default=math.inf)
-    near = [s for s in others if s not in kept and s.prospect.latency_ratio < limit and s.drop <= _NEAR * max_drop]
-    return sorted(near, key=lambda standing: standing.prospect.latency_ratio)
+    limit = _MUCH_CHEAPER * min((standing.prospect.cost for standing in kept), default=math.inf)
+    near = [s for s in others if s not in kept and s.prospect.cost < limit and s.drop <= _NEAR * max_drop]
+    return sorted(near, key=lambda standing: standing.prospect.cost)
 
 
 def finalists(
     kept: Sequence[Standing], others: Sequence[Standing], *, max_drop: float, round_number: int
 ) -> list[Standing]:
     """Return whose forms are tried: of those that keep the drop the fastest two and the surest, then one other."""
-    fastest = sorted(kept, key=lambda standing: standing.prospect.latency_ratio)[:2]
+    fastest = sorted(kept, key=lambda standing: standing.prospect.cost)[:2]
     fastest += sorted((s for s in kept if s not in fastest), key=lambda standing: standing.bound)[:1]
     rest = [standing for standing in others if standing not in kept and math.isfinite(standing.drop)]
     return [*fastest, *survivors(rest, 1 if fastest else 2, max_drop=max_drop, round_number=round_number)]

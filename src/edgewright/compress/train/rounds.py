@@ -16,7 +16,7 @@ from edgewright.compress.train.course import Course, Task, untrained
 from edgewright.compress.train.families import parameters
 from edgewright.compress.train.importance import Batch, Criterion
 from edgewright.compress.train.plan import (
-    FASTER,
+    CHEAPER,
     Prospect,
     Standing,
     anchor,
@@ -31,7 +31,7 @@ from edgewright.compress.train.plan import (
 )
 from edgewright.compress.train.prune import Prune, prunable, prune
 from edgewright.compress.train.ratios import prune_to_latency
-from edgewright.compress.train.survey import eight_bit, few_batches, measured_ratios
+from edgewright.compress.train.survey import eight_bit, few_batches, measured_ratios, simd_width
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.training import Origin, TrainedNetwork
 
@@ -106,12 +106,12 @@ def _contestants(
     With them come smaller versions of that one; as long as none keeps it, of one that nearly does. And one that is
     to become sure.
     """
-    limit = FASTER * min((standing.prospect.latency_ratio for standing in kept), default=math.inf)
-    rest = [s for s in standings if s.prospect.latency_ratio < limit and s is not sure]
+    limit = CHEAPER * min((standing.prospect.cost for standing in kept), default=math.inf)
+    rest = [s for s in standings if s.prospect.cost < limit and s is not sure]
     count -= sure is not None
     choose = partial(survivors, rest, max_drop=course.max_drop, round_number=number - 1)
     base = parent(kept, choose(count), max_drop=course.max_drop)
-    children = [] if base is None else _smaller(course, base, min(limit, FASTER * base.prospect.latency_ratio))
+    children = [] if base is None else _smaller(course, base, min(limit, CHEAPER * base.prospect.cost))
     children = children[: max(1, count // 2)]
     chosen = [*choose(count - len(children)), *children]
     return chosen if sure is None else [sure, *chosen]
@@ -223,23 +223,26 @@ def _by_layer(
         return title, narrow
     share = latency(narrow) / latency(model)
     try:
-        made = prune_to_latency(model, batches, latency, share, step=Prune(criterion="taylor"))
+        made = prune_to_latency(
+            model, batches, latency, share, step=Prune(criterion="taylor", round_to=simd_width(course.run))
+        )
     except CandidateError:
         return title, narrow
     return f"pruned layer by layer to {share:.0%} of the latency", made
 
 
 def _smaller(course: Course, standing: Standing, limit: float) -> list[Standing]:
-    """Return a trained network with fewer channels, and at half its resolution, as far as that makes it faster.
+    """Return a trained network with fewer channels, and at half its resolution, as far as that makes it cheaper.
 
     So the model gets smaller step by step, each step trained before the next.
     """
     model = course.store.network(standing.network)
     batches = few_batches(course.lessons)
     criterion: Criterion = "taylor" if batches else "magnitude"
+    width = simd_width(course.run)
     ways: dict[str, Callable[[], onnx.ModelProto]] = {
         f"pruned by {ratio:.0%}": partial(
-            prune, model, Prune(ratio=ratio, heads=ratio, criterion=criterion), batches
+            prune, model, Prune(ratio=ratio, heads=ratio, criterion=criterion, round_to=width), batches
         )
         for ratio in _FURTHER
     }
@@ -260,15 +263,17 @@ def _smaller(course: Course, standing: Standing, limit: float) -> list[Standing]
     for (title, made), ratio in zip(
         found.items(), measured_ratios(course.run, paths) if paths else [], strict=True
     ):
-        if ratio is not None and ratio < limit:
-            prospect = Prospect(
-                f"{standing.prospect.title}, {title}",
-                standing.prospect.family,
-                course.store.put(made),
-                "pruned",
-                ratio,
-                capacity(made),
-                parameters(made),
-            )
+        if ratio is None:
+            continue
+        prospect = Prospect(
+            f"{standing.prospect.title}, {title}",
+            standing.prospect.family,
+            course.store.put(made),
+            "pruned",
+            ratio,
+            capacity(made),
+            parameters(made),
+        )
+        if prospect.cost < limit:
             children.append(Standing(prospect, prospect.start, np.inf))
     return children

@@ -67,9 +67,7 @@ def train_sparse(
         sparse = [standing for standing in found if standing is not None]
     if not sparse:
         course.notes.append(f"no network became {shown} sparse: there was no time, or no layer that fits")
-    return sorted(
-        sparse, key=lambda standing: (not keeps(standing, course.max_drop), standing.prospect.latency_ratio)
-    )
+    return sorted(sparse, key=lambda standing: (not keeps(standing, course.max_drop), standing.prospect.cost))
 
 
 def _tasks(

@@ -33,7 +33,7 @@ from edgewright.contract.errors import CandidateError
 from edgewright.contract.training import Origin
 from edgewright.profile.latency import Subject, measure_latency, paired_ratio
 
-__all__ = ["Idea", "eight_bit", "ideas", "measured_ratios", "survey"]
+__all__ = ["Idea", "eight_bit", "few_batches", "ideas", "measured_ratios", "simd_width", "survey"]
 
 # Ranges of a network that is not trained yet mean nothing; a few batches show that it runs.
 _FEW = 2
@@ -46,7 +46,7 @@ _OF_A_FAMILY = 12
 _INHERITED = 0.5
 # Rows that give the statistics of a normalisation its start.
 _NORMALISED_BY = 256
-_RATIOS = (0.3, 0.5, 0.7)
+_RATIOS = (0.3, 0.5, 0.65, 0.8)
 
 
 @dataclass(slots=True)
@@ -118,7 +118,12 @@ def _narrowed(run: Run, lessons: Lessons, notes: list[str]) -> list[Idea]:
         if name:
             found.append(Idea(name, "", "pruned", base))
         for ratio in _RATIOS:
-            step = Prune(ratio=ratio, heads=ratio / 2, criterion="taylor" if batches else "magnitude")
+            step = Prune(
+                ratio=ratio,
+                heads=ratio / 2,
+                criterion="taylor" if batches else "magnitude",
+                round_to=simd_width(run),
+            )
             try:
                 narrow = prune(base, step, batches)
             except CandidateError as error:
@@ -129,6 +134,11 @@ def _narrowed(run: Run, lessons: Lessons, notes: list[str]) -> list[Idea]:
                 title = f"{name}, pruned by {ratio:.0%}" if name else f"pruned by {ratio:.0%}"
                 found.append(Idea(title, "", "pruned", narrow))
     return found
+
+
+def simd_width(run: Run) -> int:
+    """Return the multiple that widths are best rounded to: what the runtime's kernels compute at once."""
+    return 16 if "avx512f" in run.machine.features else 8
 
 
 def few_batches(lessons: Lessons, count: int = 4, rows: int = 64) -> list[Batch]:
