@@ -10,7 +10,17 @@ from edgewright.contract.candidate import Trial
 from edgewright.contract.device import Budget
 from edgewright.signals.exact import likelihood_limit
 
-__all__ = ["chance", "closeness", "contenders", "foremost", "front_of", "is_better", "pooled", "ranking"]
+__all__ = [
+    "SIZE_WEIGHT",
+    "chance",
+    "closeness",
+    "contenders",
+    "foremost",
+    "front_of",
+    "is_better",
+    "pooled",
+    "ranking",
+]
 
 # Latencies closer than this are the same: then size decides.
 LATENCY_TIE = 0.03
@@ -18,6 +28,8 @@ LATENCY_TIE = 0.03
 _SLOWER = 1.02
 # Candidates whose noise differs by less are equally noisy, dB.
 _ALIKE_DB = 3.0
+# What a shrinkage is worth beside a speed-up, in logarithms, where networks were trained.
+SIZE_WEIGHT = 0.25
 # Standard errors of a drop in a predicted bound above it, of those in a first look, and what is luck.
 _ERRORS, _LOOK, _LUCK = 2.4, 1.87, 0.5
 # Noise this far below the answers changes hardly any of them, dB.
@@ -195,7 +207,7 @@ def foremost(
     """Return the ranked with that one first whose gain is greatest on the average over being certified or not.
 
     Where networks were trained there is one for every drop, so the fastest that keeps the limit on the select split
-    keeps it barely. A gain is the logarithm of the speed-up and half that of the shrinkage: networks of few nodes
+    keeps it barely. A gain is the logarithm of the speed-up and a quarter of the shrinkage's: networks of few nodes
     are equally fast, whatever their size. Without trained networks the order stays.
     """
     limits = msgspec.structs.replace(budget, max_drop=None)
@@ -210,7 +222,7 @@ def foremost(
     largest = max(trial.size_bytes for trial in able)
 
     def gain(trial: Trial) -> float:
-        saved = -math.log(trial.latency_ratio or 9) - 0.5 * math.log(trial.size_bytes / largest)
+        saved = -math.log(trial.latency_ratio or 9) - SIZE_WEIGHT * math.log(trial.size_bytes / largest)
         return chance(trial, budget.max_drop or 0.0) * saved
 
     first = max(able, key=gain)

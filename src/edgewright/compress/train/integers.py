@@ -11,7 +11,7 @@ from functools import partial
 
 import msgspec
 
-from edgewright.compress.choice import closeness
+from edgewright.compress.choice import SIZE_WEIGHT, closeness
 from edgewright.compress.graph import Graph
 from edgewright.compress.layout import lay_out
 from edgewright.compress.recipe import CleanUp, Step, Trained
@@ -137,7 +137,7 @@ def _keeps(course: Course, trial: Trial | None) -> bool:
 
 def _order(course: Course, trial: Trial) -> tuple[float, float]:
     """Return what trials are sorted by: those that keep the drop first, the cheapest of them first."""
-    return max(_excess(course, trial), 0.0), (trial.latency_ratio or 9.0) * math.sqrt(trial.size_bytes)
+    return max(_excess(course, trial), 0.0), (trial.latency_ratio or 9.0) * trial.size_bytes**SIZE_WEIGHT
 
 
 def _start(course: Course, finalist: Finalist, db: int) -> str | None:
