@@ -90,7 +90,7 @@ class Prospect:
 
         In small networks most of the time goes into starting their nodes, so latency alone tells them apart badly.
         """
-        return self.latency_ratio * self.parameters**SIZE_WEIGHT
+        return float(self.latency_ratio * self.parameters**SIZE_WEIGHT)
 
 
 @dataclass(frozen=True, slots=True)
