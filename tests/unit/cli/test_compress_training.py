@@ -152,6 +152,11 @@ def test_networks_go_on_from_what_earlier_rounds_made(trained: Done) -> None:
 
 
 @pytest.mark.slow
+def test_the_time_limit_is_kept_to_within_a_tenth(trained: Done) -> None:
+    assert trained.document["search"]["seconds"] <= 1.1 * trained.document["search"]["time_limit_s"]
+
+
+@pytest.mark.slow
 def test_only_what_is_faster_than_the_model_is_trained(trained: Done) -> None:
     assert all(network["latency_ratio"] < 1 for network in trained.training["networks"])
 

@@ -37,6 +37,8 @@ _FASTER = 0.95
 _STEP = 1.12
 # How much of its drop will be left after all training, by round: early drops are mostly haste.
 _HEALED = (0.2, 0.35, 0.6, 1.0)
+# A round that leaves this share of a drop does not help much.
+_STALLED = 0.8
 # Only what loses at most so many limits is made smaller before it keeps the drop.
 _PROMISING = 2.0
 # Of the limit on the drop, what the certificate's uncertainty will take.
@@ -103,6 +105,7 @@ class Standing:
         drop: Of the metric against the original on the select split, as a fraction.
         bound: Of that drop, as the select split predicts it for the certify split.
         sparse: Whether it has zeros that must stay.
+        stalled: Whether its last round left most of its drop.
     """
 
     prospect: Prospect
@@ -110,14 +113,25 @@ class Standing:
     drop: float
     bound: float = math.inf
     sparse: bool = False
+    stalled: bool = False
 
 
-def standing_of(prospect: Prospect, network: TrainedNetwork, *, sparse: bool = False) -> Standing | None:
-    """Return how a network stands after its training; None if nothing came of it."""
+def standing_of(
+    prospect: Prospect, network: TrainedNetwork, *, before: float = math.inf, sparse: bool = False
+) -> Standing | None:
+    """Return how a network stands after its training; None if nothing came of it.
+
+    Args:
+        prospect: The network.
+        network: The record of its training.
+        before: Its drop before, infinite if it was not trained yet.
+        sparse: Whether it has zeros that must stay.
+    """
     if not network.network or network.drop is None:
         return None
     bound = math.inf if network.predicted_bound is None else network.predicted_bound
-    return Standing(prospect, network.network, network.drop, bound, sparse)
+    stalled = math.isfinite(before) and network.drop > _STALLED * before > 0
+    return Standing(prospect, network.network, network.drop, bound, sparse, stalled)
 
 
 def trainable(prospects: Sequence[Prospect], core_seconds: float, available: int) -> list[Prospect]:
@@ -216,7 +230,9 @@ def survivors(standings: Sequence[Standing], count: int, *, max_drop: float, rou
     """Return who is trained on, most promising first; the most accurate one is always among them."""
 
     def promise(standing: Standing) -> float:
-        return score(standing.prospect.cost, standing.drop, max_drop, round_number)
+        # What got little better in its last round will not get much better in the next ones.
+        number = len(_HEALED) if standing.stalled else round_number
+        return score(standing.prospect.cost, standing.drop, max_drop, number)
 
     ranked = sorted(standings, key=promise)
     chosen = ranked[:count]

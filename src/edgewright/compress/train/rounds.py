@@ -83,6 +83,10 @@ def train_in_rounds(
         kept = [standing for standing in known.values() if keeps(standing, course.max_drop)]
         standings = reached or standings
     near = nearly(kept, standings, max_drop=course.max_drop)[: course.workers]
+    # A worker that is free makes the cheapest that keeps the drop better still: its integers begin there.
+    cheapest = parent(kept, [], max_drop=course.max_drop)
+    if cheapest is not None and 0 < len(near) < course.workers:
+        near.append(cheapest)
     if near and time.monotonic() < overtime:
         tasks = _planned(course, near, len(_ROUNDS), overtime)
         reached = _standings(near, tasks, course.train("overtime", tasks, overtime))
@@ -131,6 +135,7 @@ def _tasks(course: Course, standings: Sequence[Standing], number: int, deadline:
     core_seconds = course.core_seconds(deadline)
     if number == 0:
         able = _affordable(able, core_seconds, len(course.lessons.train))
+        core_seconds *= len(able) / (len(able) + 1)  # one of them is trained without a teacher as well
     paces = [pace for _, pace in able]
     if number >= len(_ROUNDS) - 1:  # nobody is compared by the last round, so no worker need wait for another
         rows = [int(core_seconds / max(len(able), course.workers) / pace) for pace in paces]
@@ -183,12 +188,16 @@ def _untaught(tasks: Sequence[Task], paces: Sequence[float]) -> list[Task]:
 def _standings(
     before: Sequence[Standing], tasks: Sequence[Task], trained: Sequence[TrainedNetwork]
 ) -> list[Standing]:
-    prospects = {standing.network: standing.prospect for standing in before}
-    found = [
-        standing_of(prospects.get(task.start) or _prospect_of(task), network)
-        for task, network in zip(tasks, trained, strict=True)
-        if network.distilled
-    ]
+    started = {standing.network: standing for standing in before}
+    found: list[Standing | None] = []
+    for task, network in zip(tasks, trained, strict=True):
+        if not network.distilled:
+            continue
+        known = started.get(task.start)
+        if known is None:
+            found.append(standing_of(_prospect_of(task), network))
+        else:
+            found.append(standing_of(known.prospect, network, before=known.drop))
     return [standing for standing in found if standing is not None]
 
 

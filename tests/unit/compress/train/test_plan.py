@@ -137,6 +137,18 @@ def test_only_networks_that_were_trained_stand_anywhere() -> None:
     assert standing_of(one, replaced(record, drop=None)) is None
 
 
+def test_what_no_longer_gets_better_makes_room() -> None:
+    record = TrainedNetwork("ab", "one", "fresh", "", 2, 100, True, 10, 0.1, 0.9, 0.022, 1.0)
+    slow = standing_of(prospect("slow", 0.1, 1.0), record, before=0.024)
+    quick = standing_of(prospect("quick", 0.12, 1.0), replaced(record, network="cd"), before=0.05)
+    assert slow is not None
+    assert quick is not None
+    assert (slow.stalled, quick.stalled) == (True, False)
+    ranked = survivors([slow, quick, replace(quick, network="ef", drop=0.021)], 1, max_drop=0.01, round_number=1)
+    assert ranked[0].network == "ef"
+    assert survivors([slow, quick], 2, max_drop=0.01, round_number=1)[0] == quick
+
+
 def test_the_surest_network_is_trained_on_even_if_slow() -> None:
     fast = [Standing(prospect(f"fast {i}", 0.05 + 0.01 * i, 1.0), f"f{i}", 0.02) for i in range(5)]
     sure = Standing(prospect("sure", 0.95, 1.0), "sure", 0.0)

@@ -130,7 +130,7 @@ def test_what_is_much_faster_and_nearly_good_enough_gets_more_time(course: Calla
     pretender = course(a=0.02, b=0.0, c=0.3, d=0.3)
     assert run(pretender, FOUR) == ["b", "a"]
     assert len(pretender.trained) == 5
-    assert [task.network.title for task in pretender.trained[-1]] == ["a"]
+    assert {task.network.title for task in pretender.trained[-1]} == {"a", "b"}  # the second worker is free
     hopeless = course(a=0.2, b=0.0, c=0.3, d=0.3)
     run(hopeless, FOUR)
     assert len(hopeless.trained) == 4
