@@ -40,7 +40,7 @@ NAMES = {
     "compress.train.families": "Architecture Family Kind families_for grid neighbours parameters work",
     "compress.train.network": "Network",
     "compress.train.prune": "Prune Width prunable prune",
-    "compress.train.qat": "quantization_aware quantized_start",
+    "compress.train.qat": "quantized_start",
     "compress.train.recipe": "OwnRecipe load_recipe",
     "cli.main": "main",
 }

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 
@@ -31,8 +32,8 @@ __all__ = ["Finalist", "finalists_of", "train_integers"]
 _IDEAS = 5
 # Of what is left for integers, each go takes so much.
 _SHARE = 0.5
-# What breaks the limit on the drop by more than this share of it is not trained on.
-_HOPELESS = 2.0
+# What breaks the limit by more than this share of it is not tried again, nor what had nearly as much time.
+_HOPELESS, _MUCH_MORE = 2.0, 1.5
 _LEAST_S = 4.0
 
 
@@ -87,7 +88,7 @@ def train_integers(course: Course, finalist: Finalist, until: float) -> list[Con
         course.notes.append("integers are not trained where preprocessing is folded into the graph")
         return []
     kept: list[int] = []
-    failed: dict[int, tuple[float, str]] = {}
+    failed: dict[int, _Failed] = {}
     keeps_now = _keeps(course, finalist.best)
     gains: list[Contribution] = []
     number = 0
@@ -96,10 +97,9 @@ def train_integers(course: Course, finalist: Finalist, until: float) -> list[Con
         steps = tightness(kept, list(failed), course.workers, keeps_now=keeps_now)
         starts = [(db, start) for db in steps if (start := _start(course, finalist, db)) is not None]
         last = left < 3 * _LEAST_S
-        last = last or not starts
-        # What came closest goes on from where it is: on workers that are free, or with all the time.
-        room = course.workers - len(starts)
-        starts += [start for start in _closest(failed, min(kept, default=math.inf)) if start[0] not in steps][:room]
+        if not starts:  # what came closest gets all the time, if that is much more than it had
+            starts = _closest(failed, min(kept, default=math.inf), left)[: course.workers]
+            last = True
         if not starts:
             break
         deadline = time.monotonic() + (left if last else _SHARE * left)
@@ -108,22 +108,32 @@ def train_integers(course: Course, finalist: Finalist, until: float) -> list[Con
             partial(_tasks, course, finalist, starts, number, deadline),
         )
         trained = course.train(f"integers {number}", tasks, deadline)
-        for (db, _), network in zip(starts, trained, strict=False):
+        for (db, start), network in zip(starts, trained, strict=False):
             failed.pop(db, None)
             trial = _tried(course, finalist, network)
             if trial is not None and _keeps(course, trial):
                 kept.append(db)
             else:
-                failed[db] = (math.inf if trial is None else _excess(course, trial), network.network)
+                failed[db] = _Failed(
+                    math.inf if trial is None else _excess(course, trial), start, max(network.seconds, _LEAST_S)
+                )
             if trial is not None:
                 gains += _against_rounding(course, finalist, db, trial)
     return gains
 
 
-def _closest(failed: Mapping[int, tuple[float, str]], least: float) -> list[tuple[int, str]]:
-    """Return tightness and network of those that came closest to the limit, with fewer bits than what keeps it."""
-    near = [(excess, db, network) for db, (excess, network) in failed.items() if db < least and network]
-    return [(db, network) for excess, db, network in sorted(near) if excess < _HOPELESS]
+class _Failed(NamedTuple):
+    """Integers that broke the limit: by what share of it, where they started, and the seconds that they had."""
+
+    excess: float
+    start: str
+    seconds: float
+
+
+def _closest(failed: Mapping[int, _Failed], least: float, left: float) -> list[tuple[int, str]]:
+    """Return tightness and start of those that came closest to the limit, with fewer bits than what keeps it."""
+    near = [(one.excess, db) for db, one in failed.items() if db < least and left > _MUCH_MORE * one.seconds]
+    return [(db, failed[db].start) for excess, db in sorted(near) if excess < _HOPELESS]
 
 
 def _excess(course: Course, trial: Trial) -> float:

@@ -13,10 +13,9 @@ from onnx import numpy_helper
 from edgewright.compress.calibrate import Observation
 from edgewright.compress.graph import Graph
 from edgewright.compress.static import StaticInt8, integer_layers, quantize_static
-from edgewright.compress.train.network import Network
 from edgewright.compress.train.pairs import LATENT
 
-__all__ = ["quantization_aware", "quantized_start"]
+__all__ = ["quantized_start"]
 
 
 def quantized_start(model: onnx.ModelProto, step: StaticInt8, seen: Mapping[str, Observation]) -> onnx.ModelProto:
@@ -43,12 +42,3 @@ def quantized_start(model: onnx.ModelProto, step: StaticInt8, seen: Mapping[str,
         if pair is not None and pair.op_type == "DequantizeLinear":
             made.graph.initializer.append(numpy_helper.from_array(latent[node.name], pair.input[0] + LATENT))
     return made
-
-
-def quantization_aware(model: onnx.ModelProto, step: StaticInt8, seen: Mapping[str, Observation]) -> Network:
-    """Return the trainable network whose `to_onnx` is an integer graph.
-
-    Raises:
-        CandidateError: Nothing in the model can be quantised, or a part cannot be trained.
-    """
-    return Network(quantized_start(model, step, seen))

@@ -11,24 +11,11 @@ from edgewright.compress.train.network import Network
 from edgewright.compress.train.prune import Prune, prunable, prune
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["allocate_ratios", "probe_gains", "probe_sensitivity", "prune_to_latency", "schedule"]
+__all__ = ["allocate_ratios", "probe_gains", "probe_sensitivity", "prune_to_latency"]
 
 _HALVINGS = 5
 # Per layer: share of its channels that go, and what happens then; ascending, without the share 0.
 Curve = Mapping[float, float]
-
-
-def schedule(ratio: float, steps: int) -> tuple[float, ...]:
-    """Return the share of what is left that each of `steps` prunings takes, so that `ratio` is gone in the end.
-
-    >>> [round(share, 3) for share in schedule(0.75, 2)]
-    [0.5, 0.5]
-    """
-    if not 0 <= ratio < 1 or steps < 1:
-        raise CandidateError(
-            f"ratio {ratio} in {steps} steps is impossible", remedy="Use 0 to below 1, in 1 or more."
-        )
-    return (1 - (1 - ratio) ** (1 / steps),) * steps
 
 
 def allocate_ratios(

@@ -16,7 +16,7 @@ from edgewright.compress.lint import lint
 from edgewright.compress.pack import pack_integers
 from edgewright.compress.static import StaticInt8, integer_layers, quantize_static, tensors_to_observe
 from edgewright.compress.train.network import Network
-from edgewright.compress.train.qat import quantization_aware, quantized_start
+from edgewright.compress.train.qat import quantized_start
 
 Build = Callable[..., onnx.ModelProto]
 Images = NDArray[np.float32]
@@ -82,7 +82,7 @@ def test_the_runtime_answers_as_training_simulated(
     layers = [weight.layer for weight in integer_layers(Graph(cleaned))]
     form = StaticInt8(form.activations, form.per_channel, peaks={layers[2]: 7, layers[4]: 1, layers[-1]: 7})
     before = quantize_static(cleaned, form, seen)
-    network = quantization_aware(cleaned, form, seen)
+    network = Network(quantized_start(cleaned, form, seen))
     np.testing.assert_array_equal(answered(network.eval().to_onnx(), values), answered(before, values))
     train(network, values, labels, 4)
     made = network.to_onnx()
@@ -126,7 +126,7 @@ def test_depthwise_products_sums_and_clamps_are_simulated_too(built: Build, acti
     values = generator.standard_normal((256, 4, 8, 8)).astype(np.float32)
     labels = generator.integers(0, 6, 256)
     cleaned, seen = observed(model, values[:128])
-    network = quantization_aware(cleaned, StaticInt8(activations=activations), seen)
+    network = Network(quantized_start(cleaned, StaticInt8(activations=activations), seen))
     train(network, values, labels, 10)
     want, have = answered(network.to_onnx(), values), simulated(network, values)
     assert np.abs(want - have).max() < 2 * step_of(want)
@@ -146,7 +146,7 @@ def test_training_recovers_what_few_integers_lose(
         return float((answered(model, values[~taught]).argmax(1) == labels[~taught]).mean())
 
     lost = accuracy(quantize_static(cleaned, form, seen))
-    network = quantization_aware(cleaned, form, seen)
+    network = Network(quantized_start(cleaned, form, seen))
     train(network, values[taught], labels[taught], 25)
     assert accuracy(network.to_onnx()) > max(lost + 0.5 * (accuracy(cleaned) - lost), 0.9)
 

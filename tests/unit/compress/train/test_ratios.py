@@ -16,7 +16,6 @@ from edgewright.compress.train.ratios import (
     probe_gains,
     probe_sensitivity,
     prune_to_latency,
-    schedule,
 )
 from edgewright.contract.errors import CandidateError
 
@@ -61,20 +60,6 @@ def test_the_wanted_share_is_reached_at_the_least_loss() -> None:
 
 def test_speed_that_only_a_large_share_brings_is_found() -> None:
     assert allocate_ratios({"a": {0.25: 0.1, 0.5: 0.2}}, {"a": {0.25: 0.0, 0.5: 0.3}}, 0.1) == {"a": 0.5}
-
-
-@pytest.mark.parametrize("steps", [1, 2, 5])
-@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.9])
-def test_the_steps_of_a_schedule_add_up(ratio: float, steps: int) -> None:
-    left = np.prod([1 - share for share in schedule(ratio, steps)])
-    assert left == pytest.approx(1 - ratio)
-    assert len(schedule(ratio, steps)) == steps
-
-
-@pytest.mark.parametrize(("ratio", "steps"), [(1.0, 2), (-0.1, 2), (0.5, 0)])
-def test_impossible_schedules_are_refused(ratio: float, steps: int) -> None:
-    with pytest.raises(CandidateError, match="impossible"):
-        schedule(ratio, steps)
 
 
 def work(model: onnx.ModelProto) -> float:
