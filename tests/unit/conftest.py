@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 

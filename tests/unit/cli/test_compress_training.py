@@ -145,7 +145,9 @@ def test_networks_go_on_from_what_earlier_rounds_made(trained: Done) -> None:
     rounds = [n["round"] for n in trained.training["networks"] if n["origin"] != "integers"]
     assert rounds == sorted(rounds)
     assert rounds[0] == 1
-    made = {network["network"]: network["round"] for network in trained.finished}
+    made: dict[str, int] = {}
+    for network in trained.finished:  # what no epoch made better is the same network again
+        made.setdefault(network["network"], network["round"])
     for network in trained.training["networks"]:
         if network["origin"] == "continued":
             assert made[network["parent"]] < network["round"]
@@ -373,10 +375,9 @@ def test_without_labels_networks_learn_from_the_teacher_alone_and_become_sparse(
     assert sparse
     (path,) = (tmp_path / "out" / "networks").glob(f"{next(iter(sparse))[:16]}*")
     layers = [w for w in map(numpy_helper.to_array, onnx.load(path).graph.initializer) if w.ndim == 2]
-    for weights in (w for w in layers if min(w.shape) >= 4):
-        axis = 0 if (weights.reshape(-1, 4, weights.shape[1]) != 0).sum(1).max() <= 2 else 1
-        fours = np.moveaxis(weights, axis, -1).reshape(-1, 4)
-        assert ((fours != 0).sum(1) <= 2).all()
+    for weights in layers:
+        inward = [np.moveaxis(weights, axis, -1) for axis in (0, 1) if weights.shape[axis] % 4 == 0]
+        assert any(((turned.reshape(-1, 4) != 0).sum(1) <= 2).all() for turned in inward)
     assert any(contribution["step"] == "sparsity" for contribution in done.training["contributions"])
     ort.InferenceSession(tmp_path / "out" / "model.onnx")
 
