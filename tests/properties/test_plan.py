@@ -42,7 +42,8 @@ def test_nobody_of_the_same_origin_beats_a_member_of_the_shortlist_by_a_step(
     pruned = [p for p in known if p.origin == "pruned"]
     for member in shortlist(pruned, count, 9.0):
         assert not any(
-            p.latency_ratio < member.latency_ratio / 1.2 and p.capacity > member.capacity for p in pruned
+            p.cost < member.cost / 1.2 and p.capacity > member.capacity and p.parameters >= member.parameters
+            for p in pruned
         )
 
 

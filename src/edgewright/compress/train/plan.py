@@ -218,7 +218,7 @@ def score(cost: float, drop: float, max_drop: float, round_number: int) -> float
         max_drop: The limit.
         round_number: 0 for the first round.
 
-    >>> score(0.5, 0.0, 0.01, 0) < score(0.6, 0.0, 0.01, 0) < score(0.5, 0.03, 0.01, 0)
+    >>> score(0.5, 0.0, 0.01, 0) < score(0.6, 0.0, 0.01, 0) < score(0.5, 0.06, 0.01, 0)
     True
     """
     left = max(drop, 0.0) * _HEALED[min(round_number, len(_HEALED) - 1)]

@@ -33,6 +33,7 @@ def run(digits_model: Path, digits_npz: Path, digits_batch: NDArray[Any]) -> Run
         "space": SimpleNamespace(signed_first=False, int8_peak=127, fold=()),
         "bench": Workbench(loaded.proto, [{"image": digits_batch[:16]}] * 2),
         "request": SimpleNamespace(seed=0),
+        "machine": SimpleNamespace(features=()),
     }
     return cast(Run, SimpleNamespace(**parts))
 
