@@ -30,6 +30,8 @@ _SLOWER = 1.02
 _ALIKE_DB = 3.0
 # What a shrinkage is worth beside a speed-up, in logarithms, where networks were trained.
 SIZE_WEIGHT = 0.25
+# A chance like this is nearly sure.
+_SURE = 0.9
 # Standard errors of a drop in a predicted bound above it, of those in a first look, and what is luck.
 _ERRORS, _LOOK, _LUCK = 2.4, 1.87, 0.5
 # Noise this far below the answers changes hardly any of them, dB.
@@ -208,7 +210,8 @@ def foremost(
 
     Where networks were trained there is one for every drop, so the fastest that keeps the limit on the select split
     keeps it barely. A gain is the logarithm of the speed-up and a quarter of the shrinkage's: networks of few nodes
-    are equally fast, whatever their size. Without trained networks the order stays.
+    are equally fast, whatever their size. Of those about as fast that are nearly sure, it is the smallest. Without
+    trained networks the order stays.
     """
     limits = msgspec.structs.replace(budget, max_drop=None)
     able = [
@@ -225,7 +228,11 @@ def foremost(
         saved = -math.log(trial.latency_ratio or 9) - SIZE_WEIGHT * math.log(trial.size_bytes / largest)
         return chance(trial, budget.max_drop or 0.0) * saved
 
-    first = max(able, key=gain)
+    best = max(able, key=gain)
+    fastest = (best.latency_ratio or 9) * (1 + LATENCY_TIE)
+    least = min(_SURE, chance(best, budget.max_drop))
+    alike = [t for t in able if (t.latency_ratio or 9) <= fastest and chance(t, budget.max_drop) >= least]
+    first = min(alike, key=lambda trial: trial.size_bytes)
     return [first, *(trial for trial in ranked if trial is not first)]
 
 
