@@ -68,6 +68,11 @@ def train_in_rounds(
     standings = [Standing(prospect, prospect.start, np.inf) for prospect in prospects]
     kept: list[Standing] = []
     known: dict[str, Standing] = {}
+
+    def banked(reached: Sequence[Standing]) -> list[Standing]:
+        known.update({standing.prospect.start: standing for standing in reached})
+        return [standing for standing in known.values() if keeps(standing, course.max_drop)]
+
     spent = 0.0
     for number, (share, count) in enumerate(_ROUNDS):
         if number > 0:
@@ -79,8 +84,7 @@ def train_in_rounds(
         deadline = min(until, began + spent * whole)
         tasks = _planned(course, standings, number, deadline)
         reached = _standings(standings, tasks, course.train(f"round {number + 1}", tasks, deadline))
-        known |= {standing.prospect.start: standing for standing in reached}
-        kept = [standing for standing in known.values() if keeps(standing, course.max_drop)]
+        kept = banked(reached)
         standings = reached or standings
     near = nearly(kept, standings, max_drop=course.max_drop)[: course.workers]
     # A worker that is free makes the cheapest that keeps the drop better still: its integers begin there.
@@ -90,8 +94,7 @@ def train_in_rounds(
     if near and time.monotonic() < overtime:
         tasks = _planned(course, near, len(_ROUNDS), overtime)
         reached = _standings(near, tasks, course.train("overtime", tasks, overtime))
-        known |= {standing.prospect.start: standing for standing in reached}
-        kept = [standing for standing in known.values() if keeps(standing, course.max_drop)]
+        kept = banked(reached)
         again = {standing.prospect.start for standing in reached}
         standings = [*reached, *(standing for standing in standings if standing.prospect.start not in again)]
     return finalists(kept, standings, max_drop=course.max_drop, round_number=len(_ROUNDS))
