@@ -13,8 +13,8 @@ prospects = st.lists(
         start=st.just(""),
         origin=st.sampled_from(["fresh", "inherited", "pruned"]),
         latency_ratio=st.floats(0.01, 3),
-        capacity=st.floats(0, 100),
         parameters=st.integers(1, 10**6),
+        work=st.integers(1, 10**9),
     ),
     max_size=40,
     unique_by=lambda prospect: prospect.title,
@@ -42,7 +42,7 @@ def test_nobody_of_the_same_origin_beats_a_member_of_the_shortlist_by_a_step(
     pruned = [p for p in known if p.origin == "pruned"]
     for member in shortlist(pruned, count, 9.0):
         assert not any(
-            p.cost < member.cost / 1.2 and p.capacity > member.capacity and p.parameters >= member.parameters
+            p.cost < member.cost / 1.2 and p.parameters > member.parameters and p.work >= member.work
             for p in pruned
         )
 

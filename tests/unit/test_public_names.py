@@ -23,7 +23,7 @@ NAMES = {
     "signals.exact": "clopper_pearson exact_bound likelihood_limit",
     "signals.paired": "MIN_CLUSTERS betting_bound bootstrap_bounds cluster_bound cluster_labels t_bound",
     "runtime.options": "RuntimeOptions session_options",
-    "profile.latency": "Latency Subject measure_latency paired_ratio",
+    "profile.latency": "Latency Subject measure_latency measure_ratios paired_ratio",
     "profile.memory": "Memory measure_memory",
     "profile.options": "OptionsResult TriedOptions best_options choose",
     "profile.profile": "Comparison Figures LimitCheck ModelInput Profile check_budget profile_model",

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from edgewright.cli.terminal import SCHEMA_VERSION, print_json
-from edgewright.compress.graph import compact
+from edgewright.compress.compact import compact
 from edgewright.compress.lint import Lint, lint, mend
 from edgewright.compress.model import read_model
 from edgewright.compress.output import write_file

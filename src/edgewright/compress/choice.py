@@ -32,6 +32,8 @@ _ALIKE_DB = 3.0
 SIZE_WEIGHT = 0.25
 # A chance like this is nearly sure.
 _SURE = 0.9
+# What is certified at a second look is worth less, for each look costs confidence.
+_SECOND = 0.9
 # Standard errors of a drop in a predicted bound above it, of those in a first look, and what is luck.
 _ERRORS, _LOOK, _LUCK = 2.4, 1.87, 0.5
 # Noise this far below the answers changes hardly any of them, dB.
@@ -210,8 +212,9 @@ def foremost(
 
     Where networks were trained there is one for every drop, so the fastest that keeps the limit on the select split
     keeps it barely. A gain is the logarithm of the speed-up and a quarter of the shrinkage's: networks of few nodes
-    are equally fast, whatever their size. Of those about as fast that are nearly sure, it is the smallest. Without
-    trained networks the order stays.
+    are equally fast, whatever their size. What is not certified is followed by another look at something nearly
+    sure, so its failure costs the difference and some confidence. Of those about as fast that are nearly sure, it
+    is the smallest. Without trained networks the order stays.
     """
     limits = msgspec.structs.replace(budget, max_drop=None)
     able = [
@@ -225,13 +228,15 @@ def foremost(
     largest = max(trial.size_bytes for trial in able)
 
     def gain(trial: Trial) -> float:
-        saved = -math.log(trial.latency_ratio or 9) - SIZE_WEIGHT * math.log(trial.size_bytes / largest)
-        return chance(trial, budget.max_drop or 0.0) * saved
+        return -math.log(trial.latency_ratio or 9) - SIZE_WEIGHT * math.log(trial.size_bytes / largest)
 
-    best = max(able, key=gain)
+    likely = {trial.number: chance(trial, budget.max_drop) for trial in able}
+    nearly_sure = [trial for trial in able if likely[trial.number] >= _SURE]
+    otherwise = _SECOND * max((likely[trial.number] * gain(trial) for trial in nearly_sure), default=0.0)
+    best = max(able, key=lambda trial: likely[trial.number] * (gain(trial) - otherwise))
     fastest = (best.latency_ratio or 9) * (1 + LATENCY_TIE)
-    least = min(_SURE, chance(best, budget.max_drop))
-    alike = [t for t in able if (t.latency_ratio or 9) <= fastest and chance(t, budget.max_drop) >= least]
+    least = min(_SURE, likely[best.number])
+    alike = [t for t in able if (t.latency_ratio or 9) <= fastest and likely[t.number] >= least]
     first = min(alike, key=lambda trial: trial.size_bytes)
     return [first, *(trial for trial in ranked if trial is not first)]
 

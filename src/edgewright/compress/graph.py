@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["LOWEST_OPSET", "Graph", "clean", "compact", "raise_opset", "session_bytes"]
+__all__ = ["LOWEST_OPSET", "Graph", "clean", "raise_opset", "session_bytes", "share_equal_constants"]
 
 # Quantisation along an axis, and so everything this room does, needs it.
 LOWEST_OPSET = 13
@@ -288,55 +288,8 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     return graph.model()
 
 
-def compact(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Take out what costs bytes and means nothing: long names, documentation, shapes of inner tensors.
-
-    Names of the graph's inputs and outputs stay. Equal constants become one.
-    """
-    graph = Graph(model)
-    _share_equal_constants(graph)
-    result = graph.model()
-    kept = {value.name for value in (*result.graph.input, *result.graph.output)}
-    kept |= {tensor.values.name for tensor in result.graph.sparse_initializer}
-    if any(a.HasField("g") for node in result.graph.node for a in node.attribute):
-        return _without_prose(result)  # names inside subgraphs are scoped; leave them be
-    short: dict[str, str] = {"": ""}
-
-    def shortened(name: str) -> str:
-        if name in kept:
-            return name
-        if name not in short:
-            candidate = _letters(len(short))
-            while candidate in kept:
-                candidate += "_"
-            short[name] = candidate
-        return short[name]
-
-    for node in result.graph.node:
-        node.input[:] = [shortened(name) for name in node.input]
-        node.output[:] = [shortened(name) for name in node.output]
-        node.name = ""
-    for tensor in result.graph.initializer:
-        tensor.name = shortened(tensor.name)
-    return _without_prose(result)
-
-
-def _without_prose(model: onnx.ModelProto) -> onnx.ModelProto:
-    model.doc_string = ""
-    model.graph.doc_string = ""
-    model.graph.name = "g"
-    model.producer_name = ""
-    model.producer_version = ""
-    del model.metadata_props[:]
-    for node in model.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-        for a in node.attribute:
-            a.doc_string = ""
-    return model
-
-
-def _share_equal_constants(graph: Graph) -> None:
+def share_equal_constants(graph: Graph) -> None:
+    """Make equal constants one."""
     first: dict[tuple[str, tuple[int, ...], bytes], str] = {}
     outputs = set(graph.output_names)
     for name, value in list(graph.constants.items()):
@@ -353,7 +306,7 @@ def _lifted(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with all constants as initializers of the main graph, equal ones once."""
     graph = Graph(model)
     _constants_to_initializers(graph, graph.nodes)
-    _share_equal_constants(graph)
+    share_equal_constants(graph)
     result = graph.model()
     used = {node.domain for node in walk(result.graph.node)} | {""}
     imports = [o for o in result.opset_import if o.domain in used or (o.domain == "ai.onnx" and "" in used)]
@@ -427,16 +380,6 @@ def _fold_dequantized_weights(graph: Graph) -> None:
             scale, zero = scale.reshape(view), np.broadcast_to(zero, scale.shape).reshape(view)
         graph.constants[node.output[0]] = ((codes - zero) * scale).astype(np.float32)
         graph.nodes.remove(node)
-
-
-def _letters(number: int) -> str:
-    digits = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    text = ""
-    while True:
-        number, digit = divmod(number, len(digits))
-        text = digits[digit] + text
-        if not number:
-            return text
 
 
 def _copied(node: onnx.NodeProto) -> onnx.NodeProto:

@@ -9,9 +9,10 @@ import onnx
 from numpy.typing import NDArray
 
 from edgewright.compress.calibrate import Observation, observe
+from edgewright.compress.compact import compact
 from edgewright.compress.equalize import Equalize, Smooth, equalize, smooth
 from edgewright.compress.fold import FoldPreprocess, fold_preprocess
-from edgewright.compress.graph import Graph, clean, compact
+from edgewright.compress.graph import Graph, clean
 from edgewright.compress.lint import mend
 from edgewright.compress.matrices import DynamicInt8, WeightBlocks, quantize_blocks, quantize_dynamic
 from edgewright.compress.pack import pack_integers

@@ -24,7 +24,7 @@ from edgewright.contract.device import Budget
 from edgewright.contract.errors import CandidateError, EdgewrightError
 from edgewright.contract.measure import Measurement
 from edgewright.contract.signature import InputContract
-from edgewright.profile.latency import Latency, Subject, measure_latency, paired_ratio
+from edgewright.profile.latency import Latency, Subject, measure_ratios
 from edgewright.profile.target import Target
 from edgewright.runtime.options import RuntimeOptions
 from edgewright.signals.exact import likelihood_limit
@@ -229,16 +229,13 @@ class TrialRunner:
     def _ratio(self, path: Path, key: str) -> Measurement:
         if key not in self.ratios:
             sample = int(self.select.indices[0])
-            subjects = [
-                Subject("original", self.original, self.options, self.select.dataset.feed(sample)),
-                Subject("candidate", path, self.options, self.select.fed.feed(sample)),
-            ]
-            measured = measure_latency(self.target, subjects, seconds=_SECONDS_PER_FORM, seed=self.seed)
-            first, second = measured
-            if isinstance(first, CandidateError):
-                raise first
-            if isinstance(second, CandidateError):
-                raise second
-            self.originals.append(first)
-            self.ratios[key] = paired_ratio(second, first)
+            original = Subject("original", self.original, self.options, self.select.dataset.feed(sample))
+            candidate = Subject("candidate", path, self.options, self.select.fed.feed(sample))
+            reference, (ratio,) = measure_ratios(
+                self.target, original, [candidate], seconds=_SECONDS_PER_FORM, seed=self.seed
+            )
+            if isinstance(ratio, CandidateError):
+                raise ratio
+            self.originals.append(reference)
+            self.ratios[key] = ratio
         return self.ratios[key]

@@ -10,7 +10,8 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.graph import Graph, clean, compact, session_bytes
+from edgewright.compress.compact import compact
+from edgewright.compress.graph import Graph, clean, session_bytes
 from edgewright.compress.model import read_model
 from edgewright.compress.pack import pack_integers
 from edgewright.compress.sensitivity import probe_on

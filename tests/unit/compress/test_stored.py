@@ -8,7 +8,8 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.graph import Graph, clean, compact, optimized
+from edgewright.compress.compact import compact
+from edgewright.compress.graph import Graph, clean, optimized
 from edgewright.compress.pack import pack_integers
 from edgewright.compress.stored import StoreHalf, StoreWeights, store_half, store_weights, stored_layers
 

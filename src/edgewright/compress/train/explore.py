@@ -43,7 +43,7 @@ __all__ = ["explore"]
 _TAUGHT, _SURVEYED = 0.07, 0.08
 _ROUNDS, _OVERTIME, _FORMS = 0.52, 0.15, 0.07
 _ZEROS = 0.12
-_PLACES = 12
+_PLACES = 20
 # Augmented copies that the teacher answers, as far as time allows.
 _VIEWS = 64
 

@@ -194,10 +194,18 @@ def _tried(course: Course, finalist: Finalist, network: TrainedNetwork) -> Trial
         float_sets={},
         weight_noise={},
         start=(Trained(network.network, network.title),),
-        kernels=f"{finalist.space.kernels}: integers",
+        kernels=_kernels(finalist.space),
     )
     trials = course.search.consider(space, _LEAST_S)
     return trials[-1] if trials and trials[-1].state == "complete" else None
+
+
+def _kernels(space: Space) -> str:
+    """Return the speed key of trained integers: that of the same form without training."""
+    return next(
+        (space.speed_key(params) for params in space.first_ideas() if params["form"] == "static"),
+        f"{space.kernels}: integers",
+    )
 
 
 def _against_rounding(course: Course, finalist: Finalist, db: int, trial: Trial) -> list[Contribution]:

@@ -33,6 +33,8 @@ __all__ = [
 
 # A network as slow as what needs no training is not worth training.
 _FASTER = 0.95
+# The graph in a file takes as many bytes as so many weights of few bits.
+_GRAPH_WEIGHTS = 12_000
 # Networks closer in cost than this compete for one place.
 _STEP = 1.12
 # How much of its drop will be left after all training, by round: early drops are mostly haste.
@@ -72,8 +74,8 @@ class Prospect:
         start: sha256 of its ONNX file before training.
         origin: Where its weights come from.
         latency_ratio: Of its 8-bit form to the original, measured or predicted.
-        capacity: How much it could learn (see `capacity.py`), to compare networks of one origin by.
         parameters: Weights of its layers.
+        work: Multiply-accumulates of one inference.
         pace: Seconds that one thread takes to train it on one row, measured or predicted.
     """
 
@@ -82,17 +84,18 @@ class Prospect:
     start: str
     origin: Origin
     latency_ratio: float
-    capacity: float
     parameters: int
+    work: int = 0
     pace: float = 0.0
 
     @property
     def cost(self) -> float:
         """What it costs a device: its latency, and a quarter as much, in logarithms, its size.
 
-        In small networks most of the time goes into starting their nodes, so latency alone tells them apart badly.
+        In small networks most of the time goes into starting their nodes, so latency alone tells them apart badly;
+        and most of a tiny file is its graph, so fewer weights do not make it smaller.
         """
-        return float(self.latency_ratio * self.parameters**SIZE_WEIGHT)
+        return float(self.latency_ratio * (self.parameters + _GRAPH_WEIGHTS) ** SIZE_WEIGHT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +155,10 @@ def trainable(prospects: Sequence[Prospect], core_seconds: float, available: int
 
 
 def shortlist(prospects: Sequence[Prospect], count: int, slowest: float) -> list[Prospect]:
-    """Return the networks of the first round: spread over latency, each the most capable of its speed.
+    """Return the networks of the first round: spread over cost, each the most able of its cost.
 
-    Networks whose weights come from the original start far ahead, so they get up to half of the places.
+    Networks whose weights come from the original start far ahead, so they get up to a third of the places; others
+    are of use where they cost less than most of these.
 
     Args:
         prospects: All that were measured or predicted.
@@ -162,14 +166,16 @@ def shortlist(prospects: Sequence[Prospect], count: int, slowest: float) -> list
         slowest: Latency ratio of what needs no training; slower networks are left out if there are others.
     """
     fast = [p for p in prospects if p.latency_ratio < _FASTER * slowest] or list(prospects)
-    warm = _spread([p for p in fast if p.origin == "pruned"], count // 2)
-    cold = _mixed([p for p in fast if p.origin != "pruned"], count - len(warm))
+    warm = _spread([p for p in fast if p.origin == "pruned"], round(count / 3))
+    fresh = [p for p in fast if p.origin != "pruned"]
+    below = warm[len(warm) // 2].cost if warm else math.inf
+    cold = _mixed([p for p in fresh if p.cost < below] or fresh, count - len(warm))
     warm = _spread([p for p in fast if p.origin == "pruned"], count - len(cold))
     return sorted([*warm, *cold], key=lambda p: p.latency_ratio)
 
 
 def _mixed(prospects: Sequence[Prospect], count: int) -> list[Prospect]:
-    """Return prospects as `_spread` does, of each family at most half: capacity compares families badly."""
+    """Return prospects as `_spread` does, of each family at most half: figures compare families badly."""
     most = max(1, math.ceil(count / 2))
     chosen: list[Prospect] = []
     rest = list(prospects)
@@ -186,15 +192,15 @@ def _mixed(prospects: Sequence[Prospect], count: int) -> list[Prospect]:
 
 
 def _spread(prospects: Sequence[Prospect], count: int) -> list[Prospect]:
-    """Return at most `count` prospects, evenly over the logarithm of cost, the most capable of each step."""
+    """Return at most `count` prospects, evenly over the logarithm of cost, the most able of each step."""
     best: dict[int, Prospect] = {}
     for prospect in prospects:
         step = math.floor(math.log(prospect.cost) / math.log(_STEP))
-        if step not in best or _worth(prospect) > _worth(best[step]):
+        if step not in best or _able(prospect) > _able(best[step]):
             best[step] = prospect
     front: list[Prospect] = []
-    for step in sorted(best):  # what is slower must be able to do more
-        if not front or _worth(best[step]) > _worth(front[-1]):
+    for step in sorted(best):  # what costs more must be able to do more
+        if not front or _able(best[step]) > _able(front[-1]):
             front.append(best[step])
     if len(front) <= count or count < 1:
         return front[: max(0, count)]
@@ -204,9 +210,9 @@ def _spread(prospects: Sequence[Prospect], count: int) -> list[Prospect]:
     return [front[place] for place in dict.fromkeys(places)]
 
 
-def _worth(prospect: Prospect) -> float:
-    """Return what to expect of a network: of equal capacity, the one with more weights learns better."""
-    return prospect.capacity * math.log(max(prospect.parameters, 2))
+def _able(prospect: Prospect) -> float:
+    """Return what to expect of a network before it is trained: much of many weights that are used often."""
+    return prospect.parameters * math.sqrt(max(prospect.work, 1))
 
 
 def score(cost: float, drop: float, max_drop: float, round_number: int) -> float:
@@ -263,9 +269,9 @@ def anchor(known: Sequence[Standing], slowest: float, *, max_drop: float) -> Sta
         max_drop: The limit.
 
     Returns:
-        The most accurate; None if that is sure already.
+        The most accurate; None if that is sure already, or too far off to become so.
     """
-    able = [standing for standing in known if standing.prospect.latency_ratio <= _ANCHORED * slowest]
+    able = [s for s in known if s.prospect.latency_ratio <= _ANCHORED * slowest and s.drop <= _NEAR * max_drop]
     surest = min(able, key=lambda standing: (standing.drop, standing.prospect.cost), default=None)
     return None if surest is None or surest.bound <= _SURE * max_drop else surest
 

@@ -10,10 +10,9 @@ import msgspec
 import numpy as np
 import onnx
 
-from edgewright.compress.train.capacity import capacity
 from edgewright.compress.train.coarser import coarser
 from edgewright.compress.train.course import Course, Task, untrained
-from edgewright.compress.train.families import parameters
+from edgewright.compress.train.families import parameters, work
 from edgewright.compress.train.importance import Batch, Criterion
 from edgewright.compress.train.plan import (
     CHEAPER,
@@ -38,7 +37,7 @@ from edgewright.contract.training import Origin, TrainedNetwork
 __all__ = ["FINAL_SHARE", "train_in_rounds"]
 
 # Share of the time for full precision that each round gets, and how many networks it trains.
-_ROUNDS = ((0.24, 12), (0.22, 5), (0.24, 3), (0.3, 2))
+_ROUNDS = ((0.24, 20), (0.22, 8), (0.24, 4), (0.3, 2))
 # Of the cores' time in all rounds, what one network of the last one gets.
 FINAL_SHARE = _ROUNDS[-1][0] / _ROUNDS[-1][1]
 # The first round shows all rows so often at least, to no fewer networks than these.
@@ -76,7 +75,7 @@ def train_in_rounds(
     spent = 0.0
     for number, (share, count) in enumerate(_ROUNDS):
         if number > 0:
-            sure = anchor(list(known.values()), slowest, max_drop=course.max_drop) if kept else None
+            sure = anchor(list(known.values()), slowest, max_drop=course.max_drop)
             standings = _contestants(course, kept, standings, max(count, course.workers), number, sure)
         if not standings or time.monotonic() >= until:
             break
@@ -117,8 +116,12 @@ def _contestants(
     rest = [s for s in standings if s.prospect.cost < limit and s is not sure]
     count -= sure is not None
     choose = partial(survivors, rest, max_drop=course.max_drop, round_number=number - 1)
-    base = parent(kept, choose(count), max_drop=course.max_drop)
+    # The last round's children would not have the time to become as good as their parent.
+    able = choose(count) if number < len(_ROUNDS) - 1 else ()
+    base = parent(kept, able, max_drop=course.max_drop)
     children = [] if base is None else _smaller(course, base, min(limit, CHEAPER * base.prospect.cost))
+    if kept:  # what is banked can be risked
+        children.sort(key=lambda child: child.prospect.cost)
     children = children[: max(1, count // 2)]
     chosen = [*choose(count - len(children)), *children]
     return chosen if sure is None else [sure, *chosen]
@@ -207,9 +210,7 @@ def _standings(
 def _prospect_of(task: Task) -> Prospect:
     """Return what an earlier run planned and this one, by other measurements, would not have."""
     known = task.network
-    return Prospect(
-        known.title, "", task.start, known.origin, known.latency_ratio or math.inf, 0.0, known.parameters
-    )
+    return Prospect(known.title, "", task.start, known.origin, known.latency_ratio or math.inf, known.parameters)
 
 
 def _by_layer(
@@ -283,8 +284,8 @@ def _smaller(course: Course, standing: Standing, limit: float) -> list[Standing]
             course.store.put(made),
             "pruned",
             ratio,
-            capacity(made),
             parameters(made),
+            work(made),
         )
         if prospect.cost < limit:
             children.append(Standing(prospect, prospect.start, np.inf))

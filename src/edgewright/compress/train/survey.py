@@ -16,7 +16,6 @@ import onnx
 from edgewright.compress.recipe import CleanUp, Recipe, Step, Workbench
 from edgewright.compress.run import Run
 from edgewright.compress.static import StaticInt8
-from edgewright.compress.train.capacity import capacity
 from edgewright.compress.train.coarser import coarser
 from edgewright.compress.train.draft import Ending, Targets, draft
 from edgewright.compress.train.families import grid, parameters, work
@@ -31,7 +30,7 @@ from edgewright.compress.train.prune import Prune, prune
 from edgewright.compress.train.store import TrainingStore
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.training import Origin
-from edgewright.profile.latency import Subject, measure_latency, paired_ratio
+from edgewright.profile.latency import Subject, measure_ratios
 
 __all__ = ["Idea", "eight_bit", "few_batches", "ideas", "measured_ratios", "simd_width", "survey"]
 
@@ -69,11 +68,11 @@ class Idea:
     ratio: float | None = None
     pace: float | None = None
     features: Features = field(init=False, repr=False)
-    capacity: float = field(init=False)
+    work: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.features = features(self.model)
-        self.capacity = capacity(self.model)
+        self.work = work(self.model)
 
 
 def ideas(
@@ -172,14 +171,13 @@ def eight_bit(run: Run, model: onnx.ModelProto) -> bytes:
 def measured_ratios(run: Run, paths: Sequence[Path], *, seconds: float = _SECONDS_EACH) -> list[float | None]:
     """Return each model's latency relative to the original's, measured in turns; None where it does not run."""
     sample = int(run.select.indices[0])
-    subjects = [Subject("original", run.source, run.options, run.dataset.feed(sample))]
+    original = Subject("original", run.source, run.options, run.dataset.feed(sample))
     feed = run.select.fed.feed(sample)
-    subjects += [Subject(path.stem, path, run.options, feed) for path in paths]
-    latencies = measure_latency(run.target, subjects, seconds=seconds * len(subjects), seed=run.request.seed)
-    first = latencies[0]
-    if isinstance(first, CandidateError):
-        raise first
-    return [None if isinstance(each, CandidateError) else paired_ratio(each, first).value for each in latencies[1:]]
+    others = [Subject(path.stem, path, run.options, feed) for path in paths]
+    _, ratios = measure_ratios(
+        run.target, original, others, seconds=seconds * (len(others) + 1), seed=run.request.seed
+    )
+    return [None if isinstance(ratio, CandidateError) else ratio.value for ratio in ratios]
 
 
 def survey(
@@ -208,7 +206,7 @@ def survey(
         seen: Takes what was measured, to predict other networks' latencies by.
     """
     known = list(found)
-    order = sorted(range(len(known)), key=lambda i: work(known[i].model))
+    order = sorted(range(len(known)), key=lambda i: known[i].work)
     spread = {order[round(i * (len(order) - 1) / max(1, _AT_ONCE - 1))] for i in range(_AT_ONCE)}
     spread |= {i for i, idea in enumerate(known) if idea.origin == "pruned"}
     _measure(run, [known[i] for i in sorted(spread)])
@@ -268,8 +266,8 @@ def _prospects(known: Sequence[Idea]) -> list[Prospect]:
             "",
             idea.origin,
             latency.predict(idea.features)[0] if idea.ratio is None else idea.ratio,
-            idea.capacity,
             parameters(idea.model),
+            idea.work,
             pace.predict(idea.features)[0] if idea.pace is None else idea.pace,
         )
         for idea in known

@@ -20,7 +20,7 @@ from edgewright.contract.errors import CandidateError
 
 
 def standing(title: str) -> Standing:
-    return Standing(Prospect(title, "cnn", "start", "fresh", 0.5, 1.0, 100), title.ljust(64, "0"), 0.0)
+    return Standing(Prospect(title, "cnn", "start", "fresh", 0.5, 100), title.ljust(64, "0"), 0.0)
 
 
 def trial(network: str, bound: float, ratio: float) -> Trial:

@@ -26,12 +26,12 @@ from edgewright.compress.train.plan import (
 from edgewright.contract.training import Origin, TrainedNetwork
 
 
-def prospect(title: str, ratio: float, capacity: float, family: str = "conv", origin: Origin = "fresh") -> Prospect:
-    return Prospect(title, family, title, origin, ratio, capacity, 1000)
+def prospect(title: str, ratio: float, size: float, family: str = "conv", origin: Origin = "fresh") -> Prospect:
+    return Prospect(title, family, title, origin, ratio, round(1000 * size), 10_000)
 
 
 def line(count: int, family: str = "conv", origin: Origin = "fresh") -> list[Prospect]:
-    """Return networks from fast to slow, each more capable than the one before."""
+    """Return networks from fast to slow, each of more weights than the one before."""
     ratios = np.geomspace(0.05, 0.9, count)
     return [prospect(f"{family} {origin} {i}", ratio, float(i), family, origin) for i, ratio in enumerate(ratios)]
 
@@ -46,8 +46,8 @@ def test_the_shortlist_reaches_from_the_fastest_to_the_slowest() -> None:
     assert max(later / earlier for earlier, later in pairwise(ratios)) < 3
 
 
-def test_of_equal_speed_the_most_capable_is_taken() -> None:
-    weak, strong = prospect("weak", 0.5, 1.0), prospect("strong", 0.5, 2.0)
+def test_of_equal_speed_the_one_with_more_weights_is_taken() -> None:
+    weak, strong = prospect("weak", 0.5, 1.0), prospect("strong", 0.5, 1.2)
     assert shortlist([weak, strong], 1, 1.0) == [strong]
     assert shortlist([strong, weak], 1, 1.0) == [strong]
 
@@ -66,14 +66,14 @@ def test_no_family_takes_more_than_half_where_there_are_others() -> None:
     assert max(families.count(family) for family in families) <= 4
 
 
-def test_pruned_networks_get_half_of_the_places_and_more_where_others_lack() -> None:
+def test_pruned_networks_get_a_third_of_the_places_and_more_where_others_lack() -> None:
     pruned = line(20, "", "pruned")
     mixed = shortlist([*line(20), *line(20, "mixer"), *pruned], 8, 1.0)
-    assert [p.origin for p in mixed].count("pruned") == 4
+    assert [p.origin for p in mixed].count("pruned") == 3
     alone = shortlist(pruned, 8, 1.0)
     assert len(alone) == 8
     few = shortlist([*pruned, *line(2)], 8, 1.0)
-    assert [p.origin for p in few].count("pruned") == 6
+    assert [p.origin for p in few].count("pruned") == 7
 
 
 def test_nothing_slower_than_what_needs_no_training_is_trained() -> None:
@@ -105,9 +105,22 @@ def test_a_better_network_than_the_original_is_not_better_than_none_of_a_drop() 
     assert score(0.5, -0.2, 0.01, 2) == score(0.5, 0.0, 0.01, 2)
 
 
-def test_of_equal_capacity_the_one_with_more_weights_is_taken() -> None:
-    small, large = prospect("small", 0.5, 1.0), replace(prospect("large", 0.5, 1.0), parameters=9000)
-    assert shortlist([small, large], 1, 1.0) == shortlist([large, small], 1, 1.0) == [large]
+def test_of_as_many_weights_those_used_more_often_are_worth_more() -> None:
+    coarse, fine = prospect("coarse", 0.5, 1.0), replace(prospect("fine", 0.5, 1.0), work=20_000)
+    assert shortlist([coarse, fine], 1, 1.0) == shortlist([fine, coarse], 1, 1.0) == [fine]
+
+
+def test_fewer_weights_do_not_make_a_tiny_file_smaller() -> None:
+    tiny, small = prospect("tiny", 0.5, 0.1), prospect("small", 0.5, 1.0)
+    assert small.cost < 1.05 * tiny.cost
+    assert prospect("large", 0.5, 100.0).cost > 1.5 * small.cost
+
+
+def test_fresh_networks_are_looked_at_where_they_cost_less_than_most_of_the_pruned() -> None:
+    pruned = [prospect(f"pruned {i}", ratio, 10.0 + i, "", "pruned") for i, ratio in enumerate((0.2, 0.3, 0.4))]
+    fresh = [prospect("cheap", 0.1, 5.0), prospect("dear", 0.6, 50.0)]
+    assert [p.title for p in shortlist([*pruned, *fresh], 12, 1.0)] == ["cheap", *(p.title for p in pruned)]
+    assert shortlist([*pruned, fresh[1]], 12, 1.0)[-1].title == "dear"
 
 
 def test_smaller_versions_are_made_of_what_keeps_the_drop_or_nearly_does() -> None:

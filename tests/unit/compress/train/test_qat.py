@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgewright.compress.calibrate import Observation, observe
-from edgewright.compress.graph import Graph, clean, compact, session_bytes
+from edgewright.compress.compact import compact
+from edgewright.compress.graph import Graph, clean, session_bytes
 from edgewright.compress.lint import lint
 from edgewright.compress.pack import pack_integers
 from edgewright.compress.static import StaticInt8, integer_layers, quantize_static, tensors_to_observe

@@ -67,7 +67,7 @@ class Pretender:
 
 
 def prospect(title: str, ratio: float) -> Prospect:
-    return Prospect(title, "cnn", f"start of {title}", "fresh", ratio, 1.0, 100)
+    return Prospect(title, "cnn", f"start of {title}", "fresh", ratio, 100)
 
 
 @pytest.fixture
