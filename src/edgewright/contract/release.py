@@ -1,0 +1,292 @@
+"""A release: one version of a model, an agent or a firmware image, with a variant for each device class.
+
+The manifest is what the offline keys sign. Everything that a device installs is named in it by digest and size, so
+the bytes themselves can lie anywhere.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from edgewright.contract.device import Budget
+from edgewright.contract.errors import InputError
+from edgewright.contract.evidence import Certificate
+from edgewright.contract.measure import Measurement
+from edgewright.contract.names import checked_digest, checked_name, checked_version
+from edgewright.contract.preprocess import Preprocess
+from edgewright.contract.signature import InputContract
+
+__all__ = [
+    "Codec",
+    "Delta",
+    "Evidence",
+    "Kind",
+    "Lineage",
+    "Manifest",
+    "Requirement",
+    "Sealed",
+    "SelfTest",
+    "StoredFile",
+    "Variant",
+]
+
+Kind = Literal["model", "agent", "firmware"]
+Codec = Literal["zstd", "bsdiff", "planes"]
+
+_LARGEST = 1 << 40
+
+
+class Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The encrypted form of a file, which is what lies in the repository instead of it.
+
+    Attributes:
+        sha256: Of the encrypted bytes.
+        size_bytes: Of the encrypted bytes.
+        key: Name of the fleet key that opens it.
+    """
+
+    sha256: str
+    size_bytes: int
+    key: str
+
+    def __post_init__(self) -> None:
+        """Refuse what is no digest, size or name."""
+        checked_digest("digest of an encrypted file", self.sha256)
+        _checked_size(self.size_bytes)
+        checked_name("key", self.key)
+
+
+class Delta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to make a file from an earlier one.
+
+    Attributes:
+        base: sha256 of the earlier file.
+        codec: How the difference is written.
+        sha256: Of the delta as it lies in the repository.
+        size_bytes: Of the delta as it lies in the repository.
+    """
+
+    base: str
+    codec: Codec
+    sha256: str
+    size_bytes: int
+
+    def __post_init__(self) -> None:
+        """Refuse what is no digest or size."""
+        checked_digest("a delta's base", self.base)
+        checked_digest("a delta's digest", self.sha256)
+        _checked_size(self.size_bytes)
+
+
+class StoredFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of a variant.
+
+    Attributes:
+        name: In the slot's folder.
+        sha256: Of its bytes as they are used.
+        size_bytes: Of its bytes as they are used.
+        sealed: Its encrypted form, if it is stored so; deltas are encrypted to the same key then.
+        deltas: From files of earlier releases.
+    """
+
+    name: str
+    sha256: str
+    size_bytes: int
+    sealed: Sealed | None = None
+    deltas: tuple[Delta, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what is no name, digest or size."""
+        checked_name("file", self.name)
+        checked_digest(f"digest of {self.name}", self.sha256)
+        _checked_size(self.size_bytes)
+
+    @property
+    def stored_sha256(self) -> str:
+        """Digest of the bytes in the repository."""
+        return self.sha256 if self.sealed is None else self.sealed.sha256
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size of the bytes in the repository."""
+        return self.size_bytes if self.sealed is None else self.sealed.size_bytes
+
+
+class SelfTest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Golden inputs and outputs: they show that the model answers on a device as it did where it was made.
+
+    Attributes:
+        file: Of the variant; holds `input:NAME` and `output:NAME` for all tensors of some samples.
+        tolerance: Largest difference of an output, in units of the outputs' spread.
+        samples: How many.
+    """
+
+    file: str
+    tolerance: float
+    samples: int
+
+    def __post_init__(self) -> None:
+        """Refuse a test that any model would pass or none."""
+        checked_name("file", self.file)
+        if not 0 <= self.tolerance < 1 or self.samples < 1:
+            raise InputError(
+                f"a self-test of {self.samples} samples within {self.tolerance:g} proves nothing",
+                remedy="Take at least 1 sample and a tolerance of at least 0 and less than 1.",
+            )
+
+
+class Requirement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a device must have to run a variant.
+
+    Attributes:
+        runtime: Name of the runtime.
+        at_least: Its lowest version.
+        providers: Execution providers of which one must be there.
+        features: CPU features that must all be there.
+    """
+
+    runtime: str = "onnxruntime"
+    at_least: str = "0"
+    providers: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what is no version."""
+        checked_version(self.at_least)
+
+
+class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was proved and measured about a variant, each figure with its origin.
+
+    Attributes:
+        certificate: Of the loss of the metric; None if nothing was certified.
+        figures: Measured or estimated, by name.
+    """
+
+    certificate: Certificate | None = None
+    figures: dict[str, Measurement] = {}
+
+
+class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The form of a release for one device class.
+
+    Attributes:
+        device_class: Which.
+        files: The model is `model.onnx`; for an agent or a firmware image the only file is the image.
+        contract: Tensors in and out; None unless it is a model.
+        preprocess: From raw samples to the first input, None if the model takes them as they are.
+        self_test: None unless it is a model.
+        reference: Name of the file with the reference profile of the inputs; "" for none.
+        budget: Limits on this device class.
+        evidence: That it keeps them.
+        requirement: What a device must have.
+        options: Runtime options under which the figures were measured.
+    """
+
+    device_class: str
+    files: tuple[StoredFile, ...]
+    contract: InputContract | None = None
+    preprocess: Preprocess | None = None
+    self_test: SelfTest | None = None
+    reference: str = ""
+    budget: Budget = Budget()
+    evidence: Evidence = Evidence()
+    requirement: Requirement = Requirement()
+    options: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        """Refuse a variant without files, with two of one name, or that speaks of files that it lacks."""
+        checked_name("device class", self.device_class)
+        names = [file.name for file in self.files]
+        if not names or len(set(names)) < len(names):
+            raise InputError(
+                f"the variant for {self.device_class} has the files {names}",
+                remedy="Give at least one, each with its own name.",
+            )
+        told = [*([self.self_test.file] if self.self_test else []), *([self.reference] if self.reference else [])]
+        for name in told:
+            if name not in names:
+                raise InputError(
+                    f"the variant for {self.device_class} speaks of {name!r} and has only {names}",
+                    remedy="Add that file.",
+                )
+
+    def file(self, name: str) -> StoredFile:
+        """Return a file.
+
+        Raises:
+            InputError: There is none of that name.
+        """
+        for each in self.files:
+            if each.name == name:
+                return each
+        raise InputError(
+            f"the variant for {self.device_class} has no file {name!r}",
+            remedy=f"Use one of {', '.join(each.name for each in self.files)}.",
+        )
+
+
+class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a release comes from.
+
+    Attributes:
+        parent: Version of the release before it, "" for the first.
+        data: Fingerprints of the data sets, by what they were for.
+        recipe: The steps that made the model from the original.
+        original: sha256 of the model before compression, "" if unknown.
+        code: Version of Edgewright.
+        environment: Versions of what else made it, by name.
+    """
+
+    parent: str = ""
+    data: dict[str, str] = {}
+    recipe: tuple[dict[str, Any], ...] = ()
+    original: str = ""
+    code: str = ""
+    environment: dict[str, str] = {}
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A release.
+
+    Attributes:
+        name: Of the model, agent or image.
+        version: Of the release.
+        kind: What it is.
+        variants: One per device class.
+        lineage: Where it comes from.
+        licence: SPDX expression, or words.
+        created: UTC, ISO 8601.
+        end_of_life: From then on it is not installed any more; UTC, ISO 8601; "" for never.
+        schema: Of this record.
+    """
+
+    name: str
+    version: str
+    kind: Kind
+    variants: tuple[Variant, ...]
+    lineage: Lineage = Lineage()
+    licence: str = ""
+    created: str = ""
+    end_of_life: str = ""
+    schema: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what is no name or version, and two variants for one device class."""
+        checked_name("model", self.name)
+        checked_version(self.version)
+        classes = [variant.device_class for variant in self.variants]
+        if not classes or len(set(classes)) < len(classes):
+            raise InputError(
+                f"{self.name} {self.version} has variants for {classes}",
+                remedy="Give one for each device class, at least one.",
+            )
+
+    def variant(self, device_class: str) -> Variant | None:
+        """Return the variant for a device class, None if there is none."""
+        return next((each for each in self.variants if each.device_class == device_class), None)
+
+
+def _checked_size(size: int) -> None:
+    if not 0 <= size <= _LARGEST:
+        raise InputError(f"{size} bytes is no size of a file", remedy=f"It must be 0 to {_LARGEST}.")

@@ -1,0 +1,4 @@
+"""The agent: what keeps a proven model running on a device, and proves a new one before it serves.
+
+It imports neither torch nor a web framework nor anything that holds signing keys.
+"""

@@ -1,0 +1,55 @@
+"""Is this device in? Each works it out by itself, from what is signed and its own name."""
+
+import hashlib
+from collections.abc import Sequence
+
+__all__ = ["arm_of", "is_held_back", "is_in", "place"]
+
+# Who is in, and with which arm, must not depend on each other: else a whole canary would get one arm.
+_JOINS, _ARM, _HELD = b"edgewright.cohort.1", b"edgewright.arm.1", b"edgewright.holdback.1"
+_WHOLE = 1 << 64
+
+
+def place(domain: bytes, experiment: str, salt: str, device_id: str) -> int:
+    """Return a device's place in an experiment, even over 0 to 2**64 - 1.
+
+    Args:
+        domain: What is asked.
+        experiment: Name of the rollout.
+        salt: Signed by the offline keys, so that whoever advances rollouts cannot choose who is in.
+        device_id: Of the device.
+    """
+    digest = hashlib.sha256()
+    for part in (domain, experiment.encode(), salt.encode(), device_id.encode()):
+        digest.update(len(part).to_bytes(4, "big"))  # so that no two inputs read the same
+        digest.update(part)
+    return int.from_bytes(digest.digest()[:8], "big")
+
+
+def is_in(fraction: float, experiment: str, salt: str, device_id: str) -> bool:
+    """Whether a device is among this fraction; who is in stays in as the fraction rises.
+
+    >>> is_in(1.0, "r", "00", "d"), is_in(0.0, "r", "00", "d")
+    (True, False)
+    """
+    return place(_JOINS, experiment, salt, device_id) < int(fraction * _WHOLE)
+
+
+def is_held_back(share: float, salt: str, device_id: str) -> bool:
+    """Whether a device belongs to the holdback, which is compared with and keeps what it has."""
+    return place(_HELD, "", salt, device_id) < int(share * _WHOLE)
+
+
+def arm_of(weights: Sequence[float], experiment: str, salt: str, device_id: str) -> int:
+    """Return the index of a device's arm, in proportion to the weights.
+
+    >>> arm_of([1.0], "r", "00", "d")
+    0
+    """
+    at = place(_ARM, experiment, salt, device_id)
+    total, upto = sum(weights), 0.0
+    for index, weight in enumerate(weights):
+        upto += weight
+        if at < int(upto / total * _WHOLE):
+            return index
+    return len(weights) - 1

@@ -1,0 +1,111 @@
+"""What a device remembers: one record, kept twice, so that a torn or a rotten copy is no loss.
+
+The record is written to the older of two files. Reading takes the newer one whose checksum holds. A device whose both
+copies are gone has forgotten what it believed; it says so and begins anew from the root that it was enrolled with.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from edgewright.contract.refusal import Refusal
+from edgewright.device.files import Files
+from edgewright.device.lifecycle import State
+from edgewright.device.slots import Installed, Slots
+from edgewright.trust.verify import Memory
+
+__all__ = ["Journal", "Record"]
+
+_NAMES = ("journal.0", "journal.1")
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a device remembers.
+
+    Attributes:
+        sequence: Rises with each write.
+        state: Of the update.
+        slots: What is installed.
+        wanted: What is being installed, None if nothing.
+        memory: What it believed of the repository.
+        failed: Why releases failed here, by their manifest's sha256; they are not tried again.
+        last_refusal: What was refused last, None if nothing was since the last success.
+        served: Inferences of the release on trial.
+        trial_since: When its probation began, UTC, ISO 8601; "" if there is none.
+        snapshot: sha256 of the snapshot that it acted on last.
+        checked: When it last believed what the server said, UTC, ISO 8601.
+    """
+
+    sequence: int = 0
+    state: State = State.EMPTY
+    slots: Slots = Slots()
+    wanted: Installed | None = None
+    memory: Memory = Memory()
+    failed: dict[str, Refusal] = {}
+    last_refusal: Refusal | None = None
+    served: int = 0
+    trial_since: str = ""
+    snapshot: str = ""
+    checked: str = ""
+
+
+@dataclass(slots=True)
+class Journal:
+    """The record on the disk.
+
+    Attributes:
+        folder: That holds it.
+        files: The disk.
+        record: As it was read or written last.
+        torn: Names of copies that could not be read.
+    """
+
+    folder: Path
+    files: Files
+    record: Record = field(init=False)
+    torn: tuple[str, ...] = field(init=False, default=())
+
+    def __post_init__(self) -> None:
+        """Read the newer sound copy."""
+        found: list[Record] = []
+        torn: list[str] = []
+        for name in _NAMES:
+            try:
+                content = self.files.read(self.folder / name)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                torn.append(name)
+                continue
+            record = _decoded(content)
+            if record is None:
+                torn.append(name)
+            else:
+                found.append(record)
+        self.record = max(found, key=lambda record: record.sequence, default=Record())
+        self.torn = tuple(torn)
+
+    def write(self, record: Record) -> Record:
+        """Remember a record; it survives a power cut from the return on.
+
+        Raises:
+            OSError: The disk is full or broken; the record before is still there.
+        """
+        record = msgspec.structs.replace(record, sequence=self.record.sequence + 1)
+        content = msgspec.json.encode(record)
+        line = hashlib.sha256(content).hexdigest().encode()
+        self.files.write(self.folder / _NAMES[record.sequence % len(_NAMES)], line + b"\n" + content)
+        self.record = record
+        return record
+
+
+def _decoded(content: bytes) -> Record | None:
+    line, _, body = content.partition(b"\n")
+    if hashlib.sha256(body).hexdigest().encode() != line:
+        return None
+    try:
+        return msgspec.json.decode(body, type=Record)
+    except msgspec.MsgspecError:
+        return None

@@ -1,0 +1,104 @@
+"""Which model a device runs, and what it falls back to.
+
+Once a model is proven there is always one to fall back to: no function here forgets it. No files or clocks here.
+"""
+
+import msgspec
+
+from edgewright.contract.errors import WorkError
+
+__all__ = ["Installed", "NoTrialError", "Slots", "begin_trial", "end_trial", "heal", "roll_back"]
+
+
+class NoTrialError(WorkError):
+    """There is no model on trial."""
+
+
+class Installed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A release that lies in a slot.
+
+    Attributes:
+        name: Of the model.
+        version: Of the release.
+        manifest: sha256 of its manifest.
+        rollout: By which it came, "" for none.
+        arm: Of that rollout.
+    """
+
+    name: str
+    version: str
+    manifest: str
+    rollout: str = ""
+    arm: int = 0
+
+
+class Slots(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is installed.
+
+    Attributes:
+        proven: Has passed its trial; None only before the first has.
+        trial: During an update, what is being proven.
+        previous: What was proven before, for a return by hand.
+    """
+
+    proven: Installed | None = None
+    trial: Installed | None = None
+    previous: Installed | None = None
+
+    @property
+    def serving(self) -> Installed | None:
+        """What answers: the one on trial in its probation, else the proven one."""
+        return self.trial or self.proven
+
+    def holds(self, manifest: str) -> bool:
+        """Whether a release lies in some slot."""
+        return any(each is not None and each.manifest == manifest for each in (self.proven, self.trial, self.previous))
+
+
+def begin_trial(slots: Slots, installed: Installed) -> Slots:
+    """Put a release on trial; one that was on trial is given up."""
+    return msgspec.structs.replace(slots, trial=installed)
+
+
+def end_trial(slots: Slots, *, passed: bool) -> Slots:
+    """Promote the release on trial, or return to the proven one.
+
+    Raises:
+        NoTrialError: There is none.
+    """
+    if slots.trial is None:
+        raise NoTrialError("no model is on trial", remedy="Nothing has to be done.")
+    if not passed:
+        return msgspec.structs.replace(slots, trial=None)
+    if slots.proven is not None and slots.proven.manifest == slots.trial.manifest:
+        return msgspec.structs.replace(slots, proven=slots.trial, trial=None)
+    return Slots(proven=slots.trial, trial=None, previous=slots.proven)
+
+
+def roll_back(slots: Slots) -> Slots:
+    """Return to what was proven before: give a trial up, or make the previous release the proven one.
+
+    Raises:
+        NoTrialError: There is nothing to return to.
+    """
+    if slots.trial is not None:
+        return end_trial(slots, passed=False)
+    if slots.previous is None:
+        raise NoTrialError("there is no model to return to", remedy="The proven one goes on serving.")
+    return Slots(proven=slots.previous, trial=None, previous=slots.proven)
+
+
+def heal(slots: Slots, broken: str) -> Slots:
+    """Return the slots without a release whose bytes were found broken and cannot be had again.
+
+    Args:
+        slots: Before.
+        broken: sha256 of its manifest.
+    """
+    kept = {
+        field: None if each is not None and each.manifest == broken else each
+        for field, each in (("proven", slots.proven), ("trial", slots.trial), ("previous", slots.previous))
+    }
+    if kept["proven"] is None and kept["previous"] is not None:
+        return Slots(proven=kept["previous"], trial=kept["trial"], previous=None)
+    return Slots(**kept)

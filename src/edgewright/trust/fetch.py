@@ -1,0 +1,181 @@
+"""Getting bytes from a server that may be slow, endless or hostile."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import urllib3
+from tuf.api.exceptions import DownloadError, DownloadHTTPError, SlowRetrievalError
+from tuf.ngclient.fetcher import FetcherInterface
+
+from edgewright.contract.errors import InputError, WorkError
+
+__all__ = ["FetchError", "Fetcher", "checked_url"]
+
+_CHUNK = 64 * 1024
+_HTTP_ERROR = 400
+_WHOLE, _PART, _NO_SUCH_RANGE = 200, 206, 416
+
+
+class FetchError(WorkError):
+    """The server did not give what was asked for; the download can be tried again."""
+
+
+class Fetcher(FetcherInterface):
+    """Fetches over HTTP with limits that a slow or endless server cannot pass.
+
+    Attributes:
+        timeout_s: Longest wait for a connection and for the next bytes.
+        patience_s: After so long, a download must have been faster than `least_rate` on the average.
+        least_rate: Bytes per second.
+        clock: Monotonic, seconds.
+        requests: Made so far.
+        received: Bytes of bodies received so far.
+        latest: Name of the file that was asked for last.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout_s: float = 20.0,
+        patience_s: float = 30.0,
+        least_rate: float = 256.0,
+        clock: Callable[[], float] = time.monotonic,
+        certificates: str | None = None,
+    ) -> None:
+        self.timeout_s, self.patience_s, self.least_rate, self.clock = timeout_s, patience_s, least_rate, clock
+        self.requests = 0
+        self.received = 0
+        self.latest = ""
+        self._pool = urllib3.PoolManager(
+            retries=False,
+            timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s),
+            headers={"User-Agent": "edgewright", "Accept-Encoding": "identity"},
+            ca_certs=certificates,
+        )
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        response = self._get(url, {})
+        if response.status != _WHOLE:
+            response.close()
+            raise DownloadHTTPError(f"{url} answers with status {response.status}", response.status)
+        return self._chunks(response, url)
+
+    def download(self, url: str, path: Path, *, sha256: str, size: int) -> None:
+        """Download a file of known content; one that was broken off is gone on with.
+
+        Args:
+            url: Of the file.
+            path: Where it goes; whole and on the disk on return.
+            sha256: Of its bytes, hexadecimal.
+            size: Of the file, bytes.
+
+        Raises:
+            FetchError: The server does not answer, is too slow, or has other bytes.
+            OSError: The disk is full or broken.
+        """
+        partial = path.with_name(f"{path.name}.part")
+        try:
+            have = partial.stat().st_size
+        except FileNotFoundError:
+            have = 0
+        if have < size or have > size:
+            self._go_on(url, partial, have if have < size else 0, size)
+        digest = hashlib.sha256()
+        with partial.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+            os.fsync(stream.fileno())
+        if digest.hexdigest() != sha256:
+            partial.unlink()
+            raise FetchError(f"{url} holds other bytes than were signed", remedy="Check the server's files.")
+        partial.replace(path)
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _go_on(self, url: str, partial: Path, have: int, size: int) -> None:
+        try:
+            response = self._get(url, {"Range": f"bytes={have}-"} if have else {})
+        except DownloadError as error:
+            raise FetchError(f"{url} cannot be had: {error}", remedy="Try again later.") from error
+        if response.status not in (_WHOLE, _PART):
+            response.close()
+            if response.status == _NO_SUCH_RANGE:
+                partial.unlink(missing_ok=True)
+            raise FetchError(
+                f"{url} answers with status {response.status}", remedy="Check that the server has the file."
+            )
+        have = have if response.status == _PART else 0
+        with partial.open("r+b" if have else "wb") as stream:
+            stream.seek(have)
+            stream.truncate()
+            try:
+                for chunk in self._chunks(response, url):
+                    have += len(chunk)
+                    if have > size:
+                        raise DownloadError(f"it is longer than the {size} bytes that were signed")
+                    stream.write(chunk)
+            except DownloadError as error:
+                if have > size:
+                    stream.truncate(0)
+                raise FetchError(f"{url} cannot be had: {error}", remedy="Try again later.") from error
+            finally:
+                response.release_conn()
+        if have < size:
+            raise FetchError(
+                f"{url} ended after {have} of {size} bytes", remedy="Try again; the download goes on there."
+            )
+
+    def _get(self, url: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
+        self.requests += 1
+        self.latest = urlsplit(url).path.rpartition("/")[2]
+        try:
+            return self._pool.request(
+                "GET",
+                url,
+                headers={**self._pool.headers, **headers},
+                preload_content=False,
+                redirect=False,
+            )
+        except urllib3.exceptions.TimeoutError as error:
+            raise SlowRetrievalError(f"{url} does not answer within {self.timeout_s:g} s") from error
+        except urllib3.exceptions.HTTPError as error:
+            raise DownloadError(f"{url} cannot be reached: {error}") from error
+
+    def _chunks(self, response: urllib3.BaseHTTPResponse, url: str) -> Iterator[bytes]:
+        began, received = self.clock(), 0
+        try:
+            while chunk := response.read1(_CHUNK):
+                received += len(chunk)
+                self.received += len(chunk)
+                elapsed = self.clock() - began
+                if elapsed > self.patience_s and received < self.least_rate * elapsed:
+                    raise SlowRetrievalError(f"{url} gives {received / elapsed:.0f} bytes per second")
+                yield chunk
+        except urllib3.exceptions.TimeoutError as error:
+            raise SlowRetrievalError(f"{url} gave nothing for {self.timeout_s:g} s") from error
+        except urllib3.exceptions.HTTPError as error:
+            raise DownloadError(f"{url} broke off: {error}") from error
+        finally:
+            response.release_conn()
+
+
+def checked_url(url: str) -> str:
+    """Return the URL of a repository, with a slash at its end.
+
+    Raises:
+        InputError: It is none that devices may fetch from.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise InputError(
+            f"{url!r} is no URL of a repository",
+            remedy="Give http:// or https:// with a host, without ? and #. What is fetched is signed in any case.",
+        )
+    return url if url.endswith("/") else f"{url}/"

@@ -1,0 +1,303 @@
+"""A repository as its publishers see it: what is there is verified before anything is signed on top of it.
+
+Whoever can write to the store could plant a release, or a whole repository of his own, and wait for an honest
+publisher to sign it with the next change. So the chain of roots begins with one that the publisher keeps beside his
+keys, and every piece of metadata is believed only as a device would believe it, its age aside.
+
+Layout: `metadata/` as TUF has it, with versions in the names; `targets/` manifests, policies and plans; `blobs/` what
+they name by digest; `staged/` what waits for signatures; `lock.json` who is publishing.
+"""
+
+import datetime
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from securesystemslib.signer import CryptoSigner
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
+
+from edgewright.contract.errors import WorkError
+from edgewright.trust.store import ExistsError, Store
+
+__all__ = ["BINS", "LIFETIMES", "ROLLOUTS", "Repository", "TrustError", "blob_name", "utc_now"]
+
+ROLLOUTS, BINS, BIN = "rollouts", "bins", "bin"
+_DAY = datetime.timedelta(days=1)
+LIFETIMES: dict[str, datetime.timedelta] = {
+    Timestamp.type: _DAY,
+    Snapshot.type: 7 * _DAY,
+    ROLLOUTS: 7 * _DAY,
+    Targets.type: 90 * _DAY,
+    BINS: 90 * _DAY,
+    BIN: 90 * _DAY,
+    Root.type: 365 * _DAY,
+}
+_LOCK = "lock.json"
+
+
+class TrustError(WorkError):
+    """Signed metadata is missing, damaged, or not signed by enough of the keys that count."""
+
+
+def utc_now() -> datetime.datetime:
+    """Return the time, to the second, as metadata holds it."""
+    return datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+
+
+def blob_name(digest: str) -> str:
+    """Return where the bytes of a digest lie."""
+    return f"blobs/{digest[:2]}/{digest}"
+
+
+@dataclass(slots=True)
+class Repository:
+    """A repository, as of its last timestamp.
+
+    Attributes:
+        store: Where it lies.
+        anchor: A root that its publisher believes.
+        now: The clock.
+        root: The newest, verified from the anchor on.
+        timestamp: Verified; None in a repository that was never completed.
+        snapshot: Verified.
+    """
+
+    store: Store
+    anchor: bytes
+    now: Callable[[], datetime.datetime] = utc_now
+    root: Metadata[Root] = field(init=False)
+    timestamp: Metadata[Timestamp] | None = field(init=False, default=None)
+    snapshot: Metadata[Snapshot] | None = field(init=False, default=None)
+    _read: dict[str, Metadata[Any]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Read and verify the chain of roots, the timestamp and the snapshot.
+
+        Raises:
+            TrustError: Something is missing or not signed as it must be.
+        """
+        self.root = self._newest_root()
+        self._read = {}
+        stamp = self.store.read("metadata/timestamp.json")
+        if stamp is None:
+            return
+        self.timestamp = self._believed(Timestamp.type, stamp, self.root.signed)
+        meta = self.timestamp.signed.snapshot_meta
+        self.snapshot = self._believed(Snapshot.type, self._versioned(Snapshot.type, meta), self.root.signed)
+
+    def role(self, name: str) -> Metadata[Targets] | None:
+        """Return the metadata of `targets` or of a role that it delegates to, None if there is none yet.
+
+        Raises:
+            TrustError: It is not what the snapshot says, or not signed as it must be.
+        """
+        if name in self._read or self.snapshot is None:
+            return self._read.get(name)
+        meta = self.snapshot.signed.meta.get(f"{name}.json")
+        if meta is None:
+            return None
+        found = self._believed(name, self._versioned(name, meta), self.delegator(name))
+        self._read[name] = found
+        return found
+
+    def delegator(self, name: str) -> Root | Targets:
+        """Return who says whose signatures count for a role.
+
+        Raises:
+            TrustError: The delegation is missing.
+        """
+        if name in (Root.type, Timestamp.type, Snapshot.type, Targets.type):
+            return self.root.signed
+        parent = self.role(BINS if name.startswith(f"{BIN}-") else Targets.type)
+        if parent is None:
+            raise TrustError(f"nobody delegates to {name}", remedy="Make the repository with 'edgewright keys init'.")
+        return parent.signed
+
+    def bin_of(self, path: str) -> str:
+        """Return the role that holds a release's or policy's path."""
+        bins = self.role(BINS)
+        if bins is None or bins.signed.delegations is None or bins.signed.delegations.succinct_roles is None:
+            raise TrustError("the repository has no bins", remedy="Make it with 'edgewright keys init'.")
+        return bins.signed.delegations.succinct_roles.get_role_for_target(path)
+
+    def target(self, role: str, path: str) -> TargetFile | None:
+        """Return what a role says of a path, None if nothing."""
+        metadata = self.role(role)
+        return None if metadata is None else metadata.signed.targets.get(path)
+
+    def read_target(self, role: str, path: str) -> bytes | None:
+        """Return the verified bytes of a path, None if the role names none.
+
+        Raises:
+            TrustError: The bytes are missing or others.
+        """
+        target = self.target(role, path)
+        if target is None:
+            return None
+        content = self.store.read(target_name(path, target))
+        if content is None:
+            raise TrustError(f"{path} is signed and its bytes are missing", remedy="Publish that version again.")
+        _matching(path, content, target)
+        return content
+
+    def next_version(self, role: str) -> int:
+        """Return a version that no metadata of a role has, complete or left over from a publisher that was killed."""
+        versions = [0]
+        for name in self.store.names("metadata"):
+            number, _, rest = name.removeprefix("metadata/").partition(".")
+            if rest == f"{role}.json" and number.isdigit():
+                versions.append(int(number))
+        return max(versions) + 1
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the repository's lock; what another publisher left half-done may be replaced meanwhile.
+
+        Raises:
+            WorkError: Another publisher holds it.
+        """
+        holder = {"host": socket.gethostname(), "process": os.getpid(), "since": self.now().isoformat()}
+        try:
+            self.store.create(_LOCK, json.dumps(holder).encode())
+        except ExistsError:
+            other = json.loads(self.store.read(_LOCK) or b"{}")
+            raise WorkError(
+                f"{other.get('host', 'somebody')} has been publishing here since {other.get('since', 'just now')} "
+                f"(process {other.get('process', '?')})",
+                remedy="Wait for it. If it was killed, remove the lock with 'edgewright repo unlock'.",
+            ) from None
+        try:
+            yield
+        finally:
+            self.store.delete(_LOCK)
+
+    def commit(self, changed: Mapping[str, Metadata[Targets]], signers: Mapping[str, Sequence[CryptoSigner]]) -> None:
+        """Make signed metadata the repository's, in an order in which no reader sees what is not there yet.
+
+        Args:
+            changed: By role, each signed by enough keys; none for a mere renewal.
+            signers: Of `snapshot` and `timestamp`.
+
+        Raises:
+            TrustError: Something is not signed by enough keys.
+            ExistsError: Another publisher was faster.
+        """
+        for name, metadata in changed.items():
+            delegator = changed[self._parent(name)].signed if self._parent(name) in changed else self.delegator(name)
+            _verify(name, metadata, delegator)
+        meta = {} if self.snapshot is None else dict(self.snapshot.signed.meta)
+        for name, metadata in changed.items():
+            content = metadata.to_bytes()
+            self.store.create(f"metadata/{metadata.signed.version}.{name}.json", content)
+            meta[f"{name}.json"] = MetaFile(metadata.signed.version)
+        now = self.now()
+        snapshot = Metadata(
+            Snapshot(
+                version=self.next_version(Snapshot.type), expires=now + LIFETIMES[Snapshot.type], meta=meta
+            )
+        )
+        _signed(snapshot, signers[Snapshot.type])
+        _verify(Snapshot.type, snapshot, self.root.signed)
+        content = snapshot.to_bytes()
+        self.store.create(f"metadata/{snapshot.signed.version}.snapshot.json", content)
+        before = 0 if self.timestamp is None else self.timestamp.signed.version
+        timestamp = Metadata(
+            Timestamp(
+                version=before + 1,
+                expires=now + LIFETIMES[Timestamp.type],
+                snapshot_meta=MetaFile(
+                    snapshot.signed.version, len(content), {"sha256": hashlib.sha256(content).hexdigest()}
+                ),
+                unrecognized_fields={"issued": now.isoformat()},
+            )
+        )
+        _signed(timestamp, signers[Timestamp.type])
+        _verify(Timestamp.type, timestamp, self.root.signed)
+        self.store.replace("metadata/timestamp.json", timestamp.to_bytes())
+        self.timestamp, self.snapshot = timestamp, snapshot
+        self._read = {}
+
+    def _parent(self, name: str) -> str:
+        if name.startswith(f"{BIN}-"):
+            return BINS
+        return Root.type if name == Targets.type else Targets.type
+
+    def _newest_root(self) -> Metadata[Root]:
+        trusted = _parsed(Root.type, self.anchor)
+        _verify(Root.type, trusted, trusted.signed)
+        while (content := self.store.read(f"metadata/{trusted.signed.version + 1}.root.json")) is not None:
+            newer = self._believed(Root.type, content, trusted.signed)
+            _verify(Root.type, newer, newer.signed)
+            if newer.signed.version != trusted.signed.version + 1:
+                raise TrustError(
+                    f"root {trusted.signed.version + 1} says that it is {newer.signed.version}",
+                    remedy="Restore the repository from a copy.",
+                )
+            trusted = newer
+        return trusted
+
+    def _versioned(self, name: str, meta: MetaFile) -> bytes:
+        content = self.store.read(f"metadata/{meta.version}.{name}.json")
+        if content is None:
+            raise TrustError(
+                f"version {meta.version} of {name} is missing", remedy="Restore the repository from a copy."
+            )
+        try:
+            meta.verify_length_and_hashes(content)
+        except RepositoryError as error:
+            raise TrustError(
+                f"{name} is not what was signed: {error}", remedy="Restore it from a copy."
+            ) from error
+        return content
+
+    def _believed(self, name: str, content: bytes, delegator: Root | Targets) -> Metadata[Any]:
+        metadata = _parsed(name, content)
+        _verify(name, metadata, delegator)
+        return metadata
+
+
+def target_name(path: str, target: TargetFile) -> str:
+    """Return where the bytes of a target lie."""
+    folder, _, base = path.rpartition("/")
+    return f"targets/{folder}/{target.hashes['sha256']}.{base}"
+
+
+def _matching(path: str, content: bytes, target: TargetFile) -> None:
+    try:
+        target.verify_length_and_hashes(content)
+    except RepositoryError as error:
+        raise TrustError(f"{path} is not what was signed: {error}", remedy="Publish that version again.") from error
+
+
+def _parsed(name: str, content: bytes) -> Metadata[Any]:
+    try:
+        metadata: Metadata[Signed] = Metadata.from_bytes(content)
+    except RepositoryError as error:
+        raise TrustError(f"{name} is no metadata: {error}", remedy="Restore it from a copy.") from error
+    kind = name if name in (Root.type, Timestamp.type, Snapshot.type) else Targets.type
+    if metadata.signed.type != kind:
+        raise TrustError(
+            f"{name} holds metadata of the type {metadata.signed.type}", remedy="Restore it from a copy."
+        )
+    return metadata
+
+
+def _verify(name: str, metadata: Metadata[Any], delegator: Root | Targets) -> None:
+    try:
+        delegator.verify_delegate(name, metadata.signed_bytes, metadata.signatures)
+    except (RepositoryError, ValueError) as error:
+        raise TrustError(
+            f"{name} is not signed by enough of its keys: {error}",
+            remedy=f"Have it signed: edgewright repo sign {name.partition('-')[0]} --keys FOLDER.",
+        ) from error
+
+
+def _signed(metadata: Metadata[Any], signers: Sequence[CryptoSigner]) -> None:
+    for signer in signers:
+        metadata.sign(signer, append=True)

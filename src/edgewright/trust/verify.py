@@ -1,0 +1,297 @@
+"""From bytes on a server to what a device believes: a policy, a plan within it, a manifest that both name.
+
+The rules, besides TUF's own:
+
+- Policies and manifests count only if the offline keys signed them, plans only if the key for rollouts did.
+- What was once believed is never taken back: the versions of timestamp, policy and plan only rise. A device keeps
+  the highest that it has seen in its own journal, which it syncs; TUF's client does not.
+- The lowest time that is believable is the latest that anybody with a key has signed, so a clock that was set back
+  brings no old metadata to life. The device's own clock is never remembered, so one glitch into the future does not
+  end updates. Expired metadata ends installations, never inference.
+- What is fetched is limited in size and time before it is parsed.
+"""
+
+import datetime
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from tuf.api import exceptions as tuf
+from tuf.api.metadata import TargetFile
+from tuf.ngclient import Updater, UpdaterConfig
+
+from edgewright.contract.errors import InputError
+from edgewright.contract.names import checked_digest, checked_name, checked_version
+from edgewright.contract.plan import Plan, Policy, refusals
+from edgewright.contract.refusal import RefusalCode, Refused
+from edgewright.contract.release import Manifest
+from edgewright.trust.fetch import Fetcher
+
+__all__ = ["Memory", "View", "plan_path", "policy_path", "refresh", "release_path"]
+
+Record = TypeVar("Record")
+
+_LIMITS = UpdaterConfig(
+    max_root_rotations=64,
+    max_delegations=4,
+    root_max_length=64_000,
+    timestamp_max_length=4_000,
+    snapshot_max_length=200_000,
+    targets_max_length=2_000_000,
+)
+_LARGEST_MANIFEST = 2_000_000
+
+
+class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a device has believed; it never goes back behind it.
+
+    Attributes:
+        timestamp: Highest version.
+        timestamp_keys: Of the key that signed it; another key begins anew.
+        issued: Latest signed time, UTC, ISO 8601.
+        policy: Highest revision.
+        epoch: Of that policy.
+        plan: Highest counter of a plan of that epoch.
+    """
+
+    timestamp: int = 0
+    timestamp_keys: tuple[str, ...] = ()
+    issued: str = ""
+    policy: int = 0
+    epoch: int = 0
+    plan: int = 0
+
+
+class View:
+    """The repository at one moment, as this device believes it.
+
+    Attributes:
+        memory: What the device must remember from now on.
+        snapshot: sha256 of the snapshot that this is, hexadecimal.
+    """
+
+    def __init__(self, updater: Updater, fetcher: Fetcher, memory: Memory, snapshot: str) -> None:
+        self._updater, self._fetcher = updater, fetcher
+        self.memory, self.snapshot = memory, snapshot
+
+    def models(self, device_class: str) -> list[str]:
+        """Return the models that there is a plan for on a device class."""
+        with _refusing(self._fetcher):
+            self._updater.get_targetinfo(plan_path("any", device_class))  # loads the role
+            targets = self._updater._trusted_set["rollouts"].targets  # noqa: SLF001 - see `refresh`
+        found = []
+        for path in targets:
+            folder, _, rest = path.partition("/")
+            model, _, name = rest.partition("/")
+            if folder == "rollouts" and name == f"{device_class}.json":
+                found.append(model)
+        return sorted(found)
+
+    def policy(self, model: str, device_class: str) -> Policy:
+        """Return what the offline keys allow; from then on the device remembers its revision.
+
+        Raises:
+            Refused: There is none, it is older than one seen before, or it is for something else.
+        """
+        path = policy_path(model, device_class)
+        policy = self._inline(path, Policy)
+        if policy is None:
+            raise Refused("policy", path, f"the offline keys have signed no policy for {model} on {device_class}")
+        if (policy.model, policy.device_class) != (model, device_class):
+            raise Refused("wrong class", path, f"the policy is for {policy.model} on {policy.device_class}")
+        if policy.revision < self.memory.policy:
+            raise Refused(
+                "rollback", path, f"policy revision {policy.revision} is older than {self.memory.policy}, seen before"
+            )
+        plan = self.memory.plan if policy.epoch == self.memory.epoch else 0
+        self.memory = msgspec.structs.replace(self.memory, policy=policy.revision, epoch=policy.epoch, plan=plan)
+        return policy
+
+    def plan(self, policy: Policy) -> Plan | None:
+        """Return the plan within a policy, None if there is none; from then on the device remembers its counter.
+
+        Raises:
+            Refused: It is laxer than the policy, older than one seen before, or for something else.
+        """
+        path = plan_path(policy.model, policy.device_class)
+        plan = self._inline(path, Plan)
+        if plan is None:
+            return None
+        laxer = refusals(plan, policy)
+        if laxer:
+            denied = any("denied" in reason for reason in laxer)
+            raise Refused("denied" if denied else "policy", path, f"the plan breaks the policy: {'; '.join(laxer)}")
+        if plan.counter < self.memory.plan:
+            raise Refused("rollback", path, f"plan {plan.counter} is older than {self.memory.plan}, seen before")
+        self.memory = msgspec.structs.replace(self.memory, plan=plan.counter)
+        return plan
+
+    def manifest(self, model: str, version: str, digest: str) -> Manifest:
+        """Return the manifest that the offline keys signed for a version.
+
+        Args:
+            model: Of the release.
+            version: Of the release.
+            digest: sha256 that the plan names.
+
+        Raises:
+            Refused: It was not signed by the releases' keys, or is another one than the plan names.
+        """
+        path = release_path(model, version)
+        checked_digest("manifest", digest)
+        with _refusing(self._fetcher):
+            target = self._updater.get_targetinfo(path)
+            if target is None:
+                raise Refused("unsigned", path, f"{model} {version} is no release that the offline keys have signed")
+            if target.hashes.get("sha256") != digest:
+                raise Refused("tampered", path, f"the plan names another manifest of {model} {version}")
+            content = self._bytes(target)
+        manifest = _decoded(content, Manifest, path)
+        if (manifest.name, manifest.version) != (model, version):
+            raise Refused("tampered", path, f"the manifest is of {manifest.name} {manifest.version}")
+        return manifest
+
+    def _inline(self, path: str, kind: type[Record]) -> Record | None:
+        """Return a record that lies in the metadata itself, which saves a request."""
+        with _refusing(self._fetcher):
+            target = self._updater.get_targetinfo(path)
+        if target is None:
+            return None
+        custom = target.custom
+        content = custom.get("record") if isinstance(custom, dict) else None
+        if not isinstance(content, str):
+            raise Refused("tampered", path, f"{path} holds no record")
+        with _refusing(self._fetcher):
+            target.verify_length_and_hashes(content.encode())
+        return _decoded(content.encode(), kind, path)
+
+    def _bytes(self, target: TargetFile) -> bytes:
+        if target.length > _LARGEST_MANIFEST:
+            raise Refused("oversized", target.path, f"it has {target.length} bytes, at most {_LARGEST_MANIFEST} are read")
+        folder, _, base = target.path.rpartition("/")
+        url = f"{self._updater._target_base_url}{folder}/{target.hashes['sha256']}.{base}"  # noqa: SLF001
+        content = self._fetcher.download_bytes(url, target.length)
+        target.verify_length_and_hashes(content)
+        return content
+
+
+def refresh(
+    folder: Path,
+    url: str,
+    anchor: bytes,
+    memory: Memory,
+    fetcher: Fetcher,
+    *,
+    now: Callable[[], datetime.datetime],
+) -> View:
+    """Ask the server what is new and return what of it a device believes.
+
+    Args:
+        folder: For metadata.
+        url: Of the repository, with a slash at its end.
+        anchor: The root that the device was enrolled with.
+        memory: What it has believed.
+        fetcher: Gets the bytes.
+        now: The device's clock.
+
+    Raises:
+        Refused: The server does not answer, or what it gives is not to be believed.
+        OSError: The disk is full or broken.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _refusing(fetcher):
+        updater = Updater(
+            str(folder), f"{url}metadata/", None, f"{url}targets/", fetcher, _LIMITS, bootstrap=anchor
+        )
+        # TUF's client has no seam for a clock; this is the only place where Edgewright reaches into it.
+        trusted = updater._trusted_set  # noqa: SLF001
+        trusted.reference_time = max(now(), _time(memory.issued))
+        updater.refresh()
+        stamp = trusted.timestamp
+        keys = tuple(sorted(trusted.root.roles["timestamp"].keyids))
+        if keys == memory.timestamp_keys and stamp.version < memory.timestamp:
+            raise Refused(
+                "rollback",
+                "timestamp.json",
+                f"timestamp {stamp.version} is older than {memory.timestamp}, seen before",
+            )
+    _sync_all(folder)
+    issued = str(stamp.unrecognized_fields.get("issued", ""))
+    latest = max(_time(memory.issued), _time(issued)) if keys == memory.timestamp_keys else _time(issued)
+    memory = msgspec.structs.replace(
+        memory, timestamp=stamp.version, timestamp_keys=keys, issued=latest.isoformat() if issued else memory.issued
+    )
+    digest = (stamp.snapshot_meta.hashes or {}).get("sha256", "")
+    return View(updater, fetcher, memory, digest)
+
+
+def release_path(model: str, version: str) -> str:
+    """Return under which path a manifest is signed."""
+    return f"releases/{checked_name('model', model)}/{checked_version(version)}.json"
+
+
+def policy_path(model: str, device_class: str) -> str:
+    """Return under which path a policy is signed."""
+    return f"policies/{checked_name('model', model)}/{checked_name('device class', device_class)}.json"
+
+
+def plan_path(model: str, device_class: str) -> str:
+    """Return under which path a plan is signed."""
+    return f"rollouts/{checked_name('model', model)}/{checked_name('device class', device_class)}.json"
+
+
+_BEGINNING = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+def _time(text: str) -> datetime.datetime:
+    try:
+        found = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return _BEGINNING
+    return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
+
+
+def _decoded(content: bytes, kind: type[Record], path: str) -> Record:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.MsgspecError, InputError) as error:
+        raise Refused("tampered", path, f"{path} is signed and cannot be read: {error}") from error
+
+
+def _sync_all(folder: Path) -> None:
+    """Bring what TUF's client wrote to the disk; it does not."""
+    for path in (*folder.iterdir(), folder, folder / "root_history"):
+        if path.is_symlink() or not path.exists():
+            continue
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# In this order: the first that an error is an instance of.
+_CODES: tuple[tuple[type[Exception], RefusalCode], ...] = (
+    (tuf.ExpiredMetadataError, "expired"),
+    (tuf.BadVersionNumberError, "rollback"),
+    (tuf.UnsignedMetadataError, "unsigned"),
+    (tuf.LengthOrHashMismatchError, "tampered"),
+    (tuf.RepositoryError, "tampered"),
+    (tuf.DownloadLengthMismatchError, "oversized"),
+    (tuf.SlowRetrievalError, "slow"),
+    (tuf.DownloadHTTPError, "missing"),
+    (tuf.DownloadError, "unreachable"),
+)
+
+
+@contextmanager
+def _refusing(fetcher: Fetcher) -> Iterator[None]:
+    """Turn the client's errors into refusals."""
+    try:
+        yield
+    except (tuf.RepositoryError, tuf.DownloadError) as error:
+        code = next(code for kind, code in _CODES if isinstance(error, kind))
+        raise Refused(code, fetcher.latest, f"{fetcher.latest or 'metadata'}: {error}") from error
