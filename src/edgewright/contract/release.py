@@ -28,6 +28,7 @@ __all__ = [
     "SelfTest",
     "StoredFile",
     "Variant",
+    "stored",
 ]
 
 Kind = Literal["model", "agent", "firmware"]
@@ -62,14 +63,16 @@ class Delta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         base: sha256 of the earlier file.
         codec: How the difference is written.
-        sha256: Of the delta as it lies in the repository.
-        size_bytes: Of the delta as it lies in the repository.
+        sha256: Of the delta.
+        size_bytes: Of the delta.
+        sealed: Its encrypted form, if it is stored so.
     """
 
     base: str
     codec: Codec
     sha256: str
     size_bytes: int
+    sealed: Sealed | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no digest or size."""
@@ -85,7 +88,7 @@ class StoredFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         name: In the slot's folder.
         sha256: Of its bytes as they are used.
         size_bytes: Of its bytes as they are used.
-        sealed: Its encrypted form, if it is stored so; deltas are encrypted to the same key then.
+        sealed: Its encrypted form, if it is stored so.
         deltas: From files of earlier releases.
     """
 
@@ -100,16 +103,6 @@ class StoredFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         checked_name("file", self.name)
         checked_digest(f"digest of {self.name}", self.sha256)
         _checked_size(self.size_bytes)
-
-    @property
-    def stored_sha256(self) -> str:
-        """Digest of the bytes in the repository."""
-        return self.sha256 if self.sealed is None else self.sealed.sha256
-
-    @property
-    def stored_bytes(self) -> int:
-        """Size of the bytes in the repository."""
-        return self.size_bytes if self.sealed is None else self.sealed.size_bytes
 
 
 class SelfTest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -285,6 +278,13 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def variant(self, device_class: str) -> Variant | None:
         """Return the variant for a device class, None if there is none."""
         return next((each for each in self.variants if each.device_class == device_class), None)
+
+
+def stored(content: StoredFile | Delta) -> tuple[str, int]:
+    """Return digest and size of what lies in the repository for a file or a delta."""
+    if content.sealed is not None:
+        return content.sealed.sha256, content.sealed.size_bytes
+    return content.sha256, content.size_bytes
 
 
 def _checked_size(size: int) -> None:

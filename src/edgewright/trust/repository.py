@@ -77,6 +77,10 @@ class Repository:
     _read: dict[str, Metadata[Any]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Read what is there."""
+        self.reopen()
+
+    def reopen(self) -> None:
         """Read and verify the chain of roots, the timestamp and the snapshot.
 
         Raises:
@@ -118,6 +122,14 @@ class Repository:
         if parent is None:
             raise TrustError(f"nobody delegates to {name}", remedy="Make the repository with 'edgewright keys init'.")
         return parent.signed
+
+    def parsed(self, name: str, content: bytes) -> Metadata[Any]:
+        """Return metadata whose signatures are still to be checked.
+
+        Raises:
+            TrustError: It is none, or of another type.
+        """
+        return _parsed(name, content)
 
     def bin_of(self, path: str) -> str:
         """Return the role that holds a release's or policy's path."""
@@ -189,7 +201,7 @@ class Repository:
             ExistsError: Another publisher was faster.
         """
         for name, metadata in changed.items():
-            delegator = changed[self._parent(name)].signed if self._parent(name) in changed else self.delegator(name)
+            delegator = changed[self.parent(name)].signed if self.parent(name) in changed else self.delegator(name)
             _verify(name, metadata, delegator)
         meta = {} if self.snapshot is None else dict(self.snapshot.signed.meta)
         for name, metadata in changed.items():
@@ -223,7 +235,8 @@ class Repository:
         self.timestamp, self.snapshot = timestamp, snapshot
         self._read = {}
 
-    def _parent(self, name: str) -> str:
+    def parent(self, name: str) -> str:
+        """Return the role that delegates to a role."""
         if name.startswith(f"{BIN}-"):
             return BINS
         return Root.type if name == Targets.type else Targets.type

@@ -24,13 +24,14 @@ from tuf.api.metadata import TargetFile
 from tuf.ngclient import Updater, UpdaterConfig
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.names import checked_digest, checked_name, checked_version
+from edgewright.contract.names import checked_digest
 from edgewright.contract.plan import Plan, Policy, refusals
 from edgewright.contract.refusal import RefusalCode, Refused
 from edgewright.contract.release import Manifest
 from edgewright.trust.fetch import Fetcher
+from edgewright.trust.paths import plan_path, policy_path, release_path
 
-__all__ = ["Memory", "View", "plan_path", "policy_path", "refresh", "release_path"]
+__all__ = ["Memory", "View", "refresh"]
 
 Record = TypeVar("Record")
 
@@ -226,21 +227,6 @@ def refresh(
     )
     digest = (stamp.snapshot_meta.hashes or {}).get("sha256", "")
     return View(updater, fetcher, memory, digest)
-
-
-def release_path(model: str, version: str) -> str:
-    """Return under which path a manifest is signed."""
-    return f"releases/{checked_name('model', model)}/{checked_version(version)}.json"
-
-
-def policy_path(model: str, device_class: str) -> str:
-    """Return under which path a policy is signed."""
-    return f"policies/{checked_name('model', model)}/{checked_name('device class', device_class)}.json"
-
-
-def plan_path(model: str, device_class: str) -> str:
-    """Return under which path a plan is signed."""
-    return f"rollouts/{checked_name('model', model)}/{checked_name('device class', device_class)}.json"
 
 
 _BEGINNING = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)

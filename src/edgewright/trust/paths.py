@@ -1,0 +1,24 @@
+"""Under which paths things are signed: who signs a path decides what it may be."""
+
+from edgewright.contract.names import checked_name, checked_version
+
+__all__ = ["plan_path", "policy_path", "release_path"]
+
+
+def release_path(model: str, version: str) -> str:
+    """Return where a manifest is; the releases' keys sign it.
+
+    >>> release_path("digits", "1.0.0")
+    'releases/digits/1.0.0.json'
+    """
+    return f"releases/{checked_name('model', model)}/{checked_version(version)}.json"
+
+
+def policy_path(model: str, device_class: str) -> str:
+    """Return where a policy is; the releases' keys sign it."""
+    return f"policies/{checked_name('model', model)}/{checked_name('device class', device_class)}.json"
+
+
+def plan_path(model: str, device_class: str) -> str:
+    """Return where a plan is; the key for rollouts signs it."""
+    return f"rollouts/{checked_name('model', model)}/{checked_name('device class', device_class)}.json"

@@ -1,0 +1,230 @@
+"""Changes that wait for signatures: prepared on one machine, signed on others that each hold a key, then landed.
+
+What is staged lies beside the repository, so devices do not see it, and carries the signatures that it has so far.
+All of it lands at once, and only when every part is signed by enough keys.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, Root, Targets
+
+from edgewright.contract.errors import InputError
+from edgewright.trust.keys import KeyFolder
+from edgewright.trust.repository import BIN, BINS, LIFETIMES, Repository, TrustError
+
+__all__ = ["Waiting", "changes", "discard", "draft", "land", "sign", "stage", "staged", "waiting"]
+
+_FOLDER = "staged"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What staged metadata lacks.
+
+    Attributes:
+        role: Whose it is: `root`, `releases` or `rollouts`.
+        name: Of the metadata.
+        signed: How many of the role's keys have signed.
+        needed: How many must.
+    """
+
+    role: str
+    name: str
+    signed: int
+    needed: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is lacking."""
+        return self.signed >= self.needed
+
+
+def role_of(name: str) -> str:
+    """Return whose keys sign metadata of a name.
+
+    >>> role_of("bin-0f"), role_of("targets"), role_of("rollouts")
+    ('releases', 'releases', 'rollouts')
+    """
+    return "releases" if name in (Targets.type, BINS) or name.startswith(f"{BIN}-") else name
+
+
+def draft(repository: Repository, name: str) -> Metadata[Targets]:
+    """Return unsigned metadata of a role to be changed, with a new version.
+
+    It starts from what is signed. What is staged is not: whoever can write to the store could have added to it.
+
+    Raises:
+        TrustError: There is no such role.
+    """
+    current = repository.role(name)
+    if current is None:
+        raise TrustError(f"there is no role {name}", remedy="Make the repository with 'edgewright keys init'.")
+    signed = Targets.from_dict(current.signed.to_dict())
+    signed.version = repository.next_version(name)
+    signed.expires = repository.now() + LIFETIMES[BIN if name.startswith(f"{BIN}-") else name]
+    return Metadata(signed)
+
+
+def stage(repository: Repository, changed: Mapping[str, Metadata[Targets] | Metadata[Root]]) -> None:
+    """Put changed metadata among what waits for signatures.
+
+    Raises:
+        InputError: Something waits already.
+    """
+    if before := repository.store.names(_FOLDER):
+        raise InputError(
+            f"{len(before)} staged files wait for signatures already",
+            remedy="Sign them with 'edgewright repo sign', or drop them with 'edgewright repo discard'.",
+        )
+    for name, metadata in changed.items():
+        repository.store.replace(f"{_FOLDER}/{name}.json", metadata.to_bytes())
+
+
+def staged(repository: Repository) -> dict[str, Metadata[Targets] | Metadata[Root]]:
+    """Return what waits, by name.
+
+    Raises:
+        TrustError: It is damaged.
+    """
+    found: dict[str, Metadata[Targets] | Metadata[Root]] = {}
+    for path in repository.store.names(_FOLDER):
+        name = path.removeprefix(f"{_FOLDER}/").removesuffix(".json")
+        content = repository.store.read(path)
+        if content is not None:
+            found[name] = repository.parsed(name, content)
+    return found
+
+
+def discard(repository: Repository) -> int:
+    """Drop what is staged, and return how many files that were."""
+    names = repository.store.names(_FOLDER)
+    for name in names:
+        repository.store.delete(name)
+    return len(names)
+
+
+def changes(repository: Repository) -> list[str]:
+    """Return in words what signing the staged metadata would make true; whoever signs must have read it."""
+    found = []
+    for name, metadata in sorted(staged(repository).items()):
+        if isinstance(metadata.signed, Root):
+            found.append(f"root {metadata.signed.version}: whose keys count")
+            continue
+        before = repository.role(name)
+        old = {} if before is None else before.signed.targets
+        new = metadata.signed.targets
+        for path in sorted({*old, *new}):
+            if path not in new:
+                found.append(f"remove {path}")
+            elif path not in old or old[path].hashes != new[path].hashes:
+                found.append(f"{'change' if path in old else 'add'} {path} sha256 {new[path].hashes.get('sha256')}")
+        if before is not None and before.signed.delegations != metadata.signed.delegations:
+            found.append(f"change whose keys count for what {name} delegates")
+    return found
+
+
+def waiting(repository: Repository) -> list[Waiting]:
+    """Return for everything that is staged how many signatures it has and needs."""
+    changed = staged(repository)
+    found = []
+    for name, metadata in changed.items():
+        parents: list[Root | Targets] = []
+        if name == Root.type:
+            parents = [repository.root.signed, metadata.signed]
+        else:
+            parents = [_delegator(repository, changed, name)]
+        results = [p.get_verification_result(name, metadata.signed_bytes, metadata.signatures) for p in parents]
+        least = min(results, key=lambda result: len(result.signed) - result.threshold)
+        found.append(Waiting(role_of(name), name, len(least.signed), least.threshold))
+    return found
+
+
+def sign(repository: Repository, role: str, keys: KeyFolder) -> list[Waiting]:
+    """Add this folder's signatures to what is staged for a role, and return what is still lacking.
+
+    Raises:
+        InputError: Nothing is staged for the role, or no key of this folder counts for it.
+    """
+    changed = staged(repository)
+    mine = {name: metadata for name, metadata in changed.items() if role_of(name) == role}
+    if not mine:
+        raise InputError(
+            f"nothing is staged for {role}", remedy="Prepare it first, such as with 'edgewright publish --stage'."
+        )
+    added = 0
+    for name, metadata in mine.items():
+        for signer in _signers(repository, changed, name, keys):
+            metadata.sign(signer, append=True)
+            added += 1
+        repository.store.replace(f"{_FOLDER}/{name}.json", metadata.to_bytes())
+    if not added:
+        raise InputError(
+            f"{keys.path} holds no private key that counts for {role}", remedy="Use the folder of one that does."
+        )
+    return waiting(repository)
+
+
+def land(repository: Repository, keys: KeyFolder) -> bool:
+    """Make what is staged the repository's, if all of it is signed; a new root goes first.
+
+    Args:
+        repository: Locked by the caller.
+        keys: Of the online roles.
+
+    Returns:
+        Whether it landed; False if signatures are lacking or nothing is staged.
+
+    Raises:
+        ExistsError: Another publisher was faster.
+    """
+    lacking = waiting(repository)
+    if not lacking or not all(part.complete for part in lacking):
+        return False
+    changed = staged(repository)
+    root = changed.pop(Root.type, None)
+    if root is not None:
+        repository.store.create(f"metadata/{root.signed.version}.root.json", root.to_bytes())
+        repository.reopen()
+    targets = {name: metadata for name, metadata in changed.items() if isinstance(metadata.signed, Targets)}
+    repository.commit(targets, online_signers(repository, keys))
+    for name in (*targets, Root.type):
+        repository.store.delete(f"{_FOLDER}/{name}.json")
+    return True
+
+
+def online_signers(repository: Repository, keys: KeyFolder) -> dict[str, list[CryptoSigner]]:
+    """Return who signs `snapshot` and `timestamp` here.
+
+    Raises:
+        InputError: The keys are not in this folder.
+    """
+    found = {role: keys.signers(repository.root.signed.roles[role].keyids) for role in ("snapshot", "timestamp")}
+    if not all(found.values()):
+        raise InputError(
+            f"{keys.path} holds no keys for snapshot and timestamp",
+            remedy="Run 'edgewright repo refresh' where the online keys are.",
+        )
+    return found
+
+
+def _signers(
+    repository: Repository, changed: Mapping[str, Metadata[Targets] | Metadata[Root]], name: str, keys: KeyFolder
+) -> Sequence[CryptoSigner]:
+    if name == Root.type:
+        new = changed[name].signed
+        ids = {*repository.root.signed.roles[Root.type].keyids}
+        ids |= {*new.roles[Root.type].keyids} if isinstance(new, Root) else set()
+        return keys.signers(sorted(ids))
+    return keys.signers(_delegator(repository, changed, name).get_delegated_role(name).keyids)
+
+
+def _delegator(
+    repository: Repository, changed: Mapping[str, Metadata[Targets] | Metadata[Root]], name: str
+) -> Root | Targets:
+    parent = repository.parent(name)
+    if parent in changed:
+        return changed[parent].signed
+    return repository.delegator(name)
+
