@@ -1,0 +1,135 @@
+"""What this device should run, from what is signed and what it knows of itself: a pure function."""
+
+import datetime
+from dataclasses import dataclass
+from typing import Literal
+
+from edgewright.contract.names import version_key
+from edgewright.contract.plan import Arm, Plan, Policy
+from edgewright.contract.refusal import Refusal, RefusalCode
+from edgewright.device.cohort import arm_of, is_held_back, is_in
+from edgewright.device.slots import Installed, Slots
+
+__all__ = ["Choice", "Situation", "choose"]
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a device knows of itself.
+
+    Attributes:
+        device_id: Its own.
+        labels: Its labels.
+        channel: Its channel, "" for none.
+        now: The time that it believes.
+        hour: Of the local day.
+        battery: State of charge, 0 to 1; None without a battery, or on mains.
+    """
+
+    device_id: str
+    labels: dict[str, str]
+    channel: str
+    now: datetime.datetime
+    hour: int
+    battery: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What to do.
+
+    Attributes:
+        action: `keep` what serves, `install` a release, `withdraw` the one on trial, or `wait` with an installation.
+        release: To install.
+        shadow: Whether it only runs beside the proven one.
+        why: For the record; a refusal if something was refused.
+    """
+
+    action: Literal["keep", "install", "withdraw", "wait"]
+    release: Installed | None = None
+    shadow: bool = False
+    why: Refusal | None = None
+
+
+def choose(
+    plan: Plan | None, policy: Policy, slots: Slots, failed: dict[str, Refusal], situation: Situation
+) -> Choice:
+    """Return what a device should do.
+
+    Args:
+        plan: Within the policy; None if there is none.
+        policy: Of the offline keys.
+        slots: What is installed.
+        failed: What failed here, by its manifest's sha256.
+        situation: What the device knows of itself.
+    """
+    on_trial = slots.trial
+    if on_trial is not None and _is_denied(on_trial, policy):
+        return Choice("withdraw", why=_why("denied", on_trial.version, "the offline keys have denied it"))
+    if plan is None or not _is_for(plan, situation):
+        return Choice("keep")
+    if plan.state == "aborted":
+        if on_trial is not None and on_trial.rollout == plan.rollout:
+            return Choice("withdraw", why=_why("policy", on_trial.version, f"rollout {plan.rollout} was aborted"))
+        return Choice("keep")
+    if plan.state != "running" or not _has_begun(plan, situation.now):
+        return Choice("keep")
+    if is_held_back(policy.holdback, policy.salt, situation.device_id):
+        return Choice("keep")
+    if not is_in(plan.fraction, plan.rollout, policy.salt, situation.device_id):
+        return Choice("keep")
+    arm, number = _arm(plan, policy, situation)
+    release = Installed(plan.model, arm.version, arm.manifest, plan.rollout, number)
+    serving = slots.serving
+    if serving is not None and serving.manifest == arm.manifest:
+        return Choice("keep")
+    if arm.manifest in failed:
+        return Choice("keep", why=failed[arm.manifest])
+    lacking = _lacking(plan, policy, situation)
+    if lacking is not None:
+        return Choice("wait", release, plan.shadow, lacking)
+    return Choice("install", release, plan.shadow)
+
+
+def _arm(plan: Plan, policy: Policy, situation: Situation) -> tuple[Arm, int]:
+    weights = [arm.weight for arm in plan.arms]
+    number = arm_of(weights, plan.rollout, policy.salt, situation.device_id)
+    return plan.arms[number], number
+
+
+def _is_for(plan: Plan, situation: Situation) -> bool:
+    wanted = plan.selector
+    if wanted.channel and wanted.channel != situation.channel:
+        return False
+    return all(situation.labels.get(label) == value for label, value in wanted.labels.items())
+
+
+def _has_begun(plan: Plan, now: datetime.datetime) -> bool:
+    if plan.start and now < _time(plan.start):
+        return False
+    return not plan.end or now < _time(plan.end)
+
+
+def _lacking(plan: Plan, policy: Policy, situation: Situation) -> Refusal | None:
+    least = max(plan.min_battery, policy.min_battery)
+    if situation.battery is not None and situation.battery < least:
+        return _why("battery", plan.rollout, f"the battery is at {situation.battery:.0%}, {least:.0%} are needed")
+    if plan.hours is not None and not plan.hours.holds(situation.hour):
+        return _why(
+            "hours", plan.rollout, f"it is {situation.hour} o'clock, {plan.hours.first} to {plan.hours.last} are allowed"
+        )
+    return None
+
+
+def _is_denied(installed: Installed, policy: Policy) -> bool:
+    below = version_key(installed.version) < version_key(policy.floor)
+    return below or installed.manifest in policy.denied
+
+
+def _why(code: RefusalCode, file: str, reason: str) -> Refusal:
+    return Refusal(code, file, reason)
+
+
+def _time(text: str) -> datetime.datetime:
+    found = datetime.datetime.fromisoformat(text)
+    return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
