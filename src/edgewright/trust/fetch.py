@@ -8,20 +8,21 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import urllib3
-from tuf.api.exceptions import DownloadError, DownloadHTTPError, SlowRetrievalError
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadHTTPError,
+    DownloadLengthMismatchError,
+    SlowRetrievalError,
+)
 from tuf.ngclient.fetcher import FetcherInterface
 
-from edgewright.contract.errors import InputError, WorkError
+from edgewright.contract.errors import InputError
+from edgewright.contract.refusal import RefusalCode, Refused
 
-__all__ = ["FetchError", "Fetcher", "checked_url"]
+__all__ = ["Fetcher", "checked_url", "code_of"]
 
 _CHUNK = 64 * 1024
-_HTTP_ERROR = 400
 _WHOLE, _PART, _NO_SUCH_RANGE = 200, 206, 416
-
-
-class FetchError(WorkError):
-    """The server did not give what was asked for; the download can be tried again."""
 
 
 class Fetcher(FetcherInterface):
@@ -74,7 +75,7 @@ class Fetcher(FetcherInterface):
             size: Of the file, bytes.
 
         Raises:
-            FetchError: The server does not answer, is too slow, or has other bytes.
+            Refused: The server does not answer, is too slow, or has other bytes.
             OSError: The disk is full or broken.
         """
         partial = path.with_name(f"{path.name}.part")
@@ -91,7 +92,7 @@ class Fetcher(FetcherInterface):
             os.fsync(stream.fileno())
         if digest.hexdigest() != sha256:
             partial.unlink()
-            raise FetchError(f"{url} holds other bytes than were signed", remedy="Check the server's files.")
+            raise Refused("tampered", path.name, f"{url} holds other bytes than were signed")
         partial.replace(path)
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
@@ -100,36 +101,29 @@ class Fetcher(FetcherInterface):
             os.close(descriptor)
 
     def _go_on(self, url: str, partial: Path, have: int, size: int) -> None:
+        name = partial.name.removesuffix(".part")
         try:
             response = self._get(url, {"Range": f"bytes={have}-"} if have else {})
-        except DownloadError as error:
-            raise FetchError(f"{url} cannot be had: {error}", remedy="Try again later.") from error
-        if response.status not in (_WHOLE, _PART):
-            response.close()
-            if response.status == _NO_SUCH_RANGE:
-                partial.unlink(missing_ok=True)
-            raise FetchError(
-                f"{url} answers with status {response.status}", remedy="Check that the server has the file."
-            )
-        have = have if response.status == _PART else 0
-        with partial.open("r+b" if have else "wb") as stream:
-            stream.seek(have)
-            stream.truncate()
-            try:
+            if response.status not in (_WHOLE, _PART):
+                response.close()
+                if response.status == _NO_SUCH_RANGE:
+                    partial.unlink(missing_ok=True)
+                raise DownloadHTTPError(f"{url} answers with status {response.status}", response.status)
+            have = have if response.status == _PART else 0
+            with partial.open("r+b" if have else "wb") as stream:
+                stream.seek(have)
+                stream.truncate()
                 for chunk in self._chunks(response, url):
                     have += len(chunk)
                     if have > size:
-                        raise DownloadError(f"it is longer than the {size} bytes that were signed")
+                        stream.truncate(0)
+                        raise DownloadLengthMismatchError(f"{url} is longer than the {size} bytes that were signed")
                     stream.write(chunk)
-            except DownloadError as error:
-                if have > size:
-                    stream.truncate(0)
-                raise FetchError(f"{url} cannot be had: {error}", remedy="Try again later.") from error
-            finally:
-                response.release_conn()
+        except DownloadError as error:
+            raise Refused(code_of(error), name, str(error), remedy="The download goes on later.") from error
         if have < size:
-            raise FetchError(
-                f"{url} ended after {have} of {size} bytes", remedy="Try again; the download goes on there."
+            raise Refused(
+                "unreachable", name, f"{url} ended after {have} of {size} bytes", remedy="The download goes on later."
             )
 
     def _get(self, url: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
@@ -164,6 +158,20 @@ class Fetcher(FetcherInterface):
             raise DownloadError(f"{url} broke off: {error}") from error
         finally:
             response.release_conn()
+
+
+# In this order: the first that an error is an instance of.
+_CODES: tuple[tuple[type[Exception], RefusalCode], ...] = (
+    (DownloadLengthMismatchError, "oversized"),
+    (SlowRetrievalError, "slow"),
+    (DownloadHTTPError, "missing"),
+    (DownloadError, "unreachable"),
+)
+
+
+def code_of(error: DownloadError) -> RefusalCode:
+    """Return what a failed download is refused as."""
+    return next(code for kind, code in _CODES if isinstance(error, kind))
 
 
 def checked_url(url: str) -> str:

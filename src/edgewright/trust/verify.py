@@ -28,7 +28,7 @@ from edgewright.contract.names import checked_digest
 from edgewright.contract.plan import Plan, Policy, refusals
 from edgewright.contract.refusal import RefusalCode, Refused
 from edgewright.contract.release import Manifest
-from edgewright.trust.fetch import Fetcher
+from edgewright.trust.fetch import Fetcher, code_of
 from edgewright.trust.paths import plan_path, policy_path, release_path
 
 __all__ = ["Memory", "View", "refresh"]
@@ -266,10 +266,6 @@ _CODES: tuple[tuple[type[Exception], RefusalCode], ...] = (
     (tuf.UnsignedMetadataError, "unsigned"),
     (tuf.LengthOrHashMismatchError, "tampered"),
     (tuf.RepositoryError, "tampered"),
-    (tuf.DownloadLengthMismatchError, "oversized"),
-    (tuf.SlowRetrievalError, "slow"),
-    (tuf.DownloadHTTPError, "missing"),
-    (tuf.DownloadError, "unreachable"),
 )
 
 
@@ -279,5 +275,8 @@ def _refusing(fetcher: Fetcher) -> Iterator[None]:
     try:
         yield
     except (tuf.RepositoryError, tuf.DownloadError) as error:
-        code = next(code for kind, code in _CODES if isinstance(error, kind))
+        if isinstance(error, tuf.DownloadError):
+            code = code_of(error)
+        else:
+            code = next(code for kind, code in _CODES if isinstance(error, kind))
         raise Refused(code, fetcher.latest, f"{fetcher.latest or 'metadata'}: {error}") from error
