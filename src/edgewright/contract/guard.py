@@ -1,0 +1,74 @@
+"""Rules for what may reach a model and what may leave it."""
+
+import math
+from typing import Literal
+
+import msgspec
+
+from edgewright.contract.errors import InputError
+
+__all__ = ["Action", "Check", "GuardRules", "InputRule"]
+
+Check = Literal["range", "not finite", "missing", "stuck", "dead", "rate"]
+Action = Literal["reject", "clamp", "impute", "count"]
+
+
+class InputRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is done if an input breaks a check.
+
+    Attributes:
+        check: `range` of the contract; `not finite` values; the whole input `missing`; `stuck`: the same values as
+            before, `patience` times; `dead`: all values equal; `rate`: more than `most_per_s` inputs a second.
+        action: `reject` the input; `clamp` to the range; `impute` the value `fill`; only `count`.
+        input: Name of the input, "" for each.
+        fill: For `impute`.
+        patience: For `stuck`, how often the same values may come.
+        most_per_s: For `rate`.
+    """
+
+    check: Check
+    action: Action
+    input: str = ""
+    fill: float = 0.0
+    patience: int = 100
+    most_per_s: float = math.inf
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done."""
+        possible: dict[Check, tuple[Action, ...]] = {
+            "range": ("reject", "clamp", "impute", "count"),
+            "not finite": ("reject", "impute"),
+            "missing": ("reject", "impute"),
+            "stuck": ("reject", "count"),
+            "dead": ("reject", "count"),
+            "rate": ("reject", "count"),
+        }
+        if self.action not in possible[self.check]:
+            raise InputError(
+                f"a guard cannot {self.action} what is {self.check!r}",
+                remedy=f"It can {' or '.join(possible[self.check])}.",
+            )
+        if not math.isfinite(self.fill) or self.patience < 1 or not self.most_per_s > 0:
+            raise InputError(
+                f"guard {self.check!r}: fill {self.fill}, patience {self.patience}, most_per_s {self.most_per_s}",
+                remedy="A fill is finite, a patience at least 1, a rate more than 0.",
+            )
+
+
+class GuardRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The rules of one variant; what is not named is rejected if broken, except that nothing is checked for rate,
+    stuck and dead inputs.
+
+    Attributes:
+        inputs: For inputs.
+        output_low: Least value of an output, None for no limit.
+        output_high: Greatest value of an output.
+        drop: Fields of what the application sends along that are never stored or sent.
+        redact: Fields that are replaced by whether they were there.
+    """
+
+    inputs: tuple[InputRule, ...] = ()
+    output_low: float | None = None
+    output_high: float | None = None
+    drop: tuple[str, ...] = ()
+    redact: tuple[str, ...] = ()
