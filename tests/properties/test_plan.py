@@ -54,7 +54,7 @@ def test_survivors_are_a_choice_that_holds_the_surest(
     drops = st.floats(-0.1, 1)
     standings = [Standing(p, p.title, data.draw(drops)) for p in known]
     chosen = survivors(standings, count, max_drop=0.01, round_number=number)
-    assert len(chosen) == min(count, len(standings))
+    assert min(count, 3, len(standings)) <= len(chosen) <= count
     assert len({s.network for s in chosen}) == len(chosen)
     if count > 1 and standings:
         assert min(s.drop for s in chosen) == min(s.drop for s in standings)

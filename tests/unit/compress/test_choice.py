@@ -135,6 +135,18 @@ def test_what_is_surer_of_its_certificate_comes_before_what_is_faster() -> None:
     assert foremost(plain, budget, 1.0) == plain  # without training the order stays
 
 
+def test_a_risk_is_taken_for_what_it_gains_over_something_sure() -> None:
+    budget = Budget(max_drop=0.03)
+    sure = trial(1, network="a", drop=0.0, predicted_bound=0.013, latency_ratio=0.16, size_bytes=30_000)
+    large = trial(2, network="b", drop=0.0135, predicted_bound=0.0231, latency_ratio=0.1, size_bytes=40_000)
+    small = trial(3, network="b", drop=0.0139, predicted_bound=0.024, latency_ratio=0.1, size_bytes=29_000)
+    unlikely = trial(4, network="b", drop=0.028, predicted_bound=0.037, latency_ratio=0.1, size_bytes=20_000)
+    far = trial(5, network="c", drop=0.026, predicted_bound=0.039, latency_ratio=0.075, size_bytes=20_000)
+    assert chance(sure, 0.03) > 0.95 > chance(large, 0.03) > chance(small, 0.03) > 0.8
+    assert foremost([large, small, sure, unlikely], budget, 1.0)[0] == small
+    assert foremost([far, sure], budget, 1.0)[0] == sure  # a look is not thrown away
+
+
 def test_luck_is_not_believed_of_one_among_equally_noisy_candidates() -> None:
     crowd = [trial(n, predicted_bound=0.006, flips=0.02, sqnr_db=20.0 + 0.1 * n) for n in range(9)]
     lucky = trial(9, predicted_bound=0.004, flips=0.0, sqnr_db=20.0)

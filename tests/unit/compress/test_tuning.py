@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import msgspec
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -86,10 +85,9 @@ def test_otherwise_none_are_given(tried: Tried, result: OptionsResult | Exceptio
 
 
 def test_the_runtime_is_asked_with_the_options_that_were_found(
-    digits_model: Path, monkeypatch: pytest.MonkeyPatch, tried: Tried
+    monkeypatch: pytest.MonkeyPatch, tried: Tried
 ) -> None:
     opened: list[RuntimeOptions] = []
     monkeypatch.setattr(tuning, "open_session", lambda _path, options: opened.append(options))
     tried(result_of(FASTER, GAIN))
     assert opened == [FASTER]
-    assert onnx.load(digits_model).graph.node

@@ -8,7 +8,8 @@ import pytest
 
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.measure import Measurement, Origin
-from edgewright.profile.latency import Latency, Subject, measure_latency, paired_ratio
+from edgewright.profile import latency as latency_module
+from edgewright.profile.latency import Latency, Subject, measure_latency, measure_ratios, paired_ratio
 from edgewright.profile.memory import measure_memory
 from edgewright.profile.target import LocalTarget, Machine
 from edgewright.runtime.options import RuntimeOptions
@@ -154,6 +155,52 @@ def test_a_machine_that_drifts_does_not_decide() -> None:
 def test_rounds_of_different_calls_are_not_compared() -> None:
     with pytest.raises(ValueError, match="measure them together"):
         paired_ratio(_latency("a", [1.0] * 6), _latency("b", [1.0] * 7))
+
+
+Rounds = list[float] | None
+
+
+@pytest.mark.parametrize(
+    ("processes", "expected", "measured"),
+    [
+        ([([0.5] * 12, [0.2] * 12)], [0.5, 0.2], [2]),
+        ([([0.5] * 6 + [0.8] * 6, [0.2] * 12), ([0.5] * 12,)], [0.5, 0.2], [2, 1]),  # the disturbed one only
+        ([([0.6] * 6 + [0.8] * 6,), ([0.5] * 6 + [0.9] * 6,), ([0.4] * 6 + [0.9] * 6,)], [0.7], [1, 1, 1]),
+        ([(None, [0.2] * 12)], [None, 0.2], [2]),  # what fails, fails again
+    ],
+)
+def test_what_was_disturbed_is_measured_again_and_the_narrowest_interval_counts(
+    processes: list[tuple[Rounds, ...]],
+    expected: list[float | None],
+    measured: list[int],
+    subject: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[int] = []
+
+    def pretended(_target: object, subjects: list[Subject], **_: object) -> list[Latency | CandidateError]:
+        found = processes[len(calls)]
+        calls.append(len(subjects) - 1)
+        answers = [CandidateError("no", remedy="") if rounds is None else _latency("x", rounds) for rounds in found]
+        return [_latency("base", [1.0] * 12), *answers]
+
+    monkeypatch.setattr(latency_module, "measure_latency", pretended)
+    others = [subject(16)] * len(expected)
+    base, ratios = measure_ratios(LocalTarget(), subject(16), others, seconds=0.1)
+    assert base.label == "base"
+    assert calls == measured
+    for ratio, value in zip(ratios, expected, strict=True):
+        if value is None:
+            assert isinstance(ratio, CandidateError)
+        else:
+            assert isinstance(ratio, Measurement)
+            assert ratio.value == pytest.approx(value)
+
+
+def test_without_the_base_there_is_no_ratio(subject: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency_module, "measure_latency", lambda *_, **__: [CandidateError("gone", remedy="")])
+    with pytest.raises(CandidateError, match="gone"):
+        measure_ratios(LocalTarget(), subject(16), [], seconds=0.1)
 
 
 def test_a_larger_model_needs_more_memory(subject: Make) -> None:

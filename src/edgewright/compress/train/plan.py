@@ -35,18 +35,20 @@ __all__ = [
 _FASTER = 0.95
 # The graph in a file takes as many bytes as so many weights of few bits.
 _GRAPH_WEIGHTS = 12_000
+# So many smaller versions of the model are among the first, however few places there are.
+_LEAST_WARM = 4
 # Networks closer in cost than this compete for one place.
 _STEP = 1.12
 # How much of its drop will be left after all training, by round: early drops are mostly haste.
 _HEALED = (0.2, 0.35, 0.6, 1.0)
 # A round that leaves this share of a drop does not help much.
 _STALLED = 0.8
-# Only what loses at most so many limits is made smaller before it keeps the drop.
-_PROMISING = 2.0
 # Of the limit on the drop, what the certificate's uncertainty will take.
 _MARGIN = 0.5
-# A drop that is ten times too large weighs as much as a cost that is ten to this power as high.
-_DEAR = 0.8
+# What a drop that is too large weighs beside a cost that is too high, in logarithms, and ever more as it grows.
+_DEAR, _DEARER = 0.8, 0.3
+# What is expected to lose so many limits in the end is given up, if at least so many others are left.
+_HOPELESS, _FEWEST = 2.0, 3
 # While faster ones are looked for, one of at most this latency, in units of what needs no training, is trained
 # until its bound is this share of the limit.
 _ANCHORED, _SURE = 0.4, 0.6
@@ -90,7 +92,7 @@ class Prospect:
 
     @property
     def cost(self) -> float:
-        """What it costs a device: its latency, and a quarter as much, in logarithms, its size.
+        """What it costs a device: its latency, and two fifths as much, in logarithms, its size.
 
         In small networks most of the time goes into starting their nodes, so latency alone tells them apart badly;
         and most of a tiny file is its graph, so fewer weights do not make it smaller.
@@ -166,7 +168,7 @@ def shortlist(prospects: Sequence[Prospect], count: int, slowest: float) -> list
         slowest: Latency ratio of what needs no training; slower networks are left out if there are others.
     """
     fast = [p for p in prospects if p.latency_ratio < _FASTER * slowest] or list(prospects)
-    warm = _spread([p for p in fast if p.origin == "pruned"], round(count / 3))
+    warm = _spread([p for p in fast if p.origin == "pruned"], max(round(count / 3), min(_LEAST_WARM, count - 1)))
     fresh = [p for p in fast if p.origin != "pruned"]
     below = warm[len(warm) // 2].cost if warm else math.inf
     cold = _mixed([p for p in fresh if p.cost < below] or fresh, count - len(warm))
@@ -227,24 +229,33 @@ def score(cost: float, drop: float, max_drop: float, round_number: int) -> float
     >>> score(0.5, 0.0, 0.01, 0) < score(0.6, 0.0, 0.01, 0) < score(0.5, 0.06, 0.01, 0)
     True
     """
-    left = max(drop, 0.0) * _HEALED[min(round_number, len(_HEALED) - 1)]
-    excess = left / (_MARGIN * max(max_drop, 1e-6))
-    return math.log(cost) + (_DEAR * math.log(excess) if excess > 1 else 0.0)
+    left = _left(drop, round_number)
+    excess = math.log(max(left / (_MARGIN * max(max_drop, 1e-6)), 1.0))
+    return math.log(cost) + _DEAR * excess + _DEARER * excess**2
+
+
+def _left(drop: float, round_number: int) -> float:
+    """Return what is expected to be left of a drop after all training."""
+    return max(drop, 0.0) * _HEALED[min(round_number, len(_HEALED) - 1)]
 
 
 def survivors(standings: Sequence[Standing], count: int, *, max_drop: float, round_number: int) -> list[Standing]:
-    """Return who is trained on, most promising first; the most accurate one is always among them."""
+    """Return who is trained on, most promising first; the most accurate one is always among them.
 
-    def promise(standing: Standing) -> float:
+    What will break the limit by far is given up, as long as a few are left.
+    """
+
+    def counted(standing: Standing) -> int:
         # What got little better in its last round will not get much better in the next ones.
-        number = len(_HEALED) if standing.stalled else round_number
-        return score(standing.prospect.cost, standing.drop, max_drop, number)
+        return len(_HEALED) if standing.stalled else round_number
 
-    ranked = sorted(standings, key=promise)
-    chosen = ranked[:count]
+    ranked = sorted(standings, key=lambda s: score(s.prospect.cost, s.drop, max_drop, counted(s)))
+    hopeful = [s for s in ranked if _left(s.drop, counted(s)) <= _HOPELESS * max_drop]
+    others = [s for s in ranked if s not in hopeful][: max(0, _FEWEST - len(hopeful))]
+    chosen = [s for s in ranked if s in hopeful or s in others][:count]
     surest = min(standings, key=lambda s: (s.drop, s.prospect.cost), default=None)
     if surest is not None and surest not in chosen and count > 1:
-        chosen = [*ranked[: count - 1], surest]
+        chosen = [*chosen[: count - 1], surest]
     return chosen
 
 
@@ -253,11 +264,18 @@ def keeps(standing: Standing, max_drop: float) -> bool:
     return standing.bound <= max_drop
 
 
-def parent(kept: Sequence[Standing], ranked: Sequence[Standing], *, max_drop: float) -> Standing | None:
-    """Return whose smaller versions to train: the fastest that keeps the drop, or one that nearly does."""
+def parent(
+    kept: Sequence[Standing], ranked: Sequence[Standing], *, max_drop: float, round_number: int
+) -> Standing | None:
+    """Return whose smaller versions to train: the cheapest that keeps the drop.
+
+    As long as none does, one that is expected to: the model itself made smaller, for what was drawn fresh has been
+    trained too little to tell which of its channels matter.
+    """
     if kept:
         return min(kept, key=lambda standing: standing.prospect.cost)
-    return next((standing for standing in ranked if standing.drop <= _PROMISING * max_drop), None)
+    warm = (standing for standing in ranked if standing.prospect.origin == "pruned")
+    return next((standing for standing in warm if _left(standing.drop, round_number) <= max_drop), None)
 
 
 def anchor(known: Sequence[Standing], slowest: float, *, max_drop: float) -> Standing | None:
@@ -306,11 +324,10 @@ def passes(rows: int, available: int) -> tuple[int, int]:
     """Return epochs and rows per epoch for so many rows in all.
 
     >>> passes(500, 2000), passes(7000, 2000)
-    ((1, 500), (3, 2000))
+    ((1, 500), (4, 1750))
     """
-    if rows < available:
-        return 1, max(1, rows)
-    return min(rows // available, _MOST_PASSES), available
+    epochs = min(-(-rows // available), _MOST_PASSES) or 1
+    return epochs, max(1, min(rows // epochs, available))
 
 
 def tightness(kept: Sequence[float], failed: Sequence[float], count: int, *, keeps_now: bool = True) -> list[int]:

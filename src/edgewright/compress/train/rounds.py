@@ -40,8 +40,8 @@ __all__ = ["FINAL_SHARE", "train_in_rounds"]
 _ROUNDS = ((0.24, 20), (0.22, 8), (0.24, 4), (0.3, 2))
 # Of the cores' time in all rounds, what one network of the last one gets.
 FINAL_SHARE = _ROUNDS[-1][0] / _ROUNDS[-1][1]
-# The first round shows all rows so often at least, to no fewer networks than these.
-_LEAST_PASS, _LEAST_PLACES = 2.0, 4
+# The first round shows all rows so often at least, or so many, to no fewer networks than these.
+_LEAST_PASS, _LEAST_ROWS, _LEAST_PLACES = 2.0, 60_000, 4
 # Share of the rows for what begins with the original's weights.
 _WARM = 0.5
 # Of a network that stands well, so many channels go before it is trained on.
@@ -87,7 +87,7 @@ def train_in_rounds(
         standings = reached or standings
     near = nearly(kept, standings, max_drop=course.max_drop)[: course.workers]
     # A worker that is free makes the cheapest that keeps the drop better still: its integers begin there.
-    cheapest = parent(kept, [], max_drop=course.max_drop)
+    cheapest = min(kept, key=lambda standing: standing.prospect.cost, default=None)
     if cheapest is not None and 0 < len(near) < course.workers:
         near.append(cheapest)
     if near and time.monotonic() < overtime:
@@ -117,8 +117,8 @@ def _contestants(
     count -= sure is not None
     choose = partial(survivors, rest, max_drop=course.max_drop, round_number=number - 1)
     # The last round's children would not have the time to become as good as their parent.
-    able = choose(count) if number < len(_ROUNDS) - 1 else ()
-    base = parent(kept, able, max_drop=course.max_drop)
+    able = choose(len(rest)) if number < len(_ROUNDS) - 1 else ()
+    base = parent(kept, able, max_drop=course.max_drop, round_number=number - 1)
     children = [] if base is None else _smaller(course, base, min(limit, CHEAPER * base.prospect.cost))
     if kept:  # what is banked can be risked
         children.sort(key=lambda child: child.prospect.cost)
@@ -170,7 +170,7 @@ def _affordable(
     kept = [standing.prospect for standing, _ in able]
     while len(kept) > _LEAST_PLACES:
         rows = rows_each(core_seconds, [paces[prospect.start] for prospect in kept])
-        if rows >= _LEAST_PASS * available:
+        if rows >= min(_LEAST_PASS * available, _LEAST_ROWS):
             break
         kept = shortlist(kept, len(kept) - 1, math.inf)
     return [entry for entry in able if entry[0].prospect in kept]

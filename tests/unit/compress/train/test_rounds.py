@@ -166,7 +166,7 @@ def test_a_planned_round_is_the_same_when_resumed(course: Callable[..., Pretende
     assert "c" in found
 
 
-@pytest.mark.parametrize(("rows", "epochs", "shown"), [(400, 1, 400), (5, 1, 32), (1000, 1, 0), (3500, 3, 0)])
+@pytest.mark.parametrize(("rows", "epochs", "shown"), [(400, 1, 400), (5, 1, 32), (1000, 1, 0), (3500, 4, 875)])
 def test_rows_become_epochs(course: Callable[..., Pretender], rows: int, epochs: int, shown: int) -> None:
     pretender = course()
     settings = cast(Course, pretender).settings(rows, "fresh")
