@@ -32,6 +32,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         memory: What it believed of the repository.
         failed: Why releases failed here, by their manifest's sha256; they are not tried again.
         last_refusal: What was refused last, None if nothing was since the last success.
+        attempts: How often the wanted release was opened to be tested; one that takes the process along shows here.
         served: Inferences of the release on trial.
         trial_since: When its probation began, UTC, ISO 8601; "" if there is none.
         snapshot: sha256 of the snapshot that it acted on last.
@@ -45,6 +46,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory: Memory = Memory()
     failed: dict[str, Refusal] = {}
     last_refusal: Refusal | None = None
+    attempts: int = 0
     served: int = 0
     trial_since: str = ""
     snapshot: str = ""
