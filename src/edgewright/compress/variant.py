@@ -1,0 +1,157 @@
+"""From what `compress` wrote, or a bare model, to what a release holds for one device class.
+
+The golden inputs are drawn at random within the ranges of the input contract: they must never be anybody's data. So
+they show that the runtime computes what it computed here, and nothing about accuracy.
+"""
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.compress.model import read_model
+from edgewright.compress.outputs import open_session
+from edgewright.contract.candidate import Report
+from edgewright.contract.device import Budget
+from edgewright.contract.errors import InputError
+from edgewright.contract.preprocess import Preprocess
+from edgewright.contract.release import Evidence, Lineage, Requirement, SelfTest, StoredFile, Variant
+from edgewright.contract.signature import InputContract, TensorSpec
+
+__all__ = ["Made", "variant_of"]
+
+_MODEL, _GOLDEN = "model.onnx", "golden.npz"
+_SAMPLES = 8
+# Other machines' kernels round otherwise; a broken model differs by the whole spread.
+_TOLERANCE = 0.1
+# What a symbolic axis other than the batch is taken to be.
+_SYMBOLIC = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A variant and the bytes of its files.
+
+    Attributes:
+        variant: Names the files.
+        contents: By name.
+        lineage: As far as the folder tells.
+    """
+
+    variant: Variant
+    contents: dict[str, bytes]
+    lineage: Lineage
+
+
+def variant_of(
+    place: Path,
+    device_class: str,
+    budget: Budget,
+    *,
+    preprocess: Preprocess | None = None,
+    seed: int = 0,
+) -> Made:
+    """Return the variant of a model for a device class.
+
+    Args:
+        place: A folder that `compress` wrote, or an ONNX file.
+        device_class: That it is for.
+        budget: Of that class.
+        preprocess: From raw samples to the first input.
+        seed: Of the golden inputs.
+
+    Raises:
+        InputError: There is no model, or the report beside it is about another one.
+        ModelError: The model cannot be used.
+    """
+    path = place / _MODEL if place.is_dir() else place
+    loaded = read_model(path)
+    report = _report(place / "report.json") if place.is_dir() else None
+    model = loaded.proto.SerializeToString() if loaded.proto.ByteSize() != path.stat().st_size else path.read_bytes()
+    if report is not None and report.chosen.sha256 != hashlib.sha256(model).hexdigest():
+        raise InputError(
+            f"{place / 'report.json'} is about another model than {path.name}", remedy="Run compress again."
+        )
+    contract = loaded.contract if report is None else _contract(report)
+    golden = _golden(model, contract, seed)
+    contents = {_MODEL: model, _GOLDEN: golden}
+    variant = Variant(
+        device_class=device_class,
+        files=tuple(
+            StoredFile(name, hashlib.sha256(content).hexdigest(), len(content)) for name, content in contents.items()
+        ),
+        contract=contract,
+        preprocess=preprocess,
+        self_test=SelfTest(_GOLDEN, _TOLERANCE, _SAMPLES),
+        budget=budget,
+        evidence=Evidence() if report is None else _evidence(report),
+        requirement=Requirement(),
+    )
+    return Made(variant, contents, Lineage() if report is None else _lineage(report))
+
+
+def _report(path: Path) -> Report:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Report)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} does not exist", remedy="Name a folder that 'edgewright compress' wrote, or an ONNX file."
+        ) from None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise InputError(f"{path} cannot be read: {error}", remedy="Run compress again.") from error
+
+
+def _contract(report: Report) -> InputContract:
+    return msgspec.convert(report.contract, InputContract)
+
+
+def _evidence(report: Report) -> Evidence:
+    figures = {
+        name: value
+        for name in ("size_bytes", "latency_p50_ms", "latency_p95_ms", "latency_ratio", "peak_memory_bytes", "energy_mj")
+        if (value := getattr(report.chosen, name, None)) is not None
+    }
+    return Evidence(report.certificate, figures)
+
+
+def _lineage(report: Report) -> Lineage:
+    return Lineage(
+        data={"held back": str(report.data.get("fingerprint", ""))},
+        recipe=tuple(report.chosen.recipe or ()),
+        original=report.original.sha256,
+        code=str(report.versions.get("edgewright", "")),
+        environment={name: str(version) for name, version in report.versions.items() if name != "edgewright"},
+    )
+
+
+def _golden(model: bytes, contract: InputContract, seed: int) -> bytes:
+    session = open_session(model)
+    random = np.random.default_rng(seed)
+    inputs = {spec.name: _drawn(spec, random) for spec in contract.inputs}
+    arrays: dict[str, NDArray[Any]] = {f"input:{name}": values for name, values in inputs.items()}
+    rows = [
+        session.run(None, {name: values[number : number + 1] for name, values in inputs.items()})
+        for number in range(_SAMPLES)
+    ]
+    for place, spec in enumerate(contract.outputs):
+        arrays[f"output:{spec.name}"] = np.concatenate([np.asarray(row[place]) for row in rows])
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def _drawn(spec: TensorSpec, random: np.random.Generator) -> NDArray[Any]:
+    """Draw samples within an input's range: [samples, ...]."""
+    shape = (_SAMPLES, *(size if isinstance(size, int) else _SYMBOLIC for size in spec.shape[1:]))
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind in "iu":
+        low = 0 if spec.low is None else int(spec.low)
+        high = 1 if spec.high is None else int(spec.high)
+        return random.integers(low, high, shape, dtype=dtype, endpoint=True)
+    low, high = (0.0, 1.0) if spec.low is None or spec.high is None else (spec.low, spec.high)
+    return random.uniform(low, high, shape).astype(dtype)
