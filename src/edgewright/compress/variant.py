@@ -77,7 +77,7 @@ def variant_of(
         raise InputError(
             f"{place / 'report.json'} is about another model than {path.name}", remedy="Run compress again."
         )
-    contract = loaded.contract if report is None else _contract(report)
+    contract = loaded.contract if report is None else report.contract
     golden = _golden(model, contract, seed)
     contents = {_MODEL: model, _GOLDEN: golden}
     variant = Variant(
@@ -104,10 +104,6 @@ def _report(path: Path) -> Report:
         ) from None
     except (OSError, msgspec.MsgspecError) as error:
         raise InputError(f"{path} cannot be read: {error}", remedy="Run compress again.") from error
-
-
-def _contract(report: Report) -> InputContract:
-    return msgspec.convert(report.contract, InputContract)
 
 
 def _evidence(report: Report) -> Evidence:

@@ -5,7 +5,6 @@ stood, a proven release that is verified before it answers, and goes on from the
 """
 
 import datetime
-import hashlib
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -262,10 +261,11 @@ class Agent:
             self._end_badly(Event.WITHDRAWN, Refusal("policy", release.version, "a newer release is rolled out"))
         self._want(release)
         try:
-            manifest = view.manifest(release.name, release.version, release.manifest)
+            manifest, content = view.manifest(release.name, release.version, release.manifest)
             variant = self._admitted(manifest, policy)
-            self._step(Event.ADMITTED) if self.record.state is State.WAITING else None
-            self._fetch(manifest, variant, release)
+            if self.record.state is State.WAITING:
+                self._step(Event.ADMITTED)
+            self._fetch(content, variant, release)
             self._test(variant, release)
         except Refused as refused:
             self._refuse(release, refused.refusal)
@@ -290,18 +290,17 @@ class Agent:
             raise Refused("requirement", path, lacking)
         return variant
 
-    def _fetch(self, manifest: Manifest, variant: Variant, release: Installed) -> None:
-        if self.record.state is State.STAGED and self._fault(release) is None:
-            return
-        content = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-        if hashlib.sha256(content).hexdigest() != release.manifest:
-            raise Refused("tampered", release.version, "the manifest is written otherwise than this agent writes it")
-        shelf = self._shelves.staging(release.manifest, content)
+    def _fetch(self, manifest: bytes, variant: Variant, release: Installed) -> None:
+        if self.record.state is State.STAGED:
+            if self._fault(release) is None:
+                return
+            self._step(Event.FOUND_BROKEN)
+            self._step(Event.ADMITTED)
+        shelf = self._shelves.staging(release.manifest, manifest)
         others = self._shelves.contents(self.record.slots)
         fetch_variant(variant, shelf, Source(self.settings.url, self.fetcher, self.fleet, others))
         self._shelves.stand(release.manifest)
-        if self.record.state is State.FETCHING:
-            self._step(Event.FETCHED)
+        self._step(Event.FETCHED)
 
     def _test(self, variant: Variant, release: Installed) -> None:
         attempts = self.record.attempts + 1

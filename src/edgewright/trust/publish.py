@@ -25,7 +25,7 @@ from edgewright.trust.seal import seal, unseal
 from edgewright.trust.staging import draft, land, online_signers, sign, stage
 from edgewright.trust.store import ExistsError
 
-__all__ = ["Published", "known_policy", "new_salt", "publish_plan", "publish_release", "releases", "set_policy"]
+__all__ = ["Published", "known_plan", "known_policy", "new_salt", "publish_plan", "publish_release", "releases", "set_policy"]
 
 # A delta that saves less is not worth its place.
 _WORTH = 0.9
@@ -136,6 +136,12 @@ def publish_plan(repository: Repository, keys: KeyFolder, plan: Plan) -> None:
     laxer = refusals(plan, policy)
     if laxer:
         raise InputError(f"the policy forbids it: {'; '.join(laxer)}", remedy="Change the plan, or have the policy changed.")
+    before = known_plan(repository, plan.model, plan.device_class)
+    if before is not None and before.epoch == plan.epoch and plan.counter <= before.counter:
+        raise InputError(
+            f"the plan has counter {plan.counter}, the one before {before.counter}",
+            remedy="Devices never go back: give it a higher counter.",
+        )
     for arm in plan.arms:
         path = release_path(plan.model, arm.version)
         target = repository.target(repository.bin_of(path), path)
@@ -175,6 +181,12 @@ def known_policy(repository: Repository, model: str, device_class: str) -> Polic
     if target is None:
         return None
     return msgspec.json.decode(str(target.custom["record"]), type=Policy)
+
+
+def known_plan(repository: Repository, model: str, device_class: str) -> Plan | None:
+    """Return the plan that is signed, None if there is none."""
+    target = repository.target(ROLLOUTS, plan_path(model, device_class))
+    return None if target is None else msgspec.json.decode(str(target.custom["record"]), type=Plan)
 
 
 def new_salt() -> str:

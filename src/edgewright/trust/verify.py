@@ -130,8 +130,8 @@ class View:
         self.memory = msgspec.structs.replace(self.memory, plan=plan.counter)
         return plan
 
-    def manifest(self, model: str, version: str, digest: str) -> Manifest:
-        """Return the manifest that the offline keys signed for a version.
+    def manifest(self, model: str, version: str, digest: str) -> tuple[Manifest, bytes]:
+        """Return the manifest that the offline keys signed for a version, and its bytes.
 
         Args:
             model: Of the release.
@@ -153,7 +153,7 @@ class View:
         manifest = _decoded(content, Manifest, path)
         if (manifest.name, manifest.version) != (model, version):
             raise Refused("tampered", path, f"the manifest is of {manifest.name} {manifest.version}")
-        return manifest
+        return manifest, content
 
     def _inline(self, path: str, kind: type[Record]) -> Record | None:
         """Return a record that lies in the metadata itself, which saves a request."""

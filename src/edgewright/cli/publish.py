@@ -1,0 +1,121 @@
+"""`edgewright publish`: make a signed release of a model."""
+
+import argparse
+import datetime
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+import edgewright
+from edgewright.cli.passphrase import ask
+from edgewright.cli.project import find_project
+from edgewright.cli.terminal import SCHEMA_VERSION, print_json
+from edgewright.compress.variant import variant_of
+from edgewright.contract.device import Budget
+from edgewright.contract.errors import InputError
+from edgewright.contract.release import Lineage, Manifest
+from edgewright.trust.found import read_anchor
+from edgewright.trust.keys import KeyFolder
+from edgewright.trust.publish import publish_release, releases
+from edgewright.trust.repository import Repository
+from edgewright.trust.store import open_store
+
+__all__ = ["register"]
+
+_EPILOG = """\
+examples:
+  edgewright publish edgewright-out --name digits --version 1.0.0 --keys KEYS --repo REPO
+  edgewright publish small.onnx --name digits --version 1.1.0 --device-class camera --keys KEYS --repo REPO
+  edgewright publish edgewright-out --name digits --version 1.2.0 --stage --keys KEYS --repo REPO
+
+A release never changes; devices get it when a rollout points at it.
+exit codes: 0 done; 1 the repository cannot be believed or written; 2 the input or usage is wrong.
+"""
+
+
+def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "publish",
+        help="make a signed release of a model",
+        description="Make a signed release of what `edgewright compress` wrote, or of any ONNX model.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder that compress wrote, or an ONNX file")
+    parser.add_argument("--name", metavar="NAME", required=True, help="of the model")
+    parser.add_argument("--version", metavar="VERSION", required=True, help="of the release, such as 1.0.0")
+    parser.add_argument("--device-class", metavar="CLASS", default="default", help="that it is for (default)")
+    parser.add_argument("--keys", metavar="KEYS", type=Path, required=True, help="folder with the keys")
+    parser.add_argument("--repo", metavar="REPO", required=True, help="folder or URL of the repository")
+    parser.add_argument("--project", metavar="FILE", type=Path, help="project file with the device class's budget")
+    parser.add_argument("--licence", metavar="TEXT", default="", help="SPDX expression of the model's licence")
+    parser.add_argument("--end-of-life", metavar="DATE", default="", help="not installed from then on, UTC")
+    parser.add_argument("--deltas", metavar="N", type=int, default=3, help="deltas from the last N releases (3)")
+    parser.add_argument("--stage", action="store_true", help="prepare it and leave the signing to 'repo sign'")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Publish.
+
+    Raises:
+        InputError: There is no such model, or the version is published already.
+        TrustError: The repository cannot be believed.
+    """
+    project = find_project(arguments.project)
+    budget = Budget() if project is None else project.device_class(arguments.device_class).budget
+    made = variant_of(arguments.folder, arguments.device_class, budget)
+    keys = KeyFolder(arguments.keys, ask)
+    repository = Repository(open_store(arguments.repo), read_anchor(arguments.keys))
+    earlier = releases(repository, arguments.name)
+    lineage: Lineage = msgspec.structs.replace(
+        made.lineage,
+        parent=earlier[-1][0] if earlier else "",
+        code=made.lineage.code or edgewright.__version__,
+    )
+    manifest = Manifest(
+        name=arguments.name,
+        version=arguments.version,
+        kind="model",
+        variants=(made.variant,),
+        lineage=lineage,
+        licence=arguments.licence,
+        created=repository.now().isoformat(),
+        end_of_life=_date(arguments.end_of_life),
+    )
+    published = publish_release(
+        repository,
+        keys,
+        manifest,
+        {arguments.device_class: made.contents},
+        deltas_from=arguments.deltas,
+        only_stage=arguments.stage,
+    )
+    if arguments.json:
+        print_json(
+            {
+                "schema": SCHEMA_VERSION,
+                "name": arguments.name,
+                "version": arguments.version,
+                "manifest": published.digest,
+                "landed": published.landed,
+                "uploaded_bytes": published.uploaded,
+            }
+        )
+    else:
+        state = "published" if published.landed else "staged; it waits for signatures"
+        Console().print(f"{arguments.name} {arguments.version} is {state} ({published.digest[:16]}).")
+    return 0
+
+
+def _date(text: str) -> str:
+    if not text:
+        return ""
+    try:
+        found = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(f"--end-of-life {text!r} is no date", remedy="Write it as 2027-12-31.") from error
+    return found.replace(tzinfo=found.tzinfo or datetime.UTC).isoformat()

@@ -1,0 +1,219 @@
+"""`edgewright rollout`: start, advance, pause, resume, abort a rollout, or return to an earlier release."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+
+from edgewright.cli.passphrase import ask
+from edgewright.cli.terminal import SCHEMA_VERSION, print_json
+from edgewright.contract.errors import InputError
+from edgewright.contract.names import checked_name, checked_version, version_key
+from edgewright.contract.plan import Arm, Hours, Plan, Selector, Stage
+from edgewright.trust.found import read_anchor
+from edgewright.trust.keys import KeyFolder
+from edgewright.trust.publish import known_plan, known_policy, publish_plan, releases
+from edgewright.trust.repository import Repository
+from edgewright.trust.store import open_store
+
+__all__ = ["register"]
+
+_EPILOG = """\
+examples:
+  edgewright rollout start digits==1.0.0 --device-class default --fraction 1.0 --keys KEYS --repo REPO
+  edgewright rollout start digits==1.1.0 --device-class default --stages 0.01,0.1,1 --keys KEYS --repo REPO
+  edgewright rollout advance digits --device-class default --keys KEYS --repo REPO
+  edgewright rollout abort digits --device-class default --keys KEYS --repo REPO
+  edgewright rollout status digits --device-class default --keys KEYS --repo REPO
+
+Only the online key signs here, within the policy that the offline keys signed.
+exit codes: 0 done; 1 the repository cannot be believed or written; 2 the policy forbids it, or the usage is wrong.
+"""
+
+
+def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "rollout",
+        help="bring a release to devices in stages, or take it back",
+        description="Bring a release to devices in stages, or take it back. A rollout is a signed file.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    acts = parser.add_subparsers(dest="act", metavar="ACT", required=True)
+    start = acts.add_parser("start", help="begin a rollout of one or more releases")
+    start.add_argument("releases", metavar="NAME==VERSION", nargs="+", help="several are the arms of an A/B test")
+    start.add_argument("--fraction", metavar="F", type=float, help="of the devices, in one stage")
+    start.add_argument("--stages", metavar="F,F,…", help="fractions of several stages, such as 0.01,0.1,1")
+    start.add_argument("--stage-seconds", metavar="S", type=float, default=0.0, help="least time of each stage (0)")
+    start.add_argument("--weights", metavar="W,W,…", help="of the arms, in proportion (equal)")
+    start.add_argument("--label", metavar="L=V", action="append", default=[], help="only devices with it; repeatable")
+    start.add_argument("--channel", metavar="NAME", default="", help="only devices of this channel")
+    start.add_argument("--start", metavar="TIME", default="", help="not before, ISO 8601, UTC")
+    start.add_argument("--end", metavar="TIME", default="", help="not after, ISO 8601, UTC")
+    start.add_argument("--min-battery", metavar="F", type=float, default=0.0, help="least state of charge (0)")
+    start.add_argument("--hours", metavar="A-B", help="only in these hours of the device's day, such as 1-5")
+    start.add_argument("--shadow", action="store_true", help="run it beside the old one and only compare")
+    acts.add_parser("advance", help="go to the next stage")
+    acts.add_parser("pause", help="no device begins an installation")
+    acts.add_parser("resume", help="go on after a pause")
+    acts.add_parser("abort", help="devices on trial return to their proven model")
+    acts.add_parser("status", help="show the rollout")
+    for name, act in acts.choices.items():
+        if name != "start":
+            act.add_argument("model", metavar="NAME", help="of the model")
+        act.add_argument("--device-class", metavar="CLASS", default="default", help="that it is for (default)")
+        act.add_argument("--keys", metavar="KEYS", type=Path, required=True, help="folder with the keys")
+        act.add_argument("--repo", metavar="REPO", required=True, help="folder or URL of the repository")
+        act.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+        act.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Change or show a rollout.
+
+    Raises:
+        InputError: The policy forbids it, or there is no such release or rollout.
+        TrustError: The repository cannot be believed.
+    """
+    keys = KeyFolder(arguments.keys, ask)
+    repository = Repository(open_store(arguments.repo), read_anchor(arguments.keys))
+    if arguments.act == "start":
+        plan = _started(arguments, repository)
+    else:
+        known = known_plan(repository, arguments.model, arguments.device_class)
+        if known is None:
+            raise InputError(
+                f"there is no rollout of {arguments.model} for {arguments.device_class}",
+                remedy="Begin one with 'edgewright rollout start'.",
+            )
+        plan = known if arguments.act == "status" else _CHANGES[arguments.act](known)
+    if arguments.act != "status":
+        publish_plan(repository, keys, plan)
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, "rollout": plan})
+    else:
+        _print(plan)
+    return 0
+
+
+def _started(arguments: argparse.Namespace, repository: Repository) -> Plan:
+    named = [_release(text) for text in arguments.releases]
+    models = {model for model, _ in named}
+    if len(models) != 1:
+        raise InputError(f"a rollout is of one model, not of {', '.join(sorted(models))}", remedy="Start one for each.")
+    (model,) = models
+    published = dict(releases(repository, model))
+    weights = _numbers("--weights", arguments.weights) if arguments.weights else [1.0] * len(named)
+    if len(weights) != len(named):
+        raise InputError(f"{len(weights)} weights for {len(named)} releases", remedy="Give one for each.")
+    for _, version in named:
+        if version not in published:
+            raise InputError(
+                f"{model} {version} is not published",
+                remedy=f"Publish it first; there are {', '.join(published) or 'no releases'}.",
+            )
+    if (arguments.fraction is None) == (arguments.stages is None):
+        raise InputError("a rollout needs --fraction or --stages", remedy="Give one of them.")
+    fractions = [arguments.fraction] if arguments.stages is None else _numbers("--stages", arguments.stages)
+    policy = known_policy(repository, model, arguments.device_class)
+    before = known_plan(repository, model, arguments.device_class)
+    epoch = 1 if policy is None else policy.epoch
+    same = before is not None and before.epoch == epoch
+    counter = before.counter + 1 if same and before is not None else 1
+    labels = dict(_pair(text) for text in arguments.label)
+    return Plan(
+        model=model,
+        device_class=arguments.device_class,
+        rollout=f"{model}-{'-'.join(version for _, version in named)}-{counter}",
+        epoch=epoch,
+        counter=counter,
+        arms=tuple(
+            Arm(version, published[version], weight) for (_, version), weight in zip(named, weights, strict=True)
+        ),
+        stages=tuple(Stage(fraction, arguments.stage_seconds) for fraction in fractions),
+        selector=Selector(labels, arguments.channel),
+        start=arguments.start,
+        end=arguments.end,
+        min_battery=arguments.min_battery,
+        hours=None if arguments.hours is None else _hours(arguments.hours),
+        shadow=arguments.shadow,
+    )
+
+
+def _advanced(plan: Plan) -> Plan:
+    if plan.stage + 1 >= len(plan.stages):
+        raise InputError(f"rollout {plan.rollout} is at its last stage", remedy="There is nothing to advance to.")
+    return _changed(plan, stage=plan.stage + 1)
+
+
+def _paused(plan: Plan) -> Plan:
+    return _from(plan, ("running",), state="paused")
+
+
+def _resumed(plan: Plan) -> Plan:
+    return _from(plan, ("paused",), state="running")
+
+
+def _aborted(plan: Plan) -> Plan:
+    return _from(plan, ("running", "paused"), state="aborted")
+
+
+def _from(plan: Plan, states: tuple[str, ...], **changes: Any) -> Plan:
+    if plan.state not in states:
+        raise InputError(f"rollout {plan.rollout} is {plan.state}", remedy=f"It must be {' or '.join(states)}.")
+    return _changed(plan, **changes)
+
+
+def _changed(plan: Plan, **changes: Any) -> Plan:
+    return msgspec.structs.replace(plan, counter=plan.counter + 1, **changes)
+
+
+_CHANGES: dict[str, Callable[[Plan], Plan]] = {
+    "advance": _advanced,
+    "pause": _paused,
+    "resume": _resumed,
+    "abort": _aborted,
+}
+
+
+def _release(text: str) -> tuple[str, str]:
+    model, found, version = text.partition("==")
+    if not found:
+        raise InputError(f"{text!r} is no release", remedy="Write NAME==VERSION, such as digits==1.0.0.")
+    checked_name("model", model)
+    version_key(version)
+    return model, checked_version(version)
+
+
+def _numbers(what: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"{what} {text!r} are no numbers", remedy="Write them with commas: 0.01,0.1,1.") from error
+
+
+def _pair(text: str) -> tuple[str, str]:
+    label, found, value = text.partition("=")
+    if not found:
+        raise InputError(f"--label {text!r} is no label with a value", remedy="Write site=berlin.")
+    return checked_name("label", label), value
+
+
+def _hours(text: str) -> Hours:
+    first, _, last = text.partition("-")
+    if not (first.isdigit() and last.isdigit()):
+        raise InputError(f"--hours {text!r} are no hours", remedy="Write them as 1-5.")
+    return Hours(int(first), int(last))
+
+
+def _print(plan: Plan) -> None:
+    console = Console()
+    arms = ", ".join(arm.version for arm in plan.arms)
+    console.print(
+        f"{plan.model} {arms} for {plan.device_class}: {plan.state}, stage {plan.stage + 1} of {len(plan.stages)}, "
+        f"{plan.fraction:.4g} of the devices"
+    )
