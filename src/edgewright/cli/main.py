@@ -15,6 +15,11 @@ VERBS = {
     "compress": "edgewright.cli.compress",
     "profile": "edgewright.cli.profile",
     "lint": "edgewright.cli.lint",
+    "keys": "edgewright.cli.keys",
+    "publish": "edgewright.cli.publish",
+    "rollout": "edgewright.cli.rollout",
+    "repo": "edgewright.cli.repo",
+    "device": "edgewright.cli.device",
     "init": "edgewright.cli.init",
     "doctor": "edgewright.cli.doctor",
 }
@@ -23,6 +28,11 @@ SUMMARIES = {
     "compress": "make a model fit a device, with a certificate",
     "profile": "measure a model on a target",
     "lint": "explain why a graph is slow on the runtime, and mend it",
+    "keys": "make and show the keys that sign releases and rollouts",
+    "publish": "make a signed release of a model",
+    "rollout": "bring a release to devices in stages, or take it back",
+    "repo": "check a repository, sign what is staged, renew what expires",
+    "device": "enrol this device, keep its model up to date, ask it",
     "init": "write a commented edgewright.toml from a model and data",
     "doctor": "show the runtime, CPU features, sensors and disk of this machine",
 }

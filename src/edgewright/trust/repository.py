@@ -189,6 +189,14 @@ class Repository:
         finally:
             self.store.delete(_LOCK)
 
+    def unlock(self) -> None:
+        """Remove the lock of a publisher that is gone."""
+        self.store.delete(_LOCK)
+
+    def lifetime(self, name: str) -> datetime.timedelta:
+        """Return how long new metadata of a role is valid."""
+        return LIFETIMES[BIN if name.startswith(f"{BIN}-") else name]
+
     def commit(self, changed: Mapping[str, Metadata[Targets]], signers: Mapping[str, Sequence[CryptoSigner]]) -> None:
         """Make signed metadata the repository's, in an order in which no reader sees what is not there yet.
 

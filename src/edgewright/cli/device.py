@@ -1,0 +1,222 @@
+"""`edgewright device`: enrol a device, keep its model up to date, ask it."""
+
+import argparse
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.cli.terminal import SCHEMA_VERSION, print_json
+from edgewright.contract.errors import DataError, InputError
+from edgewright.device.agent import Agent
+from edgewright.device.journal import Record
+from edgewright.device.settings import enrol
+
+__all__ = ["register"]
+
+_EPILOG = """\
+examples:
+  edgewright device enrol --repo https://updates.example/models --root 1.root.json --device-class default --state STATE
+  edgewright device run --once --state STATE
+  edgewright device predict --state STATE --input x.npz --json
+  edgewright device status --state STATE --json
+
+exit codes: 0 done; 1 the device refused an update, or rejected an input; 2 the input or usage is wrong.
+"""
+_INTERVAL_S = 3600.0
+
+
+def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "device",
+        help="enrol this device, keep its model up to date, ask it",
+        description="Enrol this device, keep its model up to date, ask it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    acts = parser.add_subparsers(dest="act", metavar="ACT", required=True)
+    joins = acts.add_parser("enrol", help="make this device's state")
+    joins.add_argument("--repo", metavar="URL", required=True, help="of the repository")
+    joins.add_argument("--root", metavar="FILE", required=True, type=Path, help="root that the device believes")
+    joins.add_argument("--device-class", metavar="CLASS", default="default", help="of this device (default)")
+    joins.add_argument("--model", metavar="NAME", default="", help="the only one with a rollout if not given")
+    joins.add_argument("--label", metavar="L=V", action="append", default=[], help="of this device; repeatable")
+    joins.add_argument("--channel", metavar="NAME", default="", help="of this device")
+    joins.add_argument("--plain", action="store_true", help="store models without encryption")
+    joins.set_defaults(run=run_enrol)
+    runs = acts.add_parser("run", help="keep the model up to date")
+    runs.add_argument("--once", action="store_true", help="check once: update, self-test, switch")
+    runs.add_argument("--every", metavar="S", type=float, default=_INTERVAL_S, help="seconds between checks (3600)")
+    runs.set_defaults(run=run_agent)
+    asks = acts.add_parser("predict", help="run the model on samples")
+    asks.add_argument("--input", metavar="FILE", required=True, type=Path, help=".npz with an array for each input")
+    asks.set_defaults(run=run_predict)
+    acts.add_parser("status", help="show what the device says of itself").set_defaults(run=run_status)
+    acts.add_parser("rollback", help="return to the release that was proven before").set_defaults(run=run_rollback)
+    acts.add_parser("verify", help="check the stored models and heal what is broken").set_defaults(run=run_verify)
+    for act in acts.choices.values():
+        act.add_argument("--state", metavar="STATE", required=True, type=Path, help="folder of this device's state")
+        act.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def run_enrol(arguments: argparse.Namespace) -> int:
+    """Make a device's state.
+
+    Raises:
+        InputError: The folder is not empty, the root cannot be read, or something is no name or URL.
+    """
+    try:
+        root = arguments.root.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{arguments.root} cannot be read: {error.strerror}", remedy="Name metadata/1.root.json of the repository."
+        ) from error
+    labels = dict(_pair(text) for text in arguments.label)
+    settings = enrol(
+        arguments.state,
+        url=arguments.repo,
+        root=root,
+        device_class=arguments.device_class,
+        model=arguments.model,
+        labels=labels,
+        channel=arguments.channel,
+        sealed=not arguments.plain,
+    )
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, "device": settings})
+    else:
+        print(f"Enrolled device {settings.device_id} as {settings.device_class} in {arguments.state}.")
+    return 0
+
+
+def run_agent(arguments: argparse.Namespace) -> int:
+    """Check once, or until a signal ends it."""
+    agent = Agent(arguments.state)
+    if arguments.once:
+        return _shown(agent, agent.check(), as_json=arguments.json)
+    ended = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: ended.set())
+    while not ended.is_set():
+        record = agent.check()
+        print(msgspec.json.encode(agent.status()).decode(), file=sys.stderr, flush=True)
+        ended.wait(arguments.every if record.trial_since == "" else min(arguments.every, 60.0))
+    return 0
+
+
+def run_predict(arguments: argparse.Namespace) -> int:
+    """Run the model on samples; 1 if one is rejected.
+
+    Raises:
+        DataError: The file holds no samples for the model.
+    """
+    agent = Agent(arguments.state)
+    feeds = _feeds(arguments.input, agent)
+    answers = [agent.predict(feed) for feed in feeds]
+    agent.settle()
+    rejected = [answer.rejection for answer in answers if answer.rejection is not None]
+    release = answers[0].release if answers else None
+    if arguments.json:
+        print_json(
+            {
+                "schema": SCHEMA_VERSION,
+                "model": None if release is None else release.name,
+                "version": None if release is None else release.version,
+                "outputs": [{name: array.tolist() for name, array in answer.outputs.items()} for answer in answers],
+                "rejections": [
+                    None if answer.rejection is None else vars_of(answer.rejection) for answer in answers
+                ],
+            }
+        )
+    else:
+        for answer in answers:
+            if answer.rejection is not None:
+                print(f"rejected ({answer.rejection.check}): {answer.rejection.reason}")
+            for name, array in answer.outputs.items():
+                print(f"{name}: {np.array2string(array, precision=4, threshold=20)}")
+    return 1 if rejected else 0
+
+
+def run_status(arguments: argparse.Namespace) -> int:
+    """Show what the device says of itself."""
+    agent = Agent(arguments.state)
+    agent.settle()
+    return _shown(agent, None, as_json=arguments.json)
+
+
+def run_rollback(arguments: argparse.Namespace) -> int:
+    """Return to what was proven before.
+
+    Raises:
+        NoTrialError: There is nothing to return to.
+    """
+    agent = Agent(arguments.state)
+    agent.rollback()
+    return _shown(agent, None, as_json=arguments.json)
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """Check the stored models; 1 if something was broken."""
+    agent = Agent(arguments.state)
+    found = agent.verify()
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, "found": found, "status": agent.status()})
+    else:
+        for refusal in found:
+            print(f"{refusal.code}: {refusal.reason}")
+        print(f"{len(found)} releases were broken.")
+    return 1 if found else 0
+
+
+def _shown(agent: Agent, record: Record | None, *, as_json: bool) -> int:
+    status = agent.status()
+    if as_json:
+        print_json({"schema": SCHEMA_VERSION, **status})
+    else:
+        version = status["version"] or "no model"
+        print(f"{status['model'] or ''} {version}: {status['state']}".strip())
+        if status["last_refusal"] is not None:
+            refusal = status["last_refusal"]
+            print(f"refused ({refusal.code}): {refusal.reason}")
+    return 1 if record is not None and record.last_refusal is not None else 0
+
+
+def _feeds(path: Path, agent: Agent) -> list[dict[str, NDArray[Any]]]:
+    """Return one feed per sample of a file."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}", remedy="Save it with numpy.savez.") from error
+    engine = agent.predictor.engine
+    names = list(arrays) if engine is None else [spec.name for spec in engine.guard.contract.inputs]
+    if len(names) == 1 and len(arrays) == 1:
+        arrays = {names[0]: next(iter(arrays.values()))}
+    chosen = {name: array for name, array in arrays.items() if name in names}
+    count = min((len(array) for array in chosen.values() if array.ndim), default=0)
+    if not count:
+        raise DataError(
+            f"{path} holds {', '.join(arrays) or 'nothing'}, the model takes {', '.join(names)}",
+            remedy="Name the arrays as the model's inputs.",
+        )
+    return [{name: array[number : number + 1] for name, array in chosen.items()} for number in range(count)]
+
+
+def _pair(text: str) -> tuple[str, str]:
+    label, found, value = text.partition("=")
+    if not found:
+        raise InputError(f"--label {text!r} is no label with a value", remedy="Write site=berlin.")
+    return label, value
+
+
+def vars_of(rejection: Any) -> dict[str, str]:
+    """Return a rejection as a JSON object."""
+    return {"check": rejection.check, "tensor": rejection.tensor, "reason": rejection.reason}
+
+

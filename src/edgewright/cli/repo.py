@@ -1,0 +1,143 @@
+"""`edgewright repo`: check a repository as a device would, sign what is staged, renew what expires."""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.prompt import Confirm
+
+from edgewright.cli.passphrase import ask
+from edgewright.cli.terminal import SCHEMA_VERSION, print_json
+from edgewright.contract.errors import InputError
+from edgewright.trust.check import check_repository
+from edgewright.trust.found import read_anchor
+from edgewright.trust.keys import KeyFolder
+from edgewright.trust.refresh import renew
+from edgewright.trust.repository import Repository
+from edgewright.trust.staging import changes, discard, land, sign, waiting
+from edgewright.trust.store import open_store
+
+__all__ = ["register"]
+
+_EPILOG = """\
+examples:
+  edgewright repo check --keys KEYS --repo REPO
+  edgewright repo sign releases --keys KEYS --repo REPO
+  edgewright repo refresh --keys KEYS --repo REPO
+
+exit codes: 0 done; 1 something is wrong with the repository; 2 the input or usage is wrong.
+"""
+
+
+def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "repo",
+        help="check a repository, sign what is staged, renew what expires",
+        description="Check a repository as a device would, sign what is staged, renew what expires.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    acts = parser.add_subparsers(dest="act", metavar="ACT", required=True)
+    acts.add_parser("check", help="verify everything as a device would").set_defaults(run=run_check)
+    signs = acts.add_parser("sign", help="add this folder's signatures to what is staged")
+    signs.add_argument("role", metavar="ROLE", choices=("root", "releases"), help="root or releases")
+    signs.add_argument("--yes", action="store_true", help="what is signed was read before")
+    signs.set_defaults(run=run_sign)
+    acts.add_parser("refresh", help="land what is signed, and renew what expires soon").set_defaults(run=run_refresh)
+    acts.add_parser("discard", help="drop what is staged").set_defaults(run=run_discard)
+    acts.add_parser("unlock", help="remove the lock of a publisher that was killed").set_defaults(run=run_unlock)
+    for act in acts.choices.values():
+        act.add_argument("--keys", metavar="KEYS", type=Path, required=True, help="folder with the keys")
+        act.add_argument("--repo", metavar="REPO", required=True, help="folder or URL of the repository")
+        act.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    """Verify everything as a device would; 1 if something is wrong."""
+    found = check_repository(_repository(arguments))
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, "check": found})
+    else:
+        for fault in found.faults:
+            print(f"fault: {fault}")
+        for warning in found.warnings:
+            print(f"warning: {warning}")
+        print(f"{found.releases} releases, {found.plans} rollouts, {found.files} files: {len(found.faults)} faults.")
+    return 1 if found.faults else 0
+
+
+def run_sign(arguments: argparse.Namespace) -> int:
+    """Sign what is staged, once it was read.
+
+    Raises:
+        InputError: Nothing is staged, no key counts, or nobody said yes.
+    """
+    repository = _repository(arguments)
+    found = changes(repository)
+    console = Console(stderr=True)
+    for change in found:
+        console.print(f"  {change}", markup=False, highlight=False)
+    if found and not arguments.yes:
+        if arguments.json or not console.is_terminal:
+            raise InputError("what is to be signed was not confirmed", remedy="Read it, then add --yes.")
+        if not Confirm.ask("Sign this?", console=console):
+            raise InputError("it was not signed", remedy="Drop it with 'edgewright repo discard'.")
+    left = sign(repository, arguments.role, KeyFolder(arguments.keys, ask))
+    lacking = [part for part in left if not part.complete]
+    if arguments.json:
+        print_json(
+            {
+                "schema": SCHEMA_VERSION,
+                "changes": found,
+                "waiting": [
+                    {"role": p.role, "name": p.name, "signed": p.signed, "needed": p.needed} for p in lacking
+                ],
+            }
+        )
+    else:
+        state = "complete" if not lacking else f"{len(lacking)} parts still lack signatures"
+        print(f"Signed; {state}. 'edgewright repo refresh' lands it.")
+    return 0
+
+
+def run_refresh(arguments: argparse.Namespace) -> int:
+    """Land what is signed, and renew what expires.
+
+    Raises:
+        InputError: The online keys are not in this folder.
+    """
+    repository, keys = _repository(arguments), KeyFolder(arguments.keys, ask)
+    with repository.locked():
+        landed = land(repository, keys)
+        renewed = [] if landed else renew(repository, keys)
+    left = [part for part in waiting(repository) if not part.complete]
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, "landed": landed, "renewed": renewed, "waiting": len(left)})
+    else:
+        print(f"{'Landed what was staged. ' if landed else ''}Renewed {', '.join(renewed) or 'nothing more'}.")
+    return 0
+
+
+def run_discard(arguments: argparse.Namespace) -> int:
+    """Drop what is staged."""
+    count = discard(_repository(arguments))
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, "discarded": count})
+    else:
+        print(f"Dropped {count} staged files.")
+    return 0
+
+
+def run_unlock(arguments: argparse.Namespace) -> int:
+    """Remove the lock."""
+    _repository(arguments).unlock()
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, "unlocked": True})
+    else:
+        print("The lock is removed.")
+    return 0
+
+
+def _repository(arguments: argparse.Namespace) -> Repository:
+    return Repository(open_store(arguments.repo), read_anchor(arguments.keys))
