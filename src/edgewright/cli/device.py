@@ -75,7 +75,8 @@ def run_enrol(arguments: argparse.Namespace) -> int:
         root = arguments.root.read_bytes()
     except OSError as error:
         raise InputError(
-            f"{arguments.root} cannot be read: {error.strerror}", remedy="Name metadata/1.root.json of the repository."
+            f"{arguments.root} cannot be read: {error.strerror}",
+            remedy="Name metadata/1.root.json of the repository.",
         ) from error
     labels = dict(_pair(text) for text in arguments.label)
     settings = enrol(
@@ -218,5 +219,3 @@ def _pair(text: str) -> tuple[str, str]:
 def vars_of(rejection: Any) -> dict[str, str]:
     """Return a rejection as a JSON object."""
     return {"check": rejection.check, "tensor": rejection.tensor, "reason": rejection.reason}
-
-

@@ -39,7 +39,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     init = acts.add_parser("init", help="make keys and an empty repository")
     init.add_argument("--keys", metavar="KEYS", type=Path, required=True, help="new folder for the keys")
     init.add_argument("--repo", metavar="REPO", required=True, help="folder or URL of a store for the repository")
-    init.add_argument("--offline", metavar="N", type=int, default=1, help="keys for root, and as many for releases (1)")
+    init.add_argument(
+        "--offline", metavar="N", type=int, default=1, help="keys for root, and as many for releases (1)"
+    )
     init.add_argument("--threshold", metavar="N", type=int, default=1, help="how many of them must sign (1)")
     init.add_argument(
         "--bits", metavar="N", type=int, default=BITS, help=f"spread releases over 2^N files of metadata ({BITS})"
@@ -80,7 +82,9 @@ def run_init(arguments: argparse.Namespace) -> int:
         )
     else:
         console = Console()
-        console.print(f"Made {len(keys.public_keys())} keys in {arguments.keys} and a repository in {arguments.repo}.")
+        console.print(
+            f"Made {len(keys.public_keys())} keys in {arguments.keys} and a repository in {arguments.repo}."
+        )
         console.print(f"Devices are enrolled with {arguments.repo}/metadata/1.root.json.")
     return 0
 

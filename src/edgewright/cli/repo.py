@@ -44,7 +44,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     signs.add_argument("role", metavar="ROLE", choices=("root", "releases"), help="root or releases")
     signs.add_argument("--yes", action="store_true", help="what is signed was read before")
     signs.set_defaults(run=run_sign)
-    acts.add_parser("refresh", help="land what is signed, and renew what expires soon").set_defaults(run=run_refresh)
+    acts.add_parser("refresh", help="land what is signed, and renew what expires soon").set_defaults(
+        run=run_refresh
+    )
     acts.add_parser("discard", help="drop what is staged").set_defaults(run=run_discard)
     acts.add_parser("unlock", help="remove the lock of a publisher that was killed").set_defaults(run=run_unlock)
     for act in acts.choices.values():
@@ -63,7 +65,9 @@ def run_check(arguments: argparse.Namespace) -> int:
             print(f"fault: {fault}")
         for warning in found.warnings:
             print(f"warning: {warning}")
-        print(f"{found.releases} releases, {found.plans} rollouts, {found.files} files: {len(found.faults)} faults.")
+        print(
+            f"{found.releases} releases, {found.plans} rollouts, {found.files} files: {len(found.faults)} faults."
+        )
     return 1 if found.faults else 0
 
 

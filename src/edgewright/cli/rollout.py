@@ -50,7 +50,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     start.add_argument("--stages", metavar="F,F,…", help="fractions of several stages, such as 0.01,0.1,1")
     start.add_argument("--stage-seconds", metavar="S", type=float, default=0.0, help="least time of each stage (0)")
     start.add_argument("--weights", metavar="W,W,…", help="of the arms, in proportion (equal)")
-    start.add_argument("--label", metavar="L=V", action="append", default=[], help="only devices with it; repeatable")
+    start.add_argument(
+        "--label", metavar="L=V", action="append", default=[], help="only devices with it; repeatable"
+    )
     start.add_argument("--channel", metavar="NAME", default="", help="only devices of this channel")
     start.add_argument("--start", metavar="TIME", default="", help="not before, ISO 8601, UTC")
     start.add_argument("--end", metavar="TIME", default="", help="not after, ISO 8601, UTC")
@@ -104,7 +106,9 @@ def _started(arguments: argparse.Namespace, repository: Repository) -> Plan:
     named = [_release(text) for text in arguments.releases]
     models = {model for model, _ in named}
     if len(models) != 1:
-        raise InputError(f"a rollout is of one model, not of {', '.join(sorted(models))}", remedy="Start one for each.")
+        raise InputError(
+            f"a rollout is of one model, not of {', '.join(sorted(models))}", remedy="Start one for each."
+        )
     (model,) = models
     published = dict(releases(repository, model))
     weights = _numbers("--weights", arguments.weights) if arguments.weights else [1.0] * len(named)

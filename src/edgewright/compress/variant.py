@@ -72,7 +72,9 @@ def variant_of(
     path = place / _MODEL if place.is_dir() else place
     loaded = read_model(path)
     report = _report(place / "report.json") if place.is_dir() else None
-    model = loaded.proto.SerializeToString() if loaded.proto.ByteSize() != path.stat().st_size else path.read_bytes()
+    model = (
+        loaded.proto.SerializeToString() if loaded.proto.ByteSize() != path.stat().st_size else path.read_bytes()
+    )
     if report is not None and report.chosen.sha256 != hashlib.sha256(model).hexdigest():
         raise InputError(
             f"{place / 'report.json'} is about another model than {path.name}", remedy="Run compress again."
@@ -83,7 +85,8 @@ def variant_of(
     variant = Variant(
         device_class=device_class,
         files=tuple(
-            StoredFile(name, hashlib.sha256(content).hexdigest(), len(content)) for name, content in contents.items()
+            StoredFile(name, hashlib.sha256(content).hexdigest(), len(content))
+            for name, content in contents.items()
         ),
         contract=contract,
         preprocess=preprocess,
@@ -109,7 +112,14 @@ def _report(path: Path) -> Report:
 def _evidence(report: Report) -> Evidence:
     figures = {
         name: value
-        for name in ("size_bytes", "latency_p50_ms", "latency_p95_ms", "latency_ratio", "peak_memory_bytes", "energy_mj")
+        for name in (
+            "size_bytes",
+            "latency_p50_ms",
+            "latency_p95_ms",
+            "latency_ratio",
+            "peak_memory_bytes",
+            "energy_mj",
+        )
         if (value := getattr(report.chosen, name, None)) is not None
     }
     return Evidence(report.certificate, figures)

@@ -8,7 +8,7 @@ import msgspec
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_digest, checked_name, checked_version, version_key
 
-__all__ = ["Arm", "Hours", "HealthRule", "Plan", "PlanState", "Policy", "Selector", "Stage", "refusals"]
+__all__ = ["Arm", "HealthRule", "Hours", "Plan", "PlanState", "Policy", "Selector", "Stage", "refusals"]
 
 PlanState = Literal["running", "paused", "aborted", "done"]
 

@@ -148,7 +148,9 @@ class Agent:
             self._step(Event.PROMOTED, slots=slots, wanted=None, served=0, trial_since="", last_refusal=None)
             self._shelves.sweep(slots, None)
         else:
-            why = Refusal("probation", trial.version, f"{self.predictor.failures} inferences failed in its probation")
+            why = Refusal(
+                "probation", trial.version, f"{self.predictor.failures} inferences failed in its probation"
+            )
             self._end_badly(Event.PROBATION_FAILED, why)
         return self.record
 
@@ -305,14 +307,21 @@ class Agent:
     def _test(self, variant: Variant, release: Installed) -> None:
         attempts = self.record.attempts + 1
         if attempts > _ATTEMPTS:
-            raise Refused("self-test", release.version, f"it ended this process {_ATTEMPTS} times while it was tested")
+            raise Refused(
+                "self-test", release.version, f"it ended this process {_ATTEMPTS} times while it was tested"
+            )
         self._step(Event.SWITCHED, slots=begin_trial(self.record.slots, release), attempts=attempts)
         engine, why = self._proved(variant, release)
         if engine is None or why is not None:
             self._end_badly(Event.TEST_FAILED, why or Refusal("self-test", release.version, "it cannot be opened"))
             return
         self._step(
-            Event.TEST_PASSED, wanted=None, attempts=0, served=0, trial_since=self.now().isoformat(), last_refusal=None
+            Event.TEST_PASSED,
+            wanted=None,
+            attempts=0,
+            served=0,
+            trial_since=self.now().isoformat(),
+            last_refusal=None,
         )
         self.predictor.switch(engine)
 
@@ -447,7 +456,8 @@ class Agent:
             return self._journal.write(record)
         except OSError as error:
             raise WorkError(
-                f"the journal in {self.state} cannot be written: {error.strerror}", remedy="Free space on the device."
+                f"the journal in {self.state} cannot be written: {error.strerror}",
+                remedy="Free space on the device.",
             ) from error
 
     def _remember_if_possible(self, why: Refusal) -> Record:
@@ -464,7 +474,7 @@ def _time(text: str) -> datetime.datetime:
 
 def _lacking(variant: Variant) -> str:
     """Return in words what this device lacks to run a variant, "" if nothing."""
-    import onnxruntime as ort  # noqa: PLC0415 - a device's core runs without it until a model is opened
+    import onnxruntime as ort
 
     need = variant.requirement
     if need.runtime != "onnxruntime":

@@ -116,7 +116,9 @@ def _lacking(plan: Plan, policy: Policy, situation: Situation) -> Refusal | None
         return _why("battery", plan.rollout, f"the battery is at {situation.battery:.0%}, {least:.0%} are needed")
     if plan.hours is not None and not plan.hours.holds(situation.hour):
         return _why(
-            "hours", plan.rollout, f"it is {situation.hour} o'clock, {plan.hours.first} to {plan.hours.last} are allowed"
+            "hours",
+            plan.rollout,
+            f"it is {situation.hour} o'clock, {plan.hours.first} to {plan.hours.last} are allowed",
         )
     return None
 

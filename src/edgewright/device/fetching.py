@@ -166,5 +166,3 @@ def _blob(content: StoredFile | Delta, digest: str, shelf: Shelf, source: Source
     if hashlib.sha256(found).hexdigest() != digest:
         raise Refused("tampered", name, "it is not what was signed")
     return found
-
-

@@ -145,9 +145,7 @@ class Guard:
             tuple(sizes) if len(sizes) == len(spec.shape) else None,
         )
 
-    def _looked_at(
-        self, watch: _Watch, array: NDArray[Any], low: float, high: float
-    ) -> NDArray[Any] | Rejection:
+    def _looked_at(self, watch: _Watch, array: NDArray[Any], low: float, high: float) -> NDArray[Any] | Rejection:
         name, rules = watch.spec.name, watch.rules
         if not (math.isfinite(low) and math.isfinite(high)):
             rule = rules.get("not finite")
@@ -161,7 +159,9 @@ class Guard:
             action: Action = "reject" if rule is None else rule.action
             if action == "reject" or rule is None:
                 return self._reject(
-                    "range", name, f"{name} ranges from {low:g} to {high:g}, {watch.low:g} to {watch.high:g} is allowed"
+                    "range",
+                    name,
+                    f"{name} ranges from {low:g} to {high:g}, {watch.low:g} to {watch.high:g} is allowed",
                 )
             self.counts["range", name] += 1
             if action == "clamp":

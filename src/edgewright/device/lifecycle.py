@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from edgewright.contract.errors import WorkError
 
-__all__ = ["Event", "LifecycleError", "State", "TRANSITIONS", "after", "diagram"]
+__all__ = ["TRANSITIONS", "Event", "LifecycleError", "State", "after", "diagram"]
 
 
 class State(StrEnum):

@@ -106,9 +106,7 @@ def encode_answer(
     parts: list[bytes] = []
     for entry in wanted:
         if entry.name not in outputs:
-            raise DataError(
-                f"the model has no output {entry.name!r}", remedy=f"It has {', '.join(outputs)}."
-            )
+            raise DataError(f"the model has no output {entry.name!r}", remedy=f"It has {', '.join(outputs)}.")
         array = np.ascontiguousarray(outputs[entry.name])
         tensor: dict[str, Any] = {
             "name": entry.name,

@@ -36,18 +36,18 @@ class _Handler(BaseHTTPRequestHandler):
     token: ClassVar[str]
     timeout = 60
 
-    def do_GET(self) -> None:  # noqa: N802 - the library's name
+    def do_GET(self) -> None:
         if self._is_allowed():
             self._get(self.path.partition("?")[0])
 
-    def do_POST(self) -> None:  # noqa: N802 - the library's name
+    def do_POST(self) -> None:
         if not self._is_allowed():
             return
         body = self._body()
         if body is not None:
             self._infer(self.path.partition("?")[0], body)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ARG002 - the library's signature
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's signature
         """Say nothing: what is asked is nobody's business."""
 
     def address_string(self) -> str:
@@ -119,7 +119,9 @@ class _Handler(BaseHTTPRequestHandler):
         head = self.headers.get("Inference-Header-Content-Length")
         try:
             if head is not None and not head.isdigit():
-                raise DataError("Inference-Header-Content-Length is no number", remedy="Leave it out without binary data.")
+                raise DataError(
+                    "Inference-Header-Content-Length is no number", remedy="Leave it out without binary data."
+                )
             request, feed = decode_request(body, None if head is None else int(head))
             prediction = self.agent.predict(feed)
             if prediction.rejection is not None or prediction.release is None:
@@ -202,7 +204,9 @@ def serve_unix(agent: Agent, path: Path, *, mode: int = 0o660) -> Server:
         finally:
             os.umask(before)
     except OSError as error:
-        raise InputError(f"the socket {path} cannot be made: {error.strerror}", remedy="Name another path.") from error
+        raise InputError(
+            f"the socket {path} cannot be made: {error.strerror}", remedy="Name another path."
+        ) from error
 
 
 def serve_tcp(

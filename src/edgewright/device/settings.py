@@ -93,6 +93,8 @@ def read_settings(state: Path) -> tuple[Settings, bytes]:
         settings = msgspec.json.decode((state / _SETTINGS).read_bytes(), type=Settings)
         return settings, (state / ANCHOR).read_bytes()
     except FileNotFoundError:
-        raise InputError(f"{state} holds no enrolled device", remedy="Run 'edgewright device enrol' first.") from None
+        raise InputError(
+            f"{state} holds no enrolled device", remedy="Run 'edgewright device enrol' first."
+        ) from None
     except (OSError, msgspec.MsgspecError) as error:
         raise InputError(f"{state} cannot be read: {error}", remedy="Enrol the device again.") from error

@@ -74,7 +74,9 @@ class Shelves:
         try:
             content = self.files.read(path)
             if hashlib.sha256(content).hexdigest() != digest:
-                raise LockedError(f"the manifest {digest[:12]} was changed on the disk", remedy="It is fetched again.")
+                raise LockedError(
+                    f"the manifest {digest[:12]} was changed on the disk", remedy="It is fetched again."
+                )
             return msgspec.json.decode(content, type=Manifest), content
         except (OSError, msgspec.MsgspecError, InputError) as error:
             raise LockedError(
@@ -89,7 +91,9 @@ class Shelves:
         """
         found = self.manifest(digest)[0].variant(self.device_class)
         if found is None:
-            raise LockedError(f"release {digest[:12]} is not for {self.device_class}", remedy="It is fetched again.")
+            raise LockedError(
+                f"release {digest[:12]} is not for {self.device_class}", remedy="It is fetched again."
+            )
         return found
 
     def contents(self, slots: Slots) -> list[tuple[Shelf, tuple[StoredFile, ...]]]:

@@ -52,7 +52,9 @@ class Slots(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def holds(self, manifest: str) -> bool:
         """Whether a release lies in some slot."""
-        return any(each is not None and each.manifest == manifest for each in (self.proven, self.trial, self.previous))
+        return any(
+            each is not None and each.manifest == manifest for each in (self.proven, self.trial, self.previous)
+        )
 
 
 def begin_trial(slots: Slots, installed: Installed) -> Slots:

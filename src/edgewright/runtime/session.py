@@ -31,7 +31,7 @@ class OnnxSession:
     """A model in onnxruntime; it may be run by several threads at once."""
 
     def __init__(self, content: bytes, options: RuntimeOptions) -> None:
-        import onnxruntime as ort  # noqa: PLC0415 - a device's core runs without it until a model is opened
+        import onnxruntime as ort
 
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options.threads
@@ -42,7 +42,9 @@ class OnnxSession:
             self._session = ort.InferenceSession(content, settings, providers=list(options.providers))
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
-            raise CandidateError(f"the runtime refuses the model: {reason}", remedy="Publish another form.") from error
+            raise CandidateError(
+                f"the runtime refuses the model: {reason}", remedy="Publish another form."
+            ) from error
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._run = self._session.run
 
@@ -75,5 +77,3 @@ def open_session(content: bytes, options: RuntimeOptions | None = None) -> OnnxS
             remedy="Save it with all data inside; nothing outside is read.",
         )
     return OnnxSession(content, options or RuntimeOptions())
-
-

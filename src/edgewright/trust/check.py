@@ -120,4 +120,6 @@ def _plan(found: Check, repository: Repository, plan: Plan) -> None:
     published = dict(releases(repository, plan.model))
     for arm in plan.arms:
         if published.get(arm.version) != arm.manifest:
-            found.faults.append(f"rollout {plan.rollout} points at {release_path(plan.model, arm.version)}, which is not signed")
+            found.faults.append(
+                f"rollout {plan.rollout} points at {release_path(plan.model, arm.version)}, which is not signed"
+            )

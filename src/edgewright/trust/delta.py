@@ -119,11 +119,13 @@ def _words(content: bytes, word: int) -> NDArray[np.unsignedinteger]:
 def _encode_bsdiff(old: bytes, new: bytes) -> bytes | None:
     """Blocks of the old file that moved, and how their bytes differ (Percival 2003)."""
     try:
-        from bsdiff4 import core  # noqa: PLC0415 - only publishers have it; devices need none to decode
+        from bsdiff4 import core
     except ModuleNotFoundError:
         return None
-    steps, added, extra = core.diff(old, new)
-    table = np.array(steps, _STEP).reshape(-1, _STEP_NUMBERS)
+    control, added, extra = core.diff(old, new)
+    raw = np.frombuffer(control, "<u8")  # sign and magnitude, as the original has it
+    size = (raw & np.uint64((1 << 63) - 1)).astype(_STEP)
+    table = np.where(raw >> np.uint64(63), -size, size).reshape(-1, _STEP_NUMBERS)
     lengths = np.array([len(table), len(added), len(extra)], _STEP)
     return _deflated(lengths.tobytes() + table.tobytes() + added + extra)
 

@@ -123,7 +123,10 @@ class Fetcher(FetcherInterface):
             raise Refused(code_of(error), name, str(error), remedy="The download goes on later.") from error
         if have < size:
             raise Refused(
-                "unreachable", name, f"{url} ended after {have} of {size} bytes", remedy="The download goes on later."
+                "unreachable",
+                name,
+                f"{url} ended after {have} of {size} bytes",
+                remedy="The download goes on later.",
             )
 
     def _get(self, url: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:

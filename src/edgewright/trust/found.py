@@ -8,10 +8,12 @@ from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
     Metadata,
-    Role as TufRole,
     Root,
     SuccinctRoles,
     Targets,
+)
+from tuf.api.metadata import (
+    Role as TufRole,
 )
 
 from edgewright.contract.errors import InputError
@@ -53,10 +55,13 @@ def found(
     """
     if not 1 <= threshold <= offline:
         raise InputError(
-            f"{threshold} of {offline} keys are to sign", remedy="The threshold is at least 1 and at most their number."
+            f"{threshold} of {offline} keys are to sign",
+            remedy="The threshold is at least 1 and at most their number.",
         )
     if store.read("metadata/1.root.json") is not None:
-        raise InputError("there is a repository already", remedy="Name another place, or use 'edgewright keys add'.")
+        raise InputError(
+            "there is a repository already", remedy="Name another place, or use 'edgewright keys add'."
+        )
     if keys.path.exists() and any(keys.path.iterdir()):
         raise InputError(f"{keys.path} is not empty", remedy="Name a new folder for the keys.")
     made: dict[Role, list[PublicKey]] = {role: [] for role in (*OFFLINE, *ONLINE)}
@@ -80,7 +85,7 @@ def found(
         for name, metadata in changed.items():
             for signer in rollouts if name == ROLLOUTS else releases:
                 metadata.sign(signer, append=True)
-        repository.commit(changed, {role: rollouts for role in ("snapshot", "timestamp")})
+        repository.commit(changed, dict.fromkeys(("snapshot", "timestamp"), rollouts))
     return repository
 
 
@@ -99,9 +104,7 @@ def read_anchor(folder: Path) -> bytes:
         ) from error
 
 
-def _first_root(
-    made: dict[Role, list[PublicKey]], threshold: int, expires: datetime.datetime
-) -> Metadata[Root]:
+def _first_root(made: dict[Role, list[PublicKey]], threshold: int, expires: datetime.datetime) -> Metadata[Root]:
     of_tuf = {"root": "root", "targets": "releases", "snapshot": "snapshot", "timestamp": "timestamp"}
     roles = {}
     known = {}

@@ -146,7 +146,8 @@ class KeyFolder:
             raise InputError(f"{path} exists already", remedy="Choose another name for the key.") from None
         except OSError as error:
             raise OutputError(
-                f"{path} cannot be written: {error.strerror}", remedy="Permit writing there, or name another folder."
+                f"{path} cannot be written: {error.strerror}",
+                remedy="Permit writing there, or name another folder.",
             ) from error
 
 

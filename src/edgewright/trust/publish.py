@@ -25,7 +25,16 @@ from edgewright.trust.seal import seal, unseal
 from edgewright.trust.staging import draft, land, online_signers, sign, stage
 from edgewright.trust.store import ExistsError
 
-__all__ = ["Published", "known_plan", "known_policy", "new_salt", "publish_plan", "publish_release", "releases", "set_policy"]
+__all__ = [
+    "Published",
+    "known_plan",
+    "known_policy",
+    "new_salt",
+    "publish_plan",
+    "publish_release",
+    "releases",
+    "set_policy",
+]
 
 # A delta that saves less is not worth its place.
 _WORTH = 0.9
@@ -135,7 +144,9 @@ def publish_plan(repository: Repository, keys: KeyFolder, plan: Plan) -> None:
         )
     laxer = refusals(plan, policy)
     if laxer:
-        raise InputError(f"the policy forbids it: {'; '.join(laxer)}", remedy="Change the plan, or have the policy changed.")
+        raise InputError(
+            f"the policy forbids it: {'; '.join(laxer)}", remedy="Change the plan, or have the policy changed."
+        )
     before = known_plan(repository, plan.model, plan.device_class)
     if before is not None and before.epoch == plan.epoch and plan.counter <= before.counter:
         raise InputError(
@@ -151,10 +162,13 @@ def publish_plan(repository: Repository, keys: KeyFolder, plan: Plan) -> None:
             )
     with repository.locked():
         changed = draft(repository, ROLLOUTS)
-        _put(changed, plan_path(plan.model, plan.device_class), msgspec.json.encode(plan))
+        path, content = plan_path(plan.model, plan.device_class), msgspec.json.encode(plan)
+        _create(repository, target_name(path, _put(changed, path, content)), content)
         signers = keys.signers(repository.delegator(ROLLOUTS).get_delegated_role(ROLLOUTS).keyids)
         if not signers:
-            raise InputError(f"{keys.path} holds no key for rollouts", remedy="Use the folder with the online keys.")
+            raise InputError(
+                f"{keys.path} holds no key for rollouts", remedy="Use the folder with the online keys."
+            )
         for signer in signers:
             changed.sign(signer, append=True)
         repository.commit({ROLLOUTS: changed}, online_signers(repository, keys))

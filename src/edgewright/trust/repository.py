@@ -120,7 +120,9 @@ class Repository:
             return self.root.signed
         parent = self.role(BINS if name.startswith(f"{BIN}-") else Targets.type)
         if parent is None:
-            raise TrustError(f"nobody delegates to {name}", remedy="Make the repository with 'edgewright keys init'.")
+            raise TrustError(
+                f"nobody delegates to {name}", remedy="Make the repository with 'edgewright keys init'."
+            )
         return parent.signed
 
     def parsed(self, name: str, content: bytes) -> Metadata[Any]:
@@ -197,7 +199,9 @@ class Repository:
         """Return how long new metadata of a role is valid."""
         return LIFETIMES[BIN if name.startswith(f"{BIN}-") else name]
 
-    def commit(self, changed: Mapping[str, Metadata[Targets]], signers: Mapping[str, Sequence[CryptoSigner]]) -> None:
+    def commit(
+        self, changed: Mapping[str, Metadata[Targets]], signers: Mapping[str, Sequence[CryptoSigner]]
+    ) -> None:
         """Make signed metadata the repository's, in an order in which no reader sees what is not there yet.
 
         Args:
@@ -218,9 +222,7 @@ class Repository:
             meta[f"{name}.json"] = MetaFile(metadata.signed.version)
         now = self.now()
         snapshot = Metadata(
-            Snapshot(
-                version=self.next_version(Snapshot.type), expires=now + LIFETIMES[Snapshot.type], meta=meta
-            )
+            Snapshot(version=self.next_version(Snapshot.type), expires=now + LIFETIMES[Snapshot.type], meta=meta)
         )
         _signed(snapshot, signers[Snapshot.type])
         _verify(Snapshot.type, snapshot, self.root.signed)
@@ -272,9 +274,7 @@ class Repository:
         try:
             meta.verify_length_and_hashes(content)
         except RepositoryError as error:
-            raise TrustError(
-                f"{name} is not what was signed: {error}", remedy="Restore it from a copy."
-            ) from error
+            raise TrustError(f"{name} is not what was signed: {error}", remedy="Restore it from a copy.") from error
         return content
 
     def _believed(self, name: str, content: bytes, delegator: Root | Targets) -> Metadata[Any]:

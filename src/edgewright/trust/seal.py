@@ -16,7 +16,9 @@ __all__ = ["CHUNK", "seal", "sealed_size", "unseal"]
 
 CHUNK = 1 << 20
 _MAGIC = b"EWSEAL1\n"
-_HEAD = struct.Struct(">8s32sQIH")  # magic, sha256 of the content, its size, bytes per chunk, bytes of the wrapped key
+_HEAD = struct.Struct(
+    ">8s32sQIH"
+)  # magic, sha256 of the content, its size, bytes per chunk, bytes of the wrapped key
 _TAG = 16
 
 

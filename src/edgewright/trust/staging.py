@@ -227,4 +227,3 @@ def _delegator(
     if parent in changed:
         return changed[parent].signed
     return repository.delegator(name)
-

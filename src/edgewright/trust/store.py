@@ -125,14 +125,14 @@ class ObjectStore:
     """A bucket of an S3-compatible store, or a folder in it."""
 
     def __init__(self, url: str) -> None:
-        import obstore.store  # noqa: PLC0415 - a device and a local folder need none
+        import obstore.store
 
         self.url = url
         self._store = obstore.store.from_url(url)
 
     def read(self, name: str) -> bytes | None:
         """See `Store`."""
-        import obstore  # noqa: PLC0415
+        import obstore
 
         try:
             return bytes(obstore.get(self._store, _checked(name)).bytes())
@@ -143,7 +143,7 @@ class ObjectStore:
 
     def size(self, name: str) -> int | None:
         """See `Store`."""
-        import obstore  # noqa: PLC0415
+        import obstore
 
         try:
             return int(obstore.head(self._store, _checked(name))["size"])
@@ -162,7 +162,7 @@ class ObjectStore:
 
     def delete(self, name: str) -> None:
         """See `Store`."""
-        import obstore  # noqa: PLC0415
+        import obstore
 
         try:
             obstore.delete(self._store, _checked(name))
@@ -173,16 +173,18 @@ class ObjectStore:
 
     def names(self, folder: str) -> list[str]:
         """See `Store`."""
-        import obstore  # noqa: PLC0415
+        import obstore
 
         try:
-            return sorted(str(entry["path"]) for part in obstore.list(self._store, _checked(folder)) for entry in part)
+            return sorted(
+                str(entry["path"]) for part in obstore.list(self._store, _checked(folder)) for entry in part
+            )
         except Exception as error:
             raise _unreachable(self.url, error) from error
 
     def _put(self, name: str, content: bytes, *, mode: str) -> None:
-        import obstore  # noqa: PLC0415
-        from obstore.exceptions import AlreadyExistsError  # noqa: PLC0415
+        import obstore
+        from obstore.exceptions import AlreadyExistsError
 
         try:
             obstore.put(self._store, _checked(name), content, mode=mode)  # type: ignore[arg-type]

@@ -82,7 +82,7 @@ class View:
         """Return the models that there is a plan for on a device class."""
         with _refusing(self._fetcher):
             self._updater.get_targetinfo(plan_path("any", device_class))  # loads the role
-            targets = self._updater._trusted_set["rollouts"].targets  # noqa: SLF001 - see `refresh`
+            targets = self._updater._trusted_set["rollouts"].targets
         found = []
         for path in targets:
             folder, _, rest = path.partition("/")
@@ -105,7 +105,9 @@ class View:
             raise Refused("wrong class", path, f"the policy is for {policy.model} on {policy.device_class}")
         if policy.revision < self.memory.policy:
             raise Refused(
-                "rollback", path, f"policy revision {policy.revision} is older than {self.memory.policy}, seen before"
+                "rollback",
+                path,
+                f"policy revision {policy.revision} is older than {self.memory.policy}, seen before",
             )
         plan = self.memory.plan if policy.epoch == self.memory.epoch else 0
         self.memory = msgspec.structs.replace(self.memory, policy=policy.revision, epoch=policy.epoch, plan=plan)
@@ -146,7 +148,9 @@ class View:
         with _refusing(self._fetcher):
             target = self._updater.get_targetinfo(path)
             if target is None:
-                raise Refused("unsigned", path, f"{model} {version} is no release that the offline keys have signed")
+                raise Refused(
+                    "unsigned", path, f"{model} {version} is no release that the offline keys have signed"
+                )
             if target.hashes.get("sha256") != digest:
                 raise Refused("tampered", path, f"the plan names another manifest of {model} {version}")
             content = self._bytes(target)
@@ -171,9 +175,11 @@ class View:
 
     def _bytes(self, target: TargetFile) -> bytes:
         if target.length > _LARGEST_MANIFEST:
-            raise Refused("oversized", target.path, f"it has {target.length} bytes, at most {_LARGEST_MANIFEST} are read")
+            raise Refused(
+                "oversized", target.path, f"it has {target.length} bytes, at most {_LARGEST_MANIFEST} are read"
+            )
         folder, _, base = target.path.rpartition("/")
-        url = f"{self._updater._target_base_url}{folder}/{target.hashes['sha256']}.{base}"  # noqa: SLF001
+        url = f"{self._updater._target_base_url}{folder}/{target.hashes['sha256']}.{base}"
         content = self._fetcher.download_bytes(url, target.length)
         target.verify_length_and_hashes(content)
         return content
@@ -208,7 +214,7 @@ def refresh(
             str(folder), f"{url}metadata/", None, f"{url}targets/", fetcher, _LIMITS, bootstrap=anchor
         )
         # TUF's client has no seam for a clock; this is the only place where Edgewright reaches into it.
-        trusted = updater._trusted_set  # noqa: SLF001
+        trusted = updater._trusted_set
         trusted.reference_time = max(now(), _time(memory.issued))
         updater.refresh()
         stamp = trusted.timestamp

@@ -19,7 +19,9 @@ def test_the_latest_record_comes_back(tmp_path: Path) -> None:
     assert (again.record.served, again.record.sequence, again.torn) == (4, 5, ())
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:80] + b"x" + b[81:], lambda b: b[3:]])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:80] + b"x" + b[81:], lambda b: b[3:]]
+)
 def test_a_damaged_copy_costs_one_record_at_most(tmp_path: Path, damage: object) -> None:
     journal = Journal(tmp_path, Files())
     for number in range(4):
