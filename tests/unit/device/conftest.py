@@ -1,0 +1,204 @@
+"""A small world: a repository on a real web server, with a model whose answers tell its version."""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from edgewright.compress.variant import variant_of
+from edgewright.contract.device import Budget
+from edgewright.contract.plan import Arm, Plan, Stage
+from edgewright.contract.release import Manifest
+from edgewright.device.agent import Agent
+from edgewright.device.settings import enrol
+from edgewright.trust import keys as keys_module
+from edgewright.trust.fetch import Fetcher
+from edgewright.trust.found import found, read_anchor
+from edgewright.trust.keys import KeyFolder
+from edgewright.trust.publish import Published, publish_plan, publish_release, releases
+from edgewright.trust.repository import Repository
+from edgewright.trust.store import LocalStore
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+def model(factor: float, *, size: int = 64) -> onnx.ModelProto:
+    """Return a model that multiplies; beside that, it carries weights so that it has a size."""
+    ballast = np.random.default_rng(7).normal(size=(size, size)).astype(np.float32)
+    weights = {"factor": np.array([factor], np.float32), "ballast": ballast, "axes": np.array([0, 1], np.int64)}
+    nodes = [
+        helper.make_node("Mul", ["x", "factor"], ["scaled"]),
+        helper.make_node("ReduceMean", ["ballast", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+        helper.make_node("Add", ["scaled", "nothing"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()]
+        + [numpy_helper.from_array(np.float32(0), "zero")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@dataclass
+class Clock:
+    """A clock that a test turns."""
+
+    at: datetime = NOW
+
+    def __call__(self) -> datetime:
+        return self.at
+
+    def turn(self, **by: float) -> None:
+        self.at += timedelta(**by)
+
+
+@dataclass
+class World:
+    """A repository, its keys, and a web server.
+
+    Attributes:
+        path: Holds `repo`, `keys` and the devices' states.
+        url: Of the server.
+        clock: Of publishers and devices.
+        served: Replaces what the server gives, by path.
+    """
+
+    path: Path
+    url: str
+    clock: Clock
+    served: dict[str, Callable[[bytes], bytes] | None] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+
+    @property
+    def repo(self) -> Path:
+        return self.path / "repo"
+
+    @property
+    def keys(self) -> KeyFolder:
+        return KeyFolder(self.path / "keys", lambda _: "correct horse")
+
+    def repository(self) -> Repository:
+        return Repository(LocalStore(self.repo), read_anchor(self.path / "keys"), self.clock)
+
+    def publish(
+        self, version: str, factor: float, *, device_class: str = "default", change: Callable[..., Any] | None = None
+    ) -> Published:
+        path = self.path / f"{version}.onnx"
+        onnx.save(model(factor), path)
+        made = variant_of(path, device_class, Budget())
+        variant, contents = made.variant, made.contents
+        if change is not None:
+            variant, contents = change(variant, contents)
+        manifest = Manifest("m", version, "model", (variant,))
+        return publish_release(self.repository(), self.keys, manifest, {device_class: contents})
+
+    def start(self, version: str, *, fraction: float = 1.0, device_class: str = "default", **changes: Any) -> Plan:
+        repository = self.repository()
+        counter = 1 + len(list((self.repo / "metadata").glob("*.rollouts.json")))
+        plan = Plan(
+            "m",
+            device_class,
+            f"r-{version}",
+            1,
+            counter,
+            (Arm(version, dict(releases(repository, "m"))[version]),),
+            (Stage(fraction),),
+        )
+        for name, value in changes.items():
+            plan = type(plan)(**{f: getattr(plan, f) for f in plan.__struct_fields__} | {name: value})
+        publish_plan(repository, self.keys, plan)
+        return plan
+
+    def enrol(self, name: str = "device", **more: Any) -> Path:
+        state = self.path / name
+        given = {"device_class": "default", "root": (self.repo / "metadata/1.root.json").read_bytes()} | more
+        enrol(state, url=self.url, **given)
+        return state
+
+    def agent(self, name: str = "device", **more: Any) -> Agent:
+        state = self.path / name
+        if not state.exists():
+            self.enrol(name)
+        fetcher = more.pop("fetcher", None) or Fetcher(timeout_s=2.0, patience_s=0.5)
+        return Agent(state, fetcher=fetcher, now=self.clock, **more)
+
+
+def answer(agent: Agent, value: float = 1.0) -> float | None:
+    """Return what a model makes of a value, None if there is no answer."""
+    feed: dict[str, NDArray[Any]] = {"x": np.full((1, 4), value, np.float32)}
+    outputs = agent.predict(feed).outputs
+    return float(outputs["y"][0, 0]) if outputs else None
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setattr(keys_module, "_SCRYPT_N", 2**10)
+    served: dict[str, Callable[[bytes], bytes] | None] = {}
+    requests: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requests.append(self.path)
+            name = self.path.lstrip("/")
+            if name not in served:
+                super().do_GET()
+                return
+            change = served[name]
+            path = tmp_path / "repo" / name
+            if change is None:
+                self.send_error(404)
+                return
+            content = change(path.read_bytes() if path.exists() else b"")
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / "repo").mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "repo")))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    clock = Clock()
+    made = World(tmp_path, f"http://127.0.0.1:{server.server_address[1]}/", clock, served, requests)
+    found(LocalStore(made.repo), made.keys, passphrase="correct horse", bits=2, now=clock)
+    yield made
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def running(world: World) -> World:
+    """A world with version 1.0.0 proven on a device."""
+    world.publish("1.0.0", 1.0)
+    world.start("1.0.0")
+    agent = world.agent()
+    agent.check()
+    assert answer(agent) == 1.0
+    world.clock.turn(hours=1)
+    agent.settle()
+    assert agent.status()["proven"] == "1.0.0"
+    return world
+
+
+def digest(content: bytes) -> str:
+    """Return the sha256 of bytes."""
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,197 @@
+"""The agent: fetches, proves, promotes, returns, heals; and goes on from wherever it was stopped."""
+
+import numpy as np
+import pytest
+
+from edgewright.device.files import Files
+from edgewright.device.lifecycle import State
+from edgewright.device.trial import Probation
+
+from .conftest import World, answer
+
+
+def test_a_release_is_fetched_proved_watched_and_promoted(running: World) -> None:
+    running.publish("1.1.0", 2.0)
+    running.start("1.1.0")
+    agent = running.agent()
+    assert answer(agent) == 1.0
+    record = agent.check()
+    assert (record.state, record.last_refusal) == (State.PROBATION, None)
+    assert answer(agent) == 2.0
+    assert agent.status()["proven"] == "1.0.0"
+    running.clock.turn(hours=1)
+    assert agent.settle().state is State.IDLE
+    assert agent.status()["proven"] == "1.1.0"
+    assert agent.status()["previous"] == "1.0.0"
+
+
+def test_enough_inferences_promote_as_well(running: World) -> None:
+    running.publish("1.1.0", 2.0)
+    running.start("1.1.0")
+    agent = running.agent(probation=Probation(inferences=5, seconds=1e9))
+    agent.check()
+    for _ in range(5):
+        answer(agent)
+    assert agent.settle().state is State.IDLE
+    assert agent.status()["proven"] == "1.1.0"
+
+
+def test_a_warm_check_of_an_unchanged_repository_is_two_requests(running: World) -> None:
+    agent = running.agent()
+    running.requests.clear()
+    agent.check()
+    assert [path.rpartition("/")[2] for path in running.requests] == ["2.root.json", "timestamp.json"]
+
+
+def test_a_changed_rollout_is_four_requests(running: World) -> None:
+    agent = running.agent()
+    running.start("1.0.0", fraction=0.5)
+    running.requests.clear()
+    assert agent.check().last_refusal is None
+    assert len(running.requests) == 4
+
+
+def test_what_changed_little_comes_as_a_delta(running: World) -> None:
+    running.publish("1.1.0", 2.0)
+    running.start("1.1.0")
+    agent = running.agent()
+    before = agent.fetcher.received
+    agent.check()
+    assert answer(agent) == 2.0
+    assert agent.fetcher.received - before < 16_000  # the whole model has as many alone
+
+
+def test_who_is_not_in_keeps_what_it_has(running: World) -> None:
+    running.publish("1.1.0", 2.0)
+    running.start("1.1.0", fraction=0.0)
+    agent = running.agent()
+    agent.check()
+    assert answer(agent) == 1.0
+
+
+def test_an_aborted_rollout_sends_the_trial_back(running: World) -> None:
+    running.publish("1.1.0", 2.0)
+    plan = running.start("1.1.0")
+    agent = running.agent()
+    agent.check()
+    assert answer(agent) == 2.0
+    running.start("1.1.0", state="aborted", rollout=plan.rollout)
+    record = agent.check()
+    assert (record.state, answer(agent)) == (State.IDLE, 1.0)
+    assert record.last_refusal is not None
+
+
+def test_a_model_that_answers_otherwise_here_does_not_serve(running: World) -> None:
+    def others(variant, contents):  # type: ignore[no-untyped-def]
+        import io
+
+        import msgspec
+
+        from edgewright.contract.release import StoredFile
+
+        from .conftest import digest
+
+        arrays = dict(np.load(io.BytesIO(contents["golden.npz"])))
+        arrays["output:y"] = arrays["output:y"] + 1
+        stream = io.BytesIO()
+        np.savez(stream, **arrays)
+        golden = stream.getvalue()
+        files = tuple(
+            StoredFile("golden.npz", digest(golden), len(golden)) if file.name == "golden.npz" else file
+            for file in variant.files
+        )
+        return msgspec.structs.replace(variant, files=files), {**contents, "golden.npz": golden}
+
+    running.publish("1.1.0", 2.0, change=others)
+    running.start("1.1.0")
+    agent = running.agent()
+    record = agent.check()
+    assert record.state is State.IDLE
+    assert record.last_refusal is not None
+    assert record.last_refusal.code == "self-test"
+    assert answer(agent) == 1.0
+    running.requests.clear()
+    agent.check()  # what failed here is not tried again
+    assert not [path for path in running.requests if "blobs" in path]
+
+
+def test_a_model_that_fails_in_its_probation_gives_way(running: World) -> None:
+    running.publish("1.1.0", 2.0)
+    running.start("1.1.0")
+    agent = running.agent()
+    agent.check()
+    agent.predictor.failures += 1
+    record = agent.settle()
+    assert record.state is State.IDLE
+    assert answer(agent) == 1.0
+    assert record.last_refusal is not None
+    assert record.last_refusal.code == "probation"
+
+
+def test_a_person_can_return_to_the_release_before(running: World) -> None:
+    running.publish("1.1.0", 2.0)
+    running.start("1.1.0")
+    agent = running.agent()
+    agent.check()
+    running.clock.turn(hours=1)
+    agent.settle()
+    agent.rollback()
+    assert answer(agent) == 1.0
+    agent.check()
+    assert answer(agent) == 1.0  # and it stays so
+
+
+def test_a_flipped_bit_is_found_and_healed_from_the_repository(running: World) -> None:
+    agent = running.agent()
+    (path,) = (running.path / "device/releases").glob("*/model.onnx")
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 1
+    path.write_bytes(bytes(content))
+    (found,) = agent.verify()
+    assert found.code == "tampered"
+    assert agent.verify() == []
+    assert answer(running.agent()) == 1.0
+
+
+def test_a_broken_model_found_at_the_start_gives_way_and_comes_back(running: World) -> None:
+    (path,) = (running.path / "device/releases").glob("*/model.onnx")
+    path.write_bytes(b"rotten")
+    agent = running.agent()
+    assert answer(agent) is None
+    assert agent.status()["last_refusal"].code == "tampered"
+    agent.check()
+    assert answer(agent) == 1.0
+
+
+class Full(Files):
+    """A disk that is full."""
+
+    def free_bytes(self, folder: object) -> int:
+        return 1000
+
+
+def test_a_full_disk_waits_and_says_so(running: World) -> None:
+    running.publish("1.1.0", 2.0)
+    running.start("1.1.0")
+    agent = running.agent(files=Full())
+    record = agent.check()
+    assert record.last_refusal is not None
+    assert record.last_refusal.code == "disk"
+    assert answer(agent) == 1.0
+    assert answer(again := running.agent()) == 1.0
+    again.check()
+    assert answer(again) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "battery", "code"), [({"min_battery": 0.5}, 0.2, "battery"), ({"min_battery": 0.5}, 0.9, None)]
+)
+def test_an_installation_waits_for_the_battery(
+    running: World, changes: dict[str, float], battery: float, code: str | None
+) -> None:
+    running.publish("1.1.0", 2.0)
+    running.start("1.1.0", **changes)
+    agent = running.agent(battery=lambda: battery)
+    record = agent.check()
+    assert (record.last_refusal and record.last_refusal.code) == code
+    assert answer(agent) == (1.0 if code else 2.0)

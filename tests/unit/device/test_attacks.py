@@ -1,0 +1,371 @@
+"""Attacks on the way from the publisher to the device, one row each: refused, with the reason, the proven model serving."""
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+from tuf.api.metadata import Metadata, Targets
+
+from edgewright.contract.errors import InputError
+from edgewright.contract.release import Requirement, StoredFile
+from edgewright.device.agent import Agent
+from edgewright.trust.delta import CODECS
+from edgewright.trust.keys import KeyFolder
+from edgewright.trust.paths import plan_path
+from edgewright.trust.repository import ROLLOUTS, blob_name
+from edgewright.trust.staging import draft, online_signers
+
+from .conftest import World, answer, digest
+
+
+def newer(world: World, **more: Any) -> None:
+    """Publish and roll out version 1.1.0."""
+    world.publish("1.1.0", 2.0, **more)
+    world.start("1.1.0")
+
+
+def changed_json(change: Callable[[dict[str, Any]], None]) -> Callable[[bytes], bytes]:
+    def changed(content: bytes) -> bytes:
+        document = json.loads(content)
+        change(document)
+        return json.dumps(document).encode()
+
+    return changed
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:-20] + bytes([content[-20] ^ 1]) + content[-19:]
+
+
+def names(world: World, pattern: str) -> list[str]:
+    return [path.relative_to(world.repo).as_posix() for path in sorted(world.repo.glob(pattern)) if path.is_file()]
+
+
+def tampered_artifact(world: World) -> None:
+    before = set(names(world, "blobs/*/*"))
+    newer(world)
+    for name in set(names(world, "blobs/*/*")) - before:
+        world.served[name] = flipped
+
+
+def tampered_timestamp(world: World) -> None:
+    newer(world)
+    world.served["metadata/timestamp.json"] = changed_json(lambda d: d["signed"].update(version=99))
+
+
+def tampered_snapshot(world: World) -> None:
+    newer(world)
+    newest = max(names(world, "metadata/*.snapshot.json"), key=lambda name: int(name.split("/")[1].split(".")[0]))
+    world.served[newest] = flipped
+
+
+def tampered_plan(world: World) -> None:
+    newer(world)
+    newest = max(names(world, "metadata/*.rollouts.json"), key=lambda name: int(name.split("/")[1].split(".")[0]))
+    world.served[newest] = changed_json(lambda d: d["signed"].update(expires="2099-01-01T00:00:00Z"))
+
+
+def tampered_manifest(world: World) -> None:
+    newer(world)
+    (name,) = [name for name in names(world, "targets/releases/m/*") if name.endswith("1.1.0.json")]
+    world.served[name] = flipped
+
+
+def old_metadata(world: World) -> None:
+    old = (world.repo / "metadata/timestamp.json").read_bytes()
+    newer(world)
+    world.agent().check()
+    world.clock.turn(hours=1)
+    world.served["metadata/timestamp.json"] = lambda _: old
+
+
+def frozen(world: World) -> None:
+    world.clock.turn(days=2)
+
+
+def clock_far_ahead(world: World) -> None:
+    newer(world)
+    world.clock.turn(days=365 * 70)
+
+
+def endless_metadata(world: World) -> None:
+    world.served["metadata/timestamp.json"] = lambda content: content + b" " * 10_000_000
+
+
+def endless_artifact(world: World) -> None:
+    before = set(names(world, "blobs/*/*"))
+    newer(world)
+    for name in set(names(world, "blobs/*/*")) - before:
+        world.served[name] = lambda content: content + bytes(1_000_000)
+
+
+def missing_artifact(world: World) -> None:
+    before = set(names(world, "blobs/*/*"))
+    newer(world)
+    for name in set(names(world, "blobs/*/*")) - before:
+        world.served[name] = None
+
+
+def mixed_and_matched(world: World) -> None:
+    """An old snapshot under a new timestamp."""
+    old = (world.repo / names(world, "metadata/*.snapshot.json")[-1]).read_bytes()
+    newer(world)
+    newest = max(names(world, "metadata/*.snapshot.json"), key=lambda name: int(name.split("/")[1].split(".")[0]))
+    world.served[newest] = lambda _: old
+
+
+def unsigned_metadata(world: World) -> None:
+    newer(world)
+    world.served["metadata/timestamp.json"] = changed_json(lambda d: d.update(signatures=[]))
+
+
+def wrong_key(world: World) -> None:
+    """Signed, by a key that counts for nothing."""
+    newer(world)
+    stranger = KeyFolder(world.path / "stranger", lambda _: "")
+    public = stranger.create("stranger", ["timestamp"], passphrase=None)
+
+    def signed(content: bytes) -> bytes:
+        metadata = Metadata.from_bytes(content)
+        metadata.signed.version += 1
+        (signer,) = stranger.signers([public.keyid])
+        metadata.sign(signer)
+        return metadata.to_bytes()
+
+    world.served["metadata/timestamp.json"] = signed
+
+
+def by_the_rollouts_key(world: World, change: Callable[[Targets], None]) -> None:
+    """Let whoever has stolen the online keys sign what he likes."""
+    repository, keys = world.repository(), world.keys
+    metadata = draft(repository, ROLLOUTS)
+    change(metadata.signed)
+    for signer in keys.signers(repository.delegator(ROLLOUTS).get_delegated_role(ROLLOUTS).keyids):
+        metadata.sign(signer, append=True)
+    repository.commit({ROLLOUTS: metadata}, online_signers(repository, keys))
+
+
+def with_plan(targets: Targets, change: Callable[[dict[str, Any]], None]) -> None:
+    from tuf.api.metadata import TargetFile
+
+    path = plan_path("m", "default")
+    record = json.loads(targets.targets[path].custom["record"])
+    change(record)
+    record["counter"] += 1
+    content = json.dumps(record)
+    target = TargetFile.from_data(path, content.encode(), ["sha256"])
+    target.unrecognized_fields["custom"] = {"record": content}
+    targets.targets[path] = target
+
+
+def plan_of_an_unsigned_release(world: World) -> None:
+    by_the_rollouts_key(
+        world,
+        lambda t: with_plan(
+            t, lambda plan: plan.update(arms=[{"version": "6.6.6", "manifest": "a" * 64, "weight": 1.0}])
+        ),
+    )
+
+
+def plan_of_another_manifest(world: World) -> None:
+    newer(world)
+    by_the_rollouts_key(
+        world,
+        lambda t: with_plan(
+            t, lambda plan: plan.update(arms=[{"version": "1.1.0", "manifest": "a" * 64, "weight": 1.0}])
+        ),
+    )
+
+
+def rollouts_key_signs_a_release(world: World) -> None:
+    """It puts a manifest under the releases' path into its own role, and a plan that points at it."""
+    from tuf.api.metadata import TargetFile
+
+    source = next((world.repo / "targets/releases/m").glob("*.1.0.0.json"))
+    content = source.read_bytes().replace(b'"1.0.0"', b'"6.6.6"')
+    (world.repo / f"targets/releases/m/{digest(content)}.6.6.6.json").write_bytes(content)
+
+    def change(targets: Targets) -> None:
+        targets.targets["releases/m/6.6.6.json"] = TargetFile.from_data("releases/m/6.6.6.json", content, ["sha256"])
+        arms = [{"version": "6.6.6", "manifest": digest(content), "weight": 1.0}]
+        with_plan(targets, lambda plan: plan.update(arms=arms))
+
+    by_the_rollouts_key(world, change)
+
+
+def rollouts_key_takes_a_plan_back(world: World) -> None:
+    newer(world)
+    world.agent().check()
+    world.clock.turn(hours=1)
+    by_the_rollouts_key(world, lambda t: with_plan(t, lambda plan: plan.update(counter=-5)))
+
+
+def plan_with_a_path(world: World) -> None:
+    by_the_rollouts_key(
+        world,
+        lambda t: with_plan(
+            t, lambda plan: plan.update(arms=[{"version": "../../x", "manifest": "a" * 64, "weight": 1.0}])
+        ),
+    )
+
+
+def for_another_class(world: World) -> None:
+    """A release without a variant for this device, and a plan that sends it there nevertheless."""
+    world.publish("1.1.0", 2.0, device_class="camera")
+    world.start("1.1.0")
+
+
+def external_data(world: World) -> None:
+    secret = world.path / "secret"
+    secret.write_bytes(np.ones(1, np.float32).tobytes())
+
+    def change(variant: Any, contents: dict[str, bytes]) -> Any:
+        model = onnx.load_from_string(contents["model.onnx"])
+        tensor = next(t for t in model.graph.initializer if t.name == "factor")
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=str(secret))
+        content = model.SerializeToString()
+        return with_file(variant, contents, "model.onnx", content)
+
+    newer(world, change=change)
+
+
+def with_file(variant: Any, contents: dict[str, bytes], name: str, content: bytes) -> Any:
+    files = tuple(
+        StoredFile(name, digest(content), len(content)) if file.name == name else file for file in variant.files
+    )
+    return msgspec.structs.replace(variant, files=files), {**contents, name: content}
+
+
+def no_model_at_all(world: World) -> None:
+    newer(world, change=lambda v, c: with_file(v, c, "model.onnx", b"\x00\x01no model"))
+
+
+def needs_a_newer_runtime(world: World) -> None:
+    need = Requirement(at_least="99.0.0")
+    newer(world, change=lambda v, c: (msgspec.structs.replace(v, requirement=need), c))
+
+
+def needs_another_provider(world: World) -> None:
+    need = Requirement(providers=("NoSuchExecutionProvider",))
+    newer(world, change=lambda v, c: (msgspec.structs.replace(v, requirement=need), c))
+
+
+def under_the_threshold(world: World) -> None:
+    """One of two keys is not enough; here none of one."""
+    newer(world)
+    newest = max(names(world, "metadata/*.rollouts.json"), key=lambda name: int(name.split("/")[1].split(".")[0]))
+    world.served[newest] = changed_json(lambda d: d.update(signatures=d["signatures"][:0]))
+
+
+def server_gone(world: World) -> None:
+    for name in names(world, "metadata/*"):
+        world.served[name] = None
+
+
+ATTACKS: dict[str, tuple[Callable[[World], None], str]] = {
+    "tampered artifact": (tampered_artifact, "tampered"),
+    "tampered timestamp": (tampered_timestamp, "unsigned"),
+    "tampered snapshot": (tampered_snapshot, "tampered"),
+    "tampered plan": (tampered_plan, "unsigned"),
+    "tampered manifest": (tampered_manifest, "tampered"),
+    "rollback to old metadata": (old_metadata, "rollback"),
+    "freeze": (frozen, "expired"),
+    "clock far ahead": (clock_far_ahead, "expired"),
+    "endless metadata": (endless_metadata, "oversized"),
+    "endless artifact": (endless_artifact, "oversized"),
+    "missing artifact": (missing_artifact, "missing"),
+    "mix-and-match": (mixed_and_matched, "tampered"),
+    "no signature": (unsigned_metadata, "unsigned"),
+    "signed by a wrong key": (wrong_key, "unsigned"),
+    "under the threshold": (under_the_threshold, "unsigned"),
+    "rollouts key points at an unsigned release": (plan_of_an_unsigned_release, "unsigned"),
+    "rollouts key points at another manifest": (plan_of_another_manifest, "tampered"),
+    "rollouts key signs outside of its paths": (rollouts_key_signs_a_release, "unsigned"),
+    "rollouts key takes a plan back": (rollouts_key_takes_a_plan_back, "tampered"),
+    "path traversal in a version": (plan_with_a_path, "tampered"),
+    "a bundle for another device class": (for_another_class, "wrong class"),
+    "external data that leaves the folder": (external_data, "external data"),
+    "no model at all": (no_model_at_all, "external data"),
+    "runtime requirement not met": (needs_a_newer_runtime, "requirement"),
+    "provider not there": (needs_another_provider, "requirement"),
+    "no server": (server_gone, "missing"),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_an_attack_ends_in_refusal_with_the_proven_model_serving(running: World, attack: str) -> None:
+    act, code = ATTACKS[attack]
+    act(running)
+    before = answer(running.agent())
+    agent = running.agent()
+    record = agent.check()
+    assert record.last_refusal is not None, "nothing was refused"
+    assert (record.last_refusal.code, bool(record.last_refusal.reason)) == (code, True), record.last_refusal
+    assert answer(agent) == before
+    assert answer(running.agent()) == before  # after a restart as well
+
+
+def test_a_clock_set_back_brings_no_old_metadata_to_life(running: World) -> None:
+    """The lowest believable time is the latest that was signed."""
+    old = {name: (running.repo / name).read_bytes() for name in names(running, "metadata/*")}
+    running.clock.turn(days=1.5)
+    newer(running)  # signed a day and a half later
+    running.agent().check()
+    running.clock.at -= timedelta(days=2)
+    running.served.update({name: (lambda content: lambda _: content)(content) for name, content in old.items()})
+    agent = Agent(running.path / "device", now=running.clock)
+    record = agent.check()
+    assert record.last_refusal is not None
+    assert record.last_refusal.code in ("rollback", "expired")
+
+
+def test_expired_metadata_ends_installations_and_not_inference(running: World) -> None:
+    newer(running)
+    running.clock.turn(days=400)
+    agent = running.agent()
+    assert agent.check().last_refusal is not None
+    assert answer(agent) == 1.0
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", "", "a" * 65, ".hidden", "x\0y", "x\\y", "CON:"])
+def test_a_name_that_is_a_path_is_none(world: World, name: str) -> None:
+    with pytest.raises(InputError):
+        world.enrol("other", device_class=name)
+
+
+def test_a_symlink_in_the_state_is_not_followed_to_other_bytes(running: World) -> None:
+    (path,) = (running.path / "device/releases").glob("*/model.onnx")
+    outside = running.path / "outside"
+    outside.write_bytes(b"other")
+    path.unlink()
+    path.symlink_to(outside)
+    agent = running.agent()
+    assert answer(agent) is None
+    agent.check()
+    assert answer(agent) == 1.0
+    assert outside.read_bytes() == b"other"
+
+
+def test_a_delta_that_lies_costs_only_the_whole_file(running: World) -> None:
+    """Signed by the publisher or not, a delta that gives other bytes is not believed."""
+    running.publish("1.1.0", 2.0)
+    running.start("1.1.0")
+    manifest = json.loads(next((running.repo / "targets/releases/m").glob("*.1.1.0.json")).read_bytes())
+    deltas = [delta for file in manifest["variants"][0]["files"] for delta in file["deltas"]]
+    assert {delta["codec"] for delta in deltas} <= set(CODECS)
+    assert deltas
+    for delta in deltas:
+        running.served[blob_name(delta["sha256"])] = flipped
+    agent = running.agent()
+    assert agent.check().last_refusal is None
+    assert answer(agent) == 2.0
+
+
