@@ -30,8 +30,8 @@ _SLOWER = 1.02
 _ALIKE_DB = 3.0
 # What a shrinkage is worth beside a speed-up, in logarithms, where networks were trained.
 SIZE_WEIGHT = 0.4
-# A chance like this is nearly sure.
-_SURE = 0.9
+# A chance like this is nearly sure, or worth a look.
+_SURE, _EVEN = 0.9, 0.5
 # What is certified at a second look is worth less, for each look costs confidence.
 _SECOND = 0.9
 # Standard errors of a drop in a predicted bound above it, of those in a first look, and what is luck.
@@ -211,10 +211,11 @@ def foremost(
     """Return the ranked with that one first whose gain is greatest on the average over being certified or not.
 
     Where networks were trained there is one for every drop, so the fastest that keeps the limit on the select split
-    keeps it barely. A gain is the logarithm of the speed-up and two fifths of the shrinkage's: networks of few nodes
-    are equally fast, whatever their size. What is not certified is followed by another look at something nearly
+    keeps it barely. A gain is the logarithm of the speed-up and two fifths of the shrinkage's: small networks are
+    about equally fast, whatever their size. What is not certified is followed by another look at something nearly
     sure, so its failure costs the difference and some confidence. Of those about as fast that are nearly sure, it
-    is the smallest. Without trained networks the order stays.
+    is the smallest. The best form of another trained network comes second: what the select split misjudged in the
+    first one it need not have misjudged in that. Without trained networks the order stays.
     """
     limits = msgspec.structs.replace(budget, max_drop=None)
     able = [
@@ -233,22 +234,33 @@ def foremost(
     likely = {trial.number: chance(trial, budget.max_drop) for trial in able}
     nearly_sure = [trial for trial in able if likely[trial.number] >= _SURE]
     otherwise = _SECOND * max((likely[trial.number] * gain(trial) for trial in nearly_sure), default=0.0)
-    best = max(able, key=lambda trial: likely[trial.number] * (gain(trial) - otherwise))
+
+    def promise(trial: Trial) -> float:
+        return likely[trial.number] * (gain(trial) - otherwise)
+
+    best = max(able, key=promise)
     fastest = (best.latency_ratio or 9) * (1 + LATENCY_TIE)
     least = min(_SURE, likely[best.number])
     alike = [t for t in able if (t.latency_ratio or 9) <= fastest and likely[t.number] >= least]
     first = min(alike, key=lambda trial: trial.size_bytes)
-    return [first, *(trial for trial in ranked if trial is not first)]
+    rivals = [t for t in able if t.network not in ("", first.network) and likely[t.number] >= _EVEN]
+    second = [max(rivals, key=promise)] if first.network and rivals else []
+    front = [first, *second]
+    return [*front, *(trial for trial in ranked if trial not in front)]
 
 
 def contenders(ranked: Sequence[Trial], count: int) -> list[Trial]:
     """Return whom to certify in turn: the best, then the best of those that are clearly safer, and so on.
+
+    A second one of another trained network need not be safer.
 
     Args:
         ranked: From `ranking`.
         count: Most contenders; each look at the certify split costs confidence.
     """
     chosen = list(ranked[: min(1, count)])
+    if count > 2 and len(ranked) > 1 and ranked[0].network and ranked[1].network not in ("", ranked[0].network):
+        chosen.append(ranked[1])
     for trial in ranked:
         if len(chosen) < count - 1 and all(_is_safer(trial, earlier) for earlier in chosen):
             chosen.append(trial)

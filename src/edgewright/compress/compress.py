@@ -263,8 +263,9 @@ def _conclude(run: Run) -> Report:
         for trial in run.trials
     ]
     ranked = _light_enough(run, ranked_now())
+    looks = _LOOKS if run.training is None else _LOOKS + 1
     finalists = [first] + [
-        Finalist(_candidate(run, trial), trial.recipe, trial.title, feed) for trial in contenders(ranked, _LOOKS)
+        Finalist(_candidate(run, trial), trial.recipe, trial.title, feed) for trial in contenders(ranked, looks)
     ]
     measured = _measured(run, finalists, seconds)
     original = measured[0]

@@ -147,6 +147,21 @@ def test_a_risk_is_taken_for_what_it_gains_over_something_sure() -> None:
     assert foremost([far, sure], budget, 1.0)[0] == sure  # a look is not thrown away
 
 
+def test_the_second_look_is_for_another_trained_network() -> None:
+    budget = Budget(max_drop=0.01)
+    first = trial(1, network="a", drop=0.0, predicted_bound=0.004, latency_ratio=0.1, size_bytes=500)
+    twin = trial(2, network="a", drop=0.0, predicted_bound=0.0039, latency_ratio=0.11)
+    rival = trial(3, network="b", drop=0.001, predicted_bound=0.005, latency_ratio=0.12)
+    hopeless = trial(4, network="c", drop=0.009, predicted_bound=0.02, latency_ratio=0.05)
+    safe = trial(5, drop=0.0, predicted_bound=0.001, latency_ratio=0.4)
+    ranked = foremost([first, twin, rival, hopeless, safe], budget, 1.0)
+    assert numbers(ranked)[:2] == [1, 3]
+    assert numbers(contenders(ranked, 4)) == [1, 3, 5]
+    assert numbers(contenders(ranked, 2)) == [1, 5]
+    alone = foremost([first, twin, safe], budget, 1.0)
+    assert numbers(contenders(alone, 4)) == [1, 5]
+
+
 def test_luck_is_not_believed_of_one_among_equally_noisy_candidates() -> None:
     crowd = [trial(n, predicted_bound=0.006, flips=0.02, sqnr_db=20.0 + 0.1 * n) for n in range(9)]
     lucky = trial(9, predicted_bound=0.004, flips=0.0, sqnr_db=20.0)
