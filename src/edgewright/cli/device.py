@@ -21,7 +21,7 @@ __all__ = ["register"]
 
 _EPILOG = """\
 examples:
-  edgewright device enrol --repo https://updates.example/models --root 1.root.json --device-class default --state STATE
+  edgewright device enrol --repo https://updates.example --root 1.root.json --device-class default --state STATE
   edgewright device run --once --state STATE
   edgewright device predict --state STATE --input x.npz --json
   edgewright device status --state STATE --json

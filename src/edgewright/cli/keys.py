@@ -20,8 +20,8 @@ examples:
   edgewright keys init --keys KEYS --repo s3://bucket/models --offline 3 --threshold 2
   edgewright keys show --keys KEYS
 
-The keys of `root` and `releases` are encrypted: keep them off line, best on different machines. The key of the other
-roles is readable by its owner only and stays on the machine that advances rollouts.
+The keys of `root` and `releases` are encrypted: keep them off line, best on different machines. The key of the
+other roles is readable by its owner only and stays on the machine that advances rollouts.
 exit codes: 0 done; 1 the repository cannot be written; 2 the input or usage is wrong.
 """
 

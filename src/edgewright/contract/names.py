@@ -63,5 +63,5 @@ def version_key(version: str) -> tuple[int, int, int, int]:
     True
     """
     numbers = [int(part) for part in checked_version(version).split(".")]
-    first, second, third, fourth = (numbers + [0, 0, 0])[:4]
+    first, second, third, fourth = [*numbers, 0, 0, 0][:4]
     return first, second, third, fourth

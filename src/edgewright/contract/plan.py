@@ -268,7 +268,7 @@ def refusals(plan: Plan, policy: Policy) -> list[str]:
             )
         if stage.min_seconds < policy.least_stage_s and number < len(plan.stages) - 1:
             found.append(
-                f"stage {number} lasts at least {stage.min_seconds:g} s, the policy wants {policy.least_stage_s:g} s"
+                f"stage {number} lasts {stage.min_seconds:g} s or more, the policy wants {policy.least_stage_s:g} s"
             )
         before = stage.fraction
     return found

@@ -6,7 +6,7 @@ import msgspec
 
 from edgewright.contract.errors import WorkError
 
-__all__ = ["Refusal", "RefusalCode", "Refused"]
+__all__ = ["Refusal", "RefusalCode", "RefusedError"]
 
 RefusalCode = Literal[
     "unreachable",
@@ -49,7 +49,7 @@ class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str
 
 
-class Refused(WorkError):
+class RefusedError(WorkError):
     """The device refuses; the proven model goes on serving."""
 
     def __init__(self, code: RefusalCode, file: str, reason: str, *, remedy: str = "") -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgewright.contract.errors import CandidateError, EdgewrightError, ModelError, WorkError
 from edgewright.contract.names import version_key
 from edgewright.contract.plan import Policy
-from edgewright.contract.refusal import Refusal, Refused
+from edgewright.contract.refusal import Refusal, RefusedError
 from edgewright.contract.release import Manifest, Variant
 from edgewright.device.choose import Choice, Situation, choose
 from edgewright.device.fetching import Source, fetch_variant
@@ -68,7 +68,7 @@ class Agent:
     now: Callable[[], datetime.datetime] = _utc_now
     keys: KeyStore | None = None
     fleet: Mapping[str, KeyStore] = field(default_factory=dict)
-    probation: Probation = Probation()
+    probation: Probation = field(default_factory=Probation)
     battery: Callable[[], float | None] = lambda: None
     settings: Settings = field(init=False)
     predictor: Predictor = field(init=False, default_factory=Predictor)
@@ -112,7 +112,7 @@ class Agent:
         self.settle()
         try:
             view, policy, choice = self._choice()
-        except Refused as refused:
+        except RefusedError as refused:
             return self._remember(last_refusal=refused.refusal)
         except OSError as error:
             return self._remember_if_possible(Refusal("disk", "", f"the disk failed: {error.strerror}"))
@@ -200,7 +200,7 @@ class Agent:
             "previous": None if record.slots.previous is None else record.slots.previous.version,
             "wanted": None if record.wanted is None else record.wanted.version,
             "last_refusal": record.last_refusal,
-            "failed": {digest: why for digest, why in record.failed.items()},
+            "failed": dict(record.failed),
             "served": record.served + self.predictor.served,
             "failures": self.predictor.failures,
             "rejected": self.predictor.rejected,
@@ -233,8 +233,10 @@ class Agent:
         if len(models) == 1:
             return models[0]
         if not models:
-            raise Refused("missing", "rollouts.json", f"there is no rollout for {self.settings.device_class} yet")
-        raise Refused(
+            raise RefusedError(
+                "missing", "rollouts.json", f"there is no rollout for {self.settings.device_class} yet"
+            )
+        raise RefusedError(
             "policy",
             "rollouts.json",
             f"there are rollouts of {', '.join(models)} for {self.settings.device_class}",
@@ -269,7 +271,7 @@ class Agent:
                 self._step(Event.ADMITTED)
             self._fetch(content, variant, release)
             self._test(variant, release)
-        except Refused as refused:
+        except RefusedError as refused:
             self._refuse(release, refused.refusal)
         except OSError as error:
             self._remember_if_possible(Refusal("disk", "", f"the disk failed: {error.strerror}"))
@@ -278,18 +280,22 @@ class Agent:
         """Return the variant for this device, if it may and can run it."""
         path = f"{manifest.name} {manifest.version}"
         if manifest.kind != "model":
-            raise Refused("requirement", path, f"it is {manifest.kind}, which this agent hands to no installer yet")
+            raise RefusedError(
+                "requirement", path, f"it is {manifest.kind}, which this agent hands to no installer yet"
+            )
         if version_key(manifest.version) < version_key(policy.floor):
-            raise Refused("policy", path, f"it is below the floor {policy.floor}")
+            raise RefusedError("policy", path, f"it is below the floor {policy.floor}")
         if manifest.end_of_life and _time(manifest.end_of_life) <= self.now():
-            raise Refused("retired", path, f"its end of life was {manifest.end_of_life}")
+            raise RefusedError("retired", path, f"its end of life was {manifest.end_of_life}")
         variant = manifest.variant(self.settings.device_class)
         if variant is None:
             classes = ", ".join(each.device_class for each in manifest.variants)
-            raise Refused("wrong class", path, f"it is for {classes}, this device is {self.settings.device_class}")
+            raise RefusedError(
+                "wrong class", path, f"it is for {classes}, this device is {self.settings.device_class}"
+            )
         lacking = _lacking(variant)
         if lacking:
-            raise Refused("requirement", path, lacking)
+            raise RefusedError("requirement", path, lacking)
         return variant
 
     def _fetch(self, manifest: bytes, variant: Variant, release: Installed) -> None:
@@ -307,7 +313,7 @@ class Agent:
     def _test(self, variant: Variant, release: Installed) -> None:
         attempts = self.record.attempts + 1
         if attempts > _ATTEMPTS:
-            raise Refused(
+            raise RefusedError(
                 "self-test", release.version, f"it ended this process {_ATTEMPTS} times while it was tested"
             )
         self._step(Event.SWITCHED, slots=begin_trial(self.record.slots, release), attempts=attempts)

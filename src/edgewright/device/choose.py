@@ -39,7 +39,7 @@ class Choice:
     """What to do.
 
     Attributes:
-        action: `keep` what serves, `install` a release, `withdraw` the one on trial, or `wait` with an installation.
+        action: `keep` what serves, `install` a release, `withdraw` the one on trial, `wait` with an installation.
         release: To install.
         shadow: Whether it only runs beside the proven one.
         why: For the record; a refusal if something was refused.

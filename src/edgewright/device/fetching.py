@@ -1,11 +1,11 @@
-"""Getting a variant's files: from another slot, by a delta, or whole; checked, sealed and synced before they count."""
+"""Getting a variant's files: from another slot, by a delta, or whole; checked, sealed and synced."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgewright.contract.refusal import Refused
+from edgewright.contract.refusal import RefusedError
 from edgewright.contract.release import Delta, StoredFile, Variant, stored
 from edgewright.device.files import Files
 from edgewright.trust.delta import CODECS, DeltaError, apply_delta
@@ -105,13 +105,13 @@ def fetch_variant(variant: Variant, shelf: Shelf, source: Source) -> dict[str, s
         How each file came: "there", "slot", the codec of a delta, or "whole".
 
     Raises:
-        Refused: A file is not what was signed, there is no room, or a key of the fleet is missing.
+        RefusedError: A file is not what was signed, there is no room, or a key of the fleet is missing.
         FetchError: The server broke off; what came so far is kept.
         OSError: The disk is full or broken.
     """
     free, need = shelf.files.free_bytes(shelf.folder), needed_bytes(variant)
     if free < need:
-        raise Refused(
+        raise RefusedError(
             "disk",
             variant.device_class,
             f"{free} bytes are free, {need} are needed",
@@ -137,7 +137,7 @@ def _fetch(file: StoredFile, shelf: Shelf, source: Source) -> str:
             continue
         try:
             made = apply_delta(delta.codec, base, _blob(delta, delta.sha256, shelf, source), size=file.size_bytes)
-        except (DeltaError, Refused):
+        except (DeltaError, RefusedError):
             continue  # the whole file is signed as well
         if hashlib.sha256(made).hexdigest() == file.sha256:
             shelf.put(file, made)
@@ -158,11 +158,11 @@ def _blob(content: StoredFile | Delta, digest: str, shelf: Shelf, source: Source
     if content.sealed is not None:
         keys = source.fleet.get(content.sealed.key)
         if keys is None:
-            raise Refused("locked", name, f"this device lacks the fleet key {content.sealed.key!r}")
+            raise RefusedError("locked", name, f"this device lacks the fleet key {content.sealed.key!r}")
         try:
             found = unseal(found, digest, keys)
         except LockedError as error:
-            raise Refused("tampered", name, error.message) from error
+            raise RefusedError("tampered", name, error.message) from error
     if hashlib.sha256(found).hexdigest() != digest:
-        raise Refused("tampered", name, "it is not what was signed")
+        raise RefusedError("tampered", name, "it is not what was signed")
     return found

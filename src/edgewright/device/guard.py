@@ -67,7 +67,7 @@ class Guard:
     """
 
     contract: InputContract
-    rules: GuardRules = GuardRules()
+    rules: GuardRules = field(default_factory=GuardRules)
     clock: Callable[[], float] = time.monotonic
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     _watches: dict[str, _Watch] = field(init=False)

@@ -1,7 +1,7 @@
 """What a device remembers: one record, kept twice, so that a torn or a rotten copy is no loss.
 
-The record is written to the older of two files. Reading takes the newer one whose checksum holds. A device whose both
-copies are gone has forgotten what it believed; it says so and begins anew from the root that it was enrolled with.
+The record is written to the older of two files. Reading takes the newer one whose checksum holds. A device whose
+copies are both gone has forgotten what it believed; it begins anew from the root that it was enrolled with.
 """
 
 import hashlib

@@ -88,7 +88,7 @@ class Predictor:
         return Prediction(dict(zip(engine.session.outputs, outputs, strict=True)), engine.release)
 
     def switch(self, engine: Engine | None) -> None:
-        """Answer with another engine from the next call on; calls in flight end with the one that they began with."""
+        """Answer with another engine from the next call on; calls in flight end with theirs."""
         with self._switching:
             self.engine = engine
             self.served = self.failures = self.rejected = 0

@@ -1,7 +1,7 @@
 """The agent for other processes of the device: the Open Inference Protocol on a Unix socket or on loopback.
 
-Whoever may open the socket may ask the model. TCP is only for those who name it, answers only to the host names that
-it was given, and can ask for a token; nothing here loads models, shares memory or lets a browser's page in.
+Whoever may open the socket may ask the model. TCP is only for those who name it, answers only to the host names
+that it was given, and can ask for a token; nothing here loads models, shares memory or lets a browser's page in.
 """
 
 import hmac

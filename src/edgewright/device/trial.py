@@ -104,7 +104,8 @@ class Probation:
     def verdict(self, served: int, failures: int, elapsed_s: float) -> bool | None:
         """Return whether a model is promoted or sent back, None if neither yet.
 
-        >>> Probation(inferences=3).verdict(3, 0, 0.0), Probation().verdict(0, 1, 0.0), Probation().verdict(0, 0, 0.0)
+        >>> some = Probation(inferences=3)
+        >>> some.verdict(3, 0, 0.0), some.verdict(0, 1, 0.0), some.verdict(0, 0, 0.0)
         (True, False, None)
         """
         if failures > self.most_failures:

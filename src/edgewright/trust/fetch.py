@@ -17,7 +17,7 @@ from tuf.api.exceptions import (
 from tuf.ngclient.fetcher import FetcherInterface
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.refusal import RefusalCode, Refused
+from edgewright.contract.refusal import RefusalCode, RefusedError
 
 __all__ = ["Fetcher", "checked_url", "code_of"]
 
@@ -75,7 +75,7 @@ class Fetcher(FetcherInterface):
             size: Of the file, bytes.
 
         Raises:
-            Refused: The server does not answer, is too slow, or has other bytes.
+            RefusedError: The server does not answer, is too slow, or has other bytes.
             OSError: The disk is full or broken.
         """
         partial = path.with_name(f"{path.name}.part")
@@ -92,7 +92,7 @@ class Fetcher(FetcherInterface):
             os.fsync(stream.fileno())
         if digest.hexdigest() != sha256:
             partial.unlink()
-            raise Refused("tampered", path.name, f"{url} holds other bytes than were signed")
+            raise RefusedError("tampered", path.name, f"{url} holds other bytes than were signed")
         partial.replace(path)
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
@@ -120,9 +120,9 @@ class Fetcher(FetcherInterface):
                         raise DownloadLengthMismatchError(f"{url} is longer than the {size} bytes that were signed")
                     stream.write(chunk)
         except DownloadError as error:
-            raise Refused(code_of(error), name, str(error), remedy="The download goes on later.") from error
+            raise RefusedError(code_of(error), name, str(error), remedy="The download goes on later.") from error
         if have < size:
-            raise Refused(
+            raise RefusedError(
                 "unreachable",
                 name,
                 f"{url} ended after {have} of {size} bytes",

@@ -1,7 +1,7 @@
 """Keys for signing, in a folder: offline ones encrypted to a passphrase, online ones readable by their owner only.
 
-Roles that a person signs for are offline: `root`, which says whose keys count, and `releases`, which says what may be
-installed at all. The machine that advances rollouts and renews what expires holds the keys of the online roles.
+Roles that a person signs for are offline: `root`, which says whose keys count, and `releases`, which says what may
+be installed at all. The machine that advances rollouts and renews what expires holds the keys of the online roles.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """Where a device's keys live, behind two operations.
 
 What each is good for: a file key protects a model that was copied without it, not a stolen disk. A fleet key, which
-all devices of a fleet share, falls with one of them. A TPM's key does not leave the device, and opens only under the
-boot chain that it was sealed to.
+all devices of a fleet share, falls with one of them. A TPM's key does not leave the device, and opens only under
+the boot chain that it was sealed to.
 """
 
 import os

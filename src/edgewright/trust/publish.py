@@ -1,7 +1,7 @@
 """Publishing: a release and its policy for the offline keys, a plan for the online one.
 
-Bytes are uploaded before what names them, and what is signed last makes it all visible at once. Uploading again what
-is there already costs nothing, so an upload that was broken off is just begun again.
+Bytes are uploaded before what names them, and what is signed last makes it all visible at once. Uploading again
+what is there already costs nothing, so an upload that was broken off is just begun again.
 """
 
 import hashlib

@@ -4,8 +4,8 @@ Whoever can write to the store could plant a release, or a whole repository of h
 publisher to sign it with the next change. So the chain of roots begins with one that the publisher keeps beside his
 keys, and every piece of metadata is believed only as a device would believe it, its age aside.
 
-Layout: `metadata/` as TUF has it, with versions in the names; `targets/` manifests, policies and plans; `blobs/` what
-they name by digest; `staged/` what waits for signatures; `lock.json` who is publishing.
+Layout: `metadata/` as TUF has it, with versions in the names; `targets/` manifests, policies and plans; `blobs/`
+what they name by digest; `staged/` what waits for signatures; `lock.json` who is publishing.
 """
 
 import datetime
@@ -161,7 +161,7 @@ class Repository:
         return content
 
     def next_version(self, role: str) -> int:
-        """Return a version that no metadata of a role has, complete or left over from a publisher that was killed."""
+        """Return a version that no metadata of a role has, complete or left over by a killed publisher."""
         versions = [0]
         for name in self.store.names("metadata"):
             number, _, rest = name.removeprefix("metadata/").partition(".")

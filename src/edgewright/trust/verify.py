@@ -26,7 +26,7 @@ from tuf.ngclient import Updater, UpdaterConfig
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_digest
 from edgewright.contract.plan import Plan, Policy, refusals
-from edgewright.contract.refusal import RefusalCode, Refused
+from edgewright.contract.refusal import RefusalCode, RefusedError
 from edgewright.contract.release import Manifest
 from edgewright.trust.fetch import Fetcher, code_of
 from edgewright.trust.paths import plan_path, policy_path, release_path
@@ -95,16 +95,18 @@ class View:
         """Return what the offline keys allow; from then on the device remembers its revision.
 
         Raises:
-            Refused: There is none, it is older than one seen before, or it is for something else.
+            RefusedError: There is none, it is older than one seen before, or it is for something else.
         """
         path = policy_path(model, device_class)
         policy = self._inline(path, Policy)
         if policy is None:
-            raise Refused("policy", path, f"the offline keys have signed no policy for {model} on {device_class}")
+            raise RefusedError(
+                "policy", path, f"the offline keys have signed no policy for {model} on {device_class}"
+            )
         if (policy.model, policy.device_class) != (model, device_class):
-            raise Refused("wrong class", path, f"the policy is for {policy.model} on {policy.device_class}")
+            raise RefusedError("wrong class", path, f"the policy is for {policy.model} on {policy.device_class}")
         if policy.revision < self.memory.policy:
-            raise Refused(
+            raise RefusedError(
                 "rollback",
                 path,
                 f"policy revision {policy.revision} is older than {self.memory.policy}, seen before",
@@ -117,7 +119,7 @@ class View:
         """Return the plan within a policy, None if there is none; from then on the device remembers its counter.
 
         Raises:
-            Refused: It is laxer than the policy, older than one seen before, or for something else.
+            RefusedError: It is laxer than the policy, older than one seen before, or for something else.
         """
         path = plan_path(policy.model, policy.device_class)
         plan = self._inline(path, Plan)
@@ -126,9 +128,13 @@ class View:
         laxer = refusals(plan, policy)
         if laxer:
             denied = any("denied" in reason for reason in laxer)
-            raise Refused("denied" if denied else "policy", path, f"the plan breaks the policy: {'; '.join(laxer)}")
+            raise RefusedError(
+                "denied" if denied else "policy", path, f"the plan breaks the policy: {'; '.join(laxer)}"
+            )
         if plan.counter < self.memory.plan:
-            raise Refused("rollback", path, f"plan {plan.counter} is older than {self.memory.plan}, seen before")
+            raise RefusedError(
+                "rollback", path, f"plan {plan.counter} is older than {self.memory.plan}, seen before"
+            )
         self.memory = msgspec.structs.replace(self.memory, plan=plan.counter)
         return plan
 
@@ -141,22 +147,22 @@ class View:
             digest: sha256 that the plan names.
 
         Raises:
-            Refused: It was not signed by the releases' keys, or is another one than the plan names.
+            RefusedError: It was not signed by the releases' keys, or is another one than the plan names.
         """
         path = release_path(model, version)
         checked_digest("manifest", digest)
         with _refusing(self._fetcher):
             target = self._updater.get_targetinfo(path)
             if target is None:
-                raise Refused(
+                raise RefusedError(
                     "unsigned", path, f"{model} {version} is no release that the offline keys have signed"
                 )
             if target.hashes.get("sha256") != digest:
-                raise Refused("tampered", path, f"the plan names another manifest of {model} {version}")
+                raise RefusedError("tampered", path, f"the plan names another manifest of {model} {version}")
             content = self._bytes(target)
         manifest = _decoded(content, Manifest, path)
         if (manifest.name, manifest.version) != (model, version):
-            raise Refused("tampered", path, f"the manifest is of {manifest.name} {manifest.version}")
+            raise RefusedError("tampered", path, f"the manifest is of {manifest.name} {manifest.version}")
         return manifest, content
 
     def _inline(self, path: str, kind: type[Record]) -> Record | None:
@@ -168,14 +174,14 @@ class View:
         custom = target.custom
         content = custom.get("record") if isinstance(custom, dict) else None
         if not isinstance(content, str):
-            raise Refused("tampered", path, f"{path} holds no record")
+            raise RefusedError("tampered", path, f"{path} holds no record")
         with _refusing(self._fetcher):
             target.verify_length_and_hashes(content.encode())
         return _decoded(content.encode(), kind, path)
 
     def _bytes(self, target: TargetFile) -> bytes:
         if target.length > _LARGEST_MANIFEST:
-            raise Refused(
+            raise RefusedError(
                 "oversized", target.path, f"it has {target.length} bytes, at most {_LARGEST_MANIFEST} are read"
             )
         folder, _, base = target.path.rpartition("/")
@@ -205,7 +211,7 @@ def refresh(
         now: The device's clock.
 
     Raises:
-        Refused: The server does not answer, or what it gives is not to be believed.
+        RefusedError: The server does not answer, or what it gives is not to be believed.
         OSError: The disk is full or broken.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -220,7 +226,7 @@ def refresh(
         stamp = trusted.timestamp
         keys = tuple(sorted(trusted.root.roles["timestamp"].keyids))
         if keys == memory.timestamp_keys and stamp.version < memory.timestamp:
-            raise Refused(
+            raise RefusedError(
                 "rollback",
                 "timestamp.json",
                 f"timestamp {stamp.version} is older than {memory.timestamp}, seen before",
@@ -250,7 +256,7 @@ def _decoded(content: bytes, kind: type[Record], path: str) -> Record:
     try:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, InputError) as error:
-        raise Refused("tampered", path, f"{path} is signed and cannot be read: {error}") from error
+        raise RefusedError("tampered", path, f"{path} is signed and cannot be read: {error}") from error
 
 
 def _sync_all(folder: Path) -> None:
@@ -285,4 +291,4 @@ def _refusing(fetcher: Fetcher) -> Iterator[None]:
             code = code_of(error)
         else:
             code = next(code for kind, code in _CODES if isinstance(error, kind))
-        raise Refused(code, fetcher.latest, f"{fetcher.latest or 'metadata'}: {error}") from error
+        raise RefusedError(code, fetcher.latest, f"{fetcher.latest or 'metadata'}: {error}") from error

@@ -96,7 +96,12 @@ class World:
         return Repository(LocalStore(self.repo), read_anchor(self.path / "keys"), self.clock)
 
     def publish(
-        self, version: str, factor: float, *, device_class: str = "default", change: Callable[..., Any] | None = None
+        self,
+        version: str,
+        factor: float,
+        *,
+        device_class: str = "default",
+        change: Callable[..., Any] | None = None,
     ) -> Published:
         path = self.path / f"{version}.onnx"
         onnx.save(model(factor), path)

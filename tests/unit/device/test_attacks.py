@@ -192,7 +192,9 @@ def rollouts_key_signs_a_release(world: World) -> None:
     (world.repo / f"targets/releases/m/{digest(content)}.6.6.6.json").write_bytes(content)
 
     def change(targets: Targets) -> None:
-        targets.targets["releases/m/6.6.6.json"] = TargetFile.from_data("releases/m/6.6.6.json", content, ["sha256"])
+        targets.targets["releases/m/6.6.6.json"] = TargetFile.from_data(
+            "releases/m/6.6.6.json", content, ["sha256"]
+        )
         arms = [{"version": "6.6.6", "manifest": digest(content), "weight": 1.0}]
         with_plan(targets, lambda plan: plan.update(arms=arms))
 
@@ -367,5 +369,3 @@ def test_a_delta_that_lies_costs_only_the_whole_file(running: World) -> None:
     agent = running.agent()
     assert agent.check().last_refusal is None
     assert answer(agent) == 2.0
-
-
