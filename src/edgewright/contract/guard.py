@@ -58,7 +58,7 @@ class InputRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class GuardRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The rules of one variant.
 
-    What is not named is rejected if broken; but rate, stuck and dead inputs are checked only where a rule names them.
+    What is not named is rejected if broken; rate, stuck and dead inputs are checked only where a rule names them.
 
     Attributes:
         inputs: For inputs.

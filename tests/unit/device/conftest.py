@@ -183,7 +183,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     thread.start()
     clock = Clock()
     made = World(tmp_path, f"http://127.0.0.1:{server.server_address[1]}/", clock, served, requests)
-    found(LocalStore(made.repo), made.keys, passphrase="correct horse", bits=2, now=clock)
+    found(LocalStore(made.repo), made.keys, passphrase=made.keys.ask(""), bits=2, now=clock)
     yield made
     server.shutdown()
     server.server_close()

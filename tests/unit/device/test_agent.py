@@ -178,7 +178,8 @@ def test_a_full_disk_waits_and_says_so(running: World) -> None:
     assert record.last_refusal is not None
     assert record.last_refusal.code == "disk"
     assert answer(agent) == 1.0
-    assert answer(again := running.agent()) == 1.0
+    again = running.agent()
+    assert answer(again) == 1.0
     again.check()
     assert answer(again) == 2.0
 

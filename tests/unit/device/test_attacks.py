@@ -1,8 +1,9 @@
-"""Attacks on the way from the publisher to the device, one row each: refused, with the reason, the proven model serving."""
+"""Attacks between publisher and device, one row each: refused with the reason, the proven model serving."""
 
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -322,11 +323,16 @@ def test_a_clock_set_back_brings_no_old_metadata_to_life(running: World) -> None
     newer(running)  # signed a day and a half later
     running.agent().check()
     running.clock.at -= timedelta(days=2)
-    running.served.update({name: (lambda content: lambda _: content)(content) for name, content in old.items()})
+    for name, content in old.items():
+        running.served[name] = partial(_always, content)
     agent = Agent(running.path / "device", now=running.clock)
     record = agent.check()
     assert record.last_refusal is not None
     assert record.last_refusal.code in ("rollback", "expired")
+
+
+def _always(content: bytes, _: bytes) -> bytes:
+    return content
 
 
 def test_expired_metadata_ends_installations_and_not_inference(running: World) -> None:
