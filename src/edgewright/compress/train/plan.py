@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgewright.compress.choice import SIZE_WEIGHT
 from edgewright.contract.training import Origin, TrainedNetwork
 
 __all__ = [
@@ -33,6 +32,9 @@ __all__ = [
 
 # A network as slow as what needs no training is not worth training.
 _FASTER = 0.95
+# What size counts beside latency, in logarithms. For the choice it counts more (see `choice.py`): fewer bits make a
+# network that is able small, but nothing makes a small one able.
+_SIZE_WEIGHT = 0.25
 # The graph in a file takes as many bytes as so many weights of few bits.
 _GRAPH_WEIGHTS = 12_000
 # So many smaller versions of the model are among the first, however few places there are.
@@ -92,12 +94,12 @@ class Prospect:
 
     @property
     def cost(self) -> float:
-        """What it costs a device: its latency, and two fifths as much, in logarithms, its size.
+        """What it costs a device: its latency, and a quarter as much, in logarithms, its size.
 
         In small networks most of the time goes into starting their nodes, so latency alone tells them apart badly;
         and most of a tiny file is its graph, so fewer weights do not make it smaller.
         """
-        return float(self.latency_ratio * (self.parameters + _GRAPH_WEIGHTS) ** SIZE_WEIGHT)
+        return float(self.latency_ratio * (self.parameters + _GRAPH_WEIGHTS) ** _SIZE_WEIGHT)
 
 
 @dataclass(frozen=True, slots=True)
