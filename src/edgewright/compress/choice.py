@@ -243,23 +243,29 @@ def foremost(
     least = min(_SURE, likely[best.number])
     alike = [t for t in able if (t.latency_ratio or 9) <= fastest and likely[t.number] >= least]
     first = min(alike, key=lambda trial: trial.size_bytes)
-    rivals = [t for t in able if t.network not in ("", first.network) and likely[t.number] >= _EVEN]
-    second = [max(rivals, key=promise)] if first.network and rivals else []
-    front = [first, *second]
+    rivals = [trial for trial in able if _is_rival(trial, first, budget.max_drop)]
+    front = [first, max(rivals, key=promise)] if rivals else [first]
     return [*front, *(trial for trial in ranked if trial not in front)]
 
 
-def contenders(ranked: Sequence[Trial], count: int) -> list[Trial]:
+def _is_rival(trial: Trial, first: Trial, max_drop: float) -> bool:
+    """Whether a trial is worth the second look: as likely certified as not, and of another trained network."""
+    trained_apart = first.network and trial.network not in ("", first.network)
+    return bool(trained_apart) and chance(trial, max_drop) >= _EVEN
+
+
+def contenders(ranked: Sequence[Trial], count: int, max_drop: float | None = None) -> list[Trial]:
     """Return whom to certify in turn: the best, then the best of those that are clearly safer, and so on.
 
     A second one of another trained network need not be safer.
 
     Args:
-        ranked: From `ranking`.
+        ranked: From `ranking` or `foremost`.
         count: Most contenders; each look at the certify split costs confidence.
+        max_drop: The limit; None if there is none.
     """
     chosen = list(ranked[: min(1, count)])
-    if count > 2 and len(ranked) > 1 and ranked[0].network and ranked[1].network not in ("", ranked[0].network):
+    if count > 2 and max_drop is not None and len(ranked) > 1 and _is_rival(ranked[1], ranked[0], max_drop):
         chosen.append(ranked[1])
     for trial in ranked:
         if len(chosen) < count - 1 and all(_is_safer(trial, earlier) for earlier in chosen):

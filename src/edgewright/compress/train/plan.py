@@ -16,6 +16,7 @@ __all__ = [
     "Prospect",
     "Standing",
     "anchor",
+    "cheapest",
     "finalists",
     "keeps",
     "nearly",
@@ -252,9 +253,9 @@ def survivors(standings: Sequence[Standing], count: int, *, max_drop: float, rou
         return len(_HEALED) if standing.stalled else round_number
 
     ranked = sorted(standings, key=lambda s: score(s.prospect.cost, s.drop, max_drop, counted(s)))
-    hopeful = [s for s in ranked if _left(s.drop, counted(s)) <= _HOPELESS * max_drop]
-    others = [s for s in ranked if s not in hopeful][: max(0, _FEWEST - len(hopeful))]
-    chosen = [s for s in ranked if s in hopeful or s in others][:count]
+    hopeless = [s for s in ranked if _left(s.drop, counted(s)) > _HOPELESS * max_drop]
+    given_up = hopeless[max(0, _FEWEST - (len(ranked) - len(hopeless))) :]
+    chosen = [s for s in ranked if s not in given_up][:count]
     surest = min(standings, key=lambda s: (s.drop, s.prospect.cost), default=None)
     if surest is not None and surest not in chosen and count > 1:
         chosen = [*chosen[: count - 1], surest]
@@ -266,6 +267,11 @@ def keeps(standing: Standing, max_drop: float) -> bool:
     return standing.bound <= max_drop
 
 
+def cheapest(kept: Sequence[Standing]) -> Standing | None:
+    """Return the network of the lowest cost, None if there is none."""
+    return min(kept, key=lambda standing: standing.prospect.cost, default=None)
+
+
 def parent(
     kept: Sequence[Standing], ranked: Sequence[Standing], *, max_drop: float, round_number: int
 ) -> Standing | None:
@@ -275,7 +281,7 @@ def parent(
     trained too little to tell which of its channels matter.
     """
     if kept:
-        return min(kept, key=lambda standing: standing.prospect.cost)
+        return cheapest(kept)
     warm = (standing for standing in ranked if standing.prospect.origin == "pruned")
     return next((standing for standing in warm if _left(standing.drop, round_number) <= max_drop), None)
 

@@ -19,6 +19,7 @@ from edgewright.compress.train.plan import (
     Prospect,
     Standing,
     anchor,
+    cheapest,
     finalists,
     keeps,
     nearly,
@@ -87,9 +88,9 @@ def train_in_rounds(
         standings = reached or standings
     near = nearly(kept, standings, max_drop=course.max_drop)[: course.workers]
     # A worker that is free makes the cheapest that keeps the drop better still: its integers begin there.
-    cheapest = min(kept, key=lambda standing: standing.prospect.cost, default=None)
-    if cheapest is not None and 0 < len(near) < course.workers:
-        near.append(cheapest)
+    best = cheapest(kept)
+    if best is not None and 0 < len(near) < course.workers:
+        near.append(best)
     if near and time.monotonic() < overtime:
         tasks = _planned(course, near, len(_ROUNDS), overtime)
         reached = _standings(near, tasks, course.train("overtime", tasks, overtime))
