@@ -29,7 +29,7 @@ _SLOWER = 1.02
 # Candidates whose noise differs by less are equally noisy, dB.
 _ALIKE_DB = 3.0
 # What a shrinkage is worth beside a speed-up, in logarithms, where networks were trained.
-SIZE_WEIGHT = 0.4
+SIZE_WEIGHT = 1 / 3
 # A chance like this is nearly sure, or worth a look.
 _SURE, _EVEN = 0.9, 0.5
 # What is certified at a second look is worth less, for each look costs confidence.
@@ -211,7 +211,7 @@ def foremost(
     """Return the ranked with that one first whose gain is greatest on the average over being certified or not.
 
     Where networks were trained there is one for every drop, so the fastest that keeps the limit on the select split
-    keeps it barely. A gain is the logarithm of the speed-up and two fifths of the shrinkage's: small networks are
+    keeps it barely. A gain is the logarithm of the speed-up and a third of the shrinkage's: small networks are
     about equally fast, whatever their size. What is not certified is followed by another look at something nearly
     sure, so its failure costs the difference and some confidence. Of those about as fast that are nearly sure, it
     is the smallest. The best form of another trained network comes second: what the select split misjudged in the

@@ -52,9 +52,9 @@ _MARGIN = 0.5
 _DEAR, _DEARER = 0.8, 0.3
 # What is expected to lose so many limits in the end is given up, if at least so many others are left.
 _HOPELESS, _FEWEST = 2.0, 3
-# While faster ones are looked for, one of at most this latency, in units of what needs no training, is trained
+# While cheaper ones are looked for, one of at most this latency, in units of what needs no training, is trained
 # until its bound is this share of the limit.
-_ANCHORED, _SURE = 0.4, 0.6
+_ANCHORED, _SURE = 0.3, 0.6
 # What is trained beside a network that keeps the drop must cost so much less.
 CHEAPER = 0.92
 # What costs so much less and loses at most so many limits gets more time.
@@ -263,7 +263,7 @@ def survivors(standings: Sequence[Standing], count: int, *, max_drop: float, rou
 
 
 def keeps(standing: Standing, max_drop: float) -> bool:
-    """Whether a network would be certified by what is known, so that only faster ones need training."""
+    """Whether a network would be certified by what is known, so that only cheaper ones need training."""
     return standing.bound <= max_drop
 
 
@@ -287,7 +287,7 @@ def parent(
 
 
 def anchor(known: Sequence[Standing], slowest: float, *, max_drop: float) -> Standing | None:
-    """Return the network that is trained until it is sure to keep the drop, while others are to become faster.
+    """Return the network that is trained until it is sure to keep the drop, while others are to become cheaper.
 
     Args:
         known: How all networks stand, each after its last round.
@@ -303,7 +303,7 @@ def anchor(known: Sequence[Standing], slowest: float, *, max_drop: float) -> Sta
 
 
 def nearly(kept: Sequence[Standing], others: Sequence[Standing], *, max_drop: float) -> list[Standing]:
-    """Return what is worth more time: much faster than what keeps the drop, and close to keeping it."""
+    """Return what is worth more time: much cheaper than what keeps the drop, and close to keeping it."""
     limit = _MUCH_CHEAPER * min((standing.prospect.cost for standing in kept), default=math.inf)
     near = [s for s in others if s not in kept and s.prospect.cost < limit and s.drop <= _NEAR * max_drop]
     return sorted(near, key=lambda standing: standing.prospect.cost)
@@ -312,11 +312,11 @@ def nearly(kept: Sequence[Standing], others: Sequence[Standing], *, max_drop: fl
 def finalists(
     kept: Sequence[Standing], others: Sequence[Standing], *, max_drop: float, round_number: int
 ) -> list[Standing]:
-    """Return whose forms are tried: of those that keep the drop the fastest two and the surest, then one other."""
-    fastest = sorted(kept, key=lambda standing: standing.prospect.cost)[:2]
-    fastest += sorted((s for s in kept if s not in fastest), key=lambda standing: standing.bound)[:1]
+    """Return whose forms are tried: of those that keep the drop the cheapest two and the surest, then one other."""
+    cheap = sorted(kept, key=lambda standing: standing.prospect.cost)[:2]
+    cheap += sorted((s for s in kept if s not in cheap), key=lambda standing: standing.bound)[:1]
     rest = [standing for standing in others if standing not in kept and math.isfinite(standing.drop)]
-    return [*fastest, *survivors(rest, 1 if fastest else 2, max_drop=max_drop, round_number=round_number)]
+    return [*cheap, *survivors(rest, 1 if cheap else 2, max_drop=max_drop, round_number=round_number)]
 
 
 def rows_each(core_seconds: float, seconds_per_row: Sequence[float]) -> int:

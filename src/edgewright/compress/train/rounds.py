@@ -60,7 +60,7 @@ def train_in_rounds(
         course: What the rounds share.
         prospects: The shortlist.
         until: When the rounds must be over, of `time.monotonic()`.
-        overtime: When one more round must be over, for what is much faster and nearly good enough.
+        overtime: When one more round must be over, for what is much cheaper and nearly good enough.
         slowest: Latency ratio of what needs no training.
     """
     began = time.monotonic()
@@ -108,7 +108,7 @@ def _contestants(
     number: int,
     sure: Standing | None,
 ) -> list[Standing]:
-    """Return who is trained in a round: only what is faster than the fastest that keeps the drop already.
+    """Return who is trained in a round: only what costs less than the cheapest that keeps the drop already.
 
     With them come smaller versions of that one; as long as none keeps it, of one that nearly does. And one that is
     to become sure.
