@@ -95,7 +95,7 @@ def test_no_two_candidates_are_each_better_than_the_other(trials: list[Trial], b
 @given(searches(), budgets, st.integers(0, 4))
 def test_contenders_are_of_the_ranking_in_its_order(trials: list[Trial], budget: Budget, count: int) -> None:
     ranked = ranking(trials, budget, 0.01)
-    chosen = contenders(ranked, count)
+    chosen = contenders(ranked, count, budget.max_drop)
     assert len(chosen) <= count
     assert [trial for trial in ranked if trial in chosen] == chosen
     if ranked and count:

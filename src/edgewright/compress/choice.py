@@ -29,7 +29,7 @@ _SLOWER = 1.02
 # Candidates whose noise differs by less are equally noisy, dB.
 _ALIKE_DB = 3.0
 # What a shrinkage is worth beside a speed-up, in logarithms, where networks were trained.
-SIZE_WEIGHT = 0.4
+SIZE_WEIGHT = 1 / 3
 # A chance like this is nearly sure, or worth a look.
 _SURE, _EVEN = 0.9, 0.5
 # What is certified at a second look is worth less, for each look costs confidence.
@@ -211,7 +211,7 @@ def foremost(
     """Return the ranked with that one first whose gain is greatest on the average over being certified or not.
 
     Where networks were trained there is one for every drop, so the fastest that keeps the limit on the select split
-    keeps it barely. A gain is the logarithm of the speed-up and two fifths of the shrinkage's: small networks are
+    keeps it barely. A gain is the logarithm of the speed-up and a third of the shrinkage's: small networks are
     about equally fast, whatever their size. What is not certified is followed by another look at something nearly
     sure, so its failure costs the difference and some confidence. Of those about as fast that are nearly sure, it
     is the smallest. The best form of another trained network comes second: what the select split misjudged in the
@@ -243,23 +243,29 @@ def foremost(
     least = min(_SURE, likely[best.number])
     alike = [t for t in able if (t.latency_ratio or 9) <= fastest and likely[t.number] >= least]
     first = min(alike, key=lambda trial: trial.size_bytes)
-    rivals = [t for t in able if t.network not in ("", first.network) and likely[t.number] >= _EVEN]
-    second = [max(rivals, key=promise)] if first.network and rivals else []
-    front = [first, *second]
+    rivals = [trial for trial in able if _is_rival(trial, first, budget.max_drop)]
+    front = [first, max(rivals, key=promise)] if rivals else [first]
     return [*front, *(trial for trial in ranked if trial not in front)]
 
 
-def contenders(ranked: Sequence[Trial], count: int) -> list[Trial]:
+def _is_rival(trial: Trial, first: Trial, max_drop: float) -> bool:
+    """Whether a trial is worth the second look: as likely certified as not, and of another trained network."""
+    trained_apart = first.network and trial.network not in ("", first.network)
+    return bool(trained_apart) and chance(trial, max_drop) >= _EVEN
+
+
+def contenders(ranked: Sequence[Trial], count: int, max_drop: float | None = None) -> list[Trial]:
     """Return whom to certify in turn: the best, then the best of those that are clearly safer, and so on.
 
     A second one of another trained network need not be safer.
 
     Args:
-        ranked: From `ranking`.
+        ranked: From `ranking` or `foremost`.
         count: Most contenders; each look at the certify split costs confidence.
+        max_drop: The limit; None if there is none.
     """
     chosen = list(ranked[: min(1, count)])
-    if count > 2 and len(ranked) > 1 and ranked[0].network and ranked[1].network not in ("", ranked[0].network):
+    if count > 2 and max_drop is not None and len(ranked) > 1 and _is_rival(ranked[1], ranked[0], max_drop):
         chosen.append(ranked[1])
     for trial in ranked:
         if len(chosen) < count - 1 and all(_is_safer(trial, earlier) for earlier in chosen):

@@ -265,7 +265,8 @@ def _conclude(run: Run) -> Report:
     ranked = _light_enough(run, ranked_now())
     looks = _LOOKS if run.training is None else _LOOKS + 1
     finalists = [first] + [
-        Finalist(_candidate(run, trial), trial.recipe, trial.title, feed) for trial in contenders(ranked, looks)
+        Finalist(_candidate(run, trial), trial.recipe, trial.title, feed)
+        for trial in contenders(ranked, looks, run.budget.max_drop)
     ]
     measured = _measured(run, finalists, seconds)
     original = measured[0]

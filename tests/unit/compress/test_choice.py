@@ -156,10 +156,13 @@ def test_the_second_look_is_for_another_trained_network() -> None:
     safe = trial(5, drop=0.0, predicted_bound=0.001, latency_ratio=0.4)
     ranked = foremost([first, twin, rival, hopeless, safe], budget, 1.0)
     assert numbers(ranked)[:2] == [1, 3]
-    assert numbers(contenders(ranked, 4)) == [1, 3, 5]
-    assert numbers(contenders(ranked, 2)) == [1, 5]
+    assert numbers(contenders(ranked, 4, 0.01)) == [1, 3, 5]
+    assert numbers(contenders(ranked, 2, 0.01)) == [1, 5]
     alone = foremost([first, twin, safe], budget, 1.0)
-    assert numbers(contenders(alone, 4)) == [1, 5]
+    assert numbers(contenders(alone, 4, 0.01)) == [1, 5]
+    unlikely = foremost([first, hopeless, safe], budget, 1.0)
+    assert numbers(unlikely)[:2] == [1, 4]
+    assert numbers(contenders(unlikely, 4, 0.01)) == [1, 5]  # no look for what will hardly be certified
 
 
 def test_luck_is_not_believed_of_one_among_equally_noisy_candidates() -> None:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgewright.compress.choice import SIZE_WEIGHT
 from edgewright.contract.training import Origin, TrainedNetwork
 
 __all__ = [
@@ -17,6 +16,7 @@ __all__ = [
     "Prospect",
     "Standing",
     "anchor",
+    "cheapest",
     "finalists",
     "keeps",
     "nearly",
@@ -33,6 +33,9 @@ __all__ = [
 
 # A network as slow as what needs no training is not worth training.
 _FASTER = 0.95
+# What size counts beside latency, in logarithms. For the choice it counts more (see `choice.py`): fewer bits make a
+# network that is able small, but nothing makes a small one able.
+_SIZE_WEIGHT = 0.25
 # The graph in a file takes as many bytes as so many weights of few bits.
 _GRAPH_WEIGHTS = 12_000
 # So many smaller versions of the model are among the first, however few places there are.
@@ -49,9 +52,9 @@ _MARGIN = 0.5
 _DEAR, _DEARER = 0.8, 0.3
 # What is expected to lose so many limits in the end is given up, if at least so many others are left.
 _HOPELESS, _FEWEST = 2.0, 3
-# While faster ones are looked for, one of at most this latency, in units of what needs no training, is trained
+# While cheaper ones are looked for, one of at most this latency, in units of what needs no training, is trained
 # until its bound is this share of the limit.
-_ANCHORED, _SURE = 0.4, 0.6
+_ANCHORED, _SURE = 0.3, 0.6
 # What is trained beside a network that keeps the drop must cost so much less.
 CHEAPER = 0.92
 # What costs so much less and loses at most so many limits gets more time.
@@ -92,12 +95,12 @@ class Prospect:
 
     @property
     def cost(self) -> float:
-        """What it costs a device: its latency, and two fifths as much, in logarithms, its size.
+        """What it costs a device: its latency, and a quarter as much, in logarithms, its size.
 
         In small networks most of the time goes into starting their nodes, so latency alone tells them apart badly;
         and most of a tiny file is its graph, so fewer weights do not make it smaller.
         """
-        return float(self.latency_ratio * (self.parameters + _GRAPH_WEIGHTS) ** SIZE_WEIGHT)
+        return float(self.latency_ratio * (self.parameters + _GRAPH_WEIGHTS) ** _SIZE_WEIGHT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,9 +253,9 @@ def survivors(standings: Sequence[Standing], count: int, *, max_drop: float, rou
         return len(_HEALED) if standing.stalled else round_number
 
     ranked = sorted(standings, key=lambda s: score(s.prospect.cost, s.drop, max_drop, counted(s)))
-    hopeful = [s for s in ranked if _left(s.drop, counted(s)) <= _HOPELESS * max_drop]
-    others = [s for s in ranked if s not in hopeful][: max(0, _FEWEST - len(hopeful))]
-    chosen = [s for s in ranked if s in hopeful or s in others][:count]
+    hopeless = [s for s in ranked if _left(s.drop, counted(s)) > _HOPELESS * max_drop]
+    given_up = hopeless[max(0, _FEWEST - (len(ranked) - len(hopeless))) :]
+    chosen = [s for s in ranked if s not in given_up][:count]
     surest = min(standings, key=lambda s: (s.drop, s.prospect.cost), default=None)
     if surest is not None and surest not in chosen and count > 1:
         chosen = [*chosen[: count - 1], surest]
@@ -260,8 +263,13 @@ def survivors(standings: Sequence[Standing], count: int, *, max_drop: float, rou
 
 
 def keeps(standing: Standing, max_drop: float) -> bool:
-    """Whether a network would be certified by what is known, so that only faster ones need training."""
+    """Whether a network would be certified by what is known, so that only cheaper ones need training."""
     return standing.bound <= max_drop
+
+
+def cheapest(kept: Sequence[Standing]) -> Standing | None:
+    """Return the network of the lowest cost, None if there is none."""
+    return min(kept, key=lambda standing: standing.prospect.cost, default=None)
 
 
 def parent(
@@ -273,13 +281,13 @@ def parent(
     trained too little to tell which of its channels matter.
     """
     if kept:
-        return min(kept, key=lambda standing: standing.prospect.cost)
+        return cheapest(kept)
     warm = (standing for standing in ranked if standing.prospect.origin == "pruned")
     return next((standing for standing in warm if _left(standing.drop, round_number) <= max_drop), None)
 
 
 def anchor(known: Sequence[Standing], slowest: float, *, max_drop: float) -> Standing | None:
-    """Return the network that is trained until it is sure to keep the drop, while others are to become faster.
+    """Return the network that is trained until it is sure to keep the drop, while others are to become cheaper.
 
     Args:
         known: How all networks stand, each after its last round.
@@ -295,7 +303,7 @@ def anchor(known: Sequence[Standing], slowest: float, *, max_drop: float) -> Sta
 
 
 def nearly(kept: Sequence[Standing], others: Sequence[Standing], *, max_drop: float) -> list[Standing]:
-    """Return what is worth more time: much faster than what keeps the drop, and close to keeping it."""
+    """Return what is worth more time: much cheaper than what keeps the drop, and close to keeping it."""
     limit = _MUCH_CHEAPER * min((standing.prospect.cost for standing in kept), default=math.inf)
     near = [s for s in others if s not in kept and s.prospect.cost < limit and s.drop <= _NEAR * max_drop]
     return sorted(near, key=lambda standing: standing.prospect.cost)
@@ -304,11 +312,11 @@ def nearly(kept: Sequence[Standing], others: Sequence[Standing], *, max_drop: fl
 def finalists(
     kept: Sequence[Standing], others: Sequence[Standing], *, max_drop: float, round_number: int
 ) -> list[Standing]:
-    """Return whose forms are tried: of those that keep the drop the fastest two and the surest, then one other."""
-    fastest = sorted(kept, key=lambda standing: standing.prospect.cost)[:2]
-    fastest += sorted((s for s in kept if s not in fastest), key=lambda standing: standing.bound)[:1]
+    """Return whose forms are tried: of those that keep the drop the cheapest two and the surest, then one other."""
+    cheap = sorted(kept, key=lambda standing: standing.prospect.cost)[:2]
+    cheap += sorted((s for s in kept if s not in cheap), key=lambda standing: standing.bound)[:1]
     rest = [standing for standing in others if standing not in kept and math.isfinite(standing.drop)]
-    return [*fastest, *survivors(rest, 1 if fastest else 2, max_drop=max_drop, round_number=round_number)]
+    return [*cheap, *survivors(rest, 1 if cheap else 2, max_drop=max_drop, round_number=round_number)]
 
 
 def rows_each(core_seconds: float, seconds_per_row: Sequence[float]) -> int:

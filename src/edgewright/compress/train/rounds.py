@@ -19,6 +19,7 @@ from edgewright.compress.train.plan import (
     Prospect,
     Standing,
     anchor,
+    cheapest,
     finalists,
     keeps,
     nearly,
@@ -59,7 +60,7 @@ def train_in_rounds(
         course: What the rounds share.
         prospects: The shortlist.
         until: When the rounds must be over, of `time.monotonic()`.
-        overtime: When one more round must be over, for what is much faster and nearly good enough.
+        overtime: When one more round must be over, for what is much cheaper and nearly good enough.
         slowest: Latency ratio of what needs no training.
     """
     began = time.monotonic()
@@ -87,9 +88,9 @@ def train_in_rounds(
         standings = reached or standings
     near = nearly(kept, standings, max_drop=course.max_drop)[: course.workers]
     # A worker that is free makes the cheapest that keeps the drop better still: its integers begin there.
-    cheapest = min(kept, key=lambda standing: standing.prospect.cost, default=None)
-    if cheapest is not None and 0 < len(near) < course.workers:
-        near.append(cheapest)
+    best = cheapest(kept)
+    if best is not None and 0 < len(near) < course.workers:
+        near.append(best)
     if near and time.monotonic() < overtime:
         tasks = _planned(course, near, len(_ROUNDS), overtime)
         reached = _standings(near, tasks, course.train("overtime", tasks, overtime))
@@ -107,7 +108,7 @@ def _contestants(
     number: int,
     sure: Standing | None,
 ) -> list[Standing]:
-    """Return who is trained in a round: only what is faster than the fastest that keeps the drop already.
+    """Return who is trained in a round: only what costs less than the cheapest that keeps the drop already.
 
     With them come smaller versions of that one; as long as none keeps it, of one that nearly does. And one that is
     to become sure.

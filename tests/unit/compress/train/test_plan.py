@@ -152,9 +152,9 @@ def test_of_few_places_most_are_for_the_model_made_smaller() -> None:
 
 
 def test_the_most_accurate_that_is_fast_enough_is_trained_until_it_is_sure() -> None:
-    slow = Standing(prospect("slow", 0.5, 1.0), "s", 0.0, bound=0.007)
+    slow = Standing(prospect("slow", 0.4, 1.0), "s", 0.0, bound=0.007)
     fast = Standing(prospect("fast", 0.1, 1.0), "f", 0.004, bound=0.012)
-    unsure = Standing(prospect("unsure", 0.3, 1.0), "u", 0.002, bound=0.009)
+    unsure = Standing(prospect("unsure", 0.25, 1.0), "u", 0.002, bound=0.009)
     assert anchor([slow, fast, unsure], 1.0, max_drop=0.01) == unsure
     assert anchor([slow, fast, unsure], 0.5, max_drop=0.01) == fast
     assert anchor([slow, fast, replace(unsure, bound=0.006)], 1.0, max_drop=0.01) is None

@@ -76,9 +76,11 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pre
     return lambda **drops: Pretender(TrainingStore(tmp_path), drops)
 
 
-def run(pretender: Pretender, prospects: Sequence[Prospect], seconds: float = 100.0) -> list[str]:
+def run(
+    pretender: Pretender, prospects: Sequence[Prospect], seconds: float = 100.0, slowest: float = 1.0
+) -> list[str]:
     until = time.monotonic() + seconds
-    found = train_in_rounds(cast(Course, pretender), prospects, until, until + 0.2 * seconds)
+    found = train_in_rounds(cast(Course, pretender), prospects, until, until + 0.2 * seconds, slowest)
     return [standing.prospect.title for standing in found]
 
 
@@ -121,7 +123,7 @@ def test_what_keeps_the_drop_is_among_the_finalists_and_only_faster_ones_are_tra
 
 def test_what_keeps_the_drop_barely_is_trained_until_it_is_sure(course: Callable[..., Pretender]) -> None:
     pretender = course(a=0.3, b=0.003, c=0.0, d=0.0)
-    run(pretender, FOUR)
+    run(pretender, FOUR, slowest=1.4)
     for tasks in pretender.trained[1:4]:
         assert {task.network.title for task in tasks} == {"a", "b"}
 
