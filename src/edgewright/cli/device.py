@@ -1,6 +1,8 @@
 """`edgewright device`: enrol a device, keep its model up to date, ask it."""
 
 import argparse
+import os
+import shlex
 import signal
 import sys
 import threading
@@ -15,7 +17,10 @@ from edgewright.cli.terminal import SCHEMA_VERSION, print_json
 from edgewright.contract.errors import DataError, InputError
 from edgewright.device.agent import Agent
 from edgewright.device.journal import Record
+from edgewright.device.keeper import keep_up
+from edgewright.device.serve import serve_tcp, serve_unix
 from edgewright.device.settings import enrol
+from edgewright.device.trial import Probation
 
 __all__ = ["register"]
 
@@ -23,12 +28,15 @@ _EPILOG = """\
 examples:
   edgewright device enrol --repo https://updates.example --root 1.root.json --device-class default --state STATE
   edgewright device run --once --state STATE
+  edgewright device run --socket /run/edgewright/model.sock --state STATE
   edgewright device predict --state STATE --input x.npz --json
   edgewright device status --state STATE --json
 
 exit codes: 0 done; 1 the device refused an update, or rejected an input; 2 the input or usage is wrong.
 """
 _INTERVAL_S = 3600.0
+_PROBATION = Probation()
+_TOKEN = "EDGEWRIGHT_TOKEN"  # noqa: S105 - the name of a variable
 
 
 def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -49,10 +57,21 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     joins.add_argument("--label", metavar="L=V", action="append", default=[], help="of this device; repeatable")
     joins.add_argument("--channel", metavar="NAME", default="", help="of this device")
     joins.add_argument("--plain", action="store_true", help="store models without encryption")
+    joins.add_argument(
+        "--installer", metavar="COMMAND", default="", help="for agents and firmware: rauc, or a command of your own"
+    )
     joins.set_defaults(run=run_enrol)
     runs = acts.add_parser("run", help="keep the model up to date")
     runs.add_argument("--once", action="store_true", help="check once: update, self-test, switch")
     runs.add_argument("--every", metavar="S", type=float, default=_INTERVAL_S, help="seconds between checks (3600)")
+    runs.add_argument("--socket", metavar="PATH", type=Path, help="answer other processes on this Unix socket")
+    runs.add_argument("--port", metavar="N", type=int, help="answer on this port of 127.0.0.1; 0 for any")
+    runs.add_argument(
+        "--inferences", metavar="N", type=int, default=_PROBATION.inferences, help="of a probation (100)"
+    )
+    runs.add_argument(
+        "--seconds", metavar="S", type=float, default=_PROBATION.seconds, help="of a probation, if fewer came (600)"
+    )
     runs.set_defaults(run=run_agent)
     asks = acts.add_parser("predict", help="run the model on samples")
     asks.add_argument("--input", metavar="FILE", required=True, type=Path, help=".npz with an array for each input")
@@ -88,6 +107,7 @@ def run_enrol(arguments: argparse.Namespace) -> int:
         labels=labels,
         channel=arguments.channel,
         sealed=not arguments.plain,
+        installer=shlex.split(arguments.installer),
     )
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "device": settings})
@@ -98,17 +118,29 @@ def run_enrol(arguments: argparse.Namespace) -> int:
 
 def run_agent(arguments: argparse.Namespace) -> int:
     """Check once, or until a signal ends it."""
-    agent = Agent(arguments.state)
+    agent = Agent(arguments.state, probation=Probation(arguments.inferences, arguments.seconds))
     if arguments.once:
         return _shown(agent, agent.check(), as_json=arguments.json)
     ended = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: ended.set())
-    while not ended.is_set():
-        record = agent.check()
-        print(msgspec.json.encode(agent.status()).decode(), file=sys.stderr, flush=True)
-        ended.wait(arguments.every if record.trial_since == "" else min(arguments.every, 60.0))
+    servers = []
+    if arguments.socket is not None:
+        servers.append(serve_unix(agent, arguments.socket))
+    if arguments.port is not None:
+        servers.append(serve_tcp(agent, arguments.port, token=os.environ.get(_TOKEN, "")))
+        print(f"http://127.0.0.1:{servers[-1].server_address[1]}", file=sys.stderr, flush=True)
+    for server in servers:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    keep_up(agent, ended, every_s=arguments.every, tell=_tell)
+    for server in servers:
+        server.shutdown()
+    agent.close()
     return 0
+
+
+def _tell(agent: Agent) -> None:
+    print(msgspec.json.encode(agent.status()).decode(), file=sys.stderr, flush=True)
 
 
 def run_predict(arguments: argparse.Namespace) -> int:
@@ -146,9 +178,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
 
 def run_status(arguments: argparse.Namespace) -> int:
     """Show what the device says of itself."""
-    agent = Agent(arguments.state)
-    agent.settle()
-    return _shown(agent, None, as_json=arguments.json)
+    return _shown(Agent(arguments.state, answers=False), None, as_json=arguments.json)
 
 
 def run_rollback(arguments: argparse.Namespace) -> int:

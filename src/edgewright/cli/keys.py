@@ -1,6 +1,7 @@
-"""`edgewright keys`: make and show the keys of a repository."""
+"""`edgewright keys`: make, show, add and replace the keys of a repository."""
 
 import argparse
+import itertools
 from pathlib import Path
 
 from rich.console import Console
@@ -8,9 +9,12 @@ from rich.table import Table
 
 from edgewright.cli.passphrase import ask, ask_new
 from edgewright.cli.terminal import SCHEMA_VERSION, print_json
-from edgewright.trust.found import BITS, found
-from edgewright.trust.keys import KeyFolder
-from edgewright.trust.store import open_store
+from edgewright.contract.errors import InputError
+from edgewright.trust.ceremony import change_keys, whose
+from edgewright.trust.found import BITS, found, read_anchor
+from edgewright.trust.keys import ONLINE, KeyFolder, PublicKey, Role, read_public
+from edgewright.trust.places import open_store
+from edgewright.trust.repository import Repository
 
 __all__ = ["register"]
 
@@ -18,7 +22,11 @@ _EPILOG = """\
 examples:
   edgewright keys init --keys KEYS --repo REPO
   edgewright keys init --keys KEYS --repo s3://bucket/models --offline 3 --threshold 2
-  edgewright keys show --keys KEYS
+  edgewright keys show --keys KEYS --repo REPO
+  edgewright keys add releases --name releases-4 --threshold 2 --keys KEYS --repo REPO
+  edgewright keys add releases --public releases-5.pub.json --keys KEYS --repo REPO
+  edgewright keys rotate online --keys KEYS --repo REPO
+  edgewright keys rotate releases --old releases-1 --keys KEYS --repo REPO --stage
 
 The keys of `root` and `releases` are encrypted: keep them off line, best on different machines. The key of the
 other roles is readable by its owner only and stays on the machine that advances rollouts.
@@ -30,8 +38,8 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     """Add the verb."""
     parser = verbs.add_parser(
         "keys",
-        help="make and show the keys that sign releases and rollouts",
-        description="Make and show the keys that sign releases and rollouts.",
+        help="make, show, add and replace the keys that sign releases and rollouts",
+        description="Make, show, add and replace the keys that sign releases and rollouts.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -50,8 +58,23 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     init.set_defaults(run=run_init)
     show = acts.add_parser("show", help="show the keys of a folder")
     show.add_argument("--keys", metavar="KEYS", type=Path, required=True, help="folder with the keys")
-    show.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    show.add_argument("--repo", metavar="REPO", help="repository, to show which of them count")
     show.set_defaults(run=run_show)
+    adds = acts.add_parser("add", help="have one more key count")
+    adds.add_argument("--public", metavar="FILE", type=Path, help="public key of another folder; else one is made")
+    adds.set_defaults(run=run_add)
+    rotates = acts.add_parser("rotate", help="have a new key count instead of an old one")
+    rotates.add_argument("--old", metavar="KEY", help="name or key id of the old one (the only one)")
+    rotates.set_defaults(run=run_rotate)
+    for changes in (adds, rotates):
+        changes.add_argument("role", metavar="ROLE", choices=("root", "releases", "online"), help="whose key it is")
+        changes.add_argument("--name", metavar="NAME", help="of the new key")
+        changes.add_argument("--threshold", metavar="N", type=int, help="how many must sign from now on")
+        changes.add_argument("--stage", action="store_true", help="leave the signing to 'repo sign'")
+        changes.add_argument("--keys", metavar="KEYS", type=Path, required=True, help="folder with the keys")
+        changes.add_argument("--repo", metavar="REPO", required=True, help="folder or URL of the repository")
+    for act in (show, adds, rotates):
+        act.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
 def run_init(arguments: argparse.Namespace) -> int:
@@ -90,14 +113,101 @@ def run_init(arguments: argparse.Namespace) -> int:
 
 
 def run_show(arguments: argparse.Namespace) -> int:
-    """Show the keys of a folder."""
+    """Show the keys of a folder, and which of them count."""
     keys = KeyFolder(arguments.keys, ask).public_keys()
+    counting: dict[str, list[str]] = {}
+    needed: dict[str, int] = {}
+    if arguments.repo is not None:
+        for who, (ids, threshold) in whose(_repository(arguments)).items():
+            needed[who] = threshold
+            for keyid in ids:
+                counting.setdefault(keyid, []).append(who)
     if arguments.json:
-        entries = [{"name": key.name, "roles": key.roles, "keyid": key.keyid, "public": key.value} for key in keys]
-        print_json({"schema": SCHEMA_VERSION, "keys": entries})
+        entries = [
+            {
+                "name": key.name,
+                "roles": key.roles,
+                "keyid": key.keyid,
+                "public": key.value,
+                "counts_for": counting.get(key.keyid, []),
+            }
+            for key in keys
+        ]
+        print_json({"schema": SCHEMA_VERSION, "keys": entries, "thresholds": needed})
         return 0
-    table = Table("name", "roles", "keyid")
+    table = Table("name", "roles", "keyid", "counts for")
     for key in keys:
-        table.add_row(key.name, ", ".join(key.roles), key.keyid[:16])
-    Console().print(table)
+        table.add_row(key.name, ", ".join(key.roles), key.keyid[:16], ", ".join(counting.get(key.keyid, [])))
+    console = Console()
+    console.print(table)
+    for who, threshold in needed.items():
+        console.print(f"{who}: {threshold} of {sum(who in roles for roles in counting.values())} keys must sign")
     return 0
+
+
+def run_add(arguments: argparse.Namespace) -> int:
+    """Have one more key count.
+
+    Raises:
+        InputError: There is no such key, or the threshold cannot be met.
+    """
+    keys = KeyFolder(arguments.keys, ask)
+    repository = _repository(arguments)
+    new = read_public(arguments.public) if arguments.public is not None else _made(arguments, keys)
+    landed = change_keys(
+        repository, keys, arguments.role, add=new, threshold=arguments.threshold, only_stage=arguments.stage
+    )
+    return _told(arguments, new, [], landed=landed)
+
+
+def run_rotate(arguments: argparse.Namespace) -> int:
+    """Have a new key count instead of an old one.
+
+    Raises:
+        InputError: There is no such key, or the threshold cannot be met.
+    """
+    keys = KeyFolder(arguments.keys, ask)
+    repository = _repository(arguments)
+    counting, _ = whose(repository)[arguments.role]
+    names = {key.keyid: key.name for key in keys.public_keys()}
+    old = [keyid for keyid in counting if arguments.old in (None, keyid, names.get(keyid))]
+    if len(old) != 1:
+        known = ", ".join(names.get(keyid, keyid[:16]) for keyid in counting)
+        raise InputError(
+            f"{arguments.old or 'the old key'} is not one of the keys that count for {arguments.role}",
+            remedy=f"Name one with --old: {known}.",
+        )
+    new = _made(arguments, keys)
+    landed = change_keys(
+        repository,
+        keys,
+        arguments.role,
+        add=new,
+        remove=old,
+        threshold=arguments.threshold,
+        only_stage=arguments.stage,
+    )
+    return _told(arguments, new, old, landed=landed)
+
+
+def _made(arguments: argparse.Namespace, keys: KeyFolder) -> PublicKey:
+    roles: tuple[Role, ...] = ONLINE if arguments.role == "online" else (arguments.role,)
+    taken = {key.name for key in keys.public_keys()}
+    numbered = (f"{arguments.role}-{number}" for number in itertools.count(1))
+    name = arguments.name or next(name for name in numbered if name not in taken)
+    return keys.create(name, roles, passphrase=None if arguments.role == "online" else ask_new())
+
+
+def _told(arguments: argparse.Namespace, new: PublicKey, old: list[str], *, landed: bool) -> int:
+    if arguments.json:
+        print_json(
+            {"schema": SCHEMA_VERSION, "name": new.name, "keyid": new.keyid, "removed": old, "landed": landed}
+        )
+        return 0
+    state = "counts from now on" if landed else "will count when the change is signed ('edgewright repo sign root')"
+    Console().print(f"The key {new.name} ({new.keyid[:16]}) {state}.")
+    return 0
+
+
+def _repository(arguments: argparse.Namespace) -> Repository:
+    return Repository(open_store(arguments.repo), read_anchor(arguments.keys))

@@ -11,15 +11,16 @@ import edgewright
 from edgewright.cli.passphrase import ask
 from edgewright.cli.project import find_project
 from edgewright.cli.terminal import SCHEMA_VERSION, print_json
-from edgewright.compress.variant import variant_of
+from edgewright.compress.variant import Made, image_of, variant_of
 from edgewright.contract.device import Budget
 from edgewright.contract.errors import InputError
+from edgewright.contract.guard import GuardRules
 from edgewright.contract.release import Lineage, Manifest
 from edgewright.trust.found import read_anchor
 from edgewright.trust.keys import KeyFolder
+from edgewright.trust.places import open_store
 from edgewright.trust.publish import publish_release, releases
 from edgewright.trust.repository import Repository
-from edgewright.trust.store import open_store
 
 __all__ = ["register"]
 
@@ -28,6 +29,7 @@ examples:
   edgewright publish edgewright-out --name digits --version 1.0.0 --keys KEYS --repo REPO
   edgewright publish small.onnx --name digits --version 1.1.0 --device-class camera --keys KEYS --repo REPO
   edgewright publish edgewright-out --name digits --version 1.2.0 --stage --keys KEYS --repo REPO
+  edgewright publish image.raucb --kind firmware --name os --version 7.1 --keys KEYS --repo REPO
 
 A release never changes; devices get it when a rollout points at it.
 exit codes: 0 done; 1 the repository cannot be believed or written; 2 the input or usage is wrong.
@@ -47,6 +49,13 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     parser.add_argument("--name", metavar="NAME", required=True, help="of the model")
     parser.add_argument("--version", metavar="VERSION", required=True, help="of the release, such as 1.0.0")
     parser.add_argument("--device-class", metavar="CLASS", default="default", help="that it is for (default)")
+    parser.add_argument(
+        "--variant", metavar="CLASS=FOLDER", action="append", default=[], help="for one more class; repeatable"
+    )
+    parser.add_argument(
+        "--kind", choices=("model", "agent", "firmware"), default="model", help="what it is (model)"
+    )
+    parser.add_argument("--guard", metavar="FILE", type=Path, help="JSON with the guard's rules")
     parser.add_argument("--keys", metavar="KEYS", type=Path, required=True, help="folder with the keys")
     parser.add_argument("--repo", metavar="REPO", required=True, help="folder or URL of the repository")
     parser.add_argument("--project", metavar="FILE", type=Path, help="project file with the device class's budget")
@@ -65,22 +74,21 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: There is no such model, or the version is published already.
         TrustError: The repository cannot be believed.
     """
-    project = find_project(arguments.project)
-    budget = Budget() if project is None else project.device_class(arguments.device_class).budget
-    made = variant_of(arguments.folder, arguments.device_class, budget)
+    made = _made(arguments)
+    first = next(iter(made.values()))
     keys = KeyFolder(arguments.keys, ask)
     repository = Repository(open_store(arguments.repo), read_anchor(arguments.keys))
     earlier = releases(repository, arguments.name)
     lineage: Lineage = msgspec.structs.replace(
-        made.lineage,
+        first.lineage,
         parent=earlier[-1][0] if earlier else "",
-        code=made.lineage.code or edgewright.__version__,
+        code=first.lineage.code or edgewright.__version__,
     )
     manifest = Manifest(
         name=arguments.name,
         version=arguments.version,
-        kind="model",
-        variants=(made.variant,),
+        kind=arguments.kind,
+        variants=tuple(each.variant for each in made.values()),
         lineage=lineage,
         licence=arguments.licence,
         created=repository.now().isoformat(),
@@ -90,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
         repository,
         keys,
         manifest,
-        {arguments.device_class: made.contents},
+        {device_class: each.contents for device_class, each in made.items()},
         deltas_from=arguments.deltas,
         only_stage=arguments.stage,
     )
@@ -109,6 +117,37 @@ def run(arguments: argparse.Namespace) -> int:
         state = "published" if published.landed else "staged; it waits for signatures"
         Console().print(f"{arguments.name} {arguments.version} is {state} ({published.digest[:16]}).")
     return 0
+
+
+def _made(arguments: argparse.Namespace) -> dict[str, Made]:
+    """Return the variants by device class."""
+    project = find_project(arguments.project)
+    guard = GuardRules() if arguments.guard is None else _guard(arguments.guard)
+    places = {arguments.device_class: arguments.folder}
+    for text in arguments.variant:
+        device_class, found, place = text.partition("=")
+        if not found or device_class in places:
+            raise InputError(
+                f"--variant {text!r} is none, or the second for its class", remedy="Write camera=FOLDER, once each."
+            )
+        places[device_class] = Path(place)
+    made = {}
+    for device_class, place in places.items():
+        if arguments.kind != "model":
+            made[device_class] = image_of(place, device_class)
+            continue
+        budget = Budget() if project is None else project.device_class(device_class).budget
+        made[device_class] = variant_of(place, device_class, budget, guard=guard)
+    return made
+
+
+def _guard(path: Path) -> GuardRules:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=GuardRules)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise InputError(
+            f"{path} holds no rules of a guard: {error}", remedy="See docs/reference/guard.md for its form."
+        ) from error
 
 
 def _date(text: str) -> str:

@@ -12,10 +12,10 @@ from edgewright.contract.errors import InputError
 from edgewright.trust.check import check_repository
 from edgewright.trust.found import read_anchor
 from edgewright.trust.keys import KeyFolder
+from edgewright.trust.places import open_store
 from edgewright.trust.refresh import renew
 from edgewright.trust.repository import Repository
-from edgewright.trust.staging import changes, discard, land, sign, waiting
-from edgewright.trust.store import open_store
+from edgewright.trust.staging import changes, discard, land, sign_staged, staged, waiting
 
 __all__ = ["register"]
 
@@ -44,9 +44,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     signs.add_argument("role", metavar="ROLE", choices=("root", "releases"), help="root or releases")
     signs.add_argument("--yes", action="store_true", help="what is signed was read before")
     signs.set_defaults(run=run_sign)
-    acts.add_parser("refresh", help="land what is signed, and renew what expires soon").set_defaults(
-        run=run_refresh
-    )
+    renews = acts.add_parser("refresh", help="land what is signed, and renew what expires soon")
+    renews.add_argument("--finish", action="store_true", help="go on with a change of keys that was broken off")
+    renews.set_defaults(run=run_refresh)
     acts.add_parser("discard", help="drop what is staged").set_defaults(run=run_discard)
     acts.add_parser("unlock", help="remove the lock of a publisher that was killed").set_defaults(run=run_unlock)
     for act in acts.choices.values():
@@ -78,7 +78,8 @@ def run_sign(arguments: argparse.Namespace) -> int:
         InputError: Nothing is staged, no key counts, or nobody said yes.
     """
     repository = _repository(arguments)
-    found = changes(repository)
+    changed = staged(repository)  # what is shown is what is signed
+    found = changes(repository, changed)
     console = Console(stderr=True)
     for change in found:
         console.print(f"  {change}", markup=False, highlight=False)
@@ -87,7 +88,7 @@ def run_sign(arguments: argparse.Namespace) -> int:
             raise InputError("what is to be signed was not confirmed", remedy="Read it, then add --yes.")
         if not Confirm.ask("Sign this?", console=console):
             raise InputError("it was not signed", remedy="Drop it with 'edgewright repo discard'.")
-    left = sign(repository, arguments.role, KeyFolder(arguments.keys, ask))
+    left = sign_staged(repository, changed, arguments.role, KeyFolder(arguments.keys, ask))
     lacking = [part for part in left if not part.complete]
     if arguments.json:
         print_json(
@@ -111,11 +112,11 @@ def run_refresh(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: The online keys are not in this folder.
     """
-    repository, keys = _repository(arguments), KeyFolder(arguments.keys, ask)
+    repository, keys = _repository(arguments, finishing=arguments.finish), KeyFolder(arguments.keys, ask)
     with repository.locked():
         landed = land(repository, keys)
         renewed = [] if landed else renew(repository, keys)
-    left = [part for part in waiting(repository) if not part.complete]
+    left = [part for part in waiting(repository, staged(repository)) if not part.complete]
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "landed": landed, "renewed": renewed, "waiting": len(left)})
     else:
@@ -143,5 +144,5 @@ def run_unlock(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _repository(arguments: argparse.Namespace) -> Repository:
-    return Repository(open_store(arguments.repo), read_anchor(arguments.keys))
+def _repository(arguments: argparse.Namespace, *, finishing: bool = False) -> Repository:
+    return Repository(open_store(arguments.repo), read_anchor(arguments.keys), finishing=finishing)

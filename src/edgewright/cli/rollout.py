@@ -1,6 +1,7 @@
 """`edgewright rollout`: start, advance, pause, resume, abort a rollout, or return to an earlier release."""
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from edgewright.contract.names import checked_name, checked_version, version_key
 from edgewright.contract.plan import Arm, Hours, Plan, Selector, Stage
 from edgewright.trust.found import read_anchor
 from edgewright.trust.keys import KeyFolder
-from edgewright.trust.publish import known_plan, known_policy, publish_plan, releases
+from edgewright.trust.places import open_store
+from edgewright.trust.publish import known_plan, known_policy, publish_again, publish_plan, releases
 from edgewright.trust.repository import Repository
-from edgewright.trust.store import open_store
 
 __all__ = ["register"]
 
@@ -27,6 +28,7 @@ examples:
   edgewright rollout start digits==1.1.0 --device-class default --stages 0.01,0.1,1 --keys KEYS --repo REPO
   edgewright rollout advance digits --device-class default --keys KEYS --repo REPO
   edgewright rollout abort digits --device-class default --keys KEYS --repo REPO
+  edgewright rollout rollback digits==1.0.0 --device-class default --keys KEYS --repo REPO
   edgewright rollout status digits --device-class default --keys KEYS --repo REPO
 
 Only the online key signs here, within the policy that the offline keys signed.
@@ -64,8 +66,12 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     acts.add_parser("resume", help="go on after a pause")
     acts.add_parser("abort", help="devices on trial return to their proven model")
     acts.add_parser("status", help="show the rollout")
+    back = acts.add_parser("rollback", help="publish a higher version with an earlier one's bytes, for all devices")
+    back.add_argument("releases", metavar="NAME==VERSION", nargs=1, help="release to return to")
+    back.add_argument("--as", dest="as_version", metavar="VERSION", default="", help="of the new release")
+    back.add_argument("--stage", action="store_true", help="leave the signing to 'repo sign'; then start it")
     for name, act in acts.choices.items():
-        if name != "start":
+        if name not in ("start", "rollback"):
             act.add_argument("model", metavar="NAME", help="of the model")
         act.add_argument("--device-class", metavar="CLASS", default="default", help="that it is for (default)")
         act.add_argument("--keys", metavar="KEYS", type=Path, required=True, help="folder with the keys")
@@ -83,6 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     keys = KeyFolder(arguments.keys, ask)
     repository = Repository(open_store(arguments.repo), read_anchor(arguments.keys))
+    if arguments.act == "rollback":
+        return _rolled_back(arguments, repository, keys)
     if arguments.act == "start":
         plan = _started(arguments, repository)
     else:
@@ -123,11 +131,7 @@ def _started(arguments: argparse.Namespace, repository: Repository) -> Plan:
     if (arguments.fraction is None) == (arguments.stages is None):
         raise InputError("a rollout needs --fraction or --stages", remedy="Give one of them.")
     fractions = [arguments.fraction] if arguments.stages is None else _numbers("--stages", arguments.stages)
-    policy = known_policy(repository, model, arguments.device_class)
-    before = known_plan(repository, model, arguments.device_class)
-    epoch = 1 if policy is None else policy.epoch
-    same = before is not None and before.epoch == epoch
-    counter = before.counter + 1 if same and before is not None else 1
+    epoch, counter = _next(repository, model, arguments.device_class)
     labels = dict(_pair(text) for text in arguments.label)
     return Plan(
         model=model,
@@ -146,6 +150,60 @@ def _started(arguments: argparse.Namespace, repository: Repository) -> Plan:
         hours=None if arguments.hours is None else _hours(arguments.hours),
         shadow=arguments.shadow,
     )
+
+
+def _rolled_back(arguments: argparse.Namespace, repository: Repository, keys: KeyFolder) -> int:
+    """Publish the earlier bytes as a higher version, and roll it out as fast as the policy allows."""
+    model, version = _release(arguments.releases[0])
+    published = publish_again(
+        repository,
+        keys,
+        model,
+        version,
+        as_version=arguments.as_version,
+        created=repository.now().isoformat(),
+        only_stage=arguments.stage,
+    )
+    new = published.manifest.version
+    plan = None
+    if published.landed:
+        plan = _at_once(repository, model, arguments.device_class, new, published.digest)
+        publish_plan(repository, keys, plan)
+    if arguments.json:
+        print_json(
+            {"schema": SCHEMA_VERSION, "release": f"{model}=={new}", "landed": published.landed, "rollout": plan}
+        )
+    elif plan is None:
+        print(f"{model} {new}, with the bytes of {version}, waits for signatures; then start its rollout.")
+    else:
+        _print(plan)
+    return 0
+
+
+def _at_once(repository: Repository, model: str, device_class: str, version: str, manifest: str) -> Plan:
+    """Return a plan for all devices in as few stages as the policy allows."""
+    policy = known_policy(repository, model, device_class)
+    step = 1.0 if policy is None else policy.largest_step
+    least = 0.0 if policy is None else policy.least_stage_s
+    epoch, counter = _next(repository, model, device_class)
+    count = math.ceil(1 / step - 1e-9)
+    return Plan(
+        model=model,
+        device_class=device_class,
+        rollout=f"{model}-{version}-{counter}",
+        epoch=epoch,
+        counter=counter,
+        arms=(Arm(version, manifest),),
+        stages=tuple(Stage(min(1.0, (number + 1) * step), least) for number in range(count)),
+    )
+
+
+def _next(repository: Repository, model: str, device_class: str) -> tuple[int, int]:
+    """Return epoch and counter of the next plan."""
+    policy = known_policy(repository, model, device_class)
+    before = known_plan(repository, model, device_class)
+    epoch = 1 if policy is None else policy.epoch
+    return epoch, before.counter + 1 if before is not None and before.epoch == epoch else 1
 
 
 def _advanced(plan: Plan) -> Plan:

@@ -19,11 +19,12 @@ from edgewright.compress.outputs import open_session
 from edgewright.contract.candidate import Report
 from edgewright.contract.device import Budget
 from edgewright.contract.errors import InputError
+from edgewright.contract.guard import GuardRules
 from edgewright.contract.preprocess import Preprocess
 from edgewright.contract.release import Evidence, Lineage, Requirement, SelfTest, StoredFile, Variant
 from edgewright.contract.signature import InputContract, TensorSpec
 
-__all__ = ["Made", "variant_of"]
+__all__ = ["Made", "image_of", "variant_of"]
 
 _MODEL, _GOLDEN = "model.onnx", "golden.npz"
 _SAMPLES = 8
@@ -54,6 +55,7 @@ def variant_of(
     budget: Budget,
     *,
     preprocess: Preprocess | None = None,
+    guard: GuardRules | None = None,
     seed: int = 0,
 ) -> Made:
     """Return the variant of a model for a device class.
@@ -63,6 +65,7 @@ def variant_of(
         device_class: That it is for.
         budget: Of that class.
         preprocess: From raw samples to the first input.
+        guard: What is done with inputs and outputs that break the contract; the usual rules if not given.
         seed: Of the golden inputs.
 
     Raises:
@@ -94,8 +97,23 @@ def variant_of(
         budget=budget,
         evidence=Evidence() if report is None else _evidence(report),
         requirement=Requirement(),
+        guard=guard or GuardRules(),
     )
     return Made(variant, contents, Lineage() if report is None else _lineage(report))
+
+
+def image_of(path: Path, device_class: str) -> Made:
+    """Return the variant of an image that the platform's installer takes: a firmware, or the agent.
+
+    Raises:
+        InputError: There is no such file.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}", remedy="Name the image.") from error
+    file = StoredFile("image", hashlib.sha256(content).hexdigest(), len(content))
+    return Made(Variant(device_class, (file,)), {"image": content}, Lineage())
 
 
 def _report(path: Path) -> Report:

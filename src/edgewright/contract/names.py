@@ -4,7 +4,7 @@ import re
 
 from edgewright.contract.errors import InputError
 
-__all__ = ["checked_digest", "checked_name", "checked_version", "version_key"]
+__all__ = ["checked_digest", "checked_name", "checked_version", "next_version", "version_key"]
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?", re.ASCII)
 _VERSION = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:\.(?:0|[1-9][0-9]{0,8})){0,3}", re.ASCII)
@@ -54,6 +54,16 @@ def checked_digest(what: str, digest: str) -> str:
     if not _DIGEST.fullmatch(digest):
         raise InputError(f"{what} {digest[:80]!r} is no sha256", remedy="Give 64 hexadecimal digits, lower case.")
     return digest
+
+
+def next_version(version: str) -> str:
+    """Return the least version that is higher and has as many numbers.
+
+    >>> next_version("1.9.3"), next_version("2")
+    ('1.9.4', '3')
+    """
+    first, dot, last = checked_version(version).rpartition(".")
+    return f"{first}{dot}{int(last) + 1}"
 
 
 def version_key(version: str) -> tuple[int, int, int, int]:

@@ -8,9 +8,10 @@ import msgspec
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_digest, checked_name, checked_version, version_key
 
-__all__ = ["Arm", "HealthRule", "Hours", "Plan", "PlanState", "Policy", "Selector", "Stage", "refusals"]
+__all__ = ["METRICS", "Arm", "HealthRule", "Hours", "Plan", "PlanState", "Policy", "Selector", "Stage", "refusals"]
 
 PlanState = Literal["running", "paused", "aborted", "done"]
+METRICS = ("crash", "load_failure", "self_test", "budget_breach", "silent")
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,17 +75,25 @@ class HealthRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a stage must show before the next one.
 
     Attributes:
-        metric: What devices report by name.
+        metric: What devices report by name; or `outcome:NAME`, which the application counts and each device
+            compares by itself, between the release on trial and its proven one.
         margin: By how much the rate may be worse than the control's.
         confidence: With which that must be shown.
     """
 
-    metric: Literal["crash", "load_failure", "self_test", "budget_breach", "silent"]
+    metric: str
     margin: float
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
         """Refuse a rule that holds always or never."""
+        if self.metric not in METRICS:
+            kind, _, name = self.metric.partition(":")
+            if kind != "outcome":
+                raise InputError(
+                    f"there is no metric {self.metric[:80]!r}", remedy=f"Use {', '.join(METRICS)} or outcome:NAME."
+                )
+            checked_name("outcome", name)
         if not 0 < self.margin < 1 or not 0.5 <= self.confidence < 1:
             raise InputError(
                 f"health rule {self.metric}: margin {self.margin:g}, confidence {self.confidence:g}",

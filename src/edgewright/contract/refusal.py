@@ -32,6 +32,7 @@ RefusalCode = Literal[
     "budget",
     "probation",
     "locked",
+    "installer",
 ]
 
 

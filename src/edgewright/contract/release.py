@@ -11,6 +11,7 @@ import msgspec
 from edgewright.contract.device import Budget
 from edgewright.contract.errors import InputError
 from edgewright.contract.evidence import Certificate
+from edgewright.contract.guard import GuardRules
 from edgewright.contract.measure import Measurement
 from edgewright.contract.names import checked_digest, checked_name, checked_version
 from edgewright.contract.preprocess import Preprocess
@@ -173,6 +174,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         budget: Limits on this device class.
         evidence: That it keeps them.
         requirement: What a device must have.
+        guard: What is done with inputs and outputs that break the contract.
         options: Runtime options under which the figures were measured.
     """
 
@@ -185,6 +187,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     budget: Budget = Budget()
     evidence: Evidence = Evidence()
     requirement: Requirement = Requirement()
+    guard: GuardRules = GuardRules()
     options: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
@@ -224,6 +227,7 @@ class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         parent: Version of the release before it, "" for the first.
+        again: Version whose bytes these are once more, "" if they are new.
         data: Fingerprints of the data sets, by what they were for.
         recipe: The steps that made the model from the original.
         original: sha256 of the model before compression, "" if unknown.
@@ -232,6 +236,7 @@ class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     parent: str = ""
+    again: str = ""
     data: dict[str, str] = {}
     recipe: tuple[dict[str, Any], ...] = ()
     original: str = ""

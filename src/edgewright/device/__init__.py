@@ -2,3 +2,8 @@
 
 It imports neither torch nor a web framework nor anything that holds signing keys.
 """
+
+from edgewright.device.agent import Agent, RejectedError
+from edgewright.device.predictor import Prediction
+
+__all__ = ["Agent", "Prediction", "RejectedError"]

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgewright.contract.names import version_key
-from edgewright.contract.plan import Arm, Plan, Policy
+from edgewright.contract.plan import Arm, HealthRule, Plan, Policy
 from edgewright.contract.refusal import Refusal, RefusalCode
 from edgewright.device.cohort import arm_of, is_held_back, is_in
 from edgewright.device.slots import Installed, Slots
 
-__all__ = ["Choice", "Situation", "choose"]
+__all__ = ["Choice", "Situation", "choose", "notice"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ class Choice:
     Attributes:
         action: `keep` what serves, `install` a release, `withdraw` the one on trial, `wait` with an installation.
         release: To install.
-        shadow: Whether it only runs beside the proven one.
+        rules: Of the rollout's stage.
         why: For the record; a refusal if something was refused.
     """
 
     action: Literal["keep", "install", "withdraw", "wait"]
     release: Installed | None = None
-    shadow: bool = False
+    rules: tuple[HealthRule, ...] = ()
     why: Refusal | None = None
 
 
@@ -79,16 +79,24 @@ def choose(
     if not is_in(plan.fraction, plan.rollout, policy.salt, situation.device_id):
         return Choice("keep")
     arm, number = _arm(plan, policy, situation)
-    release = Installed(plan.model, arm.version, arm.manifest, plan.rollout, number)
-    serving = slots.serving
-    if serving is not None and serving.manifest == arm.manifest:
-        return Choice("keep")
+    release = Installed(plan.model, arm.version, arm.manifest, plan.rollout, number, shadow=plan.shadow)
+    rules = plan.stages[plan.stage].rules
+    if _is_there(release, slots):
+        return Choice("keep", rules=rules)
+    if slots.trial is not None and slots.proven is not None and slots.proven.manifest == arm.manifest:
+        return Choice("withdraw", why=_why("policy", slots.trial.version, f"{arm.version} is rolled out again"))
     if arm.manifest in failed:
         return Choice("keep", why=failed[arm.manifest])
     lacking = _lacking(plan, policy, situation)
     if lacking is not None:
-        return Choice("wait", release, plan.shadow, lacking)
-    return Choice("install", release, plan.shadow)
+        return Choice("wait", release, rules, lacking)
+    return Choice("install", release, rules)
+
+
+def _is_there(release: Installed, slots: Slots) -> bool:
+    if slots.trial is not None and slots.trial.manifest == release.manifest:
+        return slots.trial.shadow == release.shadow
+    return slots.trial is None and slots.proven is not None and slots.proven.manifest == release.manifest
 
 
 def _arm(plan: Plan, policy: Policy, situation: Situation) -> tuple[Arm, int]:
@@ -121,6 +129,16 @@ def _lacking(plan: Plan, policy: Policy, situation: Situation) -> Refusal | None
             f"it is {situation.hour} o'clock, {plan.hours.first} to {plan.hours.last} are allowed",
         )
     return None
+
+
+def notice(policy: Policy, slots: Slots) -> Refusal | None:
+    """Return what the offline keys would not have installed any more and yet serves, for want of better."""
+    serving = slots.serving
+    if serving is None or not _is_denied(serving, policy):
+        return None
+    if serving.manifest in policy.denied:
+        return _why("denied", serving.version, "the offline keys have denied it, and it serves")
+    return _why("policy", serving.version, f"it is below the floor {policy.floor}, and it serves")
 
 
 def _is_denied(installed: Installed, policy: Policy) -> bool:

@@ -45,8 +45,20 @@ class Shelf:
         if self.keys is not None:
             content = unseal(content, file.sha256, self.keys)
         if hashlib.sha256(content).hexdigest() != file.sha256:
-            raise LockedError(f"{file.name} was changed on the disk", remedy="It is fetched again.")
+            raise _changed(file)
         return content
+
+    def check(self, file: StoredFile) -> None:
+        """Verify the bytes of a file, without holding all of them if they are not sealed.
+
+        Raises:
+            LockedError: They are damaged, or sealed elsewhere.
+            OSError: They are missing or cannot be read.
+        """
+        if self.keys is not None:
+            self.read(file)
+        elif self.files.digest(self.folder / file.name) != file.sha256:
+            raise _changed(file)
 
     def put(self, file: StoredFile, content: bytes) -> None:
         """Store bytes that were verified.
@@ -122,7 +134,7 @@ def fetch_variant(variant: Variant, shelf: Shelf, source: Source) -> dict[str, s
 
 def _fetch(file: StoredFile, shelf: Shelf, source: Source) -> str:
     try:
-        shelf.read(file)
+        shelf.check(file)
     except (LockedError, OSError):
         pass
     else:
@@ -142,8 +154,16 @@ def _fetch(file: StoredFile, shelf: Shelf, source: Source) -> str:
         if hashlib.sha256(made).hexdigest() == file.sha256:
             shelf.put(file, made)
             return delta.codec
-    shelf.put(file, _blob(file, file.sha256, shelf, source))
+    if shelf.keys is None and file.sealed is None:  # an image may be larger than the memory
+        url = f"{source.url}{blob_name(file.sha256)}"
+        source.fetcher.download(url, shelf.folder / file.name, sha256=file.sha256, size=file.size_bytes)
+    else:
+        shelf.put(file, _blob(file, file.sha256, shelf, source))
     return "whole"
+
+
+def _changed(file: StoredFile) -> LockedError:
+    return LockedError(f"{file.name} was changed on the disk", remedy="It is fetched again.")
 
 
 def _blob(content: StoredFile | Delta, digest: str, shelf: Shelf, source: Source) -> bytes:

@@ -3,6 +3,7 @@
 A name appears only after its bytes are on the disk, and the folder knows it before anything relies on it.
 """
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -16,6 +17,11 @@ class Files:
     def read(self, path: Path) -> bytes:
         """Return the bytes of a file."""
         return path.read_bytes()
+
+    def digest(self, path: Path) -> str:
+        """Return the sha256 of a file, hexadecimal."""
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def write(self, path: Path, content: bytes) -> None:
         """Put bytes under a name, whole or not at all; they survive a power cut from the return on."""

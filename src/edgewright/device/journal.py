@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgewright.contract.plan import HealthRule
 from edgewright.contract.refusal import Refusal
 from edgewright.device.files import Files
 from edgewright.device.lifecycle import State
@@ -35,6 +36,12 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         attempts: How often the wanted release was opened to be tested; one that takes the process along shows here.
         served: Inferences of the release on trial.
         trial_since: When its probation began, UTC, ISO 8601; "" if there is none.
+        not_before: When the wanted release is tested again after it failed for want of memory or in the heat, UTC,
+            ISO 8601; "" for at once.
+        boot: Which start of the platform it was when an image was handed to its installer.
+        ran: What ran then, in the installer's words.
+        rules: What the rollout wants to be compared between the release on trial and the proven one.
+        notice: What serves though the offline keys would not have it installed any more.
         snapshot: sha256 of the snapshot that it acted on last.
         checked: When it last believed what the server said, UTC, ISO 8601.
     """
@@ -49,6 +56,11 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attempts: int = 0
     served: int = 0
     trial_since: str = ""
+    not_before: str = ""
+    boot: str = ""
+    ran: str = ""
+    rules: tuple[HealthRule, ...] = ()
+    notice: Refusal | None = None
     snapshot: str = ""
     checked: str = ""
 
@@ -62,10 +74,12 @@ class Journal:
         files: The disk.
         record: As it was read or written last.
         torn: Names of copies that could not be read.
+        keeps: Whether writing reaches the disk; who only looks on changes nothing there.
     """
 
     folder: Path
     files: Files
+    keeps: bool = True
     record: Record = field(init=False)
     torn: tuple[str, ...] = field(init=False, default=())
 
@@ -95,6 +109,9 @@ class Journal:
         Raises:
             OSError: The disk is full or broken; the record before is still there.
         """
+        if not self.keeps:
+            self.record = record
+            return record
         record = msgspec.structs.replace(record, sequence=self.record.sequence + 1)
         content = msgspec.json.encode(record)
         line = hashlib.sha256(content).hexdigest().encode()

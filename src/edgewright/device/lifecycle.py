@@ -34,6 +34,7 @@ class Event(StrEnum):
     SWITCHED = "switched"
     TEST_PASSED = "test passed"
     TEST_FAILED = "test failed"
+    POSTPONED = "postponed"
     PROMOTED = "promoted"
     PROBATION_FAILED = "probation failed"
     FOUND_BROKEN = "found broken"
@@ -51,7 +52,6 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.WAITING, Event.ADMITTED): State.FETCHING,
     (State.WAITING, Event.WITHDRAWN): State.IDLE,
     (State.WAITING, Event.REFUSED): State.IDLE,
-    (State.WAITING, Event.CHOSEN): State.WAITING,
     (State.FETCHING, Event.FETCHED): State.STAGED,
     (State.FETCHING, Event.FETCH_FAILED): State.WAITING,
     (State.FETCHING, Event.REFUSED): State.IDLE,
@@ -59,9 +59,12 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.STAGED, Event.SWITCHED): State.TESTING,
     (State.STAGED, Event.WITHDRAWN): State.IDLE,
     (State.STAGED, Event.FOUND_BROKEN): State.WAITING,
+    (State.STAGED, Event.REFUSED): State.IDLE,
     (State.TESTING, Event.TEST_PASSED): State.PROBATION,
     (State.TESTING, Event.TEST_FAILED): State.IDLE,
-    (State.TESTING, Event.FOUND_BROKEN): State.IDLE,
+    (State.TESTING, Event.POSTPONED): State.STAGED,
+    (State.TESTING, Event.FOUND_BROKEN): State.STAGED,
+    (State.TESTING, Event.WITHDRAWN): State.IDLE,
     (State.PROBATION, Event.PROMOTED): State.IDLE,
     (State.PROBATION, Event.PROBATION_FAILED): State.IDLE,
     (State.PROBATION, Event.WITHDRAWN): State.IDLE,

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import CandidateError
 from edgewright.device.guard import Guard, Rejection
+from edgewright.device.shadow import Shadow
 from edgewright.device.slots import Installed
 from edgewright.runtime.session import Session
 
@@ -29,9 +31,20 @@ class Engine:
     session: Session
     guard: Guard
 
+    def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]] | Rejection:
+        """Return the outputs in order, or why there are none.
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+        Raises:
+            CandidateError: The runtime failed.
+        """
+        admitted = self.guard.admit(feed)
+        if isinstance(admitted, Rejection):
+            return admitted
+        outputs = self.session.run(admitted)
+        return self.guard.release(outputs) or outputs
+
+
+class Prediction(msgspec.Struct, frozen=True, gc=False):
     """An answer, or why there is none.
 
     Attributes:
@@ -51,12 +64,14 @@ class Predictor:
 
     Attributes:
         engine: The current one, None before the first.
+        shadow: Runs beside it and is compared, None if nothing does.
         served: Inferences since the switch.
         failures: Of them, those that the runtime failed.
         rejected: Inputs or outputs that the guard rejected since the switch.
     """
 
     engine: Engine | None = None
+    shadow: Shadow | None = None
     served: int = 0
     failures: int = 0
     rejected: int = 0
@@ -71,21 +86,19 @@ class Predictor:
         engine = self.engine  # one reading: a switch in between does not concern this call
         if engine is None:
             return Prediction({}, None, Rejection("no model", "", "no model is installed yet"))
-        admitted = engine.guard.admit(feed)
-        if isinstance(admitted, Rejection):
-            self.rejected += 1
-            return Prediction({}, engine.release, admitted)
         try:
-            outputs = engine.session.run(admitted)
+            found = engine.run(feed)
         except CandidateError as error:
             self.failures += 1
             return Prediction({}, engine.release, Rejection("failed", "", error.message))
-        held = engine.guard.release(outputs)
-        self.served += 1
-        if held is not None:
+        if isinstance(found, Rejection):
             self.rejected += 1
-            return Prediction({}, engine.release, held)
-        return Prediction(dict(zip(engine.session.outputs, outputs, strict=True)), engine.release)
+            return Prediction({}, engine.release, found)
+        self.served += 1
+        shadow = self.shadow
+        if shadow is not None:
+            shadow.offer(feed, found)
+        return Prediction(dict(zip(engine.session.outputs, found, strict=True)), engine.release)
 
     def switch(self, engine: Engine | None) -> None:
         """Answer with another engine from the next call on; calls in flight end with theirs."""

@@ -1,7 +1,7 @@
 """What a device was told when it was enrolled; it changes only by enrolling again."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -27,6 +27,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         labels: By which rollouts select.
         channel: By which rollouts select, "" for none.
         sealed: Whether models are encrypted at rest.
+        installer: Command that images are handed to; none if this device takes no images.
     """
 
     url: str
@@ -36,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     labels: dict[str, str] = {}
     channel: str = ""
     sealed: bool = True
+    installer: tuple[str, ...] = ()
 
 
 def enrol(
@@ -48,6 +50,7 @@ def enrol(
     labels: Mapping[str, str] | None = None,
     channel: str = "",
     sealed: bool = True,
+    installer: Sequence[str] = (),
 ) -> Settings:
     """Make a device's state.
 
@@ -60,6 +63,7 @@ def enrol(
         labels: By which rollouts select.
         channel: By which rollouts select.
         sealed: Whether models are encrypted at rest.
+        installer: Command that images are handed to, such as `rauc`.
 
     Raises:
         InputError: The folder is not empty, or something is no name or URL.
@@ -69,7 +73,14 @@ def enrol(
     for name in filter(None, (model, channel, *(labels or {}))):
         checked_name("label, channel or model", name)
     settings = Settings(
-        checked_url(url), device_class, os.urandom(16).hex(), model, dict(labels or {}), channel, sealed
+        checked_url(url),
+        device_class,
+        os.urandom(16).hex(),
+        model,
+        dict(labels or {}),
+        channel,
+        sealed,
+        tuple(installer),
     )
     files = Files()
     try:

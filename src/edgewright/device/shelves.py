@@ -35,11 +35,11 @@ class Shelves:
     keys: KeyStore | None
     device_class: str
 
-    def shelf(self, digest: str) -> Shelf:
-        """Return the shelf of a release."""
-        return Shelf(self.state / "releases" / digest, self.files, self.keys)
+    def shelf(self, digest: str, *, sealed: bool = True) -> Shelf:
+        """Return the shelf of a release; images lie there as the platform's installer wants them."""
+        return Shelf(self.state / "releases" / digest, self.files, self.keys if sealed else None)
 
-    def staging(self, digest: str, manifest: bytes) -> Shelf:
+    def staging(self, digest: str, manifest: bytes, *, sealed: bool = True) -> Shelf:
         """Return the shelf on which a release is put together, with its manifest on it.
 
         Raises:
@@ -48,7 +48,7 @@ class Shelves:
         folder = self.state / "staging" / digest
         folder.mkdir(parents=True, exist_ok=True)
         self.files.write(folder / _MANIFEST, manifest)
-        return Shelf(folder, self.files, self.keys)
+        return Shelf(folder, self.files, self.keys if sealed else None)
 
     def stand(self, digest: str) -> None:
         """Move a release that is complete from where it was put together to its own place.
@@ -99,16 +99,18 @@ class Shelves:
     def contents(self, slots: Slots) -> list[tuple[Shelf, tuple[StoredFile, ...]]]:
         """Return the shelves of all slots with the files on them, as far as their manifests are sound."""
         found = []
-        for digest in _digests(slots):
+        for each in _installed(slots):
             try:
-                found.append((self.shelf(digest), self.variant(digest).files))
+                shelf = self.shelf(each.manifest, sealed=each.kind == "model")
+                found.append((shelf, self.variant(each.manifest).files))
             except LockedError:
                 continue
         return found
 
     def sweep(self, slots: Slots, wanted: Installed | None) -> None:
         """Remove what no slot holds and nobody wants any more."""
-        kept = {"releases": set(_digests(slots)), "staging": set() if wanted is None else {wanted.manifest}}
+        coming = set() if wanted is None else {wanted.manifest}
+        kept = {"releases": {each.manifest for each in _installed(slots)} | coming, "staging": coming}
         for name, digests in kept.items():
             folder = self.state / name
             if folder.is_dir():
@@ -117,5 +119,5 @@ class Shelves:
                         self.files.remove(path)
 
 
-def _digests(slots: Slots) -> Iterable[str]:
-    return dict.fromkeys(each.manifest for each in (slots.trial, slots.proven, slots.previous) if each is not None)
+def _installed(slots: Slots) -> Iterable[Installed]:
+    return (each for each in (slots.trial, slots.proven, slots.previous) if each is not None)

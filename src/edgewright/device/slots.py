@@ -6,6 +6,7 @@ Once a model is proven there is always one to fall back to: no function here for
 import msgspec
 
 from edgewright.contract.errors import WorkError
+from edgewright.contract.release import Kind
 
 __all__ = ["Installed", "NoTrialError", "Slots", "begin_trial", "end_trial", "heal", "roll_back"]
 
@@ -23,6 +24,8 @@ class Installed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         manifest: sha256 of its manifest.
         rollout: By which it came, "" for none.
         arm: Of that rollout.
+        kind: What it is.
+        shadow: Whether it only runs beside the proven one, which answers.
     """
 
     name: str
@@ -30,6 +33,8 @@ class Installed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     manifest: str
     rollout: str = ""
     arm: int = 0
+    kind: Kind = "model"
+    shadow: bool = False
 
 
 class Slots(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,7 +53,7 @@ class Slots(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def serving(self) -> Installed | None:
         """What answers: the one on trial in its probation, else the proven one."""
-        return self.trial or self.proven
+        return self.trial if self.trial is not None and not self.trial.shadow else self.proven
 
     def holds(self, manifest: str) -> bool:
         """Whether a release lies in some slot."""

@@ -1,20 +1,22 @@
 """How a model is run: the options of onnxruntime that change its speed, not its answers."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
-import onnxruntime as ort
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 __all__ = ["RuntimeOptions", "session_options"]
 
 OptimizationLevel = Literal["disable", "basic", "extended", "layout", "all"]
 
-_LEVELS: dict[OptimizationLevel, ort.GraphOptimizationLevel] = {
-    "disable": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    "layout": ort.GraphOptimizationLevel.ORT_ENABLE_LAYOUT,
-    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+_LEVELS: dict[OptimizationLevel, str] = {
+    "disable": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "layout": "ORT_ENABLE_LAYOUT",
+    "all": "ORT_ENABLE_ALL",
 }
 
 
@@ -34,12 +36,14 @@ class RuntimeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
 
 
-def session_options(options: RuntimeOptions) -> ort.SessionOptions:
-    """Translate into onnxruntime's own options."""
+def session_options(options: RuntimeOptions) -> "ort.SessionOptions":
+    """Translate into onnxruntime's own options; only now is it loaded, which costs 50 MB."""
+    import onnxruntime as ort
+
     translated = ort.SessionOptions()
     translated.intra_op_num_threads = options.threads
     translated.inter_op_num_threads = 1
-    translated.graph_optimization_level = _LEVELS[options.optimization]
+    translated.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[options.optimization])
     translated.log_severity_level = 3
     translated.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning else "0")
     return translated

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import CandidateError, ModelError
-from edgewright.runtime.options import RuntimeOptions
+from edgewright.runtime.options import RuntimeOptions, session_options
 from edgewright.runtime.scan import external_tensors
 
 __all__ = ["OnnxSession", "Session", "open_session"]
@@ -33,11 +33,8 @@ class OnnxSession:
     def __init__(self, content: bytes, options: RuntimeOptions) -> None:
         import onnxruntime as ort
 
-        settings = ort.SessionOptions()
-        settings.intra_op_num_threads = options.threads
-        settings.inter_op_num_threads = 1
+        settings = session_options(options)
         settings.log_severity_level = 4
-        settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning else "0")
         try:
             self._session = ort.InferenceSession(content, settings, providers=list(options.providers))
         except Exception as error:

@@ -4,6 +4,7 @@ Bytes are uploaded before what names them, and what is signed last makes it all 
 what is there already costs nothing, so an upload that was broken off is just begun again.
 """
 
+import datetime
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import msgspec
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.names import version_key
+from edgewright.contract.names import next_version, version_key
 from edgewright.contract.plan import Plan, Policy, refusals
 from edgewright.contract.release import Delta, Manifest, Sealed, StoredFile, Variant, stored
 from edgewright.trust.delta import smallest_delta
@@ -22,7 +23,7 @@ from edgewright.trust.keystore import KeyStore
 from edgewright.trust.paths import plan_path, policy_path, release_path
 from edgewright.trust.repository import ROLLOUTS, Repository, blob_name, target_name
 from edgewright.trust.seal import seal, unseal
-from edgewright.trust.staging import draft, land, online_signers, sign, stage
+from edgewright.trust.staging import draft, land_if_online, online_signers, sign, stage
 from edgewright.trust.store import ExistsError
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "known_plan",
     "known_policy",
     "new_salt",
+    "publish_again",
     "publish_plan",
     "publish_release",
     "releases",
@@ -113,6 +115,61 @@ def publish_release(
     return Published(manifest, hashlib.sha256(content).hexdigest(), landed, uploaded)
 
 
+def publish_again(
+    repository: Repository,
+    keys: KeyFolder,
+    model: str,
+    version: str,
+    *,
+    as_version: str = "",
+    created: str = "",
+    only_stage: bool = False,
+) -> Published:
+    """Publish a higher version that points at the bytes of an earlier one, which is how devices are taken back.
+
+    Args:
+        repository: As of now.
+        keys: Those that are here sign.
+        model: Of the release.
+        version: Whose bytes it gets.
+        as_version: Of the new release; the next after the highest if not given.
+        created: UTC, ISO 8601.
+        only_stage: Leave all signing to `repo sign`.
+
+    Raises:
+        InputError: There is no such release, or it is past its end of life.
+        TrustError: The repository cannot be believed.
+    """
+    known = dict(releases(repository, model))
+    path = release_path(model, version)
+    content = repository.read_target(repository.bin_of(path), path)
+    if content is None:
+        raise InputError(
+            f"{model} {version} is not published", remedy=f"There are {', '.join(known) or 'no releases'}."
+        )
+    before = msgspec.json.decode(content, type=Manifest)
+    if before.end_of_life and datetime.datetime.fromisoformat(before.end_of_life) <= repository.now():
+        raise InputError(
+            f"{model} {version} is retired since {before.end_of_life}", remedy="Go back to another release."
+        )
+    highest = max(known, key=version_key)
+    manifest = msgspec.structs.replace(
+        before,
+        version=as_version or next_version(highest),
+        created=created,
+        lineage=msgspec.structs.replace(before.lineage, parent=highest, again=version),
+    )
+    if version_key(manifest.version) <= version_key(highest):
+        raise InputError(
+            f"version {manifest.version} is not above {highest}", remedy="Devices never go back: take a higher one."
+        )
+    path = release_path(model, manifest.version)
+    content = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    with repository.locked():
+        landed = _change(repository, keys, {path: content}, only_stage=only_stage)
+    return Published(manifest, hashlib.sha256(content).hexdigest(), landed, 0)
+
+
 def set_policy(repository: Repository, keys: KeyFolder, policy: Policy, *, only_stage: bool = False) -> bool:
     """Have a policy signed by the offline keys, and return whether it landed.
 
@@ -171,7 +228,7 @@ def publish_plan(repository: Repository, keys: KeyFolder, plan: Plan) -> None:
             )
         for signer in signers:
             changed.sign(signer, append=True)
-        repository.commit({ROLLOUTS: changed}, online_signers(repository, keys))
+        repository.commit({ROLLOUTS: changed}, online_signers(repository.root, keys))
 
 
 def releases(repository: Repository, model: str) -> list[tuple[str, str]]:
@@ -222,11 +279,10 @@ def _change(repository: Repository, keys: KeyFolder, targets: Mapping[str, bytes
         changed[role] = changed.get(role) or draft(repository, role)
         target = _put(changed[role], path, content)
         _create(repository, target_name(path, target), content)
+    if not only_stage:
+        sign(repository, changed, "releases", keys)
     stage(repository, changed)
-    if only_stage:
-        return False
-    sign(repository, "releases", keys)
-    return land(repository, keys)
+    return land_if_online(repository, keys)
 
 
 def _put(metadata: Metadata[Targets], path: str, content: bytes) -> TargetFile:

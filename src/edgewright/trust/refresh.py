@@ -27,7 +27,7 @@ def renew(repository: Repository, keys: KeyFolder) -> list[str]:
         for signer in keys.signers(repository.delegator(ROLLOUTS).get_delegated_role(ROLLOUTS).keyids):
             renewed.sign(signer, append=True)
         changed[ROLLOUTS] = renewed
-    repository.commit(changed, online_signers(repository, keys))
+    repository.commit(changed, online_signers(repository.root, keys))
     return [*changed, "snapshot", "timestamp"]
 
 

@@ -63,6 +63,8 @@ class Repository:
         store: Where it lies.
         anchor: A root that its publisher believes.
         now: The clock.
+        finishing: Whether a timestamp is believed that the keys of the root before the newest one signed: a change
+            of keys was broken off between the two, and a person wants it finished.
         root: The newest, verified from the anchor on.
         timestamp: Verified; None in a repository that was never completed.
         snapshot: Verified.
@@ -71,6 +73,7 @@ class Repository:
     store: Store
     anchor: bytes
     now: Callable[[], datetime.datetime] = utc_now
+    finishing: bool = False
     root: Metadata[Root] = field(init=False)
     timestamp: Metadata[Timestamp] | None = field(init=False, default=None)
     snapshot: Metadata[Snapshot] | None = field(init=False, default=None)
@@ -86,14 +89,21 @@ class Repository:
         Raises:
             TrustError: Something is missing or not signed as it must be.
         """
-        self.root = self._newest_root()
+        former, self.root = self._newest_roots()
         self._read = {}
         stamp = self.store.read("metadata/timestamp.json")
         if stamp is None:
             return
-        self.timestamp = self._believed(Timestamp.type, stamp, self.root.signed)
+        root = self.root.signed
+        try:
+            self.timestamp = self._believed(Timestamp.type, stamp, root)
+        except TrustError:
+            if not self.finishing:
+                raise
+            root = former.signed
+            self.timestamp = self._believed(Timestamp.type, stamp, root)
         meta = self.timestamp.signed.snapshot_meta
-        self.snapshot = self._believed(Snapshot.type, self._versioned(Snapshot.type, meta), self.root.signed)
+        self.snapshot = self._believed(Snapshot.type, self._versioned(Snapshot.type, meta), root)
 
     def role(self, name: str) -> Metadata[Targets] | None:
         """Return the metadata of `targets` or of a role that it delegates to, None if there is none yet.
@@ -200,25 +210,33 @@ class Repository:
         return LIFETIMES[BIN if name.startswith(f"{BIN}-") else name]
 
     def commit(
-        self, changed: Mapping[str, Metadata[Targets]], signers: Mapping[str, Sequence[CryptoSigner]]
+        self,
+        changed: Mapping[str, Metadata[Targets]],
+        signers: Mapping[str, Sequence[CryptoSigner]],
+        *,
+        root: Metadata[Root] | None = None,
     ) -> None:
         """Make signed metadata the repository's, in an order in which no reader sees what is not there yet.
 
         Args:
             changed: By role, each signed by enough keys; none for a mere renewal.
             signers: Of `snapshot` and `timestamp`.
+            root: A new one; it appears just before the timestamp that its keys signed.
 
         Raises:
             TrustError: Something is not signed by enough keys.
             ExistsError: Another publisher was faster.
         """
+        if root is not None:
+            _verify(Root.type, root, self.root.signed)
+            _verify(Root.type, root, root.signed)
+            self.root = root
         for name, metadata in changed.items():
             delegator = changed[self.parent(name)].signed if self.parent(name) in changed else self.delegator(name)
             _verify(name, metadata, delegator)
         meta = {} if self.snapshot is None else dict(self.snapshot.signed.meta)
         for name, metadata in changed.items():
-            content = metadata.to_bytes()
-            self.store.create(f"metadata/{metadata.signed.version}.{name}.json", content)
+            self._put(f"metadata/{metadata.signed.version}.{name}.json", metadata.to_bytes())
             meta[f"{name}.json"] = MetaFile(metadata.signed.version)
         now = self.now()
         snapshot = Metadata(
@@ -241,6 +259,8 @@ class Repository:
         )
         _signed(timestamp, signers[Timestamp.type])
         _verify(Timestamp.type, timestamp, self.root.signed)
+        if root is not None:
+            self._put(f"metadata/{root.signed.version}.root.json", root.to_bytes())
         self.store.replace("metadata/timestamp.json", timestamp.to_bytes())
         self.timestamp, self.snapshot = timestamp, snapshot
         self._read = {}
@@ -251,8 +271,17 @@ class Repository:
             return BINS
         return Root.type if name == Targets.type else Targets.type
 
-    def _newest_root(self) -> Metadata[Root]:
-        trusted = _parsed(Root.type, self.anchor)
+    def _put(self, name: str, content: bytes) -> None:
+        """Create what is named by its version; what a commit that was broken off has left of it is the same."""
+        try:
+            self.store.create(name, content)
+        except ExistsError:
+            if self.store.read(name) != content:
+                raise
+
+    def _newest_roots(self) -> tuple[Metadata[Root], Metadata[Root]]:
+        """Return the newest root and the one before it."""
+        former = trusted = _parsed(Root.type, self.anchor)
         _verify(Root.type, trusted, trusted.signed)
         while (content := self.store.read(f"metadata/{trusted.signed.version + 1}.root.json")) is not None:
             newer = self._believed(Root.type, content, trusted.signed)
@@ -262,8 +291,8 @@ class Repository:
                     f"root {trusted.signed.version + 1} says that it is {newer.signed.version}",
                     remedy="Restore the repository from a copy.",
                 )
-            trusted = newer
-        return trusted
+            former, trusted = trusted, newer
+        return former, trusted
 
     def _versioned(self, name: str, meta: MetaFile) -> bytes:
         content = self.store.read(f"metadata/{meta.version}.{name}.json")
@@ -315,10 +344,17 @@ def _verify(name: str, metadata: Metadata[Any], delegator: Root | Targets) -> No
     except (RepositoryError, ValueError) as error:
         raise TrustError(
             f"{name} is not signed by enough of its keys: {error}",
-            remedy=f"Have it signed: edgewright repo sign {name.partition('-')[0]} --keys FOLDER.",
+            remedy=_how_signed(name),
         ) from error
 
 
 def _signed(metadata: Metadata[Any], signers: Sequence[CryptoSigner]) -> None:
     for signer in signers:
         metadata.sign(signer, append=True)
+
+
+def _how_signed(name: str) -> str:
+    if name in (Timestamp.type, Snapshot.type):
+        return "If a change of keys was broken off, finish it: edgewright repo refresh --finish."
+    role = "root" if name == Root.type else "releases"
+    return f"Have it signed: edgewright repo sign {role} --keys FOLDER."

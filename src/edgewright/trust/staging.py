@@ -4,19 +4,38 @@ What is staged lies beside the repository, so devices do not see it, and carries
 All of it lands at once, and only when every part is signed by enough keys.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root, Targets
 
 from edgewright.contract.errors import InputError
 from edgewright.trust.keys import KeyFolder
-from edgewright.trust.repository import BIN, BINS, LIFETIMES, Repository, TrustError
+from edgewright.trust.repository import BIN, BINS, LIFETIMES, ROLLOUTS, Repository, TrustError
 
-__all__ = ["Waiting", "changes", "discard", "draft", "land", "sign", "stage", "staged", "waiting"]
+__all__ = [
+    "Changed",
+    "Waiting",
+    "changes",
+    "discard",
+    "draft",
+    "land",
+    "land_if_online",
+    "online_signers",
+    "role_of",
+    "sign",
+    "sign_staged",
+    "stage",
+    "staged",
+    "waiting",
+]
 
 _FOLDER = "staged"
+
+# Metadata of `root`, or of `targets` and what it delegates to, by name.
+Changed = Mapping[str, Metadata[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +86,7 @@ def draft(repository: Repository, name: str) -> Metadata[Targets]:
     return Metadata(signed)
 
 
-def stage(repository: Repository, changed: Mapping[str, Metadata[Targets] | Metadata[Root]]) -> None:
+def stage(repository: Repository, changed: Changed) -> None:
     """Put changed metadata among what waits for signatures.
 
     Raises:
@@ -82,13 +101,13 @@ def stage(repository: Repository, changed: Mapping[str, Metadata[Targets] | Meta
         repository.store.replace(f"{_FOLDER}/{name}.json", metadata.to_bytes())
 
 
-def staged(repository: Repository) -> dict[str, Metadata[Targets] | Metadata[Root]]:
+def staged(repository: Repository) -> dict[str, Metadata[Any]]:
     """Return what waits, by name.
 
     Raises:
         TrustError: It is damaged.
     """
-    found: dict[str, Metadata[Targets] | Metadata[Root]] = {}
+    found: dict[str, Metadata[Any]] = {}
     for path in repository.store.names(_FOLDER):
         name = path.removeprefix(f"{_FOLDER}/").removesuffix(".json")
         content = repository.store.read(path)
@@ -105,12 +124,12 @@ def discard(repository: Repository) -> int:
     return len(names)
 
 
-def changes(repository: Repository) -> list[str]:
-    """Return in words what signing the staged metadata would make true; whoever signs must have read it."""
+def changes(repository: Repository, changed: Changed) -> list[str]:
+    """Return in words what signing staged metadata would make true; whoever signs must have read it."""
     found = []
-    for name, metadata in sorted(staged(repository).items()):
+    for name, metadata in sorted(changed.items()):
         if isinstance(metadata.signed, Root):
-            found.append(f"root {metadata.signed.version}: whose keys count")
+            found += _changes_of_root(repository.root.signed, metadata.signed)
             continue
         before = repository.role(name)
         old = {} if before is None else before.signed.targets
@@ -125,9 +144,19 @@ def changes(repository: Repository) -> list[str]:
     return found
 
 
-def waiting(repository: Repository) -> list[Waiting]:
+def _changes_of_root(before: Root, after: Root) -> list[str]:
+    found = []
+    for role, new in after.roles.items():
+        old = before.roles[role]
+        found += [f"{role}: key {keyid[:16]} counts from now on" for keyid in new.keyids if keyid not in old.keyids]
+        found += [f"{role}: key {keyid[:16]} counts no more" for keyid in old.keyids if keyid not in new.keyids]
+        if new.threshold != old.threshold:
+            found.append(f"{role}: {new.threshold} keys must sign, before {old.threshold}")
+    return found or [f"root {after.version} says the same as {before.version}"]
+
+
+def waiting(repository: Repository, changed: Changed) -> list[Waiting]:
     """Return for everything that is staged how many signatures it has and needs."""
-    changed = staged(repository)
     found = []
     for name, metadata in changed.items():
         parents: list[Root | Targets] = []
@@ -141,29 +170,49 @@ def waiting(repository: Repository) -> list[Waiting]:
     return found
 
 
-def sign(repository: Repository, role: str, keys: KeyFolder) -> list[Waiting]:
-    """Add this folder's signatures to what is staged for a role, and return what is still lacking.
+def sign(repository: Repository, changed: Changed, role: str, keys: KeyFolder) -> int:
+    """Add this folder's signatures for a role to metadata, in memory, and return how many.
+
+    What is signed is what the caller has made or read: the store is not asked again, for others may write there.
+    """
+    added = 0
+    opened: dict[tuple[str, ...], list[CryptoSigner]] = {}
+    for name, metadata in changed.items():
+        if role_of(name) != role:
+            continue
+        keyids = _keyids(repository, changed, name)
+        if keyids not in opened:
+            opened[keyids] = keys.signers(keyids)
+        for signer in opened[keyids]:
+            metadata.sign(signer, append=True)
+            added += 1
+    return added
+
+
+def sign_staged(repository: Repository, changed: Changed, role: str, keys: KeyFolder) -> list[Waiting]:
+    """Sign what a person has read of what is staged, put the signatures there, and return what is still lacking.
+
+    Args:
+        repository: As of now.
+        changed: From `staged`, as it was read.
+        role: To sign for.
+        keys: Of the person.
 
     Raises:
         InputError: Nothing is staged for the role, or no key of this folder counts for it.
     """
-    changed = staged(repository)
-    mine = {name: metadata for name, metadata in changed.items() if role_of(name) == role}
-    if not mine:
+    if not any(role_of(name) == role for name in changed):
         raise InputError(
             f"nothing is staged for {role}", remedy="Prepare it first, such as with 'edgewright publish --stage'."
         )
-    added = 0
-    for name, metadata in mine.items():
-        for signer in _signers(repository, changed, name, keys):
-            metadata.sign(signer, append=True)
-            added += 1
-        repository.store.replace(f"{_FOLDER}/{name}.json", metadata.to_bytes())
-    if not added:
+    if not sign(repository, changed, role, keys):
         raise InputError(
             f"{keys.path} holds no private key that counts for {role}", remedy="Use the folder of one that does."
         )
-    return waiting(repository)
+    for name, metadata in changed.items():
+        if role_of(name) == role:
+            repository.store.replace(f"{_FOLDER}/{name}.json", metadata.to_bytes())
+    return waiting(repository, changed)
 
 
 def land(repository: Repository, keys: KeyFolder) -> bool:
@@ -179,28 +228,43 @@ def land(repository: Repository, keys: KeyFolder) -> bool:
     Raises:
         ExistsError: Another publisher was faster.
     """
-    lacking = waiting(repository)
+    changed = staged(repository)
+    lacking = [part for part in waiting(repository, changed) if part.name != ROLLOUTS]
     if not lacking or not all(part.complete for part in lacking):
         return False
-    changed = staged(repository)
     root = changed.pop(Root.type, None)
-    if root is not None:
-        repository.store.create(f"metadata/{root.signed.version}.root.json", root.to_bytes())
-        repository.reopen()
     targets = {name: metadata for name, metadata in changed.items() if isinstance(metadata.signed, Targets)}
-    repository.commit(targets, online_signers(repository, keys))
+    if ROLLOUTS in targets:
+        # Whoever can write to the store could have staged other rollouts: what is signed is what was signed before.
+        targets[ROLLOUTS] = draft(repository, ROLLOUTS)
+        for signer in keys.signers(_delegator(repository, targets, ROLLOUTS).get_delegated_role(ROLLOUTS).keyids):
+            targets[ROLLOUTS].sign(signer, append=True)
+    newest = repository.root if root is None else root
+    repository.commit(targets, online_signers(newest, keys), root=root)
     for name in (*targets, Root.type):
         repository.store.delete(f"{_FOLDER}/{name}.json")
     return True
 
 
-def online_signers(repository: Repository, keys: KeyFolder) -> dict[str, list[CryptoSigner]]:
+def land_if_online(repository: Repository, keys: KeyFolder) -> bool:
+    """As `land`; where the online keys are elsewhere nothing lands, and `repo refresh` there does it."""
+    try:
+        return land(repository, keys)
+    except InputError:
+        return False
+
+
+def online_signers(root: Metadata[Root], keys: KeyFolder) -> dict[str, list[CryptoSigner]]:
     """Return who signs `snapshot` and `timestamp` here.
+
+    Args:
+        root: Says whose keys count.
+        keys: Of the online roles.
 
     Raises:
         InputError: The keys are not in this folder.
     """
-    found = {role: keys.signers(repository.root.signed.roles[role].keyids) for role in ("snapshot", "timestamp")}
+    found = {role: keys.signers(root.signed.roles[role].keyids) for role in ("snapshot", "timestamp")}
     if not all(found.values()):
         raise InputError(
             f"{keys.path} holds no keys for snapshot and timestamp",
@@ -209,20 +273,16 @@ def online_signers(repository: Repository, keys: KeyFolder) -> dict[str, list[Cr
     return found
 
 
-def _signers(
-    repository: Repository, changed: Mapping[str, Metadata[Targets] | Metadata[Root]], name: str, keys: KeyFolder
-) -> Sequence[CryptoSigner]:
+def _keyids(repository: Repository, changed: Changed, name: str) -> tuple[str, ...]:
     if name == Root.type:
         new = changed[name].signed
         ids = {*repository.root.signed.roles[Root.type].keyids}
         ids |= {*new.roles[Root.type].keyids} if isinstance(new, Root) else set()
-        return keys.signers(sorted(ids))
-    return keys.signers(_delegator(repository, changed, name).get_delegated_role(name).keyids)
+        return tuple(sorted(ids))
+    return tuple(_delegator(repository, changed, name).get_delegated_role(name).keyids)
 
 
-def _delegator(
-    repository: Repository, changed: Mapping[str, Metadata[Targets] | Metadata[Root]], name: str
-) -> Root | Targets:
+def _delegator(repository: Repository, changed: Changed, name: str) -> Root | Targets:
     parent = repository.parent(name)
     if parent in changed:
         return changed[parent].signed

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from edgewright.contract.errors import InputError, OutputError, WorkError
 
-__all__ = ["ExistsError", "LocalStore", "ObjectStore", "Store", "open_store"]
+__all__ = ["ExistsError", "LocalStore", "Store", "plain"]
 
 
 class ExistsError(WorkError):
@@ -105,7 +105,7 @@ class LocalStore:
         return sorted(file.relative_to(self.path).as_posix() for file in files)
 
     def _file(self, name: str) -> Path:
-        return self.path / _checked(name)
+        return self.path / plain(name)
 
     def _written(self, final: Path, content: bytes) -> Path:
         partial = final.with_name(f".{final.name}.{os.getpid()}.{os.urandom(4).hex()}")
@@ -121,103 +121,12 @@ class LocalStore:
         return partial
 
 
-class ObjectStore:
-    """A bucket of an S3-compatible store, or a folder in it."""
-
-    def __init__(self, url: str) -> None:
-        import obstore.store
-
-        self.url = url
-        self._store = obstore.store.from_url(url)
-
-    def read(self, name: str) -> bytes | None:
-        """See `Store`."""
-        import obstore
-
-        try:
-            return bytes(obstore.get(self._store, _checked(name)).bytes())
-        except FileNotFoundError:
-            return None
-        except Exception as error:
-            raise _unreachable(self.url, error) from error
-
-    def size(self, name: str) -> int | None:
-        """See `Store`."""
-        import obstore
-
-        try:
-            return int(obstore.head(self._store, _checked(name))["size"])
-        except FileNotFoundError:
-            return None
-        except Exception as error:
-            raise _unreachable(self.url, error) from error
-
-    def create(self, name: str, content: bytes) -> None:
-        """See `Store`."""
-        self._put(name, content, mode="create")
-
-    def replace(self, name: str, content: bytes) -> None:
-        """See `Store`."""
-        self._put(name, content, mode="overwrite")
-
-    def delete(self, name: str) -> None:
-        """See `Store`."""
-        import obstore
-
-        try:
-            obstore.delete(self._store, _checked(name))
-        except FileNotFoundError:
-            return
-        except Exception as error:
-            raise _unreachable(self.url, error) from error
-
-    def names(self, folder: str) -> list[str]:
-        """See `Store`."""
-        import obstore
-
-        try:
-            return sorted(
-                str(entry["path"]) for part in obstore.list(self._store, _checked(folder)) for entry in part
-            )
-        except Exception as error:
-            raise _unreachable(self.url, error) from error
-
-    def _put(self, name: str, content: bytes, *, mode: str) -> None:
-        import obstore
-        from obstore.exceptions import AlreadyExistsError
-
-        try:
-            obstore.put(self._store, _checked(name), content, mode=mode)  # type: ignore[arg-type]
-        except AlreadyExistsError:
-            raise ExistsError(f"{self.url}/{name} exists already", remedy="Somebody else was faster.") from None
-        except Exception as error:
-            raise _unreachable(self.url, error) from error
-
-
-def open_store(place: str) -> Store:
-    """Return the store at a folder's path or at a URL such as s3://bucket/folder.
+def plain(name: str) -> str:
+    """Return a name that leads out of no repository.
 
     Raises:
-        InputError: The URL cannot be used.
+        InputError: It would.
     """
-    if "://" not in place:
-        return LocalStore(Path(place))
-    if place.startswith("file://"):
-        return LocalStore(Path(place.removeprefix("file://")))
-    try:
-        return ObjectStore(place)
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"the library {error.name} is not installed", remedy="Install it: pip install 'edgewright[studio]'."
-        ) from error
-    except Exception as error:
-        raise InputError(
-            f"{place} is no store that can be written: {error}",
-            remedy="Name a folder, or s3://bucket/folder with AWS_ENDPOINT_URL and credentials in the environment.",
-        ) from error
-
-
-def _checked(name: str) -> str:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         raise InputError(f"{name!r} leads out of the repository", remedy="Use a plain relative name.")
@@ -236,8 +145,3 @@ def _cannot_write(path: Path, error: OSError) -> OutputError:
     return OutputError(
         f"{path} cannot be written: {error.strerror}", remedy="Free space or permit writing there, and try again."
     )
-
-
-def _unreachable(url: str, error: Exception) -> WorkError:
-    reason = " ".join(str(error).split())[:200]
-    return WorkError(f"{url} does not answer as a store: {reason}", remedy="Check the URL and the credentials.")

@@ -83,6 +83,7 @@ class World:
     clock: Clock
     served: dict[str, Callable[[bytes], bytes] | None] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    agents: dict[str, Agent] = field(default_factory=dict)
 
     @property
     def repo(self) -> Path:
@@ -140,7 +141,10 @@ class World:
         if not state.exists():
             self.enrol(name)
         fetcher = more.pop("fetcher", None) or Fetcher(timeout_s=2.0, patience_s=0.5)
-        return Agent(state, fetcher=fetcher, now=self.clock, **more)
+        if name in self.agents:  # as if its process had ended
+            self.agents.pop(name)._lock.close()  # type: ignore[union-attr]
+        self.agents[name] = Agent(state, fetcher=fetcher, now=self.clock, **more)
+        return self.agents[name]
 
 
 def answer(agent: Agent, value: float = 1.0) -> float | None:

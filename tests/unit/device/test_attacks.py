@@ -15,7 +15,6 @@ from tuf.api.metadata import Metadata, Targets
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.release import Requirement, StoredFile
-from edgewright.device.agent import Agent
 from edgewright.trust.delta import CODECS
 from edgewright.trust.keys import KeyFolder
 from edgewright.trust.paths import plan_path
@@ -149,7 +148,7 @@ def by_the_rollouts_key(world: World, change: Callable[[Targets], None]) -> None
     change(metadata.signed)
     for signer in keys.signers(repository.delegator(ROLLOUTS).get_delegated_role(ROLLOUTS).keyids):
         metadata.sign(signer, append=True)
-    repository.commit({ROLLOUTS: metadata}, online_signers(repository, keys))
+    repository.commit({ROLLOUTS: metadata}, online_signers(repository.root, keys))
 
 
 def with_plan(targets: Targets, change: Callable[[dict[str, Any]], None]) -> None:
@@ -325,7 +324,7 @@ def test_a_clock_set_back_brings_no_old_metadata_to_life(running: World) -> None
     running.clock.at -= timedelta(days=2)
     for name, content in old.items():
         running.served[name] = partial(_always, content)
-    agent = Agent(running.path / "device", now=running.clock)
+    agent = running.agent()
     record = agent.check()
     assert record.last_refusal is not None
     assert record.last_refusal.code in ("rollback", "expired")

@@ -1,0 +1,46 @@
+"""What this device is: its processor's features, its runtime, and which start of it this is."""
+
+import platform
+from pathlib import Path
+
+from edgewright.contract.names import version_key
+from edgewright.contract.release import Variant
+
+__all__ = ["boot_id", "lacking"]
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_id() -> str:
+    """Return what differs between two starts of the platform, "" where it does not say."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def lacking(variant: Variant) -> str:
+    """Return in words what this device lacks to run a variant, "" if nothing."""
+    import onnxruntime as ort
+
+    need = variant.requirement
+    if need.runtime != "onnxruntime":
+        return f"it needs {need.runtime}, this device has onnxruntime"
+    have = ".".join(part for part in ort.__version__.split(".")[:3] if part.isdigit())
+    if version_key(have) < version_key(need.at_least):
+        return f"it needs onnxruntime {need.at_least}, this device has {have}"
+    available = ort.get_available_providers()
+    if need.providers and not set(need.providers) & set(available):
+        return f"it needs one of {', '.join(need.providers)}, this device has {', '.join(available)}"
+    features = _features() if need.features else frozenset()
+    missing = [feature for feature in need.features if feature not in features]
+    return f"it needs {', '.join(missing)}, which this {platform.machine()} lacks" if missing else ""
+
+
+def _features() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    words = (line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(word for line in words for word in line)

@@ -1,0 +1,496 @@
+"""One update, step by step: fetch, test, switch, watch, return. Each step is remembered before the next.
+
+Between any two steps the power may fail. Whatever is on the disk then, the next start finds a record of where it
+stood, a proven release that is verified before it answers, and goes on from there.
+"""
+
+import datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from edgewright.contract.errors import CandidateError, EdgewrightError, ModelError, WorkError
+from edgewright.contract.names import version_key
+from edgewright.contract.plan import Policy
+from edgewright.contract.refusal import Refusal, RefusedError
+from edgewright.contract.release import Manifest, Variant
+from edgewright.device.fetching import Source, fetch_variant
+from edgewright.device.guard import Guard
+from edgewright.device.host import boot_id, lacking
+from edgewright.device.installer import Installer, InstallerError
+from edgewright.device.journal import Journal, Record
+from edgewright.device.lifecycle import Event, State, after
+from edgewright.device.outcomes import Outcome, Outcomes, is_worse
+from edgewright.device.predictor import Engine, Predictor
+from edgewright.device.settings import Settings
+from edgewright.device.shadow import Shadow
+from edgewright.device.shelves import Shelves
+from edgewright.device.slots import Installed, begin_trial, end_trial, heal, roll_back
+from edgewright.device.trial import Probation, peak_bytes, self_test
+from edgewright.runtime.session import Session, open_session
+from edgewright.trust.fetch import Fetcher
+from edgewright.trust.keystore import KeyStore, LockedError
+from edgewright.trust.verify import View
+
+__all__ = ["Update"]
+
+_MODEL = "model.onnx"
+# A release that failed so often for want of memory or in the heat, or took the process along, has failed.
+_ATTEMPTS = 3
+# After the first such failure it is tried again in so long, then in twice that.
+_PAUSE = datetime.timedelta(minutes=5)
+_IN_PROGRESS = (State.WAITING, State.FETCHING, State.STAGED)
+# What may pass by itself.
+_TRANSIENT = ("unreachable", "slow", "missing", "disk", "expired")
+
+
+@dataclass(slots=True)
+class Update:
+    """What performs an update.
+
+    Attributes:
+        settings: Of the device.
+        journal: What it remembers.
+        shelves: Where releases lie.
+        predictor: Answers with what this opens.
+        outcomes: What the application learned.
+        fetcher: Gets bytes from the repository.
+        fleet: Keys of the fleet by name.
+        installer: For images; None if this device takes none.
+        probation: How long a new release is watched.
+        now: The clock.
+    """
+
+    settings: Settings
+    journal: Journal
+    shelves: Shelves
+    predictor: Predictor
+    outcomes: Outcomes
+    fetcher: Fetcher
+    fleet: Mapping[str, KeyStore]
+    installer: Installer | None
+    probation: Probation
+    now: Callable[[], datetime.datetime]
+
+    @property
+    def record(self) -> Record:
+        """What the device remembers."""
+        return self.journal.record
+
+    def boot(self) -> None:
+        """Go on from wherever the last process ended."""
+        trial = self.record.slots.trial
+        if self.record.state is State.TESTING and (trial is None or trial.kind == "model"):
+            # The process ended in the middle of a test: go back, and test again while attempts are left.
+            self.step(Event.FOUND_BROKEN, slots=end_trial(self.record.slots, passed=False))
+        self._sweep()
+        self.open_serving()
+        self.settle_image()
+
+    def install(self, view: View, policy: Policy, release: Installed) -> None:
+        """Bring a release to its trial."""
+        if self.record.state in (State.PROBATION, State.TESTING):  # a newer one replaces what is on trial
+            self.end_badly(
+                Event.WITHDRAWN, Refusal("policy", release.version, f"{release.version} is rolled out now")
+            )
+        self.want(release)
+        try:
+            manifest, content = view.manifest(release.name, release.version, release.manifest)
+            variant = self._admitted(manifest, policy)
+            if self.record.state is State.WAITING:
+                self.step(Event.ADMITTED)
+            self._fetch(content, variant, release, sealed=manifest.kind == "model")
+            release = msgspec.structs.replace(release, kind=manifest.kind)
+            if manifest.kind == "model":
+                self._test(variant, release)
+            else:
+                self._hand_over(variant, release)
+        except RefusedError as refused:
+            self._refuse(release, refused.refusal)
+        except OSError as error:
+            self.remember_if_possible(Refusal("disk", "", f"the disk failed: {error.strerror}"))
+
+    def want(self, release: Installed) -> None:
+        """Begin an installation, or go on with it."""
+        if self.record.wanted != release or self.record.state not in _IN_PROGRESS:
+            self.give_up()
+            self.step(Event.CHOSEN, wanted=release, attempts=0, not_before="")
+
+    def give_up(self) -> None:
+        """Stop an installation that is not wanted any more."""
+        if self.record.state in _IN_PROGRESS:
+            self.step(Event.WITHDRAWN, wanted=None, attempts=0, not_before="")
+            self._sweep()
+
+    def withdraw(self, why: Refusal) -> None:
+        """Take back what is on trial or being installed."""
+        if self.record.state in (State.PROBATION, State.TESTING):
+            self.end_badly(Event.WITHDRAWN, why)
+        else:
+            self.give_up()
+
+    def settle(self) -> None:
+        """End a probation that is over: promote the release on trial, or return to the proven one."""
+        self.settle_image()
+        record = self.record
+        trial = record.slots.trial
+        if record.state is not State.PROBATION or trial is None:
+            return
+        why = self._worse(trial)
+        if why is not None:
+            self.end_badly(Event.PROBATION_FAILED, why)
+            return
+        served, failures = record.served + self.predictor.served, self.predictor.failures
+        verdict = self.probation.verdict(served, failures, self._elapsed())
+        if trial.kind != "model":  # nobody sees its inferences: it has come up, and stays up for that time
+            verdict = True if self._elapsed() >= self.probation.seconds else None
+        elif trial.shadow:  # it answers nobody, so it proves nothing but how it compares
+            verdict = None
+        if verdict is None:
+            if self.predictor.served and not trial.shadow:
+                self.remember(served=served)
+                self.predictor.served = 0
+        elif verdict:
+            self._promote(trial)
+        else:
+            self.end_badly(
+                Event.PROBATION_FAILED,
+                Refusal("probation", trial.version, f"{failures} inferences failed in its probation"),
+            )
+
+    def settle_image(self) -> None:
+        """Find out whether an image that was handed over runs now."""
+        record = self.record
+        trial = record.slots.trial
+        if record.state is not State.TESTING or trial is None or trial.kind == "model" or self.installer is None:
+            return
+        try:
+            runs = self.installer.running()
+        except InstallerError as error:
+            self.remember_if_possible(Refusal("installer", trial.version, error.message))
+            return
+        if runs != record.ran:
+            self.step(
+                Event.TEST_PASSED, wanted=None, attempts=0, trial_since=self.now().isoformat(), last_refusal=None
+            )
+        elif boot_id() != record.boot:
+            why = Refusal("self-test", trial.version, f"the platform came up with {runs!r} as before")
+            self.end_badly(Event.TEST_FAILED, why)
+
+    def roll_back(self) -> None:
+        """Return to what was proven before.
+
+        Raises:
+            NoTrialError: There is nothing to return to.
+            InstallerError: The platform does not return to its other slot.
+        """
+        slots = roll_back(self.record.slots)
+        left = self.record.slots.trial or self.record.slots.proven
+        failed = dict(self.record.failed)
+        if left is not None:
+            failed[left.manifest] = Refusal("policy", left.version, "it was rolled back by hand")
+            if left.kind != "model" and self.installer is not None:
+                self.installer.revert()
+        self.step(Event.ROLLED_BACK, slots=slots, wanted=None, failed=failed, served=0, trial_since="")
+        self.open_serving()
+
+    def fault(self, installed: Installed) -> Refusal | None:
+        """Return what is wrong with a release on the disk, None if nothing."""
+        try:
+            variant = self.shelves.variant(installed.manifest)
+            shelf = self.shelves.shelf(installed.manifest, sealed=installed.kind == "model")
+            for file in variant.files if installed.kind == "model" else ():
+                shelf.check(file)
+        except (LockedError, OSError) as error:
+            return Refusal("tampered", installed.version, str(error))
+        return None
+
+    def mend(self, installed: Installed, why: Refusal) -> None:
+        """Fill a broken release's shelf again, from other slots or from the repository."""
+        shelf = self.shelves.shelf(installed.manifest, sealed=installed.kind == "model")
+        try:
+            variant = self.shelves.variant(installed.manifest)
+            others = [
+                entry for entry in self.shelves.contents(self.record.slots) if entry[0].folder != shelf.folder
+            ]
+            fetch_variant(variant, shelf, Source(self.settings.url, self.fetcher, self.fleet, others))
+        except (EdgewrightError, OSError):
+            self._drop(installed, why)
+            self.open_serving()
+            return
+        self.remember(last_refusal=why)
+
+    def open_serving(self) -> None:
+        """Open the release that should answer; what is broken gives way to what is not."""
+        while (serving := self.record.slots.serving) is not None and serving.kind == "model":
+            current = self.predictor.engine
+            if current is not None and current.release.manifest == serving.manifest:
+                break
+            try:
+                variant = self.shelves.variant(serving.manifest)
+                self.predictor.switch(self._engine(variant, serving, self._session(serving, variant)))
+                break
+            except (LockedError, CandidateError, ModelError) as error:
+                self._drop(serving, Refusal("tampered", _MODEL, error.message))
+        else:
+            self.predictor.switch(None)
+        self._open_shadow()
+
+    def end_badly(self, event: Event, why: Refusal) -> None:
+        """Return to the proven release, and remember why."""
+        trial = self.record.slots.trial
+        failed = dict(self.record.failed)
+        if trial is not None and event is not Event.WITHDRAWN:
+            failed[trial.manifest] = why
+        if trial is not None and trial.kind != "model" and self.installer is not None:
+            try:
+                self.installer.revert()
+            except InstallerError as error:
+                why = Refusal("installer", trial.version, f"{why.reason}; {error.message}")
+        self.step(
+            event,
+            slots=end_trial(self.record.slots, passed=False),
+            wanted=None,
+            failed=failed,
+            last_refusal=why,
+            attempts=0,
+            served=0,
+            trial_since="",
+        )
+        self.open_serving()
+        self._sweep()
+
+    def step(self, event: Event, **changes: Any) -> Record:
+        """Remember what happened."""
+        slots = changes.get("slots", self.record.slots)
+        state = after(self.record.state, event, has_proven=slots.proven is not None)
+        return self.remember(state=state, **changes)
+
+    def remember(self, **changes: Any) -> Record:
+        """Remember changes.
+
+        Raises:
+            WorkError: The disk is full or broken; the record before is still there.
+        """
+        record = msgspec.structs.replace(self.record, **changes)
+        if record == self.record:
+            return record
+        try:
+            return self.journal.write(record)
+        except OSError as error:
+            raise WorkError(
+                f"the journal in {self.shelves.state} cannot be written: {error.strerror}",
+                remedy="Free space on the device.",
+            ) from error
+
+    def remember_if_possible(self, why: Refusal) -> Record:
+        """Remember what was refused, if the disk permits."""
+        try:
+            return self.remember(last_refusal=why)
+        except WorkError:
+            return self.record
+
+    def _admitted(self, manifest: Manifest, policy: Policy) -> Variant:
+        """Return the variant for this device, if it may and can run it."""
+        path = f"{manifest.name} {manifest.version}"
+        if manifest.kind != "model" and self.installer is None:
+            raise RefusedError(
+                "requirement",
+                path,
+                f"it is of the kind {manifest.kind}, and this device was enrolled without an installer",
+            )
+        if version_key(manifest.version) < version_key(policy.floor):
+            raise RefusedError("policy", path, f"it is below the floor {policy.floor}")
+        if manifest.end_of_life and _time(manifest.end_of_life) <= self.now():
+            raise RefusedError("retired", path, f"its end of life was {manifest.end_of_life}")
+        variant = manifest.variant(self.settings.device_class)
+        if variant is None:
+            classes = ", ".join(each.device_class for each in manifest.variants)
+            raise RefusedError(
+                "wrong class", path, f"it is for {classes}, this device is {self.settings.device_class}"
+            )
+        missing = lacking(variant) if manifest.kind == "model" else ""
+        if missing:
+            raise RefusedError("requirement", path, missing)
+        return variant
+
+    def _fetch(self, manifest: bytes, variant: Variant, release: Installed, *, sealed: bool) -> None:
+        if self.record.state is State.STAGED:
+            if self.fault(release) is None:
+                return
+            self.step(Event.FOUND_BROKEN)
+            self.step(Event.ADMITTED)
+        shelf = self.shelves.staging(release.manifest, manifest, sealed=sealed)
+        others = self.shelves.contents(self.record.slots)
+        fetch_variant(variant, shelf, Source(self.settings.url, self.fetcher, self.fleet, others))
+        self.shelves.stand(release.manifest)
+        self.step(Event.FETCHED)
+
+    def _test(self, variant: Variant, release: Installed) -> None:
+        if self.record.not_before and self.now() < _time(self.record.not_before):
+            return
+        attempts = self.record.attempts + 1
+        if attempts > _ATTEMPTS:
+            raise RefusedError(
+                "self-test", release.version, f"it ended this process {_ATTEMPTS} times while it was tested"
+            )
+        self.step(Event.SWITCHED, slots=begin_trial(self.record.slots, release), attempts=attempts, not_before="")
+        engine, why, passing = self._proved(variant, release)
+        if engine is None or why is not None:
+            why = why or Refusal("self-test", release.version, "it cannot be opened")
+            if passing and attempts < _ATTEMPTS:
+                again = self.now() + _PAUSE * 2 ** (attempts - 1)
+                slots = end_trial(self.record.slots, passed=False)
+                self.step(Event.POSTPONED, slots=slots, not_before=again.isoformat(), last_refusal=why)
+            else:
+                self.end_badly(Event.TEST_FAILED, why)
+            return
+        self.step(
+            Event.TEST_PASSED,
+            wanted=None,
+            attempts=0,
+            served=0,
+            trial_since=self.now().isoformat(),
+            last_refusal=None,
+        )
+        if release.shadow:
+            self._shadow(engine)
+        else:
+            self.predictor.switch(engine)
+
+    def _proved(self, variant: Variant, release: Installed) -> tuple[Engine | None, Refusal | None, bool]:
+        """Return the opened release, why it fails, and whether that may pass by itself."""
+        before = peak_bytes()
+        try:
+            session = self._session(release, variant)
+            if variant.self_test is None:
+                return None, Refusal("self-test", release.version, "the release has no self-test"), False
+            golden = self.shelves.shelf(release.manifest).read(variant.file(variant.self_test.file))
+            trial = self_test(session, golden, variant.self_test, variant.budget, peak_before=before)
+        except ModelError as error:
+            return None, Refusal("external data", _MODEL, error.message), False
+        except MemoryError:
+            return None, Refusal("self-test", _MODEL, "there is not enough memory to open it"), True
+        except (CandidateError, LockedError) as error:
+            short = "alloc" in error.message.lower()
+            return None, Refusal("self-test", _MODEL, error.message), short
+        # A device that is hot is slow: latency is looked at again when it has cooled down.
+        return self._engine(variant, release, session), trial.failure, _code(trial.failure) == "budget"
+
+    def _hand_over(self, variant: Variant, release: Installed) -> None:
+        """Give an image to the platform's installer; it is on trial from the platform's next start on."""
+        assert self.installer is not None  # noqa: S101 - _admitted has refused it otherwise
+        shelf = self.shelves.shelf(release.manifest, sealed=False)
+        try:
+            ran = self.installer.running()
+            slots = begin_trial(self.record.slots, release)
+            # Remembered first: a platform that starts anew right after its installation must find it.
+            self.step(Event.SWITCHED, slots=slots, boot=boot_id(), ran=ran, last_refusal=None)
+            self.installer.install(shelf.folder / variant.files[0].name, release.version)
+        except InstallerError as error:
+            why = Refusal("installer", release.version, error.message)
+            if self.record.state is State.TESTING:
+                self.end_badly(Event.TEST_FAILED, why)
+            else:
+                self.remember_if_possible(why)
+
+    def _worse(self, trial: Installed) -> Refusal | None:
+        """Return why a release on trial does worse than the proven one, by what the application counted."""
+        proven = self.record.slots.proven
+        if proven is None:
+            return None
+        new, old = self.outcomes.of(trial.manifest), self.outcomes.of(proven.manifest)
+        for rule in self.record.rules:
+            name = rule.metric.partition(":")[2]
+            one, other = new.get(name, Outcome()), old.get(name, Outcome())
+            if name and is_worse(one, other, margin=rule.margin, confidence=rule.confidence):
+                reason = f"its {name} is {one.mean:.3g} on the average, {other.mean:.3g} with {proven.version}"
+                return Refusal("probation", trial.version, reason)
+        return None
+
+    def _promote(self, trial: Installed) -> None:
+        if trial.kind != "model" and self.installer is not None:
+            try:
+                self.installer.confirm()
+            except InstallerError as error:
+                self.remember_if_possible(Refusal("installer", trial.version, error.message))
+                return
+        slots = end_trial(self.record.slots, passed=True)
+        self.step(Event.PROMOTED, slots=slots, wanted=None, served=0, trial_since="", last_refusal=None)
+        self.predictor.served = 0
+        self._sweep()
+
+    def _refuse(self, release: Installed, why: Refusal) -> None:
+        """End an installation; what may pass by itself is tried again, the rest counts as failed here."""
+        if why.code in _TRANSIENT:
+            if self.record.state is State.FETCHING:
+                self.step(Event.FETCH_FAILED, last_refusal=why)
+            else:
+                self.remember(last_refusal=why)
+            return
+        failed = {**self.record.failed, release.manifest: why}
+        if self.record.state in _IN_PROGRESS:
+            self.step(Event.REFUSED, wanted=None, failed=failed, last_refusal=why)
+        self._sweep()
+
+    def _session(self, release: Installed, variant: Variant) -> Session:
+        content = self.shelves.shelf(release.manifest).read(variant.file(_MODEL))
+        return open_session(content)
+
+    def _engine(self, variant: Variant, release: Installed, session: Session) -> Engine:
+        if variant.contract is None:
+            raise CandidateError(f"{release.version} has no input contract", remedy="Publish it again.")
+        return Engine(release, session, Guard(variant.contract, variant.guard))
+
+    def _open_shadow(self) -> None:
+        trial = self.record.slots.trial
+        known = self.predictor.shadow
+        if trial is None or not trial.shadow or self.record.state is not State.PROBATION:
+            self._shadow(None)
+        elif known is None or known.release.manifest != trial.manifest:
+            try:
+                variant = self.shelves.variant(trial.manifest)
+                self._shadow(self._engine(variant, trial, self._session(trial, variant)))
+            except (LockedError, CandidateError, ModelError) as error:
+                self._drop(trial, Refusal("tampered", _MODEL, error.message))
+
+    def _shadow(self, engine: Engine | None) -> None:
+        before, self.predictor.shadow = self.predictor.shadow, None
+        if before is not None:
+            before.close()
+        if engine is not None:
+            self.predictor.shadow = Shadow(engine.release, engine.run)
+
+    def _drop(self, installed: Installed, why: Refusal) -> None:
+        """Go on without a release whose bytes are broken; the next check fetches it again."""
+        record = self.record
+        if record.slots.trial is not None and record.slots.trial.manifest == installed.manifest:
+            slots = end_trial(record.slots, passed=False)
+            self.step(
+                Event.FOUND_BROKEN, slots=slots, wanted=None, last_refusal=why, served=0, trial_since="", attempts=0
+            )
+            return
+        slots = heal(record.slots, installed.manifest)
+        state = record.state
+        if state is State.IDLE and slots.proven is None:
+            state = State.EMPTY
+        self.remember(slots=slots, state=state, last_refusal=why)
+
+    def _sweep(self) -> None:
+        if self.journal.keeps:
+            self.shelves.sweep(self.record.slots, self.record.wanted)
+
+    def _elapsed(self) -> float:
+        since = self.record.trial_since
+        return (self.now() - _time(since)).total_seconds() if since else 0.0
+
+
+def _code(refusal: Refusal | None) -> str:
+    return "" if refusal is None else refusal.code
+
+
+def _time(text: str) -> datetime.datetime:
+    found = datetime.datetime.fromisoformat(text)
+    return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
