@@ -17,6 +17,7 @@ from edgewright.contract.errors import InputError
 from edgewright.contract.names import next_version, version_key
 from edgewright.contract.plan import Plan, Policy, refusals
 from edgewright.contract.release import Delta, Manifest, Sealed, StoredFile, Variant, stored
+from edgewright.trust.card import bill_of_materials, model_card
 from edgewright.trust.delta import smallest_delta
 from edgewright.trust.keys import KeyFolder
 from edgewright.trust.keystore import KeyStore
@@ -111,6 +112,7 @@ def publish_release(
             if known_policy(repository, manifest.name, variant.device_class) is None:
                 policy = Policy(manifest.name, variant.device_class, revision=1, salt=new_salt())
                 targets[policy_path(manifest.name, variant.device_class)] = msgspec.json.encode(policy)
+        _describe(repository, manifest)
         landed = _change(repository, keys, targets, only_stage=only_stage)
     return Published(manifest, hashlib.sha256(content).hexdigest(), landed, uploaded)
 
@@ -166,6 +168,7 @@ def publish_again(
     path = release_path(model, manifest.version)
     content = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     with repository.locked():
+        _describe(repository, manifest)
         landed = _change(repository, keys, {path: content}, only_stage=only_stage)
     return Published(manifest, hashlib.sha256(content).hexdigest(), landed, 0)
 
@@ -263,6 +266,14 @@ def known_plan(repository: Repository, model: str, device_class: str) -> Plan | 
 def new_salt() -> str:
     """Return a salt for cohorts."""
     return os.urandom(16).hex()
+
+
+def _describe(repository: Repository, manifest: Manifest) -> None:
+    """Put the release's model card and bill of materials beside what is signed."""
+    place = f"cards/{manifest.name}/{manifest.version}"
+    bill = msgspec.json.format(msgspec.json.encode(bill_of_materials(manifest)), indent=1)
+    repository.store.replace(f"{place}.md", model_card(manifest).encode())
+    repository.store.replace(f"{place}.cdx.json", bill)
 
 
 def _bins(repository: Repository) -> Sequence[str]:

@@ -5,7 +5,8 @@ publisher to sign it with the next change. So the chain of roots begins with one
 keys, and every piece of metadata is believed only as a device would believe it, its age aside.
 
 Layout: `metadata/` as TUF has it, with versions in the names; `targets/` manifests, policies and plans; `blobs/`
-what they name by digest; `staged/` what waits for signatures; `lock.json` who is publishing.
+what they name by digest; `cards/` releases told to people; `staged/` what waits for signatures; `lock.json` who is
+publishing.
 """
 
 import datetime

@@ -146,8 +146,8 @@ def changes(repository: Repository, changed: Changed) -> list[str]:
 
 def _changes_of_root(before: Root, after: Root) -> list[str]:
     found = []
-    for role, new in after.roles.items():
-        old = before.roles[role]
+    for name, new in after.roles.items():
+        old, role = before.roles[name], role_of(name)
         found += [f"{role}: key {keyid[:16]} counts from now on" for keyid in new.keyids if keyid not in old.keyids]
         found += [f"{role}: key {keyid[:16]} counts no more" for keyid in old.keyids if keyid not in new.keyids]
         if new.threshold != old.threshold:

@@ -1,0 +1,243 @@
+"""Who a device is: a key that never leaves it, an enrolment that a token allows once, and requests signed with it.
+
+Pure functions and a registry; whoever serves HTTP hands them what came in. A request is bound to its audience, its
+method and path, its body and its time, and its nonce counts once, so that one that was overheard is of no use.
+"""
+
+import base64
+import datetime
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from edgewright.contract.errors import InputError, WorkError
+from edgewright.contract.names import checked_name
+from edgewright.trust.store import ExistsError, Store
+
+__all__ = ["DeviceKey", "Enrolment", "Requests", "Tokens", "UnknownError", "device_id_of", "new_device_key"]
+
+_LIFETIME = datetime.timedelta(minutes=5)
+_MOST_NONCES = 100_000
+
+
+class UnknownError(WorkError):
+    """A token or a request is not to be believed."""
+
+
+class Enrolment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a token makes of a device.
+
+    Attributes:
+        device_class: Of the device.
+        labels: Of the device.
+        expires: UTC, ISO 8601.
+        device_id: Who has used it, "" for nobody yet.
+        public: Its key, hexadecimal.
+    """
+
+    device_class: str
+    labels: dict[str, str]
+    expires: str
+    device_id: str = ""
+    public: str = ""
+
+
+class _Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    device_id: str
+    audience: str
+    method: str
+    path: str
+    body: str
+    issued: str
+    nonce: str
+
+
+def device_id_of(public: bytes) -> str:
+    """Return a device's name, which its key alone can prove.
+
+    Args:
+        public: Its Ed25519 key, 32 bytes.
+    """
+    return hashlib.sha256(b"edgewright.device.1" + public).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceKey:
+    """A device's own key.
+
+    Attributes:
+        private: Ed25519.
+    """
+
+    private: Ed25519PrivateKey
+
+    @property
+    def public(self) -> bytes:
+        """Return the public half, 32 bytes."""
+        return self.private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+    def sign(self, audience: str, method: str, path: str, body: bytes, *, now: datetime.datetime) -> str:
+        """Return what a request carries to prove who sends it.
+
+        Args:
+            audience: Whom it is for.
+            method: Of the request.
+            path: Of the request.
+            body: Of the request.
+            now: The device's clock.
+        """
+        claims = _Claims(
+            device_id_of(self.public),
+            audience,
+            method,
+            path,
+            hashlib.sha256(body).hexdigest(),
+            now.isoformat(),
+            os.urandom(16).hex(),
+        )
+        content = msgspec.json.encode(claims)
+        return ".".join(base64.urlsafe_b64encode(part).decode() for part in (content, self.private.sign(content)))
+
+
+def new_device_key(path: Path) -> DeviceKey:
+    """Return the key in a file; one is made if there is none.
+
+    Raises:
+        InputError: The file holds no key.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        content = path.read_bytes()
+        if len(content) != 32:
+            raise InputError(f"{path} holds no device key", remedy="Enrol the device again.") from None
+        return DeviceKey(Ed25519PrivateKey.from_private_bytes(content))
+    private = Ed25519PrivateKey.generate()
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()))
+        stream.flush()
+        os.fsync(stream.fileno())
+    return DeviceKey(private)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Tokens that each enrol one device.
+
+    Attributes:
+        store: Holds them, by their hash: who reads it can enrol nobody.
+        now: The clock.
+    """
+
+    store: Store
+    now: Callable[[], datetime.datetime]
+
+    def issue(self, device_class: str, labels: Mapping[str, str], lifetime: datetime.timedelta) -> str:
+        """Return a new token.
+
+        Args:
+            device_class: That it enrols into.
+            labels: That it gives.
+            lifetime: After which it is void.
+        """
+        checked_name("device class", device_class)
+        token = base64.b32encode(os.urandom(20)).decode()
+        enrolment = Enrolment(device_class, dict(labels), (self.now() + lifetime).isoformat())
+        self.store.create(f"tokens/{_hash(token)}.json", msgspec.json.encode(enrolment))
+        return token
+
+    def redeem(self, token: str, public: bytes) -> Enrolment:
+        """Enrol a device; the token is used up.
+
+        Raises:
+            UnknownError: The token is none, void or used.
+        """
+        known = self.store.read(f"tokens/{_hash(token)}.json")
+        if known is None:
+            raise UnknownError("the token is none of this fleet", remedy="Ask for a new one.")
+        enrolment = msgspec.json.decode(known, type=Enrolment)
+        if datetime.datetime.fromisoformat(enrolment.expires) <= self.now():
+            raise UnknownError(f"the token is void since {enrolment.expires}", remedy="Ask for a new one.")
+        used = msgspec.structs.replace(enrolment, device_id=device_id_of(public), public=public.hex())
+        try:
+            self.store.create(f"enrolled/{_hash(token)}.json", msgspec.json.encode(used))
+        except ExistsError:
+            raise UnknownError(
+                "the token was used already", remedy="Ask for a new one; if nobody used it, somebody has copied it."
+            ) from None
+        return used
+
+
+@dataclass(slots=True)
+class Requests:
+    """Which signed requests are believed.
+
+    Attributes:
+        audience: Who is asked here.
+        public_of: Returns a device's key by its name, None if it is unknown.
+        now: The clock.
+    """
+
+    audience: str
+    public_of: Callable[[str], bytes | None]
+    now: Callable[[], datetime.datetime]
+    _seen: dict[str, datetime.datetime] = field(default_factory=dict)
+
+    def believe(self, proof: str, method: str, path: str, body: bytes) -> str:
+        """Return which device a request is from.
+
+        Args:
+            proof: From `DeviceKey.sign`.
+            method: Of the request, as it came.
+            path: Of the request, as it came.
+            body: Of the request, as it came.
+
+        Raises:
+            UnknownError: It is not signed by that device, for others, changed, old, or was sent before.
+        """
+        try:
+            content, signature = (
+                base64.b64decode(part, altchars=b"-_", validate=True) for part in proof.split(".")
+            )
+            claims = msgspec.json.decode(content, type=_Claims)
+            issued = datetime.datetime.fromisoformat(claims.issued)
+            public = self.public_of(claims.device_id)
+            if public is None or device_id_of(public) != claims.device_id:
+                raise _unbelievable("its device is unknown")
+            Ed25519PublicKey.from_public_bytes(public).verify(signature, content)
+            age = abs(self.now() - issued)
+        except (ValueError, TypeError, msgspec.MsgspecError, InvalidSignature) as error:
+            raise _unbelievable("its proof cannot be read or is not the device's") from error
+        told = (claims.audience, claims.method, claims.path, claims.body)
+        if told != (self.audience, method, path, hashlib.sha256(body).hexdigest()):
+            raise _unbelievable("it was signed for something else")
+        if age > _LIFETIME:
+            raise _unbelievable(f"it was signed at {claims.issued}")
+        self._once(f"{claims.device_id}.{claims.nonce}")
+        return claims.device_id
+
+    def _once(self, nonce: str) -> None:
+        now = self.now()
+        if nonce in self._seen:
+            raise _unbelievable("it was sent before")
+        if len(self._seen) >= _MOST_NONCES:
+            oldest = now - 2 * _LIFETIME
+            self._seen = {known: at for known, at in self._seen.items() if at > oldest}
+            if len(self._seen) >= _MOST_NONCES:
+                raise _unbelievable("too many requests came at the same time")
+        self._seen[nonce] = now
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(b"edgewright.token.1" + token.encode()).hexdigest()
+
+
+def _unbelievable(why: str) -> UnknownError:
+    return UnknownError(f"the request is not believed: {why}", remedy="Check the clocks, and enrol the device.")

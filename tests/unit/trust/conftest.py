@@ -1,0 +1,89 @@
+"""Repositories in folders, with keys whose passphrase costs nothing to try."""
+
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from edgewright.contract.release import Manifest, StoredFile, Variant
+from edgewright.trust import keys as keys_module
+from edgewright.trust.found import found, read_anchor
+from edgewright.trust.keys import KeyFolder
+from edgewright.trust.publish import Published, publish_release
+from edgewright.trust.repository import Repository
+from edgewright.trust.store import LocalStore
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+PASSPHRASE = "correct horse"  # noqa: S105 - of test keys
+
+
+class Place:
+    """A repository, and who publishes to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.at = NOW
+        self.store = LocalStore(path / "repo")
+
+    def now(self) -> datetime:
+        return self.at
+
+    def turn(self, **by: float) -> None:
+        self.at += timedelta(**by)
+
+    def keys(self, name: str = "keys") -> KeyFolder:
+        return KeyFolder(self.path / name, lambda _: PASSPHRASE)
+
+    def repository(self, *, finishing: bool = False) -> Repository:
+        return Repository(self.store, read_anchor(self.path / "keys"), self.now, finishing)
+
+    def publish(
+        self,
+        version: str,
+        content: bytes = b"model",
+        *,
+        keys: KeyFolder | None = None,
+        only_stage: bool = False,
+        end_of_life: str = "",
+    ) -> Published:
+        file = StoredFile("image", hashlib.sha256(content).hexdigest(), len(content))
+        manifest = Manifest(
+            "m", version, "firmware", (Variant("default", (file,)),), end_of_life=end_of_life, created="2026"
+        )
+        return publish_release(
+            self.repository(),
+            keys or self.keys(),
+            manifest,
+            {"default": {"image": content}},
+            only_stage=only_stage,
+        )
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setattr(keys_module, "_SCRYPT_N", 2**4)
+    return Place(tmp_path)
+
+
+@pytest.fixture
+def make(empty: Place) -> Callable[..., Place]:
+    def made(*, offline: int = 1, threshold: int = 1, bits: int = 2) -> Place:
+        found(
+            empty.store,
+            empty.keys(),
+            passphrase=PASSPHRASE,
+            offline=offline,
+            threshold=threshold,
+            bits=bits,
+            now=empty.now,
+        )
+        return empty
+
+    return made
+
+
+@pytest.fixture
+def place(make: Callable[..., Place]) -> Place:
+    return make()

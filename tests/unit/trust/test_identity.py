@@ -1,0 +1,145 @@
+"""Enrolment once, and requests that cannot be sent again, changed or sent elsewhere."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from edgewright.contract.errors import InputError
+from edgewright.trust.identity import DeviceKey, Requests, Tokens, UnknownError, device_id_of, new_device_key
+from edgewright.trust.store import LocalStore
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+class Clock:
+    at = NOW
+
+    def __call__(self) -> datetime:
+        return self.at
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def tokens(tmp_path: Path, clock: Clock) -> Tokens:
+    return Tokens(LocalStore(tmp_path / "fleet"), clock)
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> DeviceKey:
+    return new_device_key(tmp_path / "device.key")
+
+
+@pytest.fixture
+def requests(device: DeviceKey, clock: Clock) -> Requests:
+    known = {device_id_of(device.public): device.public}
+    return Requests("updates.example", known.get, clock)
+
+
+def test_a_token_enrols_one_device(tokens: Tokens, device: DeviceKey) -> None:
+    enrolment = tokens.redeem(tokens.issue("camera", {"site": "berlin"}, HOUR), device.public)
+    assert (enrolment.device_class, enrolment.labels) == ("camera", {"site": "berlin"})
+    assert enrolment.device_id == device_id_of(device.public)
+
+
+def test_the_registry_holds_no_token(tokens: Tokens) -> None:
+    token = tokens.issue("camera", {}, HOUR)
+    store = tokens.store
+    held = [name + str(store.read(name)) for name in store.names("")]
+    assert held
+    assert all(token not in entry for entry in held)
+
+
+def replayed(tokens: Tokens, clock: Clock) -> str:
+    token = tokens.issue("camera", {}, HOUR)
+    tokens.redeem(token, Ed25519PrivateKey.generate().public_key().public_bytes_raw())
+    return token
+
+
+def late(tokens: Tokens, clock: Clock) -> str:
+    token = tokens.issue("camera", {}, HOUR)
+    clock.at += HOUR
+    return token
+
+
+def guessed(tokens: Tokens, clock: Clock) -> str:
+    tokens.issue("camera", {}, HOUR)
+    return "A" * 32
+
+
+def path_of_another(tokens: Tokens, clock: Clock) -> str:
+    return "../enrolled/x"
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        (replayed, "used already"),
+        (late, "void since"),
+        (guessed, "none of this"),
+        (path_of_another, "none of this"),
+    ],
+)
+def test_a_token_that_is_not_good_enrols_nobody(
+    tokens: Tokens, clock: Clock, device: DeviceKey, attack: object, message: str
+) -> None:
+    token = attack(tokens, clock)  # type: ignore[operator]
+    with pytest.raises(UnknownError, match=message):
+        tokens.redeem(token, device.public)
+
+
+def test_a_signed_request_is_believed_once(requests: Requests, device: DeviceKey) -> None:
+    proof = device.sign("updates.example", "POST", "/status", b"{}", now=NOW)
+    assert requests.believe(proof, "POST", "/status", b"{}") == device_id_of(device.public)
+    with pytest.raises(UnknownError, match="sent before"):
+        requests.believe(proof, "POST", "/status", b"{}")
+
+
+ATTACKS: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
+    "for another audience": ({"audience": "other.example"}, {}, "something else"),
+    "another method": ({}, {"method": "DELETE"}, "something else"),
+    "another path": ({}, {"path": "/tokens"}, "something else"),
+    "another body": ({}, {"body": b"{1}"}, "something else"),
+    "old": ({"now": NOW - HOUR}, {}, "signed at"),
+    "from the future": ({"now": NOW + HOUR}, {}, "signed at"),
+    "no proof": ({}, {"proof": ""}, "cannot be read"),
+    "a proof of noise": ({}, {"proof": "####.####"}, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_request_that_is_not_the_devices_is_not_believed(
+    requests: Requests, device: DeviceKey, attack: str
+) -> None:
+    signed, sent, message = ATTACKS[attack]
+    given = {"audience": "updates.example", "method": "POST", "path": "/status", "body": b"{}", "now": NOW} | signed
+    proof = device.sign(**given)  # type: ignore[arg-type]
+    arrives = {"proof": proof, "method": "POST", "path": "/status", "body": b"{}"} | sent
+    with pytest.raises(UnknownError, match=message):
+        requests.believe(**arrives)  # type: ignore[arg-type]
+
+
+def test_another_devices_signature_is_not_believed(requests: Requests, device: DeviceKey, tmp_path: Path) -> None:
+    other = new_device_key(tmp_path / "other.key")
+    proof = other.sign("updates.example", "POST", "/status", b"{}", now=NOW)
+    with pytest.raises(UnknownError, match="unknown"):
+        requests.believe(proof, "POST", "/status", b"{}")
+    ours = device.sign("updates.example", "POST", "/status", b"{}", now=NOW)
+    mixed = f"{ours.split('.')[0]}.{proof.split('.')[1]}"
+    with pytest.raises(UnknownError, match="not the device's"):
+        requests.believe(mixed, "POST", "/status", b"{}")
+
+
+def test_a_devices_key_is_made_once_and_is_its_owners_only(tmp_path: Path) -> None:
+    path = tmp_path / "device.key"
+    assert new_device_key(path).public == new_device_key(path).public
+    assert path.stat().st_mode & 0o077 == 0
+    path.write_bytes(b"short")
+    with pytest.raises(InputError):
+        new_device_key(path)
