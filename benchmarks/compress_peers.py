@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from benchmarks.environments import CACHE
 from benchmarks.figures import figures_of_models, figures_of_tasks
 from benchmarks.modelrun import run_model
-from benchmarks.report import Figure, circumstances, document, emit, merged, table
+from benchmarks.report import Figure, circumstances, document, emit, figures_table, merged, table
 from benchmarks.taskrun import Outcome, run_task
 from benchmarks.tasks.preparation import MODELS, SHARED, prepare, prepare_quick
 from benchmarks.tasks.trained import TASKS, TRAINING_TASKS
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not arguments.only:
                 _write(NAME, document(NAME, figures) | circumstances(PACKAGES) | {"detail": detail})
             figures += _training(arguments, Path(state))
-    print(_figures_table(figures), file=sys.stderr)
+    print(figures_table(figures), file=sys.stderr)
     emit(document(NAME, figures))
     return 0
 
@@ -150,19 +150,6 @@ def _full(arguments: argparse.Namespace, state: Path) -> tuple[list[Figure], dic
         columns = ["model", "KB", "to KB", "us", "to us", "ratio", "interval", "dB", "agreement", "s"]
         print(table("models", columns, rows), file=sys.stderr)
     return figures, detail
-
-
-def _figures_table(figures: Sequence[Figure]) -> str:
-    rows = []
-    for figure in figures:
-        value = figure.value
-        shown = "missing" if value is None else f"{value.value:.4g}"
-        spread = "" if value is None or value.low == value.high else f"{value.low:.3f} to {value.high:.3f}"
-        limit = "" if figure.limit is None else f"{figure.limit:g}"
-        rows.append(
-            [figure.name, shown, spread, limit, figure.peer or "", "yes" if figure.as_json()["holds"] else "NO"]
-        )
-    return table("figures", ["figure", "value", "interval", "limit", "peer", "holds"], rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROOT", "Figure", "Interval", "circumstances", "document", "emit", "merged", "table"]
+__all__ = ["ROOT", "Figure", "Interval", "circumstances", "document", "emit", "figures_table", "merged", "table"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -120,6 +120,20 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         for line in lines
     ]
     return "\n".join([title, *("  " + line.rstrip() for line in shown)])
+
+
+def figures_table(figures: Sequence[Figure]) -> str:
+    """Return figures as text, one line each."""
+    rows = []
+    for figure in figures:
+        value = figure.value
+        shown = "missing" if value is None else f"{value.value:.4g}"
+        spread = "" if value is None or value.low == value.high else f"{value.low:.3f} to {value.high:.3f}"
+        limit = "" if figure.limit is None else f"{figure.limit:g}"
+        rows.append(
+            [figure.name, shown, spread, limit, figure.peer or "", "yes" if figure.as_json()["holds"] else "NO"]
+        )
+    return table("figures", ["figure", "value", "interval", "limit", "peer", "holds"], rows)
 
 
 def circumstances(packages: Sequence[str]) -> dict[str, Any]:

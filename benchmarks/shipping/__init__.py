@@ -1,0 +1,1 @@
+"""What `benchmarks/ship.py` measures, one file per question."""

@@ -1,0 +1,222 @@
+"""A disk that forgets what was not synced, fails, or fills up, at every step of an update.
+
+Events are what reaches the disk: each fsync, rename and removal. A power cut at an event leaves what was durable then:
+contents of files as of their last fsync, names in a folder as of the folder's. Three kinds are tried: what was not
+synced is lost; it is there and torn; it happens to be there. Beside that the event fails with an error.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.shipping.world import World, answer_of, copied
+
+from edgewright.contract.errors import EdgewrightError
+from edgewright.device.agent import Agent
+from edgewright.device.trial import Probation
+
+__all__ = ["ERRORS", "KINDS", "Disk", "PowerCutError", "Tally", "try_all", "update_twice"]
+
+Kind = Literal["lost", "torn", "kept", "EIO", "ENOSPC"]
+KINDS: tuple[Kind, ...] = ("lost", "torn", "kept", "EIO", "ENOSPC")
+ERRORS: dict[str, int] = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC}
+
+
+class PowerCutError(BaseException):
+    """Nothing may catch it, as nothing can stay a power cut."""
+
+
+@dataclass(slots=True)
+class Disk:
+    """What is durable below a folder.
+
+    Attributes:
+        root: The folder.
+        kind: What happens at the event.
+        at: Which event, from 0; none if negative.
+        after: Where a cut leaves what the disk holds.
+        events: So far.
+    """
+
+    root: Path
+    kind: Kind
+    at: int
+    after: Path
+    events: int = 0
+    _contents: dict[int, bytes] = field(default_factory=dict)
+    _names: dict[int, dict[str, int]] = field(default_factory=dict)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Have everything below the folder go through this disk; what lies there now is durable."""
+        for folder, _, files in os.walk(self.root):
+            self._names[os.stat(folder).st_ino] = _entries(folder)
+            for name in files:
+                path = os.path.join(folder, name)  # noqa: PTH118 - in the hot path of a test disk
+                self._contents[os.stat(path).st_ino] = Path(path).read_bytes()
+        real = {name: getattr(os, name) for name in ("fsync", "replace", "rename", "unlink", "rmdir")}
+
+        def fsync(descriptor: int) -> None:
+            path = os.readlink(f"/proc/self/fd/{descriptor}")
+            if not self._is_ours(path):
+                real["fsync"](descriptor)
+                return
+            self._event()
+            if os.path.isdir(path):  # noqa: PTH112
+                self._names[os.fstat(descriptor).st_ino] = _entries(path)
+            else:
+                self._contents[os.fstat(descriptor).st_ino] = Path(path).read_bytes()
+
+        def before(name: str) -> Callable[..., Any]:
+            def act(path: Any, *rest: Any, **more: Any) -> Any:
+                if isinstance(path, str | os.PathLike) and self._is_ours(os.fspath(path)):
+                    self._event()
+                return real[name](path, *rest, **more)
+
+            return act
+
+        try:
+            os.fsync = fsync
+            for name in ("replace", "rename", "unlink", "rmdir"):
+                setattr(os, name, before(name))
+            yield
+        finally:
+            for name, function in real.items():
+                setattr(os, name, function)
+
+    def _is_ours(self, path: object) -> bool:
+        return str(path).startswith(f"{self.root}{os.sep}") or str(path) == str(self.root)
+
+    def _event(self) -> None:
+        self.events += 1
+        if self.events - 1 != self.at:
+            return
+        if self.kind in ERRORS:
+            raise OSError(ERRORS[self.kind], os.strerror(ERRORS[self.kind]))
+        self.at = -1
+        shutil.rmtree(self.after, ignore_errors=True)
+        if self.kind == "lost":
+            self._rebuild(os.stat(self.root).st_ino, self.after)
+        else:
+            self._copy(self.root, self.after)
+        raise PowerCutError
+
+    def _rebuild(self, inode: int, to: Path) -> None:
+        to.mkdir()
+        for name, entry in self._names.get(inode, {}).items():
+            if entry in self._names or (entry not in self._contents and entry in self._folders()):
+                self._rebuild(entry, to / name)
+            else:
+                (to / name).write_bytes(self._contents.get(entry, b""))
+
+    def _folders(self) -> set[int]:
+        return {os.stat(folder).st_ino for folder, _, _ in os.walk(self.root)}
+
+    def _copy(self, folder: Path, to: Path) -> None:
+        to.mkdir()
+        for path in folder.iterdir():
+            if path.is_dir():
+                self._copy(path, to / path.name)
+                continue
+            content = path.read_bytes()
+            if self.kind == "torn" and self._contents.get(path.stat().st_ino) != content:
+                content = content[: len(content) // 2]
+            (to / path.name).write_bytes(content)
+
+
+def _entries(folder: str | os.PathLike[str]) -> dict[str, int]:
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.inode() for entry in entries}
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of faults.
+
+    Attributes:
+        faults: How many were injected.
+        bad: In words, those after which the device did not serve a verified model or did not get the new one.
+        states: In which states of the update they came, with their number.
+    """
+
+    faults: int = 0
+    bad: list[str] = field(default_factory=list)
+    states: dict[str, int] = field(default_factory=dict)
+
+
+def update_twice(agent: Agent) -> None:
+    """Check and settle, as an agent's process does."""
+    agent.check()
+    for _ in range(3):
+        answer_of(agent)
+    agent.settle()
+
+
+def try_all(world: World, state: Path, versions: dict[str, float], *, step: int = 1) -> Tally:
+    """Fail at every event of an update in every way.
+
+    Args:
+        world: With a rollout that the device has not followed yet.
+        state: Of a device with a proven release.
+        versions: What each version's model multiplies by.
+        step: Only every so many-th event is tried.
+    """
+    tally = Tally()
+    wanted = list(versions)[-1]
+    events = _events(world, state)
+    for kind in KINDS:
+        for at in range(0, events, step):
+            _try(world, state, versions, wanted, kind, at, tally)
+    return tally
+
+
+def _agent(state: Path) -> Agent:
+    return Agent(state, probation=Probation(inferences=2))
+
+
+def _events(world: World, state: Path) -> int:
+    copy = copied(state, world.path / "faulty")
+    disk = Disk(copy, "kept", -1, world.path / "after")
+    agent = _agent(copy)
+    with disk.watched():
+        update_twice(agent)
+    agent.close()
+    return disk.events
+
+
+def _try(
+    world: World, state: Path, versions: dict[str, float], wanted: str, kind: Kind, at: int, tally: Tally
+) -> None:
+    copy = copied(state, world.path / "faulty")
+    disk = Disk(copy, kind, at, world.path / "after")
+    agent = _agent(copy)
+    before = str(agent.record.state)
+    try:
+        with disk.watched():
+            update_twice(agent)
+    except (PowerCutError, EdgewrightError, OSError):
+        before = str(agent.record.state)
+    tally.faults += 1
+    tally.states[before] = tally.states.get(before, 0) + 1
+    if agent._lock is not None:
+        agent._lock.close()
+    if kind not in ERRORS and disk.at < 0:
+        copy = copied(world.path / "after", copy)
+    fault = f"{kind} at event {at} ({before})"
+    try:
+        again = _agent(copy)
+        version, answered = again.status()["version"], answer_of(again)
+        if version is None or versions.get(version) != answered:
+            tally.bad.append(f"{fault}: serves {version}, which answers {answered}")
+        for _ in range(3):
+            update_twice(again)
+        if (again.status()["version"], answer_of(again)) != (wanted, versions[wanted]):
+            tally.bad.append(f"{fault}: stays with {again.status()['version']}, {again.record.last_refusal}")
+        again.close()
+    except (EdgewrightError, OSError) as error:
+        tally.bad.append(f"{fault}: {type(error).__name__} {error}")

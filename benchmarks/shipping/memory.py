@@ -1,0 +1,40 @@
+"""How much memory an agent takes, in processes of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+__all__ = ["resident_mb"]
+
+_TELL = """
+with open("/proc/self/status") as lines:
+    print(next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")))
+"""
+CORE = """
+import sys
+from pathlib import Path
+from edgewright.device import Agent
+agent = Agent(Path(sys.argv[1]), answers=False)
+agent.status()
+assert "onnxruntime" not in sys.modules and "torch" not in sys.modules
+"""
+CHECKED = """
+import sys
+from pathlib import Path
+from edgewright.device import Agent
+agent = Agent(Path(sys.argv[1]))
+agent.check()
+import numpy as np
+for _ in range(100):
+    assert agent.predict({"x": np.ones((1, 16), np.float32)}).outputs
+assert "torch" not in sys.modules
+"""
+BARE = "import numpy, onnxruntime"
+
+
+def resident_mb(script: str, *arguments: Path) -> float:
+    """Return the resident memory of a process at a script's end, MB of 2**20 bytes."""
+    done = subprocess.run(
+        [sys.executable, "-c", script + _TELL, *map(str, arguments)], capture_output=True, text=True, check=True
+    )
+    return float(done.stdout.split()[-1])
