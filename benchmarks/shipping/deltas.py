@@ -1,7 +1,7 @@
 """How large the difference between two versions of a model is: of its head, of all weights a little, fine-tuned.
 
-A convolutional network of 150,000 weights, trained on scikit-learn's digits, in float and in 8 bit with the scales of
-its first version. Fine-tuned pairs saw other digits.
+A convolutional network of 150,000 weights, trained on scikit-learn's digits, in float and in 8 bit with the scales
+of its first version. Fine-tuned pairs saw other digits.
 """
 
 import tempfile

@@ -1,8 +1,8 @@
 """A disk that forgets what was not synced, fails, or fills up, at every step of an update.
 
-Events are what reaches the disk: each fsync, rename and removal. A power cut at an event leaves what was durable then:
-contents of files as of their last fsync, names in a folder as of the folder's. Three kinds are tried: what was not
-synced is lost; it is there and torn; it happens to be there. Beside that the event fails with an error.
+Events are what reaches the disk: each fsync, rename and removal. A power cut at an event leaves what was durable
+then: contents of files as of their last fsync, names in a folder as of the folder's. Three kinds are tried: what was
+not synced is lost; it is there and torn; it happens to be there. Beside that the event fails with an error.
 """
 
 import errno
@@ -55,22 +55,21 @@ class Disk:
     def watched(self) -> Iterator[None]:
         """Have everything below the folder go through this disk; what lies there now is durable."""
         for folder, _, files in os.walk(self.root):
-            self._names[os.stat(folder).st_ino] = _entries(folder)
-            for name in files:
-                path = os.path.join(folder, name)  # noqa: PTH118 - in the hot path of a test disk
-                self._contents[os.stat(path).st_ino] = Path(path).read_bytes()
+            self._names[Path(folder).stat().st_ino] = _entries(folder)
+            for path in (Path(folder) / name for name in files):
+                self._contents[path.stat().st_ino] = path.read_bytes()
         real = {name: getattr(os, name) for name in ("fsync", "replace", "rename", "unlink", "rmdir")}
 
         def fsync(descriptor: int) -> None:
-            path = os.readlink(f"/proc/self/fd/{descriptor}")
+            path = Path(f"/proc/self/fd/{descriptor}").readlink()
             if not self._is_ours(path):
                 real["fsync"](descriptor)
                 return
             self._event()
-            if os.path.isdir(path):  # noqa: PTH112
+            if path.is_dir():
                 self._names[os.fstat(descriptor).st_ino] = _entries(path)
             else:
-                self._contents[os.fstat(descriptor).st_ino] = Path(path).read_bytes()
+                self._contents[os.fstat(descriptor).st_ino] = path.read_bytes()
 
         def before(name: str) -> Callable[..., Any]:
             def act(path: Any, *rest: Any, **more: Any) -> Any:
@@ -101,7 +100,7 @@ class Disk:
         self.at = -1
         shutil.rmtree(self.after, ignore_errors=True)
         if self.kind == "lost":
-            self._rebuild(os.stat(self.root).st_ino, self.after)
+            self._rebuild(self.root.stat().st_ino, self.after)
         else:
             self._copy(self.root, self.after)
         raise PowerCutError
@@ -115,7 +114,7 @@ class Disk:
                 (to / name).write_bytes(self._contents.get(entry, b""))
 
     def _folders(self) -> set[int]:
-        return {os.stat(folder).st_ino for folder, _, _ in os.walk(self.root)}
+        return {Path(folder).stat().st_ino for folder, _, _ in os.walk(self.root)}
 
     def _copy(self, folder: Path, to: Path) -> None:
         to.mkdir()
