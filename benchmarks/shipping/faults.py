@@ -1,8 +1,8 @@
 """A disk that forgets what was not synced, fails, or fills up, at every step of an update.
 
 Events are what reaches the disk: each fsync, rename and removal. A power cut at an event leaves what was durable
-then: contents of files as of their last fsync, names in a folder as of the folder's. Three kinds are tried: what was
-not synced is lost; it is there and torn; it happens to be there. Beside that the event fails with an error.
+then: contents of files as of their last fsync, names in a folder as of the folder's. Three kinds are tried: what
+was not synced is lost; it is there and torn; it happens to be there. Beside that the event fails with an error.
 """
 
 import errno
@@ -203,7 +203,7 @@ def _try(
     tally.faults += 1
     tally.states[before] = tally.states.get(before, 0) + 1
     if agent._lock is not None:
-        agent._lock.close()
+        agent._lock.release()
     if kind not in ERRORS and disk.at < 0:
         copy = copied(world.path / "after", copy)
     fault = f"{kind} at event {at} ({before})"

@@ -1,16 +1,15 @@
 """The agent: what keeps a proven model running on a device, as applications and commands see it."""
 
 import datetime
-import fcntl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from numpy.typing import NDArray
 
-from edgewright.contract.errors import OutputError, WorkError
+from edgewright.contract.errors import WorkError
 from edgewright.contract.plan import Policy
 from edgewright.contract.refusal import Refusal, RefusedError
 from edgewright.device.choose import Choice, Situation, choose, notice
@@ -19,6 +18,7 @@ from edgewright.device.guard import Rejection
 from edgewright.device.installer import Installer, installer_of
 from edgewright.device.journal import Journal, Record
 from edgewright.device.lifecycle import State
+from edgewright.device.lock import Lock
 from edgewright.device.outcomes import Outcomes
 from edgewright.device.predictor import Prediction, Predictor
 from edgewright.device.settings import Settings, read_settings
@@ -83,7 +83,7 @@ class Agent:
     _shelves: Shelves = field(init=False)
     _outcomes: Outcomes = field(init=False)
     _update: Update = field(init=False)
-    _lock: IO[bytes] | None = field(init=False, default=None)
+    _lock: Lock | None = field(init=False, default=None)
     _changing: threading.RLock = field(init=False, default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
@@ -95,12 +95,12 @@ class Agent:
         """
         self.settings, self._anchor = read_settings(self.state)
         if self.answers:
-            self._lock = _locked(self.state / _LOCK)
+            self._lock = Lock(self.state / _LOCK)
         if self.settings.sealed and self.keys is None:
             self.keys = new_key_file(self.state / _KEY)
         keys = self.keys if self.settings.sealed else None
         self._shelves = Shelves(self.state, self.files, keys, self.settings.device_class)
-        self._journal = Journal(self.state, self.files, keeps=self._lock is not None)
+        self._journal = Journal(self.state, self.files, keeps=self.changes)
         self._outcomes = Outcomes.read(self.state, self.files)
         self._update = Update(
             self.settings,
@@ -125,15 +125,20 @@ class Agent:
     @property
     def changes(self) -> bool:
         """Whether this agent is the one that changes the device's state."""
-        return self._lock is not None
+        return self._lock is not None and self._lock.held
 
     def close(self) -> None:
         """Let another agent change the device's state; what was counted is kept."""
-        if self._lock is not None:
+        if self._lock is not None and self._lock.held:
             self.settle()
-            self._lock.close()
-            self._lock = None
+            self._lock.release()
             self._journal.keeps = False
+
+    def __enter__(self) -> "Agent":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def predict(self, feed: Mapping[str, NDArray[Any]], *, strict: bool = False) -> Prediction:
         """Return the answer for one feed; it never waits for an update.
@@ -334,17 +339,3 @@ class Agent:
             f"there are rollouts of {', '.join(models)} for {self.settings.device_class}",
             remedy="Enrol the device with --model.",
         )
-
-
-def _locked(path: Path) -> IO[bytes] | None:
-    """Return the lock, None if another process holds it; the system frees it with the process."""
-    try:
-        lock = path.open("ab")
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}", remedy="Permit writing there.") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return None
-    return lock

@@ -59,6 +59,21 @@ def change_keys(
     Raises:
         InputError: There is no such key, or the threshold cannot be met.
     """
+    with repository.locked():
+        ids, needed = _counting(repository, who, add, remove, threshold)
+        root = _changed_root(repository, who, ids, needed, add)
+        changed: dict[str, Metadata[Any]] = {Root.type: root}
+        changed |= _delegated(repository, who, ids, needed, add, again=bool(remove) or threshold is not None)
+        for role in OFFLINE if not only_stage else ():
+            sign(repository, changed, role, keys)
+        stage(repository, changed)
+        return land_if_online(repository, keys)
+
+
+def _counting(
+    repository: Repository, who: Who, add: PublicKey | None, remove: Sequence[str], threshold: int | None
+) -> tuple[list[str], int]:
+    """Return whose keys count from now on, and how many of them must sign."""
     known, needed = whose(repository)[who]
     wanted = OFFLINE if who in OFFLINE else ONLINE
     if add is not None and not set(add.roles) & set(wanted if who == "online" else (who,)):
@@ -80,14 +95,7 @@ def change_keys(
             f"{needed} of {len(ids)} keys are to sign for {who}",
             remedy="The threshold is at least 1 and at most their number.",
         )
-    root = _changed_root(repository, who, ids, needed, add)
-    changed: dict[str, Metadata[Any]] = {Root.type: root}
-    changed |= _delegated(repository, who, ids, needed, add, again=bool(remove) or threshold is not None)
-    for role in OFFLINE if not only_stage else ():
-        sign(repository, changed, role, keys)
-    with repository.locked():
-        stage(repository, changed)
-        return land_if_online(repository, keys)
+    return ids, needed
 
 
 def _changed_root(

@@ -87,13 +87,12 @@ def publish_release(
         ExistsError: Another publisher was faster.
     """
     path = release_path(manifest.name, manifest.version)
-    role = repository.bin_of(path)
-    if repository.target(role, path) is not None:
-        raise InputError(
-            f"{manifest.name} {manifest.version} is published already",
-            remedy="A release never changes: publish a higher version.",
-        )
     with repository.locked():
+        if repository.target(repository.bin_of(path), path) is not None:
+            raise InputError(
+                f"{manifest.name} {manifest.version} is published already",
+                remedy="A release never changes: publish a higher version.",
+            )
         uploaded = 0
         earlier = _earlier(repository, manifest.name, deltas_from)
         variants = []
@@ -142,32 +141,33 @@ def publish_again(
         InputError: There is no such release, or it is past its end of life.
         TrustError: The repository cannot be believed.
     """
-    known = dict(releases(repository, model))
-    path = release_path(model, version)
-    content = repository.read_target(repository.bin_of(path), path)
-    if content is None:
-        raise InputError(
-            f"{model} {version} is not published", remedy=f"There are {', '.join(known) or 'no releases'}."
-        )
-    before = msgspec.json.decode(content, type=Manifest)
-    if before.end_of_life and datetime.datetime.fromisoformat(before.end_of_life) <= repository.now():
-        raise InputError(
-            f"{model} {version} is retired since {before.end_of_life}", remedy="Go back to another release."
-        )
-    highest = max(known, key=version_key)
-    manifest = msgspec.structs.replace(
-        before,
-        version=as_version or next_version(highest),
-        created=created,
-        lineage=msgspec.structs.replace(before.lineage, parent=highest, again=version),
-    )
-    if version_key(manifest.version) <= version_key(highest):
-        raise InputError(
-            f"version {manifest.version} is not above {highest}", remedy="Devices never go back: take a higher one."
-        )
-    path = release_path(model, manifest.version)
-    content = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     with repository.locked():
+        known = dict(releases(repository, model))
+        path = release_path(model, version)
+        content = repository.read_target(repository.bin_of(path), path)
+        if content is None:
+            raise InputError(
+                f"{model} {version} is not published", remedy=f"There are {', '.join(known) or 'no releases'}."
+            )
+        before = msgspec.json.decode(content, type=Manifest)
+        if before.end_of_life and datetime.datetime.fromisoformat(before.end_of_life) <= repository.now():
+            raise InputError(
+                f"{model} {version} is retired since {before.end_of_life}", remedy="Go back to another release."
+            )
+        highest = max(known, key=version_key)
+        manifest = msgspec.structs.replace(
+            before,
+            version=as_version or next_version(highest),
+            created=created,
+            lineage=msgspec.structs.replace(before.lineage, parent=highest, again=version),
+        )
+        if version_key(manifest.version) <= version_key(highest):
+            raise InputError(
+                f"version {manifest.version} is not above {highest}",
+                remedy="Devices never go back: take a higher one.",
+            )
+        path = release_path(model, manifest.version)
+        content = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
         _describe(repository, manifest)
         landed = _change(repository, keys, {path: content}, only_stage=only_stage)
     return Published(manifest, hashlib.sha256(content).hexdigest(), landed, 0)
@@ -179,14 +179,14 @@ def set_policy(repository: Repository, keys: KeyFolder, policy: Policy, *, only_
     Raises:
         InputError: Its revision is not above the one before.
     """
-    before = known_policy(repository, policy.model, policy.device_class)
-    if before is not None and policy.revision <= before.revision:
-        raise InputError(
-            f"the policy has revision {policy.revision}, the one before {before.revision}",
-            remedy="Devices never go back: give it a higher revision.",
-        )
     path = policy_path(policy.model, policy.device_class)
     with repository.locked():
+        before = known_policy(repository, policy.model, policy.device_class)
+        if before is not None and policy.revision <= before.revision:
+            raise InputError(
+                f"the policy has revision {policy.revision}, the one before {before.revision}",
+                remedy="Devices never go back: give it a higher revision.",
+            )
         return _change(repository, keys, {path: msgspec.json.encode(policy)}, only_stage=only_stage)
 
 
@@ -196,6 +196,22 @@ def publish_plan(repository: Repository, keys: KeyFolder, plan: Plan) -> None:
     Raises:
         InputError: It breaks its policy, points at no release, or its counter does not rise.
     """
+    with repository.locked():
+        _allowed(repository, plan)
+        changed = draft(repository, ROLLOUTS)
+        path, content = plan_path(plan.model, plan.device_class), msgspec.json.encode(plan)
+        _create(repository, target_name(path, _put(changed, path, content)), content)
+        signers = keys.signers(repository.delegator(ROLLOUTS).get_delegated_role(ROLLOUTS).keyids)
+        if not signers:
+            raise InputError(
+                f"{keys.path} holds no key for rollouts", remedy="Use the folder with the online keys."
+            )
+        for signer in signers:
+            changed.sign(signer, append=True)
+        repository.commit({ROLLOUTS: changed}, online_signers(repository.root, keys))
+
+
+def _allowed(repository: Repository, plan: Plan) -> None:
     policy = known_policy(repository, plan.model, plan.device_class)
     if policy is None:
         raise InputError(
@@ -220,18 +236,6 @@ def publish_plan(repository: Repository, keys: KeyFolder, plan: Plan) -> None:
             raise InputError(
                 f"{plan.model} {arm.version} is no signed release of that digest", remedy="Publish it first."
             )
-    with repository.locked():
-        changed = draft(repository, ROLLOUTS)
-        path, content = plan_path(plan.model, plan.device_class), msgspec.json.encode(plan)
-        _create(repository, target_name(path, _put(changed, path, content)), content)
-        signers = keys.signers(repository.delegator(ROLLOUTS).get_delegated_role(ROLLOUTS).keyids)
-        if not signers:
-            raise InputError(
-                f"{keys.path} holds no key for rollouts", remedy="Use the folder with the online keys."
-            )
-        for signer in signers:
-            changed.sign(signer, append=True)
-        repository.commit({ROLLOUTS: changed}, online_signers(repository.root, keys))
 
 
 def releases(repository: Repository, model: str) -> list[tuple[str, str]]:

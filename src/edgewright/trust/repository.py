@@ -5,8 +5,8 @@ publisher to sign it with the next change. So the chain of roots begins with one
 keys, and every piece of metadata is believed only as a device would believe it, its age aside.
 
 Layout: `metadata/` as TUF has it, with versions in the names; `targets/` manifests, policies and plans; `blobs/`
-what they name by digest; `cards/` releases told to people; `staged/` what waits for signatures; `lock.json` who is
-publishing.
+what they name by digest; `cards/` releases told to people; `staged.json` what waits for signatures; `lock.json` who
+is publishing.
 """
 
 import datetime
@@ -64,8 +64,8 @@ class Repository:
         store: Where it lies.
         anchor: A root that its publisher believes.
         now: The clock.
-        finishing: Whether a timestamp is believed that the keys of the root before the newest one signed: a change
-            of keys was broken off between the two, and a person wants it finished.
+        finishing: Whether what the keys of the root before the newest one signed is believed: a change of keys was
+            broken off between the two, and a person wants it finished.
         root: The newest, verified from the anchor on.
         timestamp: Verified; None in a repository that was never completed.
         snapshot: Verified.
@@ -78,6 +78,7 @@ class Repository:
     root: Metadata[Root] = field(init=False)
     timestamp: Metadata[Timestamp] | None = field(init=False, default=None)
     snapshot: Metadata[Snapshot] | None = field(init=False, default=None)
+    _former: Metadata[Root] = field(init=False)
     _read: dict[str, Metadata[Any]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -90,7 +91,7 @@ class Repository:
         Raises:
             TrustError: Something is missing or not signed as it must be.
         """
-        former, self.root = self._newest_roots()
+        self._former, self.root = self._newest_roots()
         self._read = {}
         stamp = self.store.read("metadata/timestamp.json")
         if stamp is None:
@@ -101,7 +102,7 @@ class Repository:
         except TrustError:
             if not self.finishing:
                 raise
-            root = former.signed
+            root = self._former.signed
             self.timestamp = self._believed(Timestamp.type, stamp, root)
         meta = self.timestamp.signed.snapshot_meta
         self.snapshot = self._believed(Snapshot.type, self._versioned(Snapshot.type, meta), root)
@@ -117,7 +118,13 @@ class Repository:
         meta = self.snapshot.signed.meta.get(f"{name}.json")
         if meta is None:
             return None
-        found = self._believed(name, self._versioned(name, meta), self.delegator(name))
+        content = self._versioned(name, meta)
+        try:
+            found = self._believed(name, content, self.delegator(name))
+        except TrustError:
+            if not self.finishing or name != Targets.type:
+                raise
+            found = self._believed(name, content, self._former.signed)
         self._read[name] = found
         return found
 
@@ -182,10 +189,11 @@ class Repository:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the repository's lock; what another publisher left half-done may be replaced meanwhile.
+        """Hold the repository's lock, and read what is there now: another publisher may have been there before.
 
         Raises:
             WorkError: Another publisher holds it.
+            TrustError: What is there is not to be believed.
         """
         holder = {"host": socket.gethostname(), "process": os.getpid(), "since": self.now().isoformat()}
         try:
@@ -198,6 +206,7 @@ class Repository:
                 remedy="Wait for it. If it was killed, remove the lock with 'edgewright repo unlock'.",
             ) from None
         try:
+            self.reopen()
             yield
         finally:
             self.store.delete(_LOCK)
@@ -228,14 +237,15 @@ class Repository:
             TrustError: Something is not signed by enough keys.
             ExistsError: Another publisher was faster.
         """
+        meta = {} if self.snapshot is None else dict(self.snapshot.signed.meta)
+        everything = self._whose_keys_change(changed, root, meta) | dict(changed)
         if root is not None:
             _verify(Root.type, root, self.root.signed)
             _verify(Root.type, root, root.signed)
             self.root = root
-        for name, metadata in changed.items():
-            delegator = changed[self.parent(name)].signed if self.parent(name) in changed else self.delegator(name)
-            _verify(name, metadata, delegator)
-        meta = {} if self.snapshot is None else dict(self.snapshot.signed.meta)
+        for name, metadata in everything.items():
+            parent = self.parent(name)
+            _verify(name, metadata, changed[parent].signed if parent in changed else self.delegator(name))
         for name, metadata in changed.items():
             self._put(f"metadata/{metadata.signed.version}.{name}.json", metadata.to_bytes())
             meta[f"{name}.json"] = MetaFile(metadata.signed.version)
@@ -265,6 +275,19 @@ class Repository:
         self.store.replace("metadata/timestamp.json", timestamp.to_bytes())
         self.timestamp, self.snapshot = timestamp, snapshot
         self._read = {}
+
+    def _whose_keys_change(
+        self, changed: Mapping[str, Metadata[Targets]], root: Metadata[Root] | None, meta: Mapping[str, MetaFile]
+    ) -> dict[str, Metadata[Targets]]:
+        """Return what stays as it is while those who say whose keys count for it change: it must count still."""
+        found = {}
+        for name in (file.removesuffix(".json") for file in meta):
+            parent = self.parent(name)
+            if name not in changed and (parent in changed or (parent == Root.type and root is not None)):
+                metadata = self.role(name)
+                if metadata is not None:
+                    found[name] = metadata
+        return found
 
     def parent(self, name: str) -> str:
         """Return the role that delegates to a role."""

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root, Targets
 
 from edgewright.contract.errors import InputError
 from edgewright.trust.keys import KeyFolder
 from edgewright.trust.repository import BIN, BINS, LIFETIMES, ROLLOUTS, Repository, TrustError
+from edgewright.trust.store import ExistsError
 
 __all__ = [
     "Changed",
@@ -32,7 +34,7 @@ __all__ = [
     "waiting",
 ]
 
-_FOLDER = "staged"
+_STAGED = "staged.json"
 
 # Metadata of `root`, or of `targets` and what it delegates to, by name.
 Changed = Mapping[str, Metadata[Any]]
@@ -87,18 +89,18 @@ def draft(repository: Repository, name: str) -> Metadata[Targets]:
 
 
 def stage(repository: Repository, changed: Changed) -> None:
-    """Put changed metadata among what waits for signatures.
+    """Put changed metadata among what waits for signatures: all of it or nothing.
 
     Raises:
         InputError: Something waits already.
     """
-    if before := repository.store.names(_FOLDER):
+    try:
+        repository.store.create(_STAGED, _bundle(changed))
+    except ExistsError:
         raise InputError(
-            f"{len(before)} staged files wait for signatures already",
+            f"{len(staged(repository))} staged files wait for signatures already",
             remedy="Sign them with 'edgewright repo sign', or drop them with 'edgewright repo discard'.",
-        )
-    for name, metadata in changed.items():
-        repository.store.replace(f"{_FOLDER}/{name}.json", metadata.to_bytes())
+        ) from None
 
 
 def staged(repository: Repository) -> dict[str, Metadata[Any]]:
@@ -107,21 +109,23 @@ def staged(repository: Repository) -> dict[str, Metadata[Any]]:
     Raises:
         TrustError: It is damaged.
     """
-    found: dict[str, Metadata[Any]] = {}
-    for path in repository.store.names(_FOLDER):
-        name = path.removeprefix(f"{_FOLDER}/").removesuffix(".json")
-        content = repository.store.read(path)
-        if content is not None:
-            found[name] = repository.parsed(name, content)
-    return found
+    content = repository.store.read(_STAGED)
+    if content is None:
+        return {}
+    try:
+        documents = msgspec.json.decode(content, type=dict[str, str])
+    except msgspec.MsgspecError as error:
+        raise TrustError(
+            f"what is staged cannot be read: {error}", remedy="Discard it and stage it anew."
+        ) from error
+    return {name: repository.parsed(name, document.encode()) for name, document in documents.items()}
 
 
 def discard(repository: Repository) -> int:
-    """Drop what is staged, and return how many files that were."""
-    names = repository.store.names(_FOLDER)
-    for name in names:
-        repository.store.delete(name)
-    return len(names)
+    """Drop what is staged, and return how many pieces of metadata that were."""
+    count = len(staged(repository))
+    repository.store.delete(_STAGED)
+    return count
 
 
 def changes(repository: Repository, changed: Changed) -> list[str]:
@@ -209,9 +213,10 @@ def sign_staged(repository: Repository, changed: Changed, role: str, keys: KeyFo
         raise InputError(
             f"{keys.path} holds no private key that counts for {role}", remedy="Use the folder of one that does."
         )
-    for name, metadata in changed.items():
-        if role_of(name) == role:
-            repository.store.replace(f"{_FOLDER}/{name}.json", metadata.to_bytes())
+    for name, metadata in staged(repository).items():  # somebody else may have signed meanwhile
+        if name in changed and metadata.signed_bytes == changed[name].signed_bytes:
+            changed[name].signatures.update(metadata.signatures | changed[name].signatures)
+    repository.store.replace(_STAGED, _bundle(changed))
     return waiting(repository, changed)
 
 
@@ -241,9 +246,12 @@ def land(repository: Repository, keys: KeyFolder) -> bool:
             targets[ROLLOUTS].sign(signer, append=True)
     newest = repository.root if root is None else root
     repository.commit(targets, online_signers(newest, keys), root=root)
-    for name in (*targets, Root.type):
-        repository.store.delete(f"{_FOLDER}/{name}.json")
+    repository.store.delete(_STAGED)
     return True
+
+
+def _bundle(changed: Changed) -> bytes:
+    return msgspec.json.encode({name: metadata.to_bytes().decode() for name, metadata in changed.items()})
 
 
 def land_if_online(repository: Repository, keys: KeyFolder) -> bool:

@@ -142,7 +142,7 @@ class World:
             self.enrol(name)
         fetcher = more.pop("fetcher", None) or Fetcher(timeout_s=2.0, patience_s=0.5)
         if name in self.agents:  # as if its process had ended
-            self.agents.pop(name)._lock.close()  # type: ignore[union-attr]
+            self.agents.pop(name)._lock.release()  # type: ignore[union-attr]
         self.agents[name] = Agent(state, fetcher=fetcher, now=self.clock, **more)
         return self.agents[name]
 

@@ -245,7 +245,9 @@ def test_deltas_come_from_the_last_releases(place: Place) -> None:
 
 def test_a_repository_somebody_else_wrote_to_is_not_signed_on_top_of(place: Place) -> None:
     place.publish("1.0.0")
-    name = max(place.store.names("metadata"), key=lambda name: "snapshot" in name)
+    meta = place.repository().timestamp
+    assert meta is not None
+    name = f"metadata/{meta.signed.snapshot_meta.version}.snapshot.json"
     document = json.loads(place.store.read(name) or b"")
     document["signed"]["version"] += 1
     place.store.replace(name, json.dumps(document).encode())
