@@ -32,6 +32,19 @@ class PowerCutError(BaseException):
 
 
 @dataclass(slots=True)
+class _File:
+    """A file or a folder as the disk holds it, under whatever name.
+
+    Attributes:
+        content: As of its last fsync; None if it had none.
+        names: Of a folder, as of its last fsync; None for a file.
+    """
+
+    content: bytes | None = None
+    names: "dict[str, _File] | None" = None
+
+
+@dataclass(slots=True)
 class Disk:
     """What is durable below a folder.
 
@@ -48,16 +61,16 @@ class Disk:
     at: int
     after: Path
     events: int = 0
-    _contents: dict[int, bytes] = field(default_factory=dict)
-    _names: dict[int, dict[str, int]] = field(default_factory=dict)
+    # By inode number, which is used again once a file is gone.
+    _files: dict[int, _File] = field(default_factory=dict)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Have everything below the folder go through this disk; what lies there now is durable."""
-        for folder, _, files in os.walk(self.root):
-            self._names[Path(folder).stat().st_ino] = _entries(folder)
-            for path in (Path(folder) / name for name in files):
-                self._contents[path.stat().st_ino] = path.read_bytes()
+        for folder, _, names in os.walk(self.root, topdown=False):
+            for path in (Path(folder) / name for name in names):
+                self._file(path).content = path.read_bytes()
+            self._file(Path(folder)).names = self._entries(Path(folder))
         real = {name: getattr(os, name) for name in ("fsync", "replace", "rename", "unlink", "rmdir")}
 
         def fsync(descriptor: int) -> None:
@@ -67,15 +80,21 @@ class Disk:
                 return
             self._event()
             if path.is_dir():
-                self._names[os.fstat(descriptor).st_ino] = _entries(path)
+                self._file(path).names = self._entries(path)
             else:
-                self._contents[os.fstat(descriptor).st_ino] = path.read_bytes()
+                self._file(path).content = path.read_bytes()
 
         def before(name: str) -> Callable[..., Any]:
-            def act(path: Any, *rest: Any, **more: Any) -> Any:
-                if isinstance(path, str | os.PathLike) and self._is_ours(os.fspath(path)):
-                    self._event()
-                return real[name](path, *rest, **more)
+            def act(path: Any, *rest: Any, dir_fd: int | None = None, **more: Any) -> Any:
+                given = {} if dir_fd is None else {"dir_fd": dir_fd}
+                if isinstance(path, str | os.PathLike):
+                    folder = Path() if dir_fd is None else Path(f"/proc/self/fd/{dir_fd}").readlink()
+                    gone = folder / (rest[0] if rest else path)
+                    if self._is_ours(gone):
+                        self._event()
+                        if gone.exists() or gone.is_symlink():
+                            self._files.pop(gone.lstat().st_ino, None)
+                return real[name](path, *rest, **given, **more)
 
             return act
 
@@ -88,8 +107,14 @@ class Disk:
             for name, function in real.items():
                 setattr(os, name, function)
 
-    def _is_ours(self, path: object) -> bool:
-        return str(path).startswith(f"{self.root}{os.sep}") or str(path) == str(self.root)
+    def _file(self, path: Path) -> _File:
+        return self._files.setdefault(path.lstat().st_ino, _File())
+
+    def _entries(self, folder: Path) -> dict[str, _File]:
+        return {path.name: self._file(path) for path in folder.iterdir()}
+
+    def _is_ours(self, path: Path) -> bool:
+        return path == self.root or self.root in path.parents
 
     def _event(self) -> None:
         self.events += 1
@@ -100,21 +125,18 @@ class Disk:
         self.at = -1
         shutil.rmtree(self.after, ignore_errors=True)
         if self.kind == "lost":
-            self._rebuild(self.root.stat().st_ino, self.after)
+            self._rebuild(self._file(self.root), self.root, self.after)
         else:
             self._copy(self.root, self.after)
         raise PowerCutError
 
-    def _rebuild(self, inode: int, to: Path) -> None:
+    def _rebuild(self, folder: _File, live: Path, to: Path) -> None:
         to.mkdir()
-        for name, entry in self._names.get(inode, {}).items():
-            if entry in self._names or (entry not in self._contents and entry in self._folders()):
-                self._rebuild(entry, to / name)
+        for name, file in (folder.names or {}).items():
+            if file.names is not None or (file.content is None and (live / name).is_dir()):
+                self._rebuild(file, live / name, to / name)
             else:
-                (to / name).write_bytes(self._contents.get(entry, b""))
-
-    def _folders(self) -> set[int]:
-        return {Path(folder).stat().st_ino for folder, _, _ in os.walk(self.root)}
+                (to / name).write_bytes(file.content or b"")
 
     def _copy(self, folder: Path, to: Path) -> None:
         to.mkdir()
@@ -123,14 +145,9 @@ class Disk:
                 self._copy(path, to / path.name)
                 continue
             content = path.read_bytes()
-            if self.kind == "torn" and self._contents.get(path.stat().st_ino) != content:
+            if self.kind == "torn" and self._file(path).content != content:
                 content = content[: len(content) // 2]
             (to / path.name).write_bytes(content)
-
-
-def _entries(folder: str | os.PathLike[str]) -> dict[str, int]:
-    with os.scandir(folder) as entries:
-        return {entry.name: entry.inode() for entry in entries}
 
 
 @dataclass(slots=True)

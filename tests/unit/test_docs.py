@@ -111,11 +111,13 @@ def workplace(tmp_path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if shown_commands(p)], ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_command_shown_does_what_the_page_says(page: Path, workplace: Path) -> None:
-    script = ["set -u"]
+    script = ["set -u", "trap 'kill $(jobs -p) 2> /dev/null' EXIT"]
     for block in blocks_of(page):
         if block.note.startswith("as "):
             (workplace / block.note.removeprefix("as ")).unlink(missing_ok=True)
             script.append(f"cat > {block.note.removeprefix('as ')} <<'END'\n{block.text}END")
+        elif block.note == "background":
+            script += [f"{command} > server.log 2>&1 &\nsleep 1" for command in block.text.splitlines()]
         elif block in shown_commands(page):
             expected = block.note.removeprefix("exit ") or "0"
             script += [checked(command, expected) for command in block.text.splitlines()]
@@ -137,7 +139,7 @@ def test_every_command_shown_does_what_the_page_says(page: Path, workplace: Path
 
 def test_commands_are_skipped_only_for_stated_reasons() -> None:
     notes = [block.note for page in PAGES for block in blocks_of(page) if block.note]
-    assert all(re.fullmatch(r"skip .{10,}|exit \d+|as [\w.]+", note) for note in notes)
+    assert all(re.fullmatch(r"skip .{10,}|exit \d+|as [\w.]+|background", note) for note in notes)
     assert sum(note.startswith("skip ") for note in notes) <= 10
 
 
@@ -185,6 +187,10 @@ def test_every_option_is_documented_and_no_other(verb: str, capsys: pytest.Captu
     with pytest.raises(SystemExit):
         main([verb, "--help"])
     shown = capsys.readouterr().out.split("examples:")[0]
+    for act in re.findall(r"^    ([a-z]+)\b", shown, re.MULTILINE) if "ACT" in shown else ():
+        with pytest.raises(SystemExit):
+            main([verb, act, "--help"])
+        shown += capsys.readouterr().out
     offered = {
         *re.findall(r"^  (--[a-z0-9-]+)", shown, re.MULTILINE),
         *re.findall(r"^  (MODEL)\b", shown, re.MULTILINE),

@@ -36,6 +36,7 @@ exit codes: 0 done; 1 the device refused an update, or rejected an input; 2 the 
 """
 _INTERVAL_S = 3600.0
 _PROBATION = Probation()
+_PCRS = "sha256:0,2,4,7"
 _TOKEN = "EDGEWRIGHT_TOKEN"  # noqa: S105 - the name of a variable
 
 
@@ -57,6 +58,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     joins.add_argument("--label", metavar="L=V", action="append", default=[], help="of this device; repeatable")
     joins.add_argument("--channel", metavar="NAME", default="", help="of this device")
     joins.add_argument("--plain", action="store_true", help="store models without encryption")
+    joins.add_argument("--tpm", metavar="PCRS", nargs="?", const=_PCRS, default="", help="seal the key to the TPM")
     joins.add_argument(
         "--installer", metavar="COMMAND", default="", help="for agents and firmware: rauc, or a command of your own"
     )
@@ -108,6 +110,7 @@ def run_enrol(arguments: argparse.Namespace) -> int:
         channel=arguments.channel,
         sealed=not arguments.plain,
         installer=shlex.split(arguments.installer),
+        tpm=arguments.tpm,
     )
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "device": settings})

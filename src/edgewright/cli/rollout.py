@@ -13,7 +13,7 @@ from edgewright.cli.passphrase import ask
 from edgewright.cli.terminal import SCHEMA_VERSION, print_json
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name, checked_version, version_key
-from edgewright.contract.plan import Arm, Hours, Plan, Selector, Stage
+from edgewright.contract.plan import Arm, HealthRule, Hours, Plan, Selector, Stage
 from edgewright.trust.found import read_anchor
 from edgewright.trust.keys import KeyFolder
 from edgewright.trust.places import open_store
@@ -60,6 +60,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     start.add_argument("--end", metavar="TIME", default="", help="not after, ISO 8601, UTC")
     start.add_argument("--min-battery", metavar="F", type=float, default=0.0, help="least state of charge (0)")
     start.add_argument("--hours", metavar="A-B", help="only in these hours of the device's day, such as 1-5")
+    start.add_argument(
+        "--rule", metavar="METRIC=MARGIN", action="append", default=[], help="not worse by more; repeatable"
+    )
     start.add_argument("--shadow", action="store_true", help="run it beside the old one and only compare")
     acts.add_parser("advance", help="go to the next stage")
     acts.add_parser("pause", help="no device begins an installation")
@@ -133,6 +136,7 @@ def _started(arguments: argparse.Namespace, repository: Repository) -> Plan:
     fractions = [arguments.fraction] if arguments.stages is None else _numbers("--stages", arguments.stages)
     epoch, counter = _next(repository, model, arguments.device_class)
     labels = dict(_pair(text) for text in arguments.label)
+    rules = tuple(_rule(text) for text in arguments.rule)
     return Plan(
         model=model,
         device_class=arguments.device_class,
@@ -142,7 +146,7 @@ def _started(arguments: argparse.Namespace, repository: Repository) -> Plan:
         arms=tuple(
             Arm(version, published[version], weight) for (_, version), weight in zip(named, weights, strict=True)
         ),
-        stages=tuple(Stage(fraction, arguments.stage_seconds) for fraction in fractions),
+        stages=tuple(Stage(fraction, arguments.stage_seconds, rules) for fraction in fractions),
         selector=Selector(labels, arguments.channel),
         start=arguments.start,
         end=arguments.end,
@@ -263,6 +267,14 @@ def _pair(text: str) -> tuple[str, str]:
     if not found:
         raise InputError(f"--label {text!r} is no label with a value", remedy="Write site=berlin.")
     return checked_name("label", label), value
+
+
+def _rule(text: str) -> HealthRule:
+    metric, _, margin = text.rpartition("=")
+    try:
+        return HealthRule(metric, float(margin))
+    except ValueError as error:
+        raise InputError(f"--rule {text!r} is no rule", remedy="Write outcome:correction=0.05.") from error
 
 
 def _hours(text: str) -> Hours:

@@ -17,6 +17,7 @@ from edgewright.device.files import Files
 from edgewright.device.guard import Rejection
 from edgewright.device.installer import Installer, installer_of
 from edgewright.device.journal import Journal, Record
+from edgewright.device.keys import own_keys
 from edgewright.device.lifecycle import State
 from edgewright.device.lock import Lock
 from edgewright.device.outcomes import Outcomes
@@ -26,12 +27,12 @@ from edgewright.device.shelves import Shelves
 from edgewright.device.trial import Probation
 from edgewright.device.update import Update
 from edgewright.trust.fetch import Fetcher
-from edgewright.trust.keystore import KeyStore, LockedError, new_key_file
+from edgewright.trust.keystore import KeyStore, LockedError
 from edgewright.trust.verify import View, refresh
 
 __all__ = ["Agent", "RejectedError"]
 
-_KEY, _LOCK = "device.key", "lock"
+_LOCK = "lock"
 
 
 def _utc_now() -> datetime.datetime:
@@ -96,11 +97,11 @@ class Agent:
         self.settings, self._anchor = read_settings(self.state)
         if self.answers:
             self._lock = Lock(self.state / _LOCK)
+        self._journal = Journal(self.state, self.files, keeps=self.changes)
         if self.settings.sealed and self.keys is None:
-            self.keys = new_key_file(self.state / _KEY)
+            self.keys = own_keys(self.state, self.settings.tpm, make=self.changes)
         keys = self.keys if self.settings.sealed else None
         self._shelves = Shelves(self.state, self.files, keys, self.settings.device_class)
-        self._journal = Journal(self.state, self.files, keeps=self.changes)
         self._outcomes = Outcomes.read(self.state, self.files)
         self._update = Update(
             self.settings,

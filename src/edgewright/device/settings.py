@@ -28,6 +28,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         channel: By which rollouts select, "" for none.
         sealed: Whether models are encrypted at rest.
         installer: Command that images are handed to; none if this device takes no images.
+        tpm: Registers of the TPM that the device's key is sealed to; "" for a key in a file.
     """
 
     url: str
@@ -38,6 +39,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channel: str = ""
     sealed: bool = True
     installer: tuple[str, ...] = ()
+    tpm: str = ""
 
 
 def enrol(
@@ -51,6 +53,7 @@ def enrol(
     channel: str = "",
     sealed: bool = True,
     installer: Sequence[str] = (),
+    tpm: str = "",
 ) -> Settings:
     """Make a device's state.
 
@@ -64,6 +67,7 @@ def enrol(
         channel: By which rollouts select.
         sealed: Whether models are encrypted at rest.
         installer: Command that images are handed to, such as `rauc`.
+        tpm: Registers of the TPM that the device's key is sealed to, such as `sha256:0,2,4,7`.
 
     Raises:
         InputError: The folder is not empty, or something is no name or URL.
@@ -81,6 +85,7 @@ def enrol(
         channel,
         sealed,
         tuple(installer),
+        tpm,
     )
     files = Files()
     try:

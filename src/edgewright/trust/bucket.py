@@ -1,5 +1,8 @@
 """A repository in a bucket: any S3-compatible store, or what else obstore can write to."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
 import obstore
 import obstore.store
 from obstore.exceptions import AlreadyExistsError
@@ -19,53 +22,61 @@ class ObjectStore:
 
     def read(self, name: str) -> bytes | None:
         """See `Store`."""
+        place = plain(name)
         try:
-            return bytes(obstore.get(self._store, plain(name)).bytes())
+            with self._asked():
+                return bytes(obstore.get(self._store, place).bytes())
         except FileNotFoundError:
             return None
-        except Exception as error:
-            raise _unreachable(self.url, error) from error
 
     def size(self, name: str) -> int | None:
         """See `Store`."""
+        place = plain(name)
         try:
-            return int(obstore.head(self._store, plain(name))["size"])
+            with self._asked():
+                return int(obstore.head(self._store, place)["size"])
         except FileNotFoundError:
             return None
-        except Exception as error:
-            raise _unreachable(self.url, error) from error
 
     def create(self, name: str, content: bytes) -> None:
         """See `Store`."""
-        self._put(name, content, mode="create")
+        place = plain(name)
+        try:
+            with self._asked():
+                obstore.put(self._store, place, content, mode="create")
+        except AlreadyExistsError:
+            raise ExistsError(f"{self.url}/{name} exists already", remedy="Somebody else was faster.") from None
 
     def replace(self, name: str, content: bytes) -> None:
         """See `Store`."""
-        self._put(name, content, mode="overwrite")
+        place = plain(name)
+        with self._asked():
+            obstore.put(self._store, place, content, mode="overwrite")
 
     def delete(self, name: str) -> None:
         """See `Store`."""
-        try:
-            obstore.delete(self._store, plain(name))
-        except FileNotFoundError:
-            return
-        except Exception as error:
-            raise _unreachable(self.url, error) from error
+        place = plain(name)
+        with suppress(FileNotFoundError), self._asked():
+            obstore.delete(self._store, place)
 
     def names(self, folder: str) -> list[str]:
         """See `Store`."""
-        try:
-            return sorted(str(entry["path"]) for part in obstore.list(self._store, plain(folder)) for entry in part)
-        except Exception as error:
-            raise _unreachable(self.url, error) from error
+        place = plain(folder)
+        with self._asked():
+            return sorted(str(entry["path"]) for part in obstore.list(self._store, place) for entry in part)
 
-    def _put(self, name: str, content: bytes, *, mode: str) -> None:
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """Turn what the library raises for a store that does not answer into an error that says what to do."""
         try:
-            obstore.put(self._store, plain(name), content, mode=mode)  # type: ignore[arg-type]
-        except AlreadyExistsError:
-            raise ExistsError(f"{self.url}/{name} exists already", remedy="Somebody else was faster.") from None
+            yield
+        except (FileNotFoundError, AlreadyExistsError):
+            raise
         except Exception as error:
-            raise _unreachable(self.url, error) from error
+            reason = " ".join(str(error).split())[:200]
+            raise WorkError(
+                f"{self.url} does not answer as a store: {reason}", remedy="Check the URL and the credentials."
+            ) from error
 
 
 def open_bucket(url: str) -> ObjectStore:
@@ -81,8 +92,3 @@ def open_bucket(url: str) -> ObjectStore:
             f"{url} is no store that can be written: {error}",
             remedy="Name a folder, or s3://bucket/folder with AWS_ENDPOINT_URL and credentials in the environment.",
         ) from error
-
-
-def _unreachable(url: str, error: Exception) -> WorkError:
-    reason = " ".join(str(error).split())[:200]
-    return WorkError(f"{url} does not answer as a store: {reason}", remedy="Check the URL and the credentials.")

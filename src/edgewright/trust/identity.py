@@ -19,10 +19,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.names import checked_name
+from edgewright.trust.keystore import write_secret
 from edgewright.trust.store import ExistsError, Store
 
 __all__ = ["DeviceKey", "Enrolment", "Requests", "Tokens", "UnknownError", "device_id_of", "new_device_key"]
 
+_KEY_BYTES = 32
 _LIFETIME = datetime.timedelta(minutes=5)
 _MOST_NONCES = 100_000
 
@@ -111,20 +113,15 @@ def new_device_key(path: Path) -> DeviceKey:
 
     Raises:
         InputError: The file holds no key.
+        OutputError: It cannot be written.
     """
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        content = path.read_bytes()
-        if len(content) != 32:
-            raise InputError(f"{path} holds no device key", remedy="Enrol the device again.") from None
-        return DeviceKey(Ed25519PrivateKey.from_private_bytes(content))
-    private = Ed25519PrivateKey.generate()
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()))
-        stream.flush()
-        os.fsync(stream.fileno())
-    return DeviceKey(private)
+    if not path.exists():
+        private = Ed25519PrivateKey.generate()
+        write_secret(path, private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()))
+    content = path.read_bytes()
+    if len(content) != _KEY_BYTES:
+        raise InputError(f"{path} holds no device key", remedy="Enrol the device again.")
+    return DeviceKey(Ed25519PrivateKey.from_private_bytes(content))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgewright.contract.errors import InputError, OutputError, WorkError
 
-__all__ = ["FileKeyStore", "KeyStore", "LockedError", "new_key_file"]
+__all__ = ["KeyStore", "LockedError", "RawKeyStore", "new_key_file", "open_key_file", "write_secret"]
 
 _KEY_BYTES, _NONCE_BYTES = 32, 12
 
@@ -37,22 +37,15 @@ class KeyStore(Protocol):
         """
 
 
-class FileKeyStore:
-    """A key in a file that only its owner may read."""
+class RawKeyStore:
+    """A key in memory.
 
-    def __init__(self, path: Path) -> None:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise InputError(
-                f"the key {path} cannot be read: {error.strerror}", remedy="Restore it, or enrol the device again."
-            ) from error
-        if len(content) != _KEY_BYTES:
-            raise InputError(
-                f"the key {path} has {len(content)} bytes, it must have {_KEY_BYTES}",
-                remedy="Restore it, or enrol the device again.",
-            )
-        self._cipher = AESGCM(content)
+    Args:
+        key: 32 bytes.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._cipher = AESGCM(key)
 
     def wrap(self, key: bytes, context: bytes) -> bytes:
         """See `KeyStore`."""
@@ -69,23 +62,60 @@ class FileKeyStore:
             ) from error
 
 
-def new_key_file(path: Path) -> FileKeyStore:
-    """Make a key and return its store; a key that is there already is kept.
+def open_key_file(path: Path) -> KeyStore:
+    """Return the store of a key in a file.
+
+    Raises:
+        InputError: The file cannot be read, or holds no key.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"the key {path} cannot be read: {error.strerror}", remedy="Restore it, or enrol the device again."
+        ) from error
+    if len(content) != _KEY_BYTES:
+        raise InputError(
+            f"the key {path} has {len(content)} bytes, it must have {_KEY_BYTES}",
+            remedy="Restore it, or enrol the device again.",
+        )
+    return RawKeyStore(content)
+
+
+def new_key_file(path: Path) -> KeyStore:
+    """Return the store of a key in a file that only its owner may read; a key that is there already is kept.
+
+    Raises:
+        InputError: The file holds no key.
+        OutputError: It cannot be written.
+    """
+    if not path.exists():
+        write_secret(path, os.urandom(_KEY_BYTES))
+    return open_key_file(path)
+
+
+def write_secret(path: Path, content: bytes) -> None:
+    """Write what only its owner may read, whole or not at all, and bring it to the disk.
 
     Raises:
         OutputError: It cannot be written.
     """
+    partial = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        partial.unlink(missing_ok=True)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(os.urandom(_KEY_BYTES))
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-    except FileExistsError:
-        pass
+        partial.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except OSError as error:
         raise OutputError(
             f"the key {path} cannot be written: {error.strerror}", remedy="Permit writing there."
         ) from error
-    return FileKeyStore(path)

@@ -105,7 +105,15 @@ class LocalStore:
         return sorted(file.relative_to(self.path).as_posix() for file in files)
 
     def _file(self, name: str) -> Path:
-        return self.path / plain(name)
+        """Return where a name lies; a link could lead out of the folder, so there are none."""
+        place = self.path
+        for part in PurePosixPath(plain(name)).parts:
+            place /= part
+            if place.is_symlink():
+                raise WorkError(
+                    f"{place} is a link", remedy="Put the file itself there; a repository has no links."
+                )
+        return place
 
     def _written(self, final: Path, content: bytes) -> Path:
         partial = final.with_name(f".{final.name}.{os.getpid()}.{os.urandom(4).hex()}")

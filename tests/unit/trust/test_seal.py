@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewright.trust.keystore import FileKeyStore, LockedError, new_key_file
+from edgewright.trust.keystore import KeyStore, LockedError, new_key_file
 from edgewright.trust.seal import seal, sealed_size, unseal
 
 CONTENT = bytes(range(256)) * 10
@@ -26,7 +26,7 @@ class Plain:
 
 
 @pytest.fixture
-def keys(tmp_path: Path) -> FileKeyStore:
+def keys(tmp_path: Path) -> KeyStore:
     return new_key_file(tmp_path / "device.key")
 
 
@@ -38,7 +38,7 @@ def test_what_was_sealed_comes_back(content: bytes, chunk: int) -> None:
     assert len(sealed) == sealed_size(len(content), 32, chunk=chunk)
 
 
-def test_two_sealings_share_nothing(keys: FileKeyStore) -> None:
+def test_two_sealings_share_nothing(keys: KeyStore) -> None:
     one, other = (seal(CONTENT, DIGEST, keys, chunk=CHUNK) for _ in range(2))
     assert one != other
     assert CONTENT[:64] not in one
@@ -59,7 +59,7 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_what_was_changed_is_not_opened(attack: str, keys: FileKeyStore) -> None:
+def test_what_was_changed_is_not_opened(attack: str, keys: KeyStore) -> None:
     sealed = seal(CONTENT, DIGEST, keys, chunk=CHUNK)
     changed = ATTACKS[attack](sealed)
     assert changed != sealed
@@ -67,12 +67,12 @@ def test_what_was_changed_is_not_opened(attack: str, keys: FileKeyStore) -> None
         unseal(changed, DIGEST, keys)
 
 
-def test_another_device_does_not_open_it(keys: FileKeyStore, tmp_path: Path) -> None:
+def test_another_device_does_not_open_it(keys: KeyStore, tmp_path: Path) -> None:
     with pytest.raises(LockedError):
         unseal(seal(CONTENT, DIGEST, keys), DIGEST, new_key_file(tmp_path / "other.key"))
 
 
-def test_it_does_not_pass_for_another_file(keys: FileKeyStore) -> None:
+def test_it_does_not_pass_for_another_file(keys: KeyStore) -> None:
     with pytest.raises(LockedError):
         unseal(seal(CONTENT, DIGEST, keys), hashlib.sha256(b"other").hexdigest(), keys)
 
