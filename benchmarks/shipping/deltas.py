@@ -72,7 +72,7 @@ def pairs(*, epochs: int = 20) -> list[Pair]:
 def _pair(name: str, old: bytes, new: bytes) -> Pair:
     made = smallest_delta(old, new, below=len(new))
     each = {codec: encode(old, new) for codec, (encode, _) in CODECS.items()}
-    sizes = {codec: len(delta) for codec, delta in each.items() if delta is not None}
+    sizes: dict[str, int] = {codec: len(delta) for codec, delta in each.items() if delta is not None}
     codec, size = ("whole", len(new)) if made is None else (made[0], len(made[1]))
     return Pair(name, len(new), size, codec, sizes)
 
@@ -104,7 +104,7 @@ def _fit(
         for rows in torch.randperm(len(samples)).split(64):
             optimiser.zero_grad()
             loss = torch.nn.functional.cross_entropy(network(samples[rows]), labels[rows])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
 
 

@@ -99,7 +99,7 @@ class Disk:
             return act
 
         try:
-            os.fsync = fsync
+            setattr(os, "fsync", fsync)  # noqa: B010 - its declared type also takes files
             for name in ("replace", "rename", "unlink", "rmdir"):
                 setattr(os, name, before(name))
             yield

@@ -174,8 +174,8 @@ def _drawn(spec: TensorSpec, random: np.random.Generator) -> NDArray[Any]:
     shape = (_SAMPLES, *(size if isinstance(size, int) else _SYMBOLIC for size in spec.shape[1:]))
     dtype = np.dtype(spec.dtype)
     if dtype.kind in "iu":
-        low = 0 if spec.low is None else int(spec.low)
-        high = 1 if spec.high is None else int(spec.high)
-        return random.integers(low, high, shape, dtype=dtype, endpoint=True)
+        least = 0 if spec.low is None else int(spec.low)
+        most = 1 if spec.high is None else int(spec.high)
+        return random.integers(least, most, shape, dtype=dtype, endpoint=True)
     low, high = (0.0, 1.0) if spec.low is None or spec.high is None else (spec.low, spec.high)
     return random.uniform(low, high, shape).astype(dtype)

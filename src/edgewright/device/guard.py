@@ -133,7 +133,9 @@ class Guard:
             least, most = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
         else:
             least, most = -math.inf, math.inf
-        rules = {r.check: r for r in self.rules.inputs if r.input in ("", spec.name) and r.check != "rate"}
+        rules: dict[str, InputRule] = {
+            r.check: r for r in self.rules.inputs if r.input in ("", spec.name) and r.check != "rate"
+        }
         sizes = [size for size in spec.shape if isinstance(size, int)]
         return _Watch(
             spec,

@@ -3,3 +3,5 @@
 `publish` holds keys and is for the machine that releases; `verify` is for devices. The format is TUF's
 (https://theupdateframework.io), so that its guarantees are.
 """
+
+__all__: list[str] = []

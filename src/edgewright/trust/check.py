@@ -9,7 +9,7 @@ from tuf.api.metadata import Targets
 
 from edgewright.contract.errors import EdgewrightError
 from edgewright.contract.plan import Plan, refusals
-from edgewright.contract.release import Manifest, StoredFile, stored
+from edgewright.contract.release import Delta, Manifest, StoredFile, stored
 from edgewright.trust.paths import release_path
 from edgewright.trust.publish import known_policy, releases
 from edgewright.trust.repository import BINS, ROLLOUTS, Repository, TrustError, blob_name
@@ -98,7 +98,8 @@ def _release(found: Check, repository: Repository, manifest: Manifest) -> None:
         found.warnings.append(f"{manifest.name} {manifest.version} is retired since {manifest.end_of_life}")
     for variant in manifest.variants:
         for file in variant.files:
-            for part in (file, *file.deltas):
+            parts: list[StoredFile | Delta] = [file, *file.deltas]
+            for part in parts:
                 digest, size = stored(part)
                 content = repository.store.read(blob_name(digest))
                 what = file.name if isinstance(part, StoredFile) else f"delta of {file.name}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
+    Key,
     Metadata,
     Root,
     SuccinctRoles,
@@ -107,7 +108,7 @@ def read_anchor(folder: Path) -> bytes:
 def _first_root(made: dict[Role, list[PublicKey]], threshold: int, expires: datetime.datetime) -> Metadata[Root]:
     of_tuf = {"root": "root", "targets": "releases", "snapshot": "snapshot", "timestamp": "timestamp"}
     roles = {}
-    known = {}
+    known: dict[str, Key] = {}
     for name, role in of_tuf.items():
         some = made[role]  # type: ignore[index]
         roles[name] = TufRole([key.keyid for key in some], threshold if role in OFFLINE else 1)

@@ -21,7 +21,7 @@ from typing import Any
 
 from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from edgewright.contract.errors import WorkError
 from edgewright.trust.store import ExistsError, Store
@@ -351,7 +351,7 @@ def _matching(path: str, content: bytes, target: TargetFile) -> None:
 
 def _parsed(name: str, content: bytes) -> Metadata[Any]:
     try:
-        metadata: Metadata[Signed] = Metadata.from_bytes(content)
+        metadata: Metadata[Any] = Metadata.from_bytes(content)
     except RepositoryError as error:
         raise TrustError(f"{name} is no metadata: {error}", remedy="Restore it from a copy.") from error
     kind = name if name in (Root.type, Timestamp.type, Snapshot.type) else Targets.type

@@ -293,5 +293,6 @@ def _keyids(repository: Repository, changed: Changed, name: str) -> tuple[str, .
 def _delegator(repository: Repository, changed: Changed, name: str) -> Root | Targets:
     parent = repository.parent(name)
     if parent in changed:
-        return changed[parent].signed
+        found: Root | Targets = changed[parent].signed
+        return found
     return repository.delegator(name)

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from tuf.api import exceptions as tuf
@@ -82,7 +82,8 @@ class View:
         """Return the models that there is a plan for on a device class."""
         with _refusing(self._fetcher):
             self._updater.get_targetinfo(plan_path("any", device_class))  # loads the role
-            targets = self._updater._trusted_set["rollouts"].targets
+            role: Any = self._updater._trusted_set["rollouts"]
+            targets = role.targets
         found = []
         for path in targets:
             folder, _, rest = path.partition("/")

@@ -36,7 +36,11 @@ NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 def model(factor: float, *, size: int = 64) -> onnx.ModelProto:
     """Return a model that multiplies; beside that, it carries weights so that it has a size."""
     ballast = np.random.default_rng(7).normal(size=(size, size)).astype(np.float32)
-    weights = {"factor": np.array([factor], np.float32), "ballast": ballast, "axes": np.array([0, 1], np.int64)}
+    weights: dict[str, NDArray[Any]] = {
+        "factor": np.array([factor], np.float32),
+        "ballast": ballast,
+        "axes": np.array([0, 1], np.int64),
+    }
     nodes = [
         helper.make_node("Mul", ["x", "factor"], ["scaled"]),
         helper.make_node("ReduceMean", ["ballast", "axes"], ["mean"], keepdims=0),
@@ -49,7 +53,7 @@ def model(factor: float, *, size: int = 64) -> onnx.ModelProto:
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
         [numpy_helper.from_array(value, name) for name, value in weights.items()]
-        + [numpy_helper.from_array(np.float32(0), "zero")],
+        + [numpy_helper.from_array(np.array(0, np.float32), "zero")],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
@@ -182,7 +186,12 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
             pass
 
     (tmp_path / "repo").mkdir()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "repo")))
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            """A device may hang up."""
+
+    server = Server(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "repo")))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     clock = Clock()

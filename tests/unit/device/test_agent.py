@@ -1,5 +1,7 @@
 """The agent: fetches, proves, promotes, returns, heals; and goes on from wherever it was stopped."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -188,7 +190,7 @@ def test_a_full_disk_waits_and_says_so(running: World) -> None:
     ("changes", "battery", "code"), [({"min_battery": 0.5}, 0.2, "battery"), ({"min_battery": 0.5}, 0.9, None)]
 )
 def test_an_installation_waits_for_the_battery(
-    running: World, changes: dict[str, float], battery: float, code: str | None
+    running: World, changes: dict[str, Any], battery: float, code: str | None
 ) -> None:
     running.publish("1.1.0", 2.0)
     running.start("1.1.0", **changes)

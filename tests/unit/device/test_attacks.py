@@ -1,6 +1,7 @@
 """Attacks between publisher and device, one row each: refused with the reason, the proven model serving."""
 
 import json
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -10,11 +11,13 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+import zstandard
 from onnx import TensorProto
 from tuf.api.metadata import Metadata, Targets
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.release import Requirement, StoredFile
+from edgewright.trust.ceremony import change_keys
 from edgewright.trust.delta import CODECS
 from edgewright.trust.keys import KeyFolder
 from edgewright.trust.paths import plan_path
@@ -267,6 +270,58 @@ def under_the_threshold(world: World) -> None:
     world.served[newest] = changed_json(lambda d: d.update(signatures=d["signatures"][:0]))
 
 
+def slow_server(world: World) -> None:
+    """A server that gives a few bytes now and then, and so keeps a device busy for ever."""
+    newer(world)
+
+    def drop_by_drop(content: bytes) -> bytes:
+        time.sleep(3)  # longer than the fetcher's patience with a silent server
+        return content
+
+    world.served["metadata/timestamp.json"] = drop_by_drop
+
+
+def keys_rotated_mid_flight(world: World) -> None:
+    """The releases' key was stolen and replaced; the thief still serves what he signed with it."""
+    old = world.repository()
+    stolen = world.keys.signers(old.root.signed.roles["targets"].keyids)
+    (keyid,) = old.root.signed.roles["targets"].keyids
+    new = world.keys.create("new", ["releases"], passphrase=world.keys.ask(""))
+    change_keys(world.repository(), world.keys, "releases", add=new, remove=[keyid])
+    newer(world)
+    repository = world.repository()
+    name = repository.bin_of("releases/m/1.1.0.json")
+    signed = draft(repository, name)
+    signed.signatures.clear()
+    for signer in stolen:
+        signed.sign(signer)
+    current = repository.role(name)
+    assert current is not None
+    world.served[f"metadata/{current.signed.version}.{name}.json"] = partial(_always, signed.to_bytes())
+
+
+def bomb_in_a_delta(world: World) -> None:
+    """A delta and a whole file that are not what was signed; the delta would unpack to gigabytes."""
+    newer(world)
+    bomb = zstandard.ZstdCompressor().compress(bytes(1 << 26))
+    manifest = json.loads(next((world.repo / "targets/releases/m").glob("*.1.1.0.json")).read_bytes())
+    for file in manifest["variants"][0]["files"]:
+        for part in (file, *file["deltas"]):
+            size = part["size_bytes"]
+            world.served[blob_name(part["sha256"])] = partial(_always, bomb[:size].ljust(size, b"\0"))
+
+
+def link_in_the_repository(world: World) -> None:
+    """Whoever can write to the store puts a link to a secret of the server's where a blob was."""
+    before = set(names(world, "blobs/*/*"))
+    newer(world)
+    secret = world.path / "secret"
+    secret.write_bytes(b"secret" * 10_000)
+    for name in set(names(world, "blobs/*/*")) - before:
+        (world.repo / name).unlink()
+        (world.repo / name).symlink_to(secret)
+
+
 def server_gone(world: World) -> None:
     for name in names(world, "metadata/*"):
         world.served[name] = None
@@ -298,6 +353,10 @@ ATTACKS: dict[str, tuple[Callable[[World], None], str]] = {
     "no model at all": (no_model_at_all, "external data"),
     "runtime requirement not met": (needs_a_newer_runtime, "requirement"),
     "provider not there": (needs_another_provider, "requirement"),
+    "slow retrieval": (slow_server, "slow"),
+    "keys replaced, the old ones still sign": (keys_rotated_mid_flight, "unsigned"),
+    "a bomb in a delta": (bomb_in_a_delta, "tampered"),
+    "a link in the store": (link_in_the_repository, "oversized"),
     "no server": (server_gone, "missing"),
 }
 

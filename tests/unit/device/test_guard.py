@@ -18,7 +18,7 @@ CONTRACT = InputContract(
     inputs=(TensorSpec("x", "float32", ("batch", 4), 0.0, 1.0), TensorSpec("n", "int64", (1,))),
     outputs=(TensorSpec("y", "float32", ("batch", 2)),),
 )
-GOOD = {"x": np.array([[0.1, 0.2, 0.3, 0.4]], np.float32), "n": np.array([3], np.int64)}
+GOOD: dict[str, NDArray[Any]] = {"x": np.array([[0.1, 0.2, 0.3, 0.4]], np.float32), "n": np.array([3], np.int64)}
 
 
 def guard(*rules: InputRule, **more: Any) -> Guard:

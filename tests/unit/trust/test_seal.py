@@ -1,6 +1,7 @@
 """Sealing: only the right key opens a file, and only as it was."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def test_two_sealings_share_nothing(keys: KeyStore) -> None:
 
 
 HEAD = len(seal(b"", hashlib.sha256(b"").hexdigest(), Plain())) - 16
-ATTACKS = {
+ATTACKS: dict[str, Callable[[bytes], bytes]] = {
     "a flipped bit in the head": lambda s: bytes([s[0] ^ 1]) + s[1:],
     "a flipped bit in the wrapped key": lambda s: s[:70] + bytes([s[70] ^ 1]) + s[71:],
     "a flipped bit in the first chunk": lambda s: s[:200] + bytes([s[200] ^ 1]) + s[201:],

@@ -1,0 +1,64 @@
+"""The loop: it checks, settles and verifies, and goes on after what fails."""
+
+import threading
+from typing import Any
+
+from edgewright.contract.errors import WorkError
+from edgewright.device.keeper import keep_up
+
+
+class Settings:
+    device_id = "d"
+
+
+class Pretender:
+    """Counts what is asked of it; its time passes by waiting."""
+
+    settings = Settings()
+
+    def __init__(self, *, broken: bool = False) -> None:
+        self.broken, self.calls, self.at = broken, [], 0.0  # type: ignore[var-annotated]
+
+    def __getattr__(self, name: str) -> Any:
+        def act() -> None:
+            self.calls.append(name)
+            if self.broken and name == "check":
+                raise WorkError("the disk is full", remedy="Free space.")
+
+        return act
+
+
+class Ended(threading.Event):
+    """Ends after so long, and passes time instead of waiting."""
+
+    def __init__(self, pretender: Pretender, after: float) -> None:
+        super().__init__()
+        self.pretender, self.after = pretender, after
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        assert timeout > 0
+        self.pretender.at += timeout
+        if self.pretender.at >= self.after:
+            self.set()
+        return self.is_set()
+
+
+def kept(pretender: Pretender, after: float, **more: float) -> list[str]:
+    keep_up(pretender, Ended(pretender, after), clock=lambda: pretender.at, **more)  # type: ignore[arg-type]
+    return pretender.calls
+
+
+def test_checks_come_about_as_often_as_asked_and_probations_are_looked_at_between() -> None:
+    calls = kept(Pretender(), 10_000.0, every_s=100.0)
+    assert 85 <= calls.count("check") <= 115
+    assert calls.count("settle") > 500
+    assert calls.count("verify") == 0
+
+
+def test_bytes_are_looked_at_each_day() -> None:
+    assert kept(Pretender(), 3.5 * 86_400, every_s=3600.0).count("verify") == 3
+
+
+def test_what_fails_is_tried_again() -> None:
+    assert kept(Pretender(broken=True), 1000.0, every_s=100.0).count("check") >= 8
