@@ -1,0 +1,157 @@
+"""What a device should run, from what is signed and what it knows of itself."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from edgewright.contract.plan import Arm, Hours, Plan, Policy, Selector, Stage
+from edgewright.contract.refusal import Refusal
+from edgewright.device.choose import Choice, Situation, choose, notice
+from edgewright.device.slots import Installed, Slots
+
+OLD, NEW, OTHER = "a" * 64, "b" * 64, "c" * 64
+PROVEN = Installed("m", "1.0.0", OLD)
+SLOTS = Slots(proven=PROVEN)
+POLICY = Policy("m", "default", 1, "0" * 32)
+PLAN = Plan("m", "default", "r", 1, 1, (Arm("1.1.0", NEW),), (Stage(1.0),))
+HERE = Situation("device", {"site": "berlin"}, "beta", datetime(2026, 11, 21, 12, tzinfo=UTC), 12, 0.9)
+
+
+def chosen(
+    *, slots: Slots = SLOTS, policy: Policy = POLICY, here: Situation = HERE, failed: Any = None, **changes: Any
+) -> Choice:
+    plan = msgspec.structs.replace(PLAN, **changes)
+    return choose(plan, policy, slots, failed or {}, here)
+
+
+def test_a_release_that_is_rolled_out_is_installed() -> None:
+    choice = chosen()
+    assert choice.action == "install"
+    assert choice.release == Installed("m", "1.1.0", NEW, "r", 0)
+
+
+KEEPS: dict[str, dict[str, Any]] = {
+    "it is there already": {"slots": Slots(proven=Installed("m", "1.1.0", NEW))},
+    "it is on trial already": {"slots": Slots(proven=PROVEN, trial=Installed("m", "1.1.0", NEW))},
+    "another label": {"selector": Selector({"site": "paris"})},
+    "a label that the device lacks": {"selector": Selector({"floor": "3"})},
+    "another channel": {"selector": Selector({}, "stable")},
+    "not begun": {"start": "2026-11-22T00:00:00+00:00"},
+    "over": {"end": "2026-11-21T00:00:00+00:00"},
+    "paused": {"state": "paused"},
+    "aborted": {"state": "aborted"},
+    "done": {"state": "done"},
+    "not in": {"stages": (Stage(0.0),)},
+    "held back": {"policy": msgspec.structs.replace(POLICY, holdback=1.0)},
+}
+
+
+@pytest.mark.parametrize("why", KEEPS)
+def test_nothing_is_done_where_nothing_is_to_be_done(why: str) -> None:
+    assert chosen(**KEEPS[why]).action == "keep"
+
+
+def test_without_a_plan_nothing_is_done() -> None:
+    assert choose(None, POLICY, SLOTS, {}, HERE).action == "keep"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"selector": Selector({"site": "berlin"}, "beta")},
+        {"start": "2026-11-21T11:59:00", "end": "2026-11-21T12:01:00"},
+    ],
+)
+def test_who_is_meant_is_in(changes: dict[str, Any]) -> None:
+    assert chosen(**changes).action == "install"
+
+
+WAITS: dict[str, tuple[dict[str, Any], str]] = {
+    "the plan's battery": ({"min_battery": 0.95}, "battery"),
+    "the policy's battery": ({"policy": msgspec.structs.replace(POLICY, min_battery=0.95)}, "battery"),
+    "the hours": ({"hours": Hours(1, 5)}, "hours"),
+}
+
+
+@pytest.mark.parametrize("why", WAITS)
+def test_an_installation_waits_with_the_reason(why: str) -> None:
+    changes, code = WAITS[why]
+    choice = chosen(**changes)
+    assert choice.action == "wait"
+    assert choice.why is not None
+    assert choice.why.code == code
+
+
+def test_mains_are_never_too_low() -> None:
+    assert chosen(min_battery=0.99, here=replace(HERE, battery=None)).action == "install"
+
+
+def test_hours_may_go_past_midnight() -> None:
+    night = Hours(22, 6)
+    for hour, action in ((23, "install"), (3, "install"), (6, "wait"), (21, "wait")):
+        assert chosen(hours=night, here=replace(HERE, hour=hour)).action == action
+
+
+def test_what_failed_here_is_not_tried_again() -> None:
+    why = Refusal("self-test", "model.onnx", "it answers otherwise")
+    choice = chosen(failed={NEW: why})
+    assert (choice.action, choice.why) == ("keep", why)
+
+
+TRIAL = Slots(proven=PROVEN, trial=Installed("m", "1.1.0", NEW, "r"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"slots": TRIAL, "state": "aborted"},
+        {"slots": TRIAL, "policy": msgspec.structs.replace(POLICY, denied=(NEW,))},
+        {"slots": TRIAL, "policy": msgspec.structs.replace(POLICY, floor="1.2.0")},
+        {"slots": TRIAL, "arms": (Arm("1.0.0", OLD),)},
+    ],
+)
+def test_what_is_on_trial_is_withdrawn_with_the_reason(changes: dict[str, Any]) -> None:
+    choice = chosen(**changes)
+    assert choice.action == "withdraw"
+    assert choice.why is not None
+    assert choice.why.reason
+
+
+def test_another_rollouts_trial_is_not_withdrawn_by_an_abort() -> None:
+    slots = Slots(proven=PROVEN, trial=Installed("m", "1.2.0", OTHER, "other"))
+    assert chosen(slots=slots, state="aborted").action == "keep"
+
+
+def test_a_shadow_becomes_real_when_the_plan_says_so() -> None:
+    shadow = Slots(proven=PROVEN, trial=Installed("m", "1.1.0", NEW, "r", shadow=True))
+    assert chosen(slots=shadow, shadow=True).action == "keep"
+    choice = chosen(slots=shadow)
+    assert choice.action == "install"
+    assert choice.release is not None
+    assert not choice.release.shadow
+
+
+def test_arms_share_the_devices_and_no_device_changes_its_arm() -> None:
+    arms = (Arm("1.1.0", NEW, 1.0), Arm("1.2.0", OTHER, 3.0))
+    counts = [0, 0]
+    for number in range(4000):
+        here = replace(HERE, device_id=f"device-{number}")
+        choice = chosen(arms=arms, here=here)
+        assert choice.release is not None
+        counts[choice.release.arm] += 1
+        grown = chosen(arms=arms, here=here, stages=(Stage(0.5), Stage(1.0)), stage=1)
+        assert grown.release == choice.release
+    assert 0.22 < counts[0] / 4000 < 0.28
+
+
+def test_what_serves_and_should_not_is_reported() -> None:
+    assert notice(POLICY, SLOTS) is None
+    below = notice(msgspec.structs.replace(POLICY, floor="2.0.0"), SLOTS)
+    denied = notice(msgspec.structs.replace(POLICY, denied=(OLD,)), SLOTS)
+    assert below is not None
+    assert denied is not None
+    assert (below.code, denied.code) == ("policy", "denied")
+    assert notice(POLICY, Slots()) is None
