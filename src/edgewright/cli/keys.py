@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgewright.cli.passphrase import ask, ask_new
+from edgewright.cli.signing import signing
 from edgewright.cli.terminal import SCHEMA_VERSION, print_json
 from edgewright.contract.errors import InputError
 from edgewright.trust.ceremony import change_keys, whose
@@ -84,15 +85,16 @@ def run_init(arguments: argparse.Namespace) -> int:
         InputError: There are keys or a repository already.
         OutputError: Something cannot be written.
     """
-    keys = KeyFolder(arguments.keys, ask)
-    repository = found(
-        open_store(arguments.repo),
-        keys,
-        passphrase=ask_new(),
-        offline=arguments.offline,
-        threshold=arguments.threshold,
-        bits=arguments.bits,
-    )
+    passphrase = ask_new()
+    with signing(arguments.keys, "making keys") as keys:
+        repository = found(
+            open_store(arguments.repo),
+            keys,
+            passphrase=passphrase,
+            offline=arguments.offline,
+            threshold=arguments.threshold,
+            bits=arguments.bits,
+        )
     if arguments.json:
         print_json(
             {
@@ -154,9 +156,10 @@ def run_add(arguments: argparse.Namespace) -> int:
     keys = KeyFolder(arguments.keys, ask)
     repository = _repository(arguments)
     new = read_public(arguments.public) if arguments.public is not None else _made(arguments, keys)
-    landed = change_keys(
-        repository, keys, arguments.role, add=new, threshold=arguments.threshold, only_stage=arguments.stage
-    )
+    with signing(arguments.keys, "signing") as signers:
+        landed = change_keys(
+            repository, signers, arguments.role, add=new, threshold=arguments.threshold, only_stage=arguments.stage
+        )
     return _told(arguments, new, [], landed=landed)
 
 
@@ -178,15 +181,16 @@ def run_rotate(arguments: argparse.Namespace) -> int:
             remedy=f"Name one with --old: {known}.",
         )
     new = _made(arguments, keys)
-    landed = change_keys(
-        repository,
-        keys,
-        arguments.role,
-        add=new,
-        remove=old,
-        threshold=arguments.threshold,
-        only_stage=arguments.stage,
-    )
+    with signing(arguments.keys, "signing") as signers:
+        landed = change_keys(
+            repository,
+            signers,
+            arguments.role,
+            add=new,
+            remove=old,
+            threshold=arguments.threshold,
+            only_stage=arguments.stage,
+        )
     return _told(arguments, new, old, landed=landed)
 
 

@@ -6,13 +6,12 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from edgewright.cli.passphrase import ask
+from edgewright.cli.signing import signing
 from edgewright.cli.terminal import SCHEMA_VERSION, print_json
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_version
 from edgewright.contract.plan import Policy
 from edgewright.trust.found import read_anchor
-from edgewright.trust.keys import KeyFolder
 from edgewright.trust.places import open_store
 from edgewright.trust.publish import known_policy, new_salt, releases, set_policy
 from edgewright.trust.repository import Repository
@@ -86,8 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     landed = True
     if arguments.act == "set":
         policy = _changed(policy, arguments, repository)
-        keys = KeyFolder(arguments.keys, ask)
-        landed = set_policy(repository, keys, policy, only_stage=arguments.stage)
+        with signing(arguments.keys, "signing") as keys:
+            landed = set_policy(repository, keys, policy, only_stage=arguments.stage)
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "policy": policy, "landed": landed})
         return 0

@@ -8,8 +8,8 @@ import msgspec
 from rich.console import Console
 
 import edgewright
-from edgewright.cli.passphrase import ask
 from edgewright.cli.project import find_project
+from edgewright.cli.signing import signing
 from edgewright.cli.terminal import SCHEMA_VERSION, print_json
 from edgewright.compress.variant import Made, image_of, variant_of
 from edgewright.contract.device import Budget
@@ -17,7 +17,6 @@ from edgewright.contract.errors import InputError
 from edgewright.contract.guard import GuardRules
 from edgewright.contract.release import Lineage, Manifest
 from edgewright.trust.found import read_anchor
-from edgewright.trust.keys import KeyFolder
 from edgewright.trust.places import open_store
 from edgewright.trust.publish import publish_release, releases
 from edgewright.trust.repository import Repository
@@ -76,7 +75,6 @@ def run(arguments: argparse.Namespace) -> int:
     """
     made = _made(arguments)
     first = next(iter(made.values()))
-    keys = KeyFolder(arguments.keys, ask)
     repository = Repository(open_store(arguments.repo), read_anchor(arguments.keys))
     earlier = releases(repository, arguments.name)
     lineage: Lineage = msgspec.structs.replace(
@@ -94,14 +92,15 @@ def run(arguments: argparse.Namespace) -> int:
         created=repository.now().isoformat(),
         end_of_life=_date(arguments.end_of_life),
     )
-    published = publish_release(
-        repository,
-        keys,
-        manifest,
-        {device_class: each.contents for device_class, each in made.items()},
-        deltas_from=arguments.deltas,
-        only_stage=arguments.stage,
-    )
+    with signing(arguments.keys, "making deltas, uploading, signing") as keys:
+        published = publish_release(
+            repository,
+            keys,
+            manifest,
+            {device_class: each.contents for device_class, each in made.items()},
+            deltas_from=arguments.deltas,
+            only_stage=arguments.stage,
+        )
     if arguments.json:
         print_json(
             {

@@ -6,12 +6,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.prompt import Confirm
 
-from edgewright.cli.passphrase import ask
+from edgewright.cli.signing import signing
 from edgewright.cli.terminal import SCHEMA_VERSION, print_json
 from edgewright.contract.errors import InputError
 from edgewright.trust.check import check_repository
 from edgewright.trust.found import read_anchor
-from edgewright.trust.keys import KeyFolder
 from edgewright.trust.places import open_store
 from edgewright.trust.refresh import renew
 from edgewright.trust.repository import Repository
@@ -57,7 +56,8 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 
 def run_check(arguments: argparse.Namespace) -> int:
     """Verify everything as a device would; 1 if something is wrong."""
-    found = check_repository(_repository(arguments))
+    with Console(stderr=True).status("verifying every signature and every byte"):
+        found = check_repository(_repository(arguments))
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "check": found})
     else:
@@ -88,7 +88,8 @@ def run_sign(arguments: argparse.Namespace) -> int:
             raise InputError("what is to be signed was not confirmed", remedy="Read it, then add --yes.")
         if not Confirm.ask("Sign this?", console=console):
             raise InputError("it was not signed", remedy="Drop it with 'edgewright repo discard'.")
-    left = sign_staged(repository, changed, arguments.role, KeyFolder(arguments.keys, ask))
+    with signing(arguments.keys, "signing") as keys:
+        left = sign_staged(repository, changed, arguments.role, keys)
     lacking = [part for part in left if not part.complete]
     if arguments.json:
         print_json(
@@ -112,8 +113,8 @@ def run_refresh(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: The online keys are not in this folder.
     """
-    repository, keys = _repository(arguments, finishing=arguments.finish), KeyFolder(arguments.keys, ask)
-    with repository.locked():
+    repository = _repository(arguments, finishing=arguments.finish)
+    with signing(arguments.keys, "signing") as keys, repository.locked():
         landed = land(repository, keys)
         renewed = [] if landed else renew(repository, keys)
     left = [part for part in waiting(repository, staged(repository)) if not part.complete]

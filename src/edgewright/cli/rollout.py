@@ -9,13 +9,12 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from edgewright.cli.passphrase import ask
+from edgewright.cli.signing import signing
 from edgewright.cli.terminal import SCHEMA_VERSION, print_json
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name, checked_version, version_key
 from edgewright.contract.plan import Arm, HealthRule, Hours, Plan, Selector, Stage
 from edgewright.trust.found import read_anchor
-from edgewright.trust.keys import KeyFolder
 from edgewright.trust.places import open_store
 from edgewright.trust.publish import known_plan, known_policy, publish_again, publish_plan, releases
 from edgewright.trust.repository import Repository
@@ -90,10 +89,9 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: The policy forbids it, or there is no such release or rollout.
         TrustError: The repository cannot be believed.
     """
-    keys = KeyFolder(arguments.keys, ask)
     repository = Repository(open_store(arguments.repo), read_anchor(arguments.keys))
     if arguments.act == "rollback":
-        return _rolled_back(arguments, repository, keys)
+        return _rolled_back(arguments, repository)
     if arguments.act == "start":
         plan = _started(arguments, repository)
     else:
@@ -105,7 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
             )
         plan = known if arguments.act == "status" else _CHANGES[arguments.act](known)
     if arguments.act != "status":
-        publish_plan(repository, keys, plan)
+        with signing(arguments.keys, "signing") as keys:
+            publish_plan(repository, keys, plan)
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "rollout": plan})
     else:
@@ -156,7 +155,7 @@ def _started(arguments: argparse.Namespace, repository: Repository) -> Plan:
     )
 
 
-def _rolled_back(arguments: argparse.Namespace, repository: Repository, keys: KeyFolder) -> int:
+def _rolled_back(arguments: argparse.Namespace, repository: Repository) -> int:
     """Publish the earlier bytes as a higher version, and roll it out as fast as the policy allows."""
     model, version = _release(arguments.releases[0])
     published = publish_again(
@@ -172,7 +171,8 @@ def _rolled_back(arguments: argparse.Namespace, repository: Repository, keys: Ke
     plan = None
     if published.landed:
         plan = _at_once(repository, model, arguments.device_class, new, published.digest)
-        publish_plan(repository, keys, plan)
+        with signing(arguments.keys, "signing") as keys:
+            publish_plan(repository, keys, plan)
     if arguments.json:
         print_json(
             {"schema": SCHEMA_VERSION, "release": f"{model}=={new}", "landed": published.landed, "rollout": plan}
