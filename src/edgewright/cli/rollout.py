@@ -158,20 +158,20 @@ def _started(arguments: argparse.Namespace, repository: Repository) -> Plan:
 def _rolled_back(arguments: argparse.Namespace, repository: Repository) -> int:
     """Publish the earlier bytes as a higher version, and roll it out as fast as the policy allows."""
     model, version = _release(arguments.releases[0])
-    published = publish_again(
-        repository,
-        keys,
-        model,
-        version,
-        as_version=arguments.as_version,
-        created=repository.now().isoformat(),
-        only_stage=arguments.stage,
-    )
-    new = published.manifest.version
     plan = None
-    if published.landed:
-        plan = _at_once(repository, model, arguments.device_class, new, published.digest)
-        with signing(arguments.keys, "signing") as keys:
+    with signing(arguments.keys, "signing") as keys:
+        published = publish_again(
+            repository,
+            keys,
+            model,
+            version,
+            as_version=arguments.as_version,
+            created=repository.now().isoformat(),
+            only_stage=arguments.stage,
+        )
+        new = published.manifest.version
+        if published.landed:
+            plan = _at_once(repository, model, arguments.device_class, new, published.digest)
             publish_plan(repository, keys, plan)
     if arguments.json:
         print_json(
