@@ -1,7 +1,6 @@
 """`edgewright publish`: make a signed release of a model."""
 
 import argparse
-import datetime
 from pathlib import Path
 
 import msgspec
@@ -16,6 +15,7 @@ from edgewright.contract.device import Budget
 from edgewright.contract.errors import InputError
 from edgewright.contract.guard import GuardRules
 from edgewright.contract.release import Lineage, Manifest
+from edgewright.contract.times import time_of
 from edgewright.trust.found import read_anchor
 from edgewright.trust.places import open_store
 from edgewright.trust.publish import publish_release, releases
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         lineage=lineage,
         licence=arguments.licence,
         created=repository.now().isoformat(),
-        end_of_life=_date(arguments.end_of_life),
+        end_of_life=arguments.end_of_life and time_of(arguments.end_of_life).isoformat(),
     )
     with signing(arguments.keys, "making deltas, uploading, signing") as keys:
         published = publish_release(
@@ -147,13 +147,3 @@ def _guard(path: Path) -> GuardRules:
         raise InputError(
             f"{path} holds no rules of a guard: {error}", remedy="See docs/reference/guard.md for its form."
         ) from error
-
-
-def _date(text: str) -> str:
-    if not text:
-        return ""
-    try:
-        found = datetime.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise InputError(f"--end-of-life {text!r} is no date", remedy="Write it as 2027-12-31.") from error
-    return found.replace(tzinfo=found.tzinfo or datetime.UTC).isoformat()

@@ -7,8 +7,21 @@ import msgspec
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_digest, checked_name, checked_version, version_key
+from edgewright.contract.times import checked_time
 
-__all__ = ["METRICS", "Arm", "HealthRule", "Hours", "Plan", "PlanState", "Policy", "Selector", "Stage", "refusals"]
+__all__ = [
+    "METRICS",
+    "Arm",
+    "HealthRule",
+    "Hours",
+    "Plan",
+    "PlanState",
+    "Policy",
+    "Selector",
+    "Stage",
+    "ceiling",
+    "refusals",
+]
 
 PlanState = Literal["running", "paused", "aborted", "done"]
 METRICS = ("crash", "load_failure", "self_test", "budget_breach", "silent")
@@ -25,9 +38,10 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         floor: Lowest version that may be installed or returned to.
         denied: Digests of manifests that may not be installed, whatever their version.
         channels: Versions that devices of a channel may get, by the channel's name; "" is every device's.
-            The list of a channel is of highest versions: nothing above is for it.
-        largest_step: By how much a stage may raise the fraction.
-        least_stage_s: Least time of a stage.
+            A channel's version is the highest for it: its devices install nothing above, whatever the plan says.
+        largest_step: By how much a stage may raise the fraction. Each device keeps to the steps by itself.
+        least_stage_s: Least time of a stage: a device of the n-th step waits n - 1 times as long from when it first
+            saw the release rolled out.
         holdback: Share of the devices that keeps what it has, even at fraction 1; 0 for none.
         min_battery: Least state of charge for an installation, 0 to 1.
         epoch: Plans of another epoch are void, so that their counters start anew.
@@ -197,6 +211,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         stage: Which of them it is at.
         state: Only a running one makes devices install.
         selector: Which devices it is for.
+        since: When it reached that stage, UTC, ISO 8601; "" if nobody said.
         start: Not before, UTC, ISO 8601; "" for at once.
         end: Not after; "" for no end.
         min_battery: Least state of charge for an installation, 0 to 1.
@@ -212,6 +227,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arms: tuple[Arm, ...]
     stages: tuple[Stage, ...]
     stage: int = 0
+    since: str = ""
     state: PlanState = "running"
     selector: Selector = Selector()
     start: str = ""
@@ -227,6 +243,10 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         checked_name("device class", self.device_class)
         checked_name("rollout", self.rollout)
         _checked_share("min_battery", self.min_battery)
+        for what in ("since", "start", "end"):
+            checked_time(what, getattr(self, what))
+        for label in self.selector.labels:
+            checked_name("label", label)
         fractions = [stage.fraction for stage in self.stages]
         if not self.arms or not fractions or fractions != sorted(fractions):
             raise InputError(
@@ -245,6 +265,11 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.stages[self.stage].fraction
 
 
+def ceiling(policy: Policy, channel: str) -> str | None:
+    """Return the highest version that devices of a channel may get, None without a limit."""
+    return policy.channels.get(channel, policy.channels.get(""))
+
+
 def refusals(plan: Plan, policy: Policy) -> list[str]:
     """Return in what a plan is laxer than its policy, nothing if it keeps it.
 
@@ -258,7 +283,7 @@ def refusals(plan: Plan, policy: Policy) -> list[str]:
         )
     if plan.epoch != policy.epoch:
         found.append(f"the plan is of epoch {plan.epoch}, the policy of {policy.epoch}")
-    highest = policy.channels.get(plan.selector.channel, policy.channels.get(""))
+    highest = ceiling(policy, plan.selector.channel)
     for arm in plan.arms:
         if version_key(arm.version) < version_key(policy.floor):
             found.append(f"version {arm.version} is below the floor {policy.floor}")

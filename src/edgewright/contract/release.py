@@ -16,6 +16,7 @@ from edgewright.contract.measure import Measurement
 from edgewright.contract.names import checked_digest, checked_name, checked_version
 from edgewright.contract.preprocess import Preprocess
 from edgewright.contract.signature import InputContract
+from edgewright.contract.times import checked_time
 
 __all__ = [
     "Codec",
@@ -273,6 +274,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Refuse what is no name or version, and two variants for one device class."""
         checked_name("model", self.name)
         checked_version(self.version)
+        checked_time("created", self.created)
+        checked_time("end of life", self.end_of_life)
         classes = [variant.device_class for variant in self.variants]
         if not classes or len(set(classes)) < len(classes):
             raise InputError(

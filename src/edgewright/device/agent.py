@@ -9,9 +9,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgewright.contract.errors import WorkError
-from edgewright.contract.plan import Policy
+from edgewright.contract.errors import InputError, WorkError
+from edgewright.contract.plan import Plan, Policy
 from edgewright.contract.refusal import Refusal, RefusedError
+from edgewright.contract.times import time_of
 from edgewright.device.choose import Choice, Situation, choose, notice
 from edgewright.device.files import Files
 from edgewright.device.guard import Rejection
@@ -33,6 +34,8 @@ from edgewright.trust.verify import View, refresh
 __all__ = ["Agent", "RejectedError"]
 
 _LOCK = "lock"
+# A plan names two or three releases.
+_MOST_SEEN = 16
 
 
 def _utc_now() -> datetime.datetime:
@@ -263,7 +266,7 @@ class Agent:
             end = "" if serving is None else self._shelves.manifest(serving.manifest)[0].end_of_life
         except LockedError:
             return None
-        if serving is None or not end or datetime.datetime.fromisoformat(end) > self.now():
+        if serving is None or not end or time_of(end) > self.now():
             return None
         return Refusal("retired", serving.version, f"its end of life was {end}")
 
@@ -288,6 +291,9 @@ class Agent:
         except RefusedError as refused:
             update.remember(last_refusal=refused.refusal)
             return
+        except InputError as error:
+            update.remember(last_refusal=Refusal("tampered", "", error.message))
+            return
         except OSError as error:
             update.remember_if_possible(Refusal("disk", "", f"the disk failed: {error.strerror}"))
             return
@@ -297,6 +303,8 @@ class Agent:
             checked=self.now().isoformat(),
             rules=choice.rules,
             notice=notice(policy, self.record.slots),
+            floor=policy.floor,
+            denied=policy.denied,
         )
         if choice.action == "withdraw" and choice.why is not None:
             update.withdraw(choice.why)
@@ -323,8 +331,19 @@ class Agent:
             self.now(),
             self.now().astimezone().hour,
             self.battery(),
+            self._seen(plan),
         )
         return view, policy, choose(plan, policy, self.record.slots, self.record.failed, situation)
+
+    def _seen(self, plan: Plan | None) -> Mapping[str, str]:
+        """Return when this device first saw releases rolled out, those of a plan among them."""
+        # What was seen by a clock that was ahead is seen now.
+        known = {manifest: at for manifest, at in self.record.seen.items() if time_of(at) <= self.now()}
+        for arm in () if plan is None or plan.state != "running" else plan.arms:
+            known.setdefault(arm.manifest, self.now().isoformat())
+        newest = dict(sorted(known.items(), key=lambda entry: entry[1])[-_MOST_SEEN:])
+        self._update.remember(seen=newest)
+        return newest
 
     def _only_model(self, view: View) -> str:
         models = view.models(self.settings.device_class)

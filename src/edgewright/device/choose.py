@@ -1,13 +1,15 @@
 """What this device should run, from what is signed and what it knows of itself: a pure function."""
 
 import datetime
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from edgewright.contract.names import version_key
-from edgewright.contract.plan import Arm, HealthRule, Plan, Policy
+from edgewright.contract.plan import Arm, HealthRule, Plan, Policy, ceiling
 from edgewright.contract.refusal import Refusal, RefusalCode
-from edgewright.device.cohort import arm_of, is_held_back, is_in
+from edgewright.contract.times import time_of
+from edgewright.device.cohort import arm_of, is_held_back, is_in, step_of
 from edgewright.device.slots import Installed, Slots
 
 __all__ = ["Choice", "Situation", "choose", "notice"]
@@ -22,6 +24,7 @@ class Situation:
         labels: Its labels.
         channel: Its channel, "" for none.
         now: The time that it believes.
+        seen: When it first saw releases rolled out, UTC, ISO 8601, by the manifest's sha256.
         hour: Of the local day.
         battery: State of charge, 0 to 1; None without a battery, or on mains.
     """
@@ -32,6 +35,7 @@ class Situation:
     now: datetime.datetime
     hour: int
     battery: float | None = None
+    seen: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +80,9 @@ def choose(
         return Choice("keep")
     if is_held_back(policy.holdback, policy.salt, situation.device_id):
         return Choice("keep")
-    if not is_in(plan.fraction, plan.rollout, policy.salt, situation.device_id):
-        return Choice("keep")
     arm, number = _arm(plan, policy, situation)
+    if not _is_reached(plan, policy, arm, situation):
+        return Choice("keep")
     release = Installed(plan.model, arm.version, arm.manifest, plan.rollout, number, shadow=plan.shadow)
     rules = plan.stages[plan.stage].rules
     if _is_there(release, slots):
@@ -91,6 +95,18 @@ def choose(
     if lacking is not None:
         return Choice("wait", release, rules, lacking)
     return Choice("install", release, rules)
+
+
+def _is_reached(plan: Plan, policy: Policy, arm: Arm, situation: Situation) -> bool:
+    """Whether the rollout has come to this device, as fast as the policy allows and no faster."""
+    if not is_in(plan.fraction, arm.manifest, policy.salt, situation.device_id):
+        return False
+    highest = ceiling(policy, situation.channel)
+    if highest is not None and version_key(arm.version) > version_key(highest):
+        return False
+    step = step_of(policy.largest_step, arm.manifest, policy.salt, situation.device_id)
+    waited = situation.now - time_of(situation.seen.get(arm.manifest, situation.now.isoformat()))
+    return waited.total_seconds() >= step * policy.least_stage_s
 
 
 def _is_there(release: Installed, slots: Slots) -> bool:
@@ -113,9 +129,9 @@ def _is_for(plan: Plan, situation: Situation) -> bool:
 
 
 def _has_begun(plan: Plan, now: datetime.datetime) -> bool:
-    if plan.start and now < _time(plan.start):
+    if plan.start and now < time_of(plan.start):
         return False
-    return not plan.end or now < _time(plan.end)
+    return not plan.end or now < time_of(plan.end)
 
 
 def _lacking(plan: Plan, policy: Policy, situation: Situation) -> Refusal | None:
@@ -148,8 +164,3 @@ def _is_denied(installed: Installed, policy: Policy) -> bool:
 
 def _why(code: RefusalCode, file: str, reason: str) -> Refusal:
     return Refusal(code, file, reason)
-
-
-def _time(text: str) -> datetime.datetime:
-    found = datetime.datetime.fromisoformat(text)
-    return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)

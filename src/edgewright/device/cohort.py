@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 
-__all__ = ["arm_of", "is_held_back", "is_in", "place"]
+__all__ = ["arm_of", "is_held_back", "is_in", "place", "step_of"]
 
 # Who is in, and with which arm, must not depend on each other: else a whole canary would get one arm.
 _JOINS, _ARM, _HELD = b"edgewright.cohort.1", b"edgewright.arm.1", b"edgewright.holdback.1"
@@ -15,7 +15,8 @@ def place(domain: bytes, experiment: str, salt: str, device_id: str) -> int:
 
     Args:
         domain: What is asked.
-        experiment: Name of the rollout.
+        experiment: What is tried: the digest of a release's manifest, so that whoever advances rollouts cannot draw
+            the cohorts anew by giving them another name; of an A/B test, the rollout's name.
         salt: Signed by the offline keys, so that whoever advances rollouts cannot choose who is in.
         device_id: Of the device.
     """
@@ -33,6 +34,18 @@ def is_in(fraction: float, experiment: str, salt: str, device_id: str) -> bool:
     (True, False)
     """
     return place(_JOINS, experiment, salt, device_id) < int(fraction * _WHOLE)
+
+
+def step_of(step: float, experiment: str, salt: str, device_id: str) -> int:
+    """Return in which step of a ramp, from 0, a device is reached at the earliest.
+
+    Args:
+        step: By how much of the devices a step may grow.
+        experiment: As for `is_in`.
+        salt: As for `is_in`.
+        device_id: Of the device.
+    """
+    return int(place(_JOINS, experiment, salt, device_id) / _WHOLE / step)
 
 
 def is_held_back(share: float, salt: str, device_id: str) -> bool:

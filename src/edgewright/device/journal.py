@@ -41,6 +41,9 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         boot: Which start of the platform it was when an image was handed to its installer.
         ran: What ran then, in the installer's words.
         rules: What the rollout wants to be compared between the release on trial and the proven one.
+        seen: When it first saw releases rolled out, UTC, ISO 8601, by their manifest's sha256; the newest few.
+        floor: Of the policy that it believed last.
+        denied: By the policy that it believed last.
         notice: What serves though the offline keys would not have it installed any more.
         snapshot: sha256 of the snapshot that it acted on last.
         checked: When it last believed what the server said, UTC, ISO 8601.
@@ -60,6 +63,9 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     boot: str = ""
     ran: str = ""
     rules: tuple[HealthRule, ...] = ()
+    seen: dict[str, str] = {}
+    floor: str = "0"
+    denied: tuple[str, ...] = ()
     notice: Refusal | None = None
     snapshot: str = ""
     checked: str = ""

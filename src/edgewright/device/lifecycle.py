@@ -65,6 +65,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.TESTING, Event.POSTPONED): State.STAGED,
     (State.TESTING, Event.FOUND_BROKEN): State.STAGED,
     (State.TESTING, Event.WITHDRAWN): State.IDLE,
+    (State.TESTING, Event.ROLLED_BACK): State.IDLE,
     (State.PROBATION, Event.PROMOTED): State.IDLE,
     (State.PROBATION, Event.PROBATION_FAILED): State.IDLE,
     (State.PROBATION, Event.WITHDRAWN): State.IDLE,

@@ -16,6 +16,7 @@ from edgewright.contract.names import version_key
 from edgewright.contract.plan import Policy
 from edgewright.contract.refusal import Refusal, RefusedError
 from edgewright.contract.release import Manifest, Variant
+from edgewright.contract.times import time_of
 from edgewright.device.fetching import Source, fetch_variant
 from edgewright.device.guard import Guard
 from edgewright.device.host import boot_id, lacking
@@ -91,6 +92,8 @@ class Update:
 
     def install(self, view: View, policy: Policy, release: Installed) -> None:
         """Bring a release to its trial."""
+        if self.record.state is State.PROBATION and self.record.slots.proven is None:
+            return  # it is all that there is: it serves to the end of its probation
         if self.record.state in (State.PROBATION, State.TESTING):  # a newer one replaces what is on trial
             self.end_badly(
                 Event.WITHDRAWN, Refusal("policy", release.version, f"{release.version} is rolled out now")
@@ -184,9 +187,16 @@ class Update:
 
         Raises:
             NoTrialError: There is nothing to return to.
+            RefusedError: The offline keys do not allow what there is to return to.
             InstallerError: The platform does not return to its other slot.
         """
         slots = roll_back(self.record.slots)
+        to = slots.proven
+        if to is not None and not self._may_serve(to):
+            raise RefusedError(
+                "policy", to.version, f"{to.version} is denied, or below the floor {self.record.floor}"
+            )
+        self.give_up()
         left = self.record.slots.trial or self.record.slots.proven
         failed = dict(self.record.failed)
         if left is not None:
@@ -303,7 +313,7 @@ class Update:
             )
         if version_key(manifest.version) < version_key(policy.floor):
             raise RefusedError("policy", path, f"it is below the floor {policy.floor}")
-        if manifest.end_of_life and _time(manifest.end_of_life) <= self.now():
+        if manifest.end_of_life and time_of(manifest.end_of_life) <= self.now():
             raise RefusedError("retired", path, f"its end of life was {manifest.end_of_life}")
         variant = manifest.variant(self.settings.device_class)
         if variant is None:
@@ -329,7 +339,7 @@ class Update:
         self.step(Event.FETCHED)
 
     def _test(self, variant: Variant, release: Installed) -> None:
-        if self.record.not_before and self.now() < _time(self.record.not_before):
+        if self.record.not_before and self.now() < time_of(self.record.not_before):
             return
         attempts = self.record.attempts + 1
         if attempts > _ATTEMPTS:
@@ -422,6 +432,13 @@ class Update:
         self.predictor.served = 0
         self._sweep()
 
+    def _may_serve(self, installed: Installed) -> bool:
+        """Whether the offline keys, as last believed, would have a release served that does not serve yet."""
+        record = self.record
+        return (
+            version_key(installed.version) >= version_key(record.floor) and installed.manifest not in record.denied
+        )
+
     def _refuse(self, release: Installed, why: Refusal) -> None:
         """End an installation; what may pass by itself is tried again, the rest counts as failed here."""
         if why.code in _TRANSIENT:
@@ -473,6 +490,8 @@ class Update:
             )
             return
         slots = heal(record.slots, installed.manifest)
+        if slots.proven is not None and slots.proven != record.slots.proven and not self._may_serve(slots.proven):
+            slots = heal(slots, slots.proven.manifest)
         state = record.state
         if state is State.IDLE and slots.proven is None:
             state = State.EMPTY
@@ -484,13 +503,8 @@ class Update:
 
     def _elapsed(self) -> float:
         since = self.record.trial_since
-        return (self.now() - _time(since)).total_seconds() if since else 0.0
+        return (self.now() - time_of(since)).total_seconds() if since else 0.0
 
 
 def _code(refusal: Refusal | None) -> str:
     return "" if refusal is None else refusal.code
-
-
-def _time(text: str) -> datetime.datetime:
-    found = datetime.datetime.fromisoformat(text)
-    return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)

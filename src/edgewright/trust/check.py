@@ -10,6 +10,7 @@ from tuf.api.metadata import Targets
 from edgewright.contract.errors import EdgewrightError
 from edgewright.contract.plan import Plan, refusals
 from edgewright.contract.release import Delta, Manifest, StoredFile, stored
+from edgewright.contract.times import time_of
 from edgewright.trust.paths import release_path
 from edgewright.trust.publish import known_policy, releases
 from edgewright.trust.repository import BINS, ROLLOUTS, Repository, TrustError, blob_name
@@ -94,7 +95,7 @@ def _target(found: Check, repository: Repository, role: str, path: str) -> None:
 
 def _release(found: Check, repository: Repository, manifest: Manifest) -> None:
     found.releases += 1
-    if manifest.end_of_life and datetime.datetime.fromisoformat(manifest.end_of_life) <= repository.now():
+    if manifest.end_of_life and time_of(manifest.end_of_life) <= repository.now():
         found.warnings.append(f"{manifest.name} {manifest.version} is retired since {manifest.end_of_life}")
     for variant in manifest.variants:
         for file in variant.files:

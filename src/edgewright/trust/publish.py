@@ -4,7 +4,6 @@ Bytes are uploaded before what names them, and what is signed last makes it all 
 what is there already costs nothing, so an upload that was broken off is just begun again.
 """
 
-import datetime
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from edgewright.contract.errors import InputError
 from edgewright.contract.names import next_version, version_key
 from edgewright.contract.plan import Plan, Policy, refusals
 from edgewright.contract.release import Delta, Manifest, Sealed, StoredFile, Variant, stored
+from edgewright.contract.times import time_of
 from edgewright.trust.card import bill_of_materials, model_card
 from edgewright.trust.delta import smallest_delta
 from edgewright.trust.keys import KeyFolder
@@ -150,7 +150,7 @@ def publish_again(
                 f"{model} {version} is not published", remedy=f"There are {', '.join(known) or 'no releases'}."
             )
         before = msgspec.json.decode(content, type=Manifest)
-        if before.end_of_life and datetime.datetime.fromisoformat(before.end_of_life) <= repository.now():
+        if before.end_of_life and time_of(before.end_of_life) <= repository.now():
             raise InputError(
                 f"{model} {version} is retired since {before.end_of_life}", remedy="Go back to another release."
             )

@@ -107,6 +107,7 @@ class World:
         *,
         device_class: str = "default",
         change: Callable[..., Any] | None = None,
+        end_of_life: str = "",
     ) -> Published:
         path = self.path / f"{version}.onnx"
         onnx.save(model(factor), path)
@@ -114,7 +115,7 @@ class World:
         variant, contents = made.variant, made.contents
         if change is not None:
             variant, contents = change(variant, contents)
-        manifest = Manifest("m", version, "model", (variant,))
+        manifest = Manifest("m", version, "model", (variant,), end_of_life=end_of_life)
         return publish_release(self.repository(), self.keys, manifest, {device_class: contents})
 
     def start(self, version: str, *, fraction: float = 1.0, device_class: str = "default", **changes: Any) -> Plan:

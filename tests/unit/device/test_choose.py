@@ -1,7 +1,7 @@
 """What a device should run, from what is signed and what it knows of itself."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -45,6 +45,10 @@ KEEPS: dict[str, dict[str, Any]] = {
     "aborted": {"state": "aborted"},
     "done": {"state": "done"},
     "not in": {"stages": (Stage(0.0),)},
+    "above its own channel's ceiling, whatever the plan's": {
+        "policy": msgspec.structs.replace(POLICY, channels={"beta": "1.0.5"})
+    },
+    "above every channel's ceiling": {"policy": msgspec.structs.replace(POLICY, channels={"": "1.0.5"})},
     "held back": {"policy": msgspec.structs.replace(POLICY, holdback=1.0)},
 }
 
@@ -145,6 +149,27 @@ def test_arms_share_the_devices_and_no_device_changes_its_arm() -> None:
         grown = chosen(arms=arms, here=here, stages=(Stage(0.5), Stage(1.0)), stage=1)
         assert grown.release == choice.release
     assert 0.22 < counts[0] / 4000 < 0.28
+
+
+def test_a_device_keeps_to_the_policys_ramp_whatever_the_plan_says() -> None:
+    """A stolen online key puts all devices into one stage; each still waits for its step."""
+    policy = msgspec.structs.replace(POLICY, largest_step=0.25, least_stage_s=3600.0)
+    stages = (Stage(0.25), Stage(0.5), Stage(0.75), Stage(1.0))
+    shares = []
+    for hours in range(4):
+        seen = {NEW: (HERE.now - timedelta(hours=hours)).isoformat()}
+        devices = (replace(HERE, device_id=f"device-{number}", seen=seen) for number in range(2000))
+        found = [chosen(policy=policy, here=here, stages=stages, stage=3).action for here in devices]
+        shares.append(found.count("install") / 2000)
+    assert shares == pytest.approx([0.25, 0.5, 0.75, 1.0], abs=0.04)
+
+
+def test_another_name_for_a_rollout_reaches_no_other_devices() -> None:
+    """Or many small rollouts of one release would reach everybody."""
+    for number in range(200):
+        here = replace(HERE, device_id=f"device-{number}")
+        found = {chosen(here=here, rollout=f"r-{name}", stages=(Stage(0.1),)).action for name in range(5)}
+        assert len(found) == 1
 
 
 def test_what_serves_and_should_not_is_reported() -> None:

@@ -10,13 +10,21 @@ import pytest
 
 from edgewright.compress.variant import image_of
 from edgewright.contract.device import Budget
-from edgewright.contract.errors import WorkError
+from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.plan import HealthRule, Stage
+from edgewright.contract.refusal import RefusedError
 from edgewright.contract.release import Manifest
 from edgewright.device import RejectedError, host, update
 from edgewright.device.installer import CommandInstaller, InstallerError, RaucInstaller, installer_of
 from edgewright.device.lifecycle import State
-from edgewright.trust.publish import publish_again, publish_plan, publish_release, releases
+from edgewright.trust.publish import (
+    known_policy,
+    publish_again,
+    publish_plan,
+    publish_release,
+    releases,
+    set_policy,
+)
 
 from .conftest import World, answer
 
@@ -82,6 +90,86 @@ def test_a_return_is_taken_from_the_other_slot(running: World) -> None:
     agent.check()
     assert (agent.status()["version"], answer(agent)) == ("1.1.1", 1.0)
     assert not [path for path in running.requests if "blobs" in path]
+
+
+def test_the_first_release_serves_to_the_end_of_its_probation(world: World) -> None:
+    """There is nothing to fall back to yet, so a newer one waits."""
+    world.publish("1.0.0", 1.0)
+    world.start("1.0.0")
+    agent = world.agent()
+    agent.check()
+    world.publish("1.1.0", 2.0)
+    world.start("1.1.0")
+    assert agent.check().state is State.PROBATION
+    assert answer(agent) == 1.0
+    world.clock.turn(hours=1)
+    agent.check()
+    assert (answer(agent), agent.status()["proven"]) == (2.0, "1.0.0")
+
+
+@pytest.mark.parametrize("battery", [0.1, 0.9])
+def test_a_return_by_hand_is_possible_whatever_is_going_on(running: World, battery: float) -> None:
+    running.publish("1.1.0", 2.0)
+    running.start("1.1.0")
+    agent = running.agent()
+    agent.check()
+    running.clock.turn(hours=1)
+    agent.settle()
+    running.publish("1.2.0", 3.0, change=too_fast)
+    running.start("1.2.0", min_battery=0.5)
+    agent = running.agent(battery=lambda: battery)
+    assert agent.check().state is (State.WAITING if battery < 0.5 else State.STAGED)
+    agent.rollback()
+    assert (agent.record.state, answer(agent)) == (State.IDLE, 1.0)
+
+
+def test_nobody_returns_below_the_floor(running: World) -> None:
+    running.publish("1.1.0", 2.0)
+    running.start("1.1.0")
+    agent = running.agent()
+    agent.check()
+    running.clock.turn(hours=1)
+    agent.settle()
+    policy = known_policy(running.repository(), "m", "default")
+    assert policy is not None
+    higher = msgspec.structs.replace(policy, revision=2, floor="1.1.0")
+    set_policy(running.repository(), running.keys, higher)
+    agent.check()
+    with pytest.raises(RefusedError, match="below the floor"):
+        agent.rollback()
+    assert answer(agent) == 2.0
+    (path,) = (running.path / "device/releases" / str(agent.status()["digest"])).glob("model.onnx")
+    path.write_bytes(b"rotten")
+    running.served.update(dict.fromkeys(("metadata/timestamp.json",)))
+    again = running.agent()
+    assert answer(again) is None  # no model is better than one that was taken back
+    running.served.clear()
+    again.check()
+    assert answer(again) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [("2026-11-21T00:00:00+00:00", "retired"), ("2027-11-21T00:00:00+00:00", None)]
+)
+def test_a_retired_release_is_not_installed_and_is_reported_where_it_runs(
+    running: World, end: str, code: str | None
+) -> None:
+    running.publish("1.1.0", 2.0, end_of_life=end)
+    running.start("1.1.0")
+    agent = running.agent()
+    record = agent.check()
+    assert (record.last_refusal and record.last_refusal.code) == code
+    if code is None:
+        assert agent.status()["notice"] is None
+        running.clock.turn(days=400)
+        assert agent.status()["notice"].code == "retired"
+        assert answer(agent) == 2.0
+
+
+def test_a_plan_with_a_time_that_is_none_is_refused(running: World) -> None:
+    running.publish("1.1.0", 2.0)
+    with pytest.raises(InputError, match="start"):
+        running.start("1.1.0", start="tomorrow")
 
 
 # Shadow

@@ -1,0 +1,39 @@
+"""Moments as records hold them: ISO 8601, in UTC unless they say otherwise."""
+
+import datetime
+
+from edgewright.contract.errors import InputError
+
+__all__ = ["checked_time", "time_of"]
+
+
+def time_of(text: str) -> datetime.datetime:
+    """Return a moment.
+
+    Raises:
+        InputError: The text is none.
+
+    >>> time_of("2026-11-21T12:00:00").isoformat()
+    '2026-11-21T12:00:00+00:00'
+    """
+    try:
+        found = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(
+            f"{text[:80]!r} is no time", remedy="Write it as 2027-12-31 or 2027-12-31T23:59:00+00:00."
+        ) from error
+    return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
+
+
+def checked_time(what: str, text: str) -> str:
+    """Return the text of a moment, or "" for none.
+
+    Raises:
+        InputError: It is no moment.
+    """
+    if text:
+        try:
+            time_of(text)
+        except InputError as error:
+            raise InputError(f"{what}: {error.message}", remedy=error.remedy) from error
+    return text
