@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgewright.compress.variant import variant_of
-from edgewright.contract.device import Budget
+from edgewright.contract.device import DeviceClass
 from edgewright.contract.plan import Arm, Plan, Stage
 from edgewright.contract.release import Manifest
 from edgewright.device.agent import Agent
@@ -109,7 +109,7 @@ class World:
         """Publish a model."""
         path = self.path / f"{version}.onnx"
         onnx.save(model, path)
-        made = variant_of(path, "default", Budget())
+        made = variant_of(path, DeviceClass("default"))
         manifest = Manifest(NAME, version, "model", (made.variant,))
         publish_release(self.repository(), self.keys, manifest, {"default": made.contents})
 

@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.cli.terminal import SCHEMA_VERSION, print_json
+from edgewright.cli.terminal import SCHEMA_VERSION, label_of, print_json, working
 from edgewright.contract.errors import DataError, InputError
 from edgewright.device.agent import Agent
 from edgewright.device.journal import Record
 from edgewright.device.keeper import keep_up
-from edgewright.device.serve import serve_tcp, serve_unix
+from edgewright.device.keys import read_fleet_key
+from edgewright.device.serve import LOOPBACK, serve_tcp, serve_unix
 from edgewright.device.settings import enrol
 from edgewright.device.trial import Probation
 
@@ -32,6 +34,7 @@ examples:
   edgewright device predict --state STATE --input x.npz --json
   edgewright device status --state STATE --json
 
+EDGEWRIGHT_TOKEN is what requests to a running agent must bear; EDGEWRIGHT_TCTI says how to reach the TPM.
 exit codes: 0 done; 1 the device refused an update, or rejected an input; 2 the input or usage is wrong.
 """
 _INTERVAL_S = 3600.0
@@ -60,6 +63,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     joins.add_argument("--plain", action="store_true", help="store models without encryption")
     joins.add_argument("--tpm", metavar="PCRS", nargs="?", const=_PCRS, default="", help="seal the key to the TPM")
     joins.add_argument(
+        "--fleet-key", metavar="FILE", action="append", default=[], type=Path, help="of the fleet; repeatable"
+    )
+    joins.add_argument(
         "--installer", metavar="COMMAND", default="", help="for agents and firmware: rauc, or a command of your own"
     )
     joins.set_defaults(run=run_enrol)
@@ -67,7 +73,8 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     runs.add_argument("--once", action="store_true", help="check once: update, self-test, switch")
     runs.add_argument("--every", metavar="S", type=float, default=_INTERVAL_S, help="seconds between checks (3600)")
     runs.add_argument("--socket", metavar="PATH", type=Path, help="answer other processes on this Unix socket")
-    runs.add_argument("--port", metavar="N", type=int, help="answer on this port of 127.0.0.1; 0 for any")
+    runs.add_argument("--port", metavar="N", type=int, help="answer on this port; 0 for any")
+    runs.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="of that port (127.0.0.1)")
     runs.add_argument(
         "--inferences", metavar="N", type=int, default=_PROBATION.inferences, help="of a probation (100)"
     )
@@ -99,7 +106,7 @@ def run_enrol(arguments: argparse.Namespace) -> int:
             f"{arguments.root} cannot be read: {error.strerror}",
             remedy="Name metadata/1.root.json of the repository.",
         ) from error
-    labels = dict(_pair(text) for text in arguments.label)
+    labels = dict(label_of(text) for text in arguments.label)
     settings = enrol(
         arguments.state,
         url=arguments.repo,
@@ -111,6 +118,7 @@ def run_enrol(arguments: argparse.Namespace) -> int:
         sealed=not arguments.plain,
         installer=shlex.split(arguments.installer),
         tpm=arguments.tpm,
+        fleet={path.stem: read_fleet_key(path) for path in arguments.fleet_key},
     )
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "device": settings})
@@ -122,27 +130,37 @@ def run_enrol(arguments: argparse.Namespace) -> int:
 def run_agent(arguments: argparse.Namespace) -> int:
     """Check once, or until a signal ends it."""
     agent = Agent(arguments.state, probation=Probation(arguments.inferences, arguments.seconds))
+    agent.must_change()
     if arguments.once:
-        return _shown(agent, agent.check(), as_json=arguments.json)
+        with working("checking, fetching, testing"):
+            record = agent.check()
+        return _shown(agent, record, as_json=arguments.json)
     ended = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: ended.set())
     servers = []
+    token = os.environ.get(_TOKEN, "")
     if arguments.socket is not None:
-        servers.append(serve_unix(agent, arguments.socket))
+        servers.append(serve_unix(agent, arguments.socket, token=token))
     if arguments.port is not None:
-        servers.append(serve_tcp(agent, arguments.port, token=os.environ.get(_TOKEN, "")))
-        print(f"http://127.0.0.1:{servers[-1].server_address[1]}", file=sys.stderr, flush=True)
+        hosts = dict.fromkeys((*LOOPBACK, arguments.host))
+        servers.append(serve_tcp(agent, arguments.port, host=arguments.host, hosts=tuple(hosts), token=token))
+        print(f"http://{arguments.host}:{servers[-1].server_address[1]}", file=sys.stderr, flush=True)
     for server in servers:
         threading.Thread(target=server.serve_forever, daemon=True).start()
     keep_up(agent, ended, every_s=arguments.every, tell=_tell)
     for server in servers:
         server.shutdown()
+    status = agent.status()
     agent.close()
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, **status})
     return 0
 
 
-def _tell(agent: Agent) -> None:
+def _tell(agent: Agent, error: Exception | None) -> None:
+    if error is not None:
+        print(f"edgewright: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     print(msgspec.json.encode(agent.status()).decode(), file=sys.stderr, flush=True)
 
 
@@ -198,7 +216,8 @@ def run_rollback(arguments: argparse.Namespace) -> int:
 def run_verify(arguments: argparse.Namespace) -> int:
     """Check the stored models; 1 if something was broken."""
     agent = Agent(arguments.state)
-    found = agent.verify()
+    with working("verifying every byte"):
+        found = agent.verify()
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "found": found, "status": agent.status()})
     else:
@@ -226,8 +245,8 @@ def _feeds(path: Path, agent: Agent) -> list[dict[str, NDArray[Any]]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}", remedy="Save it with numpy.savez.") from error
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is no .npz file: {error}", remedy="Save it with numpy.savez.") from error
     engine = agent.predictor.engine
     names = list(arrays) if engine is None else [spec.name for spec in engine.guard.contract.inputs]
     if len(names) == 1 and len(arrays) == 1:
@@ -240,13 +259,6 @@ def _feeds(path: Path, agent: Agent) -> list[dict[str, NDArray[Any]]]:
             remedy="Name the arrays as the model's inputs.",
         )
     return [{name: array[number : number + 1] for name, array in chosen.items()} for number in range(count)]
-
-
-def _pair(text: str) -> tuple[str, str]:
-    label, found, value = text.partition("=")
-    if not found:
-        raise InputError(f"--label {text!r} is no label with a value", remedy="Write site=berlin.")
-    return label, value
 
 
 def vars_of(rejection: Any) -> dict[str, str]:

@@ -2,20 +2,24 @@
 
 import argparse
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from edgewright.cli.opened import add_options, opened
 from edgewright.cli.passphrase import ask, ask_new
 from edgewright.cli.signing import signing
 from edgewright.cli.terminal import SCHEMA_VERSION, print_json
-from edgewright.contract.errors import InputError
+from edgewright.contract.errors import EdgewrightError, InputError
 from edgewright.trust.ceremony import change_keys, whose
-from edgewright.trust.found import BITS, found, read_anchor
-from edgewright.trust.keys import ONLINE, KeyFolder, PublicKey, Role, read_public
+from edgewright.trust.found import BITS, found
+from edgewright.trust.keys import OFFLINE, ONLINE, KeyFolder, PublicKey, Role, read_public
 from edgewright.trust.places import open_store
 from edgewright.trust.repository import Repository
+from edgewright.trust.staging import staged, waiting
 
 __all__ = ["register"]
 
@@ -24,13 +28,15 @@ examples:
   edgewright keys init --keys KEYS --repo REPO
   edgewright keys init --keys KEYS --repo s3://bucket/models --offline 3 --threshold 2
   edgewright keys show --keys KEYS --repo REPO
+  edgewright keys add releases --name releases-4 --keys KEYS
   edgewright keys add releases --name releases-4 --threshold 2 --keys KEYS --repo REPO
   edgewright keys add releases --public releases-5.pub.json --keys KEYS --repo REPO
   edgewright keys rotate online --keys KEYS --repo REPO
   edgewright keys rotate releases --old releases-1 --keys KEYS --repo REPO --stage
 
-The keys of `root` and `releases` are encrypted: keep them off line, best on different machines. The key of the
-other roles is readable by its owner only and stays on the machine that advances rollouts.
+Passphrases are asked for, or taken from EDGEWRIGHT_PASSPHRASE. The keys of `root` and `releases` are encrypted:
+keep them off line, best on different machines. The online key is readable by its owner only and stays on the
+machine that advances rollouts.
 exit codes: 0 done; 1 the repository cannot be written; 2 the input or usage is wrong.
 """
 
@@ -72,10 +78,11 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         changes.add_argument("--name", metavar="NAME", help="of the new key")
         changes.add_argument("--threshold", metavar="N", type=int, help="how many must sign from now on")
         changes.add_argument("--stage", action="store_true", help="leave the signing to 'repo sign'")
-        changes.add_argument("--keys", metavar="KEYS", type=Path, required=True, help="folder with the keys")
-        changes.add_argument("--repo", metavar="REPO", required=True, help="folder or URL of the repository")
-    for act in (show, adds, rotates):
+    adds.add_argument("--keys", metavar="KEYS", type=Path, required=True, help="folder with the keys")
+    adds.add_argument("--repo", metavar="REPO", help="in which it counts; without it the key is only made")
+    for act in (show, adds):
         act.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    add_options(rotates, signs=True)
 
 
 def run_init(arguments: argparse.Namespace) -> int:
@@ -120,7 +127,7 @@ def run_show(arguments: argparse.Namespace) -> int:
     counting: dict[str, list[str]] = {}
     needed: dict[str, int] = {}
     if arguments.repo is not None:
-        for who, (ids, threshold) in whose(_repository(arguments)).items():
+        for who, (ids, threshold) in whose(opened(arguments)).items():
             needed[who] = threshold
             for keyid in ids:
                 counting.setdefault(keyid, []).append(who)
@@ -154,13 +161,15 @@ def run_add(arguments: argparse.Namespace) -> int:
         InputError: There is no such key, or the threshold cannot be met.
     """
     keys = KeyFolder(arguments.keys, ask)
-    repository = _repository(arguments)
+    if arguments.repo is None:
+        return _told(arguments, _made(arguments, keys), [], None)
+    repository = opened(arguments)
     new = read_public(arguments.public) if arguments.public is not None else _made(arguments, keys)
-    with signing(arguments.keys, "signing") as signers:
-        landed = change_keys(
+    with _unless_refused(arguments, new), signing(arguments.keys, "signing") as signers:
+        change_keys(
             repository, signers, arguments.role, add=new, threshold=arguments.threshold, only_stage=arguments.stage
         )
-    return _told(arguments, new, [], landed=landed)
+    return _told(arguments, new, [], repository)
 
 
 def run_rotate(arguments: argparse.Namespace) -> int:
@@ -170,7 +179,7 @@ def run_rotate(arguments: argparse.Namespace) -> int:
         InputError: There is no such key, or the threshold cannot be met.
     """
     keys = KeyFolder(arguments.keys, ask)
-    repository = _repository(arguments)
+    repository = opened(arguments)
     counting, _ = whose(repository)[arguments.role]
     names = {key.keyid: key.name for key in keys.public_keys()}
     old = [keyid for keyid in counting if arguments.old in (None, keyid, names.get(keyid))]
@@ -181,8 +190,8 @@ def run_rotate(arguments: argparse.Namespace) -> int:
             remedy=f"Name one with --old: {known}.",
         )
     new = _made(arguments, keys)
-    with signing(arguments.keys, "signing") as signers:
-        landed = change_keys(
+    with _unless_refused(arguments, new), signing(arguments.keys, "signing") as signers:
+        change_keys(
             repository,
             signers,
             arguments.role,
@@ -191,7 +200,7 @@ def run_rotate(arguments: argparse.Namespace) -> int:
             threshold=arguments.threshold,
             only_stage=arguments.stage,
         )
-    return _told(arguments, new, old, landed=landed)
+    return _told(arguments, new, old, repository)
 
 
 def _made(arguments: argparse.Namespace, keys: KeyFolder) -> PublicKey:
@@ -202,16 +211,40 @@ def _made(arguments: argparse.Namespace, keys: KeyFolder) -> PublicKey:
     return keys.create(name, roles, passphrase=None if arguments.role == "online" else ask_new())
 
 
-def _told(arguments: argparse.Namespace, new: PublicKey, old: list[str], *, landed: bool) -> int:
+@contextmanager
+def _unless_refused(arguments: argparse.Namespace, new: PublicKey) -> Iterator[None]:
+    """Remove a key that was made for a change which is then refused."""
+    try:
+        yield
+    except EdgewrightError:
+        if getattr(arguments, "public", None) is None:
+            for kind in ("key", "pub"):
+                (arguments.keys / f"{new.name}.{kind}.json").unlink(missing_ok=True)
+        raise
+
+
+def _told(arguments: argparse.Namespace, new: PublicKey, old: list[str], repository: Repository | None) -> int:
+    waits = [] if repository is None else waiting(repository, staged(repository))
+    lacking = sorted({part.role for part in waits if not part.complete and part.role in OFFLINE})
     if arguments.json:
         print_json(
-            {"schema": SCHEMA_VERSION, "name": new.name, "keyid": new.keyid, "removed": old, "landed": landed}
+            {
+                "schema": SCHEMA_VERSION,
+                "name": new.name,
+                "keyid": new.keyid,
+                "removed": old,
+                "landed": repository is not None and not waits,
+                "lacking": lacking,
+            }
         )
         return 0
-    state = "counts from now on" if landed else "will count when the change is signed ('edgewright repo sign root')"
+    if repository is None:
+        state = f"is made; have it count with 'edgewright keys add --public {new.name}.pub.json'"
+    elif lacking:
+        state = f"will count when more people have signed ('edgewright repo sign {lacking[0]}')"
+    elif waits:
+        state = "will count after 'edgewright repo refresh' where the online keys are"
+    else:
+        state = "counts from now on"
     Console().print(f"The key {new.name} ({new.keyid[:16]}) {state}.")
     return 0
-
-
-def _repository(arguments: argparse.Namespace) -> Repository:
-    return Repository(open_store(arguments.repo), read_anchor(arguments.keys))

@@ -1,18 +1,16 @@
 """`edgewright policy`: what the offline keys allow rollouts to do."""
 
 import argparse
-from pathlib import Path
 
 import msgspec
 from rich.console import Console
 
+from edgewright.cli.opened import add_options, opened
 from edgewright.cli.signing import signing
 from edgewright.cli.terminal import SCHEMA_VERSION, print_json
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_version
 from edgewright.contract.plan import Policy
-from edgewright.trust.found import read_anchor
-from edgewright.trust.places import open_store
 from edgewright.trust.publish import known_policy, new_salt, releases, set_policy
 from edgewright.trust.repository import Repository
 
@@ -63,9 +61,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     for act in acts.choices.values():
         act.add_argument("model", metavar="NAME", help="of the model")
         act.add_argument("--device-class", metavar="CLASS", default="default", help="that it is for (default)")
-        act.add_argument("--keys", metavar="KEYS", type=Path, required=True, help="folder with the keys")
-        act.add_argument("--repo", metavar="REPO", required=True, help="folder or URL of the repository")
-        act.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+        add_options(act, signs=act is sets)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -75,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: There is none yet, or a value is none.
         TrustError: The repository cannot be believed.
     """
-    repository = Repository(open_store(arguments.repo), read_anchor(arguments.keys))
+    repository = opened(arguments)
     policy = known_policy(repository, arguments.model, arguments.device_class)
     if policy is None:
         raise InputError(

@@ -7,19 +7,19 @@ import msgspec
 from rich.console import Console
 
 import edgewright
+from edgewright.cli.opened import add_options, opened
 from edgewright.cli.project import find_project
 from edgewright.cli.signing import signing
 from edgewright.cli.terminal import SCHEMA_VERSION, print_json
 from edgewright.compress.variant import Made, image_of, variant_of
-from edgewright.contract.device import Budget
+from edgewright.contract.device import DeviceClass
 from edgewright.contract.errors import InputError
 from edgewright.contract.guard import GuardRules
+from edgewright.contract.names import checked_name
 from edgewright.contract.release import Lineage, Manifest
 from edgewright.contract.times import time_of
-from edgewright.trust.found import read_anchor
-from edgewright.trust.places import open_store
+from edgewright.trust.keystore import KeyStore, new_key_file
 from edgewright.trust.publish import publish_release, releases
-from edgewright.trust.repository import Repository
 
 __all__ = ["register"]
 
@@ -47,22 +47,23 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder that compress wrote, or an ONNX file")
     parser.add_argument("--name", metavar="NAME", required=True, help="of the model")
     parser.add_argument("--version", metavar="VERSION", required=True, help="of the release, such as 1.0.0")
-    parser.add_argument("--device-class", metavar="CLASS", default="default", help="that it is for (default)")
+    parser.add_argument(
+        "--device-class", metavar="CLASS", help="that it is for (the only one of the project file, else default)"
+    )
     parser.add_argument(
         "--variant", metavar="CLASS=FOLDER", action="append", default=[], help="for one more class; repeatable"
     )
     parser.add_argument(
         "--kind", choices=("model", "agent", "firmware"), default="model", help="what it is (model)"
     )
+    parser.add_argument("--encrypt-to", metavar="FILE", type=Path, help="key of the fleet; made if there is none")
     parser.add_argument("--guard", metavar="FILE", type=Path, help="JSON with the guard's rules")
-    parser.add_argument("--keys", metavar="KEYS", type=Path, required=True, help="folder with the keys")
-    parser.add_argument("--repo", metavar="REPO", required=True, help="folder or URL of the repository")
     parser.add_argument("--project", metavar="FILE", type=Path, help="project file with the device class's budget")
     parser.add_argument("--licence", metavar="TEXT", default="", help="SPDX expression of the model's licence")
     parser.add_argument("--end-of-life", metavar="DATE", default="", help="not installed from then on, UTC")
     parser.add_argument("--deltas", metavar="N", type=int, default=3, help="deltas from the last N releases (3)")
     parser.add_argument("--stage", action="store_true", help="prepare it and leave the signing to 'repo sign'")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    add_options(parser, signs=True)
     parser.set_defaults(run=run)
 
 
@@ -75,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     made = _made(arguments)
     first = next(iter(made.values()))
-    repository = Repository(open_store(arguments.repo), read_anchor(arguments.keys))
+    repository = opened(arguments)
     earlier = releases(repository, arguments.name)
     lineage: Lineage = msgspec.structs.replace(
         first.lineage,
@@ -99,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
             manifest,
             {device_class: each.contents for device_class, each in made.items()},
             deltas_from=arguments.deltas,
+            fleet=None if arguments.encrypt_to is None else _fleet(arguments.encrypt_to),
             only_stage=arguments.stage,
         )
     if arguments.json:
@@ -122,7 +124,9 @@ def _made(arguments: argparse.Namespace) -> dict[str, Made]:
     """Return the variants by device class."""
     project = find_project(arguments.project)
     guard = GuardRules() if arguments.guard is None else _guard(arguments.guard)
-    places = {arguments.device_class: arguments.folder}
+    classes = [] if project is None else [each.name for each in project.device_classes]
+    first = arguments.device_class or (classes[0] if len(classes) == 1 else "default")
+    places = {first: arguments.folder}
     for text in arguments.variant:
         device_class, found, place = text.partition("=")
         if not found or device_class in places:
@@ -135,9 +139,14 @@ def _made(arguments: argparse.Namespace) -> dict[str, Made]:
         if arguments.kind != "model":
             made[device_class] = image_of(place, device_class)
             continue
-        budget = Budget() if project is None else project.device_class(device_class).budget
-        made[device_class] = variant_of(place, device_class, budget, guard=guard)
+        known = DeviceClass(device_class) if project is None else project.device_class(device_class)
+        preprocess = None if project is None else project.preprocess
+        made[device_class] = variant_of(place, known, guard=guard, preprocess=preprocess)
     return made
+
+
+def _fleet(path: Path) -> tuple[str, KeyStore]:
+    return checked_name("fleet key", path.stem), new_key_file(path)
 
 
 def _guard(path: Path) -> GuardRules:

@@ -3,21 +3,20 @@
 import argparse
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from rich.console import Console
 
+from edgewright.cli.opened import add_options, opened
 from edgewright.cli.signing import signing
-from edgewright.cli.terminal import SCHEMA_VERSION, print_json
+from edgewright.cli.terminal import SCHEMA_VERSION, label_of, print_json
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name, checked_version, version_key
 from edgewright.contract.plan import Arm, HealthRule, Hours, Plan, Selector, Stage
-from edgewright.trust.found import read_anchor
-from edgewright.trust.places import open_store
+from edgewright.contract.times import time_of
 from edgewright.trust.publish import known_plan, known_policy, publish_again, publish_plan, releases
-from edgewright.trust.repository import Repository
+from edgewright.trust.repository import Repository, utc_now
 
 __all__ = ["register"]
 
@@ -30,7 +29,7 @@ examples:
   edgewright rollout rollback digits==1.0.0 --device-class default --keys KEYS --repo REPO
   edgewright rollout status digits --device-class default --keys KEYS --repo REPO
 
-Only the online key signs here, within the policy that the offline keys signed.
+The online key signs, within the policy that the offline keys signed; a rollback needs the releases' keys as well.
 exit codes: 0 done; 1 the repository cannot be believed or written; 2 the policy forbids it, or the usage is wrong.
 """
 
@@ -62,6 +61,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     start.add_argument(
         "--rule", metavar="METRIC=MARGIN", action="append", default=[], help="not worse by more; repeatable"
     )
+    start.add_argument("--replace", action="store_true", help="another rollout that is not at its end")
     start.add_argument("--shadow", action="store_true", help="run it beside the old one and only compare")
     acts.add_parser("advance", help="go to the next stage")
     acts.add_parser("pause", help="no device begins an installation")
@@ -76,9 +76,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         if name not in ("start", "rollback"):
             act.add_argument("model", metavar="NAME", help="of the model")
         act.add_argument("--device-class", metavar="CLASS", default="default", help="that it is for (default)")
-        act.add_argument("--keys", metavar="KEYS", type=Path, required=True, help="folder with the keys")
-        act.add_argument("--repo", metavar="REPO", required=True, help="folder or URL of the repository")
-        act.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+        add_options(act, signs=name != "status")
         act.set_defaults(run=run)
 
 
@@ -89,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: The policy forbids it, or there is no such release or rollout.
         TrustError: The repository cannot be believed.
     """
-    repository = Repository(open_store(arguments.repo), read_anchor(arguments.keys))
+    repository = opened(arguments)
     if arguments.act == "rollback":
         return _rolled_back(arguments, repository)
     if arguments.act == "start":
@@ -133,8 +131,9 @@ def _started(arguments: argparse.Namespace, repository: Repository) -> Plan:
     if (arguments.fraction is None) == (arguments.stages is None):
         raise InputError("a rollout needs --fraction or --stages", remedy="Give one of them.")
     fractions = [arguments.fraction] if arguments.stages is None else _numbers("--stages", arguments.stages)
+    _must_be_over(known_plan(repository, model, arguments.device_class), replace=arguments.replace)
     epoch, counter = _next(repository, model, arguments.device_class)
-    labels = dict(_pair(text) for text in arguments.label)
+    labels = dict(label_of(text) for text in arguments.label)
     rules = tuple(_rule(text) for text in arguments.rule)
     return Plan(
         model=model,
@@ -147,6 +146,7 @@ def _started(arguments: argparse.Namespace, repository: Repository) -> Plan:
         ),
         stages=tuple(Stage(fraction, arguments.stage_seconds, rules) for fraction in fractions),
         selector=Selector(labels, arguments.channel),
+        since=utc_now().isoformat(),
         start=arguments.start,
         end=arguments.end,
         min_battery=arguments.min_battery,
@@ -199,6 +199,16 @@ def _at_once(repository: Repository, model: str, device_class: str, version: str
         counter=counter,
         arms=(Arm(version, manifest),),
         stages=tuple(Stage(min(1.0, (number + 1) * step), least) for number in range(count)),
+        since=utc_now().isoformat(),
+    )
+
+
+def _must_be_over(plan: Plan | None, *, replace: bool) -> None:
+    if plan is None or replace or plan.state in ("aborted", "done") or plan.stage + 1 == len(plan.stages):
+        return
+    raise InputError(
+        f"rollout {plan.rollout} is {plan.state} at stage {plan.stage + 1} of {len(plan.stages)}",
+        remedy="Abort it first, or add --replace.",
     )
 
 
@@ -213,7 +223,14 @@ def _next(repository: Repository, model: str, device_class: str) -> tuple[int, i
 def _advanced(plan: Plan) -> Plan:
     if plan.stage + 1 >= len(plan.stages):
         raise InputError(f"rollout {plan.rollout} is at its last stage", remedy="There is nothing to advance to.")
-    return _changed(plan, stage=plan.stage + 1)
+    least = plan.stages[plan.stage].min_seconds
+    lasted = (utc_now() - time_of(plan.since)).total_seconds() if plan.since else least
+    if lasted < least:
+        raise InputError(
+            f"stage {plan.stage + 1} of rollout {plan.rollout} lasts {lasted:.0f} s, it must last {least:.0f} s",
+            remedy="Wait, or start the rollout anew with other stages.",
+        )
+    return _from(plan, ("running", "paused"), stage=plan.stage + 1, since=utc_now().isoformat())
 
 
 def _paused(plan: Plan) -> Plan:
@@ -260,13 +277,6 @@ def _numbers(what: str, text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
         raise InputError(f"{what} {text!r} are no numbers", remedy="Write them with commas: 0.01,0.1,1.") from error
-
-
-def _pair(text: str) -> tuple[str, str]:
-    label, found, value = text.partition("=")
-    if not found:
-        raise InputError(f"--label {text!r} is no label with a value", remedy="Write site=berlin.")
-    return checked_name("label", label), value
 
 
 def _rule(text: str) -> HealthRule:

@@ -2,14 +2,16 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import msgspec
 
-from edgewright.contract.errors import EdgewrightError
+from edgewright.contract.errors import EdgewrightError, InputError
+from edgewright.contract.names import checked_name
 
-__all__ = ["SCHEMA_VERSION", "Verb", "print_failure", "print_json", "run_guarded"]
+__all__ = ["SCHEMA_VERSION", "Verb", "label_of", "print_failure", "print_json", "run_guarded", "working"]
 
 SCHEMA_VERSION = 1
 
@@ -51,3 +53,29 @@ def run_guarded(action: Callable[[argparse.Namespace], int], arguments: argparse
         if as_json:
             print_failure("Interrupted", "the command was interrupted", "Give it again.")
         return 130
+
+
+def label_of(text: str) -> tuple[str, str]:
+    """Return label and value of `site=berlin`.
+
+    Raises:
+        InputError: It is none.
+    """
+    label, found, value = text.partition("=")
+    if not found:
+        raise InputError(f"--label {text!r} is no label with a value", remedy="Write site=berlin.")
+    return checked_name("label", label), value
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show what is being done until the end, on a terminal; devices have no library for more than a line."""
+    try:
+        from rich.console import Console
+    except ModuleNotFoundError:
+        if sys.stderr.isatty():
+            print(f"{what} ...", file=sys.stderr, flush=True)
+        yield
+        return
+    with Console(stderr=True).status(what):
+        yield

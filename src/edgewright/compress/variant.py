@@ -12,22 +12,35 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from edgewright.compress.model import read_model
 from edgewright.compress.outputs import open_session
 from edgewright.contract.candidate import Report
-from edgewright.contract.device import Budget
+from edgewright.contract.device import DeviceClass
 from edgewright.contract.errors import InputError
 from edgewright.contract.guard import GuardRules
 from edgewright.contract.preprocess import Preprocess
 from edgewright.contract.release import Evidence, Lineage, Requirement, SelfTest, StoredFile, Variant
 from edgewright.contract.signature import InputContract, TensorSpec
+from edgewright.runtime.options import RuntimeOptions
 
 __all__ = ["Made", "image_of", "variant_of"]
 
 _MODEL, _GOLDEN = "model.onnx", "golden.npz"
 _SAMPLES = 8
+# From so much of an operator set on, which runtime reads it.
+_RUNTIMES = (
+    (24, "1.24"),
+    (23, "1.22"),
+    (22, "1.20"),
+    (21, "1.18"),
+    (20, "1.17"),
+    (19, "1.16"),
+    (18, "1.14"),
+    (17, "1.12"),
+)
 # Other machines' kernels round otherwise; a broken model differs by the whole spread.
 _TOLERANCE = 0.1
 # What a symbolic axis other than the batch is taken to be.
@@ -51,8 +64,7 @@ class Made:
 
 def variant_of(
     place: Path,
-    device_class: str,
-    budget: Budget,
+    device_class: DeviceClass,
     *,
     preprocess: Preprocess | None = None,
     guard: GuardRules | None = None,
@@ -63,7 +75,6 @@ def variant_of(
     Args:
         place: A folder that `compress` wrote, or an ONNX file.
         device_class: That it is for.
-        budget: Of that class.
         preprocess: From raw samples to the first input.
         guard: What is done with inputs and outputs that break the contract; the usual rules if not given.
         seed: Of the golden inputs.
@@ -86,7 +97,7 @@ def variant_of(
     golden = _golden(model, contract, seed)
     contents = {_MODEL: model, _GOLDEN: golden}
     variant = Variant(
-        device_class=device_class,
+        device_class=device_class.name,
         files=tuple(
             StoredFile(name, hashlib.sha256(content).hexdigest(), len(content))
             for name, content in contents.items()
@@ -94,12 +105,22 @@ def variant_of(
         contract=contract,
         preprocess=preprocess,
         self_test=SelfTest(_GOLDEN, _TOLERANCE, _SAMPLES),
-        budget=budget,
+        budget=device_class.budget,
         evidence=Evidence() if report is None else _evidence(report),
-        requirement=Requirement(),
+        requirement=Requirement(at_least=_runtime_for(loaded.proto), providers=device_class.providers),
         guard=guard or GuardRules(),
+        options=msgspec.to_builtins(RuntimeOptions(threads=device_class.threads, providers=device_class.providers)),
     )
     return Made(variant, contents, Lineage() if report is None else _lineage(report))
+
+
+def _runtime_for(model: onnx.ModelProto) -> str:
+    """Return the lowest onnxruntime that reads a model's operator set.
+
+    Source: https://onnxruntime.ai/docs/reference/compatibility.html#onnx-opset-support
+    """
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    return next((runtime for least, runtime in _RUNTIMES if opset >= least), "1.9")
 
 
 def image_of(path: Path, device_class: str) -> Made:

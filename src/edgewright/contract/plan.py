@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 PlanState = Literal["running", "paused", "aborted", "done"]
+_MOST_WEIGHT = 1e6
 METRICS = ("crash", "load_failure", "self_test", "budget_breach", "silent")
 
 
@@ -151,8 +152,11 @@ class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Refuse what is no version, digest or weight."""
         checked_version(self.version)
         checked_digest("an arm's manifest", self.manifest)
-        if not 0 < self.weight < math.inf:
-            raise InputError(f"an arm's weight is {self.weight:g}", remedy="It must be greater than 0.")
+        if not 0 < self.weight <= _MOST_WEIGHT:
+            raise InputError(
+                f"an arm's weight is {self.weight:g}",
+                remedy=f"It must be greater than 0, {_MOST_WEIGHT:g} at most.",
+            )
 
 
 class Selector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

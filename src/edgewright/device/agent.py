@@ -3,7 +3,7 @@
 import datetime
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from edgewright.contract.times import time_of
 from edgewright.device.choose import Choice, Situation, choose, notice
 from edgewright.device.files import Files
 from edgewright.device.guard import Rejection
+from edgewright.device.host import battery
 from edgewright.device.installer import Installer, installer_of
 from edgewright.device.journal import Journal, Record
-from edgewright.device.keys import own_keys
+from edgewright.device.keys import fleet_keys, own_keys
 from edgewright.device.lifecycle import State
 from edgewright.device.lock import Lock
 from edgewright.device.outcomes import Outcomes
@@ -63,9 +64,9 @@ class Agent:
         fetcher: Gets bytes from the repository.
         now: The device's clock.
         keys: Of this device; a key file in `state` if not given.
-        fleet: Keys of the fleet by name.
+        fleet: Keys of the fleet by name, beside those that the device was enrolled with.
         probation: How long a new release is watched.
-        battery: Returns the state of charge, 0 to 1; None without a battery.
+        battery: Returns the state of charge, 0 to 1; None on mains or without a battery. The system's if not given.
         installer: Of the platform, for images; what the device was enrolled with if not given.
         answers: Whether to open the model; who only asks for the status need not.
     """
@@ -77,7 +78,7 @@ class Agent:
     keys: KeyStore | None = None
     fleet: Mapping[str, KeyStore] = field(default_factory=dict)
     probation: Probation = field(default_factory=Probation)
-    battery: Callable[[], float | None] = lambda: None
+    battery: Callable[[], float | None] = battery
     installer: Installer | None = None
     answers: bool = True
     settings: Settings = field(init=False)
@@ -104,6 +105,7 @@ class Agent:
         if self.settings.sealed and self.keys is None:
             self.keys = own_keys(self.state, self.settings.tpm, make=self.changes)
         keys = self.keys if self.settings.sealed else None
+        self.fleet = {**fleet_keys(self.state, self.keys), **self.fleet}
         self._shelves = Shelves(self.state, self.files, keys, self.settings.device_class)
         self._outcomes = Outcomes.read(self.state, self.files)
         self._update = Update(
@@ -133,10 +135,11 @@ class Agent:
 
     def close(self) -> None:
         """Let another agent change the device's state; what was counted is kept."""
-        if self._lock is not None and self._lock.held:
-            self.settle()
-            self._lock.release()
-            self._journal.keeps = False
+        with self._changing:
+            if self._lock is not None and self._lock.held:
+                self._settle()
+                self._journal.keeps = False
+                self._lock.release()
 
     def __enter__(self) -> "Agent":
         return self
@@ -170,10 +173,12 @@ class Agent:
         Raises:
             InputError: The name or the value is none, or there are too many names.
         """
-        about = self.record.slots.serving if prediction is None else prediction.release
+        about = self._update.serving if prediction is None else prediction.release
         if about is not None:
-            with self._changing:
-                self._outcomes.add(about.manifest, name, value)
+            slots = self.record.slots
+            held = (slots.trial, slots.proven)
+            keep = {each.manifest for each in held if each is not None}
+            self._outcomes.add(about.manifest, name, value, keep=keep)
 
     def check(self) -> Record:
         """Ask the repository once, and do what it wants as far as this device can: fetch, test, switch.
@@ -185,7 +190,7 @@ class Agent:
             WorkError: Another agent changes this device's state, or the disk does not take the journal.
         """
         with self._changing:
-            self._must_change()
+            self.must_change()
             self._settle()
             self._check()
             return self.record
@@ -205,7 +210,7 @@ class Agent:
             WorkError: Another agent changes this device's state.
         """
         with self._changing:
-            self._must_change()
+            self.must_change()
             self._update.roll_back()
             return self.record
 
@@ -218,7 +223,7 @@ class Agent:
             WorkError: Another agent changes this device's state.
         """
         with self._changing:
-            self._must_change()
+            self.must_change()
             found = []
             slots = self.record.slots
             for installed in (slots.trial, slots.proven, slots.previous):
@@ -232,7 +237,7 @@ class Agent:
         """Return what the device says of itself, by name; nothing in it comes from its inputs."""
         record = self.record
         slots = record.slots
-        serving = slots.serving
+        serving = self._update.serving
         shadow = self.predictor.shadow
         return {
             "device_id": self.settings.device_id,
@@ -249,6 +254,8 @@ class Agent:
             "shadow": None if shadow is None else shadow.comparison,
             "last_refusal": record.last_refusal,
             "failed": dict(record.failed),
+            "postponed": dict(record.postponed),
+            "broken": list(record.broken),
             "served": record.served + self.predictor.served,
             "failures": self.predictor.failures,
             "rejected": self.predictor.rejected,
@@ -261,16 +268,21 @@ class Agent:
 
     def _retired(self) -> Refusal | None:
         """Return that what serves is past its end of life, if it is."""
-        serving = self.record.slots.serving
+        serving = self._update.serving
         try:
             end = "" if serving is None else self._shelves.manifest(serving.manifest)[0].end_of_life
         except LockedError:
             return None
-        if serving is None or not end or time_of(end) > self.now():
+        if serving is None or not end or time_of(end) > self._update.moment():
             return None
         return Refusal("retired", serving.version, f"its end of life was {end}")
 
-    def _must_change(self) -> None:
+    def must_change(self) -> None:
+        """See to it that this agent is the one that changes the device's state.
+
+        Raises:
+            WorkError: Another process is.
+        """
         if not self.changes:
             raise WorkError(
                 f"another process keeps the device in {self.state} up to date",
@@ -286,6 +298,7 @@ class Agent:
 
     def _check(self) -> None:
         update = self._update
+        update.mend_all()
         try:
             view, policy, choice = self._choice()
         except RefusedError as refused:
@@ -301,7 +314,7 @@ class Agent:
             memory=view.memory,
             snapshot=view.snapshot,
             checked=self.now().isoformat(),
-            rules=choice.rules,
+            rules=choice.rules or (self.record.rules if self.record.slots.trial is not None else ()),
             notice=notice(policy, self.record.slots),
             floor=policy.floor,
             denied=policy.denied,
@@ -323,24 +336,33 @@ class Agent:
         )
         model = self.settings.model or self._only_model(view)
         policy = view.policy(model, self.settings.device_class)
-        plan = view.plan(policy)
+        refused: Refusal | None = None
+        plan: Plan | None = None
+        try:
+            plan = view.plan(policy)
+        except RefusedError as error:  # the policy counts all the same: it may have denied what is on trial
+            refused = error.refusal
         situation = Situation(
             self.settings.device_id,
             self.settings.labels,
             self.settings.channel,
-            self.now(),
+            self._update.moment(),
             self.now().astimezone().hour,
             self.battery(),
             self._seen(plan),
         )
-        return view, policy, choose(plan, policy, self.record.slots, self.record.failed, situation)
+        choice = choose(plan, policy, self.record.slots, self.record.failed, situation)
+        if refused is not None and choice.why is None:
+            choice = replace(choice, why=refused)
+        return view, policy, choice
 
     def _seen(self, plan: Plan | None) -> Mapping[str, str]:
         """Return when this device first saw releases rolled out, those of a plan among them."""
         # What was seen by a clock that was ahead is seen now.
-        known = {manifest: at for manifest, at in self.record.seen.items() if time_of(at) <= self.now()}
+        moment = self._update.moment()
+        known = {manifest: at for manifest, at in self.record.seen.items() if time_of(at) <= moment}
         for arm in () if plan is None or plan.state != "running" else plan.arms:
-            known.setdefault(arm.manifest, self.now().isoformat())
+            known.setdefault(arm.manifest, moment.isoformat())
         newest = dict(sorted(known.items(), key=lambda entry: entry[1])[-_MOST_SEEN:])
         self._update.remember(seen=newest)
         return newest

@@ -78,8 +78,10 @@ def choose(
         return Choice("keep")
     if plan.state != "running" or not _has_begun(plan, situation.now):
         return Choice("keep")
-    if is_held_back(policy.holdback, policy.salt, situation.device_id):
-        return Choice("keep")
+    if slots.proven is not None and is_held_back(policy.holdback, policy.salt, situation.device_id):
+        return Choice("keep")  # a device without a model has nothing to be compared with
+    if slots.proven is None and plan.shadow:
+        return Choice("keep")  # nor to run beside
     arm, number = _arm(plan, policy, situation)
     if not _is_reached(plan, policy, arm, situation):
         return Choice("keep")
@@ -90,7 +92,7 @@ def choose(
     if slots.trial is not None and slots.proven is not None and slots.proven.manifest == arm.manifest:
         return Choice("withdraw", why=_why("policy", slots.trial.version, f"{arm.version} is rolled out again"))
     if arm.manifest in failed:
-        return Choice("keep", why=failed[arm.manifest])
+        return Choice("keep", rules=rules, why=failed[arm.manifest])
     lacking = _lacking(plan, policy, situation)
     if lacking is not None:
         return Choice("wait", release, rules, lacking)
@@ -106,7 +108,7 @@ def _is_reached(plan: Plan, policy: Policy, arm: Arm, situation: Situation) -> b
         return False
     step = step_of(policy.largest_step, arm.manifest, policy.salt, situation.device_id)
     waited = situation.now - time_of(situation.seen.get(arm.manifest, situation.now.isoformat()))
-    return waited.total_seconds() >= step * policy.least_stage_s
+    return max(0.0, waited.total_seconds()) >= step * policy.least_stage_s
 
 
 def _is_there(release: Installed, slots: Slots) -> bool:

@@ -99,10 +99,15 @@ class Source:
         return None
 
 
-def needed_bytes(variant: Variant) -> int:
-    """Return how much free disk an installation takes at most."""
-    sizes = [stored(file)[1] + file.size_bytes for file in variant.files]
-    return sum(file.size_bytes for file in variant.files) + max(sizes, default=0) + _ROOM
+def needed_bytes(variant: Variant, shelf: Shelf) -> int:
+    """Return how much free disk an installation takes at most, beside what lies on its shelf already."""
+    streamed = [shelf.keys is None and file.sealed is None for file in variant.files]
+    there = sum(path.stat().st_size for path in shelf.folder.glob("*")) if shelf.folder.is_dir() else 0
+    beside = [
+        0 if streams else stored(file)[1] + file.size_bytes
+        for file, streams in zip(variant.files, streamed, strict=True)
+    ]
+    return max(0, sum(file.size_bytes for file in variant.files) + max(beside, default=0) - there) + _ROOM
 
 
 def fetch_variant(variant: Variant, shelf: Shelf, source: Source) -> dict[str, str]:
@@ -118,10 +123,9 @@ def fetch_variant(variant: Variant, shelf: Shelf, source: Source) -> dict[str, s
 
     Raises:
         RefusedError: A file is not what was signed, there is no room, or a key of the fleet is missing.
-        FetchError: The server broke off; what came so far is kept.
         OSError: The disk is full or broken.
     """
-    free, need = shelf.files.free_bytes(shelf.folder), needed_bytes(variant)
+    free, need = shelf.files.free_bytes(shelf.folder), needed_bytes(variant, shelf)
     if free < need:
         raise RefusedError(
             "disk",

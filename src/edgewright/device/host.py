@@ -1,4 +1,4 @@
-"""What this device is: its processor's features, its runtime, and which start of it this is."""
+"""What this device is: its processor's features, its runtime, its battery, and which start of it this is."""
 
 import platform
 from pathlib import Path
@@ -6,17 +6,15 @@ from pathlib import Path
 from edgewright.contract.names import version_key
 from edgewright.contract.release import Variant
 
-__all__ = ["boot_id", "lacking"]
+__all__ = ["battery", "boot_id", "lacking"]
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_SUPPLIES = Path("/sys/class/power_supply")
 
 
 def boot_id() -> str:
     """Return what differs between two starts of the platform, "" where it does not say."""
-    try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
+    return _read(_BOOT_ID)
 
 
 def lacking(variant: Variant) -> str:
@@ -44,3 +42,26 @@ def _features() -> frozenset[str]:
         return frozenset()
     words = (line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features")))
     return frozenset(word for line in words for word in line)
+
+
+def battery() -> float | None:
+    """Return the state of charge, 0 to 1; None on mains or without a battery.
+
+    Source: the kernel's Documentation/ABI/testing/sysfs-class-power.
+    """
+    charge = None
+    for supply in sorted(_SUPPLIES.glob("*")):
+        kind = _read(supply / "type")
+        if kind in ("Mains", "USB") and _read(supply / "online") == "1":
+            return None
+        capacity = _read(supply / "capacity")
+        if kind == "Battery" and capacity.isdigit():
+            charge = min(100, int(capacity)) / 100
+    return charge
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""

@@ -46,6 +46,13 @@ class Installer(Protocol):
             InstallerError: The platform refuses.
         """
 
+    def keep(self) -> None:
+        """Have the next start use what runs now.
+
+        Raises:
+            InstallerError: The platform refuses.
+        """
+
     def revert(self) -> None:
         """Have the next start use the other slot.
 
@@ -83,6 +90,10 @@ class RaucInstaller:
         """See `Installer`."""
         _run([self.command, "status", "mark-good", "booted"])
 
+    def keep(self) -> None:
+        """See `Installer`."""
+        _run([self.command, "status", "mark-active", "booted"])
+
     def revert(self) -> None:
         """See `Installer`."""
         _run([self.command, "status", "mark-active", "other"])
@@ -90,7 +101,7 @@ class RaucInstaller:
 
 @dataclass(frozen=True, slots=True)
 class CommandInstaller:
-    """A command of the platform, which is called with `install IMAGE VERSION`, `running`, `confirm` or `revert`.
+    """A command of the platform, called with `install IMAGE VERSION`, `running`, `confirm`, `keep` or `revert`.
 
     Attributes:
         command: And what always comes before.
@@ -110,6 +121,10 @@ class CommandInstaller:
         """See `Installer`."""
         _run([*self.command, "confirm"])
 
+    def keep(self) -> None:
+        """See `Installer`."""
+        _run([*self.command, "keep"])
+
     def revert(self) -> None:
         """See `Installer`."""
         _run([*self.command, "revert"])
@@ -127,7 +142,13 @@ def installer_of(command: Sequence[str]) -> Installer | None:
 def _run(command: Sequence[str]) -> str:
     try:
         done = subprocess.run(
-            list(command), capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL
+            list(command),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InstallerError(

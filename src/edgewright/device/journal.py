@@ -17,13 +17,27 @@ from edgewright.device.lifecycle import State
 from edgewright.device.slots import Installed, Slots
 from edgewright.trust.verify import Memory
 
-__all__ = ["Journal", "Record"]
+__all__ = ["Journal", "Postponed", "Record"]
 
 _NAMES = ("journal.0", "journal.1")
 
 
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a device remembers.
+class Postponed(msgspec.Struct, frozen=True):
+    """A release that was refused for what may change by itself.
+
+    Attributes:
+        why: It was refused last.
+        count: How often.
+        until: Not tried again before, UTC, ISO 8601.
+    """
+
+    why: Refusal
+    count: int
+    until: str
+
+
+class Record(msgspec.Struct, frozen=True):
+    """What a device remembers. What a newer agent has added to it is ignored by an older one.
 
     Attributes:
         sequence: Rises with each write.
@@ -38,6 +52,9 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         trial_since: When its probation began, UTC, ISO 8601; "" if there is none.
         not_before: When the wanted release is tested again after it failed for want of memory or in the heat, UTC,
             ISO 8601; "" for at once.
+        handed: Whether the platform's installer has taken the image.
+        broken: Manifests of releases in slots whose bytes were found broken and could not be mended yet.
+        postponed: Releases that were refused for what may change, by their manifest's sha256.
         boot: Which start of the platform it was when an image was handed to its installer.
         ran: What ran then, in the installer's words.
         rules: What the rollout wants to be compared between the release on trial and the proven one.
@@ -60,6 +77,9 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     served: int = 0
     trial_since: str = ""
     not_before: str = ""
+    handed: bool = False
+    broken: tuple[str, ...] = ()
+    postponed: dict[str, Postponed] = {}
     boot: str = ""
     ran: str = ""
     rules: tuple[HealthRule, ...] = ()
@@ -80,6 +100,7 @@ class Journal:
         files: The disk.
         record: As it was read or written last.
         torn: Names of copies that could not be read.
+        lost: Whether there were copies and none could be read: what lies on the disk is then nobody's to remove.
         keeps: Whether writing reaches the disk; who only looks on changes nothing there.
     """
 
@@ -88,6 +109,7 @@ class Journal:
     keeps: bool = True
     record: Record = field(init=False)
     torn: tuple[str, ...] = field(init=False, default=())
+    lost: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         """Read the newer sound copy."""
@@ -108,6 +130,7 @@ class Journal:
                 found.append(record)
         self.record = max(found, key=lambda record: record.sequence, default=Record())
         self.torn = tuple(torn)
+        self.lost = bool(torn) and not found
 
     def write(self, record: Record) -> Record:
         """Remember a record; it survives a power cut from the return on.

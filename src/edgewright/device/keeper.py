@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable
 
-from edgewright.contract.errors import WorkError
 from edgewright.device.agent import Agent
 
 __all__ = ["keep_up"]
@@ -23,7 +22,7 @@ def keep_up(
     *,
     every_s: float,
     verify_s: float = _VERIFY_S,
-    tell: Callable[[Agent], None] = lambda _: None,
+    tell: Callable[[Agent, Exception | None], None] = lambda *_: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Check, settle and verify until told to end; what fails is tried again the next time.
@@ -33,7 +32,7 @@ def keep_up(
         ended: Set by whoever wants an end.
         every_s: Seconds between checks, give or take a tenth.
         verify_s: Seconds between two looks at the bytes of all slots.
-        tell: Called after each check.
+        tell: Called after each check, and with what went wrong.
         clock: Seconds.
     """
     chance = random.Random(agent.settings.device_id)  # noqa: S311 - nothing secret
@@ -43,12 +42,12 @@ def keep_up(
             if clock() >= check_at:
                 check_at = clock() + every_s * (1 + _JITTER * (2 * chance.random() - 1))
                 agent.check()
-                tell(agent)
+                tell(agent, None)
             if clock() >= verify_at:
                 verify_at = clock() + verify_s
                 agent.verify()
             agent.settle()
-        except WorkError:  # the disk is full, or another process was faster
-            tell(agent)
+        except Exception as error:  # whatever it is, the next check may find it gone, and the model serves on
+            tell(agent, error)
         waits = min(check_at, verify_at) - clock()
         ended.wait(max(0.05, min(waits, _SETTLE_S)))

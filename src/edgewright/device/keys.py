@@ -1,14 +1,24 @@
 """The key that a device's models are sealed with: in a file, or in the TPM."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from edgewright.contract.errors import InputError
-from edgewright.trust.keystore import KeyStore, LockedError, RawKeyStore, new_key_file
+from edgewright.trust.keystore import (
+    KEY_BYTES,
+    KeyStore,
+    LockedError,
+    RawKeyStore,
+    new_key_file,
+    open_key_file,
+    write_secret,
+)
 
-__all__ = ["own_keys"]
+__all__ = ["fleet_keys", "keep_fleet_keys", "own_keys", "read_fleet_key"]
 
-_FILE, _TPM = "device.key", "device.tpm"
+_FILE, _TPM, _FLEET = "device.key", "device.tpm", "fleet"
+_CONTEXT = b"edgewright.fleet.1"
 
 
 def own_keys(state: Path, pcrs: str, *, make: bool) -> KeyStore:
@@ -46,3 +56,38 @@ def own_keys(state: Path, pcrs: str, *, make: bool) -> KeyStore:
     elif not make:
         return RawKeyStore(os.urandom(32))
     return seal_tpm_key(path, pcrs=pcrs)
+
+
+def read_fleet_key(path: Path) -> bytes:
+    """Return a key of the fleet, to be kept on a device.
+
+    Raises:
+        InputError: The file holds none.
+    """
+    open_key_file(path)
+    return path.read_bytes()
+
+
+def keep_fleet_keys(state: Path, fleet: Mapping[str, bytes], own: KeyStore | None) -> None:
+    """Keep keys of the fleet on a device, encrypted with its own if it has one.
+
+    Raises:
+        OutputError: They cannot be written.
+    """
+    for name, key in fleet.items():
+        write_secret(state / _FLEET / name, key if own is None else own.wrap(key, _CONTEXT + name.encode()))
+
+
+def fleet_keys(state: Path, own: KeyStore | None) -> dict[str, KeyStore]:
+    """Return the keys of the fleet that a device keeps, by name, as far as its own opens them."""
+    found: dict[str, KeyStore] = {}
+    folder = state / _FLEET
+    for path in sorted(folder.glob("[!.]*")) if folder.is_dir() else ():
+        try:
+            content = path.read_bytes()
+            key = content if own is None else own.unwrap(content, _CONTEXT + path.name.encode())
+        except (LockedError, OSError):
+            continue
+        if len(key) == KEY_BYTES:
+            found[path.name] = RawKeyStore(key)
+    return found

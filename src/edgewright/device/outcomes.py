@@ -5,8 +5,9 @@ trial does worse than the proven one.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -55,6 +56,7 @@ class Outcomes:
     files: Files
     known: dict[str, dict[str, Outcome]]
     changed: bool = False
+    _changing: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def read(cls, folder: Path, files: Files) -> "Outcomes":
@@ -65,13 +67,14 @@ class Outcomes:
             known = {}
         return cls(folder, files, known)
 
-    def add(self, manifest: str, name: str, value: float) -> None:
+    def add(self, manifest: str, name: str, value: float, *, keep: Container[str] = ()) -> None:
         """Count a value.
 
         Args:
             manifest: sha256 of the manifest of the release that it is about.
             name: What was observed.
             value: 0 to 1, the greater the worse.
+            keep: Manifests whose outcomes are not forgotten to make room.
 
         Raises:
             InputError: The name or the value is none, or there are too many names.
@@ -81,16 +84,17 @@ class Outcomes:
             raise InputError(
                 f"outcome {name!r} is {value}", remedy="Give a value from 0 to 1, the greater the worse."
             )
-        names = self.known.setdefault(manifest, {})
-        if name not in names and len(names) >= _MOST_NAMES:
-            raise InputError(
-                f"there are {len(names)} names of outcomes already", remedy="Count under one of them instead."
-            )
-        before = names.get(name, Outcome())
-        names[name] = Outcome(before.count + 1, before.total + value)
-        self.changed = True
-        for old in list(self.known)[:-_MOST_RELEASES]:
-            if old != manifest:
+        with self._changing:
+            names = self.known.setdefault(manifest, {})
+            if name not in names and len(names) >= _MOST_NAMES:
+                raise InputError(
+                    f"there are {len(names)} names of outcomes already", remedy="Count under one of them instead."
+                )
+            before = names.get(name, Outcome())
+            names[name] = Outcome(before.count + 1, before.total + value)
+            self.changed = True
+            others = [old for old in self.known if old != manifest and old not in keep]
+            for old in others[: max(0, len(self.known) - _MOST_RELEASES)]:
                 del self.known[old]
 
     def write(self) -> None:
@@ -99,9 +103,11 @@ class Outcomes:
         Raises:
             OSError: The disk is full or broken.
         """
-        if self.changed:
-            self.files.write(self.folder / _FILE, msgspec.json.encode(self.known))
-            self.changed = False
+        with self._changing:
+            if not self.changed:
+                return
+            content, self.changed = msgspec.json.encode(self.known), False
+        self.files.write(self.folder / _FILE, content)
 
     def of(self, manifest: str | None) -> Mapping[str, Outcome]:
         """Return the outcomes of a release, by name."""

@@ -75,7 +75,7 @@ class Predictor:
     served: int = 0
     failures: int = 0
     rejected: int = 0
-    _switching: threading.Lock = field(default_factory=threading.Lock)
+    _counting: threading.Lock = field(default_factory=threading.Lock)
 
     def predict(self, feed: Mapping[str, NDArray[Any]]) -> Prediction:
         """Return the answer for one feed; it never raises for what the feed holds.
@@ -89,19 +89,32 @@ class Predictor:
         try:
             found = engine.run(feed)
         except CandidateError as error:
-            self.failures += 1
+            self._count(engine, "failures")
             return Prediction({}, engine.release, Rejection("failed", "", error.message))
         if isinstance(found, Rejection):
-            self.rejected += 1
+            self._count(engine, "rejected")
             return Prediction({}, engine.release, found)
-        self.served += 1
+        with self._counting:
+            self.served += self.engine is engine
         shadow = self.shadow
         if shadow is not None:
             shadow.offer(feed, found)
         return Prediction(dict(zip(engine.session.outputs, found, strict=True)), engine.release)
 
+    def _count(self, engine: Engine, name: str) -> None:
+        """Count what the current engine did; what a former one still had in flight is nobody's."""
+        with self._counting:
+            if self.engine is engine:
+                setattr(self, name, getattr(self, name) + 1)
+
+    def take_served(self) -> int:
+        """Return how many inferences were served, and count from 0 again."""
+        with self._counting:
+            served, self.served = self.served, 0
+        return served
+
     def switch(self, engine: Engine | None) -> None:
         """Answer with another engine from the next call on; calls in flight end with theirs."""
-        with self._switching:
+        with self._counting:
             self.engine = engine
             self.served = self.failures = self.rejected = 0

@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import socketserver
+import threading
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -19,10 +20,12 @@ from edgewright.device.agent import Agent
 from edgewright.device.metrics import metrics
 from edgewright.device.protocol import decode_request, encode_answer, model_metadata
 
-__all__ = ["Server", "serve_tcp", "serve_unix"]
+__all__ = ["LOOPBACK", "Server", "serve_tcp", "serve_unix"]
 
-_LARGEST = 64 << 20
-_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_LARGEST = 16 << 20
+# So many requests are read and answered at the same time; more wait, and are turned away after so long.
+_AT_ONCE, _PATIENCE_S = 8, 5.0
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _OK, _BAD, _UNAUTHORIZED, _FORBIDDEN, _NONE, _TOO_LARGE, _BUSY = 200, 400, 401, 403, 404, 413, 503
 _JSON = "application/json"
 
@@ -34,6 +37,7 @@ class _Handler(BaseHTTPRequestHandler):
     agent: ClassVar[Agent]
     hosts: ClassVar[Sequence[str]]
     token: ClassVar[str]
+    places: ClassVar[threading.BoundedSemaphore]
     timeout = 60
 
     def do_GET(self) -> None:
@@ -43,9 +47,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         if not self._is_allowed():
             return
-        body = self._body()
-        if body is not None:
-            self._infer(self.path.partition("?")[0], body)
+        if not self.places.acquire(timeout=_PATIENCE_S):
+            self.close_connection = True
+            self._fail(_BUSY, "too many requests at the same time")
+            return
+        try:
+            body = self._body()
+            if body is not None:
+                self._infer(self.path.partition("?")[0], body)
+        finally:
+            self.places.release()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's signature
         """Say nothing: what is asked is nobody's business."""
@@ -184,13 +195,14 @@ class _UnixServer(Server):
         return request, ("", 0)
 
 
-def serve_unix(agent: Agent, path: Path, *, mode: int = 0o660) -> Server:
+def serve_unix(agent: Agent, path: Path, *, mode: int = 0o660, token: str = "") -> Server:
     """Return a server on a Unix socket; `serve_forever` starts it.
 
     Args:
         agent: Answers.
         path: Of the socket; one that is left over is replaced.
         mode: Of the socket: its owner and group may ask.
+        token: That requests must bear; "" for none.
 
     Raises:
         InputError: The path cannot be used.
@@ -200,7 +212,7 @@ def serve_unix(agent: Agent, path: Path, *, mode: int = 0o660) -> Server:
             path.unlink()
         before = os.umask(0o777 & ~mode)
         try:
-            return _UnixServer(str(path), _handler(agent, (), ""))  # type: ignore[arg-type]
+            return _UnixServer(str(path), _handler(agent, (), token))  # type: ignore[arg-type]
         finally:
             os.umask(before)
     except OSError as error:
@@ -210,7 +222,7 @@ def serve_unix(agent: Agent, path: Path, *, mode: int = 0o660) -> Server:
 
 
 def serve_tcp(
-    agent: Agent, port: int, *, host: str = "127.0.0.1", hosts: Sequence[str] = _LOOPBACK, token: str = ""
+    agent: Agent, port: int, *, host: str = "127.0.0.1", hosts: Sequence[str] = LOOPBACK, token: str = ""
 ) -> Server:
     """Return a server on a TCP port; `serve_forever` starts it.
 
@@ -235,4 +247,5 @@ def serve_tcp(
 
 
 def _handler(agent: Agent, hosts: Sequence[str], token: str) -> Callable[..., BaseHTTPRequestHandler]:
-    return type("Handler", (_Handler,), {"agent": agent, "hosts": tuple(hosts), "token": token})
+    places = threading.BoundedSemaphore(_AT_ONCE)
+    return type("Handler", (_Handler,), {"agent": agent, "hosts": tuple(hosts), "token": token, "places": places})

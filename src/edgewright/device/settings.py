@@ -9,7 +9,9 @@ import msgspec
 from edgewright.contract.errors import InputError, OutputError
 from edgewright.contract.names import checked_name
 from edgewright.device.files import Files
+from edgewright.device.keys import keep_fleet_keys, own_keys
 from edgewright.trust.fetch import checked_url
+from edgewright.trust.verify import checked_root
 
 __all__ = ["ANCHOR", "Settings", "enrol", "read_settings"]
 
@@ -54,6 +56,7 @@ def enrol(
     sealed: bool = True,
     installer: Sequence[str] = (),
     tpm: str = "",
+    fleet: Mapping[str, bytes] | None = None,
 ) -> Settings:
     """Make a device's state.
 
@@ -68,9 +71,11 @@ def enrol(
         sealed: Whether models are encrypted at rest.
         installer: Command that images are handed to, such as `rauc`.
         tpm: Registers of the TPM that the device's key is sealed to, such as `sha256:0,2,4,7`.
+        fleet: Keys of the fleet by name.
 
     Raises:
-        InputError: The folder is not empty, or something is no name or URL.
+        InputError: The folder is not empty, something is no name or URL, or the root is none.
+        WorkError: The TPM cannot be used.
         OutputError: The folder cannot be written.
     """
     checked_name("device class", device_class)
@@ -87,11 +92,14 @@ def enrol(
         tuple(installer),
         tpm,
     )
+    checked_root(root)
     files = Files()
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         if any(state.iterdir()):
             raise InputError(f"{state} is not empty", remedy="Enrol into a new folder; each device has its own.")
+        own = own_keys(state, tpm, make=True) if sealed else None
+        keep_fleet_keys(state, fleet or {}, own)
         files.write(state / ANCHOR, root)
         files.write(state / _SETTINGS, msgspec.json.format(msgspec.json.encode(settings), indent=1))
     except OSError as error:

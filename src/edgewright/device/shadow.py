@@ -6,6 +6,7 @@ The old one answers. What comes while the new one is busy is not compared, so no
 import queue
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,13 +14,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.contract.errors import CandidateError
 from edgewright.device.guard import Rejection
 from edgewright.device.slots import Installed
 
 __all__ = ["Comparison", "Shadow", "compare"]
 
 _WAITING = 4
+_PATIENCE_S = 5.0
 
 
 class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,12 +58,14 @@ class Shadow:
         default_factory=lambda: queue.Queue(_WAITING)
     )
     _thread: threading.Thread | None = None
+    _starting: threading.Lock = field(default_factory=threading.Lock)
 
     def offer(self, feed: Mapping[str, NDArray[Any]], outputs: list[NDArray[Any]]) -> None:
         """Compare with what the serving model answered, later and if there is time."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="edgewright shadow", daemon=True)
-            self._thread.start()
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="edgewright shadow", daemon=True)
+                self._thread.start()
         try:
             # The caller may use its arrays again at once.
             self._queue.put_nowait(({name: array.copy() for name, array in feed.items()}, outputs))
@@ -70,10 +73,11 @@ class Shadow:
             self._count(left_out=1)
 
     def close(self) -> Comparison:
-        """Finish what waits, and return the comparison."""
+        """Finish what waits, if that is soon, and return the comparison."""
         if self._thread is not None:
-            self._queue.put(None)
-            self._thread.join()
+            with suppress(queue.Full):
+                self._queue.put(None, timeout=_PATIENCE_S)
+            self._thread.join(_PATIENCE_S)
             self._thread = None
         return self.comparison
 
@@ -82,7 +86,7 @@ class Shadow:
             feed, expected = entry
             try:
                 found = self.run(feed)
-            except CandidateError:
+            except Exception:  # whatever it is, the model that serves goes on
                 found = Rejection("failed", "", "")
             if isinstance(found, Rejection):
                 self._count(failed=1)

@@ -8,14 +8,14 @@ import msgspec
 from edgewright.contract.errors import WorkError
 from edgewright.contract.release import Kind
 
-__all__ = ["Installed", "NoTrialError", "Slots", "begin_trial", "end_trial", "heal", "roll_back"]
+__all__ = ["Installed", "NoTrialError", "Slots", "begin_trial", "end_trial", "roll_back"]
 
 
 class NoTrialError(WorkError):
     """There is no model on trial."""
 
 
-class Installed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Installed(msgspec.Struct, frozen=True):
     """A release that lies in a slot.
 
     Attributes:
@@ -37,7 +37,7 @@ class Installed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shadow: bool = False
 
 
-class Slots(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Slots(msgspec.Struct, frozen=True):
     """What is installed.
 
     Attributes:
@@ -93,19 +93,3 @@ def roll_back(slots: Slots) -> Slots:
     if slots.previous is None:
         raise NoTrialError("there is no model to return to", remedy="The proven one goes on serving.")
     return Slots(proven=slots.previous, trial=None, previous=slots.proven)
-
-
-def heal(slots: Slots, broken: str) -> Slots:
-    """Return the slots without a release whose bytes were found broken and cannot be had again.
-
-    Args:
-        slots: Before.
-        broken: sha256 of its manifest.
-    """
-    kept = {
-        field: None if each is not None and each.manifest == broken else each
-        for field, each in (("proven", slots.proven), ("trial", slots.trial), ("previous", slots.previous))
-    }
-    if kept["proven"] is None and kept["previous"] is not None:
-        return Slots(proven=kept["previous"], trial=kept["trial"], previous=None)
-    return Slots(**kept)

@@ -94,23 +94,20 @@ class Probation:
     Attributes:
         inferences: So many without a failure promote it.
         seconds: So long without a failure promotes it.
-        most_failures: More failures in that time send it back.
+        most_failures: More failures in that time send it back, unless it still passes its self-test.
     """
 
     inferences: int = 100
     seconds: float = 600.0
     most_failures: int = 0
 
-    def verdict(self, served: int, failures: int, elapsed_s: float) -> bool | None:
-        """Return whether a model is promoted or sent back, None if neither yet.
+    def is_over(self, served: int, elapsed_s: float) -> bool:
+        """Whether a model was watched for long enough.
 
-        >>> some = Probation(inferences=3)
-        >>> some.verdict(3, 0, 0.0), some.verdict(0, 1, 0.0), some.verdict(0, 0, 0.0)
-        (True, False, None)
+        >>> Probation(inferences=3).is_over(3, 0.0), Probation(inferences=3).is_over(2, 0.0)
+        (True, False)
         """
-        if failures > self.most_failures:
-            return False
-        return True if served >= self.inferences or elapsed_s >= self.seconds else None
+        return served >= self.inferences or elapsed_s >= self.seconds
 
 
 def peak_bytes() -> int:

@@ -6,11 +6,13 @@ stood, a proven release that is verified before it answers, and goes on from the
 
 import datetime
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from edgewright.contract.device import Budget
 from edgewright.contract.errors import CandidateError, EdgewrightError, ModelError, WorkError
 from edgewright.contract.names import version_key
 from edgewright.contract.plan import Policy
@@ -21,15 +23,16 @@ from edgewright.device.fetching import Source, fetch_variant
 from edgewright.device.guard import Guard
 from edgewright.device.host import boot_id, lacking
 from edgewright.device.installer import Installer, InstallerError
-from edgewright.device.journal import Journal, Record
+from edgewright.device.journal import Journal, Postponed, Record
 from edgewright.device.lifecycle import Event, State, after
 from edgewright.device.outcomes import Outcome, Outcomes, is_worse
 from edgewright.device.predictor import Engine, Predictor
 from edgewright.device.settings import Settings
 from edgewright.device.shadow import Shadow
 from edgewright.device.shelves import Shelves
-from edgewright.device.slots import Installed, begin_trial, end_trial, heal, roll_back
+from edgewright.device.slots import Installed, begin_trial, end_trial, roll_back
 from edgewright.device.trial import Probation, peak_bytes, self_test
+from edgewright.runtime.options import RuntimeOptions
 from edgewright.runtime.session import Session, open_session
 from edgewright.trust.fetch import Fetcher
 from edgewright.trust.keystore import KeyStore, LockedError
@@ -43,8 +46,16 @@ _ATTEMPTS = 3
 # After the first such failure it is tried again in so long, then in twice that.
 _PAUSE = datetime.timedelta(minutes=5)
 _IN_PROGRESS = (State.WAITING, State.FETCHING, State.STAGED)
-# What may pass by itself.
+_ON_TRIAL = (State.TESTING, State.PROBATION)
+# What passes by itself: tried again at every check.
 _TRANSIENT = ("unreachable", "slow", "missing", "disk", "expired")
+# What this release itself has shown here: not tried again.
+_FINAL = ("self-test", "budget", "probation", "installer", "external data")
+# All else may change (a server that lies, a runtime that is too old): tried again after this, then twice as long, …
+_POSTPONE, _LONGEST = datetime.timedelta(minutes=10), datetime.timedelta(days=1)
+_MOST_REMEMBERED = 32
+# So many of a model's inferences may fail if it still passes its self-test: then it is the inputs' fault.
+_MOST_FAILING = 0.5
 
 
 @dataclass(slots=True)
@@ -80,36 +91,64 @@ class Update:
         """What the device remembers."""
         return self.journal.record
 
+    @property
+    def serving(self) -> Installed | None:
+        """The release that should answer: on probation, else the proven one, as far as their bytes are sound."""
+        record = self.record
+        slots = record.slots
+        trial = slots.trial if record.state is State.PROBATION else None
+        for each in (None if trial is None or trial.shadow else trial, slots.proven):
+            if each is not None and each.manifest not in record.broken:
+                return each
+        previous = slots.previous
+        if previous is None or previous.manifest in record.broken or not self._may_serve(previous):
+            return None
+        return previous if slots.proven is not None and slots.proven.manifest in record.broken else None
+
+    def moment(self) -> datetime.datetime:
+        """Return the time that is believed: the device's own, but not before what was signed."""
+        issued = self.record.memory.issued
+        return max(self.now(), time_of(issued)) if issued else self.now()
+
     def boot(self) -> None:
-        """Go on from wherever the last process ended."""
-        trial = self.record.slots.trial
-        if self.record.state is State.TESTING and (trial is None or trial.kind == "model"):
-            # The process ended in the middle of a test: go back, and test again while attempts are left.
-            self.step(Event.FOUND_BROKEN, slots=end_trial(self.record.slots, passed=False))
-        self._sweep()
+        """Go on from wherever the last process ended; what is proven serves even if nothing can be written."""
         self.open_serving()
-        self.settle_image()
+        with suppress(WorkError, OSError):
+            self.recover()
+            self._sweep()
+            self.settle_image()
+
+    def recover(self) -> None:
+        """Go back from a test that nobody is performing any more, and test again while attempts are left."""
+        record = self.record
+        trial = record.slots.trial
+        interrupted = trial is None or trial.kind == "model" or not record.handed
+        if record.state is State.TESTING and interrupted:
+            self.step(Event.FOUND_BROKEN, slots=end_trial(record.slots, passed=False))
 
     def install(self, view: View, policy: Policy, release: Installed) -> None:
         """Bring a release to its trial."""
         if self.record.state is State.PROBATION and self.record.slots.proven is None:
             return  # it is all that there is: it serves to the end of its probation
-        if self.record.state in (State.PROBATION, State.TESTING):  # a newer one replaces what is on trial
-            self.end_badly(
-                Event.WITHDRAWN, Refusal("policy", release.version, f"{release.version} is rolled out now")
-            )
+        later = self.record.postponed.get(release.manifest)
+        if later is not None and self.moment() < time_of(later.until):
+            self.remember(last_refusal=later.why)
+            return
+        if self.record.state in _ON_TRIAL:  # a newer one replaces what is on trial
+            why = Refusal("policy", release.version, f"{release.version} is rolled out now")
+            self.end_badly(Event.WITHDRAWN, why, sweep=False)
         self.want(release)
         try:
             manifest, content = view.manifest(release.name, release.version, release.manifest)
             variant = self._admitted(manifest, policy)
+            installed = msgspec.structs.replace(release, kind=manifest.kind)
             if self.record.state is State.WAITING:
                 self.step(Event.ADMITTED)
-            self._fetch(content, variant, release, sealed=manifest.kind == "model")
-            release = msgspec.structs.replace(release, kind=manifest.kind)
+            self._fetch(content, variant, installed)
             if manifest.kind == "model":
-                self._test(variant, release)
+                self._test(variant, installed)
             else:
-                self._hand_over(variant, release)
+                self._hand_over(variant, installed)
         except RefusedError as refused:
             self._refuse(release, refused.refusal)
         except OSError as error:
@@ -117,51 +156,79 @@ class Update:
 
     def want(self, release: Installed) -> None:
         """Begin an installation, or go on with it."""
+        if self.record.state in _ON_TRIAL:
+            return
         if self.record.wanted != release or self.record.state not in _IN_PROGRESS:
-            self.give_up()
+            self.give_up(sweep=False)
             self.step(Event.CHOSEN, wanted=release, attempts=0, not_before="")
 
-    def give_up(self) -> None:
+    def give_up(self, *, sweep: bool = True) -> None:
         """Stop an installation that is not wanted any more."""
         if self.record.state in _IN_PROGRESS:
             self.step(Event.WITHDRAWN, wanted=None, attempts=0, not_before="")
-            self._sweep()
+            if sweep:
+                self._sweep()
 
     def withdraw(self, why: Refusal) -> None:
         """Take back what is on trial or being installed."""
-        if self.record.state in (State.PROBATION, State.TESTING):
+        if self.record.state in _ON_TRIAL:
             self.end_badly(Event.WITHDRAWN, why)
         else:
             self.give_up()
 
     def settle(self) -> None:
         """End a probation that is over: promote the release on trial, or return to the proven one."""
+        self.recover()
         self.settle_image()
-        record = self.record
-        trial = record.slots.trial
-        if record.state is not State.PROBATION or trial is None:
+        trial = self.record.slots.trial
+        if self.record.state is not State.PROBATION or trial is None:
             return
-        why = self._worse(trial)
+        why = self._failing(trial)
         if why is not None:
             self.end_badly(Event.PROBATION_FAILED, why)
-            return
-        served, failures = record.served + self.predictor.served, self.predictor.failures
-        verdict = self.probation.verdict(served, failures, self._elapsed())
-        if trial.kind != "model":  # nobody sees its inferences: it has come up, and stays up for that time
-            verdict = True if self._elapsed() >= self.probation.seconds else None
-        elif trial.shadow:  # it answers nobody, so it proves nothing but how it compares
-            verdict = None
-        if verdict is None:
-            if self.predictor.served and not trial.shadow:
-                self.remember(served=served)
-                self.predictor.served = 0
-        elif verdict:
+        elif not trial.shadow and self._is_over(trial):  # a shadow answers nobody, so it proves nothing
             self._promote(trial)
-        else:
-            self.end_badly(
-                Event.PROBATION_FAILED,
-                Refusal("probation", trial.version, f"{failures} inferences failed in its probation"),
+        elif self.predictor.served and not trial.shadow:
+            self.remember(served=self.record.served + self.predictor.take_served())
+
+    def _is_over(self, trial: Installed) -> bool:
+        """Whether a release on trial was watched for long enough."""
+        if trial.kind != "model":  # nobody sees its inferences: it has come up, and stays up for that time
+            return self._elapsed() >= self.probation.seconds
+        served = self.record.served + self.predictor.served
+        return self.probation.is_over(served, self._elapsed())
+
+    def _failing(self, trial: Installed) -> Refusal | None:
+        """Return why a release on trial is sent back, None if nothing speaks against it."""
+        if trial.kind != "model" and self.installer is not None:
+            try:
+                runs = self.installer.running()
+            except InstallerError:
+                return None
+            fell = runs == self.record.ran
+            return Refusal("probation", trial.version, f"the platform fell back to {runs!r}") if fell else None
+        failures = self.predictor.failures
+        if failures > self.probation.most_failures:
+            served = self.record.served + self.predictor.served
+            if failures > _MOST_FAILING * (served + failures) or not self._still_passes(trial):
+                return Refusal("probation", trial.version, f"{failures} inferences failed in its probation")
+        return self._worse(trial)
+
+    def _still_passes(self, trial: Installed) -> bool:
+        """Whether a model passes its self-test: then the inputs that it failed on were at fault."""
+        engine = self.predictor.engine
+        try:
+            variant = self.shelves.variant(trial.manifest)
+            if engine is None or variant.self_test is None or engine.release.manifest != trial.manifest:
+                return True
+            golden = self.shelves.shelf(trial.manifest).read(variant.file(variant.self_test.file))
+            no_limits = Budget()
+            return (
+                self_test(engine.session, golden, variant.self_test, no_limits, peak_before=peak_bytes()).failure
+                is None
             )
+        except (LockedError, OSError, CandidateError):
+            return False
 
     def settle_image(self) -> None:
         """Find out whether an image that was handed over runs now."""
@@ -175,9 +242,8 @@ class Update:
             self.remember_if_possible(Refusal("installer", trial.version, error.message))
             return
         if runs != record.ran:
-            self.step(
-                Event.TEST_PASSED, wanted=None, attempts=0, trial_since=self.now().isoformat(), last_refusal=None
-            )
+            since = self.moment().isoformat()
+            self.step(Event.TEST_PASSED, wanted=None, attempts=0, trial_since=since, last_refusal=None)
         elif boot_id() != record.boot:
             why = Refusal("self-test", trial.version, f"the platform came up with {runs!r} as before")
             self.end_badly(Event.TEST_FAILED, why)
@@ -200,9 +266,9 @@ class Update:
         left = self.record.slots.trial or self.record.slots.proven
         failed = dict(self.record.failed)
         if left is not None:
-            failed[left.manifest] = Refusal("policy", left.version, "it was rolled back by hand")
-            if left.kind != "model" and self.installer is not None:
-                self.installer.revert()
+            failed = _with(failed, left.manifest, Refusal("policy", left.version, "it was rolled back by hand"))
+            if left.kind != "model":
+                self._back()
         self.step(Event.ROLLED_BACK, slots=slots, wanted=None, failed=failed, served=0, trial_since="")
         self.open_serving()
 
@@ -217,6 +283,13 @@ class Update:
             return Refusal("tampered", installed.version, str(error))
         return None
 
+    def mend_all(self) -> None:
+        """Try again to mend what was found broken and could not be mended."""
+        slots = self.record.slots
+        for installed in (slots.trial, slots.proven, slots.previous):
+            if installed is not None and installed.manifest in self.record.broken:
+                self.mend(installed, Refusal("tampered", installed.version, "it was found broken"))
+
     def mend(self, installed: Installed, why: Refusal) -> None:
         """Fill a broken release's shelf again, from other slots or from the repository."""
         shelf = self.shelves.shelf(installed.manifest, sealed=installed.kind == "model")
@@ -227,14 +300,15 @@ class Update:
             ]
             fetch_variant(variant, shelf, Source(self.settings.url, self.fetcher, self.fleet, others))
         except (EdgewrightError, OSError):
-            self._drop(installed, why)
-            self.open_serving()
+            self._mark_broken(installed, why)
             return
-        self.remember(last_refusal=why)
+        broken = tuple(each for each in self.record.broken if each != installed.manifest)
+        self.remember(last_refusal=why, broken=broken)
+        self.open_serving()
 
     def open_serving(self) -> None:
         """Open the release that should answer; what is broken gives way to what is not."""
-        while (serving := self.record.slots.serving) is not None and serving.kind == "model":
+        while (serving := self.serving) is not None and serving.kind == "model":
             current = self.predictor.engine
             if current is not None and current.release.manifest == serving.manifest:
                 break
@@ -242,21 +316,21 @@ class Update:
                 variant = self.shelves.variant(serving.manifest)
                 self.predictor.switch(self._engine(variant, serving, self._session(serving, variant)))
                 break
-            except (LockedError, CandidateError, ModelError) as error:
-                self._drop(serving, Refusal("tampered", _MODEL, error.message))
+            except (LockedError, CandidateError, ModelError, OSError) as error:
+                self._mark_broken(serving, Refusal("tampered", _MODEL, str(error)))
         else:
             self.predictor.switch(None)
         self._open_shadow()
 
-    def end_badly(self, event: Event, why: Refusal) -> None:
+    def end_badly(self, event: Event, why: Refusal, *, sweep: bool = True) -> None:
         """Return to the proven release, and remember why."""
         trial = self.record.slots.trial
         failed = dict(self.record.failed)
         if trial is not None and event is not Event.WITHDRAWN:
-            failed[trial.manifest] = why
-        if trial is not None and trial.kind != "model" and self.installer is not None:
+            failed = _with(failed, trial.manifest, why)
+        if trial is not None and trial.kind != "model":
             try:
-                self.installer.revert()
+                self._back()
             except InstallerError as error:
                 why = Refusal("installer", trial.version, f"{why.reason}; {error.message}")
         self.step(
@@ -270,7 +344,8 @@ class Update:
             trial_since="",
         )
         self.open_serving()
-        self._sweep()
+        if sweep:
+            self._sweep()
 
     def step(self, event: Event, **changes: Any) -> Record:
         """Remember what happened."""
@@ -313,7 +388,7 @@ class Update:
             )
         if version_key(manifest.version) < version_key(policy.floor):
             raise RefusedError("policy", path, f"it is below the floor {policy.floor}")
-        if manifest.end_of_life and time_of(manifest.end_of_life) <= self.now():
+        if manifest.end_of_life and time_of(manifest.end_of_life) <= self.moment():
             raise RefusedError("retired", path, f"its end of life was {manifest.end_of_life}")
         variant = manifest.variant(self.settings.device_class)
         if variant is None:
@@ -326,20 +401,20 @@ class Update:
             raise RefusedError("requirement", path, missing)
         return variant
 
-    def _fetch(self, manifest: bytes, variant: Variant, release: Installed, *, sealed: bool) -> None:
+    def _fetch(self, manifest: bytes, variant: Variant, release: Installed) -> None:
         if self.record.state is State.STAGED:
             if self.fault(release) is None:
                 return
             self.step(Event.FOUND_BROKEN)
             self.step(Event.ADMITTED)
-        shelf = self.shelves.staging(release.manifest, manifest, sealed=sealed)
+        shelf = self.shelves.staging(release.manifest, manifest, sealed=release.kind == "model")
         others = self.shelves.contents(self.record.slots)
         fetch_variant(variant, shelf, Source(self.settings.url, self.fetcher, self.fleet, others))
         self.shelves.stand(release.manifest)
         self.step(Event.FETCHED)
 
     def _test(self, variant: Variant, release: Installed) -> None:
-        if self.record.not_before and self.now() < time_of(self.record.not_before):
+        if self.record.not_before and self.moment() < time_of(self.record.not_before):
             return
         attempts = self.record.attempts + 1
         if attempts > _ATTEMPTS:
@@ -351,7 +426,7 @@ class Update:
         if engine is None or why is not None:
             why = why or Refusal("self-test", release.version, "it cannot be opened")
             if passing and attempts < _ATTEMPTS:
-                again = self.now() + _PAUSE * 2 ** (attempts - 1)
+                again = self.moment() + _PAUSE * 2 ** (attempts - 1)
                 slots = end_trial(self.record.slots, passed=False)
                 self.step(Event.POSTPONED, slots=slots, not_before=again.isoformat(), last_refusal=why)
             else:
@@ -362,7 +437,7 @@ class Update:
             wanted=None,
             attempts=0,
             served=0,
-            trial_since=self.now().isoformat(),
+            trial_since=self.moment().isoformat(),
             last_refusal=None,
         )
         if release.shadow:
@@ -386,6 +461,10 @@ class Update:
         except (CandidateError, LockedError) as error:
             short = "alloc" in error.message.lower()
             return None, Refusal("self-test", _MODEL, error.message), short
+        except (
+            Exception
+        ) as error:  # a self-test is bytes from the outside: whatever it breaks, the release has failed
+            return None, Refusal("self-test", _MODEL, f"it cannot be tested: {error}"), isinstance(error, OSError)
         # A device that is hot is slow: latency is looked at again when it has cooled down.
         return self._engine(variant, release, session), trial.failure, _code(trial.failure) == "budget"
 
@@ -393,18 +472,39 @@ class Update:
         """Give an image to the platform's installer; it is on trial from the platform's next start on."""
         assert self.installer is not None  # noqa: S101 - _admitted has refused it otherwise
         shelf = self.shelves.shelf(release.manifest, sealed=False)
+        attempts = self.record.attempts + 1
+        if attempts > _ATTEMPTS:
+            raise RefusedError("installer", release.version, f"its installation was broken off {_ATTEMPTS} times")
         try:
             ran = self.installer.running()
             slots = begin_trial(self.record.slots, release)
-            # Remembered first: a platform that starts anew right after its installation must find it.
-            self.step(Event.SWITCHED, slots=slots, boot=boot_id(), ran=ran, last_refusal=None)
+            # Remembered first: a platform that starts anew in the middle of it must find it.
+            self.step(
+                Event.SWITCHED,
+                slots=slots,
+                boot=boot_id(),
+                ran=ran,
+                handed=False,
+                attempts=attempts,
+                last_refusal=None,
+            )
             self.installer.install(shelf.folder / variant.files[0].name, release.version)
+            self.remember(handed=True)
         except InstallerError as error:
             why = Refusal("installer", release.version, error.message)
             if self.record.state is State.TESTING:
                 self.end_badly(Event.TEST_FAILED, why)
             else:
                 self.remember_if_possible(why)
+
+    def _back(self) -> None:
+        """Have the platform start what ran before an image was handed over."""
+        if self.installer is None:
+            return
+        if self.record.state in _ON_TRIAL and self.installer.running() == self.record.ran:
+            self.installer.keep()  # it was not started, or the platform has fallen back
+        else:
+            self.installer.revert()
 
     def _worse(self, trial: Installed) -> Refusal | None:
         """Return why a release on trial does worse than the proven one, by what the application counted."""
@@ -429,7 +529,7 @@ class Update:
                 return
         slots = end_trial(self.record.slots, passed=True)
         self.step(Event.PROMOTED, slots=slots, wanted=None, served=0, trial_since="", last_refusal=None)
-        self.predictor.served = 0
+        self.predictor.take_served()
         self._sweep()
 
     def _may_serve(self, installed: Installed) -> bool:
@@ -440,21 +540,29 @@ class Update:
         )
 
     def _refuse(self, release: Installed, why: Refusal) -> None:
-        """End an installation; what may pass by itself is tried again, the rest counts as failed here."""
+        """End an installation: tried again at the next check, later and later, or not at all."""
         if why.code in _TRANSIENT:
             if self.record.state is State.FETCHING:
                 self.step(Event.FETCH_FAILED, last_refusal=why)
             else:
                 self.remember(last_refusal=why)
             return
-        failed = {**self.record.failed, release.manifest: why}
+        failed, postponed = self.record.failed, self.record.postponed
+        if why.code in _FINAL:
+            failed = _with(failed, release.manifest, why)
+        else:
+            before = postponed.get(release.manifest)
+            count = 1 if before is None else before.count + 1
+            until = self.moment() + min(_LONGEST, _POSTPONE * 2 ** min(count - 1, 16))
+            postponed = _with(postponed, release.manifest, Postponed(why, count, until.isoformat()))
         if self.record.state in _IN_PROGRESS:
-            self.step(Event.REFUSED, wanted=None, failed=failed, last_refusal=why)
+            self.step(Event.REFUSED, wanted=None, failed=failed, postponed=postponed, last_refusal=why)
         self._sweep()
 
     def _session(self, release: Installed, variant: Variant) -> Session:
         content = self.shelves.shelf(release.manifest).read(variant.file(_MODEL))
-        return open_session(content)
+        options = msgspec.convert(variant.options, RuntimeOptions) if variant.options else RuntimeOptions()
+        return open_session(content, options)
 
     def _engine(self, variant: Variant, release: Installed, session: Session) -> Engine:
         if variant.contract is None:
@@ -470,8 +578,8 @@ class Update:
             try:
                 variant = self.shelves.variant(trial.manifest)
                 self._shadow(self._engine(variant, trial, self._session(trial, variant)))
-            except (LockedError, CandidateError, ModelError) as error:
-                self._drop(trial, Refusal("tampered", _MODEL, error.message))
+            except (LockedError, CandidateError, ModelError, OSError) as error:
+                self._mark_broken(trial, Refusal("tampered", _MODEL, str(error)))
 
     def _shadow(self, engine: Engine | None) -> None:
         before, self.predictor.shadow = self.predictor.shadow, None
@@ -480,30 +588,36 @@ class Update:
         if engine is not None:
             self.predictor.shadow = Shadow(engine.release, engine.run)
 
-    def _drop(self, installed: Installed, why: Refusal) -> None:
-        """Go on without a release whose bytes are broken; the next check fetches it again."""
+    def _mark_broken(self, installed: Installed, why: Refusal) -> None:
+        """Go on without a release whose bytes are broken, until they can be had again.
+
+        An engine that was opened before its bytes rotted goes on answering.
+        """
         record = self.record
-        if record.slots.trial is not None and record.slots.trial.manifest == installed.manifest:
+        if record.state is State.PROBATION and record.slots.trial == installed:
             slots = end_trial(record.slots, passed=False)
             self.step(
                 Event.FOUND_BROKEN, slots=slots, wanted=None, last_refusal=why, served=0, trial_since="", attempts=0
             )
-            return
-        slots = heal(record.slots, installed.manifest)
-        if slots.proven is not None and slots.proven != record.slots.proven and not self._may_serve(slots.proven):
-            slots = heal(slots, slots.proven.manifest)
-        state = record.state
-        if state is State.IDLE and slots.proven is None:
-            state = State.EMPTY
-        self.remember(slots=slots, state=state, last_refusal=why)
+        elif installed.manifest not in record.broken:
+            self.remember(broken=(*record.broken, installed.manifest), last_refusal=why)
 
     def _sweep(self) -> None:
-        if self.journal.keeps:
+        if self.journal.keeps and not self.journal.lost:
             self.shelves.sweep(self.record.slots, self.record.wanted)
 
     def _elapsed(self) -> float:
         since = self.record.trial_since
-        return (self.now() - time_of(since)).total_seconds() if since else 0.0
+        return (self.moment() - time_of(since)).total_seconds() if since else 0.0
+
+
+Entry = TypeVar("Entry")
+
+
+def _with(known: dict[str, Entry], key: str, entry: Entry) -> dict[str, Entry]:
+    """Return a table with an entry as its newest; the oldest make room."""
+    others = [item for item in known.items() if item[0] != key]
+    return dict([*others[-(_MOST_REMEMBERED - 1) :], (key, entry)])
 
 
 def _code(refusal: Refusal | None) -> str:

@@ -60,6 +60,8 @@ def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     while at < len(content):
         key, at = _varint(content, at)
         number, wire = key >> 3, key & 7
+        if not 0 < number < 1 << 29:  # others could read the rest of such a number as another field
+            raise ValueError(f"there is no field {number}")
         value: int | memoryview
         if wire == _VARINT:
             value, at = _varint(content, at)

@@ -7,11 +7,12 @@ signed with keys that do not count any more is signed again, in the same change,
 from collections.abc import Sequence
 from typing import Any
 
-from tuf.api.metadata import Delegations, Metadata, Root, SuccinctRoles, Targets
+from tuf.api.metadata import Metadata, Root, Targets
 
 from edgewright.contract.errors import InputError
+from edgewright.trust.form import BINS, LIFETIMES, ROLLOUTS, delegations_of, spread_of
 from edgewright.trust.keys import OFFLINE, ONLINE, KeyFolder, PublicKey
-from edgewright.trust.repository import BINS, LIFETIMES, ROLLOUTS, Repository, TrustError
+from edgewright.trust.repository import Repository, TrustError
 from edgewright.trust.staging import draft, land_if_online, sign, stage
 
 __all__ = ["Who", "change_keys", "whose"]
@@ -63,7 +64,7 @@ def change_keys(
         ids, needed = _counting(repository, who, add, remove, threshold)
         root = _changed_root(repository, who, ids, needed, add)
         changed: dict[str, Metadata[Any]] = {Root.type: root}
-        changed |= _delegated(repository, who, ids, needed, add, again=bool(remove) or threshold is not None)
+        changed |= _delegated(repository, who, root.signed, again=bool(remove) or threshold is not None)
         for role in OFFLINE if not only_stage else ():
             sign(repository, changed, role, keys)
         stage(repository, changed)
@@ -115,52 +116,30 @@ def _changed_root(
     return Metadata(signed)
 
 
-def _delegated(
-    repository: Repository, who: Who, ids: Sequence[str], threshold: int, add: PublicKey | None, *, again: bool
-) -> dict[str, Metadata[Any]]:
+def _delegated(repository: Repository, who: Who, root: Root, *, again: bool) -> dict[str, Metadata[Any]]:
     """Return what says the same as the root to those who ask for releases and rollouts.
 
     Args:
         repository: As of now.
         who: Whose keys change.
-        ids: That count from now on.
-        threshold: How many of them must sign.
-        add: The new one.
+        root: The new one.
         again: Whether what the role signed before may not be signed by enough keys any more.
     """
     if who == "root":
         return {}
     changed: dict[str, Metadata[Any]] = {}
     top = draft(repository, Targets.type)
-    delegations = _delegations(top, Targets.type)
-    if add is not None:
-        delegations.keys[add.keyid] = add.for_metadata()
-    name = BINS if who == "releases" else ROLLOUTS
-    if delegations.roles is None:
-        raise TrustError("targets delegates to nobody", remedy="Restore the repository from a copy.")
-    delegations.roles[name].keyids = list(ids)
-    delegations.roles[name].threshold = threshold
-    counting = {keyid for role in delegations.roles.values() for keyid in role.keyids}
-    delegations.keys = {keyid: key for keyid, key in delegations.keys.items() if keyid in counting}
+    top.signed.delegations = delegations_of(root)
     changed[Targets.type] = top
     if who == "online":
         changed[ROLLOUTS] = draft(repository, ROLLOUTS)
         return changed
     bins = draft(repository, BINS)
-    spread = _delegations(bins, BINS)
-    known = repository.root.signed.keys | ({} if add is None else {add.keyid: add.for_metadata()})
-    spread.keys = {keyid: known[keyid] for keyid in ids}
-    old = spread.succinct_roles
-    if old is None:
+    spread = None if bins.signed.delegations is None else bins.signed.delegations.succinct_roles
+    if spread is None:
         raise TrustError("the repository has no bins", remedy="Restore it from a copy.")
-    spread.succinct_roles = SuccinctRoles(list(ids), threshold, old.bit_length, old.name_prefix)
+    bins.signed.delegations = spread_of(root, spread.bit_length)
     changed[BINS] = bins
     if again:
-        changed |= {name: draft(repository, name) for name in spread.succinct_roles.get_roles()}
+        changed |= {name: draft(repository, name) for name in spread.get_roles()}
     return changed
-
-
-def _delegations(metadata: Metadata[Targets], name: str) -> Delegations:
-    if metadata.signed.delegations is None:
-        raise TrustError(f"{name} delegates to nobody", remedy="Restore the repository from a copy.")
-    return metadata.signed.delegations

@@ -11,9 +11,10 @@ from edgewright.contract.errors import EdgewrightError
 from edgewright.contract.plan import Plan, refusals
 from edgewright.contract.release import Delta, Manifest, StoredFile, stored
 from edgewright.contract.times import time_of
+from edgewright.trust.form import BINS, ROLLOUTS
 from edgewright.trust.paths import release_path
 from edgewright.trust.publish import known_policy, releases
-from edgewright.trust.repository import BINS, ROLLOUTS, Repository, TrustError, blob_name
+from edgewright.trust.repository import Repository, TrustError, blob_name
 
 __all__ = ["Check", "check_repository"]
 

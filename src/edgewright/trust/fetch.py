@@ -2,9 +2,13 @@
 
 import hashlib
 import os
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any, ClassVar
 from urllib.parse import urlsplit
 
 import urllib3
@@ -22,6 +26,7 @@ from edgewright.contract.refusal import RefusalCode, RefusedError
 __all__ = ["Fetcher", "checked_url", "code_of"]
 
 _CHUNK = 64 * 1024
+_LARGEST_METADATA = 4_000_000
 _WHOLE, _PART, _NO_SUCH_RANGE = 200, 206, 416
 
 
@@ -57,6 +62,13 @@ class Fetcher(FetcherInterface):
             headers={"User-Agent": "edgewright", "Accept-Encoding": "identity"},
             ca_certs=certificates,
         )
+        self._pool.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
+
+    @contextmanager
+    def download_file(self, url: str, max_length: int) -> Iterator[IO[bytes]]:
+        """Yield a file of metadata; a length that an online key has signed does not fill the memory."""
+        with super().download_file(url, min(max_length, _LARGEST_METADATA)) as stream:
+            yield stream
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         response = self._get(url, {})
@@ -83,16 +95,15 @@ class Fetcher(FetcherInterface):
             have = partial.stat().st_size
         except FileNotFoundError:
             have = 0
-        if have < size or have > size:
+        if have != size:
             self._go_on(url, partial, have if have < size else 0, size)
-        digest = hashlib.sha256()
-        with partial.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-            os.fsync(stream.fileno())
-        if digest.hexdigest() != sha256:
+        if _digest(partial) != sha256:
             partial.unlink()
-            raise RefusedError("tampered", path.name, f"{url} holds other bytes than were signed")
+            if have:  # what was there before may have been torn by a power cut
+                self._go_on(url, partial, 0, size)
+            if not have or _digest(partial) != sha256:
+                partial.unlink(missing_ok=True)
+                raise RefusedError("tampered", path.name, f"{url} holds other bytes than were signed")
         partial.replace(path)
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
@@ -161,6 +172,52 @@ class Fetcher(FetcherInterface):
             raise DownloadError(f"{url} broke off: {error}") from error
         finally:
             response.release_conn()
+
+
+def _digest(path: Path) -> str:
+    """Return the sha256 of a file, whose bytes are on the disk on return."""
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+        os.fsync(stream.fileno())
+    return found
+
+
+class _Headed:
+    """A connection whose answer's head must come within a time, however it trickles in."""
+
+    head_s: ClassVar[float] = 60.0
+
+    def getresponse(self) -> Any:
+        """Return the answer's head, or cut the connection."""
+        cut = threading.Timer(self.head_s, self._cut)
+        cut.daemon = True
+        cut.start()
+        try:
+            return super().getresponse()  # type: ignore[misc]
+        finally:
+            cut.cancel()
+
+    def _cut(self) -> None:
+        sock = getattr(self, "sock", None)
+        if sock is not None:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+
+class _Plain(_Headed, urllib3.connection.HTTPConnection):
+    pass
+
+
+class _Secure(_Headed, urllib3.connection.HTTPSConnection):
+    pass
+
+
+class _PlainPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Plain
+
+
+class _SecurePool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _Secure
 
 
 # In this order: the first that an error is an instance of.

@@ -1,16 +1,13 @@
 """Founding a repository: its keys, its first root, and empty metadata for all that will be signed."""
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from tuf.api.metadata import (
-    DelegatedRole,
-    Delegations,
     Key,
     Metadata,
     Root,
-    SuccinctRoles,
     Targets,
 )
 from tuf.api.metadata import (
@@ -18,8 +15,9 @@ from tuf.api.metadata import (
 )
 
 from edgewright.contract.errors import InputError
+from edgewright.trust.form import BIN, BINS, LIFETIMES, ROLLOUTS, delegations_of, spread_of
 from edgewright.trust.keys import OFFLINE, ONLINE, KeyFolder, PublicKey, Role
-from edgewright.trust.repository import BIN, BINS, LIFETIMES, ROLLOUTS, Repository, utc_now
+from edgewright.trust.repository import Repository, utc_now
 from edgewright.trust.store import Store
 
 __all__ = ["ANCHOR", "found", "read_anchor"]
@@ -27,7 +25,6 @@ __all__ = ["ANCHOR", "found", "read_anchor"]
 # The root that a publisher believes lies beside his keys, out of reach of whoever can write to the repository.
 ANCHOR = "trusted-root.json"
 BITS = 8
-_RELEASES = ("releases/*/*", "policies/*/*")
 
 
 def found(
@@ -80,7 +77,7 @@ def found(
     store.create("metadata/1.root.json", content)
     repository = Repository(store, content, now)
     with repository.locked():
-        changed = _empty(made, threshold, bits, now())
+        changed = _empty(root.signed, bits, now())
         releases = keys.signers(root.signed.roles[Targets.type].keyids)
         rollouts = keys.signers([online.keyid])
         for name, metadata in changed.items():
@@ -116,29 +113,15 @@ def _first_root(made: dict[Role, list[PublicKey]], threshold: int, expires: date
     return Metadata(Root(version=1, expires=expires, keys=known, roles=roles, consistent_snapshot=True))
 
 
-def _empty(
-    made: dict[Role, list[PublicKey]], threshold: int, bits: int, now: datetime.datetime
-) -> dict[str, Metadata[Targets]]:
-    releases, rollouts = made["releases"], made["rollouts"]
-    ids = _ids(releases)
-    top = Delegations(
-        keys={key.keyid: key.for_metadata() for key in (*releases, *rollouts)},
-        roles={
-            ROLLOUTS: DelegatedRole(ROLLOUTS, _ids(rollouts), 1, terminating=True, paths=["rollouts/*/*"]),
-            BINS: DelegatedRole(BINS, ids, threshold, terminating=True, paths=list(_RELEASES)),
-        },
-    )
-    spread = SuccinctRoles(ids, threshold, bits, BIN)
-    bins = Delegations(keys={key.keyid: key.for_metadata() for key in releases}, succinct_roles=spread)
+def _empty(root: Root, bits: int, now: datetime.datetime) -> dict[str, Metadata[Targets]]:
+    spread = spread_of(root, bits)
     made_of: dict[str, Metadata[Targets]] = {
-        Targets.type: Metadata(Targets(version=1, expires=now + LIFETIMES[Targets.type], delegations=top)),
+        Targets.type: Metadata(
+            Targets(version=1, expires=now + LIFETIMES[Targets.type], delegations=delegations_of(root))
+        ),
         ROLLOUTS: Metadata(Targets(version=1, expires=now + LIFETIMES[ROLLOUTS])),
-        BINS: Metadata(Targets(version=1, expires=now + LIFETIMES[BINS], delegations=bins)),
+        BINS: Metadata(Targets(version=1, expires=now + LIFETIMES[BINS], delegations=spread)),
     }
-    for name in spread.get_roles():
+    for name in () if spread.succinct_roles is None else spread.succinct_roles.get_roles():
         made_of[name] = Metadata(Targets(version=1, expires=now + LIFETIMES[BIN]))
     return made_of
-
-
-def _ids(keys: Sequence[PublicKey]) -> list[str]:
-    return [key.keyid for key in keys]

@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgewright.contract.errors import InputError, OutputError, WorkError
 
-__all__ = ["KeyStore", "LockedError", "RawKeyStore", "new_key_file", "open_key_file", "write_secret"]
+__all__ = ["KEY_BYTES", "KeyStore", "LockedError", "RawKeyStore", "new_key_file", "open_key_file", "write_secret"]
 
-_KEY_BYTES, _NONCE_BYTES = 32, 12
+KEY_BYTES, _NONCE_BYTES = 32, 12
 
 
 class LockedError(WorkError):
@@ -74,9 +74,9 @@ def open_key_file(path: Path) -> KeyStore:
         raise InputError(
             f"the key {path} cannot be read: {error.strerror}", remedy="Restore it, or enrol the device again."
         ) from error
-    if len(content) != _KEY_BYTES:
+    if len(content) != KEY_BYTES:
         raise InputError(
-            f"the key {path} has {len(content)} bytes, it must have {_KEY_BYTES}",
+            f"the key {path} has {len(content)} bytes, it must have {KEY_BYTES}",
             remedy="Restore it, or enrol the device again.",
         )
     return RawKeyStore(content)
@@ -90,7 +90,7 @@ def new_key_file(path: Path) -> KeyStore:
         OutputError: It cannot be written.
     """
     if not path.exists():
-        write_secret(path, os.urandom(_KEY_BYTES))
+        write_secret(path, os.urandom(KEY_BYTES))
     return open_key_file(path)
 
 

@@ -19,10 +19,11 @@ from edgewright.contract.release import Delta, Manifest, Sealed, StoredFile, Var
 from edgewright.contract.times import time_of
 from edgewright.trust.card import bill_of_materials, model_card
 from edgewright.trust.delta import smallest_delta
+from edgewright.trust.form import ROLLOUTS
 from edgewright.trust.keys import KeyFolder
 from edgewright.trust.keystore import KeyStore
 from edgewright.trust.paths import plan_path, policy_path, release_path
-from edgewright.trust.repository import ROLLOUTS, Repository, blob_name, target_name
+from edgewright.trust.repository import Repository, blob_name, target_name
 from edgewright.trust.seal import seal, unseal
 from edgewright.trust.staging import draft, land_if_online, online_signers, sign, stage
 from edgewright.trust.store import ExistsError

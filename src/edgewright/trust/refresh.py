@@ -4,8 +4,9 @@ import datetime
 
 from tuf.api.metadata import Metadata, Targets
 
+from edgewright.trust.form import ROLLOUTS
 from edgewright.trust.keys import KeyFolder
-from edgewright.trust.repository import ROLLOUTS, Repository
+from edgewright.trust.repository import Repository
 from edgewright.trust.staging import draft, online_signers
 
 __all__ = ["renew"]

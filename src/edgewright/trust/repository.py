@@ -24,21 +24,11 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from edgewright.contract.errors import WorkError
+from edgewright.trust.form import BIN, BINS, LIFETIMES, faults, lifetime_of
 from edgewright.trust.store import ExistsError, Store
 
-__all__ = ["BINS", "LIFETIMES", "ROLLOUTS", "Repository", "TrustError", "blob_name", "utc_now"]
+__all__ = ["Repository", "TrustError", "blob_name", "target_name", "utc_now"]
 
-ROLLOUTS, BINS, BIN = "rollouts", "bins", "bin"
-_DAY = datetime.timedelta(days=1)
-LIFETIMES: dict[str, datetime.timedelta] = {
-    Timestamp.type: _DAY,
-    Snapshot.type: 7 * _DAY,
-    ROLLOUTS: 7 * _DAY,
-    Targets.type: 90 * _DAY,
-    BINS: 90 * _DAY,
-    BIN: 90 * _DAY,
-    Root.type: 365 * _DAY,
-}
 _LOCK = "lock.json"
 
 
@@ -217,7 +207,7 @@ class Repository:
 
     def lifetime(self, name: str) -> datetime.timedelta:
         """Return how long new metadata of a role is valid."""
-        return LIFETIMES[BIN if name.startswith(f"{BIN}-") else name]
+        return lifetime_of(name)
 
     def commit(
         self,
@@ -240,9 +230,15 @@ class Repository:
         meta = {} if self.snapshot is None else dict(self.snapshot.signed.meta)
         everything = self._whose_keys_change(changed, root, meta) | dict(changed)
         if root is not None:
+            wrong = self.faults({Root.type: root})
+            if wrong:
+                raise TrustError("; ".join(wrong), remedy="Discard what is staged: 'edgewright repo discard'.")
             _verify(Root.type, root, self.root.signed)
             _verify(Root.type, root, root.signed)
             self.root = root
+        wrong = self.faults(changed)
+        if wrong:
+            raise TrustError("; ".join(wrong), remedy="Discard what is staged: 'edgewright repo discard'.")
         for name, metadata in everything.items():
             parent = self.parent(name)
             _verify(name, metadata, changed[parent].signed if parent in changed else self.delegator(name))
@@ -294,6 +290,29 @@ class Repository:
         if name.startswith(f"{BIN}-"):
             return BINS
         return Root.type if name == Targets.type else Targets.type
+
+    def faults(self, changed: Mapping[str, Metadata[Any]]) -> list[str]:
+        """Return in words what changed metadata must not say, nothing if it may be signed and landed."""
+        new = changed.get(Root.type)
+        root = self.root.signed if new is None else new.signed
+        meta = {} if self.snapshot is None else self.snapshot.signed.meta
+        found = []
+        for name, metadata in changed.items():
+            known = meta.get(f"{name}.json")
+            before = 0 if known is None else known.version
+            if name == Root.type:
+                before = self.root.signed.version
+                if self.finishing and metadata.signed.version == before:  # it has landed already
+                    before = self._former.signed.version
+            found += faults(name, metadata, root, bits=self._bits(), before=before, now=self.now())
+        return found
+
+    def _bits(self) -> int | None:
+        """Return of how many bits the bins are."""
+        bins = self._read.get(BINS) if self.snapshot is None else self.role(BINS)
+        if bins is None or bins.signed.delegations is None or bins.signed.delegations.succinct_roles is None:
+            return None
+        return int(bins.signed.delegations.succinct_roles.bit_length)
 
     def _put(self, name: str, content: bytes) -> None:
         """Create what is named by its version; what a commit that was broken off has left of it is the same."""

@@ -13,8 +13,9 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root, Targets
 
 from edgewright.contract.errors import InputError
+from edgewright.trust.form import BIN, BINS, ROLLOUTS, lifetime_of
 from edgewright.trust.keys import KeyFolder
-from edgewright.trust.repository import BIN, BINS, LIFETIMES, ROLLOUTS, Repository, TrustError
+from edgewright.trust.repository import Repository, TrustError
 from edgewright.trust.store import ExistsError
 
 __all__ = [
@@ -84,7 +85,7 @@ def draft(repository: Repository, name: str) -> Metadata[Targets]:
         raise TrustError(f"there is no role {name}", remedy="Make the repository with 'edgewright keys init'.")
     signed = Targets.from_dict(current.signed.to_dict())
     signed.version = repository.next_version(name)
-    signed.expires = repository.now() + LIFETIMES[BIN if name.startswith(f"{BIN}-") else name]
+    signed.expires = repository.now() + lifetime_of(name)
     return Metadata(signed)
 
 
@@ -178,7 +179,13 @@ def sign(repository: Repository, changed: Changed, role: str, keys: KeyFolder) -
     """Add this folder's signatures for a role to metadata, in memory, and return how many.
 
     What is signed is what the caller has made or read: the store is not asked again, for others may write there.
+
+    Raises:
+        TrustError: It says what nobody should sign.
     """
+    wrong = repository.faults(changed)
+    if wrong:
+        raise TrustError("; ".join(wrong), remedy="Discard what is staged, and prepare it anew.")
     added = 0
     opened: dict[tuple[str, ...], list[CryptoSigner]] = {}
     for name, metadata in changed.items():
@@ -213,9 +220,13 @@ def sign_staged(repository: Repository, changed: Changed, role: str, keys: KeyFo
         raise InputError(
             f"{keys.path} holds no private key that counts for {role}", remedy="Use the folder of one that does."
         )
-    for name, metadata in staged(repository).items():  # somebody else may have signed meanwhile
-        if name in changed and metadata.signed_bytes == changed[name].signed_bytes:
-            changed[name].signatures.update(metadata.signatures | changed[name].signatures)
+    meanwhile = staged(repository)
+    if {name: part.signed_bytes for name, part in meanwhile.items()} != {
+        name: part.signed_bytes for name, part in changed.items()
+    }:
+        raise TrustError("what is staged has changed since it was read", remedy="Read it again.")
+    for name, metadata in meanwhile.items():  # somebody else may have signed it as well
+        changed[name].signatures.update(metadata.signatures | changed[name].signatures)
     repository.store.replace(_STAGED, _bundle(changed))
     return waiting(repository, changed)
 
@@ -234,6 +245,9 @@ def land(repository: Repository, keys: KeyFolder) -> bool:
         ExistsError: Another publisher was faster.
     """
     changed = staged(repository)
+    if changed and all(_is_there(repository, name, metadata) for name, metadata in changed.items()):
+        repository.store.delete(_STAGED)  # all that was left to do when it was broken off
+        return True
     lacking = [part for part in waiting(repository, changed) if part.name != ROLLOUTS]
     if not lacking or not all(part.complete for part in lacking):
         return False
@@ -248,6 +262,11 @@ def land(repository: Repository, keys: KeyFolder) -> bool:
     repository.commit(targets, online_signers(newest, keys), root=root)
     repository.store.delete(_STAGED)
     return True
+
+
+def _is_there(repository: Repository, name: str, metadata: Metadata[Any]) -> bool:
+    current = repository.root if name == Root.type else repository.role(name)
+    return current is not None and (name == ROLLOUTS or current.signed_bytes == metadata.signed_bytes)
 
 
 def _bundle(changed: Changed) -> bytes:

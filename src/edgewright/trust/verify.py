@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from tuf.api import exceptions as tuf
-from tuf.api.metadata import TargetFile
+from tuf.api.metadata import Metadata, Root, TargetFile
 from tuf.ngclient import Updater, UpdaterConfig
 
 from edgewright.contract.errors import InputError
@@ -31,12 +31,12 @@ from edgewright.contract.release import Manifest
 from edgewright.trust.fetch import Fetcher, code_of
 from edgewright.trust.paths import plan_path, policy_path, release_path
 
-__all__ = ["Memory", "View", "refresh"]
+__all__ = ["Believed", "Memory", "View", "checked_root", "refresh"]
 
 Record = TypeVar("Record")
 
 _LIMITS = UpdaterConfig(
-    max_root_rotations=64,
+    max_root_rotations=4096,
     max_delegations=4,
     root_max_length=64_000,
     timestamp_max_length=4_000,
@@ -44,26 +44,54 @@ _LIMITS = UpdaterConfig(
     targets_max_length=2_000_000,
 )
 _LARGEST_MANIFEST = 2_000_000
+# A device follows one model; one that asks for several forgets the oldest.
+_MOST_MODELS = 64
 
 
-class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Believed(msgspec.Struct, frozen=True):
+    """What a device has believed of one model.
+
+    Attributes:
+        policy: Highest revision.
+        epoch: Of that policy.
+        plan: Highest counter of a plan of that epoch.
+    """
+
+    policy: int = 0
+    epoch: int = 0
+    plan: int = 0
+
+
+class Memory(msgspec.Struct, frozen=True):
     """What a device has believed; it never goes back behind it.
 
     Attributes:
         timestamp: Highest version.
         timestamp_keys: Of the key that signed it; another key begins anew.
         issued: Latest signed time, UTC, ISO 8601.
-        policy: Highest revision.
-        epoch: Of that policy.
-        plan: Highest counter of a plan of that epoch.
+        models: By name; the newest few.
     """
 
     timestamp: int = 0
     timestamp_keys: tuple[str, ...] = ()
     issued: str = ""
-    policy: int = 0
-    epoch: int = 0
-    plan: int = 0
+    models: dict[str, Believed] = {}
+
+
+def checked_root(content: bytes) -> bytes:
+    """Return a root that a device may be enrolled with.
+
+    Raises:
+        InputError: It is none, or not signed by its own keys.
+    """
+    try:
+        root: Metadata[Root] = Metadata.from_bytes(content)
+        root.signed.verify_delegate(Root.type, root.signed_bytes, root.signatures)
+    except (tuf.RepositoryError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"this is no root of a repository: {error}", remedy="Name its metadata/1.root.json."
+        ) from error
+    return content
 
 
 class View:
@@ -106,15 +134,19 @@ class View:
             )
         if (policy.model, policy.device_class) != (model, device_class):
             raise RefusedError("wrong class", path, f"the policy is for {policy.model} on {policy.device_class}")
-        if policy.revision < self.memory.policy:
+        known = self.memory.models.get(model, Believed())
+        if policy.revision < known.policy:
             raise RefusedError(
-                "rollback",
-                path,
-                f"policy revision {policy.revision} is older than {self.memory.policy}, seen before",
+                "rollback", path, f"policy revision {policy.revision} is older than {known.policy}, seen before"
             )
-        plan = self.memory.plan if policy.epoch == self.memory.epoch else 0
-        self.memory = msgspec.structs.replace(self.memory, policy=policy.revision, epoch=policy.epoch, plan=plan)
+        plan = known.plan if policy.epoch == known.epoch else 0
+        self._believe(model, Believed(policy.revision, policy.epoch, plan))
         return policy
+
+    def _believe(self, model: str, believed: Believed) -> None:
+        others = [entry for entry in self.memory.models.items() if entry[0] != model]
+        models = dict([*others[-(_MOST_MODELS - 1) :], (model, believed)])
+        self.memory = msgspec.structs.replace(self.memory, models=models)
 
     def plan(self, policy: Policy) -> Plan | None:
         """Return the plan within a policy, None if there is none; from then on the device remembers its counter.
@@ -132,11 +164,10 @@ class View:
             raise RefusedError(
                 "denied" if denied else "policy", path, f"the plan breaks the policy: {'; '.join(laxer)}"
             )
-        if plan.counter < self.memory.plan:
-            raise RefusedError(
-                "rollback", path, f"plan {plan.counter} is older than {self.memory.plan}, seen before"
-            )
-        self.memory = msgspec.structs.replace(self.memory, plan=plan.counter)
+        known = self.memory.models.get(policy.model, Believed())
+        if plan.counter < known.plan:
+            raise RefusedError("rollback", path, f"plan {plan.counter} is older than {known.plan}, seen before")
+        self._believe(policy.model, msgspec.structs.replace(known, plan=plan.counter))
         return plan
 
     def manifest(self, model: str, version: str, digest: str) -> tuple[Manifest, bytes]:
@@ -217,15 +248,14 @@ def refresh(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _refusing(fetcher):
-        updater = Updater(
-            str(folder), f"{url}metadata/", None, f"{url}targets/", fetcher, _LIMITS, bootstrap=anchor
-        )
-        # TUF's client has no seam for a clock; this is the only place where Edgewright reaches into it.
-        trusted = updater._trusted_set
-        trusted.reference_time = max(now(), _time(memory.issued))
-        updater.refresh()
-        stamp = trusted.timestamp
-        keys = tuple(sorted(trusted.root.roles["timestamp"].keyids))
+        try:
+            updater = _refreshed(folder, url, anchor, fetcher, max(now(), _time(memory.issued)))
+        except tuf.ExpiredMetadataError:
+            # A stolen key may have signed that it is 2099. That counts until the key was replaced, and no longer.
+            updater = _refreshed(folder, url, anchor, fetcher, now())
+            if _timestamp_keys(updater) == memory.timestamp_keys:
+                raise
+        stamp, keys = updater._trusted_set.timestamp, _timestamp_keys(updater)
         if keys == memory.timestamp_keys and stamp.version < memory.timestamp:
             raise RefusedError(
                 "rollback",
@@ -240,6 +270,18 @@ def refresh(
     )
     digest = (stamp.snapshot_meta.hashes or {}).get("sha256", "")
     return View(updater, fetcher, memory, digest)
+
+
+def _refreshed(folder: Path, url: str, anchor: bytes, fetcher: Fetcher, moment: datetime.datetime) -> Updater:
+    """Return TUF's client with everything as of a moment; it has no seam for a clock but its private one."""
+    updater = Updater(str(folder), f"{url}metadata/", None, f"{url}targets/", fetcher, _LIMITS, bootstrap=anchor)
+    updater._trusted_set.reference_time = moment
+    updater.refresh()
+    return updater
+
+
+def _timestamp_keys(updater: Updater) -> tuple[str, ...]:
+    return tuple(sorted(updater._trusted_set.root.roles["timestamp"].keyids))
 
 
 _BEGINNING = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -262,7 +304,8 @@ def _decoded(content: bytes, kind: type[Record], path: str) -> Record:
 
 def _sync_all(folder: Path) -> None:
     """Bring what TUF's client wrote to the disk; it does not."""
-    for path in (*folder.iterdir(), folder, folder / "root_history"):
+    history = folder / "root_history"
+    for path in (*folder.iterdir(), *(history.iterdir() if history.is_dir() else ()), folder, history):
         if path.is_symlink() or not path.exists():
             continue
         descriptor = os.open(path, os.O_RDONLY)

@@ -103,7 +103,8 @@ def test_a_rollout_is_staged_paused_and_taken_back(run: Run, places: Places, dig
     run("publish", digits_model, "--name", "digits", "--version", "1.1.0", *places.signing)
     plan = run("rollout", "start", "digits==1.1.0", "--stages", "0,1", *places.signing)["rollout"]
     assert [stage["fraction"] for stage in plan["stages"]] == [0.0, 1.0]
-    assert run("device", "run", "--once", "--state", places.state)["version"] == "1.0.0"
+    done = run("device", "run", "--once", "--seconds", 0, "--state", places.state)
+    assert (done["version"], done["proven"]) == ("1.0.0", "1.0.0")
     for act, state in (("pause", "paused"), ("resume", "running"), ("advance", "running")):
         assert run("rollout", act, "digits", *places.signing)["rollout"]["state"] == state
     assert run("device", "run", "--once", "--state", places.state)["trial"] == "1.1.0"
@@ -125,7 +126,8 @@ def test_a_ceremony_with_two_keys(run: Run, url: str, tmp_path: Path, digits_mod
     assert "not confirmed" in refused["error"]["message"]
     signed = run("repo", "sign", "releases", "--yes", *signing)
     assert any("releases/digits/1.0.0.json" in change for change in signed["changes"])
-    assert signed["waiting"] == []
+    assert signed["waiting"] == {}
+    assert run("repo", "staged", *signing)["changes"] == signed["changes"]
     assert run("repo", "refresh", *signing)["landed"] is True
     assert run("repo", "discard", *signing)["discarded"] == 0
     run("keys", "rotate", "online", *signing)

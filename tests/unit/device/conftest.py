@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgewright.compress.variant import variant_of
-from edgewright.contract.device import Budget
+from edgewright.contract.device import DeviceClass
 from edgewright.contract.plan import Arm, Plan, Stage
 from edgewright.contract.release import Manifest
 from edgewright.device.agent import Agent
@@ -111,7 +111,7 @@ class World:
     ) -> Published:
         path = self.path / f"{version}.onnx"
         onnx.save(model(factor), path)
-        made = variant_of(path, device_class, Budget())
+        made = variant_of(path, DeviceClass(device_class))
         variant, contents = made.variant, made.contents
         if change is not None:
             variant, contents = change(variant, contents)

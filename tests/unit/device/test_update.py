@@ -6,10 +6,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 
-from edgewright.compress.variant import image_of
-from edgewright.contract.device import Budget
+from edgewright.compress.variant import image_of, variant_of
+from edgewright.contract.device import Budget, DeviceClass
 from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.plan import HealthRule, Stage
 from edgewright.contract.refusal import RefusedError
@@ -17,6 +18,7 @@ from edgewright.contract.release import Manifest
 from edgewright.device import RejectedError, host, update
 from edgewright.device.installer import CommandInstaller, InstallerError, RaucInstaller, installer_of
 from edgewright.device.lifecycle import State
+from edgewright.trust.keystore import new_key_file
 from edgewright.trust.publish import (
     known_policy,
     publish_again,
@@ -26,7 +28,7 @@ from edgewright.trust.publish import (
     set_policy,
 )
 
-from .conftest import World, answer
+from .conftest import World, answer, model
 
 
 def too_fast(variant: Any, contents: dict[str, bytes]) -> Any:
@@ -170,6 +172,131 @@ def test_a_plan_with_a_time_that_is_none_is_refused(running: World) -> None:
     running.publish("1.1.0", 2.0)
     with pytest.raises(InputError, match="start"):
         running.start("1.1.0", start="tomorrow")
+
+
+@pytest.mark.parametrize("harm", ["missing", "rotten"])
+def test_a_model_that_is_gone_comes_back_whatever_the_plan_says(running: World, harm: str) -> None:
+    """The plan was paused meanwhile; the release is fetched by the digest that was proven."""
+    running.start("1.0.0", state="paused")
+    running.agent().check()
+    (path,) = (running.path / "device/releases").glob("*/model.onnx")
+    if harm == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(b"rotten")
+    agent = running.agent()
+    assert answer(agent) is None
+    assert agent.status()["broken"]
+    agent.check()
+    assert (answer(agent), agent.status()["broken"], agent.status()["proven"]) == (1.0, [], "1.0.0")
+
+
+def test_what_rots_while_it_serves_goes_on_serving(running: World) -> None:
+    agent = running.agent()
+    (path,) = (running.path / "device/releases").glob("*/model.onnx")
+    path.write_bytes(b"rotten")
+    for name in running.repo.glob("blobs/*/*"):
+        running.served[name.relative_to(running.repo).as_posix()] = None
+    assert [found.code for found in agent.verify()] == ["tampered"]
+    assert answer(agent) == 1.0
+    running.served.clear()
+    assert agent.check().broken == ()
+    assert agent.verify() == []
+
+
+def test_a_journal_that_cannot_be_read_costs_no_model(running: World) -> None:
+    for name in ("journal.0", "journal.1"):
+        (running.path / "device" / name).write_bytes(b"torn")
+    agent = running.agent()
+    assert answer(agent) is None
+    assert list((running.path / "device/releases").glob("*/model.onnx"))
+    agent.check()
+    assert answer(agent) == 1.0
+
+
+def test_a_lie_of_the_server_is_no_mark_against_the_release(running: World) -> None:
+    running.publish("1.1.0", 2.0)
+    running.start("1.1.0")
+    for name in running.repo.glob("blobs/*/*"):
+        running.served[name.relative_to(running.repo).as_posix()] = lambda content: bytes(len(content))
+    agent = running.agent()
+    refusal = agent.check().last_refusal
+    assert refusal is not None
+    assert refusal.code == "tampered"
+    running.served.clear()
+    running.requests.clear()
+    assert agent.check().last_refusal == refusal  # not again at once
+    assert not [path for path in running.requests if "blobs" in path]
+    running.clock.turn(minutes=11)
+    agent.check()
+    assert answer(agent) == 2.0
+
+
+def test_a_denied_release_on_trial_is_withdrawn_though_the_plan_still_names_it(running: World) -> None:
+    digest = running.publish("1.1.0", 2.0).digest
+    running.start("1.1.0")
+    agent = running.agent()
+    agent.check()
+    assert answer(agent) == 2.0
+    policy = known_policy(running.repository(), "m", "default")
+    assert policy is not None
+    denied = msgspec.structs.replace(policy, revision=2, denied=(digest,))
+    set_policy(running.repository(), running.keys, denied)
+    agent.check()
+    assert answer(agent) == 1.0
+
+
+def test_waiting_for_the_battery_ends_no_probation(running: World) -> None:
+    running.publish("1.1.0", 2.0)
+    running.start("1.1.0")
+    agent = running.agent(battery=lambda: 0.1)
+    agent.check()
+    running.publish("1.2.0", 3.0)
+    running.start("1.2.0", min_battery=0.5)
+    record = agent.check()
+    assert (record.state, answer(agent)) == (State.PROBATION, 2.0)
+    assert record.last_refusal is not None
+    assert record.last_refusal.code == "battery"
+
+
+def test_inputs_that_the_runtime_fails_on_are_not_held_against_a_model_that_passes_its_test(
+    running: World,
+) -> None:
+    running.publish("1.1.0", 2.0)
+    running.start("1.1.0")
+    agent = running.agent()
+    agent.check()
+    for _ in range(20):
+        answer(agent)
+    agent.predictor.failures = 3
+    assert agent.settle().state is State.PROBATION
+    agent.predictor.failures = 30  # most of them
+    assert agent.settle().state is State.IDLE
+    assert answer(agent) == 1.0
+
+
+def test_files_that_are_encrypted_to_the_fleet_are_opened_with_its_key(world: World) -> None:
+    fleet = new_key_file(world.path / "fleet.key")
+    made = variant_of(saved(world, 1.0), DeviceClass("default"))
+    manifest = Manifest("m", "1.0.0", "model", (made.variant,))
+    contents = {"default": made.contents}
+    publish_release(world.repository(), world.keys, manifest, contents, fleet=("fleet", fleet))
+    world.start("1.0.0")
+    world.enrol("with", fleet={"fleet": (world.path / "fleet.key").read_bytes()})
+    agent = world.agent("with")
+    assert agent.check().last_refusal is None
+    assert answer(agent) == 1.0
+    key = (world.path / "fleet.key").read_bytes()
+    assert all(key not in path.read_bytes() for path in (world.path / "with").rglob("*") if path.is_file())
+    record = world.agent("without").check()
+    assert record.last_refusal is not None
+    assert record.last_refusal.code == "locked"
+
+
+def saved(world: World, factor: float) -> Path:
+    path = world.path / "saved.onnx"
+    onnx.save(model(factor), path)
+    return path
 
 
 # Shadow
@@ -384,8 +511,50 @@ def test_a_platform_that_comes_up_with_the_old_image_has_refused_the_new_one(
     assert (record.state, agent.status()["proven"]) == (State.IDLE, "7.0")
     assert record.last_refusal is not None
     assert "came up with 'B' as before" in record.last_refusal.reason
-    assert platform.calls[-1] == "status mark-active other"
+    assert platform.calls[-1] == "status mark-active booted"
     assert agent.check().state is State.IDLE  # and is not tried again
+
+
+def test_a_platform_that_falls_back_in_the_probation_has_refused_the_image(
+    world: World, platform: Platform
+) -> None:
+    agent = installed(world, platform)
+    roll_out(world, "7.1", 2)
+    agent.check()
+    platform.start("A")
+    agent = world.agent("box")
+    assert agent.record.state is State.PROBATION
+    platform.log.write_text(platform.log.read_text() + "crashed\n")
+    platform.start("B")
+    world.clock.turn(hours=1)
+    agent = world.agent("box")
+    assert agent.settle().state is State.IDLE
+    assert agent.status()["proven"] == "7.0"
+    assert platform.calls[-1] == "status mark-active booted"
+    assert "status mark-good booted" not in platform.calls[-3:]
+
+
+def test_an_installation_that_a_power_cut_broke_off_is_tried_again(
+    world: World, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = installed(world, platform)
+    roll_out(world, "7.1", 2)
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RaucInstaller, "install", cut)
+        with pytest.raises(KeyboardInterrupt):
+            agent.check()
+    platform.log.write_text(platform.log.read_text() + "cut\n")
+    platform.start("B")
+    agent = world.agent("box")
+    assert agent.record.state is State.STAGED
+    world.requests.clear()
+    assert agent.check().state is State.TESTING
+    assert not [path for path in world.requests if "blobs" in path]
+    assert platform.image.read_bytes() == b"image 7.1" * 1000
 
 
 def test_an_installer_that_refuses_leaves_everything_as_it_was(world: World, platform: Platform) -> None:
@@ -420,7 +589,7 @@ def test_a_rollout_that_is_aborted_takes_an_image_back_before_it_starts(world: W
     agent.check()
     roll_out(world, "7.1", 3, state="aborted")
     assert agent.check().state is State.IDLE
-    assert platform.calls[-1] == "status mark-active other"
+    assert platform.calls[-1] == "status mark-active booted"
 
 
 def test_a_device_without_an_installer_takes_no_image(world: World, platform: Platform) -> None:

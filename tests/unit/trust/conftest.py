@@ -50,7 +50,7 @@ class Place:
     ) -> Published:
         file = StoredFile("image", hashlib.sha256(content).hexdigest(), len(content))
         manifest = Manifest(
-            "m", version, "firmware", (Variant("default", (file,)),), end_of_life=end_of_life, created="2026"
+            "m", version, "firmware", (Variant("default", (file,)),), end_of_life=end_of_life, created="2026-11-21"
         )
         return publish_release(
             self.repository(),

@@ -2,18 +2,21 @@
 
 import shutil
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tuf.api.metadata import Metadata, Root
+from tuf.api.metadata import Metadata, Root, TargetFile
 
 from edgewright.contract.errors import InputError
 from edgewright.trust.ceremony import change_keys, whose
 from edgewright.trust.check import check_repository
+from edgewright.trust.form import ROLLOUTS
 from edgewright.trust.found import ANCHOR
 from edgewright.trust.keys import ONLINE, KeyFolder, Role
 from edgewright.trust.publish import releases
-from edgewright.trust.repository import ROLLOUTS, Repository, TrustError
+from edgewright.trust.repository import Repository, TrustError
 from edgewright.trust.staging import Changed, changes, discard, land, sign_staged, stage, staged, waiting
 from edgewright.trust.store import Store
 
@@ -79,26 +82,6 @@ def test_two_people_who_never_meet_publish_together(make: Make) -> None:
     assert versions(place) == ["1.0.0"]
     assert check_repository(place.repository()).faults == []
     assert staged(place.repository()) == {}
-
-
-def test_what_is_shown_is_what_is_signed(make: Make) -> None:
-    """Whoever can write to the store may exchange what waits after a person has read it."""
-    place = make(offline=2, threshold=2)
-    anna, ben, cron = apart(place)
-    place.publish("1.0.0", keys=anna, only_stage=True)
-    repository = place.repository()
-    read = staged(repository)
-    assert any("releases/m/1.0.0.json" in change for change in changes(repository, read))
-    planted = staged(repository)
-    for metadata in planted.values():  # everything is made to point at something else
-        for target in metadata.signed.targets.values():
-            target.hashes["sha256"] = "0" * 64
-    restage(place, planted)
-    sign_staged(repository, read, "releases", anna)
-    signed_by(place, "releases", ben)
-    assert landed(place, cron)
-    assert versions(place) == ["1.0.0"]
-    assert check_repository(place.repository()).faults == []
 
 
 def test_one_person_is_not_two(make: Make) -> None:
@@ -244,7 +227,7 @@ def _finish(place: Place) -> None:
     repository = place.repository(finishing=True)
     changed = staged(repository)
     for role in ("root", "releases"):
-        if any(part.role == role for part in waiting(repository, changed)):
+        if any(part.role == role and not part.complete for part in waiting(repository, changed)):
             sign_staged(repository, changed, role, place.keys())
     try:
         whole = landed(place, place.keys(), finishing=True)
@@ -302,3 +285,93 @@ def test_the_repository_is_that_of_the_anchor(place: Place, tmp_path: Path) -> N
     found(other.store, other.keys(), passphrase=PASSPHRASE, bits=2, now=other.now)
     with pytest.raises(TrustError):
         Repository(other.store, (place.path / "keys" / ANCHOR).read_bytes(), place.now)
+
+
+def one_of_mine(changed: dict[str, Any], place: Place) -> None:
+    """Have a key of the attacker's count for what the bins hold."""
+    mine = place.keys("thief").create("mine", ["releases"], passphrase=PASSPHRASE)
+    bins = changed["bins"].signed.delegations
+    bins.keys[mine.keyid] = mine.for_metadata()
+    bins.succinct_roles.keyids, bins.succinct_roles.threshold = [mine.keyid], 1
+
+
+def releases_for_the_online_key(changed: dict[str, Any], place: Place) -> None:
+    changed["targets"].signed.delegations.roles["rollouts"].paths = ["releases/*/*"]
+
+
+def lower_threshold(changed: dict[str, Any], place: Place) -> None:
+    changed["targets"].signed.delegations.roles["bins"].threshold = 1
+
+
+def another_key_under_its_name(changed: dict[str, Any], place: Place) -> None:
+    mine = place.keys("thief").create("mine", ["releases"], passphrase=PASSPHRASE)
+    for key in changed["root"].signed.keys.values():
+        key.keyval["public"] = mine.value
+
+
+def for_a_hundred_years(changed: dict[str, Any], place: Place) -> None:
+    changed["root"].signed.expires += timedelta(days=36_500)
+
+
+def a_release_in_targets(changed: dict[str, Any], place: Place) -> None:
+    target = TargetFile.from_data("releases/m/9.json", b"{}", ["sha256"])
+    changed["targets"].signed.targets["releases/m/9.json"] = target
+
+
+def a_version_left_out(changed: dict[str, Any], place: Place) -> None:
+    changed["root"].signed.version += 5
+
+
+PLANTED = [
+    one_of_mine,
+    releases_for_the_online_key,
+    lower_threshold,
+    another_key_under_its_name,
+    for_a_hundred_years,
+    a_release_in_targets,
+    a_version_left_out,
+]
+
+
+@pytest.mark.parametrize("plant", PLANTED)
+def test_nobody_signs_more_than_was_shown(make: Make, plant: Callable[[dict[str, Any], Place], None]) -> None:
+    """An honest change of keys waits, and somebody who can write to the store adds a little to it."""
+    place = make(offline=2, threshold=2)
+    anna, ben, cron = apart(place)
+    new = anna.create("releases-9", ["releases"], passphrase=PASSPHRASE)
+    change_keys(place.repository(), anna, "releases", add=new, only_stage=True)
+    planted = staged(place.repository())
+    plant(planted, place)
+    restage(place, planted)
+    for person in (anna, ben):
+        repository = place.repository()
+        with pytest.raises(TrustError):
+            sign_staged(repository, staged(repository), "releases", person)
+    assert not landed(place, cron)
+    assert place.repository().root.signed.version == 1
+
+
+def test_old_metadata_does_not_land_again(place: Place) -> None:
+    """It is signed, for it once was true."""
+    place.publish("1.0.0")
+    role = place.repository().bin_of("releases/m/1.0.0.json")
+    old = place.repository().role(role)
+    assert old is not None
+    for number in range(1, 12):
+        place.publish(f"1.{number}.0")
+    stage(place.repository(), {role: old})
+    with pytest.raises(TrustError, match="does not follow"):
+        landed(place, place.keys())
+    assert len(versions(place)) == 12
+
+
+def test_what_changed_since_it_was_read_is_not_signed(make: Make) -> None:
+    place = make(offline=2, threshold=2)
+    anna, _, _ = apart(place)
+    place.publish("1.0.0", keys=anna, only_stage=True)
+    repository = place.repository()
+    read = staged(repository)
+    discard(repository)
+    place.publish("1.1.0", keys=anna, only_stage=True)
+    with pytest.raises(TrustError, match="changed since it was read"):
+        sign_staged(repository, read, "releases", anna)
