@@ -94,7 +94,7 @@ def predict(*, quick: bool) -> list[Figure]:
     """What the agent adds to `session.run`."""
     found = []
     for values in (16, 256, 4096, 65_536, 150_528):
-        one = overhead(values, rounds=8 if quick else 60, calls=50 if quick else 200)
+        one = overhead(values, pairs=500 if quick else 10_000)
         noise = f"bare {one.bare_us:.1f} us, noise floor {one.noise_us:.2f} us"
         if values <= 4096:
             found.append(_figure(f"predict.added_us.{values}", one.added_us, 5, noise, "session.run"))

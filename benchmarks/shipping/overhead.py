@@ -1,6 +1,7 @@
 """What the agent adds to a bare `session.run`, measured in pairs."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgewright.contract.signature import InputContract, TensorSpec
+from edgewright.device.agent import Agent
 from edgewright.device.guard import Guard
 from edgewright.device.predictor import Engine, Predictor
 from edgewright.device.slots import Installed
@@ -25,10 +27,10 @@ class Overhead:
 
     Attributes:
         values: Of the input.
-        added_us: Median over rounds of the difference of the calls' medians, microseconds.
+        added_us: Median difference of a call with the agent and a bare one right before or after, microseconds.
         noise_us: The same between the bare call and itself: what this machine's noise alone adds.
         bare_us: Of the bare call.
-        pass_us: Of one pass over the input (`numpy.minimum.reduce`).
+        pass_us: What one pass over the input (`numpy.minimum.reduce`) adds to a bare call, measured likewise.
     """
 
     values: int
@@ -38,13 +40,12 @@ class Overhead:
     pass_us: float
 
 
-def overhead(values: int, *, rounds: int = 60, calls: int = 200) -> Overhead:
+def overhead(values: int, *, pairs: int = 10_000) -> Overhead:
     """Measure for an input of so many values.
 
     Args:
         values: Of the input, float32.
-        rounds: Each with all calls in turn.
-        calls: Of each in a round.
+        pairs: Of calls with and without, in turns.
     """
     content = _model(values)
     session = open_session(content)
@@ -54,37 +55,40 @@ def overhead(values: int, *, rounds: int = 60, calls: int = 200) -> Overhead:
         inputs=(TensorSpec("x", "float32", ("batch", values), 0.0, 1.0),),
         outputs=(TensorSpec("y", "float32", ("batch", 8)),),
     )
-    predictor = Predictor()
-    predictor.switch(Engine(Installed("m", "1", "0" * 64), session, Guard(contract)))
+    predictor = Predictor(Engine(Installed("m", "1", "0" * 64), session, Guard(contract)))
+    agent = object.__new__(Agent)  # one without a state folder: what it predicts with is all that is asked for
+    agent.predictor = predictor
     flat = feed["x"].reshape(-1)
-    ways = {
-        "agent": lambda: predictor.predict(feed),
-        "bare": lambda: bare.run(None, feed),
-        "again": lambda: bare.run(None, feed),
-        "pass": lambda: np.minimum.reduce(flat),
-    }
-    medians: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds):
-        names = list(ways)
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            medians[name].append(_median_us(ways[name], calls))
-    found = {name: np.array(times) for name, times in medians.items()}
-    return Overhead(
-        values,
-        float(np.median(found["agent"] - found["bare"])),
-        float(np.median(np.abs(found["again"] - found["bare"]))),
-        float(np.median(found["bare"])),
-        float(np.median(found["pass"])),
-    )
+
+    def with_guard() -> Any:
+        return agent.predict(feed)
+
+    def without() -> Any:
+        return bare.run(None, feed)
+
+    def with_pass() -> Any:
+        np.minimum.reduce(flat)
+        return bare.run(None, feed)
+
+    added, noise = _paired(with_guard, without, pairs), _paired(without, without, pairs)
+    return Overhead(values, added[0], abs(noise[0]), added[1], _paired(with_pass, without, pairs)[0])
 
 
-def _median_us(call: Any, calls: int) -> float:
-    times = []
-    for _ in range(calls):
-        began = time.perf_counter_ns()
-        call()
-        times.append(time.perf_counter_ns() - began)
-    return float(np.median(times)) / 1e3
+def _paired(call: Callable[[], Any], other: Callable[[], Any], pairs: int) -> tuple[float, float]:
+    """Return the median difference of two calls in turns, in changing order, and the median of the other, us."""
+    differences, others = [], []
+    clock = time.perf_counter_ns
+    for number in range(pairs):
+        first, second = (call, other) if number % 2 else (other, call)
+        began = clock()
+        first()
+        between = clock()
+        second()
+        ended = clock()
+        one, two = between - began, ended - between
+        differences.append(one - two if number % 2 else two - one)
+        others.append(two if number % 2 else one)
+    return float(np.median(differences)) / 1e3, float(np.median(others)) / 1e3
 
 
 def _options() -> ort.SessionOptions:

@@ -1,7 +1,9 @@
 """What may reach the model, and what may leave it: checked before and after each inference, in microseconds.
 
-Two reductions decide in the usual case: NaN and infinity fail a comparison with the range as anything outside does.
-Only an input that breaks something is looked at more closely.
+One pass decides in the usual case. Where the range begins at 0, floats are compared as the whole numbers that their
+bits are: these have the same order, and negative numbers, NaN and infinity are all above. Elsewhere least and
+greatest value are compared; NaN fails that as anything outside does. Only an input that breaks something is looked
+at closely.
 """
 
 import math
@@ -22,6 +24,7 @@ __all__ = ["Guard", "Rejection"]
 Feed = Mapping[str, NDArray[Any]]
 # Blocks that stay in the cache between the two reductions.
 _BLOCK = 16_384
+_SMALL, _TINY = 8192, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +42,36 @@ class Rejection:
     reason: str
 
 
+Quick = Callable[[NDArray[Any]], Any]
+
+
 @dataclass(slots=True)
 class _Watch:
-    """One input and what is known of it."""
+    """One input and what is known of it.
+
+    Attributes:
+        spec: Of the contract.
+        dtype: Of the input.
+        low: Least value that is allowed.
+        high: Greatest value that is allowed.
+        rules: By check.
+        rank: Of the input.
+        tail: Its shape but for the first axis; None if another axis is free too.
+        first: Size of the first axis, None if it is free.
+        passes: True for arrays that surely keep the range, in one pass.
+        close: Whether each input is looked at closely, passing or not.
+    """
 
     spec: TensorSpec
     dtype: np.dtype[Any]
-    tail: tuple[int | str, ...]
     low: float
     high: float
     rules: dict[str, InputRule]
-    fixed: tuple[int, ...] | None
+    rank: int
+    tail: tuple[int, ...] | None
+    first: int | None
+    passes: Quick
+    close: bool
     ends: tuple[float, float] = (math.nan, math.nan)
     last: bytes = b""
     same: int = 0
@@ -71,6 +93,10 @@ class Guard:
     clock: Callable[[], float] = time.monotonic
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     _watches: dict[str, _Watch] = field(init=False)
+    _order: list[tuple[str, _Watch]] = field(init=False)
+    _releases: list[Quick | None] = field(init=False)
+    _only_output: Quick | None = field(init=False)
+    _only_input: _Watch | None = field(init=False)
     _limited: list[InputRule] = field(init=False)
     _second: float = field(init=False, default=-math.inf)
     _in_second: int = field(init=False, default=0)
@@ -78,6 +104,15 @@ class Guard:
     def __post_init__(self) -> None:
         """Prepare what every call needs."""
         self._watches = {spec.name: self._watch(spec) for spec in self.contract.inputs}
+        self._order = list(self._watches.items())
+        single = self._order[0][1] if len(self._order) == 1 else None
+        self._only_input = None if single is None or single.close else single
+        low, high = self.rules.output_low, self.rules.output_high
+        self._releases = [
+            None if np.dtype(spec.dtype).kind != "f" else _quick(np.dtype(spec.dtype), low, high)
+            for spec in self.contract.outputs
+        ]
+        self._only_output = self._releases[0] if len(self._releases) == 1 else None
         self._limited = [rule for rule in self.rules.inputs if rule.check == "rate"]
 
     def admit(self, feed: Feed) -> Feed | Rejection:
@@ -86,30 +121,44 @@ class Guard:
             fast = self._too_fast()
             if fast is not None:
                 return fast
-        mended: dict[str, NDArray[Any]] = {}
-        for name, watch in self._watches.items():
+        only = self._only_input
+        if only is not None and len(feed) == 1:  # the usual case, without a loop
+            array = feed.get(only.spec.name)
+            if array is not None and array.dtype is only.dtype:
+                shape = array.shape
+                if shape[1:] == only.tail and shape[:1] and only.first in (None, shape[0]) and only.passes(array):
+                    return feed
+        mended: dict[str, NDArray[Any]] | None = None
+        for name, watch in self._order:
             array = feed.get(name)
             if array is None:
                 found = self._missing(watch)
-            elif array.dtype != watch.dtype or not _fits(array.shape, watch):
+            elif not (array.dtype is watch.dtype or array.dtype == watch.dtype) or not _fits(array.shape, watch):
                 return self._reject("form", name, f"{name} is {array.dtype} of shape {list(array.shape)}")
+            elif not watch.close and watch.passes(array):
+                continue
             else:
-                low, high = _ends(array)
-                if watch.low <= low and high <= watch.high and not watch.rules:
-                    continue
-                found = self._looked_at(watch, array, low, high)
+                found = self._looked_at(watch, array, *_ends(array))
                 if found is array:
                     continue
             if isinstance(found, Rejection):
                 return found
-            mended[name] = found
-        if len(feed) > len(self._watches):
+            mended = {**(mended or {}), name: found}
+        if len(feed) > len(self._order):
             unknown = next(name for name in feed if name not in self._watches)
             return self._reject("form", unknown, f"the model has no input {unknown!r}")
-        return {**feed, **mended} if mended else feed
+        return {**feed, **mended} if mended is not None else feed
 
     def release(self, outputs: list[NDArray[Any]]) -> Rejection | None:
         """Return why outputs must not leave, None if they may."""
+        if self._only_output is not None and len(outputs) == 1:
+            return None if self._only_output(outputs[0]) else self._held(outputs)
+        for array, passes in zip(outputs, self._releases, strict=False):
+            if passes is not None and not passes(array):
+                return self._held(outputs)
+        return None
+
+    def _held(self, outputs: list[NDArray[Any]]) -> Rejection | None:
         low = -math.inf if self.rules.output_low is None else self.rules.output_low
         high = math.inf if self.rules.output_high is None else self.rules.output_high
         for spec, array in zip(self.contract.outputs, outputs, strict=False):
@@ -136,15 +185,20 @@ class Guard:
         rules: dict[str, InputRule] = {
             r.check: r for r in self.rules.inputs if r.input in ("", spec.name) and r.check != "rate"
         }
-        sizes = [size for size in spec.shape if isinstance(size, int)]
+        first, *tail = spec.shape or (None,)
         return _Watch(
             spec,
             dtype,
-            spec.shape,
             least if spec.low is None else spec.low,
             most if spec.high is None else spec.high,
             rules,
-            tuple(sizes) if len(sizes) == len(spec.shape) else None,
+            len(spec.shape),
+            tuple(size for size in tail if isinstance(size, int))
+            if all(isinstance(size, int) for size in tail)
+            else None,
+            first if isinstance(first, int) else None,
+            _quick(dtype, spec.low, spec.high),
+            bool(rules.keys() & {"stuck", "dead"}),
         )
 
     def _looked_at(self, watch: _Watch, array: NDArray[Any], low: float, high: float) -> NDArray[Any] | Rejection:
@@ -218,11 +272,45 @@ class Guard:
 
 
 def _fits(shape: tuple[int, ...], watch: _Watch) -> bool:
-    if watch.fixed is not None:
-        return shape == watch.fixed
-    return len(shape) == len(watch.tail) and all(
-        isinstance(want, str) or want == have for want, have in zip(watch.tail, shape, strict=True)
-    )
+    if len(shape) != watch.rank:
+        return False
+    if watch.tail is not None:
+        return shape[1:] == watch.tail and (watch.first is None or watch.first == shape[0])
+    return all(isinstance(want, str) or want == have for want, have in zip(watch.spec.shape, shape, strict=True))
+
+
+def _quick(dtype: np.dtype[Any], low: float | None, high: float | None) -> Quick:
+    """Return what says in one pass, or nearly so, that an array surely keeps a range and is finite."""
+    if dtype.kind in "iu" and low is None and high is None:
+        return lambda _: True
+    if dtype.kind not in "fiu":
+        return lambda _: True
+    if dtype.kind == "f" and low == 0 and high is not None:
+        bits = np.dtype(f"u{dtype.itemsize}")
+        limit = np.array(high, dtype).view(bits)[()]
+        largest = np.maximum.reduce
+        return lambda array: array.size and largest(array.view(bits), None) <= limit
+    if dtype.kind == "f" and low is None and high is None and dtype.itemsize >= 4:
+        return _is_finite
+    least = -math.inf if low is None else low
+    most = math.inf if high is None else high
+
+    def within(array: NDArray[Any]) -> bool:
+        found = _ends(array)
+        return least <= found[0] and found[1] <= most and math.isfinite(found[0]) and math.isfinite(found[1])
+
+    return within
+
+
+def _is_finite(array: NDArray[Any]) -> bool:
+    """Whether all values are finite; the sum of squares of some large ones is not, then one looks closely."""
+    if array.size > _SMALL:  # larger products would start threads
+        low, high = _ends(array)
+        return math.isfinite(low) and math.isfinite(high)
+    flat = array.ravel()
+    if array.size <= _TINY:
+        return math.isfinite(sum(flat.tolist()))
+    return math.isfinite(flat.dot(flat))
 
 
 def _ends(array: NDArray[Any]) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """The hot path: guard, run, guard. It waits for nothing: a switch exchanges one reference between two calls."""
 
-import threading
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,33 @@ from edgewright.device.shadow import Shadow
 from edgewright.device.slots import Installed
 from edgewright.runtime.session import Session
 
-__all__ = ["Engine", "Prediction", "Predictor"]
+__all__ = ["Engine", "Prediction", "Predictor", "Tally"]
+
+
+class Tally:
+    """A number that many threads raise at once, without a lock.
+
+    Attributes:
+        tick: Raises it by one.
+    """
+
+    __slots__ = ("_count", "_taken", "tick")
+
+    def __init__(self) -> None:
+        self._count = itertools.count()
+        self._taken = 0
+        self.tick: Callable[[], int] = self._count.__next__
+
+    @property
+    def value(self) -> int:
+        """How often it was raised since it was taken."""
+        return int(self._count.__reduce__()[1][0]) - self._taken
+
+    def take(self) -> int:
+        """Return the number, and begin anew."""
+        value = self.value
+        self._taken += value
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +51,17 @@ class Engine:
         release: Which.
         session: Of its model.
         guard: For its contract.
+        served: Its inferences.
+        failures: Of them, those that the runtime failed.
+        rejected: Inputs or outputs that the guard rejected.
     """
 
     release: Installed
     session: Session
     guard: Guard
+    served: Tally = field(default_factory=Tally)
+    failures: Tally = field(default_factory=Tally)
+    rejected: Tally = field(default_factory=Tally)
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]] | Rejection:
         """Return the outputs in order, or why there are none.
@@ -63,19 +95,13 @@ class Predictor:
     """Answers with whatever is current.
 
     Attributes:
-        engine: The current one, None before the first.
+        engine: The current one, None before the first. Exchanging it is the switch: calls in flight end with
+            theirs.
         shadow: Runs beside it and is compared, None if nothing does.
-        served: Inferences since the switch.
-        failures: Of them, those that the runtime failed.
-        rejected: Inputs or outputs that the guard rejected since the switch.
     """
 
     engine: Engine | None = None
     shadow: Shadow | None = None
-    served: int = 0
-    failures: int = 0
-    rejected: int = 0
-    _counting: threading.Lock = field(default_factory=threading.Lock)
 
     def predict(self, feed: Mapping[str, NDArray[Any]]) -> Prediction:
         """Return the answer for one feed; it never raises for what the feed holds.
@@ -86,35 +112,47 @@ class Predictor:
         engine = self.engine  # one reading: a switch in between does not concern this call
         if engine is None:
             return Prediction({}, None, Rejection("no model", "", "no model is installed yet"))
+        guard, session = engine.guard, engine.session
+        admitted = guard.admit(feed)
+        if isinstance(admitted, Rejection):
+            engine.rejected.tick()
+            return Prediction({}, engine.release, admitted)
         try:
-            found = engine.run(feed)
+            outputs = session.run(admitted)
         except CandidateError as error:
-            self._count(engine, "failures")
+            engine.failures.tick()
             return Prediction({}, engine.release, Rejection("failed", "", error.message))
-        if isinstance(found, Rejection):
-            self._count(engine, "rejected")
-            return Prediction({}, engine.release, found)
-        with self._counting:
-            self.served += self.engine is engine
-        shadow = self.shadow
-        if shadow is not None:
-            shadow.offer(feed, found)
-        return Prediction(dict(zip(engine.session.outputs, found, strict=True)), engine.release)
+        held = guard.release(outputs)
+        if held is not None:
+            engine.rejected.tick()
+            return Prediction({}, engine.release, held)
+        engine.served.tick()
+        if self.shadow is not None:
+            self._offer(feed, outputs)
+        if len(outputs) == 1:
+            return Prediction({session.outputs[0]: outputs[0]}, engine.release)
+        return Prediction(dict(zip(session.outputs, outputs, strict=True)), engine.release)
 
-    def _count(self, engine: Engine, name: str) -> None:
-        """Count what the current engine did; what a former one still had in flight is nobody's."""
-        with self._counting:
-            if self.engine is engine:
-                setattr(self, name, getattr(self, name) + 1)
+    @property
+    def served(self) -> int:
+        """Inferences of the current engine that nobody has taken note of."""
+        return 0 if self.engine is None else self.engine.served.value
+
+    @property
+    def failures(self) -> int:
+        """Inferences that the runtime failed since the switch."""
+        return 0 if self.engine is None else self.engine.failures.value
+
+    @property
+    def rejected(self) -> int:
+        """Inputs or outputs that the guard rejected since the switch."""
+        return 0 if self.engine is None else self.engine.rejected.value
 
     def take_served(self) -> int:
         """Return how many inferences were served, and count from 0 again."""
-        with self._counting:
-            served, self.served = self.served, 0
-        return served
+        return 0 if self.engine is None else self.engine.served.take()
 
-    def switch(self, engine: Engine | None) -> None:
-        """Answer with another engine from the next call on; calls in flight end with theirs."""
-        with self._counting:
-            self.engine = engine
-            self.served = self.failures = self.rejected = 0
+    def _offer(self, feed: Mapping[str, NDArray[Any]], outputs: list[NDArray[Any]]) -> None:
+        shadow = self.shadow
+        if shadow is not None:
+            shadow.offer(feed, outputs)

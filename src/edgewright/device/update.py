@@ -314,12 +314,12 @@ class Update:
                 break
             try:
                 variant = self.shelves.variant(serving.manifest)
-                self.predictor.switch(self._engine(variant, serving, self._session(serving, variant)))
+                self.predictor.engine = self._engine(variant, serving, self._session(serving, variant))
                 break
             except (LockedError, CandidateError, ModelError, OSError) as error:
                 self._mark_broken(serving, Refusal("tampered", _MODEL, str(error)))
         else:
-            self.predictor.switch(None)
+            self.predictor.engine = None
         self._open_shadow()
 
     def end_badly(self, event: Event, why: Refusal, *, sweep: bool = True) -> None:
@@ -443,7 +443,7 @@ class Update:
         if release.shadow:
             self._shadow(engine)
         else:
-            self.predictor.switch(engine)
+            self.predictor.engine = engine
 
     def _proved(self, variant: Variant, release: Installed) -> tuple[Engine | None, Refusal | None, bool]:
         """Return the opened release, why it fails, and whether that may pass by itself."""

@@ -159,6 +159,14 @@ def answer(agent: Agent, value: float = 1.0) -> float | None:
     return float(outputs["y"][0, 0]) if outputs else None
 
 
+def failed(agent: Agent, count: int) -> None:
+    """Have so many inferences of a device fail."""
+    engine = agent.predictor.engine
+    assert engine is not None
+    for _ in range(count):
+        engine.failures.tick()
+
+
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr(keys_module, "_SCRYPT_N", 2**10)

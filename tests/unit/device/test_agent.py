@@ -9,7 +9,7 @@ from edgewright.device.files import Files
 from edgewright.device.lifecycle import State
 from edgewright.device.trial import Probation
 
-from .conftest import World, answer
+from .conftest import World, answer, failed
 
 
 def test_a_release_is_fetched_proved_watched_and_promoted(running: World) -> None:
@@ -122,7 +122,7 @@ def test_a_model_that_fails_in_its_probation_gives_way(running: World) -> None:
     running.start("1.1.0")
     agent = running.agent()
     agent.check()
-    agent.predictor.failures += 1
+    failed(agent, 1)
     record = agent.settle()
     assert record.state is State.IDLE
     assert answer(agent) == 1.0

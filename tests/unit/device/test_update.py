@@ -28,7 +28,7 @@ from edgewright.trust.publish import (
     set_policy,
 )
 
-from .conftest import World, answer, model
+from .conftest import World, answer, failed, model
 
 
 def too_fast(variant: Any, contents: dict[str, bytes]) -> Any:
@@ -268,9 +268,9 @@ def test_inputs_that_the_runtime_fails_on_are_not_held_against_a_model_that_pass
     agent.check()
     for _ in range(20):
         answer(agent)
-    agent.predictor.failures = 3
+    failed(agent, 3)
     assert agent.settle().state is State.PROBATION
-    agent.predictor.failures = 30  # most of them
+    failed(agent, 27)  # most of them
     assert agent.settle().state is State.IDLE
     assert answer(agent) == 1.0
 

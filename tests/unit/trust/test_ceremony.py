@@ -357,12 +357,12 @@ def test_old_metadata_does_not_land_again(place: Place) -> None:
     role = place.repository().bin_of("releases/m/1.0.0.json")
     old = place.repository().role(role)
     assert old is not None
-    for number in range(1, 12):
-        place.publish(f"1.{number}.0")
+    same = [f"1.{n}.0" for n in range(1, 99) if place.repository().bin_of(f"releases/m/1.{n}.0.json") == role]
+    place.publish(same[0])
     stage(place.repository(), {role: old})
     with pytest.raises(TrustError, match="does not follow"):
         landed(place, place.keys())
-    assert len(versions(place)) == 12
+    assert versions(place) == ["1.0.0", same[0]]
 
 
 def test_what_changed_since_it_was_read_is_not_signed(make: Make) -> None:

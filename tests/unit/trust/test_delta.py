@@ -50,7 +50,7 @@ def test_weights_that_all_moved_a_little_cost_a_fifth() -> None:
     found = smallest_delta(WEIGHTS, moved(WEIGHTS), below=len(WEIGHTS))
     assert found is not None
     assert found[0] == "planes"
-    assert len(found[1]) <= 0.22 * len(WEIGHTS)
+    assert len(found[1]) <= 0.201 * len(WEIGHTS)  # three equally likely steps: none shorter is possible than 0.198
 
 
 def bomb(size: int) -> bytes:
