@@ -35,8 +35,8 @@ check: setup  ## format, lint, types, import directions
 	$(BIN)/mypy
 	PYTHONPATH=src $(BIN)/lint-imports --no-logo
 
-test: setup  ## all tests
-	$(BIN)/pytest
+test: setup  ## all tests, two at a time
+	$(BIN)/pytest -n 2
 
 bench: setup  ## one benchmark in full: make bench NAME=compress_peers
 	$(BIN)/python benchmarks/$(or $(NAME),compress_peers).py
