@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from benchmarks.report import Figure, Interval, circumstances, document, emit, figures_table
+from benchmarks.report import Figure, Interval, circumstances, document, emit, figures_table, merged
 from benchmarks.shipping.deltas import pairs
 from benchmarks.shipping.faults import try_all
 from benchmarks.shipping.kills import kill_often
@@ -61,7 +61,7 @@ def _figure(name: str, value: float, limit: float | None, note: str, peer: str |
     return Figure(name, Interval.exact(value), limit, peer, limit is None or value <= limit, note)
 
 
-def requests(*, quick: bool) -> list[Figure]:
+def check(*, quick: bool) -> list[Figure]:
     """Cost of checks at ten thousand targets."""
     with _world() as (world, state):
         fill(world, 500 if quick else 10_000)
@@ -72,12 +72,14 @@ def requests(*, quick: bool) -> list[Figure]:
         _figure("check.changed.requests", found["changed"].requests, 4, "a rollout changed"),
         _figure("check.changed.kb", found["changed"].received / 1000, 15, "a rollout changed, before the artifact"),
         _figure("check.changed.cpu_ms", found["changed"].cpu_ms, None, "a rollout changed, CPU time in process"),
+        _figure("check.new.requests", found["new"].requests, None, "a new release, with its manifest"),
+        _figure("check.new.kb", found["new"].received / 1000, None, "a new release, before the artifact"),
         _figure("check.cold.requests", found["cold"].requests, None, "a device's first check"),
         _figure("check.cold.kb", found["cold"].received / 1000, 40, "a device's first check, before the artifact"),
     ]
 
 
-def deltas(*, quick: bool) -> list[Figure]:
+def delta(*, quick: bool) -> list[Figure]:
     """Size of deltas over the full file."""
     limits = {"int8, head fine-tuned": 0.06, "int8, all weights moved by 1 %": 0.2}
     found = []
@@ -117,7 +119,7 @@ def memory(*, quick: bool) -> list[Figure]:
         ]
 
 
-def switching(*, quick: bool) -> list[Figure]:
+def switch(*, quick: bool) -> list[Figure]:
     """Requests during switches."""
     with _world() as (world, state):
         found = ask_while_switching(world, state, VERSIONS, 2000 if quick else 100_000)
@@ -150,8 +152,17 @@ def faults(*, quick: bool) -> list[Figure]:
 
 
 PARTS: dict[str, Callable[..., list[Figure]]] = {
-    part.__name__: part for part in (requests, deltas, predict, memory, switching, kills, faults)
+    part.__name__: part for part in (check, delta, predict, memory, switch, faults, kills)
 }
+
+
+def _keep(part: str, figures: Sequence[Figure]) -> None:
+    """Write a part's figures to the results as soon as it is done."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{NAME}.json"
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    record = merged(earlier, NAME, part, figures, circumstances(PACKAGES), {})
+    path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -163,11 +174,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     figures: list[Figure] = []
     for name in arguments.only or PARTS:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        figures += PARTS[name](quick=arguments.quick)
-    if not arguments.quick and not arguments.only:
-        RESULTS.mkdir(exist_ok=True)
-        record = document(NAME, figures) | circumstances(PACKAGES)
-        (RESULTS / f"{NAME}.json").write_text(json.dumps(record, indent=1) + "\n")
+        found = PARTS[name](quick=arguments.quick)
+        figures += found
+        if not arguments.quick:
+            _keep(name, found)
     print(figures_table(figures), file=sys.stderr)
     for figure in figures:
         print(f"  {figure.name}: {figure.note}", file=sys.stderr)

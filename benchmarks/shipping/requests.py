@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.shipping.world import World
+from benchmarks.shipping.world import World, scaler
 from tuf.api.metadata import TargetFile, Targets
 
 from edgewright.device.agent import Agent
@@ -52,7 +52,7 @@ def fill(world: World, count: int) -> None:
 
 
 def checks(world: World, state: Path, version: str, *, repeats: int = 20) -> dict[str, Cost]:
-    """Return the median cost of a check that finds nothing new, one that finds a new rollout, and a first one.
+    """Return the median cost of checks: nothing new, a rollout changed, a new release rolled out, the first one.
 
     Args:
         world: With a rollout of a release.
@@ -68,20 +68,27 @@ def checks(world: World, state: Path, version: str, *, repeats: int = 20) -> dic
     for _ in range(repeats):
         world.roll_out(version)
         changed.append(_cost(agent))
+    new = []
+    for number in range(max(3, repeats // 4)):
+        world.publish(f"3.{number}.0", scaler(3.0 + number))
+        world.roll_out(f"3.{number}.0")
+        new.append(_cost(agent, before_artifact=True))
     agent.close()
     cold = []
     for number in range(max(3, repeats // 4)):
         fresh = Agent(world.enrol(f"cold-{number}"))
-        cold.append(_cost(fresh, only_metadata=True))
+        cold.append(_cost(fresh, before_artifact=True))
         fresh.close()
-    return {"warm": _median(warm), "changed": _median(changed), "cold": _median(cold)}
+    return {"warm": _median(warm), "changed": _median(changed), "new": _median(new), "cold": _median(cold)}
 
 
-def _cost(agent: Agent, *, only_metadata: bool = False) -> Cost:
+def _cost(agent: Agent, *, before_artifact: bool = False) -> Cost:
     fetcher = agent.fetcher
     requests, received, began = fetcher.requests, fetcher.received, time.process_time()
-    if only_metadata:
-        agent._choice()
+    if before_artifact:
+        view, _, choice = agent._choice()
+        if choice.release is not None:
+            view.manifest(choice.release.name, choice.release.version, choice.release.manifest)
     else:
         agent.check()
     cpu_ms = 1e3 * (time.process_time() - began)

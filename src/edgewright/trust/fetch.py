@@ -157,7 +157,7 @@ class Fetcher(FetcherInterface):
             raise DownloadError(f"{url} cannot be reached: {error}") from error
 
     def _chunks(self, response: urllib3.BaseHTTPResponse, url: str) -> Iterator[bytes]:
-        began, received = self.clock(), 0
+        began, received, whole = self.clock(), 0, False
         try:
             while chunk := response.read1(_CHUNK):
                 received += len(chunk)
@@ -166,11 +166,14 @@ class Fetcher(FetcherInterface):
                 if elapsed > self.patience_s and received < self.least_rate * elapsed:
                     raise SlowRetrievalError(f"{url} gives {received / elapsed:.0f} bytes per second")
                 yield chunk
+            whole = True
         except urllib3.exceptions.TimeoutError as error:
             raise SlowRetrievalError(f"{url} gave nothing for {self.timeout_s:g} s") from error
         except urllib3.exceptions.HTTPError as error:
             raise DownloadError(f"{url} broke off: {error}") from error
         finally:
+            if not whole:  # what is left of the body must not be taken for the next answer
+                response.close()
             response.release_conn()
 
 

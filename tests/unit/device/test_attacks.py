@@ -13,7 +13,7 @@ import onnx
 import pytest
 import zstandard
 from onnx import TensorProto
-from tuf.api.metadata import Metadata, Targets
+from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.release import Requirement, StoredFile
@@ -21,7 +21,8 @@ from edgewright.trust.ceremony import change_keys
 from edgewright.trust.delta import CODECS
 from edgewright.trust.form import ROLLOUTS
 from edgewright.trust.keys import KeyFolder
-from edgewright.trust.paths import plan_path
+from edgewright.trust.paths import plan_path, policy_path
+from edgewright.trust.publish import known_policy, set_policy
 from edgewright.trust.repository import Repository, blob_name
 from edgewright.trust.staging import draft, online_signers
 
@@ -158,8 +159,6 @@ def by_the_rollouts_key(world: World, change: Callable[[Targets], None]) -> None
 
 
 def with_plan(targets: Targets, change: Callable[[dict[str, Any]], None]) -> None:
-    from tuf.api.metadata import TargetFile
-
     path = plan_path("m", "default")
     record = json.loads(targets.targets[path].custom["record"])
     change(record)
@@ -191,8 +190,6 @@ def plan_of_another_manifest(world: World) -> None:
 
 def rollouts_key_signs_a_release(world: World) -> None:
     """It puts a manifest under the releases' path into its own role, and a plan that points at it."""
-    from tuf.api.metadata import TargetFile
-
     source = next((world.repo / "targets/releases/m").glob("*.1.0.0.json"))
     content = source.read_bytes().replace(b'"1.0.0"', b'"6.6.6"')
     (world.repo / f"targets/releases/m/{digest(content)}.6.6.6.json").write_bytes(content)
@@ -208,10 +205,30 @@ def rollouts_key_signs_a_release(world: World) -> None:
 
 
 def rollouts_key_takes_a_plan_back(world: World) -> None:
+    """An older plan is signed anew, as if it were the newest."""
     newer(world)
     world.agent().check()
     world.clock.turn(hours=1)
-    by_the_rollouts_key(world, lambda t: with_plan(t, lambda plan: plan.update(counter=-5)))
+    by_the_rollouts_key(world, lambda t: with_plan(t, lambda plan: plan.update(counter=0)))
+
+
+def releases_take_a_policy_back(world: World) -> None:
+    """An older policy is signed by the right keys and in newer metadata: what a device has believed stays."""
+    policy = known_policy(world.repository(), "m", "default")
+    assert policy is not None
+    set_policy(world.repository(), world.keys, msgspec.structs.replace(policy, revision=3))
+    world.agent().check()
+    repository = world.repository()
+    path = policy_path("m", "default")
+    role = repository.bin_of(path)
+    metadata = draft(repository, role)
+    content = msgspec.json.encode(policy)
+    target = TargetFile.from_data(path, content, ["sha256"])
+    target.unrecognized_fields["custom"] = {"record": content.decode()}
+    metadata.signed.targets[path] = target
+    for signer in world.keys.signers(repository.delegator(role).get_delegated_role(role).keyids):
+        metadata.sign(signer, append=True)
+    repository.commit({role: metadata}, online_signers(repository.root, world.keys))
 
 
 def plan_with_a_path(world: World) -> None:
@@ -267,10 +284,12 @@ def needs_another_provider(world: World) -> None:
 
 
 def under_the_threshold(world: World) -> None:
-    """One of two keys is not enough; here none of one."""
+    """Two of the releases' keys must sign; the server takes one signature of everything away."""
+    new = world.keys.create("second", ["releases"], passphrase=world.keys.ask(""))
+    change_keys(world.repository(), world.keys, "releases", add=new, threshold=2)
     newer(world)
-    newest = max(names(world, "metadata/*.rollouts.json"), key=lambda name: int(name.split("/")[1].split(".")[0]))
-    world.served[newest] = changed_json(lambda d: d.update(signatures=d["signatures"][:0]))
+    for name in names(world, "metadata/*.bin*.json"):
+        world.served[name] = changed_json(lambda d: d.update(signatures=d["signatures"][:1]))
 
 
 def slow_server(world: World) -> None:
@@ -349,7 +368,8 @@ ATTACKS: dict[str, tuple[Callable[[World], None], str]] = {
     "rollouts key points at an unsigned release": (plan_of_an_unsigned_release, "unsigned"),
     "rollouts key points at another manifest": (plan_of_another_manifest, "tampered"),
     "rollouts key signs outside of its paths": (rollouts_key_signs_a_release, "unsigned"),
-    "rollouts key takes a plan back": (rollouts_key_takes_a_plan_back, "tampered"),
+    "rollouts key takes a plan back": (rollouts_key_takes_a_plan_back, "rollback"),
+    "releases take a policy back": (releases_take_a_policy_back, "rollback"),
     "path traversal in a version": (plan_with_a_path, "tampered"),
     "a bundle for another device class": (for_another_class, "wrong class"),
     "external data that leaves the folder": (external_data, "external data"),
