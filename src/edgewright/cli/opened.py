@@ -1,14 +1,17 @@
 """What every verb that works on a repository shares: its options, and opening it."""
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 from edgewright.contract.errors import InputError
 from edgewright.trust.found import read_anchor
 from edgewright.trust.places import open_store
-from edgewright.trust.repository import Repository
+from edgewright.trust.repository import Repository, TrustError
 
 __all__ = ["add_options", "opened"]
+
+_SEEN = "seen-timestamp"
 
 
 def add_options(act: argparse.ArgumentParser, *, signs: bool) -> None:
@@ -54,4 +57,28 @@ def opened(arguments: argparse.Namespace, *, finishing: bool = False) -> Reposit
             f"there is no repository in {arguments.repo}",
             remedy="Check the path, or make one with 'edgewright keys init'.",
         )
+    if arguments.keys is not None:
+        _must_not_go_back(arguments.keys / _SEEN, repository.timestamp.signed.version)
     return repository
+
+
+def _must_not_go_back(path: Path, version: int) -> None:
+    """See to it that a repository is not older than it was when these keys saw it last.
+
+    Whoever can write to the store could put an old copy there, and have it signed anew as the newest.
+
+    Raises:
+        TrustError: It is older.
+    """
+    try:
+        seen = int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        seen = 0
+    if version < seen:
+        raise TrustError(
+            f"the repository's timestamp is version {version}, it was {seen} when {path.parent} saw it last",
+            remedy=f"Find out who put an old copy there. If it was you, remove {path}.",
+        )
+    if version > seen:
+        with suppress(OSError):  # a folder that is read only remembers nothing
+            path.write_text(str(version), encoding="ascii")

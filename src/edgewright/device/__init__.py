@@ -1,6 +1,6 @@
 """The agent: what keeps a proven model running on a device, and proves a new one before it serves.
 
-It imports neither torch nor a web framework nor anything that holds signing keys.
+It imports neither torch nor a web framework, and signs nothing that others believe.
 """
 
 from edgewright.device.agent import Agent, RejectedError

@@ -11,7 +11,7 @@ from edgewright.device.files import Files
 from edgewright.trust.delta import CODECS, DeltaError, apply_delta
 from edgewright.trust.fetch import Fetcher
 from edgewright.trust.keystore import KeyStore, LockedError
-from edgewright.trust.repository import blob_name
+from edgewright.trust.paths import blob_name
 from edgewright.trust.seal import seal, unseal
 
 __all__ = ["Shelf", "Source", "fetch_variant", "needed_bytes"]

@@ -7,11 +7,12 @@ import uuid
 from typing import Any
 
 from edgewright.contract.measure import Measurement
-from edgewright.contract.release import Manifest, StoredFile, Variant
+from edgewright.contract.release import Kind, Manifest, StoredFile, Variant
 from edgewright.trust.paths import release_path
 
 __all__ = ["bill_of_materials", "model_card"]
 
+_TYPES: dict[Kind, str] = {"model": "machine-learning-model", "agent": "application", "firmware": "firmware"}
 _NAMESPACE = uuid.UUID("5a9c1ac8-2f6b-5f0e-9d5a-3d2a1d9c8b77")
 
 
@@ -50,7 +51,7 @@ def bill_of_materials(manifest: Manifest) -> dict[str, Any]:
         "metadata": {
             **({"timestamp": manifest.created} if manifest.created else {}),
             "component": {
-                "type": "machine-learning-model" if manifest.kind == "model" else "firmware",
+                "type": _TYPES[manifest.kind],
                 "bom-ref": reference,
                 "name": manifest.name,
                 "version": manifest.version,
@@ -68,7 +69,7 @@ def bill_of_materials(manifest: Manifest) -> dict[str, Any]:
 def _component(manifest: Manifest, variant: Variant) -> dict[str, Any]:
     reference = f"{release_path(manifest.name, manifest.version)}#{variant.device_class}"
     component: dict[str, Any] = {
-        "type": "machine-learning-model" if manifest.kind == "model" else "firmware",
+        "type": _TYPES[manifest.kind],
         "bom-ref": reference,
         "name": f"{manifest.name} for {variant.device_class}",
         "version": manifest.version,

@@ -12,9 +12,9 @@ from edgewright.contract.plan import Plan, refusals
 from edgewright.contract.release import Delta, Manifest, StoredFile, stored
 from edgewright.contract.times import time_of
 from edgewright.trust.form import BINS, ROLLOUTS
-from edgewright.trust.paths import release_path
+from edgewright.trust.paths import blob_name, release_path
 from edgewright.trust.publish import known_policy, releases
-from edgewright.trust.repository import Repository, TrustError, blob_name
+from edgewright.trust.repository import Repository, TrustError
 
 __all__ = ["Check", "check_repository"]
 

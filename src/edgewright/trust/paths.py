@@ -1,8 +1,8 @@
-"""Under which paths things are signed: who signs a path decides what it may be."""
+"""Under which paths things are signed and lie: who signs a path decides what it may be."""
 
 from edgewright.contract.names import checked_name, checked_version
 
-__all__ = ["plan_path", "policy_path", "release_path"]
+__all__ = ["blob_name", "plan_path", "policy_path", "release_path"]
 
 
 def release_path(model: str, version: str) -> str:
@@ -22,3 +22,8 @@ def policy_path(model: str, device_class: str) -> str:
 def plan_path(model: str, device_class: str) -> str:
     """Return where a plan is; the key for rollouts signs it."""
     return f"rollouts/{checked_name('model', model)}/{checked_name('device class', device_class)}.json"
+
+
+def blob_name(digest: str) -> str:
+    """Return where the bytes of a digest lie."""
+    return f"blobs/{digest[:2]}/{digest}"

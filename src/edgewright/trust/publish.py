@@ -22,8 +22,8 @@ from edgewright.trust.delta import smallest_delta
 from edgewright.trust.form import ROLLOUTS
 from edgewright.trust.keys import KeyFolder
 from edgewright.trust.keystore import KeyStore
-from edgewright.trust.paths import plan_path, policy_path, release_path
-from edgewright.trust.repository import Repository, blob_name, target_name
+from edgewright.trust.paths import blob_name, plan_path, policy_path, release_path
+from edgewright.trust.repository import Repository, target_name
 from edgewright.trust.seal import seal, unseal
 from edgewright.trust.staging import draft, land_if_online, online_signers, sign, stage
 from edgewright.trust.store import ExistsError

@@ -27,7 +27,7 @@ from edgewright.contract.errors import WorkError
 from edgewright.trust.form import BIN, BINS, LIFETIMES, faults, lifetime_of
 from edgewright.trust.store import ExistsError, Store
 
-__all__ = ["Repository", "TrustError", "blob_name", "target_name", "utc_now"]
+__all__ = ["Repository", "TrustError", "target_name", "utc_now"]
 
 _LOCK = "lock.json"
 
@@ -39,11 +39,6 @@ class TrustError(WorkError):
 def utc_now() -> datetime.datetime:
     """Return the time, to the second, as metadata holds it."""
     return datetime.datetime.now(datetime.UTC).replace(microsecond=0)
-
-
-def blob_name(digest: str) -> str:
-    """Return where the bytes of a digest lie."""
-    return f"blobs/{digest[:2]}/{digest}"
 
 
 @dataclass(slots=True)
@@ -164,7 +159,9 @@ class Repository:
             return None
         content = self.store.read(target_name(path, target))
         if content is None:
-            raise TrustError(f"{path} is signed and its bytes are missing", remedy="Publish that version again.")
+            raise TrustError(
+                f"{path} is signed and its bytes are missing", remedy="Restore the repository from a copy."
+            )
         _matching(path, content, target)
         return content
 
@@ -365,7 +362,9 @@ def _matching(path: str, content: bytes, target: TargetFile) -> None:
     try:
         target.verify_length_and_hashes(content)
     except RepositoryError as error:
-        raise TrustError(f"{path} is not what was signed: {error}", remedy="Publish that version again.") from error
+        raise TrustError(
+            f"{path} is not what was signed: {error}", remedy="Restore the repository from a copy."
+        ) from error
 
 
 def _parsed(name: str, content: bytes) -> Metadata[Any]:

@@ -61,14 +61,16 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise WorkError(
-                f"{self._file(name)} cannot be read: {error.strerror}", remedy="Check its permissions."
-            ) from error
+            raise _cannot_read(self._file(name), error) from error
 
     def size(self, name: str) -> int | None:
         """See `Store`."""
-        file = self._file(name)
-        return file.stat().st_size if file.is_file() else None
+        try:
+            return self._file(name).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _cannot_read(self._file(name), error) from error
 
     def create(self, name: str, content: bytes) -> None:
         """See `Store`."""
@@ -97,7 +99,10 @@ class LocalStore:
 
     def delete(self, name: str) -> None:
         """See `Store`."""
-        self._file(name).unlink(missing_ok=True)
+        try:
+            self._file(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise _cannot_write(self._file(name), error) from error
 
     def names(self, folder: str) -> list[str]:
         """See `Store`."""
@@ -147,6 +152,10 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _cannot_read(path: Path, error: OSError) -> WorkError:
+    return WorkError(f"{path} cannot be read: {error.strerror}", remedy="Check its permissions.")
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:

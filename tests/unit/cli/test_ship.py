@@ -1,6 +1,7 @@
 """From a compressed model to a device that answers, by the commands that the issue of shipping promises."""
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -166,6 +167,18 @@ def test_what_is_wrong_is_said_with_a_next_step(run: Run, places: Places, wrong:
     error = run(*arguments, *places.signing, code=2)["error"]
     assert message in error["message"]
     assert error["remedy"]
+
+
+def test_an_old_copy_of_the_repository_is_not_signed_anew(
+    run: Run, places: Places, tmp_path: Path, digits_model: Path
+) -> None:
+    shutil.copytree(tmp_path / "REPO", tmp_path / "OLD")
+    run("publish", digits_model, "--name", "digits", "--version", "1.1.0", *places.signing)
+    run("rollout", "status", "digits", *places.signing)
+    shutil.rmtree(tmp_path / "REPO")
+    shutil.copytree(tmp_path / "OLD", tmp_path / "REPO")
+    error = run("repo", "refresh", *places.signing, code=1)["error"]
+    assert "saw it last" in error["message"]
 
 
 def test_a_second_repository_is_not_made_on_top(run: Run, places: Places) -> None:

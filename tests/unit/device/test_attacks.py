@@ -21,9 +21,9 @@ from edgewright.trust.ceremony import change_keys
 from edgewright.trust.delta import CODECS
 from edgewright.trust.form import ROLLOUTS
 from edgewright.trust.keys import KeyFolder
-from edgewright.trust.paths import plan_path, policy_path
+from edgewright.trust.paths import blob_name, plan_path, policy_path
 from edgewright.trust.publish import known_policy, set_policy
-from edgewright.trust.repository import Repository, blob_name
+from edgewright.trust.repository import Repository
 from edgewright.trust.staging import draft, online_signers
 
 from .conftest import World, answer, digest

@@ -14,6 +14,7 @@ from edgewright.contract.release import Manifest
 from edgewright.trust.card import bill_of_materials, model_card
 from edgewright.trust.check import check_repository
 from edgewright.trust.keystore import new_key_file
+from edgewright.trust.paths import blob_name
 from edgewright.trust.publish import (
     known_plan,
     known_policy,
@@ -24,7 +25,7 @@ from edgewright.trust.publish import (
     set_policy,
 )
 from edgewright.trust.refresh import renew
-from edgewright.trust.repository import Repository, TrustError, blob_name
+from edgewright.trust.repository import Repository, TrustError
 from edgewright.trust.store import Store
 
 from .conftest import Place
