@@ -32,6 +32,7 @@ _JSON = "application/json"
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = 1 << 16  # an answer leaves in one piece: head and body apart would wait 40 ms for each other
     server_version = "edgewright"
     sys_version = ""
     agent: ClassVar[Agent]
