@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -176,12 +175,6 @@ def copied(state: Path, to: Path) -> Path:
     shutil.rmtree(to, ignore_errors=True)
     shutil.copytree(state, to, symlinks=True)
     return to
-
-
-def decoded(status: Any) -> dict[str, Any]:
-    """Return a status as plain objects."""
-    found: dict[str, Any] = msgspec.to_builtins(status)
-    return found
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from edgewright.cli.opened import add_options, opened
 from edgewright.cli.passphrase import ask, ask_new
 from edgewright.cli.signing import signing
 from edgewright.cli.terminal import SCHEMA_VERSION, print_json
-from edgewright.contract.errors import EdgewrightError, InputError
+from edgewright.contract.errors import InputError
 from edgewright.trust.ceremony import change_keys, whose
 from edgewright.trust.found import BITS, found
 from edgewright.trust.keys import OFFLINE, ONLINE, KeyFolder, PublicKey, Role, read_public
@@ -213,10 +213,14 @@ def _made(arguments: argparse.Namespace, keys: KeyFolder) -> PublicKey:
 
 @contextmanager
 def _unless_refused(arguments: argparse.Namespace, new: PublicKey) -> Iterator[None]:
-    """Remove a key that was made for a change which is then refused."""
+    """Remove a key that was made for a change which is then refused.
+
+    Only what is refused before anything is staged is an InputError. After that the key may count already, and
+    removing it would lock everybody out.
+    """
     try:
         yield
-    except EdgewrightError:
+    except InputError:
         if getattr(arguments, "public", None) is None:
             for kind in ("key", "pub"):
                 (arguments.keys / f"{new.name}.{kind}.json").unlink(missing_ok=True)

@@ -461,9 +461,7 @@ class Update:
         except (CandidateError, LockedError) as error:
             short = "alloc" in error.message.lower()
             return None, Refusal("self-test", _MODEL, error.message), short
-        except (
-            Exception
-        ) as error:  # a self-test is bytes from the outside: whatever it breaks, the release has failed
+        except Exception as error:  # a self-test comes from the outside: whatever breaks on it, the release fails
             return None, Refusal("self-test", _MODEL, f"it cannot be tested: {error}"), isinstance(error, OSError)
         # A device that is hot is slow: latency is looked at again when it has cooled down.
         return self._engine(variant, release, session), trial.failure, _code(trial.failure) == "budget"

@@ -202,13 +202,10 @@ def publish_plan(repository: Repository, keys: KeyFolder, plan: Plan) -> None:
         changed = draft(repository, ROLLOUTS)
         path, content = plan_path(plan.model, plan.device_class), msgspec.json.encode(plan)
         _create(repository, target_name(path, _put(changed, path, content)), content)
-        signers = keys.signers(repository.delegator(ROLLOUTS).get_delegated_role(ROLLOUTS).keyids)
-        if not signers:
+        if not sign(repository, {ROLLOUTS: changed}, ROLLOUTS, keys):
             raise InputError(
                 f"{keys.path} holds no key for rollouts", remedy="Use the folder with the online keys."
             )
-        for signer in signers:
-            changed.sign(signer, append=True)
         repository.commit({ROLLOUTS: changed}, online_signers(repository.root, keys))
 
 

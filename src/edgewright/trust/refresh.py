@@ -4,10 +4,10 @@ import datetime
 
 from tuf.api.metadata import Metadata, Targets
 
-from edgewright.trust.form import ROLLOUTS
+from edgewright.trust.form import ROLLOUTS, lifetime_of
 from edgewright.trust.keys import KeyFolder
 from edgewright.trust.repository import Repository
-from edgewright.trust.staging import draft, online_signers
+from edgewright.trust.staging import draft, online_signers, sign
 
 __all__ = ["renew"]
 
@@ -23,10 +23,9 @@ def renew(repository: Repository, keys: KeyFolder) -> list[str]:
     """
     changed: dict[str, Metadata[Targets]] = {}
     rollouts = repository.role(ROLLOUTS)
-    if rollouts is not None and _is_old(rollouts.signed.expires, repository.now(), repository.lifetime(ROLLOUTS)):
+    if rollouts is not None and _is_old(rollouts.signed.expires, repository.now(), lifetime_of(ROLLOUTS)):
         renewed = draft(repository, ROLLOUTS)
-        for signer in keys.signers(repository.delegator(ROLLOUTS).get_delegated_role(ROLLOUTS).keyids):
-            renewed.sign(signer, append=True)
+        sign(repository, {ROLLOUTS: renewed}, ROLLOUTS, keys)
         changed[ROLLOUTS] = renewed
     repository.commit(changed, online_signers(repository.root, keys))
     return [*changed, "snapshot", "timestamp"]

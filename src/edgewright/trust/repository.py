@@ -24,7 +24,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from edgewright.contract.errors import WorkError
-from edgewright.trust.form import BIN, BINS, LIFETIMES, faults, lifetime_of
+from edgewright.trust.form import BIN, BINS, LIFETIMES, faults
 from edgewright.trust.store import ExistsError, Store
 
 __all__ = ["Repository", "TrustError", "target_name", "utc_now"]
@@ -202,10 +202,6 @@ class Repository:
         """Remove the lock of a publisher that is gone."""
         self.store.delete(_LOCK)
 
-    def lifetime(self, name: str) -> datetime.timedelta:
-        """Return how long new metadata of a role is valid."""
-        return lifetime_of(name)
-
     def commit(
         self,
         changed: Mapping[str, Metadata[Targets]],
@@ -226,16 +222,13 @@ class Repository:
         """
         meta = {} if self.snapshot is None else dict(self.snapshot.signed.meta)
         everything = self._whose_keys_change(changed, root, meta) | dict(changed)
+        wrong = self.faults(changed if root is None else {Root.type: root, **changed})
+        if wrong:
+            raise TrustError("; ".join(wrong), remedy="Discard what is staged: 'edgewright repo discard'.")
         if root is not None:
-            wrong = self.faults({Root.type: root})
-            if wrong:
-                raise TrustError("; ".join(wrong), remedy="Discard what is staged: 'edgewright repo discard'.")
             _verify(Root.type, root, self.root.signed)
             _verify(Root.type, root, root.signed)
             self.root = root
-        wrong = self.faults(changed)
-        if wrong:
-            raise TrustError("; ".join(wrong), remedy="Discard what is staged: 'edgewright repo discard'.")
         for name, metadata in everything.items():
             parent = self.parent(name)
             _verify(name, metadata, changed[parent].signed if parent in changed else self.delegator(name))

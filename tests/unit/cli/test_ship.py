@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgewright.cli.main import main
+from edgewright.contract.errors import InputError, WorkError
 from edgewright.trust import keys as keys_module
 
 Run = Callable[..., dict[str, Any]]
@@ -179,6 +180,20 @@ def test_an_old_copy_of_the_repository_is_not_signed_anew(
     shutil.copytree(tmp_path / "OLD", tmp_path / "REPO")
     error = run("repo", "refresh", *places.signing, code=1)["error"]
     assert "saw it last" in error["message"]
+
+
+@pytest.mark.parametrize(("error", "stays"), [(InputError, False), (WorkError, True)])
+def test_a_new_key_is_removed_only_if_it_cannot_count_yet(
+    run: Run, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception], stays: bool
+) -> None:
+    """A store that fails after the root has landed must not cost the key that the root names."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise error("no", remedy="none")
+
+    monkeypatch.setattr("edgewright.cli.keys.change_keys", fails)
+    run("keys", "rotate", "online", "--name", "new", *places.signing, code=1 if stays else 2)
+    assert (tmp_path / "KEYS/new.key.json").exists() is stays
 
 
 def test_a_second_repository_is_not_made_on_top(run: Run, places: Places) -> None:
