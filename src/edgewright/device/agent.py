@@ -225,10 +225,9 @@ class Agent:
         with self._changing:
             self.must_change()
             found = []
-            slots = self.record.slots
-            for installed in (slots.trial, slots.proven, slots.previous):
-                why = None if installed is None else self._update.fault(installed)
-                if installed is not None and why is not None:
+            for installed in self.record.slots.held:
+                why = self._update.fault(installed)
+                if why is not None:
                     found.append(why)
                     self._update.mend(installed, why)
             return found

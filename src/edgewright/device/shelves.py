@@ -1,7 +1,6 @@
 """Where releases lie on a device: one folder each, named by the manifest's digest, with the manifest in it."""
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +98,7 @@ class Shelves:
     def contents(self, slots: Slots) -> list[tuple[Shelf, tuple[StoredFile, ...]]]:
         """Return the shelves of all slots with the files on them, as far as their manifests are sound."""
         found = []
-        for each in _installed(slots):
+        for each in slots.held:
             try:
                 shelf = self.shelf(each.manifest, sealed=each.kind == "model")
                 found.append((shelf, self.variant(each.manifest).files))
@@ -110,14 +109,10 @@ class Shelves:
     def sweep(self, slots: Slots, wanted: Installed | None) -> None:
         """Remove what no slot holds and nobody wants any more."""
         coming = set() if wanted is None else {wanted.manifest}
-        kept = {"releases": {each.manifest for each in _installed(slots)} | coming, "staging": coming}
+        kept = {"releases": {each.manifest for each in slots.held} | coming, "staging": coming}
         for name, digests in kept.items():
             folder = self.state / name
             if folder.is_dir():
                 for path in folder.iterdir():
                     if path.name not in digests:
                         self.files.remove(path)
-
-
-def _installed(slots: Slots) -> Iterable[Installed]:
-    return (each for each in (slots.trial, slots.proven, slots.previous) if each is not None)

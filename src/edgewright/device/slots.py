@@ -55,11 +55,14 @@ class Slots(msgspec.Struct, frozen=True):
         """What answers: the one on trial in its probation, else the proven one."""
         return self.trial if self.trial is not None and not self.trial.shadow else self.proven
 
+    @property
+    def held(self) -> tuple[Installed, ...]:
+        """All releases, the newest first."""
+        return tuple(each for each in (self.trial, self.proven, self.previous) if each is not None)
+
     def holds(self, manifest: str) -> bool:
         """Whether a release lies in some slot."""
-        return any(
-            each is not None and each.manifest == manifest for each in (self.proven, self.trial, self.previous)
-        )
+        return any(each.manifest == manifest for each in self.held)
 
 
 def begin_trial(slots: Slots, installed: Installed) -> Slots:

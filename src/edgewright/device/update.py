@@ -285,9 +285,8 @@ class Update:
 
     def mend_all(self) -> None:
         """Try again to mend what was found broken and could not be mended."""
-        slots = self.record.slots
-        for installed in (slots.trial, slots.proven, slots.previous):
-            if installed is not None and installed.manifest in self.record.broken:
+        for installed in self.record.slots.held:
+            if installed.manifest in self.record.broken:
                 self.mend(installed, Refusal("tampered", installed.version, "it was found broken"))
 
     def mend(self, installed: Installed, why: Refusal) -> None:

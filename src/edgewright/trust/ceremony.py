@@ -134,8 +134,7 @@ def _delegated(repository: Repository, who: Who, root: Root, *, again: bool) -> 
     if who == "online":
         changed[ROLLOUTS] = draft(repository, ROLLOUTS)
         return changed
-    bins = draft(repository, BINS)
-    spread = None if bins.signed.delegations is None else bins.signed.delegations.succinct_roles
+    bins, spread = draft(repository, BINS), repository.spread()
     if spread is None:
         raise TrustError("the repository has no bins", remedy="Restore it from a copy.")
     bins.signed.delegations = spread_of(root, spread.bit_length)

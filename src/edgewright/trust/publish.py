@@ -240,7 +240,8 @@ def releases(repository: Repository, model: str) -> list[tuple[str, str]]:
     """Return version and manifest's sha256 of a model's releases, in order of their versions."""
     prefix = release_path(model, "0").rpartition("/")[0] + "/"
     found = []
-    for name in _bins(repository):
+    spread = repository.spread()
+    for name in () if spread is None else spread.get_roles():
         metadata = repository.role(name)
         if metadata is None:
             continue
@@ -276,13 +277,6 @@ def _describe(repository: Repository, manifest: Manifest) -> None:
     bill = msgspec.json.format(msgspec.json.encode(bill_of_materials(manifest)), indent=1)
     repository.store.replace(f"{place}.md", model_card(manifest).encode())
     repository.store.replace(f"{place}.cdx.json", bill)
-
-
-def _bins(repository: Repository) -> Sequence[str]:
-    bins = repository.role("bins")
-    if bins is None or bins.signed.delegations is None or bins.signed.delegations.succinct_roles is None:
-        return ()
-    return list(bins.signed.delegations.succinct_roles.get_roles())
 
 
 def _change(repository: Repository, keys: KeyFolder, targets: Mapping[str, bytes], *, only_stage: bool) -> bool:

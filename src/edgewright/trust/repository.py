@@ -21,7 +21,7 @@ from typing import Any
 
 from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, SuccinctRoles, TargetFile, Targets, Timestamp
 
 from edgewright.contract.errors import WorkError
 from edgewright.trust.form import BIN, BINS, LIFETIMES, faults
@@ -138,10 +138,15 @@ class Repository:
 
     def bin_of(self, path: str) -> str:
         """Return the role that holds a release's or policy's path."""
-        bins = self.role(BINS)
-        if bins is None or bins.signed.delegations is None or bins.signed.delegations.succinct_roles is None:
+        spread = self.spread()
+        if spread is None:
             raise TrustError("the repository has no bins", remedy="Make it with 'edgewright keys init'.")
-        return bins.signed.delegations.succinct_roles.get_role_for_target(path)
+        return spread.get_role_for_target(path)
+
+    def spread(self) -> SuccinctRoles | None:
+        """Return over which roles releases and policies are spread, None if there are none yet."""
+        bins = self.role(BINS)
+        return None if bins is None or bins.signed.delegations is None else bins.signed.delegations.succinct_roles
 
     def target(self, role: str, path: str) -> TargetFile | None:
         """Return what a role says of a path, None if nothing."""
@@ -286,6 +291,8 @@ class Repository:
         new = changed.get(Root.type)
         root = self.root.signed if new is None else new.signed
         meta = {} if self.snapshot is None else self.snapshot.signed.meta
+        spread = self.spread()
+        bits = None if spread is None else spread.bit_length
         found = []
         for name, metadata in changed.items():
             known = meta.get(f"{name}.json")
@@ -294,15 +301,8 @@ class Repository:
                 before = self.root.signed.version
                 if self.finishing and metadata.signed.version == before:  # it has landed already
                     before = self._former.signed.version
-            found += faults(name, metadata, root, bits=self._bits(), before=before, now=self.now())
+            found += faults(name, metadata, root, bits=bits, before=before, now=self.now())
         return found
-
-    def _bits(self) -> int | None:
-        """Return of how many bits the bins are."""
-        bins = self._read.get(BINS) if self.snapshot is None else self.role(BINS)
-        if bins is None or bins.signed.delegations is None or bins.signed.delegations.succinct_roles is None:
-            return None
-        return int(bins.signed.delegations.succinct_roles.bit_length)
 
     def _put(self, name: str, content: bytes) -> None:
         """Create what is named by its version; what a commit that was broken off has left of it is the same."""

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgewright.cli.main import main
-from edgewright.contract.errors import InputError, WorkError
+from edgewright.contract.errors import EdgewrightError, InputError, WorkError
 from edgewright.trust import keys as keys_module
 
 Run = Callable[..., dict[str, Any]]
@@ -184,7 +184,12 @@ def test_an_old_copy_of_the_repository_is_not_signed_anew(
 
 @pytest.mark.parametrize(("error", "stays"), [(InputError, False), (WorkError, True)])
 def test_a_new_key_is_removed_only_if_it_cannot_count_yet(
-    run: Run, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception], stays: bool
+    run: Run,
+    places: Places,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[EdgewrightError],
+    stays: bool,
 ) -> None:
     """A store that fails after the root has landed must not cost the key that the root names."""
 
