@@ -1,9 +1,7 @@
 """What may reach the model, and what may leave it: checked before and after each inference, in microseconds.
 
-One pass decides in the usual case. Where the range begins at 0, floats are compared as the whole numbers that their
-bits are: these have the same order, and negative numbers, NaN and infinity are all above. Elsewhere least and
-greatest value are compared; NaN fails that as anything outside does. Only an input that breaks something is looked
-at closely.
+One pass decides in the usual case, compiled for float32 (`signals.look`). Elsewhere least and greatest value are
+compared; NaN fails that as anything outside does. Only an input that breaks something is looked at closely.
 """
 
 import math
@@ -18,13 +16,13 @@ from numpy.typing import NDArray
 
 from edgewright.contract.guard import Action, GuardRules, InputRule
 from edgewright.contract.signature import InputContract, TensorSpec
+from edgewright.signals.look import within
 
 __all__ = ["Guard", "Rejection"]
 
 Feed = Mapping[str, NDArray[Any]]
 # Blocks that stay in the cache between the two reductions.
 _BLOCK = 16_384
-_SMALL, _TINY = 8192, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,36 +279,20 @@ def _fits(shape: tuple[int, ...], watch: _Watch) -> bool:
 
 def _quick(dtype: np.dtype[Any], low: float | None, high: float | None) -> Quick:
     """Return what says in one pass, or nearly so, that an array surely keeps a range and is finite."""
-    if dtype.kind in "iu" and low is None and high is None:
+    if dtype.kind not in "fiu" or (dtype.kind in "iu" and low is None and high is None):
         return lambda _: True
-    if dtype.kind not in "fiu":
-        return lambda _: True
-    if dtype.kind == "f" and low == 0 and high is not None:
-        bits = np.dtype(f"u{dtype.itemsize}")
-        limit = np.array(high, dtype).view(bits)[()]
-        largest = np.maximum.reduce
-        return lambda array: array.size and largest(array.view(bits), None) <= limit
-    if dtype.kind == "f" and low is None and high is None and dtype.itemsize >= 4:
-        return _is_finite
     least = -math.inf if low is None else low
     most = math.inf if high is None else high
+    if dtype == np.float32:
+        largest = float(np.finfo(np.float32).max)
+        ends = max(least, -largest), min(most, largest)
+        return lambda array: within(array, *ends)
 
-    def within(array: NDArray[Any]) -> bool:
+    def keeps(array: NDArray[Any]) -> bool:
         found = _ends(array)
         return least <= found[0] and found[1] <= most and math.isfinite(found[0]) and math.isfinite(found[1])
 
-    return within
-
-
-def _is_finite(array: NDArray[Any]) -> bool:
-    """Whether all values are finite; the sum of squares of some large ones is not, then one looks closely."""
-    if array.size > _SMALL:  # larger products would start threads
-        low, high = _ends(array)
-        return math.isfinite(low) and math.isfinite(high)
-    flat = array.ravel()
-    if array.size <= _TINY:
-        return math.isfinite(sum(flat.tolist()))
-    return math.isfinite(flat.dot(flat))
+    return keeps
 
 
 def _ends(array: NDArray[Any]) -> tuple[float, float]:
