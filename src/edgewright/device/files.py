@@ -8,6 +8,8 @@ import os
 import shutil
 from pathlib import Path
 
+from edgewright.trust.durable import sync
+
 __all__ = ["Files"]
 
 
@@ -43,11 +45,7 @@ class Files:
 
     def sync(self, folder: Path) -> None:
         """Bring the names in a folder to the disk."""
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(folder)
 
     def remove(self, path: Path) -> None:
         """Remove a file or a folder with all in it, if it is there."""

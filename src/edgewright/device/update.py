@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from edgewright.contract.device import Budget
 from edgewright.contract.errors import CandidateError, EdgewrightError, ModelError, WorkError
 from edgewright.contract.names import version_key
 from edgewright.contract.plan import Policy
@@ -20,27 +19,24 @@ from edgewright.contract.refusal import Refusal, RefusedError
 from edgewright.contract.release import Manifest, Variant
 from edgewright.contract.times import time_of
 from edgewright.device.fetching import Source, fetch_variant
-from edgewright.device.guard import Guard
 from edgewright.device.host import boot_id, lacking
 from edgewright.device.installer import Installer, InstallerError
 from edgewright.device.journal import Journal, Postponed, Record
 from edgewright.device.lifecycle import Event, State, after
+from edgewright.device.opening import MODEL, Opener
 from edgewright.device.outcomes import Outcome, Outcomes, is_worse
 from edgewright.device.predictor import Engine, Predictor
 from edgewright.device.settings import Settings
 from edgewright.device.shadow import Shadow
 from edgewright.device.shelves import Shelves
 from edgewright.device.slots import Installed, begin_trial, end_trial, roll_back
-from edgewright.device.trial import Probation, peak_bytes, self_test
-from edgewright.runtime.options import RuntimeOptions
-from edgewright.runtime.session import Session, open_session
+from edgewright.device.trial import Probation
 from edgewright.trust.fetch import Fetcher
 from edgewright.trust.keystore import KeyStore, LockedError
 from edgewright.trust.verify import View
 
 __all__ = ["Update"]
 
-_MODEL = "model.onnx"
 # A release that failed so often for want of memory or in the heat, or took the process along, has failed.
 _ATTEMPTS = 3
 # After the first such failure it is tried again in so long, then in twice that.
@@ -85,6 +81,11 @@ class Update:
     installer: Installer | None
     probation: Probation
     now: Callable[[], datetime.datetime]
+
+    @property
+    def opener(self) -> Opener:
+        """Opens what lies on the shelves."""
+        return Opener(self.shelves)
 
     @property
     def record(self) -> Record:
@@ -208,27 +209,15 @@ class Update:
             fell = runs == self.record.ran
             return Refusal("probation", trial.version, f"the platform fell back to {runs!r}") if fell else None
         failures = self.predictor.failures
+        engine = self.predictor.engine
         if failures > self.probation.most_failures:
             served = self.record.served + self.predictor.served
-            if failures > _MOST_FAILING * (served + failures) or not self._still_passes(trial):
+            other = engine is None or engine.release.manifest != trial.manifest
+            # If it passes its self-test, the inputs that it failed on were at fault.
+            passes = engine is None or other or self.opener.still_passes(engine)
+            if failures > _MOST_FAILING * (served + failures) or not passes:
                 return Refusal("probation", trial.version, f"{failures} inferences failed in its probation")
         return self._worse(trial)
-
-    def _still_passes(self, trial: Installed) -> bool:
-        """Whether a model passes its self-test: then the inputs that it failed on were at fault."""
-        engine = self.predictor.engine
-        try:
-            variant = self.shelves.variant(trial.manifest)
-            if engine is None or variant.self_test is None or engine.release.manifest != trial.manifest:
-                return True
-            golden = self.shelves.shelf(trial.manifest).read(variant.file(variant.self_test.file))
-            no_limits = Budget()
-            return (
-                self_test(engine.session, golden, variant.self_test, no_limits, peak_before=peak_bytes()).failure
-                is None
-            )
-        except (LockedError, OSError, CandidateError):
-            return False
 
     def settle_image(self) -> None:
         """Find out whether an image that was handed over runs now."""
@@ -312,11 +301,10 @@ class Update:
             if current is not None and current.release.manifest == serving.manifest:
                 break
             try:
-                variant = self.shelves.variant(serving.manifest)
-                self.predictor.engine = self._engine(variant, serving, self._session(serving, variant))
+                self.predictor.engine = self.opener.open(serving)
                 break
             except (LockedError, CandidateError, ModelError, OSError) as error:
-                self._mark_broken(serving, Refusal("tampered", _MODEL, str(error)))
+                self._mark_broken(serving, Refusal("tampered", MODEL, str(error)))
         else:
             self.predictor.engine = None
         self._open_shadow()
@@ -421,10 +409,10 @@ class Update:
                 "self-test", release.version, f"it ended this process {_ATTEMPTS} times while it was tested"
             )
         self.step(Event.SWITCHED, slots=begin_trial(self.record.slots, release), attempts=attempts, not_before="")
-        engine, why, passing = self._proved(variant, release)
-        if engine is None or why is not None:
-            why = why or Refusal("self-test", release.version, "it cannot be opened")
-            if passing and attempts < _ATTEMPTS:
+        proof = self.opener.prove(release, variant)
+        if proof.engine is None or proof.why is not None:
+            why = proof.why or Refusal("self-test", release.version, "it cannot be opened")
+            if proof.passing and attempts < _ATTEMPTS:
                 again = self.moment() + _PAUSE * 2 ** (attempts - 1)
                 slots = end_trial(self.record.slots, passed=False)
                 self.step(Event.POSTPONED, slots=slots, not_before=again.isoformat(), last_refusal=why)
@@ -440,30 +428,9 @@ class Update:
             last_refusal=None,
         )
         if release.shadow:
-            self._shadow(engine)
+            self._shadow(proof.engine)
         else:
-            self.predictor.engine = engine
-
-    def _proved(self, variant: Variant, release: Installed) -> tuple[Engine | None, Refusal | None, bool]:
-        """Return the opened release, why it fails, and whether that may pass by itself."""
-        before = peak_bytes()
-        try:
-            session = self._session(release, variant)
-            if variant.self_test is None:
-                return None, Refusal("self-test", release.version, "the release has no self-test"), False
-            golden = self.shelves.shelf(release.manifest).read(variant.file(variant.self_test.file))
-            trial = self_test(session, golden, variant.self_test, variant.budget, peak_before=before)
-        except ModelError as error:
-            return None, Refusal("external data", _MODEL, error.message), False
-        except MemoryError:
-            return None, Refusal("self-test", _MODEL, "there is not enough memory to open it"), True
-        except (CandidateError, LockedError) as error:
-            short = "alloc" in error.message.lower()
-            return None, Refusal("self-test", _MODEL, error.message), short
-        except Exception as error:  # a self-test comes from the outside: whatever breaks on it, the release fails
-            return None, Refusal("self-test", _MODEL, f"it cannot be tested: {error}"), isinstance(error, OSError)
-        # A device that is hot is slow: latency is looked at again when it has cooled down.
-        return self._engine(variant, release, session), trial.failure, _code(trial.failure) == "budget"
+            self.predictor.engine = proof.engine
 
     def _hand_over(self, variant: Variant, release: Installed) -> None:
         """Give an image to the platform's installer; it is on trial from the platform's next start on."""
@@ -556,16 +523,6 @@ class Update:
             self.step(Event.REFUSED, wanted=None, failed=failed, postponed=postponed, last_refusal=why)
         self._sweep()
 
-    def _session(self, release: Installed, variant: Variant) -> Session:
-        content = self.shelves.shelf(release.manifest).read(variant.file(_MODEL))
-        options = msgspec.convert(variant.options, RuntimeOptions) if variant.options else RuntimeOptions()
-        return open_session(content, options)
-
-    def _engine(self, variant: Variant, release: Installed, session: Session) -> Engine:
-        if variant.contract is None:
-            raise CandidateError(f"{release.version} has no input contract", remedy="Publish it again.")
-        return Engine(release, session, Guard(variant.contract, variant.guard))
-
     def _open_shadow(self) -> None:
         trial = self.record.slots.trial
         known = self.predictor.shadow
@@ -573,10 +530,9 @@ class Update:
             self._shadow(None)
         elif known is None or known.release.manifest != trial.manifest:
             try:
-                variant = self.shelves.variant(trial.manifest)
-                self._shadow(self._engine(variant, trial, self._session(trial, variant)))
+                self._shadow(self.opener.open(trial))
             except (LockedError, CandidateError, ModelError, OSError) as error:
-                self._mark_broken(trial, Refusal("tampered", _MODEL, str(error)))
+                self._mark_broken(trial, Refusal("tampered", MODEL, str(error)))
 
     def _shadow(self, engine: Engine | None) -> None:
         before, self.predictor.shadow = self.predictor.shadow, None
@@ -615,7 +571,3 @@ def _with(known: dict[str, Entry], key: str, entry: Entry) -> dict[str, Entry]:
     """Return a table with an entry as its newest; the oldest make room."""
     others = [item for item in known.items() if item[0] != key]
     return dict([*others[-(_MOST_REMEMBERED - 1) :], (key, entry)])
-
-
-def _code(refusal: Refusal | None) -> str:
-    return "" if refusal is None else refusal.code

@@ -59,7 +59,12 @@ class Layout:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        if self.values < 1 or not 1 <= self.channels <= _CHANNELS or self.values % self.channels or self.outputs < 0:
+        if (
+            self.values < 1
+            or not 1 <= self.channels <= _CHANNELS
+            or self.values % self.channels
+            or self.outputs < 0
+        ):
             raise ValueError(f"{self.channels} channels of {self.values} values, {self.outputs} outputs")
 
     @property
@@ -99,7 +104,9 @@ def summaries(samples: NDArray[Any], layout: Layout) -> _Floats:
     ratio = np.divide(rough, 2 * inner, out=np.zeros(len(flat)), where=inner > 0)
     whole = [blocks.min(axis=(1, 2, 3)), blocks.max(axis=(1, 2, 3)), mean, np.sqrt(variance), ratio]
     each = np.stack([means, np.sqrt(spreads)], axis=2).reshape(len(flat), -1)
-    found: _Floats = np.concatenate([np.stack(whole, axis=1), each] if layout.channels > 1 else [np.stack(whole, 1)], 1)
+    found: _Floats = np.concatenate(
+        [np.stack(whole, axis=1), each] if layout.channels > 1 else [np.stack(whole, 1)], 1
+    )
     return found
 
 

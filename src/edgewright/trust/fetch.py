@@ -22,6 +22,7 @@ from tuf.ngclient.fetcher import FetcherInterface
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.refusal import RefusalCode, RefusedError
+from edgewright.trust.durable import sync
 
 __all__ = ["Fetcher", "checked_url", "code_of"]
 
@@ -105,11 +106,7 @@ class Fetcher(FetcherInterface):
                 partial.unlink(missing_ok=True)
                 raise RefusedError("tampered", path.name, f"{url} holds other bytes than were signed")
         partial.replace(path)
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path.parent)
 
     def _go_on(self, url: str, partial: Path, have: int, size: int) -> None:
         name = partial.name.removesuffix(".part")

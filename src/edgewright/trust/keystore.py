@@ -13,6 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgewright.contract.errors import InputError, OutputError, WorkError
+from edgewright.trust.durable import sync
 
 __all__ = ["KEY_BYTES", "KeyStore", "LockedError", "RawKeyStore", "new_key_file", "open_key_file", "write_secret"]
 
@@ -110,11 +111,7 @@ def write_secret(path: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(path.parent)
     except OSError as error:
         raise OutputError(
             f"the key {path} cannot be written: {error.strerror}", remedy="Permit writing there."

@@ -37,6 +37,11 @@ __all__ = [
 
 _STAGED = "staged.json"
 
+
+class AwayError(InputError):
+    """The online keys are on another machine."""
+
+
 # Metadata of `root`, or of `targets` and what it delegates to, by name.
 Changed = Mapping[str, Metadata[Any]]
 
@@ -277,7 +282,7 @@ def land_if_online(repository: Repository, keys: KeyFolder) -> bool:
     """As `land`; where the online keys are elsewhere nothing lands, and `repo refresh` there does it."""
     try:
         return land(repository, keys)
-    except InputError:
+    except AwayError:
         return False
 
 
@@ -289,11 +294,12 @@ def online_signers(root: Metadata[Root], keys: KeyFolder) -> dict[str, list[Cryp
         keys: Of the online roles.
 
     Raises:
-        InputError: The keys are not in this folder.
+        AwayError: The keys are not in this folder.
+        InputError: One of them is damaged, or the passphrase is wrong.
     """
     found = {role: keys.signers(root.signed.roles[role].keyids) for role in ("snapshot", "timestamp")}
     if not all(found.values()):
-        raise InputError(
+        raise AwayError(
             f"{keys.path} holds no keys for snapshot and timestamp",
             remedy="Run 'edgewright repo refresh' where the online keys are.",
         )

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from edgewright.contract.errors import InputError, OutputError, WorkError
+from edgewright.trust.durable import sync
 
 __all__ = ["ExistsError", "LocalStore", "Store", "plain"]
 
@@ -84,7 +85,7 @@ class LocalStore:
             raise _cannot_write(final, error) from error
         finally:
             partial.unlink(missing_ok=True)
-        _sync(final.parent)
+        sync(final.parent)
 
     def replace(self, name: str, content: bytes) -> None:
         """See `Store`."""
@@ -95,7 +96,7 @@ class LocalStore:
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise _cannot_write(final, error) from error
-        _sync(final.parent)
+        sync(final.parent)
 
     def delete(self, name: str) -> None:
         """See `Store`."""
@@ -144,14 +145,6 @@ def plain(name: str) -> str:
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         raise InputError(f"{name!r} leads out of the repository", remedy="Use a plain relative name.")
     return name
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _cannot_read(path: Path, error: OSError) -> WorkError:

@@ -12,7 +12,6 @@ The rules, besides TUF's own:
 """
 
 import datetime
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +27,7 @@ from edgewright.contract.names import checked_digest
 from edgewright.contract.plan import Plan, Policy, refusals
 from edgewright.contract.refusal import RefusalCode, RefusedError
 from edgewright.contract.release import Manifest
+from edgewright.trust.durable import sync
 from edgewright.trust.fetch import Fetcher, code_of
 from edgewright.trust.paths import plan_path, policy_path, release_path
 
@@ -308,11 +308,7 @@ def _sync_all(folder: Path) -> None:
     for path in (*folder.iterdir(), *(history.iterdir() if history.is_dir() else ()), folder, history):
         if path.is_symlink() or not path.exists():
             continue
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path)
 
 
 # In this order: the first that an error is an instance of.
