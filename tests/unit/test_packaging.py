@@ -15,9 +15,7 @@ from edgewright.cli import main as entry
 ROOT = Path(__file__).parents[2]
 PACKAGING = ROOT / "packaging"
 
-pytestmark = pytest.mark.skipif(
-    not PACKAGING.is_dir(), reason="there is no packaging folder in this installation"
-)
+pytestmark = pytest.mark.skipif(not PACKAGING.is_dir(), reason="there is no packaging folder in this installation")
 
 
 def commands() -> list[str]:

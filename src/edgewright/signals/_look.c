@@ -429,15 +429,19 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_look", NULL, -1, functions, NULL, NULL, NULL, NULL};
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_look", "What look.py does in numpy, compiled.", -1, functions, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__look(void)
 {
     PyObject *module = PyModule_Create(&definition), *type = PyType_FromSpec(&ring_spec);
-    if (!module || !type || PyModule_AddObjectRef(module, "Ring", type) < 0) {
+    PyObject *names = Py_BuildValue("(ss)", "Ring", "within");
+    if (!module || !type || !names || PyModule_AddObjectRef(module, "Ring", type) < 0 ||
+        PyModule_AddObjectRef(module, "__all__", names) < 0) {
         Py_XDECREF(module);
         module = NULL;
     }
     Py_XDECREF(type);
+    Py_XDECREF(names);
     return module;
 }

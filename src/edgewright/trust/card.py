@@ -8,6 +8,7 @@ from typing import Any
 
 from edgewright.contract.measure import Measurement
 from edgewright.contract.release import Kind, Manifest, StoredFile, Variant
+from edgewright.contract.times import time_of
 from edgewright.trust.paths import release_path
 
 __all__ = ["bill_of_materials", "model_card"]
@@ -49,7 +50,7 @@ def bill_of_materials(manifest: Manifest) -> dict[str, Any]:
         "serialNumber": f"urn:uuid:{uuid.uuid5(_NAMESPACE, reference)}",
         "version": 1,
         "metadata": {
-            **({"timestamp": manifest.created} if manifest.created else {}),
+            **({"timestamp": time_of(manifest.created).isoformat()} if manifest.created else {}),
             "component": {
                 "type": _TYPES[manifest.kind],
                 "bom-ref": reference,

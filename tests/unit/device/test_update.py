@@ -15,7 +15,7 @@ from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.plan import HealthRule, Stage
 from edgewright.contract.refusal import RefusedError
 from edgewright.contract.release import Manifest
-from edgewright.device import RejectedError, host, update
+from edgewright.device import RejectedError, host, opening
 from edgewright.device.installer import CommandInstaller, InstallerError, RaucInstaller, installer_of
 from edgewright.device.lifecycle import State
 from edgewright.trust.keystore import new_key_file
@@ -65,7 +65,7 @@ def test_what_ends_the_process_while_it_is_tested_is_given_up(
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(update, "self_test", killed)
+    monkeypatch.setattr(opening, "self_test", killed)
     for _ in range(3):
         agent = running.agent()
         assert answer(agent) == 1.0

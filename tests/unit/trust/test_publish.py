@@ -11,8 +11,10 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from edgewright.contract.errors import EdgewrightError, InputError, WorkError
+from edgewright.contract.evidence import Certificate
+from edgewright.contract.measure import Measurement, Origin
 from edgewright.contract.plan import Arm, Plan, Stage
-from edgewright.contract.release import Manifest
+from edgewright.contract.release import Evidence, Lineage, Manifest
 from edgewright.trust.card import bill_of_materials, model_card
 from edgewright.trust.check import check_repository
 from edgewright.trust.keystore import new_key_file
@@ -279,3 +281,27 @@ def test_card_and_bill_say_what_the_manifest_says(place: Place) -> None:
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
     assert bill["components"][0]["components"][0]["hashes"][0]["content"] == file.sha256
     assert bill == bill_of_materials(manifest)
+
+
+def test_a_bill_with_evidence_and_lineage_keeps_the_schema(place: Place) -> None:
+    origin = Origin(kind="measured", machine="a machine", method="a method")
+    evidence = Evidence(
+        Certificate(
+            *("certified", "accuracy", 0.97, 0.96, 0.01, 0.018, 0.002, 0.95, 930, 0.02, "exact", 1, 0.95),
+            *(None, None, "it holds", "a" * 64, "b" * 64),
+        ),
+        {"latency_p50_ms": Measurement(0.2, "ms", origin, 0.19, 0.21)},
+    )
+    manifest: Manifest = place.publish("1.0.0").manifest
+    (variant,) = manifest.variants
+    full = msgspec.structs.replace(
+        manifest,
+        kind="model",
+        created="2026-11-21T10:00:00+00:00",
+        licence="Apache-2.0",
+        variants=(msgspec.structs.replace(variant, evidence=evidence),),
+        lineage=Lineage(data={"held back": "c" * 64}, original="d" * 64, environment={"onnxruntime": "1.24.0"}),
+    )
+    bill = json.dumps(bill_of_materials(full))
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill) is None
+    assert "lowerBound" in bill
