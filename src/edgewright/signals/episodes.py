@@ -117,33 +117,41 @@ def choose_thinning(
 def overdispersion(streams: Sequence[_Places]) -> tuple[float, float]:
     """Return by how much counts of blocks scatter more than a multinomial, and the most that passes for none.
 
+    Looked at are single bins, quarters, halves, and the middle against both ends: level and spread wander longer
+    than single bins do, and tails are what drift is looked for in.
+
     Args:
         streams: Each of shape [rows, signals], bins.
 
     Returns:
-        The scatter of the signal and block length that exceed their limit most, and that limit.
+        Of the signal, the partition and the block length that exceed their limit most, or come closest to it.
 
     Source: Pearson's chi-square of homogeneity over its degrees of freedom; for a stationary stream it tends to the
-    integrated autocorrelation time of the bins' indicators.
+    integrated autocorrelation time of the cells' indicators. Its quantile is Wilson and Hilferty's (1931).
     """
-    worst, limit = 1.0, 1 + _SLACK
+    worst, limit = 1.0, math.inf
     longest = max(len(stream) for stream in streams)
-    length = 2
-    while length * _LEAST_BLOCKS <= longest:
-        for signal in range(streams[0].shape[1]):
-            chi, freedom = 0.0, 0
-            for stream in streams:
-                one, degrees = _homogeneity(stream[:, signal], length)
-                chi, freedom = chi + one, freedom + degrees
-            if freedom:
-                allowed = 1 + _SLACK + _ERRORS * math.sqrt(2 / freedom)
-                if chi / freedom - allowed > worst - limit:
-                    worst, limit = chi / freedom, allowed
-        length *= 2
+    for signal in range(streams[0].shape[1]):
+        own = [stream[:, signal].astype(np.int64) for stream in streams]
+        quarter = _parts_of(np.bincount(np.concatenate(own))[None, :])[0].astype(np.int64)
+        for cells in (np.arange(len(quarter)), quarter, quarter // 2, (quarter + 1) // 2 % 2):
+            labelled = [cells[places] for places in own]
+            length = 2
+            while length * _LEAST_BLOCKS <= longest:
+                found = [_homogeneity(labels, length) for labels in labelled]
+                chi, freedom = (sum(each) for each in zip(*found, strict=True))
+                if freedom:
+                    ninth = 2 / (9 * freedom)
+                    allowed = (1 + _SLACK) * (1 - ninth + _ERRORS * math.sqrt(ninth)) ** 3
+                    if chi / freedom / allowed > worst / limit:
+                        worst, limit = chi / freedom, allowed
+                length *= 2
     return worst, limit
 
 
-def pick(thinning: Thinning, rows: int, since: int, times_s: ArrayLike | None = None, last_s: float = -math.inf) -> list[int]:
+def pick(
+    thinning: Thinning, rows: int, since: int, times_s: ArrayLike | None = None, last_s: float = -math.inf
+) -> list[int]:
     """Return which of the next rows are taken.
 
     Args:
@@ -174,11 +182,9 @@ def begin_check(reference: NDArray[np.int64]) -> Dependence:
     Args:
         reference: Shape [signals, bins + 1], counts whose quarters blocks are compared over.
     """
-    before = np.cumsum(reference, axis=1) - reference / 2
-    parts = np.minimum(_PARTS * before / np.maximum(reference.sum(axis=1, keepdims=True), 1), _PARTS - 1)
     blocks = np.zeros((len(_LENGTHS), len(reference), _PARTS), np.int64)
     return Dependence(
-        parts.astype(np.uint8),
+        _parts_of(reference),
         blocks,
         blocks.copy(),
         0,
@@ -222,6 +228,13 @@ def depends(state: Dependence) -> bool:
     """Whether observations that were taken still depend on each other, wrongly said with probability .01 at most."""
     wealth = log_wealth(state.apart, state.pairs[:, None], _GRANTED)
     return bool(np.logaddexp.reduce(wealth.ravel()) - math.log(wealth.size) >= -math.log(_ERROR))
+
+
+def _parts_of(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return the quarter of the distribution that each bin's middle lies in, for counts of shape [signals, bins]."""
+    before = np.cumsum(counts, axis=1) - counts / 2
+    total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return np.minimum(_PARTS * before / total, _PARTS - 1).astype(np.uint8)
 
 
 def _steps(most: int) -> list[int]:
