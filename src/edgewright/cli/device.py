@@ -1,6 +1,7 @@
 """`edgewright device`: enrol a device, keep its model up to date, ask it."""
 
 import argparse
+import datetime
 import os
 import shlex
 import signal
@@ -86,6 +87,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     asks.add_argument("--input", metavar="FILE", required=True, type=Path, help=".npz with an array for each input")
     asks.set_defaults(run=run_predict)
     acts.add_parser("status", help="show what the device says of itself").set_defaults(run=run_status)
+    acts.add_parser("monitor", help="show whether what the model sees still looks as it did").set_defaults(
+        run=run_monitor
+    )
     acts.add_parser("rollback", help="return to the release that was proven before").set_defaults(run=run_rollback)
     acts.add_parser("verify", help="check the stored models and heal what is broken").set_defaults(run=run_verify)
     for act in acts.choices.values():
@@ -200,6 +204,26 @@ def run_predict(arguments: argparse.Namespace) -> int:
 def run_status(arguments: argparse.Namespace) -> int:
     """Show what the device says of itself."""
     return _shown(Agent(arguments.state, answers=False), None, as_json=arguments.json)
+
+
+def run_monitor(arguments: argparse.Namespace) -> int:
+    """Show what was counted of inputs and answers, and what that says; none of it leaves the device by name."""
+    agent = Agent(arguments.state)
+    monitor = agent.monitor
+    found = None if monitor is None else monitor.describe()
+    agent.close()
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, "version": agent.status()["version"], "monitor": found})
+    elif found is None:
+        print("Nothing is watched: the release came without a reference profile.")
+    else:
+        since = datetime.datetime.fromtimestamp(found["since_s"], datetime.UTC).isoformat(timespec="seconds")
+        which = f" since {since}: {', '.join(found['drifting'])}" if found["drifting"] else ""
+        print(f"{found['verdict']}{which} ({found['observations']} observations)")
+        for signal_ in found["signals"]:
+            distance = f"PSI {signal_['psi']:.3f}" if "psi" in signal_ else "nothing seen yet"
+            print(f"  {signal_['name']}: {distance}")
+    return 0
 
 
 def run_rollback(arguments: argparse.Namespace) -> int:

@@ -11,13 +11,15 @@ from edgewright.cli.opened import add_options, opened
 from edgewright.cli.project import find_project
 from edgewright.cli.signing import signing
 from edgewright.cli.terminal import SCHEMA_VERSION, print_json
-from edgewright.compress.variant import Made, image_of, variant_of
+from edgewright.compress.variant import Made, Sample, image_of, variant_of
 from edgewright.contract.device import DeviceClass
 from edgewright.contract.errors import InputError
 from edgewright.contract.guard import GuardRules
 from edgewright.contract.names import checked_name
+from edgewright.contract.preprocess import Preprocess
 from edgewright.contract.release import Lineage, Manifest
 from edgewright.contract.times import time_of
+from edgewright.contract.units import parse_quantity
 from edgewright.trust.keystore import KeyStore, new_key_file
 from edgewright.trust.publish import publish_release, releases
 
@@ -59,6 +61,14 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     parser.add_argument("--encrypt-to", metavar="FILE", type=Path, help="key of the fleet; made if there is none")
     parser.add_argument("--guard", metavar="FILE", type=Path, help="JSON with the guard's rules")
     parser.add_argument("--project", metavar="FILE", type=Path, help="project file with the device class's budget")
+    parser.add_argument(
+        "--reference", metavar="DATA", help="samples of what devices will see, to watch for drift from them"
+    )
+    parser.add_argument("--group", metavar="NAME", help="column or array of --reference with each sample's group")
+    parser.add_argument(
+        "--in-order", action="store_true", help="the samples of --reference are one device's, in order"
+    )
+    parser.add_argument("--interval", metavar="TIME", help="between two of them, such as 50ms")
     parser.add_argument("--licence", metavar="TEXT", default="", help="SPDX expression of the model's licence")
     parser.add_argument("--end-of-life", metavar="DATE", default="", help="not installed from then on, UTC")
     parser.add_argument("--deltas", metavar="N", type=int, default=3, help="deltas from the last N releases (3)")
@@ -141,8 +151,14 @@ def _made(arguments: argparse.Namespace) -> dict[str, Made]:
             continue
         known = DeviceClass(device_class) if project is None else project.device_class(device_class)
         preprocess = None if project is None else project.preprocess
-        made[device_class] = variant_of(place, known, guard=guard, preprocess=preprocess)
+        reference = None if arguments.reference is None else _sample(arguments, preprocess)
+        made[device_class] = variant_of(place, known, guard=guard, preprocess=preprocess, reference=reference)
     return made
+
+
+def _sample(arguments: argparse.Namespace, preprocess: Preprocess | None) -> Sample:
+    interval_s = 0.0 if arguments.interval is None else parse_quantity(arguments.interval, "time")
+    return Sample(arguments.reference, arguments.in_order, interval_s, arguments.group, preprocess)
 
 
 def _fleet(path: Path) -> tuple[str, KeyStore]:

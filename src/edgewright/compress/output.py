@@ -52,7 +52,7 @@ class OutputFolder:
 
     def clear(self) -> None:
         """Remove an earlier run."""
-        for name in (*_FILES, "report.html", "model.onnx"):
+        for name in (*_FILES, "report.html", "model.onnx", "profile.json"):
             (self.path / name).unlink(missing_ok=True)
         for name in _FOLDERS:
             shutil.rmtree(self.path / name, ignore_errors=True)

@@ -17,6 +17,7 @@ from edgewright.compress.fold import FoldPreprocess
 from edgewright.compress.lint import lint
 from edgewright.compress.metric import agreement, sqnr_db
 from edgewright.compress.recipe import Recipe
+from edgewright.compress.reference import reference_profile
 from edgewright.compress.run import Run
 from edgewright.contract.candidate import REPORT_SCHEMA, BudgetOutcome, Figures, Report
 from edgewright.contract.errors import CandidateError
@@ -100,6 +101,11 @@ def record(
         folder=str(run.folder.path),
         snippet=_snippet(final, run.loaded.contract if is_original else run.proof.contract, _options(run)),
     )
+    profile = reference_profile(
+        content, run.dataset if is_original else run.proof.fed, report.contract, seed=request.seed
+    )
+    if profile is not None:
+        run.folder.write("profile.json", msgspec.json.encode(profile))
     run.folder.write("report.json", msgspec.json.format(msgspec.json.encode(report), indent=1))
     return report
 

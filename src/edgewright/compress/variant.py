@@ -15,20 +15,23 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgewright.compress.data import load_data
 from edgewright.compress.model import read_model
 from edgewright.compress.outputs import open_session
+from edgewright.compress.reference import LEAST_SAMPLES, reference_profile
 from edgewright.contract.candidate import Report
 from edgewright.contract.device import DeviceClass
 from edgewright.contract.errors import InputError
 from edgewright.contract.guard import GuardRules
 from edgewright.contract.preprocess import Preprocess
+from edgewright.contract.profile import Profile
 from edgewright.contract.release import Evidence, Lineage, Requirement, SelfTest, StoredFile, Variant
 from edgewright.contract.signature import InputContract, TensorSpec
 from edgewright.runtime.options import RuntimeOptions
 
-__all__ = ["Made", "image_of", "variant_of"]
+__all__ = ["Made", "Sample", "image_of", "variant_of"]
 
-_MODEL, _GOLDEN = "model.onnx", "golden.npz"
+_MODEL, _GOLDEN, _PROFILE = "model.onnx", "golden.npz", "profile.json"
 _SAMPLES = 8
 # From so much of an operator set on, which runtime reads it.
 _RUNTIMES = (
@@ -45,6 +48,25 @@ _RUNTIMES = (
 _TOLERANCE = 0.1
 # What a symbolic axis other than the batch is taken to be.
 _SYMBOLIC = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Samples of what devices will see.
+
+    Attributes:
+        source: A path, or `module:function`.
+        in_order: Whether samples of each group (all, without groups) are one device's, in order.
+        interval_s: Time between two of them, 0 if unknown.
+        group: Column or array with the group (subject, machine) of each.
+        preprocess: From raw samples to the first input.
+    """
+
+    source: str
+    in_order: bool = False
+    interval_s: float = 0.0
+    group: str | None = None
+    preprocess: Preprocess | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +90,7 @@ def variant_of(
     *,
     preprocess: Preprocess | None = None,
     guard: GuardRules | None = None,
+    reference: Sample | None = None,
     seed: int = 0,
 ) -> Made:
     """Return the variant of a model for a device class.
@@ -77,6 +100,7 @@ def variant_of(
         device_class: That it is for.
         preprocess: From raw samples to the first input.
         guard: What is done with inputs and outputs that break the contract; the usual rules if not given.
+        reference: To make the reference profile of; that of the folder is taken if not given.
         seed: Of the golden inputs.
 
     Raises:
@@ -94,8 +118,10 @@ def variant_of(
             f"{place / 'report.json'} is about another model than {path.name}", remedy="Run compress again."
         )
     contract = loaded.contract if report is None else report.contract
-    golden = _golden(model, contract, seed)
-    contents = {_MODEL: model, _GOLDEN: golden}
+    contents = {_MODEL: model, _GOLDEN: _golden(model, contract, seed)}
+    profile = _profile(place, loaded.proto, contract, reference)
+    if profile is not None:
+        contents[_PROFILE] = msgspec.json.encode(profile)
     variant = Variant(
         device_class=device_class.name,
         files=tuple(
@@ -105,6 +131,7 @@ def variant_of(
         contract=contract,
         preprocess=preprocess,
         self_test=SelfTest(_GOLDEN, _TOLERANCE, _SAMPLES),
+        reference="" if profile is None else _PROFILE,
         budget=device_class.budget,
         evidence=Evidence() if report is None else _evidence(report),
         requirement=Requirement(at_least=_runtime_for(loaded.proto), providers=device_class.providers),
@@ -112,6 +139,30 @@ def variant_of(
         options=msgspec.to_builtins(RuntimeOptions(threads=device_class.threads, providers=device_class.providers)),
     )
     return Made(variant, contents, Lineage() if report is None else _lineage(report))
+
+
+def _profile(
+    place: Path, model: onnx.ModelProto, contract: InputContract, reference: Sample | None
+) -> Profile | None:
+    """Return the reference profile: of the given samples, or the one that compress wrote, or none."""
+    if reference is not None:
+        dataset = load_data(reference.source, contract, group=reference.group, preprocess=reference.preprocess)
+        found = reference_profile(
+            model, dataset, contract, in_order=reference.in_order, interval_s=reference.interval_s
+        )
+        if found is None:
+            raise InputError(
+                f"{reference.source} holds {len(dataset)} samples, or the model takes no numbers",
+                remedy=f"Give at least {LEAST_SAMPLES} samples for a reference profile.",
+            )
+        return found
+    path = place / _PROFILE
+    if not place.is_dir() or not path.exists():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Profile)
+    except (OSError, msgspec.MsgspecError, InputError) as error:
+        raise InputError(f"{path} cannot be read: {error}", remedy="Run compress again.") from error
 
 
 def _runtime_for(model: onnx.ModelProto) -> str:

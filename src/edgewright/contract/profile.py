@@ -101,7 +101,12 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 remedy=f"It has 1 to {MOST_SIGNALS}, each once.",
             )
         sizes = (self.values, self.channels, self.step, self.period)
-        if min(sizes) < 1 or self.values % self.channels or self.classes < 0 or bool(self.classes) != bool(self.scores):
+        if (
+            min(sizes) < 1
+            or self.values % self.channels
+            or self.classes < 0
+            or bool(self.classes) != bool(self.scores)
+        ):
             raise InputError(
                 f"a profile of {self.values} values, {self.channels} channels, step {self.step},"
                 f" period {self.period}, {self.classes} classes of {self.scores or 'nothing'}",

@@ -2,6 +2,7 @@
 
 import datetime
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from edgewright.device.journal import Journal, Record
 from edgewright.device.keys import fleet_keys, own_keys
 from edgewright.device.lifecycle import State
 from edgewright.device.lock import Lock
+from edgewright.device.monitor import Monitor, Watch
 from edgewright.device.outcomes import Outcomes
 from edgewright.device.predictor import Prediction, Predictor
 from edgewright.device.settings import Settings, read_settings
@@ -41,6 +43,11 @@ _MOST_SEEN = 16
 
 def _utc_now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
+
+
+def _monitor_of(predictor: Predictor | None) -> Monitor | None:
+    engine = None if predictor is None else predictor.engine
+    return None if engine is None else engine.monitor
 
 
 class RejectedError(WorkError):
@@ -89,6 +96,7 @@ class Agent:
     _outcomes: Outcomes = field(init=False)
     _update: Update = field(init=False)
     _lock: Lock | None = field(init=False, default=None)
+    _watch: Watch = field(init=False)
     _changing: threading.RLock = field(init=False, default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
@@ -120,8 +128,16 @@ class Agent:
             self.probation,
             self.now,
         )
+        predictor, journal = weakref.ref(self.predictor), self._journal
+        self._watch = Watch(lambda: _monitor_of(predictor()), lambda: journal.keeps)
         if self.answers:
             self._update.boot()
+            self._watch.begin()
+
+    @property
+    def monitor(self) -> Monitor | None:
+        """What watches the release that answers; None if it came without a reference profile."""
+        return _monitor_of(self.predictor)
 
     @property
     def record(self) -> Record:
@@ -136,6 +152,7 @@ class Agent:
     def close(self) -> None:
         """Let another agent change the device's state; what was counted is kept."""
         with self._changing:
+            self._watch.end()
             if self._lock is not None and self._lock.held:
                 self._settle()
                 self._journal.keeps = False
@@ -193,6 +210,7 @@ class Agent:
             self.must_change()
             self._settle()
             self._check()
+            self._watch.begin()
             return self.record
 
     def settle(self) -> Record:
@@ -200,6 +218,7 @@ class Agent:
         with self._changing:
             if self.changes:
                 self._settle()
+                self._watch.begin()
             return self.record
 
     def rollback(self) -> Record:

@@ -95,6 +95,7 @@ class Guard:
     _releases: list[Quick | None] = field(init=False)
     _only_output: Quick | None = field(init=False)
     _only_input: _Watch | None = field(init=False)
+    _passes: Quick = field(init=False)
     _limited: list[InputRule] = field(init=False)
     _second: float = field(init=False, default=-math.inf)
     _in_second: int = field(init=False, default=0)
@@ -104,7 +105,9 @@ class Guard:
         self._watches = {spec.name: self._watch(spec) for spec in self.contract.inputs}
         self._order = list(self._watches.items())
         single = self._order[0][1] if len(self._order) == 1 else None
-        self._only_input = None if single is None or single.close else single
+        watched = single is None or single.close or any(rule.check == "rate" for rule in self.rules.inputs)
+        self._only_input = None if watched else single
+        self._passes = (lambda _: False) if single is None else single.passes
         low, high = self.rules.output_low, self.rules.output_high
         self._releases = [
             None if np.dtype(spec.dtype).kind != "f" else _quick(np.dtype(spec.dtype), low, high)
@@ -119,13 +122,9 @@ class Guard:
             fast = self._too_fast()
             if fast is not None:
                 return fast
-        only = self._only_input
-        if only is not None and len(feed) == 1:  # the usual case, without a loop
-            array = feed.get(only.spec.name)
-            if array is not None and array.dtype is only.dtype:
-                shape = array.shape
-                if shape[1:] == only.tail and shape[:1] and only.first in (None, shape[0]) and only.passes(array):
-                    return feed
+        array = self.only(feed)
+        if array is not None and self._passes(array):  # the usual case, without a loop
+            return feed
         mended: dict[str, NDArray[Any]] | None = None
         for name, watch in self._order:
             array = feed.get(name)
@@ -146,6 +145,17 @@ class Guard:
             unknown = next(name for name in feed if name not in self._watches)
             return self._reject("form", unknown, f"the model has no input {unknown!r}")
         return {**feed, **mended} if mended is not None else feed
+
+    def only(self, feed: Feed) -> NDArray[Any] | None:
+        """Return the array of the only input if its form fits and no rule wants a closer look, else None."""
+        only = self._only_input
+        if only is None or len(feed) != 1:
+            return None
+        array = feed.get(only.spec.name)
+        if array is None or array.dtype is not only.dtype:
+            return None
+        shape = array.shape
+        return array if shape[1:] == only.tail and shape[:1] and only.first in (None, shape[0]) else None
 
     def release(self, outputs: list[NDArray[Any]]) -> Rejection | None:
         """Return why outputs must not leave, None if they may."""

@@ -9,6 +9,7 @@ from edgewright.contract.errors import CandidateError, ModelError
 from edgewright.contract.refusal import Refusal
 from edgewright.contract.release import Variant
 from edgewright.device.guard import Guard
+from edgewright.device.monitor import FOLDER, Monitor, open_monitor
 from edgewright.device.predictor import Engine
 from edgewright.device.shelves import Shelves
 from edgewright.device.slots import Installed
@@ -66,7 +67,15 @@ class Opener:
         session = open_session(content, options)
         if variant.contract is None:
             raise CandidateError(f"{release.version} has no input contract", remedy="Publish it again.")
-        return Engine(release, session, Guard(variant.contract, variant.guard))
+        guard = Guard(variant.contract, variant.guard)
+        return Engine(release, session, guard, self._monitor(release, variant, guard))
+
+    def _monitor(self, release: Installed, variant: Variant, guard: Guard) -> Monitor | None:
+        if not variant.reference:
+            return None
+        profile = self.shelves.shelf(release.manifest).read(variant.file(variant.reference))
+        path = self.shelves.state / FOLDER / f"{release.manifest}.json"
+        return open_monitor(profile, guard, path, self.shelves.files)
 
     def prove(self, release: Installed, variant: Variant) -> Proof:
         """Open a release and have it pass its self-test within its budget."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgewright.contract.errors import CandidateError
 from edgewright.device.guard import Guard, Rejection
+from edgewright.device.monitor import Monitor
 from edgewright.device.shadow import Shadow
 from edgewright.device.slots import Installed
 from edgewright.runtime.session import Session
@@ -51,6 +52,7 @@ class Engine:
         release: Which.
         session: Of its model.
         guard: For its contract.
+        monitor: Watches it; None if it came without a reference profile.
         served: Its inferences.
         failures: Of them, those that the runtime failed.
         rejected: Inputs or outputs that the guard rejected.
@@ -59,6 +61,7 @@ class Engine:
     release: Installed
     session: Session
     guard: Guard
+    monitor: Monitor | None = None
     served: Tally = field(default_factory=Tally)
     failures: Tally = field(default_factory=Tally)
     rejected: Tally = field(default_factory=Tally)
@@ -90,7 +93,7 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
     rejection: Rejection | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Predictor:
     """Answers with whatever is current.
 
@@ -112,20 +115,27 @@ class Predictor:
         engine = self.engine  # one reading: a switch in between does not concern this call
         if engine is None:
             return Prediction({}, None, Rejection("no model", "", "no model is installed yet"))
-        guard, session = engine.guard, engine.session
-        admitted = guard.admit(feed)
-        if isinstance(admitted, Rejection):
-            engine.rejected.tick()
-            return Prediction({}, engine.release, admitted)
+        guard, session, monitor = engine.guard, engine.session, engine.monitor
+        slot = -1 if monitor is None else monitor.admit(feed)
+        if slot < 0:
+            admitted = guard.admit(feed)
+            if isinstance(admitted, Rejection):
+                engine.rejected.tick()
+                return Prediction({}, engine.release, admitted)
+            feed = admitted
+            slot = -1 if monitor is None else monitor.take(feed)
         try:
-            outputs = session.run(admitted)
+            outputs = session.run(feed)
         except CandidateError as error:
+            if monitor is not None and slot >= 0:
+                monitor.cancel(slot)
             engine.failures.tick()
             return Prediction({}, engine.release, Rejection("failed", "", error.message))
-        held = guard.release(outputs)
-        if held is not None:
-            engine.rejected.tick()
-            return Prediction({}, engine.release, held)
+        if monitor is None or slot < 0 or not monitor.release(slot, outputs):
+            held = guard.release(outputs)
+            if held is not None:
+                engine.rejected.tick()
+                return Prediction({}, engine.release, held)
         engine.served.tick()
         if self.shadow is not None:
             self._offer(feed, outputs)

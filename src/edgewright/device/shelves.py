@@ -109,7 +109,8 @@ class Shelves:
     def sweep(self, slots: Slots, wanted: Installed | None) -> None:
         """Remove what no slot holds and nobody wants any more."""
         coming = set() if wanted is None else {wanted.manifest}
-        kept = {"releases": {each.manifest for each in slots.held} | coming, "staging": coming}
+        held = {each.manifest for each in slots.held}
+        kept = {"releases": held | coming, "staging": coming, "monitor": {f"{digest}.json" for digest in held}}
         for name, digests in kept.items():
             folder = self.state / name
             if folder.is_dir():

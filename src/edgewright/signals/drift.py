@@ -165,7 +165,9 @@ def events(bins: int) -> NDArray[np.bool_]:
     places = np.arange(bins + 1)
     found = [places == bin_ for bin_ in places]
     found += [(places <= last) for last in range(bins - 1)]
-    found += [(places < width) | ((places >= bins - width) & (places < bins)) for width in range(1, (bins + 1) // 2)]
+    found += [
+        (places < width) | ((places >= bins - width) & (places < bins)) for width in range(1, (bins + 1) // 2)
+    ]
     both = np.concatenate([np.stack(found), ~np.stack(found)])
     unique = np.unique(both, axis=0)
     unique.setflags(write=False)
@@ -390,7 +392,9 @@ def _invert(hits: _Floats, trials: _Floats, log_error: float) -> _Floats:
     for _ in range(_BISECTIONS):
         rate = (low + high) / 2
         with np.errstate(divide="ignore"):
-            log_tail = scale + a * np.log1p(-rate) + b * np.log(rate) - np.log(a) + np.log(_fraction(a, b, 1 - rate))
+            log_tail = (
+                scale + a * np.log1p(-rate) + b * np.log(rate) - np.log(a) + np.log(_fraction(a, b, 1 - rate))
+            )
         above = log_tail > log_error
         low, high = np.where(above, rate, low), np.where(above, high, rate)
     return high

@@ -285,7 +285,9 @@ def rate(hits: float, count: float, *, sigma: float, alpha: float = 0.05, design
     for the binomial part).
     """
     if count <= _CLEAR * sigma or count <= 0:
-        return Rate(None, 0.0, 1.0, f"count {count:.0f} is within {_CLEAR:g} standard deviations of noise {sigma:g}")
+        return Rate(
+            None, 0.0, 1.0, f"count {count:.0f} is within {_CLEAR:g} standard deviations of noise {sigma:g}"
+        )
     squared = float(special.ndtri(1 - alpha / 2)) ** 2
     # p^2 a - p b + c <= 0
     a = count**2 + squared * (design * count - sigma**2)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "COMPILED",
+    "MOST_CHANNELS",
     "Layout",
     "PlainRing",
     "Ring",
@@ -36,7 +37,10 @@ COMPILED = _look is not None
 """Whether the compiled form is there."""
 
 _Floats = NDArray[np.float64]
-_BUDGET, _BLOCKS, _CHANNELS = 4096, 8, 16
+MOST_CHANNELS = 16
+"""That are looked at one by one."""
+
+_BUDGET, _BLOCKS = 4096, 8
 _WHOLE = ("low", "high", "mean", "spread", "roughness")
 _END = ("greatest", "second", "total", "class")
 
@@ -61,7 +65,7 @@ class Layout:
         """Refuse what cannot be."""
         if (
             self.values < 1
-            or not 1 <= self.channels <= _CHANNELS
+            or not 1 <= self.channels <= MOST_CHANNELS
             or self.values % self.channels
             or self.outputs < 0
         ):

@@ -17,7 +17,10 @@ from edgewright.signals.look import Layout, conclusions, summaries
 __all__ = ["of_rows", "of_samples", "signal_names"]
 
 _Floats = NDArray[np.float64]
-_ANSWER = {"logits": ("confidence", "margin", "energy", "class"), "probabilities": ("confidence", "margin", "class")}
+_ANSWER = {
+    "logits": ("confidence", "margin", "energy", "class"),
+    "probabilities": ("confidence", "margin", "class"),
+}
 
 
 def signal_names(layout: Layout, scores: str) -> tuple[str, ...]:
@@ -33,12 +36,11 @@ def signal_names(layout: Layout, scores: str) -> tuple[str, ...]:
     return (*layout.columns[2:-4], *_ANSWER.get(scores, ()))
 
 
-def of_rows(rows: _Floats, layout: Layout, scores: str) -> _Floats:
+def of_rows(rows: _Floats, scores: str) -> _Floats:
     """Return the statistics of what a ring held.
 
     Args:
         rows: Shape [inferences, columns of the layout].
-        layout: Of a sample and its output.
         scores: `logits`, `probabilities` or "".
 
     Returns:

@@ -1,0 +1,333 @@
+"""What a device has counted for one release: drift's state, windows, latency, rejections. A few kilobytes.
+
+Pure: `monitor.py` brings rows here and what comes out to the disk.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.contract.errors import InputError
+from edgewright.contract.profile import Profile
+from edgewright.signals import distance
+from edgewright.signals.bins import count, place
+from edgewright.signals.drift import Finding, Mark, Plan, State, begin, judge, make_plan, update
+from edgewright.signals.episodes import Dependence, Thinning, begin_check, check, depends, pick
+from edgewright.signals.look import Layout
+from edgewright.signals.observed import of_rows, signal_names
+
+__all__ = [
+    "LATENCY_EDGES_S",
+    "Reference",
+    "Watched",
+    "Window",
+    "from_bytes",
+    "observe",
+    "start",
+    "to_bytes",
+    "verdict",
+]
+
+_Floats = NDArray[np.float64]
+_Counts = NDArray[np.int64]
+
+LATENCY_EDGES_S = tuple(float(10 ** (power / 4)) for power in range(-20, 5))
+"""Of the latency's histogram: four bins to a factor of ten, from 10 us to 10 s."""
+
+_WINDOWS = 24
+_WINDOW_S, _WINDOW_COUNT = 3600.0, 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A release's profile, ready to count and to test with.
+
+    Attributes:
+        profile: As signed.
+        layout: Of a sample and its output.
+        columns: Which of the statistics are counted, in the profile's order.
+        edges: Shape [signals, bins - 1], infinite where a signal has fewer.
+        counts: Shape [signals, bins + 1], of the reference.
+        plan: Of the test.
+        thinning: Which observations are taken.
+    """
+
+    profile: Profile
+    layout: Layout
+    columns: tuple[int, ...]
+    edges: _Floats
+    counts: _Counts
+    plan: Plan
+    thinning: Thinning
+
+    @classmethod
+    def of(cls, profile: Profile) -> "Reference":
+        """Prepare a profile.
+
+        Raises:
+            InputError: It names a statistic that this version does not know.
+        """
+        layout = Layout(profile.values, profile.channels, profile.interleaved, profile.classes)
+        known = signal_names(layout, profile.scores)
+        unknown = [signal.name for signal in profile.signals if signal.name not in known]
+        if unknown:
+            raise InputError(
+                f"the profile names the statistic {unknown[0]!r}, which this version does not take",
+                remedy="Update the agent, or publish again.",
+            )
+        bins = 1 + max(max(len(signal.edges) for signal in profile.signals), 1)
+        edges = np.full((len(profile.signals), bins - 1), np.inf)
+        counts = np.zeros((len(profile.signals), bins + 1), np.int64)
+        for row, signal in enumerate(profile.signals):
+            edges[row, : len(signal.edges)] = signal.edges
+            counts[row, : len(signal.counts) - 1] = signal.counts[:-1]
+            counts[row, -1] = signal.counts[-1]
+        plan = make_plan(
+            counts,
+            tolerance=[signal.tolerance for signal in profile.signals],
+            alpha=profile.alpha,
+            period=profile.period,
+            blocks=min(64, profile.period),
+        )
+        thinning = Thinning(profile.step, profile.gap_s, profile.testable, 0, 0.0)
+        columns = tuple(known.index(signal.name) for signal in profile.signals)
+        return cls(profile, layout, columns, edges, counts, plan, thinning)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the signals."""
+        return tuple(signal.name for signal in self.profile.signals)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What was counted in some stretch of time.
+
+    Attributes:
+        began_s: Unix time of its first observation.
+        ended_s: Of its last.
+        counts: Shape [signals, bins + 1].
+        latency: Shape [latency bins].
+        checks: What broke a check of the guard, by check.
+    """
+
+    began_s: float
+    ended_s: float
+    counts: _Counts
+    latency: _Counts
+    checks: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """All that a device keeps of what one release saw.
+
+    Attributes:
+        state: Of the drift test.
+        dependence: Check that observations are independent.
+        skipped: Observations since the last one that was taken.
+        last_s: Unix time of that one.
+        windows: Closed ones, oldest first, and the current one.
+        dropped: Inferences that were not looked at for want of room.
+    """
+
+    state: State
+    dependence: Dependence
+    skipped: int
+    last_s: float
+    windows: tuple[Window, ...]
+    dropped: int = 0
+
+    @property
+    def observations(self) -> int:
+        """Of the windows that are kept."""
+        return sum(int(window.counts[0].sum()) for window in self.windows)
+
+
+def start(reference: Reference, now_s: float) -> Watched:
+    """Return what is known before the first observation."""
+    signals, bins = len(reference.counts), reference.counts.shape[1] - 1
+    return Watched(
+        begin(signals, bins, now_s),
+        begin_check(reference.counts),
+        reference.thinning.step,
+        -math.inf,
+        (_window(reference, now_s),),
+    )
+
+
+def observe(
+    reference: Reference,
+    watched: Watched,
+    rows: _Floats,
+    *,
+    now_s: float,
+    clock_s: float,
+    checks: Mapping[str, int] | None = None,
+    dropped: int = 0,
+) -> Watched:
+    """Count what a ring held.
+
+    Args:
+        reference: Of the release.
+        watched: Before.
+        rows: Shape [inferences, columns of the layout], oldest first.
+        now_s: Unix time.
+        clock_s: The monotonic clock that the rows' first column was read from, now.
+        checks: How often each check of the guard was broken meanwhile.
+        dropped: Inferences that found no room meanwhile.
+    """
+    values = of_rows(rows, reference.profile.scores)[:, list(reference.columns)]
+    times = now_s - np.maximum(0.0, clock_s - rows[:, 0])
+    taken = pick(reference.thinning, len(rows), watched.skipped, times, watched.last_s)
+    state, dependence = watched.state, watched.dependence
+    added = np.zeros_like(reference.counts)
+    skipped, last_s = watched.skipped + len(rows), watched.last_s
+    if taken:
+        some = values[taken]
+        added = count(some, reference.edges)
+        state = update(reference.plan, state, added, now_s)
+        dependence = check(dependence, place(some, reference.edges))
+        skipped, last_s = len(rows) - 1 - taken[-1], float(times[taken[-1]])
+    latency = np.bincount(np.searchsorted(LATENCY_EDGES_S, rows[:, 1]), minlength=len(LATENCY_EDGES_S) + 1).astype(
+        np.int64
+    )
+    windows = _grown(reference, watched.windows, added, latency, checks or {}, now_s)
+    return Watched(state, dependence, skipped, last_s, windows, watched.dropped + dropped)
+
+
+def verdict(reference: Reference, watched: Watched) -> Finding:
+    """Say what the stream shows."""
+    testable = reference.thinning.testable and not depends(watched.dependence)
+    return judge(reference.plan, watched.state, testable=testable)
+
+
+def described(reference: Reference, watched: Watched) -> list[dict[str, Any]]:
+    """Return, by signal, how its counts since the last period differ from the reference: descriptions, no test."""
+    finding = verdict(reference, watched)
+    found = []
+    for row, name in enumerate(reference.names):
+        one, other = reference.counts[row], watched.state.counts[row]
+        known = {
+            "name": name,
+            "observations": int(other.sum()),
+            "log_evidence": finding.by_signal[row],
+            "tolerance": reference.profile.signals[row].tolerance,
+        }
+        if other.sum():
+            known |= {
+                "psi": float(distance.psi(one, other)),
+                "jensen_shannon": float(distance.jensen_shannon(one, other)),
+                "total_variation": float(np.abs(one / one.sum() - other / other.sum()).sum() / 2),
+            }
+        found.append(known)
+    return found
+
+
+def _window(reference: Reference, now_s: float) -> Window:
+    return Window(now_s, now_s, np.zeros_like(reference.counts), np.zeros(len(LATENCY_EDGES_S) + 1, np.int64))
+
+
+def _grown(
+    reference: Reference,
+    windows: tuple[Window, ...],
+    counts: _Counts,
+    latency: _Counts,
+    checks: Mapping[str, int],
+    now_s: float,
+) -> tuple[Window, ...]:
+    *closed, last = windows
+    # A clock that was set back closes the window as well: times in one window ascend.
+    if not 0 <= now_s - last.began_s < _WINDOW_S or last.counts[0].sum() >= _WINDOW_COUNT:
+        closed.append(last)
+        last = _window(reference, now_s)
+    merged = {name: last.checks.get(name, 0) + checks.get(name, 0) for name in {*last.checks, *checks}}
+    grown = Window(last.began_s, now_s, last.counts + counts, last.latency + latency, merged)
+    return (*closed[-(_WINDOWS - 1) :], grown)
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    """What lies on the disk; arrays are lists of whole numbers."""
+
+    shape: tuple[int, int]
+    counts: list[int]
+    marks: list[tuple[int, int, float, list[int]]]
+    periods: int
+    found: Finding | None
+    check: tuple[int, list[int], list[int], list[int], list[int]]
+    skipped: int
+    last_s: float | None
+    windows: list[tuple[float, float, list[int], list[int], dict[str, int]]]
+    dropped: int
+
+
+def to_bytes(watched: Watched) -> bytes:
+    """Return what is kept, for the disk."""
+    state, dependence = watched.state, watched.dependence
+    rows, width = state.counts.shape
+    arrays = (dependence.current, dependence.previous, dependence.pairs, dependence.apart)
+    current, previous, pairs, apart = ([int(value) for value in array.ravel()] for array in arrays)
+    return msgspec.json.encode(
+        _Stored(
+            (rows, width),
+            state.counts.ravel().tolist(),
+            [(mark.block, mark.seen, mark.at_s, mark.counts.ravel().tolist()) for mark in state.marks],
+            state.periods,
+            state.found,
+            (dependence.seen, current, previous, pairs, apart),
+            watched.skipped,
+            watched.last_s if math.isfinite(watched.last_s) else None,
+            [
+                (each.began_s, each.ended_s, each.counts.ravel().tolist(), each.latency.tolist(), dict(each.checks))
+                for each in watched.windows
+            ],
+            watched.dropped,
+        )
+    )
+
+
+def from_bytes(content: bytes, reference: Reference) -> Watched | None:
+    """Return what was kept; None if it is damaged, or was counted over other bins."""
+    try:
+        stored = msgspec.json.decode(content, type=_Stored)
+        if stored.shape != reference.counts.shape or not stored.windows or not stored.marks:
+            return None
+
+        def counts(flat: list[int]) -> _Counts:
+            found = np.array(flat, np.int64).reshape(stored.shape)
+            if (found < 0).any():
+                raise ValueError("negative counts")
+            return found
+
+        fresh = begin_check(reference.counts)
+        seen, current, previous, pairs, apart = stored.check
+        return Watched(
+            State(
+                counts(stored.counts),
+                tuple(Mark(block, before, at_s, counts(flat)) for block, before, at_s, flat in stored.marks),
+                stored.periods,
+                stored.found,
+            ),
+            replace(
+                fresh,
+                current=np.array(current, np.int64).reshape(fresh.current.shape),
+                previous=np.array(previous, np.int64).reshape(fresh.previous.shape),
+                seen=seen,
+                pairs=np.array(pairs, np.int64).reshape(fresh.pairs.shape),
+                apart=np.array(apart, np.int64).reshape(fresh.apart.shape),
+            ),
+            stored.skipped,
+            -math.inf if stored.last_s is None else stored.last_s,
+            tuple(
+                Window(began, ended, counts(flat), np.array(latency, np.int64), checks)
+                for began, ended, flat, latency, checks in stored.windows
+            ),
+            stored.dropped,
+        )
+    except (msgspec.MsgspecError, ValueError):
+        return None

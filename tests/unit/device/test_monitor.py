@@ -1,0 +1,250 @@
+"""What a device counts of what its model sees: rightly, boundedly, through restarts and power cuts."""
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgewright.compress.data import load_data
+from edgewright.compress.model import read_model
+from edgewright.compress.reference import reference_profile
+from edgewright.contract.errors import CandidateError
+from edgewright.contract.guard import GuardRules, InputRule
+from edgewright.contract.profile import Profile
+from edgewright.device.files import Files
+from edgewright.device.guard import Guard
+from edgewright.device.monitor import Monitor, Watch, open_monitor
+from edgewright.device.predictor import Engine, Predictor
+from edgewright.device.slots import Installed
+from edgewright.device.watched import from_bytes, start, to_bytes
+from edgewright.runtime.session import open_session
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass
+class Device:
+    """A model with its monitor, without an agent around."""
+
+    content: bytes
+    profile: Profile
+    guard: Guard
+    path: Path
+    files: Files = field(default_factory=Files)
+
+    def open(self) -> Predictor:
+        monitor = open_monitor(msgspec.json.encode(self.profile), self.guard, self.path / "kept.json", self.files)
+        session = open_session(self.content)
+        return Predictor(Engine(Installed("digits", "1.0.0", "0" * 64), session, self.guard, monitor))
+
+
+def monitor_of(predictor: Predictor) -> Monitor:
+    assert predictor.engine is not None
+    assert predictor.engine.monitor is not None
+    return predictor.engine.monitor
+
+
+@pytest.fixture(scope="module")
+def profile(digits_model: Path, digits_npz: Path) -> Profile:
+    loaded = read_model(digits_model)
+    made = reference_profile(loaded.proto, load_data(str(digits_npz), loaded.contract), loaded.contract)
+    assert made is not None
+    return made
+
+
+@pytest.fixture
+def device(digits_model: Path, profile: Profile, tmp_path: Path) -> Device:
+    return Device(digits_model.read_bytes(), profile, Guard(read_model(digits_model).contract), tmp_path)
+
+
+def feed(predictor: Predictor, samples: NDArray[Any]) -> None:
+    for number, sample in enumerate(samples):
+        found = predictor.predict({"image": sample[None].astype(np.float32)})
+        assert found.outputs
+        if number % 100 == 99:
+            monitor_of(predictor).flush()
+    monitor_of(predictor).flush()
+
+
+def drawn(digits: Arrays, count: int, seed: int = 0) -> NDArray[Any]:
+    chosen: NDArray[Any] = digits["x"][np.random.default_rng(seed).integers(0, len(digits["x"]), count)]
+    return chosen
+
+
+def test_the_profile_watches_inputs_and_answers(profile: Profile) -> None:
+    names = [signal.name for signal in profile.signals]
+    assert {"low", "mean", "spread", "roughness", "confidence", "margin", "energy", "class"} <= set(names)
+    assert (profile.scores, profile.classes, profile.values) == ("logits", 10, 64)
+    assert len(msgspec.json.encode(profile)) < 8_000
+
+
+def test_what_looks_as_it_did_is_no_drift_and_noise_is(device: Device, digits: Arrays) -> None:
+    predictor = device.open()
+    feed(predictor, drawn(digits, 600))
+    monitor = monitor_of(predictor)
+    before = monitor.describe()
+    assert (before["verdict"], before["observations"], before["drifting"]) == ("no evidence", 600, [])
+    noise = np.random.default_rng(1).normal(scale=0.25, size=(600, 1, 8, 8))
+    feed(predictor, drawn(digits, 600, 2) + noise)
+    after = monitor.describe()
+    assert after["verdict"] == "drift"
+    assert set(after["drifting"]) & {"roughness", "spread", "low", "high", "energy", "confidence"}
+    worst = max(after["signals"], key=lambda each: each["log_evidence"])
+    assert worst["psi"] > 0.2
+
+
+def test_what_was_counted_survives_a_restart(device: Device, digits: Arrays) -> None:
+    predictor = device.open()
+    feed(predictor, drawn(digits, 300))
+    known = monitor_of(predictor).describe()
+    monitor_of(predictor).write()
+    again = monitor_of(device.open())
+    assert again.describe() == known
+    assert (again.watched.state.counts == monitor_of(predictor).watched.state.counts).all()
+    assert again.watched.windows[-1].counts.sum() == monitor_of(predictor).watched.windows[-1].counts.sum()
+    assert len(to_bytes(again.watched)) < 64_000
+
+
+@pytest.mark.parametrize("kept", [b"", b"{}", b"\xff", b'{"shape":[1,1]}', None])
+def test_what_is_damaged_is_counted_anew(device: Device, digits: Arrays, kept: bytes | None) -> None:
+    predictor = device.open()
+    feed(predictor, drawn(digits, 50))
+    monitor_of(predictor).write()
+    path = device.path / "kept.json"
+    path.write_bytes(path.read_bytes()[:-10] if kept is None else kept)
+    again = device.open()
+    assert monitor_of(again).describe()["observations"] == 0
+    feed(again, drawn(digits, 20))
+    assert monitor_of(again).describe()["observations"] == 20
+
+
+def test_negative_counts_are_no_counts(device: Device) -> None:
+    reference = monitor_of(device.open()).reference
+    known = json.loads(to_bytes(start(reference, 0.0)))
+    known["counts"][0] = -1
+    assert from_bytes(json.dumps(known).encode(), reference) is None
+
+
+def test_a_disk_that_fails_loses_nothing_that_was_there(device: Device, digits: Arrays) -> None:
+    predictor = device.open()
+    feed(predictor, drawn(digits, 40))
+    monitor_of(predictor).write()
+
+    class Broken(Files):
+        def write(self, path: Path, content: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+    feed(predictor, drawn(digits, 40))
+    monitor_of(predictor).files = Broken()
+    watch = Watch(lambda: monitor_of(predictor), lambda: True)
+    watch.end()
+    assert monitor_of(device.open()).describe()["observations"] == 40
+
+
+def test_what_the_guard_rejects_is_counted_and_not_watched(device: Device, digits: Arrays) -> None:
+    predictor = device.open()
+    bad = np.full((1, 1, 8, 8), np.nan, np.float32)
+    for _ in range(3):
+        assert predictor.predict({"image": bad}).rejection is not None
+    feed(predictor, drawn(digits, 5))
+    seen = monitor_of(predictor).describe()
+    assert (seen["checks_broken"], seen["observations"]) == ({"not finite": 3}, 5)
+
+
+def test_what_the_guard_mends_is_watched_as_mended(device: Device, digits_model: Path) -> None:
+    contract = read_model(digits_model).contract
+    spec = msgspec.structs.replace(contract.inputs[0], low=0.0, high=1.0)
+    contract = msgspec.structs.replace(contract, inputs=(spec,))
+    device.guard = Guard(contract, GuardRules(inputs=(InputRule("range", "clamp"),)))
+    predictor = device.open()
+    assert predictor.predict({"image": np.full((1, 1, 8, 8), 7, np.float32)}).outputs
+    minus_nothing = np.zeros((1, 1, 8, 8), np.float32) * -1
+    assert predictor.predict({"image": minus_nothing}).outputs
+    monitor = monitor_of(predictor)
+    rows = np.frombuffer(monitor._ring.take()).reshape(-1, monitor._ring.columns)
+    assert rows[:, 3].tolist() == [1.0, 0.0], "the greatest value that the model got"
+
+
+def test_one_of_so_many_observations_is_taken(device: Device, digits: Arrays) -> None:
+    device.profile = msgspec.structs.replace(device.profile, step=5)
+    predictor = device.open()
+    feed(predictor, np.repeat(drawn(digits, 200), 5, axis=0))
+    seen = monitor_of(predictor).describe()
+    assert (seen["observations"], seen["verdict"]) == (200, "no evidence")
+    assert sum(seen["latency_counts"]) == 1000, "latency is that of every inference"
+
+
+def test_a_stream_that_repeats_itself_cannot_be_tested(device: Device, digits: Arrays) -> None:
+    predictor = device.open()
+    zeros = digits["x"][digits["y"] == 0]
+    ones = digits["x"][digits["y"] == 1]
+    random = np.random.default_rng(0)
+    for number in range(24):  # regimes of 250
+        source = zeros if number % 2 else ones
+        feed(predictor, source[random.integers(0, len(source), 250)])
+    assert monitor_of(predictor).describe()["verdict"] == "cannot test"
+
+
+def test_windows_are_bounded_and_close_by_count_and_by_time(device: Device, digits: Arrays) -> None:
+    predictor = device.open()
+    monitor = monitor_of(predictor)
+    moment = [1e9]
+    monitor.wall = lambda: moment[0]
+    for _ in range(40):
+        feed(predictor, drawn(digits, 3))
+        moment[0] += 3600
+    assert len(monitor.watched.windows) == 24
+    assert all(window.counts[0].sum() == 3 for window in monitor.watched.windows)
+    moment[0] -= 1e6  # the clock is set back
+    feed(predictor, drawn(digits, 3))
+    assert all(window.began_s <= window.ended_s for window in monitor.watched.windows)
+
+
+def test_the_thread_counts_by_itself_and_writes_at_its_end(device: Device, digits: Arrays) -> None:
+    predictor = device.open()
+    watch = Watch(lambda: monitor_of(predictor), lambda: True)
+    watch.begin()
+    for sample in drawn(digits, 30):
+        predictor.predict({"image": sample[None].astype(np.float32)})
+    ends = time.monotonic() + 10
+    while monitor_of(predictor).watched.observations < 30 and time.monotonic() < ends:
+        time.sleep(0.05)
+    assert monitor_of(predictor).watched.observations == 30
+    watch.end()
+    assert monitor_of(device.open()).watched.observations == 30
+
+
+def test_who_does_not_change_the_state_writes_nothing(device: Device, digits: Arrays) -> None:
+    predictor = device.open()
+    feed(predictor, drawn(digits, 3))
+    Watch(lambda: monitor_of(predictor), lambda: False).end()
+    assert not (device.path / "kept.json").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"input": "other"},
+        {"values": 63},
+        {"signals": [{"name": "no such", "edges": [0.0], "counts": [1, 1, 0]}]},
+        {"signals": [{"name": "mean", "edges": [1.0, 0.0], "counts": [1, 1, 1, 0]}]},
+        {"signals": []},
+        {"step": 0},
+        {"classes": 0},
+        {"alpha": 0.9},
+        {"unknown": 1},
+    ],
+    ids=str,
+)
+def test_a_profile_that_does_not_fit_is_refused(device: Device, change: dict[str, Any]) -> None:
+    known = json.loads(msgspec.json.encode(device.profile)) | change
+    if change == {"values": 63}:
+        known |= {"channels": 2}
+    with pytest.raises(CandidateError, match="profile cannot be used"):
+        open_monitor(json.dumps(known).encode(), device.guard, device.path / "kept", Files())
