@@ -299,7 +299,7 @@ def laxer(query: Query, template: Template) -> str | None:
     believed but computed elsewhere; here only its claim is compared.
     """
     if query.template != template.name or query.template_digest != digest_of(template):
-        return f"the query is of template {query.template}, not of this one, {template.name}, or of another version of it"
+        return f"the query is of template {query.template}, not of {template.name} as it is signed"
     if query.backend not in template.backends:
         return f"backend {query.backend} is not among {', '.join(template.backends)}"
     if query.cohort < template.min_cohort:
@@ -344,7 +344,7 @@ def untimely(query: Query, template: Template, now_s: float) -> str | None:
 
 
 def beyond(query: Query, template: Template, limits: Limits) -> str | None:
-    """Return in what a query exceeds a device's own limits, None if it keeps them; what was spent is not looked at."""
+    """Return in what a query exceeds a device's own limits, None if it keeps them; the budget is not looked at."""
     if query.cohort < limits.least_cohort:
         return f"a cohort of {query.cohort} is below this device's {limits.least_cohort}"
     if (size := answer_bytes(query, template)) > limits.most_bytes:

@@ -19,6 +19,7 @@ __all__ = [
     "epsilon_of",
     "excess",
     "gaussian_rho",
+    "orders_for",
     "rho_of",
     "rounded_bound",
     "sensitivity_of",
@@ -149,7 +150,7 @@ def skellam_rho(sensitivity: Sensitivity, sigma: float, shares: int) -> float:
 def epsilon_of(rho: float, delta: float) -> float:
     """Return the epsilon that a cost means.
 
-    Any order gives a valid one; orders are tried in steps of 1 % around the best.
+    Any order gives a valid one; the best of `orders_for` is taken.
 
     Source: arXiv:2004.00010, proposition 12: rho a + log(1 - 1/a) - log(delta a) / (a - 1), here for whole a.
 
@@ -164,10 +165,14 @@ def epsilon_of(rho: float, delta: float) -> float:
         return 0.0
     if math.isinf(rho):
         return math.inf
-    middle = 1 + min(math.sqrt(-math.log(delta) / rho), 1e12)
-    orders = {max(2, round(middle * 1.01**step)) for step in range(-140, 71)}
-    best = min(rho * a + math.log1p(-1 / a) - math.log(delta * a) / (a - 1) for a in orders)
+    best = min(rho * a + math.log1p(-1 / a) - math.log(delta * a) / (a - 1) for a in orders_for(rho, delta))
     return max(0.0, best)
+
+
+def orders_for(rho: float, delta: float) -> list[int]:
+    """Return whole orders around the one at which a cost means the least epsilon, in steps of 1 %."""
+    middle = 1 + min(math.sqrt(-math.log(delta) / rho), 1e12)
+    return sorted({max(2, round(middle * 1.01**step)) for step in range(-140, 71)})
 
 
 def rho_of(query: Query, template: Template, shares: int) -> float:
@@ -201,5 +206,7 @@ def understated(query: Query, template: Template) -> str | None:
     if query.rho < cost.rho * (1 - 1e-9):
         return f"it claims to cost {query.rho:.4g}, and costs {cost.rho:.4g}"
     if cost.delta > 2 * template.delta:
-        return f"its delta is {cost.delta:.3g}, the template's {template.delta:.3g}: too many values"
+        return (
+            f"its delta is {cost.delta:.3g}, the template's {template.delta:.3g}: the sampler's table adds too much"
+        )
     return None

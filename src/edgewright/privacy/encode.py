@@ -20,6 +20,7 @@ from edgewright.contract.query import Noise
 from edgewright.privacy.noise import Entropy, reach, tail
 
 __all__ = [
+    "BLOCK",
     "Span",
     "centred",
     "clip_counts",
@@ -36,11 +37,14 @@ __all__ = [
 ]
 
 _Floats = NDArray[np.float64]
-_Whole = NDArray[np.int64]
+_Whole = NDArray[np.int32]
+_Part = tuple[_Floats, NDArray[np.int8]]
 
 # One matrix multiplication does this many steps of the fast transform.
 _RADIX = 64
 _TRIES = 64
+# Numbers that are worked on at a time, so that a long vector does not take its size in memory several times.
+BLOCK = 1 << 16
 # How many standard deviations a noisy weight is away from zero, before anything is divided by it.
 _SURE = 4.0
 
@@ -78,7 +82,7 @@ def rotate(values: _Floats, seed: bytes) -> _Floats:
 
     Source: randomised Hadamard transform, Ailon and Chazelle 2009; its use here, arXiv:2102.06387, section 4.2.
     """
-    turned = values.astype(np.float64)
+    turned = np.array(values, np.float64)
     first, second = _parts(turned, seed)
     for part, signs in (first, second):
         if part.size > 1:
@@ -89,7 +93,7 @@ def rotate(values: _Floats, seed: bytes) -> _Floats:
 
 def unrotate(values: _Floats, seed: bytes) -> _Floats:
     """Return what `rotate` turned: the matrix's transpose is its inverse."""
-    turned = values.astype(np.float64)
+    turned = np.array(values, np.float64)
     first, second = _parts(turned, seed)
     for part, signs in (second, first):
         if part.size > 1:
@@ -128,9 +132,11 @@ def restore(values: _Floats, length: int, seed: bytes) -> _Floats:
 
 
 def clip_norm(values: _Floats, bound: float) -> _Floats:
-    """Return the values, shrunk if their L2 norm is above a bound."""
+    """Shrink the values in place if their L2 norm is above a bound, and return them."""
     norm = float(np.linalg.norm(values))
-    return np.asarray(values * (bound / norm)) if norm > bound else values
+    if norm > bound:
+        values *= bound / norm
+    return values
 
 
 def clip_counts(values: _Floats, most: float) -> _Floats:
@@ -191,24 +197,26 @@ def round_within(values: _Floats, most_squared: int, entropy: Entropy = os.urand
 
     Source: conditional rounding, arXiv:2102.06387, algorithm 1.
     """
-    floor = np.floor(values)
-    share, base = values - floor, floor.astype(np.int64)
-    whole = not share.any()
-    for _ in range(1 if whole else _TRIES):
-        if whole:
-            rounded = base
-        else:
-            chance = np.frombuffer(entropy(4 * values.size), dtype="<u4") * 2.0**-32
-            rounded = base + (chance < share)
-        if _squared(rounded) <= most_squared:
+    rounded = np.empty(values.size, np.int32)
+    for _ in range(_TRIES):
+        squared = 0
+        for start in range(0, values.size, BLOCK):
+            part = values[start : start + BLOCK]
+            floor = np.floor(part)
+            share = part - floor
+            if share.any():
+                floor += np.frombuffer(entropy(4 * part.size), dtype="<u4") * 2.0**-32 < share
+            squared += _squared(floor)
+            rounded[start : start + BLOCK] = floor
+        if squared <= most_squared:
             return rounded
-    rounded = np.trunc(values).astype(np.int64)
-    if _squared(rounded) > most_squared:
+    towards = np.trunc(values)
+    if _squared(towards) > most_squared:
         raise ValueError(f"no rounding of a vector of norm {np.linalg.norm(values)} has the square {most_squared}")
-    return rounded
+    return towards.astype(np.int32)
 
 
-def centred(total: NDArray[np.unsignedinteger], bits: int, low: int) -> _Whole:
+def centred(total: NDArray[np.unsignedinteger], bits: int, low: int) -> NDArray[np.int64]:
     """Return the whole numbers that a sum modulo 2^bits stands for, if none is below `low`."""
     return np.asarray((total.astype(np.int64) - low) % (1 << bits) + low)
 
@@ -285,18 +293,18 @@ def _largest_power(count: int) -> int:
     return 1 << (count.bit_length() - 1)
 
 
-def _parts(turned: _Floats, seed: bytes) -> tuple[tuple[_Floats, _Floats], tuple[_Floats, _Floats]]:
+def _parts(turned: _Floats, seed: bytes) -> tuple[_Part, _Part]:
     """Return views of the first and the last 2^k numbers, with their signs; the last are none if all are first."""
     size = _largest_power(turned.size)
     last = turned[turned.size - size :] if turned.size > size else turned[:0]
     return (turned[:size], _signs(seed, b"first", size)), (last, _signs(seed, b"last", last.size))
 
 
-def _signs(seed: bytes, label: bytes, count: int) -> _Floats:
+def _signs(seed: bytes, label: bytes, count: int) -> NDArray[np.int8]:
     """Return 1 or -1 for each position, the same for everyone with the seed: bits of SHAKE-128."""
     stream = hashlib.shake_128(b"edgewright.signs.1\n" + label + b"\n" + seed).digest(-(-count // 8))
     bits = np.unpackbits(np.frombuffer(stream, np.uint8), count=count, bitorder="little")
-    return 1.0 - 2.0 * bits
+    return 1 - 2 * bits.astype(np.int8)
 
 
 def _hadamard(part: _Floats) -> None:
@@ -317,6 +325,7 @@ def _matrix(size: int) -> _Floats:
     return np.asarray(matrix / math.sqrt(size))
 
 
-def _squared(values: _Whole) -> int:
-    """Return the squared norm, exact: clips keep it far below 2^63."""
-    return int(np.dot(values, values))
+def _squared(whole: _Floats) -> int:
+    """Return the squared norm of whole numbers, exactly: clips keep it far below 2^63."""
+    numbers = whole.astype(np.int64)
+    return int(np.dot(numbers, numbers))

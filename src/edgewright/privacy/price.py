@@ -12,7 +12,7 @@ import msgspec
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.query import LEAST_SIGMA, MOST_SIGMA, Limits, Query, Template, digest_of
-from edgewright.privacy.account import Cost, cost_of, epsilon_of, rho_of, shares_of
+from edgewright.privacy.account import Cost, cost_of, epsilon_of, orders_for, rho_of, shares_of
 from edgewright.privacy.ledger import growth
 from edgewright.privacy.sum import objection, span_of
 
@@ -124,6 +124,8 @@ def _peer_epsilon(rho: float, delta: float) -> float:
         raise InputError(
             f"dp-accounting cannot be loaded: {error}", remedy="Install it: pip install 'edgewright[studio]'."
         ) from error
-    accountant = rdp.RdpAccountant(orders=[1 + x / 50 for x in range(1, 3000)] + [64 * 1.02**k for k in range(400)])
+    # The device's orders and finer ones.
+    orders = sorted({1 + x / 50 for x in range(1, 3000)} | set(orders_for(rho, delta)))
+    accountant = rdp.RdpAccountant(orders=orders)
     accountant.compose(accounting.ZCDpEvent(rho))
     return float(accountant.get_epsilon(delta))

@@ -1,6 +1,6 @@
 """One device's part of a private sum, and what the sum says.
 
-In this order, and no other: check the query, weigh, clip, turn, project, clip again, round within the norm, add
+In this order, and no other: check the query, weigh, turn, clip, project, clip again, round within the norm, add
 noise, reduce modulo 2^bits. What comes out is ready to be masked. The clip bounds what an honest device adds;
 whoever lies to his own device can put anything into his cohort's sum.
 """
@@ -17,6 +17,7 @@ from edgewright.contract.query import Limits, Query, Template, beyond, grid_clip
 from edgewright.contract.refusal import RefusedError
 from edgewright.privacy.account import sensitivity_of, understated
 from edgewright.privacy.encode import (
+    BLOCK,
     Span,
     centred,
     clip_counts,
@@ -145,7 +146,7 @@ def contribute(
     """
     if reason := objection(query, template):
         raise RefusedError("policy", f"query {query.id}", reason)
-    numbers = np.asarray(values, dtype=np.float64)
+    numbers = np.asarray(values)
     expected = template.values - (1 if template.most_weight else 0)
     if numbers.shape != (expected,) or not np.isfinite(numbers).all():
         raise DataError(
@@ -164,8 +165,12 @@ def contribute(
     )
     sensitivity = sensitivity_of(query, template)
     whole = round_within(encoded, sensitivity.squared, entropy)
-    whole += draw(template.noise, query.sigma, whole.size, entropy)
-    return (whole & ((1 << query.bits) - 1)).astype(np.uint32)
+    for start in range(0, whole.size, BLOCK):
+        part = whole[start : start + BLOCK]
+        part += draw(template.noise, query.sigma, part.size, entropy)
+    sent = whole.view(np.uint32)
+    sent &= np.uint32((1 << query.bits) - 1)
+    return sent
 
 
 def recover(total: NDArray[np.uint32], template: Template, query: Query, survivors: int) -> Recovered:
@@ -215,8 +220,9 @@ def _counts(counts: _Floats, template: Template, query: Query) -> _Floats:
 
 def _vector(values: _Floats, template: Template, query: Query) -> _Floats:
     seed = bytes.fromhex(query.seed)
-    # The first clip keeps the sum's width, the last one the privacy: a projection can make a vector longer.
-    turned = rotate(clip_norm(values, template.clip), seed)
+    turned = clip_norm(rotate(values, seed), template.clip)
     if query.projected:
-        turned = project(turned, query.projected, seed)
-    return clip_norm(turned, template.clip) * query.scale
+        # The clip before it kept the sum's width, the one after it keeps the privacy: it can make a vector longer.
+        turned = clip_norm(project(turned, query.projected, seed), template.clip)
+    turned *= query.scale
+    return turned

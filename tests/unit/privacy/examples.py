@@ -54,7 +54,7 @@ def query_of(template: Template, number: int = 0, **changes: Any) -> Query:
         "deadline": "2026-06-20",
         "bits": 32,
         "scale": 1.0 if template.kind == "histogram" else 64.0,
-        "sigma": 4.0,
+        "sigma": 4.0 if template.kind == "histogram" else 16.0,
         "cohort": 8,
         "largest": 16,
         "rho": 1.0,
