@@ -65,10 +65,13 @@ def test_a_fifth_quarter_is_refused_until_the_first_is_a_period_ago() -> None:
 def test_no_stretch_of_a_period_ever_costs_more_than_the_budget(asked: list[tuple[float, float]]) -> None:
     ledger, clock, told = Ledger(), NOW_S, []
     limits = msgspec.structs.replace(LIMITS, period_s=4 * 86400.0)
-    template = template_like(TEMPLATE, expires="2030-01-01")
     for number, (step, sigma) in enumerate(asked):
         clock += step
-        query = query_of(template, number, sigma=sigma, deadline="2029-01-01")
+        # Each of a template of its own, so that the budget alone refuses.
+        template = template_like(TEMPLATE, name=f"t{number}", expires="2030-01-01")
+        query = query_of(
+            template, number, sigma=sigma, deadline="2029-01-01", window_start="2020-01-01", window_end="2020-01-02"
+        )
         after = debit(ledger, query, template, limits, answer=b"", now_s=clock)
         if isinstance(after, Ledger):
             assert after.seen_s >= max(clock, ledger.seen_s)
