@@ -1,0 +1,331 @@
+"""From a device's numbers to whole numbers of a bounded norm, and back from their sum.
+
+The order matters for privacy: rotate, project, clip *last*, round. What rounding does to the norm is not estimated:
+it is repeated until the squared norm, in whole numbers, keeps its bound.
+
+A rotation spreads each vector over all coordinates, so that few bits hold a coordinate's sum. It is a Hadamard
+matrix after random signs on the first 2^k numbers, then another on the last 2^k: 2^k is more than half of the
+length, so nothing is padded, and no coordinate of the result depends on fewer than 2^k signs.
+"""
+
+import hashlib
+import math
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.contract.errors import DataError, InputError
+from edgewright.contract.query import Noise
+from edgewright.privacy.noise import Entropy, reach, tail
+
+__all__ = [
+    "BLOCK",
+    "Span",
+    "centred",
+    "clip_counts",
+    "clip_norm",
+    "mean_of",
+    "project",
+    "restore",
+    "rotate",
+    "round_within",
+    "span_of_counts",
+    "span_of_vectors",
+    "unrotate",
+    "weigh",
+]
+
+_Floats = NDArray[np.float64]
+_Whole = NDArray[np.int32]
+_Part = tuple[_Floats, NDArray[np.int8]]
+
+# One matrix multiplication does this many steps of the fast transform.
+_RADIX = 64
+_TRIES = 64
+# Numbers that are worked on at a time, so that a long vector does not take its size in memory several times.
+BLOCK = 1 << 16
+# How many standard deviations a noisy weight is away from zero, before anything is divided by it.
+_SURE = 4.0
+
+
+class Span:
+    """Between which whole numbers a sum lies, and how many bits hold it.
+
+    Attributes:
+        low: Least.
+        high: Greatest.
+        bits: Least width that tells all of them apart.
+    """
+
+    __slots__ = ("bits", "high", "low")
+
+    def __init__(self, low: int, high: int) -> None:
+        self.low, self.high = low, high
+        self.bits = max(2, (high - low).bit_length())
+        if self.bits > 32:
+            raise InputError(
+                f"sums from {low} to {high} take {self.bits} bits, 32 at most",
+                remedy="Lower the scale, or ask fewer devices at once.",
+            )
+
+
+def rotate(values: _Floats, seed: bytes) -> _Floats:
+    """Return the values turned by a random orthonormal matrix that everyone with the seed knows.
+
+    Args:
+        values: Shape [n].
+        seed: 32 bytes.
+
+    Returns:
+        Shape [n]; the same norm.
+
+    Source: randomised Hadamard transform, Ailon and Chazelle 2009; its use here, arXiv:2102.06387, section 4.2.
+    """
+    turned = np.array(values, np.float64)
+    first, second = _parts(turned, seed)
+    for part, signs in (first, second):
+        if part.size > 1:
+            part *= signs
+            _hadamard(part)
+    return turned
+
+
+def unrotate(values: _Floats, seed: bytes) -> _Floats:
+    """Return what `rotate` turned: the matrix's transpose is its inverse."""
+    turned = np.array(values, np.float64)
+    first, second = _parts(turned, seed)
+    for part, signs in (second, first):
+        if part.size > 1:
+            _hadamard(part)
+            part *= signs
+    return turned
+
+
+def project(values: _Floats, size: int, seed: bytes) -> _Floats:
+    """Return fewer numbers: every size-th value is added up, after random signs.
+
+    Args:
+        values: Shape [n], turned already, so that which of them meet is of no account.
+        size: How many are left.
+        seed: 32 bytes.
+
+    Returns:
+        Shape [size].
+
+    Source: a count sketch (Charikar, Chen and Farach-Colton 2002) whose buckets are of one size.
+    """
+    signed = np.zeros(-(-values.size // size) * size)
+    signed[: values.size] = values * _signs(seed, b"project", values.size)
+    return np.asarray(signed.reshape(-1, size).sum(axis=0))
+
+
+def restore(values: _Floats, length: int, seed: bytes) -> _Floats:
+    """Return an unbiased estimate of what `project` was given.
+
+    Args:
+        values: Shape [size].
+        length: Of the result.
+        seed: 32 bytes.
+    """
+    return np.asarray(np.resize(values, length) * _signs(seed, b"project", length))
+
+
+def clip_norm(values: _Floats, bound: float) -> _Floats:
+    """Shrink the values in place if their L2 norm is above a bound, and return them."""
+    norm = float(np.linalg.norm(values))
+    if norm > bound:
+        values *= bound / norm
+    return values
+
+
+def clip_counts(values: _Floats, most: float) -> _Floats:
+    """Return counts from 0 to the most that one may be."""
+    return np.clip(values, 0.0, most)
+
+
+def weigh(values: _Floats, weight: float, most: float) -> _Floats:
+    """Return a device's (w x, w): clipped jointly afterwards, the quotient of the sums stays a mean.
+
+    Args:
+        values: Shape [n], the mean over the device's examples.
+        weight: Of the examples, at least 0.
+        most: Greatest weight; what is above counts as it.
+
+    Returns:
+        Shape [n + 1].
+    """
+    if not weight >= 0:
+        raise DataError(f"an example's weight is {weight:g}", remedy="Weights are at least 0.")
+    bounded = min(weight, most)
+    return np.append(values * bounded, bounded)
+
+
+def mean_of(total: _Floats, noise_sd: float) -> _Floats:
+    """Return the weighted mean of a sum of `weigh`.
+
+    Args:
+        total: Shape [n + 1].
+        noise_sd: Standard deviation of the noise in each number.
+
+    Raises:
+        DataError: The noise may be all there is of the weight.
+    """
+    weight = float(total[-1])
+    if not abs(weight) >= _SURE * noise_sd or weight <= 0:
+        raise DataError(
+            f"the summed weight is {weight:.4g} with noise of {noise_sd:.4g}, less than {_SURE:g} times as much",
+            remedy="Ask more devices, or permit a greater weight.",
+        )
+    return np.asarray(total[:-1] / weight)
+
+
+def round_within(values: _Floats, most_squared: int, entropy: Entropy = os.urandom) -> _Whole:
+    """Round to whole numbers at random, without bias, until their squared norm keeps a bound.
+
+    Args:
+        values: Shape [n], grid units; their own squared norm keeps the bound.
+        most_squared: The bound, which the result keeps exactly.
+        entropy: Source of randomness.
+
+    Returns:
+        Shape [n]. If chance denies it 64 times (it does not, with the bound of `account.rounded_bound`), rounded
+        towards zero instead.
+
+    Raises:
+        ValueError: No rounding keeps the bound.
+
+    Source: conditional rounding, arXiv:2102.06387, algorithm 1.
+    """
+    rounded = np.empty(values.size, np.int32)
+    for _ in range(_TRIES):
+        squared = 0
+        for start in range(0, values.size, BLOCK):
+            part = values[start : start + BLOCK]
+            floor = np.floor(part)
+            share = part - floor
+            if share.any():
+                floor += np.frombuffer(entropy(4 * part.size), dtype="<u4") * 2.0**-32 < share
+            squared += _squared(floor)
+            rounded[start : start + BLOCK] = floor
+        if squared <= most_squared:
+            return rounded
+    towards = np.trunc(values)
+    if _squared(towards) > most_squared:
+        raise ValueError(f"no rounding of a vector of norm {np.linalg.norm(values)} has the square {most_squared}")
+    return towards.astype(np.int32)
+
+
+def centred(total: NDArray[np.unsignedinteger], bits: int, low: int) -> NDArray[np.int64]:
+    """Return the whole numbers that a sum modulo 2^bits stands for, if none is below `low`."""
+    return np.asarray((total.astype(np.int64) - low) % (1 << bits) + low)
+
+
+def span_of_counts(most: int, *, size: int, devices: int, noise: Noise, sigma: float, chance: float) -> Span:
+    """Return between what a sum of counts lies.
+
+    Args:
+        most: Greatest count of a device, grid units.
+        size: How many counts.
+        devices: How many devices at most.
+        noise: Distribution of each device's noise.
+        sigma: Its standard deviation, grid units.
+        chance: Most that the probability of any sum outside may be.
+
+    Raises:
+        InputError: No 32 bits hold it.
+    """
+    swing = _swing(size, devices, noise, sigma, chance)
+    return Span(-swing, devices * most + swing)
+
+
+def span_of_vectors(
+    clip: float,
+    most_squared: int,
+    *,
+    length: int,
+    projected: int,
+    devices: int,
+    noise: Noise,
+    sigma: float,
+    chance: float,
+) -> Span:
+    """Return between what a coordinate of a sum of turned vectors lies, if the seed came after the vectors.
+
+    It holds also if all vectors are the same, of the greatest norm, and as uneven as can be.
+
+    Args:
+        clip: Greatest norm of a device's vector, grid units.
+        most_squared: Greatest squared norm after rounding.
+        length: Of the vectors before they are turned.
+        projected: Numbers after the projection, 0 without.
+        devices: How many devices at most.
+        noise: Distribution of each device's noise.
+        sigma: Its standard deviation, grid units.
+        chance: Most that the probability of any sum outside may be.
+
+    Raises:
+        InputError: No 32 bits hold it.
+
+    Source: a sum of numbers under random signs is subgaussian with the sum of their squares (Hoeffding 1963), over
+    the at least 2^k numbers that meet in a coordinate.
+    """
+    size = projected or length
+    each = (8 if projected else 4) * length * devices / chance
+    flat = clip * math.sqrt(2 * math.log(each) / _largest_power(length))
+    if projected:
+        # What meets in one bucket, under signs of its own.
+        flat *= math.sqrt(-(-length // projected) * 2 * math.log(each))
+    # Rounding moves a number by less than 1, in all devices the same way at worst.
+    most = min(devices * (flat + 1), float(devices * math.isqrt(most_squared)))
+    high = math.ceil(most) + _swing(size, devices, noise, sigma, chance / 2)
+    return Span(-high, high)
+
+
+def _swing(size: int, devices: int, noise: Noise, sigma: float, chance: float) -> int:
+    """Return what no sum of noise exceeds, up or down, but for the chance."""
+    return math.floor(
+        min(tail(noise, devices * sigma**2, math.log(2 * size / chance)), devices * reach(noise, sigma))
+    )
+
+
+def _largest_power(count: int) -> int:
+    return 1 << (count.bit_length() - 1)
+
+
+def _parts(turned: _Floats, seed: bytes) -> tuple[_Part, _Part]:
+    """Return views of the first and the last 2^k numbers, with their signs; the last are none if all are first."""
+    size = _largest_power(turned.size)
+    last = turned[turned.size - size :] if turned.size > size else turned[:0]
+    return (turned[:size], _signs(seed, b"first", size)), (last, _signs(seed, b"last", last.size))
+
+
+def _signs(seed: bytes, label: bytes, count: int) -> NDArray[np.int8]:
+    """Return 1 or -1 for each position, the same for everyone with the seed: bits of SHAKE-128."""
+    stream = hashlib.shake_128(b"edgewright.signs.1\n" + label + b"\n" + seed).digest(-(-count // 8))
+    bits = np.unpackbits(np.frombuffer(stream, np.uint8), count=count, bitorder="little")
+    return 1 - 2 * bits.astype(np.int8)
+
+
+def _hadamard(part: _Floats) -> None:
+    """Multiply 2^k numbers with the orthonormal Hadamard matrix, in place."""
+    size, left, values = part.size, part.size, part
+    while left > 1:
+        radix = min(left, _RADIX)
+        # The last digit of the index is transformed and becomes the first, until each was.
+        values = np.ascontiguousarray((values.reshape(-1, radix) @ _matrix(radix)).T).reshape(size)
+        left //= radix
+    part[:] = values
+
+
+def _matrix(size: int) -> _Floats:
+    matrix = np.ones((1, 1))
+    while len(matrix) < size:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return np.asarray(matrix / math.sqrt(size))
+
+
+def _squared(whole: _Floats) -> int:
+    """Return the squared norm of whole numbers, exactly: clips keep it far below 2^63."""
+    numbers = whole.astype(np.int64)
+    return int(np.dot(numbers, numbers))
