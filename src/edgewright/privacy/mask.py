@@ -5,6 +5,7 @@ AES-128 in counter mode (NIST SP 800-38A) over zeros, read as little-endian word
 """
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 from cryptography.hazmat.primitives import hashes
@@ -28,7 +29,10 @@ def digest(label: str, *parts: bytes) -> bytes:
         label: What the digest is for.
         parts: What it is of.
     """
-    return hashlib.sha256(_joined(label, parts)).digest()
+    total = hashlib.sha256()
+    for part in _framed(label, parts):
+        total.update(part)
+    return total.digest()
 
 
 def derive(secret: bytes, label: str, *context: bytes, size: int = KEY_BYTES) -> bytes:
@@ -45,7 +49,7 @@ def derive(secret: bytes, label: str, *context: bytes, size: int = KEY_BYTES) ->
     """
     if len(secret) < KEY_BYTES:
         raise ValueError(f"a secret of {len(secret)} bytes")
-    return HKDF(hashes.SHA256(), size, None, _joined(label, context)).derive(secret)
+    return HKDF(hashes.SHA256(), size, None, b"".join(_framed(label, context))).derive(secret)
 
 
 def add_mask(values: Words, key: bytes) -> None:
@@ -79,6 +83,7 @@ def _apply(values: Words, key: bytes, operation: np.ufunc) -> None:
         operation(part, stream[: len(part)], out=part)
 
 
-def _joined(label: str, parts: tuple[bytes, ...]) -> bytes:
-    whole = (f"edgewright.sum.1 {label}".encode(), *parts)
-    return b"".join(len(part).to_bytes(8, "big") + part for part in whole)
+def _framed(label: str, parts: tuple[bytes, ...]) -> Iterator[bytes]:
+    for part in (f"edgewright.sum.1 {label}".encode(), *parts):
+        yield len(part).to_bytes(8, "big")
+        yield part

@@ -261,9 +261,12 @@ def share(
         split(seed, terms.threshold, len(neighbours), entropy=entropy)
         for seed in (member.own_seed, member.pair_seed)
     )
+    seal_key = X25519PrivateKey.from_private_bytes(member.seal_key)
     sealed = []
     for other, own_share, pair_share in zip(neighbours, own, pair, strict=True):
-        box = _cipher(member, roster, keys[other], device, other).encrypt(_NONCE, own_share + pair_share, None)
+        box = _cipher(roster, _agreed(seal_key, keys[other].seal, other), device, other).encrypt(
+            _NONCE, own_share + pair_share, None
+        )
         own_tag = tag(roster, device, other, "own", own_share)
         sealed.append(Sealed(box, own_tag, tag(roster, device, other, "pair", pair_share)))
     letter = sign_letter(terms, "share", device, encode(Parcels(tuple(sealed))), sign, roster.digest)
@@ -298,7 +301,11 @@ def mask(member: Member, inbox: bytes, values: Words, sign: Sign) -> Member:
             "shares", f"{len(parcels)} of {len(neighbours)} neighbours shared, {terms.threshold} are needed"
         )
     keys = {other: keys_of(other, roster.bodies[other]) for other in parcels}
-    held = {other: _opened(member, roster, keys[other], other, sealed) for other, sealed in parcels.items()}
+    seal_key = X25519PrivateKey.from_private_bytes(member.seal_key)
+    held = {
+        other: _opened(roster, _agreed(seal_key, keys[other].seal, other), other, device, sealed)
+        for other, sealed in parcels.items()
+    }
     add_mask(masked, own_key(roster, device, member.own_seed))
     private = mask_key_pair(terms, device, member.pair_seed)
     for other in parcels:
@@ -408,17 +415,13 @@ def _agreed(private: X25519PrivateKey, public: bytes, other: bytes) -> bytes:
         raise DeclinedError("roster", f"the key of {other[:8].hex()} is none", [other]) from error
 
 
-def _cipher(member: Member, roster: Roster, keys: Keys, sender: bytes, receiver: bytes) -> AESGCM:
-    other = receiver if sender == member.device else sender
-    secret = _agreed(X25519PrivateKey.from_private_bytes(member.seal_key), keys.seal, other)
-    terms = roster.terms
-    return AESGCM(derive(secret, "seal", terms.query, terms.model, roster.digest, sender, receiver))
+def _cipher(roster: Roster, secret: bytes, sender: bytes, receiver: bytes) -> AESGCM:
+    return AESGCM(derive(secret, "seal", roster.terms.query, roster.terms.model, roster.digest, sender, receiver))
 
 
-def _opened(member: Member, roster: Roster, keys: Keys, other: bytes, sealed: Sealed) -> tuple[bytes, bytes]:
-    device = member.device
+def _opened(roster: Roster, secret: bytes, other: bytes, device: bytes, sealed: Sealed) -> tuple[bytes, bytes]:
     try:
-        both = _cipher(member, roster, keys, other, device).decrypt(_NONCE, sealed.box, None)
+        both = _cipher(roster, secret, other, device).decrypt(_NONCE, sealed.box, None)
     except InvalidTag as error:
         raise DeclinedError(
             "roster", f"the shares of {other[:8].hex()} do not open: it has another roster", [other]
