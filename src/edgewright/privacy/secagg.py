@@ -85,7 +85,7 @@ __all__ = [
 Kind = Literal["own", "pair"]
 Step = Literal["joined", "shared", "masked", "revealed"]
 
-_KEY_BYTES, _TAG_BYTES = 32, 16
+_KEY_BYTES, _NONCE_BYTES, _TAG_BYTES = 32, 12, 16
 
 
 class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
@@ -264,9 +264,10 @@ def share(
     seal_key = X25519PrivateKey.from_private_bytes(member.seal_key)
     sealed = []
     for other, own_share, pair_share in zip(neighbours, own, pair, strict=True):
-        box = _cipher(roster, _agreed(seal_key, keys[other].seal, other), device, other).encrypt(
-            _NONCE, own_share + pair_share, None
-        )
+        cipher = _cipher(roster, _agreed(seal_key, keys[other].seal, other), device, other)
+        # A key encrypts one letter, unless a device was restored from a copy: then a fixed nonce would tell.
+        nonce = entropy(_NONCE_BYTES)
+        box = nonce + cipher.encrypt(nonce, own_share + pair_share, None)
         own_tag = tag(roster, device, other, "own", own_share)
         sealed.append(Sealed(box, own_tag, tag(roster, device, other, "pair", pair_share)))
     letter = sign_letter(terms, "share", device, encode(Parcels(tuple(sealed))), sign, roster.digest)
@@ -404,10 +405,6 @@ def tag(roster: Roster, owner: bytes, holder: bytes, kind: Kind, value: bytes) -
     return digest("share", roster.digest, owner, holder, kind.encode(), value)[:_TAG_BYTES]
 
 
-# Each key encrypts one message: it is of one sender, one receiver and one roster, and a letter is written once.
-_NONCE = bytes(12)
-
-
 def _agreed(private: X25519PrivateKey, public: bytes, other: bytes) -> bytes:
     try:
         return private.exchange(X25519PublicKey.from_public_bytes(public))
@@ -421,8 +418,10 @@ def _cipher(roster: Roster, secret: bytes, sender: bytes, receiver: bytes) -> AE
 
 def _opened(roster: Roster, secret: bytes, other: bytes, device: bytes, sealed: Sealed) -> tuple[bytes, bytes]:
     try:
-        both = _cipher(roster, secret, other, device).decrypt(_NONCE, sealed.box, None)
-    except InvalidTag as error:
+        both = _cipher(roster, secret, other, device).decrypt(
+            sealed.box[:_NONCE_BYTES], sealed.box[_NONCE_BYTES:], None
+        )
+    except (InvalidTag, ValueError) as error:
         raise DeclinedError(
             "roster", f"the shares of {other[:8].hex()} do not open: it has another roster", [other]
         ) from error
