@@ -1,0 +1,203 @@
+"""What the server sees, but for the sum, is as likely for any inputs: counted at modulus 16.
+
+Values reach a device's letters at one step. Before it, nothing can depend on them; at it, the letters of all
+survivors but the last are compared between two very different sets of inputs, and with the uniform distribution,
+after everything that the server can take off was taken off: each survivor's own mask and each dropout's masks.
+"""
+
+from collections.abc import Callable
+from itertools import combinations
+
+import numpy as np
+import pytest
+from benchmarks.summing.fleet import HELPER_KEY, Fleet, Round, drawn, helper_terms, neighbour_terms
+from numpy.typing import NDArray
+from scipy import stats
+
+from edgewright.privacy import secagg
+from edgewright.privacy.collect import Collector
+from edgewright.privacy.helper import Gift, Helper, UsedInMemory, give
+from edgewright.privacy.mask import add_mask, subtract_mask
+from edgewright.privacy.pack import Words, unpack
+from edgewright.privacy.roster import Letter, Terms, decode
+
+BITS, LENGTH, SUMS = 4, 400, 40
+# Each set is compared in several ways; at this level a run of the file is wrong once in ten thousand.
+LEVEL = 1e-6
+FLEET = Fleet(6)
+TERMS = neighbour_terms(bits=BITS, length=LENGTH, min_cohort=5, degree=4, threshold=3)
+DROPPED = FLEET.names[5]
+View = NDArray[np.int64]
+
+
+def inputs(terms: Terms, kind: str, number: int) -> dict[bytes, Words]:
+    """All zeros but for the last device, or ramps; the sum of each column is the same in both."""
+    ramp = np.arange(terms.length) % 16
+    rows = np.zeros((len(FLEET.names), terms.length), np.int64)
+    if kind == "ramps":
+        for place in range(len(rows) - 2):
+            rows[place] = (ramp * (place + 1)) % 16
+    survivors = len(rows) - 1  # the last device drops out
+    rows[survivors - 1] = (5 - rows[: survivors - 1].sum(axis=0)) % 16
+    return {name: row.astype(np.uint32) for name, row in zip(FLEET.names, rows, strict=True)}
+
+
+def view_of(server: Collector, members: dict[bytes, secagg.Member]) -> View:
+    """What a curious server that kept to the protocol knows of each survivor's values, shape [survivors, length]."""
+    rows = []
+    roster = server._roster
+    private = server._mask_key(DROPPED)
+    for name, member in members.items():
+        row = unpack(decode(member.said, Letter).body, BITS, LENGTH).copy()
+        subtract_mask(row, secagg.own_key(roster, name, server._own_seed(name)))
+        if DROPPED in roster.neighbours(name):
+            key = secagg.pair_key(roster, private, server._keys[name].mask, DROPPED, name)
+            (subtract_mask if name < DROPPED else add_mask)(row, key)
+        rows.append(row.astype(np.int64) % 16)
+    return np.array(rows)
+
+
+def views(kind: str) -> View:
+    """Return what the server knows in many sums, shape [survivors, sums * length]."""
+    found = []
+    for number in range(SUMS):
+        sum_ = Round(FLEET, TERMS, inputs(TERMS, kind, number))
+        sum_.reach("mask").step(without=[DROPPED])
+        masked = dict(sum_.members)
+        sum_.step()
+        assert not sum_.declined
+        view = view_of(sum_.server, masked)
+        assert (sum_.server.total() == 5).all()
+        assert (view.sum(axis=0) % 16 == 5).all()  # it is the whole view: it has the sum, and only that
+        found.append(view)
+    return np.concatenate(found, axis=1)
+
+
+def raw(kind: str) -> View:
+    """Return the masked letters alone, shape [survivors, sums * length]."""
+    found = []
+    for number in range(SUMS):
+        sum_ = Round(FLEET, TERMS, inputs(TERMS, kind, number)).reach("mask")
+        sum_.step(without=[DROPPED])
+        rows = [unpack(decode(member.said, Letter).body, BITS, LENGTH) for member in sum_.members.values()]
+        found.append(np.array(rows, np.int64))
+    return np.concatenate(found, axis=1)
+
+
+def helped(kind: str) -> View:
+    """Return what the server of a sum with a helper sees: the gifts, shape [devices, sums * length]."""
+    terms = helper_terms(bits=BITS, length=LENGTH)
+    public = Helper(HELPER_KEY, FLEET.enrolment(), UsedInMemory()).public
+    found = []
+    for number in range(SUMS):
+        values = inputs(terms, kind, number)
+        gifts = [
+            decode(give(terms, public, values[name], name, FLEET.keys[name].sign), Gift) for name in FLEET.names
+        ]
+        found.append(np.array([unpack(gift.masked, BITS, LENGTH) for gift in gifts], np.int64))
+    return np.concatenate(found, axis=1)
+
+
+def least_chance(one: View, other: View) -> float:
+    """Return the smallest p-value of all comparisons, corrected for how many they are.
+
+    Single devices and pairs are compared between the two input sets and with the uniform distribution, and so are
+    letters with the column that they are of, which is what an input depends on here.
+    """
+    chances = []
+    columns = np.tile(np.arange(LENGTH) % 16, SUMS)
+    cases: list[tuple[View, View]] = [(one[i] * 16 + columns, other[i] * 16 + columns) for i in range(len(one))]
+    # All survivors together give the sum, so pairs are taken of all but the last.
+    cases += [(one[i] * 16 + one[j], other[i] * 16 + other[j]) for i, j in combinations(range(len(one) - 1), 2)]
+    for first, second in cases:
+        counts = np.array([np.bincount(first, minlength=256), np.bincount(second, minlength=256)])
+        kept = counts[:, counts.sum(axis=0) > 0]
+        chances.append(float(stats.chi2_contingency(kept).pvalue))
+        chances += [float(stats.chisquare(row).pvalue) for row in counts]
+    return min(1.0, min(chances) * len(chances))
+
+
+SEEN: dict[str, Callable[[str], View]] = {"letters": raw, "unmasked": views, "gifts": helped}
+
+
+@pytest.mark.parametrize("what", SEEN)
+def test_what_the_server_sees_does_not_depend_on_the_inputs(what: str) -> None:
+    assert least_chance(SEEN[what]("zeros"), SEEN[what]("ramps")) > LEVEL
+
+
+def no_mask(values: Words, key: bytes) -> None:
+    """A broken mask."""
+
+
+def constant(*_: object) -> bytes:
+    """A broken agreement: everybody has the same key with everybody."""
+    return bytes(16)
+
+
+BREAKS: dict[str, tuple[str, str, object]] = {
+    # Own masks alone: what is left when the server takes them off are the values.
+    "no pair masks": ("unmasked", "edgewright.privacy.secagg.pair_key", None),
+    "one key for all pairs": ("unmasked", "edgewright.privacy.secagg.pair_key", constant),
+    "no masks at all": ("letters", "edgewright.privacy.secagg.add_mask", no_mask),
+    "no mask of the helper": ("gifts", "edgewright.privacy.helper.subtract_mask", no_mask),
+}
+
+
+@pytest.mark.parametrize("broken", BREAKS)
+def test_the_comparison_notices_broken_masks(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    what, name, with_ = BREAKS[broken]
+    if broken == "no pair masks":
+        monkeypatch.setattr(secagg, "subtract_mask", no_mask)
+        original = secagg.add_mask
+        own: dict[int, bool] = {}
+
+        def own_only(values: Words, key: bytes) -> None:
+            if id(values) not in own or not own[id(values)]:
+                own[id(values)] = True
+                original(values, key)
+
+        def fresh(roster: object, device: bytes, seed: bytes) -> bytes:
+            own.clear()
+            return real(roster, device, seed)  # type: ignore[arg-type]
+
+        real = secagg.own_key
+        monkeypatch.setattr(secagg, "own_key", fresh)
+        monkeypatch.setattr(secagg, "add_mask", own_only)
+        found = [stripped(kind) for kind in ("zeros", "ramps")]
+        assert least_chance(*found) < LEVEL
+        return
+    monkeypatch.setattr(name, with_)
+    if broken == "one key for all pairs":
+        monkeypatch.setattr("edgewright.privacy.collect.pair_key", constant)
+    if broken == "no masks at all":
+        monkeypatch.setattr(secagg, "subtract_mask", no_mask)
+    found = [(stripped if what == "unmasked" else SEEN[what])(kind) for kind in ("zeros", "ramps")]
+    assert least_chance(*found) < LEVEL
+
+
+def stripped(kind: str) -> View:
+    """Return `views` without its own checks, for broken devices."""
+    found = []
+    for number in range(4):
+        sum_ = Round(FLEET, TERMS, inputs(TERMS, kind, number))
+        sum_.reach("mask").step(without=[DROPPED])
+        masked = dict(sum_.members)
+        sum_.step()
+        found.append(view_of(sum_.server, masked))
+    return np.tile(np.concatenate(found, axis=1), SUMS // 4)
+
+
+def test_nothing_that_is_said_before_or_after_the_masked_values_depends_on_them() -> None:
+    said: dict[str, list[dict[str, list[bytes]]]] = {"zeros": [], "ramps": []}
+    for kind, found in said.items():
+        sum_ = Round(FLEET, TERMS, inputs(TERMS, kind, 0), entropy=lambda number: drawn(b"%d" % number))
+        letters = {}
+        while sum_.server.step != "done":
+            step = sum_.server.step
+            sum_.step()
+            letters[step] = [decode(sum_.members[name].said, Letter).body for name in FLEET.names]
+        found.append(letters)
+    (zeros,), (ramps,) = said["zeros"], said["ramps"]
+    for step in ("join", "share", "reveal"):
+        assert zeros[step] == ramps[step]
+    assert zeros["mask"] != ramps["mask"]

@@ -1,0 +1,583 @@
+"""What a device does not go along with, whatever the server gives it, and what a server does not take."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import pytest
+from benchmarks.summing.fleet import Fleet, Round, drawn, neighbour_terms
+
+from edgewright.privacy import secagg
+from edgewright.privacy.collect import Collector
+from edgewright.privacy.mask import digest
+from edgewright.privacy.roster import (
+    DeclinedError,
+    Letter,
+    Letters,
+    Reason,
+    Roster,
+    decode,
+    encode,
+    open_enrolment,
+    sign_letter,
+)
+from edgewright.privacy.secagg import Inbox, Keys, Lists, Parcel, Parcels, Reveals, Sealed
+
+FLEET = Fleet(9)
+TERMS = neighbour_terms(min_cohort=7, degree=4, threshold=3)
+VICTIM = FLEET.names[0]
+Sum = Callable[[], Round]
+
+
+def letters_of(sum_: Round) -> list[Letter]:
+    return list(decode(sum_.server.roster(), Letters).letters)
+
+
+def roster(letters: list[Letter]) -> bytes:
+    return encode(Letters(tuple(sorted(letters, key=lambda letter: letter.sender))))
+
+
+def joined(sum_: Round, name: bytes, body: bytes) -> Letter:
+    return sign_letter(sum_.terms, "join", name, body, FLEET.keys[name].sign)
+
+
+def others(letters: list[Letter]) -> list[Letter]:
+    return [letter for letter in letters if letter.sender != VICTIM]
+
+
+def keys_with(letter: Letter, **changes: bytes) -> bytes:
+    return encode(msgspec.structs.replace(decode(letter.body, Keys), **changes))
+
+
+# Each turns the roster that the server has into the one that it shows to the victim.
+ROSTERS: dict[str, tuple[Callable[[Round, list[Letter]], bytes], Reason, str]] = {
+    "a cohort under the floor": (lambda _, all_: roster(all_[: TERMS.min_cohort - 1]), "cohort", "6 devices"),
+    "a closed group of the victim's neighbours": (
+        lambda s, all_: roster(
+            [one for one in all_ if one.sender in {VICTIM, *Roster(TERMS, tuple(all_)).neighbours(VICTIM)}]
+        ),
+        "cohort",
+        "5 devices",
+    ),
+    "a closed group made up to the floor by repetition": (
+        lambda _, all_: roster(all_[:4] + all_[:4]),
+        "roster",
+        "holds a device twice",
+    ),
+    "one device twice": (lambda _, all_: roster([*all_, all_[3]]), "roster", "twice"),
+    "one device twice with different keys": (
+        lambda s, all_: roster(
+            [
+                *all_,
+                joined(s, FLEET.names[3], secagg.join(TERMS, FLEET.names[3], FLEET.keys[FLEET.names[3]].sign).said),
+            ]
+        ),
+        "roster",
+        "twice",
+    ),
+    "in another order": (lambda _, all_: encode(Letters(tuple(all_[::-1]))), "roster", "not in order"),
+    "a letter without a signature": (
+        lambda _, all_: roster([msgspec.structs.replace(all_[2], signature=b""), *all_[:2], *all_[3:]]),
+        "signature",
+        "not signed",
+    ),
+    "keys exchanged by the server": (
+        lambda _, all_: roster(
+            [
+                msgspec.structs.replace(all_[2], body=keys_with(all_[2], seal=bytes(31) + b"\x09")),
+                *all_[:2],
+                *all_[3:],
+            ]
+        ),
+        "signature",
+        "not signed",
+    ),
+    "invented devices": (
+        lambda _, all_: roster([*all_, Letter(bytes(32), all_[0].body, all_[0].signature)]),
+        "signature",
+        "not signed",
+    ),
+    "letters of another window": (
+        lambda _, all_: (
+            Round(FLEET, neighbour_terms(min_cohort=7, degree=4, threshold=3, window="w0"))
+            .reach("share")
+            .server.roster()
+        ),
+        "signature",
+        "not signed",
+    ),
+    "without the victim": (lambda _, all_: roster(others(all_)), "roster", "not in the roster as it joined"),
+    "the victim with other keys": (
+        lambda s, all_: roster(
+            [*others(all_), joined(s, VICTIM, keys_with(all_[0], commitment=bytes(32)))],
+        ),
+        "roster",
+        "not in the roster as it joined",
+    ),
+    "two devices with one key": (
+        lambda s, all_: roster(
+            [
+                *all_[:-1],
+                joined(s, all_[-1].sender, keys_with(all_[-1], mask=decode(all_[-2].body, Keys).mask)),
+            ]
+            if all_[-1].sender != VICTIM
+            else [*all_[1:], joined(s, all_[0].sender, keys_with(all_[0], mask=decode(all_[1].body, Keys).mask))]
+        ),
+        "roster",
+        "not all different",
+    ),
+    "two devices with one commitment": (
+        lambda s, all_: roster(
+            [
+                *(one for one in all_ if one.sender != others(all_)[0].sender),
+                joined(
+                    s,
+                    others(all_)[0].sender,
+                    keys_with(others(all_)[0], commitment=decode(others(all_)[1].body, Keys).commitment),
+                ),
+            ]
+        ),
+        "roster",
+        "not all different",
+    ),
+    "malformed keys": (
+        lambda s, all_: roster(
+            [
+                *(one for one in all_ if one.sender != others(all_)[0].sender),
+                joined(s, others(all_)[0].sender, keys_with(others(all_)[0], seal=b"short")),
+            ]
+        ),
+        "message",
+        "malformed",
+    ),
+    "nothing readable": (lambda _, all_: b"\xc1", "message", "no Letters can be read"),
+    "something behind it": (lambda s, _: s.server.roster() + b"\0", "message", "no Letters can be read"),
+}
+
+
+@pytest.mark.parametrize("attack", ROSTERS)
+def test_a_device_shares_nothing_over_a_roster_that_is_not_right(attack: str) -> None:
+    forge, reason, message = ROSTERS[attack]
+    sum_ = Round(FLEET, TERMS).reach("share")
+    shown = forge(sum_, letters_of(sum_))
+    with pytest.raises(DeclinedError, match=message) as refusal:
+        secagg.share(sum_.members[VICTIM], shown, FLEET.keys[VICTIM].sign)
+    assert refusal.value.reason == reason
+
+
+def test_devices_that_nobody_enrolled_are_no_cohort() -> None:
+    sum_ = Round(FLEET, TERMS).reach("share")
+    authority = Fleet(1, seed=9)
+    (key,) = authority.keys.values()
+    known = msgspec.structs.replace(FLEET.enrolment(), devices=frozenset(FLEET.names[:-2]), version=4)
+    content = encode(known)
+    signature = key.sign(digest("enrolment", content))
+    enrolled = open_enrolment(content, signature, authority.names[0], least_version=4)
+    with pytest.raises(DeclinedError, match="2 devices are not enrolled") as refusal:
+        secagg.share(sum_.members[VICTIM], sum_.server.roster(), FLEET.keys[VICTIM].sign, enrolled=enrolled)
+    assert set(refusal.value.culprits) == set(FLEET.names[-2:])
+    longer = encode(FLEET.enrolment())
+    with pytest.raises(DeclinedError, match="not signed"):
+        open_enrolment(longer, signature, authority.names[0])
+    with pytest.raises(DeclinedError, match="5 was seen"):
+        open_enrolment(content, signature, authority.names[0], least_version=5)
+
+
+def test_a_key_that_agrees_with_everybody_on_zero_is_refused() -> None:
+    sum_ = Round(FLEET, TERMS).reach("share")
+    letters = letters_of(sum_)
+    near = Roster(TERMS, tuple(letters)).neighbours(VICTIM)
+    # Whatever the ring becomes with it, with all but the victim's keys of low order some neighbour has one.
+    low = [bytes(32), (1).to_bytes(32, "little")]
+    assert near
+    changed = [
+        joined(sum_, one.sender, keys_with(one, seal=low[0])) if place == 0 else one
+        for place, one in enumerate(others(letters))
+    ]
+    full = neighbour_terms(min_cohort=9, degree=8, threshold=5)
+    member = secagg.join(full, VICTIM, FLEET.keys[VICTIM].sign)
+    everyone = [sign_letter(full, "join", one.sender, one.body, FLEET.keys[one.sender].sign) for one in changed] + [
+        decode(member.said, Letter)
+    ]
+    with pytest.raises(DeclinedError, match="is none") as refusal:
+        secagg.share(member, roster(everyone), FLEET.keys[VICTIM].sign)
+    assert refusal.value.reason == "roster"
+
+
+def test_an_altered_query_gets_no_answers() -> None:
+    # The server opens a sum under a lower floor than the one that devices verified: their letters don't fit.
+    honest = Round(FLEET, TERMS)
+    lowered = Collector(neighbour_terms(min_cohort=5, degree=4, threshold=3))
+    said = secagg.join(TERMS, VICTIM, FLEET.keys[VICTIM].sign).said
+    with pytest.raises(DeclinedError, match="not signed"):
+        lowered.take("join", said)
+    honest.server.take("join", said)
+
+
+def test_neighbours_with_different_rosters_never_mask() -> None:
+    sum_ = Round(FLEET, TERMS).reach("share")
+    letters = letters_of(sum_)
+    one_less = roster(letters[:-1]) if letters[-1].sender != VICTIM else roster(letters[1:])
+    with_all = sum_.server.roster()
+    members = {}
+    for place, name in enumerate(FLEET.names):
+        shown = (
+            one_less
+            if place % 2 and name in {one.sender for one in decode(one_less, Letters).letters}
+            else with_all
+        )
+        members[name] = secagg.share(sum_.members[name], shown, FLEET.keys[name].sign)
+    # A server that lies about rosters also passes on what its own checks would refuse.
+    seen = Roster(TERMS, members[VICTIM].roster)
+    parcels = []
+    for other in seen.neighbours(VICTIM):
+        theirs = Roster(TERMS, members[other].roster)
+        ordered = theirs.neighbours(other)
+        place = ordered.index(VICTIM) if VICTIM in ordered else 0
+        parcels.append(Parcel(other, decode(decode(members[other].said, Letter).body, Parcels).sealed[place]))
+    assert any(members[other].roster != members[VICTIM].roster for other in seen.neighbours(VICTIM))
+    with pytest.raises(DeclinedError, match="another roster"):
+        secagg.mask(
+            members[VICTIM],
+            encode(Inbox(tuple(parcels))),
+            np.zeros(TERMS.length, np.uint16),
+            FLEET.keys[VICTIM].sign,
+        )
+
+
+def stranger(sum_: Round) -> bytes:
+    near = {VICTIM, *Roster(TERMS, sum_.members[VICTIM].roster).neighbours(VICTIM)}
+    return next(name for name in FLEET.names if name not in near)
+
+
+def first_changed(parcels: list[Parcel], **changes: bytes) -> list[Parcel]:
+    sealed = msgspec.structs.replace(parcels[0].sealed, **changes)
+    return [Parcel(parcels[0].sender, sealed), *parcels[1:]]
+
+
+INBOXES: dict[str, tuple[Callable[[Round, list[Parcel]], list[Parcel]], Reason, str]] = {
+    "too few neighbours": (lambda _, all_: all_[: TERMS.threshold - 1], "shares", "2 of 4 neighbours"),
+    "one neighbour many times": (lambda _, all_: all_[:1] * 4, "shares", "1 of 4 neighbours"),
+    "somebody who is no neighbour": (
+        lambda s, all_: [*all_, Parcel(stranger(s), all_[0].sealed)],
+        "roster",
+        "no neighbours",
+    ),
+    "a box of another neighbour": (
+        lambda _, all_: first_changed(all_, box=all_[1].sealed.box),
+        "roster",
+        "do not open",
+    ),
+    "a changed box": (lambda _, all_: first_changed(all_, box=b"\0" + all_[0].sealed.box), "roster", "do not open"),
+    "an empty box": (lambda _, all_: first_changed(all_, box=b""), "roster", "do not open"),
+    "a share that is not the one that was tagged": (
+        lambda _, all_: first_changed(all_, pair_tag=bytes(16)),
+        "shares",
+        "malformed",
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", INBOXES)
+def test_a_device_masks_nothing_over_shares_that_are_not_right(attack: str) -> None:
+    forge, reason, message = INBOXES[attack]
+    sum_ = Round(FLEET, TERMS).reach("mask")
+    parcels = forge(sum_, list(decode(sum_.server.inbox(VICTIM), Inbox).parcels))
+    with pytest.raises(DeclinedError, match=message) as refusal:
+        secagg.mask(
+            sum_.members[VICTIM], encode(Inbox(tuple(parcels))), sum_.values[VICTIM], FLEET.keys[VICTIM].sign
+        )
+    assert refusal.value.reason == reason
+
+
+def neighbours(sum_: Round) -> tuple[bytes, ...]:
+    return Roster(TERMS, sum_.members[VICTIM].roster).neighbours(VICTIM)
+
+
+def moved(lists: Lists, names: tuple[bytes, ...] | list[bytes]) -> Lists:
+    """Survivors told to be dropouts."""
+    return Lists(tuple(one for one in lists.survivors if one.sender not in names), (*lists.dropped, *sorted(names)))
+
+
+def replaced(lists: Lists, **changes: bytes) -> Lists:
+    place = next(place for place, one in enumerate(lists.survivors) if one.sender != VICTIM)
+    changed = msgspec.structs.replace(lists.survivors[place], **changes)
+    return Lists((*lists.survivors[:place], changed, *lists.survivors[place + 1 :]), lists.dropped)
+
+
+LISTS: dict[str, tuple[Callable[[Round, Lists], Lists], Reason, str]] = {
+    "not disjoint": (lambda s, one: Lists(one.survivors, (neighbours(s)[0],)), "lists", "named twice"),
+    "a survivor twice": (
+        lambda _, one: Lists((*one.survivors, one.survivors[0]), one.dropped),
+        "lists",
+        "named twice",
+    ),
+    "not complete": (lambda _, one: Lists(one.survivors[1:], ()), "lists", "not together the roster"),
+    "with a stranger": (lambda _, one: Lists(one.survivors, (bytes(32),)), "lists", "not together the roster"),
+    "the victim as a dropout": (lambda _, one: moved(one, [VICTIM]), "lists", "not among the survivors"),
+    "survivors under the floor": (
+        lambda s, one: moved(one, [name for name in FLEET.names if name not in (VICTIM, *neighbours(s))][:3]),
+        "cohort",
+        "6 devices",
+    ),
+    "too few neighbours": (lambda s, one: moved(one, neighbours(s)[:2]), "lists", "2 neighbours survived"),
+    "a survivor who signed other values": (lambda _, one: replaced(one, body=bytes(32)), "signature", "not signed"),
+    "a survivor who signed nothing": (lambda _, one: replaced(one, signature=bytes(64)), "signature", "not signed"),
+    "a survivor of another sum": (
+        lambda s, one: replaced(
+            one,
+            signature=next(
+                receipt.signature
+                for receipt in decode(Round(FLEET, TERMS).reach("reveal").server.lists(), Lists).survivors
+                if receipt.sender != VICTIM
+            ),
+        ),
+        "signature",
+        "not signed",
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", LISTS)
+def test_a_device_reveals_nothing_over_lists_that_are_not_right(attack: str) -> None:
+    forge, reason, message = LISTS[attack]
+    sum_ = Round(FLEET, TERMS).reach("reveal")
+    told = forge(sum_, decode(sum_.server.lists(), Lists))
+    with pytest.raises(DeclinedError, match=message) as refusal:
+        secagg.reveal(sum_.members[VICTIM], encode(told), FLEET.keys[VICTIM].sign)
+    assert refusal.value.reason == reason
+
+
+def test_a_second_different_unmasking_is_refused() -> None:
+    sum_ = Round(FLEET, TERMS).reach("reveal")
+    told = decode(sum_.server.lists(), Lists)
+    first = secagg.reveal(sum_.members[VICTIM], encode(told), FLEET.keys[VICTIM].sign)
+    other = moved(told, neighbours(sum_)[:1])
+    assert secagg.reveal(sum_.members[VICTIM], encode(other), FLEET.keys[VICTIM].sign).said != first.said
+    with pytest.raises(DeclinedError, match="once already") as refusal:
+        secagg.reveal(first, encode(other), FLEET.keys[VICTIM].sign)
+    assert refusal.value.reason == "repeat"
+
+
+def test_no_device_gives_both_shares_of_a_neighbour() -> None:
+    sum_ = Round(FLEET, TERMS).reach("reveal")
+    member = sum_.members[VICTIM]
+    gone = neighbours(sum_)[0]
+    told = moved(decode(sum_.server.lists(), Lists), [gone])
+    given = dict(
+        decode(
+            decode(secagg.reveal(member, encode(told), FLEET.keys[VICTIM].sign).said, Letter).body, Reveals
+        ).shares
+    )
+    assert given.keys() == member.held.keys()
+    for name, (own, pair) in member.held.items():
+        assert given[name] == (pair if name == gone else own)
+
+
+@pytest.mark.parametrize("step", ["share", "mask", "reveal"])
+def test_asked_the_same_again_a_device_says_the_same_and_anything_else_nothing(step: str) -> None:
+    sum_ = Round(FLEET, TERMS).reach(step)
+    before = sum_.members[VICTIM]
+    first = sum_.act(VICTIM)
+    sum_.members[VICTIM] = first
+    sum_.values[VICTIM] = sum_.values[VICTIM] + np.uint32(1)  # noise drawn afresh
+    assert sum_.act(VICTIM) is first
+    other = {"share": sum_.server.roster, "mask": lambda: sum_.server.inbox(FLEET.names[1]), "reveal": lambda: b"x"}
+    act: dict[str, Callable[[], secagg.Member]] = {
+        "share": lambda: secagg.share(first, other["share"]() + b"x", FLEET.keys[VICTIM].sign),
+        "mask": lambda: secagg.mask(first, other["mask"](), sum_.values[VICTIM], FLEET.keys[VICTIM].sign),
+        "reveal": lambda: secagg.reveal(first, other["reveal"](), FLEET.keys[VICTIM].sign),
+    }
+    with pytest.raises(DeclinedError) as refusal:
+        act[step]()
+    assert refusal.value.reason == "repeat"
+    assert before.step != first.step
+
+
+def test_no_step_is_left_out() -> None:
+    sum_ = Round(FLEET, TERMS).reach("reveal")
+    fresh = secagg.join(TERMS, VICTIM, FLEET.keys[VICTIM].sign)
+    with pytest.raises(DeclinedError) as refusal:
+        secagg.reveal(fresh, sum_.server.lists(), FLEET.keys[VICTIM].sign)
+    assert refusal.value.reason == "step"
+    with pytest.raises(DeclinedError):
+        secagg.mask(fresh, sum_.server.inbox(VICTIM), sum_.values[VICTIM], FLEET.keys[VICTIM].sign)
+
+
+def resigned(sum_: Round, name: bytes, step: str, body: bytes) -> bytes:
+    """What a device with its own program could say."""
+    digest = b"" if step == "join" else Roster(TERMS, tuple(letters_of(sum_))).digest
+    return encode(sign_letter(TERMS, step, name, body, FLEET.keys[name].sign, digest))
+
+
+def body_at(sum_: Round) -> bytes:
+    return decode(sum_.act(VICTIM).said, Letter).body
+
+
+def tampered_reveal(sum_: Round, change: Callable[[tuple[bytes, bytes]], tuple[bytes, bytes]]) -> bytes:
+    shares = decode(body_at(sum_), Reveals).shares
+    return encode(Reveals((change(shares[0]), *shares[1:])))
+
+
+@dataclass(frozen=True)
+class Lie:
+    step: str
+    say: Callable[[Round], bytes]
+    reason: Reason
+    message: str
+
+
+OUTSIDER = Fleet(1, seed=5)
+LIES = {
+    "no record": Lie("join", lambda _: b"hello", "message", "can be read"),
+    "a letter without a signature": Lie(
+        "join",
+        lambda s: encode(msgspec.structs.replace(decode(s.act(VICTIM).said, Letter), signature=bytes(64))),
+        "signature",
+        "not signed",
+    ),
+    "a letter in another's name": Lie(
+        "join",
+        lambda s: encode(msgspec.structs.replace(decode(s.act(VICTIM).said, Letter), sender=FLEET.names[1])),
+        "signature",
+        "not signed",
+    ),
+    "a key of low order": Lie(
+        "join",
+        lambda s: resigned(s, VICTIM, "join", keys_with(decode(s.act(VICTIM).said, Letter), mask=bytes(32))),
+        "message",
+        "none",
+    ),
+    "one key for both": Lie(
+        "join",
+        lambda s: resigned(s, VICTIM, "join", encode(Keys(b"k" * 32, b"k" * 32, b"c" * 32))),
+        "roster",
+        "another device",
+    ),
+    "a step too early": Lie(
+        "mask", lambda s: resigned(s, VICTIM, "reveal", encode(Reveals(()))), "step", "mask is open"
+    ),
+    "a letter of an outsider": Lie(
+        "share",
+        lambda s: encode(
+            sign_letter(
+                TERMS,
+                "share",
+                OUTSIDER.names[0],
+                b"",
+                OUTSIDER.keys[OUTSIDER.names[0]].sign,
+                Roster(TERMS, tuple(letters_of(s))).digest,
+            )
+        ),
+        "roster",
+        "not in the roster",
+    ),
+    "a share too few": Lie(
+        "share",
+        lambda s: resigned(s, VICTIM, "share", encode(Parcels(decode(body_at(s), Parcels).sealed[1:]))),
+        "shares",
+        "3 shares came for 4",
+    ),
+    "a vector too short": Lie(
+        "mask", lambda s: resigned(s, VICTIM, "mask", body_at(s)[:-2]), "message", "14 bytes"
+    ),
+    "a vector too long": Lie(
+        "mask", lambda s: resigned(s, VICTIM, "mask", body_at(s) + b"\0"), "message", "17 bytes"
+    ),
+    "a malformed share": Lie(
+        "reveal",
+        lambda s: resigned(s, VICTIM, "reveal", tampered_reveal(s, lambda one: (one[0], one[1][:-1]))),
+        "shares",
+        "another share",
+    ),
+    "a share of another's": Lie(
+        "reveal",
+        lambda s: resigned(s, VICTIM, "reveal", tampered_reveal(s, lambda one: (one[0], bytes(17)))),
+        "shares",
+        "another share",
+    ),
+    "the wrong one of both shares": Lie(
+        "reveal",
+        lambda s: resigned(
+            s, VICTIM, "reveal", tampered_reveal(s, lambda one: (one[0], s.members[VICTIM].held[one[0]][1]))
+        ),
+        "shares",
+        "another share",
+    ),
+    "a share of a stranger": Lie(
+        "reveal",
+        lambda s: resigned(s, VICTIM, "reveal", tampered_reveal(s, lambda one: (bytes(32), one[1]))),
+        "shares",
+        "not one of each",
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_server_takes_no_letter_that_is_not_right(lie: str) -> None:
+    case = LIES[lie]
+    sum_ = Round(FLEET, TERMS).reach(case.step)
+    content = case.say(sum_)
+    step = "reveal" if lie == "a step too early" else case.step
+    with pytest.raises(DeclinedError, match=case.message) as refusal:
+        sum_.server.take(step, content)
+    assert refusal.value.reason == case.reason
+    if step == case.step:  # the honest letter is still taken, and the sum is what it is
+        sum_.step()
+        while sum_.server.step != "done":
+            sum_.step()
+        assert np.array_equal(sum_.server.total(), sum_.plain(FLEET.names))
+
+
+def test_a_letter_is_taken_once_and_its_repetition_changes_nothing() -> None:
+    sum_ = Round(FLEET, TERMS).reach("mask")
+    other = resigned(sum_, VICTIM, "mask", bytes(len(body_at(sum_))))
+    sum_.step(advance=False)
+    sum_.server.take("mask", sum_.members[VICTIM].said)
+    with pytest.raises(DeclinedError, match="something else") as refusal:
+        sum_.server.take("mask", other)
+    assert refusal.value.reason == "repeat"
+    sum_.server.advance()
+    sum_.server.take("mask", sum_.members[VICTIM].said)
+    sum_.step()
+    assert np.array_equal(sum_.server.total(), sum_.plain(FLEET.names))
+
+
+def test_letters_of_one_window_are_none_of_another() -> None:
+    earlier = Round(FLEET, TERMS).reach("mask")
+    later = Round(FLEET, neighbour_terms(min_cohort=7, degree=4, threshold=3, window="w2")).reach("mask")
+    with pytest.raises(DeclinedError, match="not signed"):
+        later.server.take("mask", earlier.act(VICTIM).said)
+    # Nor of a second sum of the same window: its roster is another one.
+    again = Round(FLEET, TERMS).reach("mask")
+    with pytest.raises(DeclinedError, match="not signed"):
+        again.server.take("mask", earlier.act(VICTIM).said)
+
+
+def test_a_device_that_shares_another_seed_than_its_own_spoils_the_sum_and_is_named() -> None:
+    sum_ = Round(FLEET, TERMS).reach("share")
+    liar = sum_.members[VICTIM]
+    sum_.members[VICTIM] = msgspec.structs.replace(liar, own_seed=bytes(16))
+    while sum_.server.step != "done":
+        sum_.step()
+    with pytest.raises(DeclinedError, match="another seed") as refusal:
+        sum_.server.total()
+    assert refusal.value.culprits == (VICTIM,)
+
+
+def test_the_server_is_told_nothing_of_a_share_by_its_tag_and_its_box() -> None:
+    # Same device, same roster, other polynomials: nothing of a box or tag repeats.
+    letters = Round(FLEET, TERMS, entropy=lambda n: drawn(b"%d" % n)).reach("share")
+    one, two = (
+        decode(
+            decode(
+                secagg.share(letters.members[VICTIM], letters.server.roster(), FLEET.keys[VICTIM].sign).said, Letter
+            ).body,
+            Parcels,
+        ).sealed
+        for _ in range(2)
+    )
+    assert all(
+        isinstance(sealed, Sealed) and sealed.box != other.box for sealed, other in zip(one, two, strict=True)
+    )
