@@ -11,7 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["BINS", "Reference", "class_edges", "count", "diff", "merge", "place", "quantile_edges", "take_reference"]
+__all__ = [
+    "BINS",
+    "Reference",
+    "class_edges",
+    "count",
+    "diff",
+    "merge",
+    "place",
+    "quantile_edges",
+    "take_reference",
+]
 
 BINS = 16
 # Rows that are compared with all edges at once; bounds the memory of the comparison.

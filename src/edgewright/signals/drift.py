@@ -165,7 +165,9 @@ def events(bins: int) -> NDArray[np.bool_]:
     places = np.arange(bins + 1)
     found = [places == bin_ for bin_ in places]
     found += [(places <= last) for last in range(bins - 1)]
-    found += [(places < width) | ((places >= bins - width) & (places < bins)) for width in range(1, (bins + 1) // 2)]
+    found += [
+        (places < width) | ((places >= bins - width) & (places < bins)) for width in range(1, (bins + 1) // 2)
+    ]
     both = np.concatenate([np.stack(found), ~np.stack(found)])
     unique = np.unique(both, axis=0)
     unique.setflags(write=False)
@@ -197,7 +199,7 @@ def clopper_pearson_upper(counts: ArrayLike, totals: ArrayLike, error: float) ->
     pairs, back = np.unique(np.stack([hits.ravel(), trials.ravel()]), axis=1, return_inverse=True)
     bounds = np.ones(pairs.shape[1])
     open_ = pairs[0] < pairs[1]
-    bounds[open_] = _invert(*pairs[:, open_].astype(np.float64), math.log(error))
+    bounds[open_] = _invert(pairs[0, open_].astype(np.float64), pairs[1, open_].astype(np.float64), math.log(error))
     return bounds[back].reshape(hits.shape)
 
 
@@ -385,12 +387,16 @@ def _signal_wealth(plan: Plan, counts: _Counts) -> _Floats:
 def _invert(hits: _Floats, trials: _Floats, log_error: float) -> _Floats:
     """Bisect for the rates at which at most `hits` of `trials` have a chance of exp(log_error)."""
     a, b = trials - hits, hits + 1
-    scale = np.array([math.lgamma(n + 1) - math.lgamma(x) - math.lgamma(y) for n, x, y in zip(trials, a, b)])
+    scale = np.array(
+        [math.lgamma(n + 1) - math.lgamma(x) - math.lgamma(y) for n, x, y in zip(trials, a, b, strict=True)]
+    )
     low, high = hits / trials, np.ones_like(hits)
     for _ in range(_BISECTIONS):
         rate = (low + high) / 2
         with np.errstate(divide="ignore"):
-            log_tail = scale + a * np.log1p(-rate) + b * np.log(rate) - np.log(a) + np.log(_fraction(a, b, 1 - rate))
+            log_tail = (
+                scale + a * np.log1p(-rate) + b * np.log(rate) - np.log(a) + np.log(_fraction(a, b, 1 - rate))
+            )
         above = log_tail > log_error
         low, high = np.where(above, rate, low), np.where(above, high, rate)
     return high

@@ -1,7 +1,7 @@
 """Tests on sums over many devices, of which only noised values are known. Uses scipy: no device imports this.
 
-Devices differ without harm, so counts of a fleet scatter more than a multinomial: the unit is the cohort, a sum over
-some devices, and what cohorts scatter by is measured between them (Hotelling's test on a few preset contrasts).
+Devices differ without harm, so counts of a fleet scatter more than a multinomial: the unit is the cohort, a sum
+over some devices, and what cohorts scatter by is measured between them (Hotelling's test on a few contrasts).
 The error that all cohorts share, that of the reference, cannot be seen between them and is added. A test that finds
 nothing says how large a shift it would have found, or that there are too few devices.
 
@@ -251,6 +251,8 @@ def compare_cohorts(
     shared = _multinomial(p) / n_ref if reference_covariance is None else np.asarray(reference_covariance)
     between = np.cov(moved.T) / cohorts
     covariance = between + weights @ shared @ weights.T
+    # A bin that is empty in the reference and everywhere else has no variance; the rest stays as it is.
+    covariance += 1e-12 * np.trace(covariance) * np.eye(d)
     mean = moved.mean(axis=0)
     part = np.linalg.solve(covariance, between)
     # Only `between` is estimated: the more of the whole is known, the more degrees of freedom.
@@ -281,11 +283,13 @@ def rate(hits: float, count: float, *, sigma: float, alpha: float = 0.05, design
         alpha: Two-sided error.
         design: Variance of the count over that of independent observations; 1 for one observation per device.
 
-    Source: the values p that a score test of hits - p count does not reject (Fieller 1954 for the ratio, Wilson 1927
-    for the binomial part).
+    Source: the values p that a score test of hits - p count does not reject (Fieller 1954 for the ratio, Wilson
+    1927 for the binomial part).
     """
     if count <= _CLEAR * sigma or count <= 0:
-        return Rate(None, 0.0, 1.0, f"count {count:.0f} is within {_CLEAR:g} standard deviations of noise {sigma:g}")
+        return Rate(
+            None, 0.0, 1.0, f"count {count:.0f} is within {_CLEAR:g} standard deviations of noise {sigma:g}"
+        )
     squared = float(special.ndtri(1 - alpha / 2)) ** 2
     # p^2 a - p b + c <= 0
     a = count**2 + squared * (design * count - sigma**2)
