@@ -37,7 +37,7 @@ _Places = NDArray[np.integer]
 # Episodes that a calibration stream must hold for its counts to be a reference.
 LEAST_EPISODES = 200
 # Excess of scatter that is let pass, and standard errors on top of it.
-_SLACK, _ERRORS = 0.1, 4.0
+_SLACK, _ERRORS = 0.05, 3.0
 _LEAST_BLOCKS = 8
 _PARTS = 4
 _LENGTHS = (16, 64, 256)
