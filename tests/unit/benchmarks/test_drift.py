@@ -1,4 +1,4 @@
-"""A smoke run of how detectors of drift alarm; shares of few streams prove nothing, so only their presence counts."""
+"""A smoke run of how detectors of drift alarm; shares of few streams prove nothing, only their presence counts."""
 
 import json
 import subprocess
