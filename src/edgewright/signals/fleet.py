@@ -239,7 +239,7 @@ def compare_cohorts(
     Source: Hotelling 1931; degrees of freedom of a sum of covariances, Krishnamoorthy and Yu 2004.
     """
     found, p = np.asarray(sums, np.float64), np.asarray(shares, np.float64)
-    if found.ndim != 2 or found.shape[1] != len(p) or not 0 < size < 1 or n_ref <= 0:
+    if found.ndim != 2 or found.shape[1] != len(p) or not 0 < size <= 0.5 or n_ref <= 0:
         raise ValueError(f"sums of shape {found.shape}, {len(p)} shares, size {size}, {n_ref} in the reference")
     totals = found.sum(axis=1)
     clear = totals > _CLEAR * sigma * math.sqrt(len(p))
@@ -262,8 +262,12 @@ def compare_cohorts(
     # The inverse of an estimated covariance is too large on average, and so would be the power.
     honest = covariance * freedom / (freedom - d - 1)
 
+    # All grow in proportion to the mass that moves, so the least visible one stays so.
+    changes = [weights @ change for change in shifts(p, size)]
+    hidden = min(changes, key=lambda change: float(change @ np.linalg.solve(honest, change)))
+
     def least_power(mass: float) -> float:
-        return min(power(honest, freedom, weights @ change, alpha) for change in shifts(p, mass))
+        return power(honest, freedom, hidden * mass / size, alpha)
 
     reached = least_power(size)
     if p_value <= alpha:
