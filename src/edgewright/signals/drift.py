@@ -94,7 +94,7 @@ class Mark:
     block: int
     seen: int
     at_s: float
-    counts: _Counts
+    counts: NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ def clopper_pearson_upper(counts: ArrayLike, totals: ArrayLike, error: float) ->
     pairs, back = np.unique(np.stack([hits.ravel(), trials.ravel()]), axis=1, return_inverse=True)
     bounds = np.ones(pairs.shape[1])
     open_ = pairs[0] < pairs[1]
-    bounds[open_] = _invert(*pairs[:, open_].astype(np.float64), math.log(error))
+    bounds[open_] = _invert(pairs[0, open_].astype(np.float64), pairs[1, open_].astype(np.float64), math.log(error))
     return bounds[back].reshape(hits.shape)
 
 
@@ -254,7 +254,7 @@ def make_plan(
 def begin(signals: int, bins: int, at_s: float = 0.0) -> State:
     """Return the state before the first observation, or after a finding was dealt with."""
     empty = np.zeros((signals, bins + 1), np.int64)
-    return State(empty, (Mark(0, 0, at_s, empty),))
+    return State(empty, (Mark(0, 0, at_s, empty.astype(np.uint32)),))
 
 
 def update(plan: Plan, state: State, counts: _Counts, at_s: float = 0.0) -> State:
@@ -273,11 +273,11 @@ def update(plan: Plan, state: State, counts: _Counts, at_s: float = 0.0) -> Stat
             grown = replace(grown, found=finding)
     seen = int(grown.counts[0].sum())
     if seen >= plan.block * plan.blocks:
-        empty = np.zeros_like(grown.counts)
-        return replace(grown, counts=empty, marks=(Mark(0, 0, at_s, empty),), periods=grown.periods + 1)
+        fresh = begin(len(counts), counts.shape[1] - 1, at_s)
+        return replace(fresh, periods=grown.periods + 1, found=grown.found)
     block = seen // plan.block
     if block > grown.marks[-1].block:
-        marks = (*grown.marks, Mark(block, seen, at_s, grown.counts))
+        marks = (*grown.marks, Mark(block, seen, at_s, grown.counts.astype(np.uint32)))
         grown = replace(grown, marks=tuple(mark for mark in marks if _follows(mark.block, block)))
     return grown
 
@@ -330,10 +330,8 @@ def log_wealth(hits: ArrayLike, totals: ArrayLike, bounds: ArrayLike) -> _Floats
         totals: Out of how many.
         bounds: Most that its probability may be.
     """
-    strengths = np.array(STRENGTHS)
-    costs = np.log1p(np.asarray(bounds, np.float64)[..., None] * np.expm1(strengths))
-    won = np.asarray(hits, np.float64)[..., None] * strengths - np.asarray(totals, np.float64)[..., None] * costs
-    return np.asarray(np.logaddexp.reduce(won, axis=-1) - math.log(len(strengths)))
+    happened, of, most = (np.asarray(each, np.float64) for each in (hits, totals, bounds))
+    return _log_mean_exp(np.stack([happened * h - of * np.log1p(most * math.expm1(h)) for h in STRENGTHS]))
 
 
 def tolerance(groups: _Counts, *, quantile: float = 0.9, reference: _Counts | None = None) -> Tolerance:
@@ -378,16 +376,23 @@ def _follows(block: int, latest: int) -> bool:
 
 def _signal_wealth(plan: Plan, counts: _Counts) -> _Floats:
     """Return log wealth, shape [restarts, signals], of counts of shape [restarts, signals, bins + 1]."""
-    members = events(counts.shape[2] - 1)
-    hits = counts @ members.T.astype(np.int64)
-    each = log_wealth(hits, counts.sum(axis=2, keepdims=True), plan.bounds)
-    return np.asarray(np.logaddexp.reduce(each, axis=2) - math.log(len(members)))
+    members = events(counts.shape[2] - 1).astype(np.float64)
+    hits = np.moveaxis(counts @ members.T, 2, 0)
+    return _log_mean_exp(log_wealth(hits, counts.sum(axis=2), plan.bounds.T[:, None, :]))
+
+
+def _log_mean_exp(values: _Floats) -> _Floats:
+    """Return the logarithm of the mean of exponentials over the first axis."""
+    top = values.max(axis=0)
+    return np.asarray(np.log(np.exp(values - top).mean(axis=0)) + top)
 
 
 def _invert(hits: _Floats, trials: _Floats, log_error: float) -> _Floats:
     """Bisect for the rates at which at most `hits` of `trials` have a chance of exp(log_error)."""
     a, b = trials - hits, hits + 1
-    scale = np.array([math.lgamma(n + 1) - math.lgamma(x) - math.lgamma(y) for n, x, y in zip(trials, a, b)])
+    scale = np.array(
+        [math.lgamma(n + 1) - math.lgamma(x) - math.lgamma(y) for n, x, y in zip(trials, a, b, strict=True)]
+    )
     low, high = hits / trials, np.ones_like(hits)
     for _ in range(_BISECTIONS):
         rate = (low + high) / 2

@@ -1,14 +1,15 @@
 """One observation per episode: how far apart observations must be to count as independent.
 
-Frames of one scene are not many observations but one. How strongly a stream depends on itself shows in the counts of
-whole blocks: of independent observations they scatter as a multinomial, of dependent ones by as much more as a block
-holds repeats. At publish time the smallest step is taken at which no block of any length scatters too much; if too
-few observations are left at that step, the answer is that the stream cannot be tested. A fixed step would not do:
-a step of 5 mends frames that are shown five times, and not regimes that last 500.
+Frames of one scene are not many observations but one. How strongly a stream depends on itself shows in the counts
+of whole blocks: of independent observations they scatter as a multinomial, of dependent ones by as much more as a
+block holds repeats. At publish time the smallest step is taken at which no block of any length scatters too much;
+if too few observations are left at that step, the answer is that the stream cannot be tested. A fixed step would
+not do: a step of 5 mends frames that are shown five times, and not regimes that last 500.
 
-On the device the same question is asked while observations come, with what fits into a kilobyte: neighbouring blocks
-of three lengths are compared, and an e-process bets that they differ too often. One lasting change makes one pair
-differ and is not taken for dependence; regimes that come and go are. Devices import this: numpy only.
+On the device the same question is asked while observations come, with what fits into a kilobyte or two:
+neighbouring blocks of three lengths are compared, and an e-process bets that they differ too often. One lasting
+change makes one pair differ and is not taken for dependence; regimes that come and go are. Devices import this:
+numpy only.
 """
 
 import math
@@ -36,7 +37,7 @@ _Places = NDArray[np.integer]
 # Episodes that a calibration stream must hold for its counts to be a reference.
 LEAST_EPISODES = 200
 # Excess of scatter that is let pass, and standard errors on top of it.
-_SLACK, _ERRORS = 0.1, 4.0
+_SLACK, _ERRORS = 0.05, 3.0
 _LEAST_BLOCKS = 8
 _PARTS = 4
 _LENGTHS = (16, 64, 256)
@@ -225,16 +226,16 @@ def check(state: Dependence, places: _Places) -> Dependence:
 
 
 def depends(state: Dependence) -> bool:
-    """Whether observations that were taken still depend on each other, wrongly said with probability .01 at most."""
+    """Whether observations that were taken still depend on each other, wrongly said with chance .01 at most."""
     wealth = log_wealth(state.apart, state.pairs[:, None], _GRANTED)
     return bool(np.logaddexp.reduce(wealth.ravel()) - math.log(wealth.size) >= -math.log(_ERROR))
 
 
 def _parts_of(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Return the quarter of the distribution that each bin's middle lies in, for counts of shape [signals, bins]."""
+    """Return the quarter of the distribution that holds each bin's middle, for counts of shape [signals, bins]."""
     before = np.cumsum(counts, axis=1) - counts / 2
     total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    return np.minimum(_PARTS * before / total, _PARTS - 1).astype(np.uint8)
+    return np.asarray(np.minimum(_PARTS * before / total, _PARTS - 1), np.uint8)
 
 
 def _steps(most: int) -> list[int]:

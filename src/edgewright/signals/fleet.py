@@ -1,7 +1,7 @@
 """Tests on sums over many devices, of which only noised values are known. Uses scipy: no device imports this.
 
-Devices differ without harm, so counts of a fleet scatter more than a multinomial: the unit is the cohort, a sum over
-some devices, and what cohorts scatter by is measured between them (Hotelling's test on a few preset contrasts).
+Devices differ without harm, so counts of a fleet scatter more than a multinomial: the unit is the cohort, a sum
+over some devices, and what cohorts scatter by is measured between them (Hotelling's test on a few contrasts).
 The error that all cohorts share, that of the reference, cannot be seen between them and is added. A test that finds
 nothing says how large a shift it would have found, or that there are too few devices.
 
@@ -239,7 +239,7 @@ def compare_cohorts(
     Source: Hotelling 1931; degrees of freedom of a sum of covariances, Krishnamoorthy and Yu 2004.
     """
     found, p = np.asarray(sums, np.float64), np.asarray(shares, np.float64)
-    if found.ndim != 2 or found.shape[1] != len(p) or not 0 < size < 1 or n_ref <= 0:
+    if found.ndim != 2 or found.shape[1] != len(p) or not 0 < size <= 0.5 or n_ref <= 0:
         raise ValueError(f"sums of shape {found.shape}, {len(p)} shares, size {size}, {n_ref} in the reference")
     totals = found.sum(axis=1)
     clear = totals > _CLEAR * sigma * math.sqrt(len(p))
@@ -251,6 +251,8 @@ def compare_cohorts(
     shared = _multinomial(p) / n_ref if reference_covariance is None else np.asarray(reference_covariance)
     between = np.cov(moved.T) / cohorts
     covariance = between + weights @ shared @ weights.T
+    # A bin that is empty in the reference and everywhere else has no variance; the rest stays as it is.
+    covariance += 1e-12 * np.trace(covariance) * np.eye(d)
     mean = moved.mean(axis=0)
     part = np.linalg.solve(covariance, between)
     # Only `between` is estimated: the more of the whole is known, the more degrees of freedom.
@@ -260,8 +262,12 @@ def compare_cohorts(
     # The inverse of an estimated covariance is too large on average, and so would be the power.
     honest = covariance * freedom / (freedom - d - 1)
 
+    # All grow in proportion to the mass that moves, so the least visible one stays so.
+    changes = [weights @ change for change in shifts(p, size)]
+    hidden = min(changes, key=lambda change: float(change @ np.linalg.solve(honest, change)))
+
     def least_power(mass: float) -> float:
-        return min(power(honest, freedom, weights @ change, alpha) for change in shifts(p, mass))
+        return power(honest, freedom, hidden * mass / size, alpha)
 
     reached = least_power(size)
     if p_value <= alpha:
@@ -281,8 +287,8 @@ def rate(hits: float, count: float, *, sigma: float, alpha: float = 0.05, design
         alpha: Two-sided error.
         design: Variance of the count over that of independent observations; 1 for one observation per device.
 
-    Source: the values p that a score test of hits - p count does not reject (Fieller 1954 for the ratio, Wilson 1927
-    for the binomial part).
+    Source: the values p that a score test of hits - p count does not reject (Fieller 1954 for the ratio, Wilson
+    1927 for the binomial part).
     """
     if count <= _CLEAR * sigma or count <= 0:
         return Rate(

@@ -1,0 +1,1 @@
+"""What `benchmarks/drift.py` measures: populations to draw from, and detectors."""

@@ -1,0 +1,310 @@
+import itertools
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import stats
+
+from edgewright.signals.bins import count, place, quantile_edges, take_reference
+from edgewright.signals.drift import (
+    Finding,
+    Plan,
+    State,
+    Verdict,
+    begin,
+    clopper_pearson_upper,
+    event_bounds,
+    events,
+    judge,
+    log_wealth,
+    make_plan,
+    tolerance,
+    update,
+)
+
+DATA = Path(__file__).parents[4] / "shared" / "data" / "wisdm51_watch.npz"
+BATCH = 100
+
+
+def follow(plan: Plan, edges: NDArray[np.float64], stream: NDArray[np.float64], batch: int = BATCH) -> State:
+    state = begin(len(edges), edges.shape[1] + 1)
+    for start in range(0, len(stream), batch):
+        state = update(plan, state, count(stream[start : start + batch], edges), at_s=float(start + batch))
+    return state
+
+
+def found(state: State) -> Finding:
+    assert state.found is not None
+    return state.found
+
+
+@given(st.floats(0.001, 0.999), st.floats(0, 1))
+def test_no_bet_gains_on_average_while_its_bound_holds(bound: float, share: float) -> None:
+    rate = bound * share
+    win, lose = (math.exp(log_wealth(hit, 1, bound)) for hit in (1, 0))
+    assert rate * win + (1 - rate) * lose <= 1 + 1e-12
+    # And it does gain where the bound fails clearly.
+    high = (1 + bound) / 2
+    assert high * win + (1 - high) * lose > 1
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.3, 0.7])
+def test_wealth_passes_its_limit_with_no_more_than_alpha_by_full_enumeration(rate: float) -> None:
+    alpha, reached = 0.3, 0.0
+    for path in itertools.product((0, 1), repeat=12):
+        hits = np.cumsum(path)
+        if (log_wealth(hits, np.arange(1, 13), rate) >= -math.log(alpha)).any():
+            reached += float(rate ** hits[-1] * (1 - rate) ** (12 - hits[-1]))
+    assert 0 < reached <= alpha
+
+
+@pytest.mark.parametrize("error", [0.05, 1e-3, 1e-7])
+@pytest.mark.parametrize("total", [1, 40, 5000, 200_000])
+def test_upper_bounds_are_those_of_clopper_and_pearson(total: int, error: float) -> None:
+    counts = np.unique(np.linspace(0, total, 23).astype(int))
+    independent = np.where(counts < total, stats.beta.isf(error, counts + 1, np.maximum(total - counts, 1e-9)), 1.0)
+    bounds = clopper_pearson_upper(counts, total, error)
+    assert bounds == pytest.approx(independent, rel=1e-9)
+    assert (bounds >= independent * (1 - 1e-12)).all()
+
+
+@pytest.mark.parametrize(("counts", "total", "error"), [(3, 2, 0.1), (-1, 2, 0.1), (1, 2, 0.0), (1, 2, 0.7)])
+def test_impossible_counts_have_no_bound(counts: int, total: int, error: float) -> None:
+    with pytest.raises(ValueError, match=r"successes|error"):
+        clopper_pearson_upper(counts, total, error)
+
+
+def test_bounds_of_all_events_hold_together() -> None:
+    random = np.random.default_rng(0)
+    shares = random.dirichlet(np.ones(16), size=3)
+    members = events(16)
+    true = np.column_stack([shares, np.zeros(3)]) @ members.T
+    missed = 0
+    for _ in range(60):
+        counts = np.stack([random.multinomial(300, each) for each in shares])
+        missed += bool((event_bounds(np.column_stack([counts, [0, 0, 0]]), 0.05) < true - 1e-12).any())
+    assert missed <= 7
+
+
+def test_events_hold_each_bin_each_tail_and_their_complements() -> None:
+    members = {tuple(event) for event in events(16).tolist()}
+    assert len(members) == len(events(16))
+    assert all(tuple(not part for part in event) in members for event in members)
+    for bin_ in range(17):
+        assert tuple(place_ == bin_ for place_ in range(17)) in members
+    for last in range(15):
+        assert tuple(place_ <= last for place_ in range(17)) in members
+
+
+def test_streams_of_the_reference_rarely_alarm_and_an_exact_reference_would_always() -> None:
+    honest = exact = 0
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        taken = take_reference(random.normal(size=(4000, 4)), seed=seed)
+        stream = random.normal(size=(20_000, 4))
+        honest += follow(make_plan(taken.counts), taken.edges, stream).found is not None
+        shares = taken.counts / taken.counts.sum(axis=1, keepdims=True)
+        naive = make_plan(taken.counts, bounds=np.clip(shares @ events(16).T, 1e-9, 1))
+        exact += follow(naive, taken.edges, stream, batch=500).found is not None
+    # With a rate of .05, four or more of 20 have a chance of .016.
+    assert honest <= 3
+    assert exact >= 12
+
+
+def test_what_stays_within_the_tolerance_rarely_alarms_and_beyond_it_does() -> None:
+    delta, alarms, without = 0.08, 0, 0
+    for seed in range(15):
+        random = np.random.default_rng(seed)
+        taken = take_reference(random.random((20_000, 1)), seed=seed)
+        stream = random.random((20_000, 1))
+        # Total variation of exactly delta: mass goes to the top sixteenth.
+        stream = np.where(random.random(stream.shape) < delta / (1 - 1 / 16), 1 - stream / 16, stream)
+        within = make_plan(taken.counts, tolerance=delta)
+        alarms += follow(within, taken.edges, stream).found is not None
+        without += follow(make_plan(taken.counts), taken.edges, stream[:5000]).found is not None
+    assert alarms <= 2
+    assert without == 15
+
+
+@pytest.mark.parametrize("change_at", [0, 9000])
+def test_a_shift_is_found_soon_with_its_signal_and_about_when_it_began(change_at: int) -> None:
+    random = np.random.default_rng(4)
+    taken = take_reference(random.normal(size=(8000, 5)), seed=4)
+    stream = random.normal(size=(change_at + 1500, 5))
+    stream[change_at:, 3] += 0.6
+    finding = found(follow(make_plan(taken.counts), taken.edges, stream, batch=25))
+    assert finding.verdict is Verdict.DRIFT
+    assert finding.signals == (3,)
+    assert max(0, change_at - 1000) <= finding.since <= change_at + 500
+    assert finding.since_s == finding.since
+    assert finding.evidence >= math.log(1 / 0.04)
+
+
+def test_restarts_find_a_late_change_that_one_long_test_misses() -> None:
+    random = np.random.default_rng(5)
+    taken = take_reference(random.normal(size=(8000, 1)), seed=5)
+    stream = random.normal(size=(18_800, 1))
+    stream[18_000:] += 0.4
+    assert follow(make_plan(taken.counts), taken.edges, stream).found is not None
+    assert follow(make_plan(taken.counts, blocks=1), taken.edges, stream).found is None
+
+
+def test_values_that_are_no_number_are_drift() -> None:
+    random = np.random.default_rng(6)
+    taken = take_reference(random.normal(size=(2000, 2)), seed=6)
+    stream = random.normal(size=(400, 2))
+    stream[::4, 1] = np.nan
+    assert found(follow(make_plan(taken.counts), taken.edges, stream)).signals == (1,)
+
+
+def test_evidence_depends_on_counts_and_not_on_their_order() -> None:
+    random = np.random.default_rng(7)
+    taken = take_reference(random.normal(size=(2000, 2)), seed=7)
+    plan = make_plan(taken.counts, period=100_000, blocks=4)
+    stream = random.normal(size=(600, 2)) + 0.1
+    one = judge(plan, follow(plan, taken.edges, stream, batch=600))
+    other = judge(plan, follow(plan, taken.edges, random.permutation(stream), batch=7))
+    assert one.evidence == pytest.approx(other.evidence, abs=1e-9)
+
+
+def test_evidence_of_counts_alone_is_what_bets_one_by_one_win() -> None:
+    random = np.random.default_rng(8)
+    hits = random.random(50) < 0.4
+    bets = [(h, math.expm1(h)) for h in (0.25, 0.5, 1.0, 2.0, 4.0)]
+    slow = np.mean([np.prod([math.exp(h * hit) / (1 + 0.3 * gain) for hit in hits]) for h, gain in bets])
+    assert math.exp(log_wealth(hits.sum(), 50, 0.3)) == pytest.approx(slow)
+
+
+def test_some_restart_lies_before_any_change_and_not_much_before() -> None:
+    plan = Plan(np.ones((1, len(events(4)))), 0.04, 1, 64)
+    state = begin(1, 4)
+    for latest in range(64):
+        ages = [latest - mark.block for mark in state.marks]
+        assert len(ages) <= 7
+        for change in range(latest + 1):
+            assert any(change <= age <= 3 * change for age in ages), (latest, change)
+        state = update(plan, state, np.array([[1, 0, 0, 0, 0]]))
+
+
+def test_the_state_of_eight_signals_takes_five_kilobytes() -> None:
+    taken = take_reference(np.random.default_rng(9).normal(size=(2000, 8)), seed=9)
+    plan = make_plan(taken.counts)
+    state, most = begin(8, 16), 0
+    for _ in range(100):
+        state = update(plan, state, count(np.random.default_rng(9).normal(size=(150, 8)), taken.edges))
+        most = max(most, state.counts.nbytes + sum(mark.counts.nbytes for mark in state.marks))
+    assert most <= 6000
+
+
+def test_a_period_ends_and_a_finding_outlives_it() -> None:
+    random = np.random.default_rng(10)
+    taken = take_reference(random.normal(size=(2000, 1)), seed=10)
+    plan = make_plan(taken.counts, period=640, blocks=64)
+    quiet = follow(plan, taken.edges, random.normal(size=(1400, 1)))
+    assert (quiet.periods, quiet.found) == (2, None)
+    assert quiet.counts.sum() == 0
+    drifted = follow(plan, taken.edges, random.normal(size=(1400, 1)) + 2)
+    assert drifted.periods == 2
+    assert found(drifted).period == 0
+
+
+def test_what_cannot_be_tested_is_neither_drift_nor_its_absence() -> None:
+    random = np.random.default_rng(11)
+    taken = take_reference(random.normal(size=(2000, 1)), seed=11)
+    plan = make_plan(taken.counts)
+    for shift in (0, 2):
+        state = follow(plan, taken.edges, random.normal(size=(500, 1)) + shift)
+        finding = judge(plan, state, testable=False)
+        assert (finding.verdict, finding.signals) == (Verdict.CANNOT_TEST, ())
+    assert judge(plan, follow(plan, taken.edges, random.normal(size=(500, 1)))).verdict is Verdict.NO_EVIDENCE
+
+
+def test_bounds_from_the_profile_give_the_same_plan() -> None:
+    taken = take_reference(np.random.default_rng(12).normal(size=(900, 2)), seed=12)
+    on_device = make_plan(taken.counts, tolerance=[0.1, 0.0])
+    published = make_plan(taken.counts, tolerance=[0.1, 0.0], bounds=event_bounds(taken.counts, 0.05 * 0.2))
+    assert (on_device.bounds == published.bounds).all()
+    assert (on_device.bounds[0] >= make_plan(taken.counts).bounds[0]).all()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"alpha": 0.0}, {"alpha": 0.6}, {"blocks": 0}, {"period": 10}, {"tolerance": -0.1}, {"tolerance": 1.1}],
+)
+def test_plans_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
+    counts = np.full((1, 17), 10)
+    with pytest.raises(ValueError, match=r"alpha|tolerance"):
+        make_plan(counts, **wrong)  # type: ignore[arg-type]
+
+
+def test_new_devices_keep_the_tolerance_as_often_as_stated() -> None:
+    random, within = np.random.default_rng(13), []
+    for _ in range(150):
+        devices = random.dirichlet(np.full(8, 40.0), size=(26, 2))
+        counts = np.concatenate([random.multinomial(400, devices), np.zeros((26, 2, 1), np.int64)], axis=2)
+        kept = tolerance(counts[:25], quantile=0.9)
+        pooled = counts[:25].sum(axis=0) / counts[:25].sum(axis=(0, 2))[:, None]
+        distance = np.abs(devices[25] - pooled[:, :-1]).sum(axis=1) / 2
+        within.append(bool((distance <= kept.delta).all()))
+        assert kept.coverage == 0.9
+    assert np.mean(within) >= 0.9
+
+
+def test_too_few_devices_for_a_quantile_are_said_to_be() -> None:
+    counts = np.random.default_rng(14).multinomial(50, np.full(5, 0.2), size=(6, 1))
+    few = tolerance(counts, quantile=0.95)
+    assert few.coverage == pytest.approx(6 / 7)
+    with pytest.raises(ValueError, match="groups"):
+        tolerance(counts[:1])
+    with pytest.raises(ValueError, match="groups"):
+        tolerance(np.concatenate([counts, np.zeros((1, 1, 5), np.int64)]))
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not DATA.is_file(), reason="../shared/data is absent")
+def test_wearers_who_differ_within_the_tolerance_do_not_alarm() -> None:
+    with np.load(DATA) as file:
+        force = np.concatenate([file["X_train"], file["X_test"]])[:, :, :3].astype(np.float64)
+        subjects = np.concatenate([file["subject_train"], file["subject_test"]])
+        held_out = np.unique(file["subject_test"])
+    length = np.linalg.norm(force, axis=2)
+    signals = np.column_stack([force.mean(axis=1), length.std(axis=1), length.max(axis=1)])
+    others = ~np.isin(subjects, held_out)
+    taken = take_reference(signals[others], seed=0, groups=subjects[others])
+    known = np.stack([count(signals[subjects == name], taken.edges) for name in np.unique(subjects[others])])
+    delta = tolerance(known, quantile=0.9).delta
+    shares = taken.counts / taken.counts.sum(axis=1, keepdims=True)
+    within = alarms = without = 0
+    for name in held_out:
+        own = signals[subjects == name]
+        seen = count(own, taken.edges)
+        near = bool((np.abs(seen / len(own) - shares).sum(axis=1) / 2 <= delta).all())
+        stream = own[np.random.default_rng(int(name)).integers(len(own), size=4000)]
+        within += near
+        alarms += near and follow(make_plan(taken.counts, tolerance=delta), taken.edges, stream).found is not None
+        without += follow(make_plan(taken.counts), taken.edges, stream).found is not None
+    assert within >= 6
+    assert alarms == 0
+    assert without >= 7
+
+
+def test_a_finding_is_kept_until_it_is_dealt_with() -> None:
+    random = np.random.default_rng(15)
+    taken = take_reference(random.normal(size=(2000, 1)), seed=15)
+    plan = make_plan(taken.counts)
+    drifted = follow(plan, taken.edges, random.normal(size=(300, 1)) + 2)
+    first = found(drifted)
+    for _ in range(20):
+        drifted = update(plan, drifted, count(random.normal(size=(100, 1)), taken.edges))
+    assert drifted.found == first
+    assert replace(drifted, found=None) != drifted
+
+
+def test_places_and_edges_agree_on_the_number_of_signals() -> None:
+    with pytest.raises(ValueError, match="signals"):
+        place(np.zeros((3, 2)), quantile_edges(np.arange(20.0)))
