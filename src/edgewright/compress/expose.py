@@ -18,9 +18,9 @@ _AXES_AS_INPUT = 18
 
 
 def expose(model: onnx.ModelProto, output: str | None = None) -> onnx.ModelProto:
-    """Return the model with the output `EMBEDDING` of shape [batch, features] behind its own; answers stay the same.
+    """Return the model with the output `EMBEDDING` of shape [batch, features] behind its own.
 
-    What the last layer reads is averaged over positions, if it has any.
+    Answers stay the same. What the last layer reads is averaged over positions, if it has any.
 
     Args:
         model: A classifier.

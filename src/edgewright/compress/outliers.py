@@ -1,4 +1,4 @@
-"""By what devices will know unusual inputs: measures fitted to embeddings, thresholds with a stated false alarm rate.
+"""By what devices will know unusual inputs: measures fitted to embeddings, and thresholds of a stated rate.
 
 What devices apply is in `edgewright.signals.outlier`; this needs scipy and stays in the studio.
 """

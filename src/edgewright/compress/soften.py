@@ -1,4 +1,4 @@
-"""A temperature, or a factor and shift per class, folded into the graph: devices get calibrated probabilities for free.
+"""A temperature, or a factor and shift per class, folded into the graph: calibrated probabilities at no cost.
 
 They go into the last layer's weights, float or quantised, or into the scales between it and the logits. Where that
 is not possible without changing something else, a multiplication and an addition stand before the softmax. A
@@ -56,9 +56,10 @@ class _Fold:
     def __init__(self, graph: Graph, head: Head, scale: _Floats, shift: _Floats) -> None:
         self.graph = graph
         self.head = head
-        self.scale = scale
-        self.shift = shift
         self.uniform = scale.size == 1 and not shift.any()
+        # A number, not an array of one: what it meets keeps its shape.
+        self.scale = scale.reshape(()) if self.uniform else scale
+        self.shift = shift.reshape(()) if self.uniform else shift
         self.producers = graph.producers()
         self.consumers = graph.consumers()
 
@@ -76,9 +77,7 @@ class _Fold:
                 shifted = True
             elif node.op_type in _PAIR:
                 parts.append(self._pair(node))
-            elif node.op_type in _AVERAGING and not self._keeps_classes(node):
-                return None
-            elif node.op_type not in _RESHAPING | _AVERAGING:
+            elif not self._keeps_classes(node):
                 return None
         if len(layer.input) > 2 and layer.input[2]:
             parts.append(self._bias(layer, shift=not shifted))
@@ -104,7 +103,8 @@ class _Fold:
 
     def _keeps_classes(self, node: onnx.NodeProto) -> bool:
         # An average of scaled values is the scaled average; shifts and factors per class need their axis kept.
-        return self.uniform or node.op_type == "GlobalAveragePool"
+        kept = _RESHAPING | (_AVERAGING if self.uniform else {"GlobalAveragePool"})
+        return node.op_type in kept
 
     def _is_pooled(self, layer: onnx.NodeProto) -> bool:
         """Whether a convolution's classes are what is left of it, so that reshaping cannot mix them."""
@@ -134,7 +134,7 @@ class _Fold:
         if steps is None or codes is None:
             return None
         if self.uniform:
-            return [self._constant(source, 1, steps * self.scale[0])]
+            return [self._constant(source, 1, steps * self.scale)]
         along = attribute(source, "axis", 1) % codes.ndim
         if steps.ndim != 1 or along != axis % codes.ndim or not self._fits(steps.size):
             return None
@@ -142,7 +142,7 @@ class _Fold:
 
     def _bias(self, layer: onnx.NodeProto, *, shift: bool) -> list[_Edit] | None:
         name = layer.input[2]
-        added = self._shift_of(layer) if shift else np.zeros(1)
+        added = self._shift_of(layer) if shift else np.zeros(())
         if added is None:
             return None
         value = self.graph.constants.get(name)
@@ -154,7 +154,8 @@ class _Fold:
         if source is None or source.op_type != "DequantizeLinear" or len(self.consumers[name]) != 1:
             return None
         steps, codes = self._value(source.input[1]), self.graph.constants.get(source.input[0])
-        if steps is None or codes is None or len(source.input) > 2:
+        zero = self._value(source.input[2]) if len(source.input) > 2 else np.zeros(())
+        if steps is None or codes is None or zero is None or zero.any():
             return None
         if not self.uniform and not self._fits(codes.size):
             return None
@@ -180,7 +181,7 @@ class _Fold:
     def _shift_of(self, layer: onnx.NodeProto) -> _Floats | None:
         beta = attribute(layer, "beta", 1.0) if layer.op_type == "Gemm" else 1.0
         if not self.shift.any():
-            return np.zeros(1)
+            return np.zeros(())
         return self.shift / beta if beta else None
 
     def _addend(self, node: onnx.NodeProto, *, shift: bool) -> list[_Edit] | None:
@@ -198,7 +199,7 @@ class _Fold:
         step = self.graph.constants.get(node.input[1])
         if step is None or not self.uniform:
             return None
-        return [self._constant(node, 1, step * self.scale[0])]
+        return [self._constant(node, 1, step * self.scale)]
 
     def _fits(self, classes: int) -> bool:
         return self.scale.size in (1, classes)

@@ -63,7 +63,9 @@ def score(logits: NDArray[Any]) -> Scores:
         # Shifted by the greatest logit, nothing overflows and the sum lies between 1 and the number of classes.
         total = np.exp(values - best[:, None]).sum(axis=1)
         second = np.partition(values, -2, axis=1)[:, -2]
-        return Scores(-(best + np.log(total)), 1 / total, best - second)
+        # Of an infinite best the total is NaN; so is the margin then, for infinity would look very usual.
+        margin = np.where(np.isnan(total), total, best - second)
+        return Scores(-(best + np.log(total)), 1 / total, margin)
 
 
 def scorer(measure: Measure) -> Scorer:
@@ -134,7 +136,7 @@ def _distance_from_means(measure: Mahalanobis) -> Scorer:
     """Mahalanobis distance, Lee et al. 2018, arXiv:1807.03888; relative: Ren et al. 2021, arXiv:2106.09022."""
     nearest = _squared_distances(measure.means.array(), measure.within)
     if measure.background_mean is None or measure.background is None:
-        return lambda embedding: nearest(_rows(embedding)).min(axis=1)
+        return lambda embedding: np.asarray(nearest(_rows(embedding)).min(axis=1))
     overall = _squared_distances(measure.background_mean.array(), measure.background)
 
     def relative(embedding: NDArray[Any]) -> _Floats:
