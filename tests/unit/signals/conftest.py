@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 @pytest.fixture(scope="session")
 def digit_logits(digits_model: Path, digits: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Logits of 1,200 digits `clean` and, with noise on the pixels, `noisy`; labels `y`."""
+    """Logits of 1,200 digits `clean` and, with noise on the pixels, `noisy` and `noisier`; labels `y`."""
     session = ort.InferenceSession(str(digits_model), providers=["CPUExecutionProvider"])
-    noise = np.random.default_rng(0).normal(0, 0.25, digits["x"].shape).astype(np.float32)
-    clean = session.run(None, {"image": digits["x"]})[0]
-    noisy = session.run(None, {"image": digits["x"] + noise})[0]
-    return {"clean": clean, "noisy": noisy, "y": digits["y"]}
+    noise = np.random.default_rng(0).normal(0, 1, digits["x"].shape).astype(np.float32)
+    spreads = {"clean": 0.0, "noisy": 0.25, "noisier": 0.35}
+    found = {
+        name: session.run(None, {"image": digits["x"] + spread * noise})[0] for name, spread in spreads.items()
+    }
+    return found | {"y": digits["y"]}

@@ -164,7 +164,7 @@ def test_a_known_calibration_error_is_found() -> None:
 
 
 def test_softening_on_one_half_helps_the_other(digit_logits: Arrays) -> None:
-    logits, labels = digit_logits["noisy"], digit_logits["y"]
+    logits, labels = digit_logits["noisier"], digit_logits["y"]
     found = fit_temperature(logits[:600], labels[:600])
     held, truth = logits[600:], labels[600:]
     before, after = softmax(held), softmax(found.apply(held))
