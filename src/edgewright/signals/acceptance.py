@@ -76,4 +76,6 @@ def fit_acceptance(
 def _beginning(levels: NDArray[np.float64], scouts: NDArray[np.float64], testers: int, least: int) -> int:
     """Return the strictest level that is likely to accept enough for a test that bears a few errors."""
     expected = (scouts >= levels[:, None]).mean(axis=1) * testers
-    return min(int((expected < _BEGIN_WITH * least).sum()), levels.size - 1)
+    # Of few samples, half of them if they suffice.
+    wanted = min(_BEGIN_WITH * least, max(least, testers // 2))
+    return min(int((expected < wanted).sum()), levels.size - 1)

@@ -129,7 +129,7 @@ def squeezed(values: NDArray[Any], measure: Squeezing) -> NDArray[Any]:
 
 def disagreement(probabilities: NDArray[Any], others: NDArray[Any]) -> _Floats:
     """Return the L1 distance between two answers to each row, 0 to 2."""
-    return np.abs(np.asarray(probabilities, np.float64) - others).sum(axis=1)
+    return np.asarray(np.abs(np.asarray(probabilities, np.float64) - others).sum(axis=1))
 
 
 def _distance_from_means(measure: Mahalanobis) -> Scorer:

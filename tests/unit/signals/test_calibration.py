@@ -36,7 +36,7 @@ def drawn(samples: int, factor: float, seed: int) -> tuple[NDArray[np.float64], 
 
 def softened_targets(labels: NDArray[Any], classes: int) -> NDArray[np.float64]:
     doubt = 1 / (len(labels) + 2)
-    return np.eye(classes)[labels] * (1 - doubt) + doubt / classes
+    return np.asarray(np.eye(classes)[labels] * (1 - doubt) + doubt / classes)
 
 
 def test_the_temperature_is_scipys_minimum(digit_logits: Arrays) -> None:

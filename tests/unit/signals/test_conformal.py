@@ -57,7 +57,7 @@ def test_each_class_is_covered_where_that_is_promised(digit_logits: Arrays) -> N
         covered, seen = np.zeros(10), np.zeros(10)
         for seed in range(60):
             order = np.random.default_rng(seed).permutation(1200)
-            rule = fit_sets(chances[order[:800]], labels[order[:800]], 0.1, by=by)  # type: ignore[arg-type]
+            rule = fit_sets(chances[order[:800]], labels[order[:800]], 0.1, by=by)
             held = order[800:]
             sets = prediction_sets(chances[held], rule)
             covered += np.bincount(labels[held], sets[np.arange(len(held)), labels[held]], minlength=10)
