@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +213,7 @@ def _model(values: int, hidden: int = 0) -> bytes:
     random = np.random.default_rng(1)
     widths = [values, *([hidden, hidden] if hidden else []), _CLASSES]
     nodes, weights, name = [], [], "x"
-    for layer, (rows, columns) in enumerate(zip(widths, widths[1:], strict=False)):
+    for layer, (rows, columns) in enumerate(pairwise(widths)):
         last = layer == len(widths) - 2
         matrix = (random.normal(size=(rows, columns)) / np.sqrt(rows)).astype(np.float32)
         weights.append(onnx.numpy_helper.from_array(matrix, f"w{layer}"))

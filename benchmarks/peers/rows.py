@@ -13,6 +13,7 @@ import numpy as np
 
 
 def median_us(call, rows):
+    """Return the median time of a call per row, microseconds."""
     taken = []
     for row in rows:
         began = time.perf_counter_ns()
@@ -22,30 +23,33 @@ def median_us(call, rows):
 
 
 def whylogs(signals):
+    """Return what tracks a row."""
     import whylogs as why
 
     profile = why.log({f"s{number}": 0.0 for number in range(signals)}).profile()
 
     def call(row):
-        profile.track(dict(zip(names, row)))
+        profile.track(dict(zip(names, row, strict=True)))
 
     names = [f"s{number}" for number in range(signals)]
     return call
 
 
 def river(kind, signals):
+    """Return what updates a detector for each statistic of a row."""
     from river import drift
 
     detectors = [getattr(drift, kind)() for _ in range(signals)]
 
     def call(row):
-        for detector, value in zip(detectors, row):
+        for detector, value in zip(detectors, row, strict=True):
             detector.update(value)
 
     return call
 
 
 def main():
+    """Measure, and print."""
     signals, count = int(sys.argv[1]), int(sys.argv[2])
     rows = np.random.default_rng(0).normal(size=(count, signals)).tolist()
     found = {"whylogs": median_us(whylogs(signals), rows)}
