@@ -1,7 +1,7 @@
 """Watching what a model sees and answers, off the inference path: a ring in front, counts behind it.
 
 `admit` and `release` are called by the predictor and do one look each. `flush` counts what the ring holds; a thread
-calls it about every second. What was counted is written now and then, whole or not at all, so that a power cut costs
+calls it about every second. What was counted is written now and then, whole or not at all, so a power cut costs
 minutes and never what was there before.
 """
 

@@ -8,9 +8,12 @@ import msgspec
 from tuf.api.metadata import Targets
 
 from edgewright.contract.errors import EdgewrightError
+from edgewright.contract.permit import Questions
 from edgewright.contract.plan import Plan, refusals
+from edgewright.contract.query import laxer
 from edgewright.contract.release import Delta, Manifest, StoredFile, stored
 from edgewright.contract.times import time_of
+from edgewright.trust.asking import known_permit
 from edgewright.trust.form import BINS, ROLLOUTS
 from edgewright.trust.paths import blob_name, release_path
 from edgewright.trust.publish import known_policy, releases
@@ -90,6 +93,8 @@ def _target(found: Check, repository: Repository, role: str, path: str) -> None:
             _release(found, repository, msgspec.json.decode(content, type=Manifest))
         elif path.startswith("rollouts/"):
             _plan(found, repository, msgspec.json.decode(content, type=Plan))
+        elif path.startswith("questions/"):
+            _questions(found, repository, msgspec.json.decode(content, type=Questions))
     except (msgspec.MsgspecError, EdgewrightError) as error:
         found.faults.append(f"{path} cannot be read: {error}")
 
@@ -111,6 +116,15 @@ def _release(found: Check, repository: Repository, manifest: Manifest) -> None:
                     found.faults.append(f"{manifest.name} {manifest.version}: {what} is not what was signed")
                 else:
                     found.files += 1
+
+
+def _questions(found: Check, repository: Repository, questions: Questions) -> None:
+    permit = known_permit(repository, questions.model, questions.device_class)
+    for query in questions.queries:
+        template = None if permit is None else permit.template(query)
+        reason = "there is no such template" if template is None else laxer(query, template)
+        if reason is not None:
+            found.faults.append(f"query {query.id}: {reason}")
 
 
 def _plan(found: Check, repository: Repository, plan: Plan) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from tuf.api.metadata import DelegatedRole, Delegations, Key, Metadata, Root, SuccinctRoles, Targets
 
 from edgewright.trust.keys import PublicKey
+from edgewright.trust.paths import is_online
 
 __all__ = ["BIN", "BINS", "LIFETIMES", "ROLLOUTS", "delegations_of", "faults", "lifetime_of", "spread_of"]
 
@@ -24,8 +25,8 @@ LIFETIMES: dict[str, datetime.timedelta] = {
     BIN: 90 * _DAY,
     Root.type: 365 * _DAY,
 }
-_RELEASES = ("releases/*/*", "policies/*/*")
-_ROLLOUTS = ("rollouts/*/*",)
+_RELEASES = ("releases/*/*", "policies/*/*", "permits/*/*")
+_ROLLOUTS = ("rollouts/*/*", "questions/*/*")
 # What was prepared on a machine whose clock is a little ahead.
 _AHEAD = datetime.timedelta(hours=1)
 
@@ -36,7 +37,7 @@ def lifetime_of(name: str) -> datetime.timedelta:
 
 
 def delegations_of(root: Root) -> Delegations:
-    """Return to whom `targets` delegates: releases and policies to the releases' keys, rollouts to the online."""
+    """Return to whom `targets` delegates: what is offline to the releases' keys, the rest to the online."""
     releases, online = root.roles[Targets.type], root.roles["timestamp"]
     return Delegations(
         keys={keyid: root.keys[keyid] for keyid in (*releases.keyids, *online.keyids)},
@@ -114,10 +115,13 @@ def _is(root: Root, keyid: str) -> bool:
 def _may_name(name: str, path: str, bits: int | None) -> bool:
     folder = path.partition("/")[0]
     if name == ROLLOUTS:
-        return folder == "rollouts"
+        return is_online(path)
     if not name.startswith(f"{BIN}-") or bits is None:
         return False
-    return folder in ("releases", "policies") and SuccinctRoles([], 1, bits, BIN).get_role_for_target(path) == name
+    return (
+        folder in ("releases", "policies", "permits")
+        and SuccinctRoles([], 1, bits, BIN).get_role_for_target(path) == name
+    )
 
 
 def _plain(delegations: Delegations | None) -> dict[str, Any] | None:

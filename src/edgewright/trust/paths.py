@@ -2,7 +2,7 @@
 
 from edgewright.contract.names import checked_name, checked_version
 
-__all__ = ["blob_name", "plan_path", "policy_path", "release_path"]
+__all__ = ["blob_name", "is_online", "permit_path", "plan_path", "policy_path", "questions_path", "release_path"]
 
 
 def release_path(model: str, version: str) -> str:
@@ -22,6 +22,21 @@ def policy_path(model: str, device_class: str) -> str:
 def plan_path(model: str, device_class: str) -> str:
     """Return where a plan is; the key for rollouts signs it."""
     return f"rollouts/{checked_name('model', model)}/{checked_name('device class', device_class)}.json"
+
+
+def permit_path(model: str, device_class: str) -> str:
+    """Return where it is said what devices may be asked; the releases' keys sign it."""
+    return f"permits/{checked_name('model', model)}/{checked_name('device class', device_class)}.json"
+
+
+def questions_path(model: str, device_class: str) -> str:
+    """Return where it is said what devices are asked; the key for rollouts signs it."""
+    return f"questions/{checked_name('model', model)}/{checked_name('device class', device_class)}.json"
+
+
+def is_online(path: str) -> bool:
+    """Whether the online keys sign a path."""
+    return path.partition("/")[0] in ("rollouts", "questions")
 
 
 def blob_name(digest: str) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
-from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import next_version, version_key
@@ -19,14 +18,12 @@ from edgewright.contract.release import Delta, Manifest, Sealed, StoredFile, Var
 from edgewright.contract.times import time_of
 from edgewright.trust.card import bill_of_materials, model_card
 from edgewright.trust.delta import smallest_delta
-from edgewright.trust.form import ROLLOUTS
 from edgewright.trust.keys import KeyFolder
 from edgewright.trust.keystore import KeyStore
 from edgewright.trust.paths import blob_name, plan_path, policy_path, release_path
-from edgewright.trust.repository import Repository, target_name
+from edgewright.trust.repository import Repository
 from edgewright.trust.seal import seal, unseal
-from edgewright.trust.staging import draft, land_if_online, online_signers, sign, stage
-from edgewright.trust.store import ExistsError
+from edgewright.trust.signed import change_offline, change_online, create, record_at
 
 __all__ = [
     "Published",
@@ -113,7 +110,7 @@ def publish_release(
                 policy = Policy(manifest.name, variant.device_class, revision=1, salt=new_salt())
                 targets[policy_path(manifest.name, variant.device_class)] = msgspec.json.encode(policy)
         _describe(repository, manifest)
-        landed = _change(repository, keys, targets, only_stage=only_stage)
+        landed = change_offline(repository, keys, targets, only_stage=only_stage)
     return Published(manifest, hashlib.sha256(content).hexdigest(), landed, uploaded)
 
 
@@ -170,7 +167,7 @@ def publish_again(
         path = release_path(model, manifest.version)
         content = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
         _describe(repository, manifest)
-        landed = _change(repository, keys, {path: content}, only_stage=only_stage)
+        landed = change_offline(repository, keys, {path: content}, only_stage=only_stage)
     return Published(manifest, hashlib.sha256(content).hexdigest(), landed, 0)
 
 
@@ -188,7 +185,7 @@ def set_policy(repository: Repository, keys: KeyFolder, policy: Policy, *, only_
                 f"the policy has revision {policy.revision}, the one before {before.revision}",
                 remedy="Devices never go back: give it a higher revision.",
             )
-        return _change(repository, keys, {path: msgspec.json.encode(policy)}, only_stage=only_stage)
+        return change_offline(repository, keys, {path: msgspec.json.encode(policy)}, only_stage=only_stage)
 
 
 def publish_plan(repository: Repository, keys: KeyFolder, plan: Plan) -> None:
@@ -199,14 +196,7 @@ def publish_plan(repository: Repository, keys: KeyFolder, plan: Plan) -> None:
     """
     with repository.locked():
         _allowed(repository, plan)
-        changed = draft(repository, ROLLOUTS)
-        path, content = plan_path(plan.model, plan.device_class), msgspec.json.encode(plan)
-        _create(repository, target_name(path, _put(changed, path, content)), content)
-        if not sign(repository, {ROLLOUTS: changed}, ROLLOUTS, keys):
-            raise InputError(
-                f"{keys.path} holds no key for rollouts", remedy="Use the folder with the online keys."
-            )
-        repository.commit({ROLLOUTS: changed}, online_signers(repository.root, keys))
+        change_online(repository, keys, plan_path(plan.model, plan.device_class), msgspec.json.encode(plan))
 
 
 def _allowed(repository: Repository, plan: Plan) -> None:
@@ -253,17 +243,12 @@ def releases(repository: Repository, model: str) -> list[tuple[str, str]]:
 
 def known_policy(repository: Repository, model: str, device_class: str) -> Policy | None:
     """Return the policy that is signed, None if there is none."""
-    path = policy_path(model, device_class)
-    target = repository.target(repository.bin_of(path), path)
-    if target is None:
-        return None
-    return msgspec.json.decode(str(target.custom["record"]), type=Policy)
+    return record_at(repository, policy_path(model, device_class), Policy)
 
 
 def known_plan(repository: Repository, model: str, device_class: str) -> Plan | None:
     """Return the plan that is signed, None if there is none."""
-    target = repository.target(ROLLOUTS, plan_path(model, device_class))
-    return None if target is None else msgspec.json.decode(str(target.custom["record"]), type=Plan)
+    return record_at(repository, plan_path(model, device_class), Plan)
 
 
 def new_salt() -> str:
@@ -277,38 +262,6 @@ def _describe(repository: Repository, manifest: Manifest) -> None:
     bill = msgspec.json.format(msgspec.json.encode(bill_of_materials(manifest)), indent=1)
     repository.store.replace(f"{place}.md", model_card(manifest).encode())
     repository.store.replace(f"{place}.cdx.json", bill)
-
-
-def _change(repository: Repository, keys: KeyFolder, targets: Mapping[str, bytes], *, only_stage: bool) -> bool:
-    changed: dict[str, Metadata[Targets]] = {}
-    for path, content in targets.items():
-        role = repository.bin_of(path)
-        changed[role] = changed.get(role) or draft(repository, role)
-        target = _put(changed[role], path, content)
-        _create(repository, target_name(path, target), content)
-    if not only_stage:
-        sign(repository, changed, "releases", keys)
-    stage(repository, changed)
-    return land_if_online(repository, keys)
-
-
-def _put(metadata: Metadata[Targets], path: str, content: bytes) -> TargetFile:
-    """Name bytes in metadata; a policy or a plan lies in it whole, which saves devices a request."""
-    target = TargetFile.from_data(path, content, ["sha256"])
-    if not path.startswith("releases/"):
-        target.unrecognized_fields["custom"] = {"record": content.decode()}
-    metadata.signed.targets[path] = target
-    return target
-
-
-def _create(repository: Repository, name: str, content: bytes) -> int:
-    if repository.store.size(name) == len(content):
-        return 0
-    try:
-        repository.store.create(name, content)
-    except ExistsError:  # of another size: left by an upload that was broken off
-        repository.store.replace(name, content)
-    return len(content)
 
 
 def _upload(
@@ -325,7 +278,7 @@ def _upload(
     if fleet is not None:
         bytes_there = seal(content, digest, fleet[1])
         sealed = Sealed(hashlib.sha256(bytes_there).hexdigest(), len(bytes_there), fleet[0])
-    count = _create(repository, blob_name(digest if sealed is None else sealed.sha256), bytes_there)
+    count = create(repository, blob_name(digest if sealed is None else sealed.sha256), bytes_there)
     deltas = []
     for base, old in bases:
         made = smallest_delta(old, content, below=int(_WORTH * len(content)))
@@ -337,7 +290,7 @@ def _upload(
         if fleet is not None:
             bytes_there = seal(delta, digest, fleet[1])
             hidden = Sealed(hashlib.sha256(bytes_there).hexdigest(), len(bytes_there), fleet[0])
-        count += _create(repository, blob_name(digest if hidden is None else hidden.sha256), bytes_there)
+        count += create(repository, blob_name(digest if hidden is None else hidden.sha256), bytes_there)
         deltas.append(Delta(base, codec, digest, len(delta), hidden))
     return msgspec.structs.replace(file, sealed=sealed, deltas=tuple(deltas)), count
 

@@ -24,12 +24,14 @@ from tuf.ngclient import Updater, UpdaterConfig
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_digest
+from edgewright.contract.permit import Permit, Questions
 from edgewright.contract.plan import Plan, Policy, refusals
+from edgewright.contract.query import Query
 from edgewright.contract.refusal import RefusalCode, RefusedError
 from edgewright.contract.release import Manifest
 from edgewright.trust.durable import sync
 from edgewright.trust.fetch import Fetcher, code_of
-from edgewright.trust.paths import plan_path, policy_path, release_path
+from edgewright.trust.paths import permit_path, plan_path, policy_path, questions_path, release_path
 
 __all__ = ["Believed", "Memory", "View", "checked_root", "refresh"]
 
@@ -55,11 +57,13 @@ class Believed(msgspec.Struct, frozen=True):
         policy: Highest revision.
         epoch: Of that policy.
         plan: Highest counter of a plan of that epoch.
+        permit: Highest revision of what may be asked.
     """
 
     policy: int = 0
     epoch: int = 0
     plan: int = 0
+    permit: int = 0
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -140,7 +144,7 @@ class View:
                 "rollback", path, f"policy revision {policy.revision} is older than {known.policy}, seen before"
             )
         plan = known.plan if policy.epoch == known.epoch else 0
-        self._believe(model, Believed(policy.revision, policy.epoch, plan))
+        self._believe(model, Believed(policy.revision, policy.epoch, plan, known.permit))
         return policy
 
     def _believe(self, model: str, believed: Believed) -> None:
@@ -169,6 +173,31 @@ class View:
             raise RefusedError("rollback", path, f"plan {plan.counter} is older than {known.plan}, seen before")
         self._believe(policy.model, msgspec.structs.replace(known, plan=plan.counter))
         return plan
+
+    def questions(self, model: str, device_class: str) -> tuple[Permit, tuple[Query, ...]] | None:
+        """Return what is asked, and what the offline keys permit to be asked; None if nothing is asked.
+
+        Raises:
+            RefusedError: There is no permit, or one is for something else or older than one seen before.
+        """
+        path = questions_path(model, device_class)
+        questions = self._inline(path, Questions)
+        if questions is None or not questions.queries:
+            return None
+        permitted = permit_path(model, device_class)
+        permit = self._inline(permitted, Permit)
+        if permit is None:
+            raise RefusedError("policy", permitted, "the offline keys have permitted no questions")
+        for where, record in ((path, questions), (permitted, permit)):
+            if (record.model, record.device_class) != (model, device_class):
+                raise RefusedError("wrong class", where, f"it is for {record.model} on {record.device_class}")
+        known = self.memory.models.get(model, Believed())
+        if permit.revision < known.permit:
+            raise RefusedError(
+                "rollback", permitted, f"permit {permit.revision} is older than {known.permit}, seen before"
+            )
+        self._believe(model, msgspec.structs.replace(known, permit=permit.revision))
+        return permit, questions.queries
 
     def manifest(self, model: str, version: str, digest: str) -> tuple[Manifest, bytes]:
         """Return the manifest that the offline keys signed for a version, and its bytes.
