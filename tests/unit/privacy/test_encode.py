@@ -87,7 +87,7 @@ def test_other_seeds_turn_otherwise() -> None:
 
 def test_a_projection_is_turned_back_without_bias() -> None:
     values = vectors(60, 5, "random")
-    seeds = [hashlib.sha256(f"{number}".encode()).digest() for number in range(4000)]
+    seeds = [hashlib.sha256(f"{number}".encode()).digest() for number in range(2000)]
     estimates = np.stack([unrotate(restore(project(rotate(values, s), 12, s), 60, s), s) for s in seeds])
     error = (estimates.mean(axis=0) - values) / (estimates.std(axis=0) / math.sqrt(len(seeds)))
     # 60 standard normal errors.

@@ -89,7 +89,7 @@ def test_the_noise_in_a_sum_has_the_stated_variance_no_more_and_no_less(base: Te
             recover(
                 add_up([contribute(nothing, template, query) for _ in range(8)], query.bits), template, query, 8
             ).values
-            for _ in range(400)
+            for _ in range(250)
         ]
     )
     stated = math.sqrt(8) * query.sigma / query.scale
