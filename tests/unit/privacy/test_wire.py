@@ -17,6 +17,7 @@ from edgewright.device.sums import Kept, SumClient, UnansweredError, UsedFile, p
 from edgewright.privacy.collect import Collector
 from edgewright.privacy.desk import HelperDesk, SumDesk
 from edgewright.privacy.helper import Gatherer, Helper, UsedInMemory
+from edgewright.privacy.pack import Words
 from edgewright.privacy.roster import DeclinedError, Enrolment, Terms
 from edgewright.trust.identity import DeviceKey, new_device_key
 
@@ -32,11 +33,12 @@ def started(role: str, folder: Path, *more: Path) -> subprocess.Popen[bytes]:
 
 def summed(
     folder: Path, terms: Terms, expected: tuple[int, ...], stops: dict[int, str]
-) -> tuple[np.ndarray, list[np.ndarray]]:  # type: ignore[type-arg]
+) -> tuple[Words, list[Words]]:
     """Return what a server found, and what each device had, all of them processes."""
     states = [folder / f"device{number}" for number in range(expected[0])]
     rng = np.random.default_rng(3)
-    values, names = [], []
+    values: list[Words] = []
+    names = []
     for number, state in enumerate(states):
         state.mkdir()
         names.append(new_device_key(state / "device.key").public)
