@@ -1,6 +1,7 @@
 """A fleet in memory: the real devices, server and helper of private sums, without sockets and disks."""
 
 import hashlib
+import os
 from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
@@ -110,17 +111,17 @@ class Round:
         self.members: dict[bytes, secagg.Member] = {}
         self.declined: dict[bytes, DeclinedError] = {}
         self._draws = {
-            name: {} if entropy is None else {"entropy": entropy(number)} for number, name in enumerate(fleet.names)
+            name: os.urandom if entropy is None else entropy(number) for number, name in enumerate(fleet.names)
         }
 
     def act(self, name: bytes) -> secagg.Member:
         """Return what a device becomes by the step that is open, with what the server gives it."""
         sign, draw = self.fleet.keys[name].sign, self._draws[name]
         if self.server.step == "join":
-            return secagg.join(self.terms, name, sign, **draw)
+            return secagg.join(self.terms, name, sign, entropy=draw)
         member = self.members[name]
         if self.server.step == "share":
-            return secagg.share(member, self.server.roster(), sign, **draw)
+            return secagg.share(member, self.server.roster(), sign, entropy=draw)
         if self.server.step == "mask":
             return secagg.mask(member, self.server.inbox(name), self.values[name], sign)
         return secagg.reveal(member, self.server.lists(), sign)

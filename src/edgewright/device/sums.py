@@ -219,6 +219,7 @@ class UsedFile(UsedInMemory):
                 remedy="Permit writing there, and end the helper that has it open.",
             ) from error
         self._path = path
+        self._broken = False
 
     def claim(self, once: bytes, asked: bytes, tags: Iterable[bytes]) -> None:
         """See `Used`.
@@ -228,11 +229,15 @@ class UsedFile(UsedInMemory):
         """
         listed = list(tags)
         content = _RECORD.pack(once, asked, len(listed)) + b"".join(listed)
+        content += _check(content)
         try:
-            content += _check(content)
+            if self._broken:  # what was written last may be half a record, and nothing may follow it
+                raise OSError(0, "writing failed before")
+            self._broken = True
             if os.write(self._descriptor, content) != len(content):
                 raise OSError(0, "the disk is full")
             os.fsync(self._descriptor)
+            self._broken = False
         except OSError as error:
             raise OutputError(
                 f"the record of used seeds {self._path} cannot be written: {error.strerror}",

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from edgewright.privacy import helper as helper_module
 from edgewright.privacy.helper import Answer, Ask, Gatherer, Gift, Helper, Slip, UsedInMemory, give
@@ -37,7 +38,7 @@ def gathered(terms: Terms = TERMS, devices: int = 6, fleet: Fleet = FLEET) -> Ga
     return gatherer
 
 
-def plain(terms: Terms, names: list[bytes], fleet: Fleet = FLEET) -> np.ndarray:  # type: ignore[type-arg]
+def plain(terms: Terms, names: list[bytes], fleet: Fleet = FLEET) -> NDArray[np.uint64]:
     values = fleet.values(terms)
     total = np.sum([values[name] for name in names], axis=0, dtype=np.uint64)
     return np.asarray(total % (1 << terms.bits))

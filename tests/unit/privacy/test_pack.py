@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewright.contract.errors import DataError
-from edgewright.privacy.pack import fitted, pack, packed_bytes, unpack, words
+from edgewright.privacy.pack import Words, fitted, pack, packed_bytes, unpack, words
 
 
 @settings(deadline=None)
 @given(st.integers(2, 32), st.integers(0, 300), st.integers(0, 2**32 - 1))
 def test_what_was_packed_comes_back(bits: int, length: int, seed: int) -> None:
-    values = np.random.default_rng(seed).integers(0, 1 << bits, length, dtype=np.uint64).astype(words(bits))
+    values = np.random.default_rng(seed).integers(0, 1 << bits, length, dtype=np.uint64).astype(np.uint32)
     content = pack(values, bits)
     assert len(content) == packed_bytes(length, bits)
     assert np.array_equal(unpack(content, bits, length), values)
@@ -29,7 +29,7 @@ def test_bits_lie_one_after_the_other(bits: int, raw: list[int]) -> None:
 @pytest.mark.parametrize("bits", [7, 12, 17, 31])
 def test_chunks_leave_no_seam(bits: int) -> None:
     length = (1 << 17) + 3
-    values = np.random.default_rng(1).integers(0, 1 << bits, length, dtype=np.uint64).astype(words(bits))
+    values = np.random.default_rng(1).integers(0, 1 << bits, length, dtype=np.uint64).astype(np.uint32)
     assert np.array_equal(unpack(pack(values, bits), bits, length), values)
 
 
@@ -48,7 +48,7 @@ def test_one_vector_has_one_packing() -> None:
 
 
 @pytest.mark.parametrize("values", [np.zeros(3, np.int32), np.zeros((3, 1), np.uint16), np.zeros(4, np.uint16)])
-def test_other_values_are_not_fitted(values: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_other_values_are_not_fitted(values: Words) -> None:
     with pytest.raises(ValueError, match="3 are asked for"):
         fitted(values, 3, 16)
 

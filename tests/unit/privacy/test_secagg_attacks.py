@@ -383,11 +383,11 @@ def test_asked_the_same_again_a_device_says_the_same_and_anything_else_nothing(s
     sum_.members[VICTIM] = first
     sum_.values[VICTIM] = sum_.values[VICTIM] + np.uint32(1)  # noise drawn afresh
     assert sum_.act(VICTIM) is first
-    other = {"share": sum_.server.roster, "mask": lambda: sum_.server.inbox(FLEET.names[1]), "reveal": lambda: b"x"}
+    sign, changed = FLEET.keys[VICTIM].sign, b"something else"
     act: dict[str, Callable[[], secagg.Member]] = {
-        "share": lambda: secagg.share(first, other["share"]() + b"x", FLEET.keys[VICTIM].sign),
-        "mask": lambda: secagg.mask(first, other["mask"](), sum_.values[VICTIM], FLEET.keys[VICTIM].sign),
-        "reveal": lambda: secagg.reveal(first, other["reveal"](), FLEET.keys[VICTIM].sign),
+        "share": lambda: secagg.share(first, changed, sign),
+        "mask": lambda: secagg.mask(first, changed, sum_.values[VICTIM], sign),
+        "reveal": lambda: secagg.reveal(first, changed, sign),
     }
     with pytest.raises(DeclinedError) as refusal:
         act[step]()

@@ -1,0 +1,151 @@
+"""A desk over HTTP, and the processes of a private sum: `python -m benchmarks.summing.wire ROLE FOLDER`.
+
+A thin handler for tests and measurements; a real server puts TLS and limits around the same desks.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import msgspec
+import numpy as np
+import urllib3
+
+from edgewright.device.sums import Kept, SumClient, UnansweredError, UsedFile, post
+from edgewright.privacy.collect import Collector
+from edgewright.privacy.desk import Handle, HelperDesk, SumDesk
+from edgewright.privacy.helper import Helper
+from edgewright.privacy.roster import DeclinedError, Enrolment, Terms
+from edgewright.trust.identity import new_device_key
+
+__all__ = ["Task", "serving"]
+
+_PATIENCE_S = 30.0
+
+
+class Task(msgspec.Struct, frozen=True):
+    """What the processes of a sum are told, in the file `task`.
+
+    Attributes:
+        terms: Of the sum.
+        helper_key: Private key of the helper; tests only: nobody else may know it.
+        helper: Its public key.
+        enrolled: Devices that exist.
+        expected: Devices that are waited for at each step.
+    """
+
+    terms: Terms
+    helper_key: bytes
+    helper: bytes
+    enrolled: Enrolment
+    expected: tuple[int, ...]
+
+
+@contextmanager
+def serving(handle: Handle) -> Iterator[str]:
+    """Yield the address of a desk on loopback."""
+
+    class Desk(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = 1 << 16
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            status, answer = handle(self.path, body)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's signature
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Desk)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _address(folder: Path, role: str) -> str:
+    ends = time.monotonic() + _PATIENCE_S
+    while not (folder / role).exists():
+        if time.monotonic() > ends:
+            raise TimeoutError(role)
+        time.sleep(0.02)
+    return (folder / role).read_text()
+
+
+def _tell(folder: Path, role: str, address: str) -> None:
+    (folder / f".{role}").write_text(address)
+    (folder / f".{role}").rename(folder / role)
+
+
+def _help(folder: Path, task: Task) -> None:
+    helper = Helper(task.helper_key, task.enrolled, UsedFile(folder / "used"))
+    with serving(HelperDesk(helper).handle) as address:
+        _tell(folder, "helper", address)
+        sys.stdin.read()
+
+
+def _collect(folder: Path, task: Task) -> None:
+    desk = SumDesk()
+    opened = desk.open(task.terms)
+    with serving(desk.handle) as address, urllib3.PoolManager() as pool:
+        _tell(folder, "server", address)
+        for expected in task.expected:
+            while opened.devices < expected:
+                time.sleep(0.01)
+            if isinstance(opened, Collector):
+                opened.advance()
+        if isinstance(opened, Collector):
+            total = opened.total()
+        else:
+            total = opened.total(post(pool, f"{_address(folder, 'helper')}/help", opened.ask()))
+        np.save(folder / "total.npy", total)
+        sys.stdin.read()
+
+
+def _answer(folder: Path, task: Task, state: Path) -> None:
+    """Be one device; its values are in a file, and a file `stops` names the step after which it is gone."""
+    key = new_device_key(state / "device.key")
+    stops = (state / "stops").read_text() if (state / "stops").exists() else "revealed"
+    with urllib3.PoolManager(timeout=10) as pool:
+        client = SumClient(_address(folder, "server"), key, Kept(state / "kept"), pool)
+        if not task.terms.degree:
+            client.give(task.terms, task.helper, lambda: np.load(state / "values.npy"))
+            return
+        ends = time.monotonic() + _PATIENCE_S
+        done = ""
+        while done != stops and time.monotonic() < ends:
+            try:
+                done = client.poll(task.terms, lambda: np.load(state / "values.npy"))
+            except UnansweredError:
+                done = "waiting"
+            if done == "waiting":
+                time.sleep(0.02)
+
+
+def main() -> int:
+    """Play one role; 1 if the device, server or helper declined."""
+    role, folder = sys.argv[1], Path(sys.argv[2])
+    task = msgspec.msgpack.decode((folder / "task").read_bytes(), type=Task)
+    try:
+        if role == "device":
+            _answer(folder, task, Path(sys.argv[3]))
+        else:
+            {"helper": _help, "server": _collect}[role](folder, task)
+    except DeclinedError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
