@@ -82,7 +82,9 @@ def conditional_ctm(reference: Floats, stream: Floats, seed: int) -> int | None:
 
 def _river(make: Callable[[int], Any]) -> Detector:
     def find(reference: Floats, stream: Floats, seed: int) -> int | None:
-        del reference
+        # Their settings are meant for values between 0 and 1.
+        low, high = reference.min(axis=0), reference.max(axis=0)
+        stream = (stream - low) / np.where(high > low, high - low, 1)
         first: int | None = None
         for signal in range(stream.shape[1]):
             one = make(seed)

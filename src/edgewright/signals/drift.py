@@ -27,6 +27,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "REFERENCE_SHARE",
+    "STRENGTHS",
     "Finding",
     "Mark",
     "Plan",

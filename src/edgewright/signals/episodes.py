@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from edgewright.signals.drift import log_wealth
 
 __all__ = [
+    "LEAST_EPISODES",
     "Dependence",
     "Thinning",
     "begin_check",

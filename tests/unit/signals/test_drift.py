@@ -116,6 +116,21 @@ def test_streams_of_the_reference_rarely_alarm_and_an_exact_reference_would_alwa
     assert exact >= 12
 
 
+def test_signals_and_restarts_share_alpha() -> None:
+    # Bounds are the true probabilities, so that nothing but the sharing keeps the error down.
+    shares = np.append(np.full(16, 1 / 16), 0.0)
+    exact = np.tile(np.clip(shares @ events(16).T, 1e-12, 1), (8, 1))
+    counts, alarms = np.ones((8, 17), np.int64), 0
+    plan = make_plan(counts, bounds=exact, alpha=0.2, period=1600, blocks=16)
+    for seed in range(100):
+        random, state = np.random.default_rng(seed), begin(8, 16)
+        for _ in range(64):
+            state = update(plan, state, random.multinomial(25, shares, size=8))
+        alarms += state.found is not None
+    # With a rate of .16, 27 or more of 100 have a chance of .003.
+    assert 0 < alarms <= 26
+
+
 def test_what_stays_within_the_tolerance_rarely_alarms_and_beyond_it_does() -> None:
     delta, alarms, without = 0.08, 0, 0
     for seed in range(15):
@@ -253,6 +268,12 @@ def test_new_devices_keep_the_tolerance_as_often_as_stated() -> None:
         within.append(bool((distance <= kept.delta).all()))
         assert kept.coverage == 0.9
     assert np.mean(within) >= 0.9
+
+
+def test_a_device_is_compared_with_the_others_and_not_with_itself() -> None:
+    apart = np.array([[[10, 0, 0]], [[0, 10, 0]]])
+    assert tolerance(apart, quantile=0.5).delta.tolist() == [1.0]
+    assert tolerance(apart, quantile=0.5, reference=np.array([[5, 5, 0]])).delta.tolist() == [0.5]
 
 
 def test_too_few_devices_for_a_quantile_are_said_to_be() -> None:

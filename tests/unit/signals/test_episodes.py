@@ -129,6 +129,7 @@ def test_the_check_does_not_depend_on_how_batches_fall() -> None:
     calibration, stream = independent(random), regimes(random)[:3000]
     one, other = checked(calibration, stream, batch=7), checked(calibration, stream, batch=3000)
     assert one.seen == other.seen
+    assert one.pairs.tolist() == [3000 // (2 * length) for length in (16, 64, 256)]
     assert (one.pairs == other.pairs).all()
     assert (one.apart == other.apart).all()
     assert (one.current == other.current).all()
