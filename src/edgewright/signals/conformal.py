@@ -67,9 +67,9 @@ def nonconformity(probabilities: NDArray[Any], method: Method) -> _Floats:
     """Return how badly each class fits each sample, shape [samples, classes].
 
     `lac` is one minus the class's probability (Sadinle, Lei and Wasserman 2019, arXiv:1609.00451); `aps` the
-    probability of all likelier classes (Romano, Sesia and Candès 2020, arXiv:2006.02544, with nothing of the class's
-    own instead of a random part of it: sets are the same each time, and with all of it, answers that are right
-    with confidence would look as bad as wrong ones, and sets be several times as large).
+    probability of all likelier classes (Romano, Sesia and Candès 2020, arXiv:2006.02544). They add a random part of
+    the class's own. Without it sets are the same each time; adding all of it instead would make confident right
+    answers look as bad as wrong ones, and sets several times as large.
     """
     values = np.asarray(probabilities, np.float64)
     if method == "lac":
