@@ -189,9 +189,9 @@ def _found(subject: Subject, material: Material, *, quick: bool) -> list[Figure]
         figures.append(Figure(f"{name}.false rejections", rejected, RATE, peer, rejected.low <= RATE, note))
         for title, samples in strange.items():
             scores = scored(samples, answers[title])
-            told = f"{len(scores)} samples"
-            figures.append(_stated(f"{title}.{name}.auroc", auroc(usual, scores), told, peer))
-            figures.append(_stated(f"{title}.{name}.rejected", share(unusual(scores, rule)), told, peer))
+            told = auroc(usual, scores)
+            note = f"AUROC {told.value:.4f} ({told.low:.4f} to {told.high:.4f}), {len(scores)} samples"
+            figures.append(_stated(f"{title}.{name}.rejected", share(unusual(scores, rule)), note, peer))
     return figures
 
 
@@ -274,6 +274,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not arguments.quick:
             _keep(name, found)
     print(figures_table(figures), file=sys.stderr)
+    for figure in figures:
+        print(f"  {figure.name}: {figure.note}", file=sys.stderr)
     emit(document(NAME, figures))
     return 0
 

@@ -62,6 +62,10 @@ _IMAGES = """ c1 = Conv<pads=[1,1,1,1]>(x, w1, b1) r1 = Relu(c1) p1 = MaxPool<ke
  c2 = Conv<pads=[1,1,1,1]>(p1, w2, b2) r2 = Relu(c2) p2 = MaxPool<kernel_shape=[2,2],strides=[2,2]>(r2)
  c3 = Conv<pads=[1,1,1,1]>(p2, w3, b3) r3 = Relu(c3) p3 = MaxPool<kernel_shape=[2,2],strides=[2,2]>(r3)
  f = Flatten(p3) g = Gemm<transB=1>(f, w4, b4) e = Relu(g)"""
+_BANDS = """ c1 = Conv<pads=[1,1,1,1],strides=[2,2]>(x, w1, b1) r1 = Relu(c1)
+ c2 = Conv<pads=[1,1,1,1]>(r1, w2, b2) r2 = Relu(c2) p2 = MaxPool<kernel_shape=[2,2],strides=[2,2]>(r2)
+ c3 = Conv<pads=[1,1,1,1]>(p2, w3, b3) r3 = Relu(c3) p3 = MaxPool<kernel_shape=[2,2],strides=[2,2]>(r3)
+ f = Flatten(p3) g = Gemm<transB=1>(f, w4, b4) e = Relu(g)"""
 _DIGITS = """ c1 = Conv<pads=[1,1,1,1]>(x, w1, b1) r1 = Relu(c1) p1 = MaxPool<kernel_shape=[2,2],strides=[2,2]>(r1)
  f = Flatten(p1) g = Gemm<transB=1>(f, w4, b4) e = Relu(g)"""
 _WINDOWS = """ c1 = Conv<pads=[3,0,3,0],strides=[2,1]>(x, w1, b1) r1 = Relu(c1)
@@ -148,7 +152,7 @@ def speech(shared: Path, *, quick: bool) -> Material:
     photos = np.stack([ndimage.zoom(image, (49 / 28, 40 / 28), order=1) for image in photos])[:, None]
     photos = (photos - photos.mean()) / photos.std()
     return Material(
-        text=_IMAGES,
+        text=_BANDS,
         shapes={"w1": (16, 1, 3, 3), "w2": (32, 16, 3, 3), "w3": (64, 32, 3, 3), "w4": (64, 64 * 6 * 5)},
         train=train,
         calibrate=calibrate,

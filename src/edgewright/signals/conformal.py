@@ -67,14 +67,16 @@ def nonconformity(probabilities: NDArray[Any], method: Method) -> _Floats:
     """Return how badly each class fits each sample, shape [samples, classes].
 
     `lac` is one minus the class's probability (Sadinle, Lei and Wasserman 2019, arXiv:1609.00451); `aps` the
-    probability of all classes that are at least as likely (Romano, Sesia and Candès 2020, arXiv:2006.02544, without
-    its random part, so that sets are the same each time and coverage is never below what it would give).
+    probability of all likelier classes (Romano, Sesia and Candès 2020, arXiv:2006.02544). They add a random part of
+    the class's own. Without it sets are the same each time; adding all of it instead would make confident right
+    answers look as bad as wrong ones, and sets several times as large.
     """
     values = np.asarray(probabilities, np.float64)
     if method == "lac":
         return 1 - values
     order = np.argsort(-values, axis=1, kind="stable")
     sums = np.cumsum(np.take_along_axis(values, order, axis=1), axis=1)
+    sums = np.hstack([np.zeros((len(values), 1)), sums[:, :-1]])
     found = np.empty_like(values)
     np.put_along_axis(found, order, sums, axis=1)
     return found

@@ -137,6 +137,18 @@ def test_what_else_reads_the_layer_or_its_weight_stays_as_it_was(
     np.testing.assert_allclose(third[2], softening.apply(before[2]), rtol=1e-4, atol=1e-5)
 
 
+def test_an_integer_weight_of_two_layers_is_scaled_for_neither(built: Build, answers: Run) -> None:
+    model = built(
+        "g (float[n,6] x) => (float[n,4] y, float[n,4] z)"
+        " { w = DequantizeLinear(q, s) y = MatMul(x, w) r = Relu(x) z = MatMul(r, w) }",
+        q=RANDOM.integers(-127, 127, (6, 4)).astype(np.int8),
+        s=np.float32(0.02),
+    )
+    before, after = answers(model, x=X), answers(soften(model, TEMPERATURE), x=X)
+    np.testing.assert_allclose(after[0], 0.37 * before[0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(after[1], before[1], rtol=1e-6)
+
+
 def test_a_residual_end_gets_a_multiplication(built: Build, answers: Run) -> None:
     model = made(built, "g (float[n,6] x) => (float[n,4] y) { a = Gemm(x, w, b) r = Relu(a) y = Add(a, r) }")
     softened = soften(model, VECTOR)
