@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgewright.cli.terminal import SCHEMA_VERSION, label_of, print_json, working
 from edgewright.contract.errors import DataError, InputError
+from edgewright.contract.query import Limits
 from edgewright.device.agent import Agent
 from edgewright.device.journal import Record
 from edgewright.device.keeper import keep_up
@@ -24,6 +25,8 @@ from edgewright.device.keys import read_fleet_key
 from edgewright.device.serve import LOOPBACK, serve_tcp, serve_unix
 from edgewright.device.settings import enrol
 from edgewright.device.trial import Probation
+from edgewright.device.uplink import IDENTITY
+from edgewright.trust.identity import new_device_key
 
 __all__ = ["register"]
 
@@ -58,6 +61,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     joins.add_argument("--repo", metavar="URL", required=True, help="of the repository")
     joins.add_argument("--root", metavar="FILE", required=True, type=Path, help="root that the device believes")
     joins.add_argument("--device-class", metavar="CLASS", default="default", help="of this device (default)")
+    joins.add_argument(
+        "--limits", metavar="FILE", type=Path, help="JSON with what this device may tell in private sums"
+    )
     joins.add_argument("--model", metavar="NAME", default="", help="the only one with a rollout if not given")
     joins.add_argument("--label", metavar="L=V", action="append", default=[], help="of this device; repeatable")
     joins.add_argument("--channel", metavar="NAME", default="", help="of this device")
@@ -89,6 +95,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     acts.add_parser("status", help="show what the device says of itself").set_defaults(run=run_status)
     acts.add_parser("monitor", help="show whether what the model sees still looks as it did").set_defaults(
         run=run_monitor
+    )
+    acts.add_parser("privacy", help="show what this device was asked, what it told, what that cost").set_defaults(
+        run=run_privacy
     )
     acts.add_parser("rollback", help="return to the release that was proven before").set_defaults(run=run_rollback)
     acts.add_parser("verify", help="check the stored models and heal what is broken").set_defaults(run=run_verify)
@@ -123,9 +132,11 @@ def run_enrol(arguments: argparse.Namespace) -> int:
         installer=shlex.split(arguments.installer),
         tpm=arguments.tpm,
         fleet={path.stem: read_fleet_key(path) for path in arguments.fleet_key},
+        limits=None if arguments.limits is None else _limits(arguments.limits),
     )
+    public = new_device_key(arguments.state / IDENTITY).public.hex()
     if arguments.json:
-        print_json({"schema": SCHEMA_VERSION, "device": settings})
+        print_json({"schema": SCHEMA_VERSION, "device": settings, "public_key": public})
     else:
         print(f"Enrolled device {settings.device_id} as {settings.device_class} in {arguments.state}.")
     return 0
@@ -226,6 +237,30 @@ def run_monitor(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_privacy(arguments: argparse.Namespace) -> int:
+    """Show what this device was asked, what it told and what that cost.
+
+    Raises:
+        RefusedError: What it told is not known any more; then it tells nothing.
+    """
+    found = Agent(arguments.state, answers=False).privacy()
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, **found})
+        return 0
+    limits = found["limits"]
+    print(f"This device's key is {found['public_key']}.")
+    print(
+        f"It may spend rho {limits.rho_per_period:g} in {limits.period_s / 86400:g} days, with at least"
+        f" {limits.least_cohort} devices in a sum; it has answered {found['answers_ever']} times."
+    )
+    for entry in found["answered"]:
+        print(
+            f"{entry.query}: {', '.join(entry.counted)} from {entry.window_start} to {entry.window_end},"
+            f" epsilon {entry.epsilon:.2f} if the others are honest, {entry.epsilon_own:.2f} by its own noise"
+        )
+    return 0
+
+
 def run_rollback(arguments: argparse.Namespace) -> int:
     """Return to what was proven before.
 
@@ -262,6 +297,15 @@ def _shown(agent: Agent, record: Record | None, *, as_json: bool) -> int:
             refusal = status["last_refusal"]
             print(f"refused ({refusal.code}): {refusal.reason}")
     return 1 if record is not None and record.last_refusal is not None else 0
+
+
+def _limits(path: Path) -> Limits:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Limits)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise InputError(
+            f"{path} holds no limits: {error}", remedy="See docs/reference/query.md for its form."
+        ) from error
 
 
 def _feeds(path: Path, agent: Agent) -> list[dict[str, NDArray[Any]]]:

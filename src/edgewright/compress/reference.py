@@ -138,7 +138,7 @@ def _scores(answers: Sequence[NDArray[np.generic]], task: str) -> tuple[Scores, 
 def _says_nothing(name: str, layout: Layout) -> bool:
     """Whether a statistic is known without looking: a single value has no spread, and features no neighbours."""
     single = layout.values == layout.channels
-    return single and (name.startswith("spread ") or name == "roughness")
+    return single and (name.startswith("spread_") or name == "roughness")
 
 
 def _thinned(

@@ -1,4 +1,4 @@
-"""What a fleet may be asked, which the offline keys sign, and what it is asked at present, which the online ones do."""
+"""What a fleet may be asked, signed by the offline keys, and what it is asked at present, by the online ones."""
 
 import re
 from urllib.parse import urlsplit

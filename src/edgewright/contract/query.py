@@ -192,6 +192,7 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rho: What an answer costs, in zCDP, when the others are honest.
         backend: Over which it is answered.
         seed: Of rotation and projection, 64 hexadecimal digits; it is no secret.
+        release: sha256 of the manifest in whose reference profile the bins are; "" if it is not about a release.
         projected: Numbers after the projection; 0 for none.
         subgroup: Labels and values that a device must have, besides the template's.
     """
@@ -210,6 +211,7 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rho: float
     backend: Backend
     seed: str
+    release: str = ""
     projected: int = 0
     subgroup: dict[str, str] = {}
     schema: int = 1
@@ -220,6 +222,8 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         checked_name("template", self.template)
         checked_digest("template", self.template_digest)
         checked_digest("seed", self.seed)
+        if self.release:
+            checked_digest("release", self.release)
         for label in self.subgroup:
             checked_name("label", label)
         for what in ("window_start", "window_end", "deadline"):

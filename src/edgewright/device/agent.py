@@ -8,10 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import urllib3
 from numpy.typing import NDArray
 
-from edgewright.contract.errors import InputError, WorkError
+from edgewright.contract.errors import EdgewrightError, InputError, WorkError
 from edgewright.contract.plan import Plan, Policy
+from edgewright.contract.query import Query, Template
 from edgewright.contract.refusal import Refusal, RefusedError
 from edgewright.contract.times import time_of
 from edgewright.device.choose import Choice, Situation, choose, notice
@@ -30,6 +33,7 @@ from edgewright.device.settings import Settings, read_settings
 from edgewright.device.shelves import Shelves
 from edgewright.device.trial import Probation
 from edgewright.device.update import Update
+from edgewright.device.uplink import Uplink
 from edgewright.trust.fetch import Fetcher
 from edgewright.trust.keystore import KeyStore, LockedError
 from edgewright.trust.verify import View, refresh
@@ -37,6 +41,8 @@ from edgewright.trust.verify import View, refresh
 __all__ = ["Agent", "RejectedError"]
 
 _LOCK = "lock"
+# Of a server that collects answers, seconds.
+_PATIENCE_S = 20.0
 # A plan names two or three releases.
 _MOST_SEEN = 16
 
@@ -97,6 +103,8 @@ class Agent:
     _update: Update = field(init=False)
     _lock: Lock | None = field(init=False, default=None)
     _watch: Watch = field(init=False)
+    _uplink: Uplink | None = field(init=False, default=None)
+    _asked: dict[str, str] = field(init=False, default_factory=dict)
     _changing: threading.RLock = field(init=False, default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
@@ -196,6 +204,9 @@ class Agent:
             held = (slots.trial, slots.proven)
             keep = {each.manifest for each in held if each is not None}
             self._outcomes.add(about.manifest, name, value, keep=keep)
+            monitor, engine = self.monitor, self.predictor.engine
+            if monitor is not None and engine is not None and engine.release.manifest == about.manifest:
+                monitor.learn(name, value, {} if prediction is None else prediction.outputs)
 
     def check(self) -> Record:
         """Ask the repository once, and do what it wants as far as this device can: fetch, test, switch.
@@ -209,8 +220,10 @@ class Agent:
         with self._changing:
             self.must_change()
             self._settle()
-            self._check()
+            view = self._check()
             self._watch.begin()
+            if view is not None:
+                self._answer(view)
             return self.record
 
     def settle(self) -> Record:
@@ -314,20 +327,58 @@ class Agent:
         except OSError as error:
             self._update.remember_if_possible(Refusal("disk", "", f"the disk failed: {error.strerror}"))
 
-    def _check(self) -> None:
+    def privacy(self) -> dict[str, Any]:
+        """Return what this device was asked, what it told and what that cost, for its owner.
+
+        Raises:
+            RefusedError: What it told is not known any more; then it tells nothing.
+        """
+        return self._linked().shown() | {"asked": dict(self._asked)}
+
+    def _linked(self) -> Uplink:
+        if self._uplink is None:
+            pool = urllib3.PoolManager(timeout=_PATIENCE_S, retries=False)
+            self._uplink = Uplink(self.state, self.settings, self.files, pool)
+        return self._uplink
+
+    def _answer(self, view: View) -> None:
+        """Answer what the fleet is asked; whatever goes wrong with it concerns no update."""
+        serving = self._update.serving
+        try:
+            asked = None if serving is None else view.questions(serving.name, self.settings.device_class)
+            self._update.remember(memory=view.memory)
+            if serving is None or asked is None:
+                return
+            permit, queries = asked
+            issued = self.record.memory.issued
+            now_s = min(self.now(), time_of(issued)).timestamp() if issued else 0.0
+            self._asked = self._linked().answer_all(permit, queries, serving.manifest, self._counts, now_s=now_s)
+        except RefusedError as refused:
+            self._asked = {"": f"{refused.refusal.code}: {refused.refusal.reason}"}
+        except (EdgewrightError, OSError) as error:
+            self._asked = {"": str(error)}
+
+    def _counts(self, query: Query, template: Template) -> NDArray[np.float64]:
+        """Return what is summed; zeros where there is nothing, for who answers must not depend on it."""
+        monitor = self.monitor
+        if template.kind == "histogram" and monitor is not None:
+            return monitor.counts(query, template)
+        return np.zeros(template.values - (1 if template.most_weight else 0))
+
+    def _check(self) -> View | None:
         update = self._update
         update.mend_all()
         try:
             view, policy, choice = self._choice()
         except RefusedError as refused:
             update.remember(last_refusal=refused.refusal)
-            return
+            return None
         except InputError as error:
             update.remember(last_refusal=Refusal("tampered", "", error.message))
-            return
+            return None
         except OSError as error:
             update.remember_if_possible(Refusal("disk", "", f"the disk failed: {error.strerror}"))
-            return
+            return None
         update.remember(
             memory=view.memory,
             snapshot=view.snapshot,
@@ -347,6 +398,7 @@ class Agent:
         else:
             update.give_up()
             update.remember(last_refusal=choice.why)
+        return view
 
     def _choice(self) -> tuple[View, Policy, Choice]:
         view = refresh(

@@ -19,11 +19,25 @@ from numpy.typing import NDArray
 
 from edgewright.contract.errors import CandidateError, InputError
 from edgewright.contract.profile import Profile
+from edgewright.contract.query import Query, Template
+from edgewright.contract.times import time_of
 from edgewright.device.files import Files
 from edgewright.device.guard import Guard
-from edgewright.device.watched import Reference, Watched, described, from_bytes, observe, start, to_bytes, verdict
+from edgewright.device.watched import (
+    Reference,
+    Watched,
+    counts_between,
+    described,
+    from_bytes,
+    learn,
+    observe,
+    start,
+    to_bytes,
+    verdict,
+)
 from edgewright.signals.drift import Finding
-from edgewright.signals.look import Ring, open_ring
+from edgewright.signals.look import Ring, conclusions, open_ring
+from edgewright.signals.observed import answers
 
 __all__ = ["FOLDER", "Monitor", "Watch", "open_monitor"]
 
@@ -114,8 +128,8 @@ class Monitor:
             for (check, _), number in known.items():
                 totals[check] = totals.get(check, 0) + number
             new = {name: n - self._checks.get(name, 0) for name, n in totals.items()}
-            checks = {name: n for name, n in new.items() if n > 0}
-            if not len(rows) and not checks:
+            rejected = {name: n for name, n in new.items() if n > 0}
+            if not len(rows) and not rejected:
                 return False
             dropped = self._ring.dropped
             self.watched = observe(
@@ -124,11 +138,38 @@ class Monitor:
                 rows,
                 now_s=self.wall(),
                 clock_s=self.clock(),
-                checks=checks,
+                rejected=rejected,
                 dropped=dropped - self._dropped,
             )
             self._checks, self._dropped, self.changed = totals, dropped, True
             return True
+
+    def learn(self, name: str, value: float, outputs: Mapping[str, NDArray[Any]]) -> None:
+        """Count what became of an answer; see `learn` of `watched`.
+
+        Args:
+            name: What was observed.
+            value: 0 to 1, the greater the worse.
+            outputs: Of the answer, empty if it is not known.
+        """
+        profile, confidence = self.reference.profile, None
+        scores = outputs.get(self.guard.contract.outputs[0].name)
+        if scores is not None and profile.scores and scores.size >= profile.classes:
+            seen = conclusions(scores.reshape(-1)[None, : profile.classes])
+            confidence = float(answers(seen, profile.scores)[0, 0])
+        with self._counting:
+            self.watched = learn(self.watched, name, value, confidence, now_s=self.wall())
+            self.changed = True
+
+    def counts(self, query: Query, template: Template) -> NDArray[np.float64]:
+        """Return the counts that a histogram asks for.
+
+        Raises:
+            InputError: It asks for what is not counted here.
+        """
+        self.flush()
+        span = (time_of(query.window_start).timestamp(), time_of(query.window_end).timestamp())
+        return counts_between(self.reference, self.watched, template.signals, *span)
 
     def write(self) -> None:
         """Bring what was counted to the disk.
@@ -150,11 +191,11 @@ class Monitor:
     def describe(self) -> dict[str, Any]:
         """Return what there is to see, for the device's owner; it is not sent by name."""
         finding, watched = self.finding(), self.watched
-        latency = sum(window.latency for window in watched.windows)
-        checks: dict[str, int] = {}
+        tallies: dict[str, list[int]] = {}
         for window in watched.windows:
-            for name, number in window.checks.items():
-                checks[name] = checks.get(name, 0) + number
+            for name, tally in window.tallies.items():
+                before = tallies.get(name, [0] * len(tally))
+                tallies[name] = [one + other for one, other in zip(before, tally, strict=True)]
         return {
             "verdict": str(finding.verdict),
             "log_evidence": finding.evidence,
@@ -165,8 +206,7 @@ class Monitor:
             "one_in": self.reference.thinning.step,
             "not_watched": watched.dropped,
             "signals": described(self.reference, watched),
-            "latency_counts": np.asarray(latency).tolist(),
-            "checks_broken": checks,
+            "tallies": tallies,
         }
 
 

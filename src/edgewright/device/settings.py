@@ -8,6 +8,7 @@ import msgspec
 
 from edgewright.contract.errors import InputError, OutputError
 from edgewright.contract.names import checked_name
+from edgewright.contract.query import Limits
 from edgewright.device.files import Files
 from edgewright.device.keys import keep_fleet_keys, own_keys
 from edgewright.trust.fetch import checked_url
@@ -31,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         sealed: Whether models are encrypted at rest.
         installer: Command that images are handed to; none if this device takes no images.
         tpm: Registers of the TPM that the device's key is sealed to; "" for a key in a file.
+        limits: What this device's owner lets it tell in private sums.
     """
 
     url: str
@@ -42,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sealed: bool = True
     installer: tuple[str, ...] = ()
     tpm: str = ""
+    limits: Limits = Limits()
 
 
 def enrol(
@@ -57,6 +60,7 @@ def enrol(
     installer: Sequence[str] = (),
     tpm: str = "",
     fleet: Mapping[str, bytes] | None = None,
+    limits: Limits | None = None,
 ) -> Settings:
     """Make a device's state.
 
@@ -72,6 +76,7 @@ def enrol(
         installer: Command that images are handed to, such as `rauc`.
         tpm: Registers of the TPM that the device's key is sealed to, such as `sha256:0,2,4,7`.
         fleet: Keys of the fleet by name.
+        limits: What its owner lets it tell in private sums.
 
     Raises:
         InputError: The folder is not empty, something is no name or URL, or the root is none.
@@ -91,6 +96,7 @@ def enrol(
         sealed,
         tuple(installer),
         tpm,
+        limits or Limits(),
     )
     checked_root(root)
     files = Files()

@@ -4,16 +4,18 @@ Pure: `monitor.py` brings rows here and what comes out to the disk.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import InputError
+from edgewright.contract.guard import Check
 from edgewright.contract.profile import Profile
+from edgewright.contract.query import Counted
 from edgewright.signals import distance
 from edgewright.signals.bins import count, place
 from edgewright.signals.drift import Finding, Mark, Plan, State, begin, judge, make_plan, update
@@ -22,11 +24,16 @@ from edgewright.signals.look import Layout
 from edgewright.signals.observed import of_rows, signal_names
 
 __all__ = [
+    "CHECKS",
     "LATENCY_EDGES_S",
+    "TENTHS",
     "Reference",
     "Watched",
     "Window",
+    "counts_between",
+    "described",
     "from_bytes",
+    "learn",
     "observe",
     "start",
     "to_bytes",
@@ -39,7 +46,13 @@ _Counts = NDArray[np.int64]
 LATENCY_EDGES_S = tuple(float(10 ** (power / 4)) for power in range(-20, 5))
 """Of the latency's histogram: four bins to a factor of ten, from 10 us to 10 s."""
 
-_WINDOWS = 24
+CHECKS: tuple[str, ...] = (*get_args(Check), "form", "output")
+"""In the order in which rejections are counted."""
+
+TENTHS = 10
+"""Bins of confidence of a calibration."""
+
+_WINDOWS, _TALLIES = 32, 48
 _WINDOW_S, _WINDOW_COUNT = 3600.0, 10_000
 
 
@@ -109,18 +122,17 @@ class Window:
     """What was counted in some stretch of time.
 
     Attributes:
-        began_s: Unix time of its first observation.
+        began_s: Unix time of its first observation; all of it lies in the same hour, UTC.
         ended_s: Of its last.
         counts: Shape [signals, bins + 1].
-        latency: Shape [latency bins].
-        checks: What broke a check of the guard, by check.
+        tallies: What else is counted, by name: `latency`, `rejected` by check, `outcome.NAME` (below and from 0.5 on),
+            `calibration.NAME` (the same for each tenth of confidence).
     """
 
     began_s: float
     ended_s: float
     counts: _Counts
-    latency: _Counts
-    checks: Mapping[str, int] = field(default_factory=dict)
+    tallies: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +169,7 @@ def start(reference: Reference, now_s: float) -> Watched:
         begin_check(reference.counts),
         reference.thinning.step,
         -math.inf,
-        (_window(reference, now_s),),
+        (Window(now_s, now_s, np.zeros_like(reference.counts)),),
     )
 
 
@@ -168,7 +180,7 @@ def observe(
     *,
     now_s: float,
     clock_s: float,
-    checks: Mapping[str, int] | None = None,
+    rejected: Mapping[str, int] | None = None,
     dropped: int = 0,
 ) -> Watched:
     """Count what a ring held.
@@ -179,7 +191,7 @@ def observe(
         rows: Shape [inferences, columns of the layout], oldest first.
         now_s: Unix time.
         clock_s: The monotonic clock that the rows' first column was read from, now.
-        checks: How often each check of the guard was broken meanwhile.
+        rejected: How often each check of the guard was broken meanwhile.
         dropped: Inferences that found no room meanwhile.
     """
     values = of_rows(rows, reference.profile.scores)[:, list(reference.columns)]
@@ -194,11 +206,86 @@ def observe(
         state = update(reference.plan, state, added, now_s)
         dependence = check(dependence, place(some, reference.edges))
         skipped, last_s = len(rows) - 1 - taken[-1], float(times[taken[-1]])
-    latency = np.bincount(np.searchsorted(LATENCY_EDGES_S, rows[:, 1]), minlength=len(LATENCY_EDGES_S) + 1).astype(
-        np.int64
-    )
-    windows = _grown(reference, watched.windows, added, latency, checks or {}, now_s)
+    tallies = {"rejected": tuple((rejected or {}).get(check, 0) for check in CHECKS)}
+    if len(rows):
+        places = np.searchsorted(LATENCY_EDGES_S, rows[:, 1])
+        tallies["latency"] = tuple(np.bincount(places, minlength=len(LATENCY_EDGES_S) + 1).tolist())
+    windows = _grown(watched.windows, added, tallies, now_s)
     return Watched(state, dependence, skipped, last_s, windows, watched.dropped + dropped)
+
+
+def learn(watched: Watched, name: str, value: float, confidence: float | None, *, now_s: float) -> Watched:
+    """Count what became of an answer.
+
+    Args:
+        watched: Before.
+        name: What was observed.
+        value: 0 to 1, the greater the worse.
+        confidence: Of the answer, None if it is not known.
+        now_s: Unix time.
+    """
+    bad = int(value >= 0.5)
+    tallies: dict[str, tuple[int, ...]] = {f"outcome.{name}": (1 - bad, bad)}
+    if confidence is not None:
+        tenths = [0] * (2 * TENTHS)
+        tenths[2 * min(TENTHS - 1, max(0, int(confidence * TENTHS))) + bad] = 1
+        tallies[f"calibration.{name}"] = tuple(tenths)
+    known = {name for window in watched.windows for name in window.tallies}
+    if len(known | set(tallies)) > _TALLIES:
+        return watched
+    windows = _grown(watched.windows, np.zeros_like(watched.state.counts), tallies, now_s)
+    return replace(watched, windows=windows)
+
+
+def counts_between(
+    reference: Reference, watched: Watched, signals: Sequence[Counted], start_s: float, end_s: float
+) -> _Floats:
+    """Return what was counted in whole hours between two times, as a histogram asks for it.
+
+    Args:
+        reference: Of the release.
+        watched: Of the release.
+        signals: What is asked for, in order.
+        start_s: Unix time, included.
+        end_s: Unix time, excluded.
+
+    Raises:
+        InputError: A signal is none of the release's, or has another number of bins.
+    """
+    hours = [
+        window
+        for window in watched.windows
+        if start_s <= _hour(window.began_s) * _WINDOW_S and (_hour(window.began_s) + 1) * _WINDOW_S <= end_s
+    ]
+    found = []
+    for signal in signals:
+        if signal.name in reference.names:
+            row = reference.names.index(signal.name)
+            used = len(reference.profile.signals[row].edges) + 1
+            kept = [*range(used), reference.counts.shape[1] - 1]
+            found.append(sum((window.counts[row, kept] for window in hours), np.zeros(used + 1, np.int64)))
+        else:
+            width = _width(signal.name)
+            nothing = (0,) * width
+            each = [np.array(window.tallies.get(signal.name, nothing), np.int64) for window in hours]
+            found.append(sum(each, np.zeros(width, np.int64)))
+        if len(found[-1]) != signal.bins:
+            raise InputError(
+                f"{signal.name} has {len(found[-1])} bins here, the template asks for {signal.bins}",
+                remedy="Have the template signed anew, from the release's profile.",
+            )
+    return np.concatenate(found).astype(np.float64)
+
+
+def _width(name: str) -> int:
+    """Return how many bins a tally has, 0 if there is none of that name."""
+    fixed = {"latency": len(LATENCY_EDGES_S) + 1, "rejected": len(CHECKS)}
+    kinds = {"outcome": 2, "calibration": 2 * TENTHS}
+    return fixed.get(name) or kinds.get(name.partition(".")[0], 0)
+
+
+def _hour(moment_s: float) -> int:
+    return math.floor(moment_s / _WINDOW_S)
 
 
 def verdict(reference: Reference, watched: Watched) -> Finding:
@@ -229,26 +316,21 @@ def described(reference: Reference, watched: Watched) -> list[dict[str, Any]]:
     return found
 
 
-def _window(reference: Reference, now_s: float) -> Window:
-    return Window(now_s, now_s, np.zeros_like(reference.counts), np.zeros(len(LATENCY_EDGES_S) + 1, np.int64))
-
-
 def _grown(
-    reference: Reference,
-    windows: tuple[Window, ...],
-    counts: _Counts,
-    latency: _Counts,
-    checks: Mapping[str, int],
-    now_s: float,
+    windows: tuple[Window, ...], counts: _Counts, tallies: Mapping[str, tuple[int, ...]], now_s: float
 ) -> tuple[Window, ...]:
     *closed, last = windows
-    # A clock that was set back closes the window as well: times in one window ascend.
-    if not 0 <= now_s - last.began_s < _WINDOW_S or last.counts[0].sum() >= _WINDOW_COUNT:
+    if _hour(now_s) != _hour(last.began_s) or last.counts[0].sum() >= _WINDOW_COUNT:
         closed.append(last)
-        last = _window(reference, now_s)
-    merged = {name: last.checks.get(name, 0) + checks.get(name, 0) for name in {*last.checks, *checks}}
-    grown = Window(last.began_s, now_s, last.counts + counts, last.latency + latency, merged)
-    return (*closed[-(_WINDOWS - 1) :], grown)
+        last = Window(now_s, now_s, np.zeros_like(counts))
+    merged = dict(last.tallies)
+    for name, added in tallies.items():
+        before = merged.get(name, (0,) * len(added))
+        merged[name] = tuple(one + other for one, other in zip(before, added, strict=True))
+    return (
+        *closed[-(_WINDOWS - 1) :],
+        Window(last.began_s, max(now_s, last.began_s), last.counts + counts, merged),
+    )
 
 
 class _Stored(msgspec.Struct, frozen=True):
@@ -262,7 +344,7 @@ class _Stored(msgspec.Struct, frozen=True):
     check: tuple[int, list[int], list[int], list[int], list[int]]
     skipped: int
     last_s: float | None
-    windows: list[tuple[float, float, list[int], list[int], dict[str, int]]]
+    windows: list[tuple[float, float, list[int], dict[str, tuple[int, ...]]]]
     dropped: int
 
 
@@ -283,7 +365,7 @@ def to_bytes(watched: Watched) -> bytes:
             watched.skipped,
             watched.last_s if math.isfinite(watched.last_s) else None,
             [
-                (each.began_s, each.ended_s, each.counts.ravel().tolist(), each.latency.tolist(), dict(each.checks))
+                (each.began_s, each.ended_s, each.counts.ravel().tolist(), dict(each.tallies))
                 for each in watched.windows
             ],
             watched.dropped,
@@ -309,7 +391,10 @@ def from_bytes(content: bytes, reference: Reference) -> Watched | None:
         return Watched(
             State(
                 counts(stored.counts),
-                tuple(Mark(block, before, at_s, counts(flat)) for block, before, at_s, flat in stored.marks),
+                tuple(
+                    Mark(block, before, at_s, counts(flat).astype(np.uint32))
+                    for block, before, at_s, flat in stored.marks
+                ),
                 stored.periods,
                 stored.found,
             ),
@@ -324,10 +409,17 @@ def from_bytes(content: bytes, reference: Reference) -> Watched | None:
             stored.skipped,
             -math.inf if stored.last_s is None else stored.last_s,
             tuple(
-                Window(began, ended, counts(flat), np.array(latency, np.int64), checks)
-                for began, ended, flat, latency, checks in stored.windows
+                Window(began, ended, counts(flat), _fitting(tallies))
+                for began, ended, flat, tallies in stored.windows
             ),
             stored.dropped,
         )
     except (msgspec.MsgspecError, ValueError):
         return None
+
+
+def _fitting(tallies: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    for name, tally in tallies.items():
+        if len(tally) != _width(name) or min(tally, default=-1) < 0:
+            raise ValueError(f"tally {name}")
+    return dict(tallies)

@@ -77,11 +77,11 @@ class Layout:
 
         `began` and `latency` in seconds; `low`, `high`, `mean`, `spread` of the values; `roughness`: mean squared
         difference of neighbours over twice the variance within channels, 1 for white noise, near 0 for smooth
-        signals (von Neumann's ratio, halved); `mean K` and `spread K` by channel; of the scores the `greatest`, the
+        signals (von Neumann's ratio, halved); `mean_K` and `spread_K` by channel; of the scores the `greatest`, the
         `second` and the log of the sum of exponentials, `total`; the `class` with the greatest.
         """
         single = self.channels == 1
-        each = () if single else tuple(f"{name} {c}" for c in range(self.channels) for name in ("mean", "spread"))
+        each = () if single else tuple(f"{name}_{c}" for c in range(self.channels) for name in ("mean", "spread"))
         return ("began", "latency", *_WHOLE, *each, *_END)
 
 

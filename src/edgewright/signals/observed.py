@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgewright.signals.look import Layout, conclusions, summaries
 
-__all__ = ["of_rows", "of_samples", "signal_names"]
+__all__ = ["answers", "of_rows", "of_samples", "signal_names"]
 
 _Floats = NDArray[np.float64]
 _ANSWER = {
@@ -46,7 +46,7 @@ def of_rows(rows: _Floats, scores: str) -> _Floats:
     Returns:
         Shape [inferences, statistics], in the order of `signal_names`.
     """
-    return np.concatenate([rows[:, 2:-4], _answers(rows[:, -4:], scores)], axis=1)
+    return np.concatenate([rows[:, 2:-4], answers(rows[:, -4:], scores)], axis=1)
 
 
 def of_samples(samples: NDArray[Any], outputs: NDArray[Any] | None, layout: Layout, scores: str) -> _Floats:
@@ -64,10 +64,16 @@ def of_samples(samples: NDArray[Any], outputs: NDArray[Any] | None, layout: Layo
     found = summaries(samples, layout)
     if outputs is None:
         return found
-    return np.concatenate([found, _answers(conclusions(outputs), scores)], axis=1)
+    return np.concatenate([found, answers(conclusions(outputs), scores)], axis=1)
 
 
-def _answers(seen: _Floats, scores: str) -> _Floats:
+def answers(seen: _Floats, scores: str) -> _Floats:
+    """Return the statistics of answers: confidence first, if there are scores.
+
+    Args:
+        seen: From `conclusions`, shape [samples, 4].
+        scores: `logits`, `probabilities` or "".
+    """
     greatest, second, total, label = seen.T
     known: Mapping[str, _Floats] = {
         "confidence": np.exp(greatest - total) if scores == "logits" else greatest,

@@ -96,6 +96,7 @@ def test_every_field_of_a_query_and_of_its_template_changes_the_digest() -> None
         "rho": 9.0,
         "backend": "secagg",
         "seed": "2" * 64,
+        "release": "3" * 64,
         "projected": 3,
         "subgroup": {"site": "a"},
         "schema": 2,

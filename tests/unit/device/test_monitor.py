@@ -22,7 +22,7 @@ from edgewright.device.guard import Guard
 from edgewright.device.monitor import Monitor, Watch, open_monitor
 from edgewright.device.predictor import Engine, Predictor
 from edgewright.device.slots import Installed
-from edgewright.device.watched import from_bytes, start, to_bytes
+from edgewright.device.watched import CHECKS, from_bytes, start, to_bytes
 from edgewright.runtime.session import open_session
 
 Arrays = dict[str, NDArray[Any]]
@@ -154,7 +154,7 @@ def test_what_the_guard_rejects_is_counted_and_not_watched(device: Device, digit
         assert predictor.predict({"image": bad}).rejection is not None
     feed(predictor, drawn(digits, 5))
     seen = monitor_of(predictor).describe()
-    assert (seen["checks_broken"], seen["observations"]) == ({"not finite": 3}, 5)
+    assert (seen["tallies"]["rejected"][CHECKS.index("not finite")], seen["observations"]) == (3, 5)
 
 
 def test_what_the_guard_mends_is_watched_as_mended(device: Device, digits_model: Path) -> None:
@@ -177,7 +177,7 @@ def test_one_of_so_many_observations_is_taken(device: Device, digits: Arrays) ->
     feed(predictor, np.repeat(drawn(digits, 200), 5, axis=0))
     seen = monitor_of(predictor).describe()
     assert (seen["observations"], seen["verdict"]) == (200, "no evidence")
-    assert sum(seen["latency_counts"]) == 1000, "latency is that of every inference"
+    assert sum(seen["tallies"]["latency"]) == 1000, "latency is that of every inference"
 
 
 def test_a_stream_that_repeats_itself_cannot_be_tested(device: Device, digits: Arrays) -> None:
@@ -199,7 +199,7 @@ def test_windows_are_bounded_and_close_by_count_and_by_time(device: Device, digi
     for _ in range(40):
         feed(predictor, drawn(digits, 3))
         moment[0] += 3600
-    assert len(monitor.watched.windows) == 24
+    assert len(monitor.watched.windows) == 32
     assert all(window.counts[0].sum() == 3 for window in monitor.watched.windows)
     moment[0] -= 1e6  # the clock is set back
     feed(predictor, drawn(digits, 3))

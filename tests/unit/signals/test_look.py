@@ -79,8 +79,8 @@ def test_a_dead_channel_shows_in_its_own_column() -> None:
     array = sample(384, 4).reshape(1, 64, 6)
     array[:, :, 2] = 0
     row = dict(zip(Layout(384, 6, True).columns[2:-4], summaries(array, Layout(384, 6, True))[0], strict=True))
-    assert row["spread 2"] == 0
-    assert row["spread 1"] > 0.5
+    assert row["spread_2"] == 0
+    assert row["spread_1"] > 0.5
 
 
 def test_conclusions_match_the_softmax() -> None:

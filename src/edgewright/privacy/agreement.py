@@ -1,0 +1,32 @@
+"""From a signed query to the terms that both protocols are bound to: device, server and helper compute the same."""
+
+from edgewright.contract.query import Query, Template, digest_of, size_of
+from edgewright.privacy.roster import DIGEST_BYTES, Terms
+
+__all__ = ["terms_of"]
+
+# With 17 neighbours of whom 12 must return, a tenth of devices dropping out costs a sum less than once in 10,000.
+_DEGREE = 17
+
+
+def terms_of(query: Query, template: Template) -> Terms:
+    """Return the terms of a query.
+
+    Args:
+        query: That passed all checks.
+        template: Of the query.
+
+    Raises:
+        InputError: The cohort is too small for neighbours.
+    """
+    degree = min(_DEGREE, query.cohort - 1) if query.backend == "secagg" else 0
+    return Terms(
+        bytes.fromhex(digest_of(query)),
+        f"{query.window_start}/{query.window_end}",
+        query.bits,
+        size_of(query, template),
+        query.cohort,
+        bytes.fromhex(query.release) if query.release else bytes(DIGEST_BYTES),
+        degree,
+        (2 * degree + 2) // 3 if degree else 0,
+    )
