@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from edgewright.cli.project import PROJECT_FILE, device_class_of, find_project
-from edgewright.cli.terminal import print_json
+from edgewright.cli.terminal import print_json, was_interrupted
 from edgewright.compress.compress import Request, compress_model
 from edgewright.compress.ledger import state_folder
 from edgewright.compress.output import ORIGINAL, OutputFolder
@@ -142,8 +142,8 @@ def run(arguments: argparse.Namespace) -> int:
         request = _request(arguments, tell)
         try:
             report = compress_model(request)
-        except KeyboardInterrupt:
-            if OutputFolder(request.out).journal.exists():
+        except BaseException as error:
+            if was_interrupted(error) and OutputFolder(request.out).journal.exists():
                 print(f"Interrupted. Go on with the same command and --resume --out {request.out}", file=sys.stderr)
             raise
     OutputFolder(request.out).write("report.html", page(report).encode())

@@ -11,7 +11,16 @@ import msgspec
 from edgewright.contract.errors import EdgewrightError, InputError
 from edgewright.contract.names import checked_name
 
-__all__ = ["SCHEMA_VERSION", "Verb", "label_of", "print_failure", "print_json", "run_guarded", "working"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Verb",
+    "label_of",
+    "print_failure",
+    "print_json",
+    "run_guarded",
+    "was_interrupted",
+    "working",
+]
 
 SCHEMA_VERSION = 1
 
@@ -43,16 +52,27 @@ def run_guarded(action: Callable[[argparse.Namespace], int], arguments: argparse
     as_json = bool(getattr(arguments, "json", False))
     try:
         return action(arguments)
-    except EdgewrightError as error:
+    except BaseException as error:
+        if was_interrupted(error):
+            print("edgewright: interrupted", file=sys.stderr)
+            if as_json:
+                print_failure("Interrupted", "the command was interrupted", "Give it again.")
+            return 130
+        if not isinstance(error, EdgewrightError):
+            raise
         print(f"edgewright: error: {error.message}.\n  {error.remedy}", file=sys.stderr)
         if as_json:
             print_failure(type(error).__name__, error.message, error.remedy)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("edgewright: interrupted", file=sys.stderr)
-        if as_json:
-            print_failure("Interrupted", "the command was interrupted", "Give it again.")
-        return 130
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether an interrupt is what happened first: libraries that clean up after it may raise something else."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__context__
+    return False
 
 
 def label_of(text: str) -> tuple[str, str]:

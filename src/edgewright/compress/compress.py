@@ -108,7 +108,11 @@ def compress_model(request: Request) -> Report:
     bench = Workbench(loaded.proto, feeds, request.seed, TrainingStore(folder.path).network)
     request.tell("measuring each layer's sensitivity", 0.05)
     space, noise = lay_out(
-        bench, first, machine, seconds=(0.1 if request.training is None else 0.02) * request.time_limit_s
+        bench,
+        first,
+        machine,
+        seconds=(0.1 if request.training is None else 0.02) * request.time_limit_s,
+        kept=folder.layouts,
     )
 
     def judge(indices: NDArray[np.intp]) -> Judge:

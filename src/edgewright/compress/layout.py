@@ -1,13 +1,17 @@
 """From a model and calibration data to the recipes that make sense for it: each layer's noise is measured first."""
 
+import hashlib
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import onnx
 
 from edgewright.compress.fold import FoldPreprocess
 from edgewright.compress.graph import Graph
+from edgewright.compress.output import write_file
 from edgewright.compress.recipe import Step, Trained, Workbench
 from edgewright.compress.sensitivity import Probe, integer_noise, probe_on, weight_noise
 from edgewright.compress.space import Space, space_of
@@ -19,8 +23,15 @@ __all__ = ["adds_in_32_bits", "lay_out"]
 _PROBES = 8
 
 
+class _Noise(msgspec.Struct, frozen=True):
+    """What was measured of a graph, by layer."""
+
+    few_bits: dict[str, float]
+    integers: dict[str, float]
+
+
 def lay_out(
-    bench: Workbench, first: tuple[Step, ...], machine: Machine, *, seconds: float
+    bench: Workbench, first: tuple[Step, ...], machine: Machine, *, seconds: float, kept: Path | None = None
 ) -> tuple[Space, dict[str, dict[str, float]]]:
     """Measure how much noise each layer brings, and lay out the recipes.
 
@@ -28,13 +39,42 @@ def lay_out(
         bench: Performs steps.
         first: Steps that every recipe begins with: a trained network if there is one, the clean-up, folding.
         machine: The target.
-        seconds: About how long measuring may take.
+        seconds: About how long measuring may take. What time there is decides what is measured, so without `kept` a
+            resumed search could be given other recipes than it began with.
+        kept: Folder in which the noise of each graph is kept, None to measure it each time.
 
     Returns:
         The recipes; and the noise of each layer, with few bits and in integers.
     """
-    start = time.monotonic()
     cleaned = bench.after(first)
+    path = None if kept is None else kept / f"{hashlib.sha256(cleaned.SerializeToString()).hexdigest()[:24]}.json"
+    found = None if path is None else _read(path)
+    if found is None:
+        found = _noise(bench, first, cleaned, seconds)
+        if path is not None:
+            write_file(path, msgspec.json.encode(found))
+    weights, integers = found.few_bits, found.integers
+    space = space_of(
+        cleaned,
+        weights,
+        integers,
+        signed_first=machine.arch.startswith(("aarch64", "arm")),
+        fold=tuple(step for step in first if isinstance(step, FoldPreprocess)),
+        int8_peak=127 if adds_in_32_bits(machine) else 63,
+        start=tuple(step for step in first if isinstance(step, Trained)),
+    )
+    return space, {"few bits": weights, "integers": integers}
+
+
+def _read(path: Path) -> _Noise | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Noise)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def _noise(bench: Workbench, first: tuple[Step, ...], cleaned: onnx.ModelProto, seconds: float) -> _Noise:
+    start = time.monotonic()
     probe = probe_on(cleaned, _few(bench.feeds, _PROBES))
     one_run = _seconds_of(probe, cleaned)
     layers = [weight.layer for weight in integer_layers(Graph(cleaned))]
@@ -47,16 +87,7 @@ def lay_out(
     quantized = any(node.op_type == "QuantizeLinear" for node in cleaned.graph.node)
     if layers and not quantized and time.monotonic() - start < allowed:
         integers = integer_noise(cleaned, probe, StaticInt8(), bench.seen_after(first), layers)
-    space = space_of(
-        cleaned,
-        weights,
-        integers,
-        signed_first=machine.arch.startswith(("aarch64", "arm")),
-        fold=tuple(step for step in first if isinstance(step, FoldPreprocess)),
-        int8_peak=127 if adds_in_32_bits(machine) else 63,
-        start=tuple(step for step in first if isinstance(step, Trained)),
-    )
-    return space, {"few bits": weights, "integers": integers}
+    return _Noise(weights, integers)
 
 
 def adds_in_32_bits(machine: Machine) -> bool:

@@ -15,7 +15,8 @@ JOURNAL = "search.journal"
 ORIGINAL = "original.onnx"
 NETWORKS = "networks"
 TRAINING = "training"
-_FOLDERS = ("candidates", NETWORKS, TRAINING)
+LAYOUTS = "layouts"
+_FOLDERS = ("candidates", NETWORKS, TRAINING, LAYOUTS)
 _FILES = (JOURNAL, "report.json")
 
 
@@ -33,6 +34,11 @@ class OutputFolder:
     def journal(self) -> Path:
         """The search's journal, from which a killed run goes on."""
         return self.path / JOURNAL
+
+    @property
+    def layouts(self) -> Path:
+        """What was measured of graphs to lay out recipes for them, so that a resumed search has the same ones."""
+        return self.path / LAYOUTS
 
     def write(self, name: str, content: bytes) -> Path:
         """Write a file so that it is there whole or not at all.
@@ -59,7 +65,8 @@ class OutputFolder:
 
     def end_training(self) -> None:
         """Remove what only an unfinished training needs; the networks stay."""
-        shutil.rmtree(self.path / TRAINING, ignore_errors=True)
+        for name in (TRAINING, LAYOUTS):
+            shutil.rmtree(self.path / name, ignore_errors=True)
 
     def keep_candidates(self, digests: set[str]) -> None:
         """Delete the candidates that are not named."""

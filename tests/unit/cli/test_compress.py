@@ -537,7 +537,7 @@ def test_an_interrupt_leaves_a_search_that_can_be_resumed(original: Path, digits
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 130, stderr
     assert json.loads(stdout)["error"]["kind"] == "Interrupted"
     assert "--resume" in stderr
     assert "Traceback" not in stderr

@@ -1,6 +1,7 @@
 """Recipes are laid out from measured noise, for the original and for trained networks."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -89,3 +90,13 @@ def test_products_that_saturate_get_smaller_weights(
     space, _ = lay_out(bench, (CleanUp(),), machine, seconds=0.0)
     assert space.int8_peak == (127 if expected else 63)
     assert space.signed_first is arch.startswith(("aarch64", "arm"))
+
+
+def test_a_resumed_search_has_the_same_recipes_however_little_time_is_left(
+    bench: Workbench, here: Machine, tmp_path: Path
+) -> None:
+    first = lay_out(bench, (CleanUp(),), here, seconds=3, kept=tmp_path)
+    assert lay_out(bench, (CleanUp(),), here, seconds=0.0, kept=tmp_path) == first
+    (damaged,) = tmp_path.iterdir()
+    damaged.write_bytes(b"{")
+    assert lay_out(bench, (CleanUp(),), here, seconds=3, kept=tmp_path)[1] == first[1]

@@ -62,7 +62,9 @@ def finalists_of(course: Course, standings: Sequence[Standing], until: float) ->
         course.tell(f"forms of {step.title}")
         first: tuple[Step, ...] = (step, CleanUp(), *course.run.space.fold)
         try:
-            space, _ = lay_out(course.run.bench, first, course.run.machine, seconds=0.3 * seconds)
+            space, _ = lay_out(
+                course.run.bench, first, course.run.machine, seconds=0.3 * seconds, kept=course.run.folder.layouts
+            )
         except CandidateError as error:
             course.notes.append(f"{step.title} cannot be compressed further: {error.message}")
             continue
