@@ -16,6 +16,7 @@ import msgspec
 import urllib3
 
 from edgewright.contract.errors import OutputError, WorkError
+from edgewright.device.files import Files
 from edgewright.privacy import secagg
 from edgewright.privacy.desk import Refused
 from edgewright.privacy.helper import UsedInMemory, give
@@ -208,11 +209,7 @@ class UsedFile(UsedInMemory):
             if sound < len(content):
                 os.ftruncate(self._descriptor, sound)
             os.fsync(self._descriptor)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            Files().sync(path.parent)
         except OSError as error:
             raise OutputError(
                 f"the record of used seeds {path} cannot be opened: {error.strerror}",

@@ -1,0 +1,97 @@
+"""What a sum with a helper costs a device, the server and the helper."""
+
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from benchmarks.report import Interval
+from benchmarks.summing.fleet import HELPER_KEY, Fleet, helper_terms
+from benchmarks.summing.neighbours import cpu_ms
+from benchmarks.summing.values import Values, drawn_values
+
+from edgewright.privacy.helper import Gatherer, Helper, Spread, UsedInMemory, give
+
+__all__ = ["HelpedCost", "gift_cost", "helped_cost"]
+
+
+@dataclass(frozen=True, slots=True)
+class HelpedCost:
+    """What one sum costs.
+
+    Attributes:
+        clients: How many.
+        take_s: Wall time of the server to take all messages, on one core.
+        answer_s: Wall time of the helper, on as many processes as it was given.
+        total_s: Wall time of the server to add up.
+        cpu_us: CPU time of server and helper for each client, on one core.
+        bytes_up: Of a device's message.
+        bytes_asked: Of what the helper gets for each client.
+        bytes_answered: Of the helper's answer.
+    """
+
+    clients: int
+    take_s: float
+    answer_s: float
+    total_s: float
+    cpu_us: float
+    bytes_up: int
+    bytes_asked: int
+    bytes_answered: int
+
+    @property
+    def clients_per_s(self) -> float:
+        """Return how many clients are summed in a second."""
+        return self.clients / (self.take_s + self.answer_s + self.total_s)
+
+
+def gift_cost(length: int, values: Values | None = None, *, repeats: int = 200) -> tuple[Interval, int]:
+    """Return a device's CPU time for its one message in milliseconds, and the bytes of it."""
+    fleet, terms = Fleet(1), helper_terms(length=length)
+    values = values or drawn_values(length)
+    name = fleet.names[0]
+    sign = fleet.keys[name].sign
+    public = Helper(HELPER_KEY, fleet.enrolment(), UsedInMemory()).public
+    return (
+        cpu_ms(lambda: give(terms, public, values(), name, sign), repeats),
+        len(give(terms, public, values(), name, sign)),
+    )
+
+
+def helped_cost(clients: int, length: int, *, processes: int) -> HelpedCost:
+    """Measure a server and a helper.
+
+    Args:
+        clients: In the sum.
+        length: Values of each.
+        processes: Of the helper; 1 for its own alone.
+    """
+    fleet, terms = Fleet(clients), helper_terms(length=length, min_cohort=2)
+    row = drawn_values(length)()
+    public = Helper(HELPER_KEY, fleet.enrolment(), UsedInMemory()).public
+    gatherer, take_s, take_cpu, size = Gatherer(terms), 0.0, 0.0, 0
+    for gift in fleet.gifts(terms, public, dict.fromkeys(fleet.names, row)):
+        began, cpu = time.perf_counter(), time.process_time()
+        gatherer.take(gift)
+        take_s += time.perf_counter() - began
+        take_cpu += time.process_time() - cpu
+        size = len(gift)
+    ask = gatherer.ask()
+
+    def answered(spread: Spread) -> tuple[bytes, float, float]:
+        helper = Helper(HELPER_KEY, fleet.enrolment(), UsedInMemory(), spread=spread)
+        began, cpu = time.perf_counter(), time.process_time()
+        answer = helper.answer(ask)
+        return answer, time.perf_counter() - began, time.process_time() - cpu
+
+    answer, answer_s, answer_cpu = answered(map)
+    if processes > 1:
+        with ProcessPoolExecutor(processes) as pool:
+            list(pool.map(abs, range(processes)))  # they start before the time does
+            answer, answer_s, _ = answered(pool.map)
+    began, cpu = time.perf_counter(), time.process_time()
+    total = gatherer.total(answer)
+    total_s, total_cpu = time.perf_counter() - began, time.process_time() - cpu
+    assert np.array_equal(total, row.astype(np.uint64) * clients % (1 << terms.bits))
+    cpu_us = 1e6 * (take_cpu + answer_cpu + total_cpu) / clients
+    return HelpedCost(clients, take_s, answer_s, total_s, cpu_us, size, len(ask) // clients, len(answer))

@@ -1,0 +1,197 @@
+"""What private sums cost: CPU, bytes and memory of devices, of the server and of the helper.
+
+    python benchmarks/sums.py            everything; writes benchmarks/results/sums.json
+    python benchmarks/sums.py --quick    a smoke run of less than a minute, without the peer
+    python benchmarks/sums.py --only helper
+
+Times are medians, their intervals quartiles.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from benchmarks.environments import PEERS, environment, timed
+from benchmarks.report import Figure, Interval, circumstances, document, emit, figures_table, merged
+from benchmarks.shipping.memory import resident_mb
+from benchmarks.summing.helped import gift_cost, helped_cost
+from benchmarks.summing.neighbours import DEGREE, THRESHOLD, device_cost, leave_for_masking, server_cost
+
+NAME = "sums"
+RESULTS = Path(__file__).resolve().parent / "results"
+PACKAGES = ("edgewright", "cryptography", "msgspec", "numpy")
+PARAMETERS, CLIENTS, DROPOUTS = 1_000_000, 100, 10
+SIGNALS, BINS = 20, 16
+PEER = "Flower SecAgg+"
+
+_LIGHT = """
+for name in ("onnxruntime", "onnx", "scipy", "torch", "dp_accounting", "opendp", "Crypto"):
+    assert name not in sys.modules, name
+"""
+# A histogram's one message, with all that a device loads for it.
+_GIVES = f"""
+import sys
+import numpy as np
+import edgewright.device.sums
+from edgewright.privacy.helper import give
+from edgewright.privacy.roster import Terms
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+key, helper = Ed25519PrivateKey.generate(), X25519PrivateKey.generate().public_key().public_bytes_raw()
+values = np.zeros(int(sys.argv[1]), np.uint32)
+give(Terms(b"q" * 32, "w", 16, len(values), 2), helper, values, key.public_key().public_bytes_raw(), key.sign)
+{_LIGHT}
+"""
+# The largest step of a sum without a helper, from what a device has stored.
+_MASKS = f"""
+import sys
+from pathlib import Path
+import msgspec
+import numpy as np
+import edgewright.device.sums
+from edgewright.privacy import secagg
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+member = msgspec.msgpack.decode(Path(sys.argv[1], "member").read_bytes(), type=secagg.Member)
+values = np.zeros(member.terms.length, np.uint16)
+inbox = Path(sys.argv[1], "inbox").read_bytes()
+masked = secagg.mask(member, inbox, values, Ed25519PrivateKey.generate().sign)
+{_LIGHT}
+"""
+
+
+def _figure(name: str, value: Interval | float, limit: float | None, note: str, peer: str | None = None) -> Figure:
+    shown = value if isinstance(value, Interval) else Interval.exact(value)
+    return Figure(name, shown, limit, peer, limit is None or shown.value <= limit, note)
+
+
+def _peer(figures: list[Figure], ours: dict[str, float], *, quick: bool) -> list[Figure]:
+    """Add what Flower's functions take for the same in this run, and how many times more that is."""
+    if quick:
+        return figures
+    command = [str(environment("flower")), str(PEERS / "flower_secagg.py")]
+    sizes = [str(size) for size in (PARAMETERS, DEGREE, THRESHOLD, CLIENTS, DROPOUTS)]
+    run = timed([*command, *sizes], timeout_s=900)
+    if run.code:
+        return [*figures, Figure("device.peer", None, None, PEER, False, run.error[-200:])]
+    found = json.loads(run.stdout.splitlines()[-1])
+    for name, (key, own, unit) in {
+        "device.mask_to_peer": ("mask_cpu_s", ours.get("mask_s"), "s of CPU"),
+        "device.bytes_to_peer": ("bytes", ours.get("bytes"), "bytes"),
+        "server.unmask_to_peer": ("unmask_s", ours.get("unmask_s"), "s"),
+    }.items():
+        if own is not None:
+            figures.append(_figure(name, own / found[key], 1.0, f"peer {found[key]:.4g} {unit}", PEER))
+    return figures
+
+
+def device(*, quick: bool) -> list[Figure]:
+    """Masking a million parameters with 17 neighbours."""
+    found = device_cost(
+        20_000 if quick else PARAMETERS, devices=30 if quick else CLIENTS, repeats=3 if quick else 30
+    )
+    size = f"{DEGREE} neighbours, {THRESHOLD} shares unmask"
+    figures = [
+        _figure("device.mask_ms", found.mask_ms, 20, f"CPU: open shares, mask, pack, sign; {size}"),
+        _figure(
+            "device.bytes_up", found.bytes_up, 2.1e6, f"all four letters, 16 bits; {found.bytes_masked} of values"
+        ),
+        _figure("device.bytes_down", found.bytes_down, None, "roster, shares and survivors"),
+        _figure("device.share_ms", found.share_ms, None, "CPU: check the roster, share"),
+        _figure("device.reveal_ms", found.reveal_ms, None, "CPU: check the survivors, reveal"),
+    ]
+    return _peer(figures, {"mask_s": found.mask_ms.value / 1000, "bytes": found.bytes_up}, quick=quick)
+
+
+def server(*, quick: bool) -> list[Figure]:
+    """Unmasking a hundred clients of whom ten dropped out."""
+    found = server_cost(
+        20_000 if quick else PARAMETERS, devices=40 if quick else CLIENTS, dropouts=4 if quick else 10
+    )
+    figures = [
+        _figure("server.unmask_s", found.unmask_s, 1.0, f"wall; CPU {found.unmask_cpu_s.value:.3f} s"),
+        _figure("server.take_ms", found.take_ms, None, "CPU: take one device's masked values"),
+    ]
+    return _peer(figures, {"unmask_s": found.unmask_s.value}, quick=quick)
+
+
+def helper(*, quick: bool) -> list[Figure]:
+    """Sums with a helper, from a hundred to ten thousand clients."""
+    sizes = (20, 100) if quick else (100, 1000, 10_000)
+    length = 1000 if quick else 10_000
+    costs = [helped_cost(clients, length, processes=2 if clients == sizes[-1] else 1) for clients in sizes]
+    most = costs[-1]
+    parts = f"take {most.take_s:.2f} s on one core, answer {most.answer_s:.2f} s on two, add {most.total_s:.2f} s"
+    each = ", ".join(f"{cost.clients}: {cost.cpu_us:.0f} us" for cost in costs)
+    return [
+        _figure("helper.clients_per_s", most.clients_per_s, None, f"{most.clients} clients x {length}; {parts}"),
+        _figure("helper.flat", most.cpu_us / costs[0].cpu_us, 1.25, f"CPU per client, most over fewest; {each}"),
+        _figure("helper.bytes_up", most.bytes_up, None, f"a device's message; {length} values of 16 bits"),
+        _figure("helper.bytes_asked", most.bytes_asked, None, "from server to helper, per client"),
+        _figure("helper.bytes_answered", most.bytes_answered, None, "from helper to server"),
+    ]
+
+
+def histogram(*, quick: bool) -> list[Figure]:
+    """A query of 20 signals x 16 bins."""
+    cost, size = gift_cost(SIGNALS * BINS, repeats=50 if quick else 500)
+    note = "masks, seed sealed, signed; without encoding and noise"
+    return [
+        _figure("histogram.bytes_up", size, 1000, "16 bits, with a helper; without HTTP's headers"),
+        _figure("histogram.cpu_ms", cost, 2, note),
+    ]
+
+
+def memory(*, quick: bool) -> list[Figure]:
+    """Resident memory of the private path."""
+    with tempfile.TemporaryDirectory() as folder:
+        leave_for_masking(Path(folder), 20_000 if quick else PARAMETERS)
+        masked = resident_mb(_MASKS, Path(folder))
+    given = resident_mb(_GIVES, Path(str(SIGNALS * BINS)))
+    return [
+        _figure("memory.histogram_mb", given, 60, "after one message with a helper; no onnxruntime, no accountant"),
+        _figure("memory.mask_mb", masked, 60, "after masking with neighbours, vector and letter still held"),
+    ]
+
+
+PARTS: dict[str, Callable[..., list[Figure]]] = {
+    part.__name__: part for part in (device, server, helper, histogram, memory)
+}
+
+
+def _keep(part: str, figures: Sequence[Figure]) -> None:
+    """Write a part's figures to the results as soon as it is done."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{NAME}.json"
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    record = merged(earlier, NAME, part, figures, circumstances(PACKAGES), {})
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run, print a table to stderr and the figures to stdout; 0 if everything ran, whether or not limits hold."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="smoke run of less than a minute")
+    parser.add_argument("--only", action="append", choices=PARTS, help="one part; repeatable")
+    arguments = parser.parse_args(argv)
+    figures: list[Figure] = []
+    for name in arguments.only or PARTS:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        found = PARTS[name](quick=arguments.quick)
+        figures += found
+        if not arguments.quick:
+            _keep(name, found)
+    print(figures_table(figures), file=sys.stderr)
+    for figure in figures:
+        print(f"  {figure.name}: {figure.note}", file=sys.stderr)
+    emit(document(NAME, figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
