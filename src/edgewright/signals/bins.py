@@ -45,8 +45,8 @@ def quantile_edges(values: ArrayLike, bins: int = BINS) -> NDArray[np.float64]:
     """Return edges that give each bin the same share of the values that do not tie.
 
     Bin i holds what is above edge i - 1 and at most edge i. Edges are values that occurred, never between two. A
-    value that takes a bin's share or more gets a bin of its own, and the remaining bins divide the other values: where
-    most images reach full white, those that do not are still told apart.
+    value that takes a bin's share or more gets a bin of its own, and the remaining bins divide the other values:
+    where most images reach full white, those that do not are still told apart.
 
     Args:
         values: Shape [rows] or [rows, signals]; what is not finite is left out.
