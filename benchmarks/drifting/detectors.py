@@ -84,7 +84,7 @@ def _river(make: Callable[[int], Any]) -> Detector:
     def find(reference: Floats, stream: Floats, seed: int) -> int | None:
         # Their settings are meant for values between 0 and 1.
         low, high = reference.min(axis=0), reference.max(axis=0)
-        stream = (stream - low) / np.where(high > low, high - low, 1)
+        stream = np.clip((stream - low) / np.where(high > low, high - low, 1), 0, 1)
         first: int | None = None
         for signal in range(stream.shape[1]):
             one = make(seed)

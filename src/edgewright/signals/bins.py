@@ -42,9 +42,11 @@ class Reference:
 
 
 def quantile_edges(values: ArrayLike, bins: int = BINS) -> NDArray[np.float64]:
-    """Return edges that give each bin the same share of the values, as far as ties allow.
+    """Return edges that give each bin the same share of the values that do not tie.
 
-    Bin i holds what is above edge i - 1 and at most edge i. Edges are values that occurred, never between two.
+    Bin i holds what is above edge i - 1 and at most edge i. Edges are values that occurred, never between two. A
+    value that takes a bin's share or more gets a bin of its own, and the remaining bins divide the other values:
+    where most images reach full white, those that do not are still told apart.
 
     Args:
         values: Shape [rows] or [rows, signals]; what is not finite is left out.
@@ -67,11 +69,17 @@ def quantile_edges(values: ArrayLike, bins: int = BINS) -> NDArray[np.float64]:
         finite = column[np.isfinite(column)]
         if not finite.size:
             continue
-        quantiles = np.quantile(finite, np.arange(1, bins) / bins, method="inverted_cdf")
-        found, repeats = np.unique(quantiles, return_counts=True)
-        # An atom took several edges: two of them set it apart from what is below.
-        below = np.nextafter(found[repeats > 1], -np.inf)
-        kept = np.unique(np.concatenate([found, below]))
+        different, repeats = np.unique(finite, return_counts=True)
+        heavy = np.argsort(-repeats, kind="stable")[: (bins - 1) // 2]
+        atoms = different[heavy[repeats[heavy] >= max(2, finite.size / bins)]]
+        rest = finite[~np.isin(finite, atoms)]
+        # An atom takes two edges, which set it apart from what is below and above; the others divide the rest.
+        left = bins - 1 - 2 * atoms.size
+        if rest.size and left:
+            between = np.quantile(rest, np.arange(1, left + 1) / (left + 1), method="inverted_cdf")
+        else:
+            between = np.empty(0)
+        kept = np.unique(np.concatenate([between, atoms, np.nextafter(atoms, -np.inf)]))
         edges[signal, : kept.size] = kept
     return edges
 

@@ -226,7 +226,7 @@ def make_plan(
     tolerance: ArrayLike = 0.0,
     alpha: float = 0.05,
     period: int = 20_000,
-    blocks: int = 64,
+    blocks: int = 256,
     bounds: _Floats | None = None,
 ) -> Plan:
     """Plan a test against a reference.

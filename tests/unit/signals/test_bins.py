@@ -57,6 +57,14 @@ def test_an_atom_has_a_bin_of_its_own_and_both_its_neighbours_are_seen() -> None
     assert count(values, edges)[0, at] == (values == 0.5).sum()
 
 
+def test_what_does_not_tie_is_told_apart_beside_a_great_atom() -> None:
+    random = np.random.default_rng(3)
+    values = np.where(random.random(4000) < 0.9, 1.0, random.random(4000))
+    counts = count(values, quantile_edges(values))[0]
+    assert (counts[:-1] > 0).sum() >= 14
+    assert np.sort(counts)[-2] < 45
+
+
 def test_a_constant_signal_shows_any_other_value() -> None:
     edges = quantile_edges(np.full(100, 3.0))
     places = place([[2.999], [3.0], [3.001]], edges)[:, 0]
