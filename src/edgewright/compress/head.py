@@ -9,12 +9,13 @@ from edgewright.contract.errors import CandidateError
 
 __all__ = ["Head", "head_of"]
 
-_LAYERS = frozenset("Conv Gemm MatMul".split())
+# The last two are the runtime's own, which take floats and hold integer weights.
+_LAYERS = frozenset("Conv Gemm MatMul DynamicQuantizeMatMul MatMulNBits".split())
 _ENDINGS = frozenset("LogSoftmax Sigmoid Softmax".split())
 # What may lie between the last layer and the logits without mixing classes.
 _PASSED = frozenset(
-    "Add AveragePool Cast DequantizeLinear Flatten GlobalAveragePool Identity QuantizeLinear ReduceMean Reshape "
-    "Squeeze Transpose Unsqueeze".split()
+    "Add AveragePool Cast DequantizeLinear Flatten GlobalAveragePool Identity Mul QuantizeLinear ReduceMean "
+    "Reshape Squeeze Transpose Unsqueeze".split()
 )
 
 
@@ -55,7 +56,7 @@ def head_of(graph: Graph, output: str | None = None) -> Head:
         )
     ending, logits, at = None, name, name
     while at in producers and producers[at].op_type in _PASSED:
-        at = producers[at].input[0]
+        at = _source(producers[at], graph)
     if at in producers and producers[at].op_type in _ENDINGS:
         ending = producers[at]
         logits = at = ending.input[0]
@@ -65,9 +66,13 @@ def head_of(graph: Graph, output: str | None = None) -> Head:
     while at in producers and producers[at].op_type in _PASSED:
         node = producers[at]
         path.insert(0, node)
-        values = [one for one in node.input if one and one not in graph.constants]
-        # A residual sum has two sources, neither of which is the last layer.
-        at = values[0] if node.op_type != "Add" or len(values) == 1 else ""
+        at = _source(node, graph)
     layer = producers.get(at)
     found = layer if layer is not None and layer.op_type in _LAYERS else None
     return Head(name, logits, ending, tuple(path), found)
+
+
+def _source(node: onnx.NodeProto, graph: Graph) -> str:
+    """Return the tensor that a node passes on; nothing for a residual sum, which has two sources."""
+    values = [one for one in node.input if one and one not in graph.constants]
+    return values[0] if values and (node.op_type not in ("Add", "Mul") or len(values) == 1) else ""
