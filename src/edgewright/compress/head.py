@@ -29,6 +29,7 @@ class Head:
         ending: The node that makes probabilities, None if logits come out.
         path: Nodes from the last layer's reader to the one that makes the logits.
         layer: The last layer, None if something else makes the logits.
+        after: Operators between the ending and the output.
     """
 
     output: str
@@ -36,6 +37,7 @@ class Head:
     ending: onnx.NodeProto | None
     path: tuple[onnx.NodeProto, ...]
     layer: onnx.NodeProto | None
+    after: frozenset[str] = frozenset()
 
 
 def head_of(graph: Graph, output: str | None = None) -> Head:
@@ -55,13 +57,16 @@ def head_of(graph: Graph, output: str | None = None) -> Head:
             f"{name!r} is no output that the graph computes", remedy=f"Use one of {graph.output_names}."
         )
     ending, logits, at = None, name, name
+    after: set[str] = set()
     while at in producers and producers[at].op_type in _PASSED:
+        after.add(producers[at].op_type)
         at = _source(producers[at], graph)
     if at in producers and producers[at].op_type in _ENDINGS:
         ending = producers[at]
         logits = at = ending.input[0]
     else:
         at = name
+        after.clear()
     path: list[onnx.NodeProto] = []
     while at in producers and producers[at].op_type in _PASSED:
         node = producers[at]
@@ -69,7 +74,7 @@ def head_of(graph: Graph, output: str | None = None) -> Head:
         at = _source(node, graph)
     layer = producers.get(at)
     found = layer if layer is not None and layer.op_type in _LAYERS else None
-    return Head(name, logits, ending, tuple(path), found)
+    return Head(name, logits, ending, tuple(path), found, frozenset(after))
 
 
 def _source(node: onnx.NodeProto, graph: Graph) -> str:

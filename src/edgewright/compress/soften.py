@@ -38,12 +38,17 @@ def soften(model: onnx.ModelProto, softening: Softening, output: str | None = No
         output: Name of the output, None for the first.
 
     Raises:
-        CandidateError: The output is not of floats, or its classes cannot be told.
+        CandidateError: The output is not of floats, its classes cannot be told, or probabilities are averaged.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = Graph(copy)
     head = head_of(graph, output)
+    if head.after & {"Add", *_LINEAR} - {"Transpose"}:
+        raise CandidateError(
+            f"output {head.output!r} is made of probabilities that are averaged or changed afterwards",
+            remedy="Soften the logits before the graph is exported.",
+        )
     edits = _Fold(graph, head, softening.scale, softening.shift).edits()
     if edits is None:
         _insert(graph, copy, head, softening)

@@ -179,6 +179,16 @@ def test_whole_numbers_are_not_softened(built: Build) -> None:
         soften(model, TEMPERATURE, "l")
 
 
+def test_averaged_probabilities_are_not_softened(built: Build) -> None:
+    model = made(
+        built,
+        "g (float[n,3,6,6] x) => (float[n,4,1,1] y)"
+        " { c = Conv(x, k, b) p = Softmax<axis=1>(c) y = GlobalAveragePool(p) }",
+    )
+    with pytest.raises(CandidateError, match="averaged"):
+        soften(model, TEMPERATURE)
+
+
 def test_the_given_model_is_left_alone(digits_proto: onnx.ModelProto) -> None:
     before = digits_proto.SerializeToString()
     soften(digits_proto, TEMPERATURE)
