@@ -9,12 +9,13 @@ from edgewright.contract.errors import CandidateError
 
 __all__ = ["Head", "head_of"]
 
-_LAYERS = frozenset("Conv Gemm MatMul".split())
+# The last two are the runtime's own, which take floats and hold integer weights.
+_LAYERS = frozenset("Conv Gemm MatMul DynamicQuantizeMatMul MatMulNBits".split())
 _ENDINGS = frozenset("LogSoftmax Sigmoid Softmax".split())
 # What may lie between the last layer and the logits without mixing classes.
 _PASSED = frozenset(
-    "Add AveragePool Cast DequantizeLinear Flatten GlobalAveragePool Identity QuantizeLinear ReduceMean Reshape "
-    "Squeeze Transpose Unsqueeze".split()
+    "Add AveragePool Cast DequantizeLinear Flatten GlobalAveragePool Identity Mul QuantizeLinear ReduceMean "
+    "Reshape Squeeze Transpose Unsqueeze".split()
 )
 
 
@@ -28,6 +29,7 @@ class Head:
         ending: The node that makes probabilities, None if logits come out.
         path: Nodes from the last layer's reader to the one that makes the logits.
         layer: The last layer, None if something else makes the logits.
+        after: Operators between the ending and the output.
     """
 
     output: str
@@ -35,6 +37,7 @@ class Head:
     ending: onnx.NodeProto | None
     path: tuple[onnx.NodeProto, ...]
     layer: onnx.NodeProto | None
+    after: frozenset[str] = frozenset()
 
 
 def head_of(graph: Graph, output: str | None = None) -> Head:
@@ -54,20 +57,27 @@ def head_of(graph: Graph, output: str | None = None) -> Head:
             f"{name!r} is no output that the graph computes", remedy=f"Use one of {graph.output_names}."
         )
     ending, logits, at = None, name, name
+    after: set[str] = set()
     while at in producers and producers[at].op_type in _PASSED:
-        at = producers[at].input[0]
+        after.add(producers[at].op_type)
+        at = _source(producers[at], graph)
     if at in producers and producers[at].op_type in _ENDINGS:
         ending = producers[at]
         logits = at = ending.input[0]
     else:
         at = name
+        after.clear()
     path: list[onnx.NodeProto] = []
     while at in producers and producers[at].op_type in _PASSED:
         node = producers[at]
         path.insert(0, node)
-        values = [one for one in node.input if one and one not in graph.constants]
-        # A residual sum has two sources, neither of which is the last layer.
-        at = values[0] if node.op_type != "Add" or len(values) == 1 else ""
+        at = _source(node, graph)
     layer = producers.get(at)
     found = layer if layer is not None and layer.op_type in _LAYERS else None
-    return Head(name, logits, ending, tuple(path), found)
+    return Head(name, logits, ending, tuple(path), found, frozenset(after))
+
+
+def _source(node: onnx.NodeProto, graph: Graph) -> str:
+    """Return the tensor that a node passes on; nothing for a residual sum, which has two sources."""
+    values = [one for one in node.input if one and one not in graph.constants]
+    return values[0] if values and (node.op_type not in ("Add", "Mul") or len(values) == 1) else ""

@@ -22,7 +22,10 @@ _Floats = NDArray[np.float64]
 _Edit = Callable[[], None]
 
 _RESHAPING = frozenset("Flatten Identity Reshape Squeeze Unsqueeze".split())
-_AVERAGING = frozenset("AveragePool GlobalAveragePool ReduceMean Transpose".split())
+# What passes one factor on, but not different ones, or not a shift.
+_LINEAR = frozenset("AveragePool GlobalAveragePool Mul ReduceMean Transpose".split())
+# Input 2 holds the weights' steps, 3 their zero points, later ones a bias or an order.
+_WITH_STEPS = frozenset("DynamicQuantizeMatMul MatMulNBits".split())
 _PAIR = frozenset("DequantizeLinear QuantizeLinear".split())
 
 
@@ -35,12 +38,17 @@ def soften(model: onnx.ModelProto, softening: Softening, output: str | None = No
         output: Name of the output, None for the first.
 
     Raises:
-        CandidateError: The output is not of floats, or its classes cannot be told.
+        CandidateError: The output is not of floats, its classes cannot be told, or probabilities are averaged.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = Graph(copy)
     head = head_of(graph, output)
+    if head.after & {"Add", *_LINEAR} - {"Transpose"}:
+        raise CandidateError(
+            f"output {head.output!r} is made of probabilities that are averaged or changed afterwards",
+            remedy="Soften the logits before the graph is exported.",
+        )
     edits = _Fold(graph, head, softening.scale, softening.shift).edits()
     if edits is None:
         _insert(graph, copy, head, softening)
@@ -79,7 +87,7 @@ class _Fold:
                 parts.append(self._pair(node))
             elif not self._keeps_classes(node):
                 return None
-        if len(layer.input) > 2 and layer.input[2]:
+        if layer.op_type not in _WITH_STEPS and len(layer.input) > 2 and layer.input[2]:
             parts.append(self._bias(layer, shift=not shifted))
         elif self.shift.any() and not shifted:
             parts.append(self._new_bias(layer))
@@ -103,7 +111,7 @@ class _Fold:
 
     def _keeps_classes(self, node: onnx.NodeProto) -> bool:
         # An average of scaled values is the scaled average; shifts and factors per class need their axis kept.
-        kept = _RESHAPING | (_AVERAGING if self.uniform else {"GlobalAveragePool"})
+        kept = _RESHAPING | (_LINEAR if self.uniform else {"GlobalAveragePool"})
         return node.op_type in kept
 
     def _is_pooled(self, layer: onnx.NodeProto) -> bool:
@@ -119,6 +127,11 @@ class _Fold:
         return 0 if layer.op_type == "Conv" else -1
 
     def _weight(self, layer: onnx.NodeProto) -> list[_Edit] | None:
+        if layer.op_type in _WITH_STEPS:
+            of_weight = self.graph.constants.get(layer.input[2])
+            if of_weight is None or not self.uniform or any(layer.input[4:]):
+                return None
+            return [self._constant(layer, 2, of_weight * self.scale)]
         name = layer.input[1]
         axis = self._channels(layer)
         value = self.graph.constants.get(name)

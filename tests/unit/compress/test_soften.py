@@ -12,9 +12,14 @@ from numpy.typing import NDArray
 from scipy import special
 
 from edgewright.compress.calibrate import observe
+from edgewright.compress.expose import expose
 from edgewright.compress.graph import Graph, clean, optimized
+from edgewright.compress.matrices import DynamicInt8, WeightBlocks
+from edgewright.compress.recipe import CleanUp, Recipe, Workbench
 from edgewright.compress.soften import soften
+from edgewright.compress.sparsify import Sparsify
 from edgewright.compress.static import StaticInt8, quantize_static, tensors_to_observe
+from edgewright.compress.stored import StoreHalf, StoreWeights
 from edgewright.contract.errors import CandidateError
 from edgewright.signals.calibration import Softening, fit_temperature, nll, softmax
 
@@ -174,6 +179,16 @@ def test_whole_numbers_are_not_softened(built: Build) -> None:
         soften(model, TEMPERATURE, "l")
 
 
+def test_averaged_probabilities_are_not_softened(built: Build) -> None:
+    model = made(
+        built,
+        "g (float[n,3,6,6] x) => (float[n,4,1,1] y)"
+        " { c = Conv(x, k, b) p = Softmax<axis=1>(c) y = GlobalAveragePool(p) }",
+    )
+    with pytest.raises(CandidateError, match="averaged"):
+        soften(model, TEMPERATURE)
+
+
 def test_the_given_model_is_left_alone(digits_proto: onnx.ModelProto) -> None:
     before = digits_proto.SerializeToString()
     soften(digits_proto, TEMPERATURE)
@@ -218,6 +233,28 @@ def test_a_vector_in_integers_is_within_their_rounding(
     softened = soften(model, vector)
     np.testing.assert_allclose(answers(softened, image=digits["x"])[0], wanted, atol=2e-2)
     assert len(softened.graph.node) <= len(model.graph.node) + (0 if step.per_channel else 2)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [DynamicInt8(), WeightBlocks(), StoreWeights(), StoreHalf(), Sparsify()],
+    ids=lambda step: type(step).__name__,
+)
+@pytest.mark.parametrize("softening", ["temperature", "vector"])
+def test_what_the_search_builds_is_softened_and_has_an_embedding(
+    digits_proto: onnx.ModelProto, digits: dict[str, NDArray[Any]], answers: Run, step: Any, softening: str
+) -> None:
+    vector = Softening(np.linspace(0.5, 1.5, 10), np.linspace(-1, 1, 10))
+    chosen = TEMPERATURE if softening == "temperature" else vector
+    x = digits["x"][:64]
+    model = Workbench(digits_proto, [{"image": x}]).build(Recipe((CleanUp(), step)))
+    before = answers(model, image=x)[0]
+    softened = soften(model, chosen)
+    after, embedding = answers(expose(softened), image=x)
+    np.testing.assert_allclose(after, chosen.apply(before), atol=1e-4)
+    assert embedding.shape == (64, 64)
+    if isinstance(step, DynamicInt8 | WeightBlocks) and softening == "temperature":
+        assert len(softened.graph.node) == len(model.graph.node)
 
 
 def test_logits_that_leave_as_integers_are_scaled_in_their_scale(built: Build, answers: Run) -> None:
