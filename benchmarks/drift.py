@@ -9,13 +9,10 @@ any signal does. A delay is the median over streams that had no alarm before the
 without change is no peer, so its false alarms stand beside its delay. docs/reference/benchmarks.md says more.
 """
 
-import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
@@ -23,21 +20,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 import numpy as np
 from benchmarks.drifting.detectors import DETECTORS, Detector, watch
 from benchmarks.drifting.worlds import Draw, Floats, images, series, windows
-from benchmarks.report import Figure, Interval, circumstances, document, emit, figures_table, merged, table
+from benchmarks.parts import Part, run_parts
+from benchmarks.report import Figure, Interval, table
 from scipy import stats
 
 from edgewright.signals import bins, drift, episodes, fleet
 
 NAME = "drift"
-RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("edgewright", "numpy", "river", "scikit-learn", "scipy")
 ALPHA = 0.05
 REFERENCE_ROWS = 10_000
 BEFORE, AFTER = 5000, 10_000
 # Peers are shown fewer streams without change than ours; their false alarms are many.
 PEER_SHARE = 4
-
-Part = tuple[list[Figure], dict[str, Any]]
 
 
 def _share(hits: int, runs: int) -> Interval:
@@ -338,17 +333,11 @@ PARTS: dict[str, Callable[..., Part]] = {
 }
 
 
-def _keep(part: str, figures: Sequence[Figure], detail: Mapping[str, Any]) -> None:
-    """Write a part's figures to the results as soon as it is done."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{NAME}.json"
-    earlier = json.loads(path.read_text()) if path.exists() else {}
-    record = merged(earlier, NAME, part, figures, circumstances(PACKAGES), detail)
-    path.write_text(json.dumps(record, indent=1) + "\n")
-
-
 def _delay_table(figures: Sequence[Figure]) -> str:
     """Return delays as a table of changes by detectors, each with the share of streams that had an early alarm."""
+    figures = [figure for figure in figures if figure.name.partition(".")[0] in ("pictures", "wearable")]
+    if not figures:
+        return ""
     early = {tuple(figure.name.removesuffix(", before").split(".")[1:]): figure for figure in figures}
     found = {
         tuple(figure.name.split(".")[1:]): figure for figure in figures if not figure.name.endswith(", before")
@@ -367,28 +356,5 @@ def _delay_table(figures: Sequence[Figure]) -> str:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run, print a table to stderr and the figures to stdout; 0 if everything ran, whether or not limits hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="smoke run of less than a minute")
-    parser.add_argument("--only", action="append", choices=PARTS, help="one part; repeatable")
-    arguments = parser.parse_args(argv)
-    figures: list[Figure] = []
-    for name in arguments.only or PARTS:
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        found, detail = PARTS[name](quick=arguments.quick)
-        figures += found
-        if not arguments.quick:
-            _keep(name, found, detail)
-    print(figures_table(figures), file=sys.stderr)
-    for figure in figures:
-        print(f"  {figure.name}: {figure.note}", file=sys.stderr)
-    delays = [figure for figure in figures if figure.name.partition(".")[0] in ("pictures", "wearable")]
-    if delays:
-        print(_delay_table(delays), file=sys.stderr)
-    emit(document(NAME, figures))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_parts(NAME, PARTS, PACKAGES, __doc__, shown=_delay_table))

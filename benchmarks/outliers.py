@@ -10,11 +10,10 @@ usual samples (the rate must hold), near, far and attacked ones. scikit-learn's 
 embedding stand beside it. Nothing is promised after a shift; the figures say what happens there.
 """
 
-import argparse
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 import numpy as np
 import onnx
 import torch
-from benchmarks.report import ROOT, Figure, Interval, circumstances, document, emit, figures_table, merged
+from benchmarks.parts import run_parts
+from benchmarks.report import ROOT, Figure, Interval
 from benchmarks.unusual.attack import ATTACKS
 from benchmarks.unusual.judge import auroc, kept_coverage, share
 from benchmarks.unusual.material import MATERIALS, Labelled, Material
@@ -45,7 +45,6 @@ from edgewright.signals.conformal import accepts, coverage, fit_sets, prediction
 from edgewright.signals.outlier import disagreement, score, scorer, squeezed, unusual
 
 NAME = "outliers"
-RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("edgewright", "numpy", "onnxruntime", "scikit-learn", "torch")
 SHARED = ROOT.parent / "shared" / "data"
 RATE = 0.05
@@ -250,35 +249,8 @@ def _part(name: str, *, quick: bool) -> list[Figure]:
     return [Figure(f"{name}.{f.name}", f.value, f.limit, f.peer, f.holds, f.note) for f in figures]
 
 
-def _keep(part: str, figures: Sequence[Figure]) -> None:
-    """Write a part's figures to the results as soon as it is done."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{NAME}.json"
-    earlier = json.loads(path.read_text()) if path.exists() else {}
-    record = merged(earlier, NAME, part, figures, circumstances(PACKAGES), {})
-    path.write_text(json.dumps(record, indent=1) + "\n")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run, print a table to stderr and the figures to stdout; 0 if everything ran, whether or not limits hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="smoke run of half a minute, on digits unless --only")
-    parser.add_argument("--only", action="append", choices=MATERIALS, help="one data set; repeatable")
-    arguments = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    figures: list[Figure] = []
-    for name in arguments.only or (["digits"] if arguments.quick else MATERIALS):
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        found = _part(name, quick=arguments.quick)
-        figures += found
-        if not arguments.quick:
-            _keep(name, found)
-    print(figures_table(figures), file=sys.stderr)
-    for figure in figures:
-        print(f"  {figure.name}: {figure.note}", file=sys.stderr)
-    emit(document(NAME, figures))
-    return 0
-
+PARTS = {name: partial(_part, name) for name in MATERIALS}
 
 if __name__ == "__main__":
-    sys.exit(main())
+    torch.set_num_threads(1)
+    sys.exit(run_parts(NAME, PARTS, PACKAGES, __doc__, quick=("digits",)))

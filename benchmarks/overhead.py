@@ -162,7 +162,8 @@ def _calls(values: int, hidden: int, *, watched: bool) -> Iterator[_Calls]:
 
 def _monitor(content: bytes, contract: InputContract, guard: Guard, folder: Path) -> Monitor:
     random = np.random.default_rng(2)
-    inputs = {"x": random.random((_REFERENCE, 1, contract.inputs[0].shape[1]), np.float32)}
+    values = int(contract.inputs[0].shape[1])
+    inputs = {"x": random.random((_REFERENCE, 1, values), np.float32)}
     labels = random.integers(0, _CLASSES, _REFERENCE)
     dataset = Dataset(inputs, labels, None, "classification", "0" * 64)
     profile = reference_profile(content, dataset, contract)

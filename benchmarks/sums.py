@@ -7,24 +7,23 @@
 Times are medians, their intervals quartiles.
 """
 
-import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from benchmarks.environments import PEERS, environment, timed
-from benchmarks.report import Figure, Interval, circumstances, document, emit, figures_table, merged
+from benchmarks.parts import run_parts
+from benchmarks.report import Figure, Interval
 from benchmarks.shipping.memory import resident_mb
 from benchmarks.summing.helped import gift_cost, helped_cost
 from benchmarks.summing.neighbours import DEGREE, THRESHOLD, device_cost, leave_for_masking, server_cost
 
 NAME = "sums"
-RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("edgewright", "cryptography", "msgspec", "numpy")
 PARAMETERS, CLIENTS, DROPOUTS = 1_000_000, 100, 10
 SIGNALS, BINS = 20, 16
@@ -164,34 +163,5 @@ PARTS: dict[str, Callable[..., list[Figure]]] = {
 }
 
 
-def _keep(part: str, figures: Sequence[Figure]) -> None:
-    """Write a part's figures to the results as soon as it is done."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{NAME}.json"
-    earlier = json.loads(path.read_text()) if path.exists() else {}
-    record = merged(earlier, NAME, part, figures, circumstances(PACKAGES), {})
-    path.write_text(json.dumps(record, indent=1) + "\n")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run, print a table to stderr and the figures to stdout; 0 if everything ran, whether or not limits hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="smoke run of less than a minute")
-    parser.add_argument("--only", action="append", choices=PARTS, help="one part; repeatable")
-    arguments = parser.parse_args(argv)
-    figures: list[Figure] = []
-    for name in arguments.only or PARTS:
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        found = PARTS[name](quick=arguments.quick)
-        figures += found
-        if not arguments.quick:
-            _keep(name, found)
-    print(figures_table(figures), file=sys.stderr)
-    for figure in figures:
-        print(f"  {figure.name}: {figure.note}", file=sys.stderr)
-    emit(document(NAME, figures))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_parts(NAME, PARTS, PACKAGES, __doc__))
