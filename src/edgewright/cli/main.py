@@ -21,6 +21,8 @@ VERBS = {
     "rollout": "edgewright.cli.rollout",
     "repo": "edgewright.cli.repo",
     "device": "edgewright.cli.device",
+    "query": "edgewright.cli.query",
+    "helper": "edgewright.cli.helper",
     "init": "edgewright.cli.init",
     "doctor": "edgewright.cli.doctor",
 }
@@ -35,6 +37,8 @@ SUMMARIES = {
     "rollout": "bring a release to devices in stages, or take it back",
     "repo": "check a repository, sign what is staged, renew what expires",
     "device": "enrol this device, keep its model up to date, ask it",
+    "query": "ask a fleet for sums that tell nothing of one device",
+    "helper": "be the second operator of private sums",
     "init": "write a commented edgewright.toml from a model and data",
     "doctor": "show the runtime, CPU features, sensors and disk of this machine",
 }

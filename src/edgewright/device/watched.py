@@ -38,6 +38,7 @@ __all__ = [
     "start",
     "to_bytes",
     "verdict",
+    "widths",
 ]
 
 _Floats = NDArray[np.float64]
@@ -277,11 +278,15 @@ def counts_between(
     return np.concatenate(found).astype(np.float64)
 
 
+def widths() -> dict[str, int]:
+    """Return the bins of what is counted beside a release's signals."""
+    return {"latency": len(LATENCY_EDGES_S) + 1, "rejected": len(CHECKS)}
+
+
 def _width(name: str) -> int:
     """Return how many bins a tally has, 0 if there is none of that name."""
-    fixed = {"latency": len(LATENCY_EDGES_S) + 1, "rejected": len(CHECKS)}
     kinds = {"outcome": 2, "calibration": 2 * TENTHS}
-    return fixed.get(name) or kinds.get(name.partition(".")[0], 0)
+    return widths().get(name) or kinds.get(name.partition(".")[0], 0)
 
 
 def _hour(moment_s: float) -> int:

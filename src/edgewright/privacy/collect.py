@@ -72,6 +72,11 @@ class Collector:
         """Return how many have sent the letter of the open step."""
         return sum(step == self.step for step, _ in self._taken)
 
+    @property
+    def survivors(self) -> int:
+        """Return how many devices are in the sum."""
+        return len(self._survivors)
+
     def take(self, step: str, content: bytes) -> None:
         """Take a device's letter; one that was taken before may come again.
 

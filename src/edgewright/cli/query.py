@@ -1,0 +1,394 @@
+"""`edgewright query`: what a fleet may be asked, asking it, and collecting the answers."""
+
+import argparse
+import datetime
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import urllib3
+from rich.console import Console
+
+from edgewright.cli.desk import serving
+from edgewright.cli.opened import add_options, opened
+from edgewright.cli.signing import signing
+from edgewright.cli.terminal import SCHEMA_VERSION, print_json, working
+from edgewright.contract.errors import InputError, WorkError
+from edgewright.contract.permit import Permit
+from edgewright.contract.profile import Profile
+from edgewright.contract.query import Counted, Limits, Query, Template
+from edgewright.contract.release import Manifest, stored
+from edgewright.contract.times import time_of
+from edgewright.device.sums import post
+from edgewright.device.watched import widths
+from edgewright.privacy.agreement import terms_of
+from edgewright.privacy.collect import Collector
+from edgewright.privacy.desk import SumDesk
+from edgewright.privacy.helper import Gatherer
+from edgewright.privacy.price import instantiate, price
+from edgewright.privacy.roster import DeclinedError
+from edgewright.privacy.sum import Recovered, recover
+from edgewright.trust.asking import ask, known_permit, known_questions, permit
+from edgewright.trust.paths import blob_name, release_path
+from edgewright.trust.publish import releases
+from edgewright.trust.repository import Repository
+
+__all__ = ["register"]
+
+_EPILOG = """\
+examples:
+  edgewright query permit digits --signals 1.0.0 --server http://sums.example --helper KEY --keys KEYS --repo REPO
+  edgewright query ask digits --release 1.0.0 --id monday --start 2026-11-23T00 --end 2026-11-24T00 \\
+      --keys KEYS --repo REPO
+  edgewright query status digits --keys KEYS --repo REPO
+  edgewright query collect digits --id monday --helper-url http://helper.example --keys KEYS --repo REPO
+
+The offline keys sign what may be asked, the online keys what is asked; a device has limits of its own besides.
+exit codes: 0 done; 1 too few devices answered, or the repository cannot be believed; 2 the input is wrong.
+"""
+_DAY_S = 86400.0
+# Of vectors, grid units per unit of their values; counts are whole already.
+_SCALE = 1024.0
+# Of one device, in units of the clip; what an answer costs bounds it as well.
+_LEAST_NOISE = 0.05
+
+
+def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "query",
+        help="ask a fleet for sums that tell nothing of one device",
+        description="Say what a fleet may be asked, ask it, and collect the answers.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    acts = parser.add_subparsers(dest="act", metavar="ACT", required=True)
+    permits = acts.add_parser("permit", help="have the offline keys sign what may be asked")
+    permits.add_argument("--server", metavar="URL", required=True, help="that answers are sent to")
+    permits.add_argument("--helper", metavar="KEY", default="", help="helper's key; none for secagg only")
+    permits.add_argument("--signals", metavar="VERSION", help="all signals of a release, as template 'signals'")
+    permits.add_argument("--template", metavar="FILE", type=Path, action="append", default=[], help="JSON; repeatable")
+    permits.add_argument("--clip", metavar="N", type=float, default=100.0, help="observations of a device that count")
+    permits.add_argument("--least-cohort", metavar="N", type=int, default=100, help="devices in a sum (100)")
+    permits.add_argument("--dearest", metavar="RHO", type=float, default=0.05, help="most that an answer costs (0.05)")
+    permits.add_argument("--every", metavar="DAYS", type=float, default=1.0, help="between two answers (1)")
+    permits.add_argument("--expires", metavar="DATE", help="not asked after (in a year)")
+    permits.add_argument("--stage", action="store_true", help="leave the signing to 'repo sign'")
+    permits.set_defaults(run=run_permit)
+    asks = acts.add_parser("ask", help="ask, within what is permitted")
+    asks.add_argument("--template", metavar="NAME", default="signals", help="that is asked (signals)")
+    asks.add_argument("--release", metavar="VERSION", required=True, help="that it is about")
+    asks.add_argument("--id", metavar="NAME", required=True, help="of the query")
+    asks.add_argument("--start", metavar="TIME", required=True, help="of what is counted, a whole hour, UTC")
+    asks.add_argument("--end", metavar="TIME", required=True, help="of what is counted, a whole hour, UTC")
+    asks.add_argument("--deadline", metavar="TIME", help="no answers after (a day after the end)")
+    asks.add_argument("--epsilon", metavar="X", type=float, default=1.0, help="that an answer costs at most (1)")
+    asks.add_argument("--cohort", metavar="N", type=int, help="devices that must answer (what is permitted)")
+    asks.add_argument("--largest", metavar="N", type=int, help="that may answer (100 times as many)")
+    asks.add_argument("--backend", choices=("helper", "secagg"), default="helper", help="how (helper)")
+    asks.set_defaults(run=run_ask)
+    shows = acts.add_parser("status", help="show what may be asked and what is")
+    shows.set_defaults(run=run_status)
+    ends = acts.add_parser("end", help="ask no more")
+    ends.add_argument("--id", metavar="NAME", required=True, help="of the query")
+    ends.set_defaults(run=run_end)
+    collects = acts.add_parser("collect", help="take the answers, and show their sum")
+    collects.add_argument("--id", metavar="NAME", required=True, help="of the query")
+    collects.add_argument("--helper-url", metavar="URL", default="", help="of the helper, where it has one")
+    collects.add_argument("--devices", metavar="N", type=int, help="to wait for (the query's cohort)")
+    collects.add_argument("--wait", metavar="S", type=float, default=_DAY_S, help="at most, seconds (a day)")
+    collects.add_argument("--step", metavar="S", type=float, default=60.0, help="for late ones at each step (60)")
+    collects.add_argument("--host", metavar="HOST", default="127.0.0.1", help="to listen on (127.0.0.1)")
+    collects.add_argument("--port", metavar="PORT", type=int, default=8600, help="to listen on (8600)")
+    collects.set_defaults(run=run_collect)
+    for act in acts.choices.values():
+        act.add_argument("model", metavar="NAME", help="of the model")
+        act.add_argument("--device-class", metavar="CLASS", default="default", help="that is asked (default)")
+        add_options(act, signs=act in (permits, asks, ends))
+
+
+def run_permit(arguments: argparse.Namespace) -> int:
+    """Have the offline keys sign what may be asked.
+
+    Raises:
+        InputError: A template is none, or a release has no reference profile.
+        TrustError: The repository cannot be believed.
+    """
+    repository = opened(arguments)
+    model, device_class = arguments.model, arguments.device_class
+    templates = [_read(path) for path in arguments.template]
+    if arguments.signals is not None:
+        templates.append(_signals(repository, arguments))
+    before = known_permit(repository, model, device_class)
+    record = Permit(
+        model,
+        device_class,
+        1 if before is None else before.revision + 1,
+        arguments.server,
+        arguments.helper,
+        tuple(templates),
+    )
+    with signing(arguments.keys, "signing") as keys:
+        landed = permit(repository, keys, record, only_stage=arguments.stage)
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, "permit": record, "landed": landed})
+    else:
+        names = ", ".join(template.name for template in templates) or "nothing"
+        print(f"Devices of {device_class} may be asked: {names}." + ("" if landed else " It waits for signatures."))
+    return 0
+
+
+def run_ask(arguments: argparse.Namespace) -> int:
+    """Ask.
+
+    Raises:
+        InputError: It is not permitted, or devices would refuse it.
+        TrustError: The repository cannot be believed.
+    """
+    repository = opened(arguments)
+    model, device_class = arguments.model, arguments.device_class
+    known = known_permit(repository, model, device_class)
+    template = next((each for each in () if known is None else known.templates if each.name == arguments.template), None)
+    if template is None:
+        raise InputError(
+            f"no template {arguments.template} is permitted for {model} on {device_class}",
+            remedy="Have the offline keys sign it with 'edgewright query permit'.",
+        )
+    start, end = (_hour(what, getattr(arguments, what)) for what in ("start", "end"))
+    deadline = end + datetime.timedelta(days=1) if arguments.deadline is None else time_of(arguments.deadline)
+    cohort = arguments.cohort or template.min_cohort
+    whole = Query(
+        id=arguments.id,
+        template=template.name,
+        template_digest="0" * 64,
+        window_start=start.isoformat(),
+        window_end=end.isoformat(),
+        deadline=deadline.isoformat(),
+        bits=32,
+        scale=_SCALE if template.kind == "vector" else 1.0,
+        sigma=2.0,
+        cohort=cohort,
+        largest=arguments.largest or 100 * cohort,
+        rho=1.0,
+        backend=arguments.backend,
+        seed=os.urandom(32).hex(),
+        release=_digest(repository, model, arguments.release),
+    )
+    query = instantiate(whole, template, arguments.epsilon)
+    cost = price(query, template, Limits(least_cohort=2, rho_per_period=max(Limits().rho_per_period, query.rho)))
+    with signing(arguments.keys, "signing") as keys:
+        ask(repository, keys, model, device_class, query=query)
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, "query": query, "price": msgspec.to_builtins(cost)})
+    else:
+        print(
+            f"{query.id} is asked: epsilon {cost.cost.epsilon:.2f} if the others are honest, "
+            f"{cost.cost.epsilon_own:.3g} by a device's own noise; each summed number has noise of {cost.sum_sd:.3g}."
+        )
+    return 0
+
+
+def run_end(arguments: argparse.Namespace) -> int:
+    """Ask no more.
+
+    Raises:
+        InputError: It is not asked.
+        TrustError: The repository cannot be believed.
+    """
+    repository = opened(arguments)
+    with signing(arguments.keys, "signing") as keys:
+        left = ask(repository, keys, arguments.model, arguments.device_class, without=arguments.id)
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, "questions": left})
+    else:
+        print(f"{arguments.id} is not asked any more.")
+    return 0
+
+
+def run_status(arguments: argparse.Namespace) -> int:
+    """Show what may be asked and what is.
+
+    Raises:
+        TrustError: The repository cannot be believed.
+    """
+    repository = opened(arguments)
+    known = known_permit(repository, arguments.model, arguments.device_class)
+    questions = known_questions(repository, arguments.model, arguments.device_class)
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, "permit": known, "questions": questions})
+        return 0
+    console = Console()
+    for template in () if known is None else known.templates:
+        console.print(
+            f"may be asked: {template.name}, {template.values} numbers, of {template.min_cohort} devices or more, "
+            f"for rho {template.dearest_rho:g} at most, until {template.expires}",
+            highlight=False,
+        )
+    for query in questions.queries:
+        console.print(
+            f"is asked: {query.id}, {query.template} from {query.window_start} to {query.window_end}, "
+            f"until {query.deadline}",
+            highlight=False,
+        )
+    return 0
+
+
+def run_collect(arguments: argparse.Namespace) -> int:
+    """Take the answers, and show their sum.
+
+    Raises:
+        InputError: It is not asked, or has a helper and none is named.
+        WorkError: Too few devices answered.
+        TrustError: The repository cannot be believed.
+    """
+    repository = opened(arguments)
+    known = known_permit(repository, arguments.model, arguments.device_class)
+    questions = known_questions(repository, arguments.model, arguments.device_class)
+    query = next((each for each in questions.queries if each.id == arguments.id), None)
+    template = None if known is None or query is None else known.template(query)
+    if query is None or template is None:
+        raise InputError(f"query {arguments.id} is not asked", remedy="See 'edgewright query status'.")
+    if query.backend == "helper" and not arguments.helper_url:
+        raise InputError(f"query {query.id} has a helper", remedy="Name it with --helper-url.")
+    terms = terms_of(query, template)
+    desk = SumDesk()
+    collected = desk.open(terms)
+    wanted = arguments.devices or query.cohort
+    with serving(desk.handle, arguments.host, arguments.port), working(f"waiting for {wanted} devices"):
+        try:
+            if isinstance(collected, Gatherer):
+                total, survivors = _helped(collected, wanted, arguments)
+            else:
+                total, survivors = _neighbourly(collected, wanted, arguments)
+        except DeclinedError as error:
+            raise WorkError(f"query {query.id} has no sum: {error.message}", remedy="Wait for more devices.") from error
+    found = recover(total.astype(np.uint32), template, query, survivors)
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, "query": query.id, **_as_json(found, template)})
+    else:
+        Console().print(
+            f"{found.survivors} devices; each number has noise of {found.noise_sd:.3g}.", highlight=False
+        )
+        for name, values in _by_signal(found, template).items():
+            print(f"  {name}: {' '.join(f'{value:.0f}' for value in values)}")
+    return 0
+
+
+def _helped(gatherer: Gatherer, wanted: int, arguments: argparse.Namespace) -> tuple[Any, int]:
+    ends = time.monotonic() + arguments.wait
+    while gatherer.devices < wanted and time.monotonic() < ends:
+        time.sleep(0.1)
+    pool = urllib3.PoolManager(timeout=120, retries=False)
+    while True:
+        content = gatherer.ask()
+        try:
+            answer = post(pool, f"{arguments.helper_url.rstrip('/')}/help", content)
+        except DeclinedError as error:
+            if not error.culprits:
+                raise
+            gatherer.leave_out(error.culprits)
+            continue
+        return gatherer.total(answer), gatherer.devices
+
+
+def _neighbourly(collector: Collector, wanted: int, arguments: argparse.Namespace) -> tuple[Any, int]:
+    ends = time.monotonic() + arguments.wait
+    for _ in range(4):
+        while collector.devices < wanted and time.monotonic() < ends:
+            time.sleep(0.1)
+        wanted = min(wanted, collector.devices)
+        ends = time.monotonic() + arguments.step
+        collector.advance()
+    return collector.total(), collector.survivors
+
+
+def _as_json(found: Recovered, template: Template) -> dict[str, Any]:
+    return {
+        "devices": found.survivors,
+        "noise_sd": found.noise_sd,
+        "rounding_sd": found.rounding_sd,
+        "beyond": found.beyond,
+        "sums": {name: values.tolist() for name, values in _by_signal(found, template).items()},
+    }
+
+
+def _by_signal(found: Recovered, template: Template) -> dict[str, Any]:
+    if template.kind == "vector":
+        return {template.name: found.values}
+    ends = np.cumsum([signal.bins for signal in template.signals])[:-1]
+    return dict(zip((signal.name for signal in template.signals), np.split(found.values, ends), strict=True))
+
+
+def _signals(repository: Repository, arguments: argparse.Namespace) -> Template:
+    """Return a template for all that devices count under a release."""
+    profile = _profile(repository, arguments.model, arguments.signals, arguments.device_class)
+    counted = [Counted(signal.name, len(signal.edges) + 2) for signal in profile.signals]
+    counted += [Counted(name, bins) for name, bins in widths().items()]
+    expires = arguments.expires or (repository.now() + datetime.timedelta(days=365)).isoformat()
+    return Template(
+        "signals",
+        "histogram",
+        arguments.device_class,
+        clip=arguments.clip,
+        least_noise=_LEAST_NOISE,
+        min_cohort=arguments.least_cohort,
+        dearest_rho=arguments.dearest,
+        every_s=arguments.every * _DAY_S,
+        expires=time_of(expires).isoformat(),
+        model=arguments.model,
+        signals=tuple(counted),
+        norm=arguments.clip * len(counted) ** 0.5,
+        backends=("helper", "secagg") if arguments.helper else ("secagg",),
+    )
+
+
+def _profile(
+    repository: Repository, model: str, version: str, device_class: str
+) -> Profile:
+    path = release_path(model, version)
+    content = repository.read_target(repository.bin_of(path), path)
+    manifest = None if content is None else msgspec.json.decode(content, type=Manifest)
+    variant = None if manifest is None else manifest.variant(device_class)
+    if manifest is None or variant is None or not variant.reference:
+        raise InputError(
+            f"{model} {version} is not published for {device_class}, or without a reference profile",
+            remedy="Publish what compress wrote, or with --reference.",
+        )
+    file = variant.file(variant.reference)
+    if file.sealed is not None:
+        raise InputError(
+            f"the profile of {model} {version} is encrypted to {file.sealed.key}",
+            remedy="Write the template by hand, and name it with --template.",
+        )
+    held = repository.store.read(blob_name(stored(file)[0]))
+    if held is None:
+        raise InputError(f"the profile of {model} {version} is missing", remedy="Run 'edgewright repo check'.")
+    return msgspec.json.decode(held, type=Profile)
+
+
+def _digest(repository: Repository, model: str, version: str) -> str:
+    known = dict(releases(repository, model))
+    if version not in known:
+        raise InputError(
+            f"{model} {version} is not published", remedy=f"There are {', '.join(known) or 'no releases'}."
+        )
+    return known[version]
+
+
+def _hour(what: str, text: str) -> datetime.datetime:
+    found = time_of(text)
+    if found.timestamp() % 3600:
+        raise InputError(f"--{what} {text} is no whole hour", remedy="Devices count by the hour, UTC.")
+    return found
+
+
+def _read(path: Path) -> Template:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Template)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise InputError(
+            f"{path} holds no template: {error}", remedy="See docs/reference/query.md for its form."
+        ) from error
