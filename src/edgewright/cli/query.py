@@ -70,10 +70,12 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     permits.add_argument("--server", metavar="URL", required=True, help="that answers are sent to")
     permits.add_argument("--helper", metavar="KEY", default="", help="helper's key; none for secagg only")
     permits.add_argument("--signals", metavar="VERSION", help="all signals of a release, as template 'signals'")
-    permits.add_argument("--template", metavar="FILE", type=Path, action="append", default=[], help="JSON; repeatable")
-    permits.add_argument("--clip", metavar="N", type=float, default=100.0, help="observations of a device that count")
+    permits.add_argument("--template", metavar="FILE", type=Path, action="append", default=[], help="in JSON")
+    permits.add_argument("--clip", metavar="N", type=float, default=100.0, help="counts of a device that count")
     permits.add_argument("--least-cohort", metavar="N", type=int, default=100, help="devices in a sum (100)")
-    permits.add_argument("--dearest", metavar="RHO", type=float, default=0.05, help="most that an answer costs (0.05)")
+    permits.add_argument(
+        "--dearest", metavar="RHO", type=float, default=0.05, help="most that an answer costs (0.05)"
+    )
     permits.add_argument("--every", metavar="DAYS", type=float, default=1.0, help="between two answers (1)")
     permits.add_argument("--expires", metavar="DATE", help="not asked after (in a year)")
     permits.add_argument("--stage", action="store_true", help="leave the signing to 'repo sign'")
@@ -151,7 +153,8 @@ def run_ask(arguments: argparse.Namespace) -> int:
     repository = opened(arguments)
     model, device_class = arguments.model, arguments.device_class
     known = known_permit(repository, model, device_class)
-    template = next((each for each in () if known is None else known.templates if each.name == arguments.template), None)
+    permitted = () if known is None else known.templates
+    template = next((each for each in permitted if each.name == arguments.template), None)
     if template is None:
         raise InputError(
             f"no template {arguments.template} is permitted for {model} on {device_class}",
@@ -185,8 +188,8 @@ def run_ask(arguments: argparse.Namespace) -> int:
         print_json({"schema": SCHEMA_VERSION, "query": query, "price": msgspec.to_builtins(cost)})
     else:
         print(
-            f"{query.id} is asked: epsilon {cost.cost.epsilon:.2f} if the others are honest, "
-            f"{cost.cost.epsilon_own:.3g} by a device's own noise; each summed number has noise of {cost.sum_sd:.3g}."
+            f"{query.id} is asked: epsilon {cost.cost.epsilon:.2f} if the others are honest, {cost.cost.epsilon_own:.3g}"
+            f" by a device's own noise; each summed number has noise of {cost.sum_sd:.3g}."
         )
     return 0
 
@@ -264,7 +267,9 @@ def run_collect(arguments: argparse.Namespace) -> int:
             else:
                 total, survivors = _neighbourly(collected, wanted, arguments)
         except DeclinedError as error:
-            raise WorkError(f"query {query.id} has no sum: {error.message}", remedy="Wait for more devices.") from error
+            raise WorkError(
+                f"query {query.id} has no sum: {error.message}", remedy="Wait for more devices."
+            ) from error
     found = recover(total.astype(np.uint32), template, query, survivors)
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "query": query.id, **_as_json(found, template)})
@@ -345,9 +350,7 @@ def _signals(repository: Repository, arguments: argparse.Namespace) -> Template:
     )
 
 
-def _profile(
-    repository: Repository, model: str, version: str, device_class: str
-) -> Profile:
+def _profile(repository: Repository, model: str, version: str, device_class: str) -> Profile:
     path = release_path(model, version)
     content = repository.read_target(repository.bin_of(path), path)
     manifest = None if content is None else msgspec.json.decode(content, type=Manifest)

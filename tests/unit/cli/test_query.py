@@ -1,5 +1,6 @@
 """A private sum by the commands: permitted offline, asked online, answered by devices, opened with a helper."""
 
+import datetime
 import json
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from .test_ship import Places, Run, places, run, url  # noqa: F401 - fixtures
 
 DEVICES = 3
+LATER = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=30)).isoformat()
 LIMITS = {"rho_per_period": 1e6, "period_s": 86400.0, "least_cohort": 3, "most_bytes": 1 << 20, "most_queries": 9}
 
 
@@ -45,20 +47,17 @@ def fleet(run: Run, places: Places, tmp_path: Path, digits_npz: Path, digits_mod
 def helper(fleet: list[Path], tmp_path: Path) -> Iterator[dict[str, Any]]:
     """The second operator, a process of its own."""
     command = [sys.executable, "-m", "edgewright", "helper", "--state", str(tmp_path / "helper"), "--floor", "3"]
-    process = subprocess.Popen(
-        [*command, "--enrolled", str(tmp_path / "devices.txt"), "--port", "0", "--json"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    said = ""
-    while "}" not in said:
-        line = process.stdout.readline()
-        assert line, "the helper ended"
-        said += line
-    yield json.loads(said)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0
+    command += ["--enrolled", str(tmp_path / "devices.txt"), "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = ""
+        while "}" not in said:
+            line = process.stdout.readline()
+            assert line, "the helper ended"
+            said += line
+        yield json.loads(said)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
 
 
 def free_port() -> int:
@@ -83,8 +82,8 @@ def asked(run: Run, places: Places, server: str, key: str, *more: object) -> dic
         ),
         *("--least-cohort", 3, "--dearest", 1e6, *places.signing),
     )
-    times = ("--start", "2026-01-01T00", "--end", "2026-01-01T05", "--deadline", "2100-01-01")
-    given = ("query", "ask", "digits", "--release", "2.0.0", "--id", "q1", *times, "--epsilon", 1e5)
+    times = ("--start", "2026-01-01T00", "--end", "2026-01-01T05", "--deadline", LATER)
+    given = ("query", "ask", "digits", "--release", "2.0.0", "--id", "q1", *times, "--epsilon", 10)
     return run(*given, "--largest", 10, *more, *places.signing)
 
 
