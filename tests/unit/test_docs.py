@@ -267,6 +267,18 @@ def test_every_project_key_is_documented_and_no_other() -> None:
                 target.Machine,
             ),
         ),
+        ("query.md", (permit.Permit, query.Template, query.Counted, query.Query, query.Limits)),
+        (
+            "monitor.md",
+            (
+                reference.Profile,
+                reference.Signal,
+                outlier.OutlierRule,
+                guarantee.SetRule,
+                guarantee.AcceptRule,
+                guarantee.Guarantee,
+            ),
+        ),
     ],
 )
 def test_every_field_is_documented_and_no_other(page: str, records: tuple[type[msgspec.Struct], ...]) -> None:
@@ -313,7 +325,14 @@ def test_every_name_and_setting_of_a_training_recipe_is_documented() -> None:
 def test_every_error_and_exit_code_is_documented() -> None:
     rows = list(table_rows((DOCS / "reference/errors-and-exit-codes.md").read_text("utf-8")))
     kinds = {row[0].strip("`"): int(row[1]) for row in rows if row[0].startswith("`")}
-    assert kinds == {name: getattr(errors, name).exit_code for name in errors.__all__}
+    sources = "".join(path.read_text("utf-8") for path in (ROOT / "src").rglob("*.py"))
+    bases = dict(re.findall(r"^class (\w+Error)\((\w+Error)\)", sources, re.MULTILINE))
+
+    def code(name: str) -> int:
+        known = getattr(errors, name, None)
+        return code(bases[name]) if known is None else int(known.exit_code)
+
+    assert kinds == {name: code(name) for name in {*errors.__all__, *bases}} | {"UsageError": 2, "Interrupted": 130}
     assert {"0", "1", "2", "130"} <= {row[0] for row in rows}
 
 

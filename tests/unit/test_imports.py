@@ -5,7 +5,8 @@ import sys
 
 # Everything that an extra or another package could bring along.
 STUDIO = (
-    "bsdiff4 obstore onnx optuna rich scipy pyarrow PIL jinja2 torch sklearn sqlalchemy pandas hypothesis pytest"
+    "bsdiff4 dp_accounting obstore onnx opendp optuna rich scipy pyarrow PIL jinja2 river torch sklearn sqlalchemy "
+    "pandas hypothesis pytest"
 )
 
 BARE = f"""
@@ -17,13 +18,13 @@ class Absent:
             raise ModuleNotFoundError("not in a bare installation: " + name, name=name)
 
 sys.meta_path.insert(0, Absent())
-import edgewright, edgewright.contract, edgewright.device, edgewright.runtime, edgewright.trust
-for room in (edgewright.contract, edgewright.device, edgewright.runtime, edgewright.trust):
+import edgewright, edgewright.contract, edgewright.device, edgewright.privacy, edgewright.runtime, edgewright.trust
+for room in (edgewright.contract, edgewright.device, edgewright.privacy, edgewright.runtime, edgewright.trust):
     for module in pkgutil.walk_packages(room.__path__, room.__name__ + "."):
         if module.name not in ("edgewright.trust.bucket", "edgewright.trust.tpm"):  # each with an extra of its own
             importlib.import_module(module.name)
             print(module.name)
-import edgewright.cli.device
+import edgewright.cli.device, edgewright.cli.helper
 assert "onnxruntime" not in sys.modules, "the core of the agent loads the runtime"
 """
 
@@ -31,9 +32,12 @@ assert "onnxruntime" not in sys.modules, "the core of the agent loads the runtim
 def test_what_a_device_runs_imports_in_a_bare_installation() -> None:
     done = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert {"edgewright.contract.project", "edgewright.device.agent", "edgewright.trust.verify"} <= set(
-        done.stdout.split()
-    )
+    assert {
+        "edgewright.contract.project",
+        "edgewright.device.agent",
+        "edgewright.privacy.sum",
+        "edgewright.trust.verify",
+    } <= set(done.stdout.split())
 
 
 def test_the_command_shows_its_help_without_loading_the_studio() -> None:

@@ -188,8 +188,8 @@ def run_ask(arguments: argparse.Namespace) -> int:
         print_json({"schema": SCHEMA_VERSION, "query": query, "price": msgspec.to_builtins(cost)})
     else:
         print(
-            f"{query.id} is asked: epsilon {cost.cost.epsilon:.2f} if the others are honest, {cost.cost.epsilon_own:.3g}"
-            f" by a device's own noise; each summed number has noise of {cost.sum_sd:.3g}."
+            f"{query.id} is asked: epsilon {cost.cost.epsilon:.2f} if the others are honest, "
+            f"{cost.cost.epsilon_own:.3g} by own noise; each summed number has noise of {cost.sum_sd:.3g}."
         )
     return 0
 

@@ -6,20 +6,27 @@ that came in order, as one device sees them, show how far apart observations mus
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.compress.dataset import Dataset
+from edgewright.compress.outliers import least_samples, outlier_rule
 from edgewright.compress.outputs import Runnable, outputs_of
 from edgewright.contract.errors import DataError
+from edgewright.contract.outlier import LogitMeasure
 from edgewright.contract.profile import Profile, Scores, Signal
 from edgewright.contract.signature import InputContract
+from edgewright.signals.acceptance import fit_acceptance
 from edgewright.signals.bins import count, place, take_reference
+from edgewright.signals.calibration import softmax
+from edgewright.signals.conformal import fit_sets
 from edgewright.signals.drift import tolerance
 from edgewright.signals.episodes import Thinning, choose_thinning
 from edgewright.signals.look import MOST_CHANNELS, Layout
 from edgewright.signals.observed import of_samples, signal_names
+from edgewright.signals.outlier import scorer
 
 __all__ = ["LEAST_SAMPLES", "layout_of", "reference_profile"]
 
@@ -28,6 +35,10 @@ LEAST_SAMPLES = 100
 
 _MOST_SAMPLES = 20_000
 _LEAST_GROUPS = 5
+# Shares of usual inputs that may be called unusual: the lowest that the samples can show.
+_RATES = (0.02, 0.1)
+# Share of prediction sets that may miss the class, and of accepted answers that may be wrong.
+_MISSED, _WRONG = 0.1, 0.05
 # Probabilities that were computed in single precision sum up to 1 as well as this.
 _ROUNDING = 1e-3
 
@@ -96,7 +107,33 @@ def reference_profile(
         thinning.testable,
         alpha,
         data=dataset.fingerprint,
+        **_doubt(answers[0], scores, dataset.labels, chosen),
     )
+
+
+def _doubt(
+    answers: NDArray[np.generic], scores: Scores, labels: NDArray[np.generic] | None, chosen: NDArray[np.intp]
+) -> dict[str, Any]:
+    """Return the rules by which a device doubts an answer, as far as samples and labels allow."""
+    if not scores:
+        return {}
+    values = np.asarray(answers, np.float64)
+    logits = values if scores == "logits" else np.log(np.maximum(values, np.finfo(np.float32).tiny))
+    rate = next((rate for rate in _RATES if len(values) >= least_samples(rate)), None)
+    measures = [LogitMeasure("energy"), LogitMeasure("margin")] if scores == "logits" else [LogitMeasure("margin")]
+    rules: dict[str, Any] = {}
+    if rate is not None:
+        # Together they reject at most the sum of their rates.
+        each = rate / len(measures)
+        if len(values) >= least_samples(each):
+            rules["unusual"] = tuple(outlier_rule(one, scorer(one)(logits), each) for one in measures)
+    if labels is not None and labels.ndim == 1:
+        known = np.asarray(labels[chosen], np.intp)
+        probabilities = softmax(logits)
+        rules["sets"] = fit_sets(probabilities, known, _MISSED)
+        hits = probabilities.argmax(axis=1) == known
+        rules["accept"] = fit_acceptance(probabilities.max(axis=1), hits, _WRONG)
+    return rules
 
 
 def layout_of(samples: NDArray[np.generic], classes: int) -> Layout:

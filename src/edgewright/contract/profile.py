@@ -10,6 +10,8 @@ from typing import Literal
 import msgspec
 
 from edgewright.contract.errors import InputError
+from edgewright.contract.guarantee import AcceptRule, SetRule
+from edgewright.contract.outlier import OutlierRule
 
 __all__ = ["MOST_SIGNALS", "Profile", "Scores", "Signal"]
 
@@ -74,6 +76,9 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         alpha: False alarms of drift that are allowed in a period.
         period: Observations.
         data: Fingerprint of the data that the reference was counted on.
+        unusual: By what an input is recognised that the model was not made for.
+        sets: How a set of possible classes is made; None if nothing is promised.
+        accept: Which answers are good enough to act on; None if nothing is promised.
         schema: Of this record.
     """
 
@@ -90,6 +95,9 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     alpha: float = 0.05
     period: int = 20_000
     data: str = ""
+    unusual: tuple[OutlierRule, ...] = ()
+    sets: SetRule | None = None
+    accept: AcceptRule | None = None
     schema: int = 1
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from edgewright.contract.query import Query, Template
 from edgewright.contract.refusal import Refusal, RefusedError
 from edgewright.contract.times import time_of
 from edgewright.device.choose import Choice, Situation, choose, notice
+from edgewright.device.doubt import Doubt, doubt_of
 from edgewright.device.files import Files
 from edgewright.device.guard import Rejection
 from edgewright.device.host import battery
@@ -191,7 +192,7 @@ class Agent:
         """Tell what became of an answer: a correction, a defect that was found, a tap that was missing.
 
         Args:
-            name: What was observed.
+            name: What was observed; nothing is kept of what the release's guard drops.
             value: 0 to 1, the greater the worse.
             prediction: That it is about; what serves now if not given.
 
@@ -199,14 +200,35 @@ class Agent:
             InputError: The name or the value is none, or there are too many names.
         """
         about = self._update.serving if prediction is None else prediction.release
-        if about is not None:
-            slots = self.record.slots
-            held = (slots.trial, slots.proven)
-            keep = {each.manifest for each in held if each is not None}
-            self._outcomes.add(about.manifest, name, value, keep=keep)
-            monitor, engine = self.monitor, self.predictor.engine
-            if monitor is not None and engine is not None and engine.release.manifest == about.manifest:
-                monitor.learn(name, value, {} if prediction is None else prediction.outputs)
+        if about is None:
+            return
+        engine = self.predictor.engine
+        current = engine if engine is not None and engine.release.manifest == about.manifest else None
+        kept = {name: value} if current is None else current.guard.storable({name: value})
+        if name not in kept:
+            return
+        value = 0.0 if kept[name] is True else value  # redacted: that there was one, and no more
+        slots = self.record.slots
+        held = (slots.trial, slots.proven)
+        keep = {each.manifest for each in held if each is not None}
+        self._outcomes.add(about.manifest, name, value, keep=keep)
+        if current is not None and current.monitor is not None:
+            current.monitor.learn(name, value, {} if prediction is None else prediction.outputs)
+
+    def doubt(self, prediction: Prediction) -> Doubt | None:
+        """Return how far an answer can be trusted, by the rules of the release; None if it has none.
+
+        Args:
+            prediction: An answer of the release that answers now.
+        """
+        monitor, engine = self.monitor, self.predictor.engine
+        if monitor is None or engine is None or prediction.release != engine.release or not prediction.outputs:
+            return None
+        profile = monitor.reference.profile
+        if not profile.scores:
+            return None
+        scores = next(iter(prediction.outputs.values())).reshape(-1)[: profile.classes]
+        return doubt_of(profile, scores)
 
     def check(self) -> Record:
         """Ask the repository once, and do what it wants as far as this device can: fetch, test, switch.

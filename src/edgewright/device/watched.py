@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.guard import Check
+from edgewright.contract.outlier import LogitMeasure
 from edgewright.contract.profile import Profile
 from edgewright.contract.query import Counted
 from edgewright.signals import distance
@@ -22,6 +23,7 @@ from edgewright.signals.drift import Finding, Mark, Plan, State, begin, judge, m
 from edgewright.signals.episodes import Dependence, Thinning, begin_check, check, depends, pick
 from edgewright.signals.look import Layout
 from edgewright.signals.observed import of_rows, signal_names
+from edgewright.signals.outlier import unusual
 
 __all__ = [
     "CHECKS",
@@ -126,7 +128,7 @@ class Window:
         began_s: Unix time of its first observation; all of it lies in the same hour, UTC.
         ended_s: Of its last.
         counts: Shape [signals, bins + 1].
-        tallies: What else is counted, by name: `latency`, `rejected` by check, `outcome.NAME` (below and from 0.5 on),
+        tallies: What else is counted, by name: `latency`, `rejected` by check, `unusual` (no, yes), `outcome.NAME` (below and from 0.5 on),
             `calibration.NAME` (the same for each tenth of confidence).
     """
 
@@ -208,11 +210,32 @@ def observe(
         dependence = check(dependence, place(some, reference.edges))
         skipped, last_s = len(rows) - 1 - taken[-1], float(times[taken[-1]])
     tallies = {"rejected": tuple((rejected or {}).get(check, 0) for check in CHECKS)}
+    if len(rows) and reference.profile.unusual:
+        strange = _unusual(reference.profile, rows)
+        tallies["unusual"] = (len(rows) - strange, strange)
     if len(rows):
         places = np.searchsorted(LATENCY_EDGES_S, rows[:, 1])
         tallies["latency"] = tuple(np.bincount(places, minlength=len(LATENCY_EDGES_S) + 1).tolist())
     windows = _grown(watched.windows, added, tallies, now_s)
     return Watched(state, dependence, skipped, last_s, windows, watched.dropped + dropped)
+
+
+def _unusual(profile: Profile, rows: _Floats) -> int:
+    """Return how many of the rows are unusual by the rules that need only what a row holds."""
+    greatest, second, total, _ = rows[:, -4:].T
+    held = np.zeros(len(rows), bool)
+    for rule in profile.unusual:
+        if isinstance(rule.measure, LogitMeasure):
+            confidence = np.exp(greatest - total) if profile.scores == "logits" else greatest
+            # Probabilities' margin is that of their logarithms.
+            apart = greatest - second if profile.scores == "logits" else _log(greatest) - _log(second)
+            scores = {"energy": -total, "confidence": 1 - confidence, "margin": -apart}
+            held |= unusual(scores[rule.measure.score].astype(np.float32), rule)
+    return int(held.sum())
+
+
+def _log(values: _Floats) -> _Floats:
+    return np.asarray(np.log(np.maximum(values, np.finfo(np.float32).tiny)))
 
 
 def learn(watched: Watched, name: str, value: float, confidence: float | None, *, now_s: float) -> Watched:
@@ -280,7 +303,7 @@ def counts_between(
 
 def widths() -> dict[str, int]:
     """Return the bins of what is counted beside a release's signals."""
-    return {"latency": len(LATENCY_EDGES_S) + 1, "rejected": len(CHECKS)}
+    return {"latency": len(LATENCY_EDGES_S) + 1, "rejected": len(CHECKS), "unusual": 2}
 
 
 def _width(name: str) -> int:

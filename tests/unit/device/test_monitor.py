@@ -17,6 +17,7 @@ from edgewright.compress.reference import reference_profile
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.guard import GuardRules, InputRule
 from edgewright.contract.profile import Profile
+from edgewright.device.doubt import doubt_of
 from edgewright.device.files import Files
 from edgewright.device.guard import Guard
 from edgewright.device.monitor import Monitor, Watch, open_monitor
@@ -225,6 +226,34 @@ def test_who_does_not_change_the_state_writes_nothing(device: Device, digits: Ar
     feed(predictor, drawn(digits, 3))
     Watch(lambda: monitor_of(predictor), lambda: False).end()
     assert not (device.path / "kept.json").exists()
+
+
+def test_doubt_tells_noise_from_digits_and_keeps_its_promises(device: Device, digits: Arrays) -> None:
+    assert device.profile.unusual
+    assert device.profile.sets is not None
+    predictor = device.open()
+    random = np.random.default_rng(3)
+    samples = digits["x"][random.permutation(len(digits["x"]))[:300]].astype(np.float32)
+    labels = {
+        sample.tobytes(): label for sample, label in zip(digits["x"].astype(np.float32), digits["y"], strict=True)
+    }
+    doubts = []
+    for sample in samples:
+        (scores,) = predictor.predict({"image": sample[None]}).outputs.values()
+        doubts.append((doubt_of(device.profile, scores[0]), int(labels[sample.tobytes()])))
+    assert np.mean([bool(doubt.unusual) for doubt, _ in doubts]) <= 0.15
+    assert np.mean([label in doubt.classes for doubt, label in doubts]) >= 0.87
+    accepted = [(doubt, label) for doubt, label in doubts if doubt.accepted]
+    assert len(accepted) > 100
+    feed(predictor, samples)
+    usual = monitor_of(predictor).describe()["tallies"]["unusual"]
+    strange = random.normal(scale=0.05, size=(300, 1, 8, 8)) + 0.5
+    feed(predictor, strange)
+    both = monitor_of(predictor).describe()["tallies"]["unusual"]
+    assert both[1] - usual[1] > 3 * usual[1] + 10
+    nothing = doubt_of(device.profile, np.full(10, np.nan))
+    assert nothing.unusual
+    assert nothing.accepted is False
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ DAY = timedelta(days=1)
 class Asked:
     """A fleet of one device that serves a release with a profile, and a server that takes answers."""
 
-    def __init__(self, world: World, url: str, desk: SumDesk) -> None:
+    def __init__(self, world: World, url: str, desk: "Desk") -> None:
         self.world, self.desk = world, desk
         self.template = Template(
             "signals",
@@ -97,7 +97,7 @@ class Asked:
             change_online(repository, self.world.keys, questions_path("m", "default"), content)
 
     def gifts(self, query: Query) -> list[Gift]:
-        return self.desk.taken.get(terms_of(query, self.template).digest.hex(), [])  # type: ignore[attr-defined]
+        return self.desk.taken.get(terms_of(query, self.template).digest.hex(), [])
 
     def told(self) -> dict[str, Any]:
         return self.device.privacy()
@@ -173,7 +173,7 @@ def test_asked_again_it_says_the_same_bytes_and_pays_once(asked: Asked) -> None:
         asked.device.check()
     again = asked.world.agent()  # the process was killed
     again.check()
-    bodies = asked.desk.bodies  # type: ignore[attr-defined]
+    bodies = asked.desk.bodies
     assert len(bodies) >= 2
     assert len(set(bodies)) == 1
     assert again.privacy()["answers_ever"] == 1
@@ -218,7 +218,7 @@ def test_a_question_that_breaks_the_rules_is_refused_and_costs_nothing(asked: As
     asked.asks(query)
     asked.device.check()
     shown = asked.told()
-    assert asked.desk.bodies == []  # type: ignore[attr-defined]
+    assert asked.desk.bodies == []
     assert shown["answers_ever"] == 0
     if reason:
         assert reason in shown["refused"]["q1"].reason
@@ -261,11 +261,11 @@ def test_a_lost_ledger_tells_nothing_and_updates_go_on(asked: Asked) -> None:
     later(asked, hours=25)
     asked.asks(asked.query("q2"))
     again = asked.world.agent()
-    before = len(asked.desk.bodies)  # type: ignore[attr-defined]
+    before = len(asked.desk.bodies)
     asked.world.publish("1.1.0", 2.0, change=with_profile)
     asked.world.start("1.1.0")
     again.check()
-    assert len(asked.desk.bodies) == before  # type: ignore[attr-defined]
+    assert len(asked.desk.bodies) == before
     with pytest.raises(RefusedError, match="ledger is lost"):
         again.privacy()
     assert again.record.slots.trial is not None
