@@ -25,8 +25,8 @@ NAMES = {
     "privacy.agreement": "terms_of",
     "privacy.helper": "Answer Ask Gatherer Gift Helper Slip Used UsedInMemory give",
     "privacy.sum": "WRAP_CHANCE Recovered contribute objection recover span_of",
-    "signals.drift": "REFERENCE_SHARE STRENGTHS Finding Mark Plan State Tolerance Verdict begin clopper_pearson_upper event_bounds "
-    "events judge log_wealth make_plan tolerance update",
+    "signals.drift": "REFERENCE_SHARE STRENGTHS Finding Mark Plan State Tolerance Verdict begin "
+    "clopper_pearson_upper event_bounds events judge log_wealth make_plan tolerance update",
     "signals.exact": "clopper_pearson exact_bound likelihood_limit",
     "signals.paired": "MIN_CLUSTERS betting_bound bootstrap_bounds cluster_bound cluster_labels t_bound",
     "runtime.options": "RuntimeOptions session_options",

@@ -128,8 +128,8 @@ class Window:
         began_s: Unix time of its first observation; all of it lies in the same hour, UTC.
         ended_s: Of its last.
         counts: Shape [signals, bins + 1].
-        tallies: What else is counted, by name: `latency`, `rejected` by check, `unusual` (no, yes), `outcome.NAME` (below and from 0.5 on),
-            `calibration.NAME` (the same for each tenth of confidence).
+        tallies: What else is counted, by name: `latency`, `rejected` by check, `unusual` (no, yes), `outcome.NAME`
+            (below and from 0.5 on), `calibration.NAME` (the same for each tenth of confidence).
     """
 
     began_s: float
