@@ -56,7 +56,8 @@ def course(digits_proto: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> An
     monkeypatch.setattr(integers, "lay_out", lay_out)
     results: dict[str, list[Trial]] = {}
     search = cast(Search, SimpleNamespace(consider=lambda space, _seconds, _ideas: results.get(space.network, [])))
-    run = SimpleNamespace(bench=None, machine=None, space=SimpleNamespace(fold=()))
+    folder = SimpleNamespace(layouts=None)
+    run = SimpleNamespace(bench=None, machine=None, space=SimpleNamespace(fold=()), folder=folder)
     return SimpleNamespace(
         run=run, search=search, results=results, max_drop=0.01, notes=[], tell=lambda _stage: None, workers=2
     )
