@@ -1,6 +1,7 @@
 """Finalists are tried in their forms, and integers are trained as long as there is time."""
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -47,7 +48,7 @@ def course(digits_proto: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> An
     cleaned = clean(digits_proto)
 
     def lay_out(
-        _bench: Any, first: tuple[Any, ...], _machine: Any, *, seconds: float
+        _bench: Any, first: tuple[Any, ...], _machine: Any, *, seconds: float, kept: Path | None
     ) -> tuple[Space, dict[str, Any]]:
         if first[0].title == "odd":
             raise CandidateError("the graph has no layer", remedy="")
