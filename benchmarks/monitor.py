@@ -28,7 +28,7 @@ from edgewright.device.watched import Reference, observe, start, to_bytes
 NAME = "monitor"
 PACKAGES = ("edgewright", "numpy", "onnxruntime")
 # A model of 200 us and more on the machines that this is run on.
-_VALUES, _HIDDEN = 784, 2048
+_VALUES, _HIDDEN = 784, 1200
 _SIGNALS = ("low", "high", "mean", "spread", "roughness", "confidence", "margin", "energy", "class")
 
 

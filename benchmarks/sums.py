@@ -16,12 +16,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+import msgspec
 from benchmarks.environments import PEERS, environment, timed
 from benchmarks.parts import run_parts
 from benchmarks.report import Figure, Interval
 from benchmarks.shipping.memory import resident_mb
-from benchmarks.summing.helped import gift_cost, helped_cost
-from benchmarks.summing.neighbours import DEGREE, THRESHOLD, device_cost, leave_for_masking, server_cost
+from benchmarks.summing.asked import NOW_S, Gift, question
+from benchmarks.summing.helped import helped_cost
+from benchmarks.summing.neighbours import DEGREE, THRESHOLD, cpu_ms, device_cost, leave_for_masking, server_cost
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 NAME = "sums"
 PACKAGES = ("edgewright", "cryptography", "msgspec", "numpy")
@@ -36,15 +40,25 @@ for name in ("onnxruntime", "onnx", "scipy", "torch", "dp_accounting", "opendp",
 # A histogram's one message, with all that a device loads for it.
 _GIVES = f"""
 import sys
+from pathlib import Path
+import msgspec
 import numpy as np
-import edgewright.device.sums
+import edgewright.device.uplink
+from edgewright.contract.query import Limits, Query, Template
+from edgewright.device.files import Files
+from edgewright.device.ledger import LedgerFile
+from edgewright.privacy.agreement import terms_of
 from edgewright.privacy.helper import give
-from edgewright.privacy.roster import Terms
+from edgewright.privacy.sum import contribute
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+folder = Path(sys.argv[1])
+query, template = msgspec.json.decode((folder / "asked").read_bytes(), type=tuple[Query, Template])
 key, helper = Ed25519PrivateKey.generate(), X25519PrivateKey.generate().public_key().public_bytes_raw()
-values = np.zeros(int(sys.argv[1]), np.uint32)
-give(Terms(b"q" * 32, "w", 16, len(values), 2), helper, values, key.public_key().public_bytes_raw(), key.sign)
+noised = contribute(np.ones(template.values), template, query)
+ledger = LedgerFile(folder, Files(), Limits())
+assert ledger.debit(query, template, noised.tobytes(), now_s={NOW_S}) is None
+give(terms_of(query, template), helper, noised, key.public_key().public_bytes_raw(), key.sign)
 {_LIGHT}
 """
 # The largest step of a sum without a helper, from what a device has stored.
@@ -137,12 +151,15 @@ def helper(*, quick: bool) -> list[Figure]:
 
 
 def histogram(*, quick: bool) -> list[Figure]:
-    """A query of 20 signals x 16 bins."""
-    cost, size = gift_cost(SIGNALS * BINS, repeats=50 if quick else 500)
-    note = "masks, seed sealed, signed; without encoding and noise"
+    """A query of 20 signals x 16 bins: all that a device does, but for the disk and the network."""
+    query, template = question(SIGNALS, BINS)
+    key = Ed25519PrivateKey.generate()
+    helper = X25519PrivateKey.generate().public_key().public_bytes_raw()
+    gift = Gift(query, template, helper, key.public_key().public_bytes_raw(), key.sign)
+    note = f"clip, round, noise, debit, mask, seal, sign; {query.bits} bits, epsilon 1 in {query.cohort} devices"
     return [
-        _figure("histogram.bytes_up", size, 1000, "16 bits, with a helper; without HTTP's headers"),
-        _figure("histogram.cpu_ms", cost, 2, note),
+        _figure("histogram.bytes_up", len(gift()), 1000, f"{query.bits} bits; without HTTP's headers"),
+        _figure("histogram.cpu_ms", cpu_ms(gift, 50 if quick else 500), 2, note),
     ]
 
 
@@ -151,9 +168,11 @@ def memory(*, quick: bool) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         leave_for_masking(Path(folder), 20_000 if quick else PARAMETERS)
         masked = resident_mb(_MASKS, Path(folder))
-    given = resident_mb(_GIVES, Path(str(SIGNALS * BINS)))
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "asked").write_bytes(msgspec.json.encode(question(SIGNALS, BINS)))
+        given = resident_mb(_GIVES, Path(folder))
     return [
-        _figure("memory.histogram_mb", given, 60, "after one message with a helper; no onnxruntime, no accountant"),
+        _figure("memory.histogram_mb", given, 60, "after one answer with noise, ledger and helper; no onnxruntime"),
         _figure("memory.mask_mb", masked, 60, "after masking with neighbours, vector and letter still held"),
     ]
 

@@ -5,14 +5,12 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from benchmarks.report import Interval
 from benchmarks.summing.fleet import HELPER_KEY, Fleet, helper_terms
-from benchmarks.summing.neighbours import cpu_ms
-from benchmarks.summing.values import Values, drawn_values
+from benchmarks.summing.values import drawn_values
 
-from edgewright.privacy.helper import Gatherer, Helper, Spread, UsedInMemory, give
+from edgewright.privacy.helper import Gatherer, Helper, Spread, UsedInMemory
 
-__all__ = ["HelpedCost", "gift_cost", "helped_cost"]
+__all__ = ["HelpedCost", "helped_cost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +41,6 @@ class HelpedCost:
     def clients_per_s(self) -> float:
         """Return how many clients are summed in a second."""
         return self.clients / (self.take_s + self.answer_s + self.total_s)
-
-
-def gift_cost(length: int, values: Values | None = None, *, repeats: int = 200) -> tuple[Interval, int]:
-    """Return a device's CPU time for its one message in milliseconds, and the bytes of it."""
-    fleet, terms = Fleet(1), helper_terms(length=length)
-    values = values or drawn_values(length)
-    name = fleet.names[0]
-    sign = fleet.keys[name].sign
-    public = Helper(HELPER_KEY, fleet.enrolment(), UsedInMemory()).public
-    return (
-        cpu_ms(lambda: give(terms, public, values(), name, sign), repeats),
-        len(give(terms, public, values(), name, sign)),
-    )
 
 
 def helped_cost(clients: int, length: int, *, processes: int) -> HelpedCost:
