@@ -61,6 +61,19 @@ assert ledger.debit(query, template, noised.tobytes(), now_s={NOW_S}) is None
 give(terms_of(query, template), helper, noised, key.public_key().public_bytes_raw(), key.sign)
 {_LIGHT}
 """
+# A long vector: turned, clipped, rounded, noised; at its peak, with the caller's own single-precision copy.
+_ENCODES = f"""
+import sys
+from pathlib import Path
+import msgspec
+import numpy as np
+import edgewright.device.uplink
+from edgewright.contract.query import Query, Template
+from edgewright.privacy.sum import contribute
+query, template = msgspec.json.decode(Path(sys.argv[1], "asked").read_bytes(), type=tuple[Query, Template])
+noised = contribute(np.ones(template.values, np.float32), template, query)
+{_LIGHT}
+"""
 # The largest step of a sum without a helper, from what a device has stored.
 _MASKS = f"""
 import sys
@@ -171,8 +184,14 @@ def memory(*, quick: bool) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "asked").write_bytes(msgspec.json.encode(question(SIGNALS, BINS)))
         given = resident_mb(_GIVES, Path(folder))
+        vector = question(0, 0, 20_000 if quick else PARAMETERS)
+        Path(folder, "asked").write_bytes(msgspec.json.encode(vector))
+        encoded = resident_mb(_ENCODES, Path(folder), peak=True)
     return [
         _figure("memory.histogram_mb", given, 60, "after one answer with noise, ledger and helper; no onnxruntime"),
+        _figure(
+            "memory.encode_mb", encoded, 60, "peak of encoding a vector, the caller's 4 bytes a value included"
+        ),
         _figure("memory.mask_mb", masked, 60, "after masking with neighbours, vector and letter still held"),
     ]
 

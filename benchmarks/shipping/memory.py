@@ -14,7 +14,7 @@ for name in ("boto3", "botocore", "google", "azure", "PyKCS11", "asn1crypto", "p
 """
 _TELL = """
 with open("/proc/self/status") as lines:
-    print(next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")))
+    print(next(int(line.split()[1]) / 1024 for line in lines if line.startswith("{}")))
 """
 CORE = """
 import sys
@@ -38,10 +38,11 @@ assert "torch" not in sys.modules
 BARE = "import numpy, onnxruntime"
 
 
-def resident_mb(script: str, *arguments: Path) -> float:
-    """Return the resident memory of a process at a script's end, MB of 2**20 bytes."""
+def resident_mb(script: str, *arguments: Path, peak: bool = False) -> float:
+    """Return the resident memory of a process at a script's end, or its peak, MB of 2**20 bytes."""
+    tell = _TELL.format("VmHWM" if peak else "VmRSS")
     done = subprocess.run(
-        [sys.executable, "-c", _ALONE + script + _TELL, *map(str, arguments)],
+        [sys.executable, "-c", _ALONE + script + tell, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=True,

@@ -23,7 +23,8 @@ __all__ = [
     "server_cost",
 ]
 
-DEGREE, THRESHOLD = 17, 10
+# As `privacy.agreement` has it.
+DEGREE, THRESHOLD = 17, 12
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,8 @@ def rotate(values: _Floats, seed: bytes) -> _Floats:
 
     Source: randomised Hadamard transform, Ailon and Chazelle 2009; its use here, arXiv:2102.06387, section 4.2.
     """
-    turned = np.array(values, np.float64)
+    # Single precision stays what it is: a long vector must not take twice its size.
+    turned = np.array(values, np.float32 if values.dtype == np.float32 else np.float64)
     first, second = _parts(turned, seed)
     for part, signs in (first, second):
         if part.size > 1:
@@ -309,20 +310,24 @@ def _signs(seed: bytes, label: bytes, count: int) -> NDArray[np.int8]:
 
 def _hadamard(part: _Floats) -> None:
     """Multiply 2^k numbers with the orthonormal Hadamard matrix, in place."""
-    size, left, values = part.size, part.size, part
-    while left > 1:
-        radix = min(left, _RADIX)
-        # The last digit of the index is transformed and becomes the first, until each was.
-        values = np.ascontiguousarray((values.reshape(-1, radix) @ _matrix(radix)).T).reshape(size)
-        left //= radix
-    part[:] = values
+    inner = 1
+    while inner < part.size:  # one digit of the index after the other, in pieces that fit the cache
+        radix = min(part.size // inner, _RADIX)
+        matrix = _matrix(radix, part.dtype)
+        view = part.reshape(-1, radix, inner)
+        rows, columns = max(1, BLOCK // (radix * inner)), max(1, BLOCK // radix)
+        for row in range(0, len(view), rows):
+            for column in range(0, inner, columns):
+                piece = view[row : row + rows, :, column : column + columns]
+                piece[...] = matrix @ piece
+        inner *= radix
 
 
-def _matrix(size: int) -> _Floats:
+def _matrix(size: int, dtype: "np.dtype[np.floating]") -> _Floats:
     matrix = np.ones((1, 1))
     while len(matrix) < size:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    return np.asarray(matrix / math.sqrt(size))
+    return np.asarray(matrix / math.sqrt(size), dtype)
 
 
 def _squared(whole: _Floats) -> int:

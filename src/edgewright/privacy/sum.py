@@ -165,6 +165,7 @@ def contribute(
     )
     sensitivity = sensitivity_of(query, template)
     whole = round_within(encoded, sensitivity.squared, entropy)
+    del encoded
     for start in range(0, whole.size, BLOCK):
         part = whole[start : start + BLOCK]
         part += draw(template.noise, query.sigma, part.size, entropy)
