@@ -11,6 +11,7 @@ length, so nothing is padded, and no coordinate of the result depends on fewer t
 import hashlib
 import math
 import os
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,13 +84,13 @@ def rotate(values: _Floats, seed: bytes) -> _Floats:
     Source: randomised Hadamard transform, Ailon and Chazelle 2009; its use here, arXiv:2102.06387, section 4.2.
     """
     # Single precision stays what it is: a long vector must not take twice its size.
-    turned = np.array(values, np.float32 if values.dtype == np.float32 else np.float64)
+    turned: Any = np.array(values, np.float32 if values.dtype == np.float32 else np.float64)
     first, second = _parts(turned, seed)
     for part, signs in (first, second):
         if part.size > 1:
             part *= signs
             _hadamard(part)
-    return turned
+    return np.asarray(turned)
 
 
 def unrotate(values: _Floats, seed: bytes) -> _Floats:
