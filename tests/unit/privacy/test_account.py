@@ -92,6 +92,13 @@ def test_the_conversion_is_never_above_the_simple_one(rho: float, delta: float) 
     assert 0 <= epsilon_of(rho, delta) <= 1.02 * simple
 
 
+@pytest.mark.parametrize(("rho", "published"), [(2.56, 17.14), (0.07, 2.47)])
+def test_the_conversion_gives_the_census_s_published_figures(rho: float, published: float) -> None:
+    """Redistricting data of 2020, persons and housing units, delta 1e-10; rho is published with two digits."""
+    assert epsilon_of(rho - 0.005, 1e-10) <= published * 1.001
+    assert epsilon_of(rho + 0.005, 1e-10) >= published
+
+
 @given(st.floats(1e-6, 10), st.floats(1e-6, 10))
 def test_more_cost_is_never_less_epsilon(first: float, more: float) -> None:
     assert epsilon_of(first + more, DELTA) >= epsilon_of(first, DELTA) * (1 - 1e-3)
