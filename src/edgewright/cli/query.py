@@ -3,34 +3,24 @@
 import argparse
 import datetime
 import os
-import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import numpy as np
-import urllib3
 from rich.console import Console
 
-from edgewright.cli.desk import serving
+from edgewright.cli.collecting import Patience, as_json, by_signal, collect
+from edgewright.cli.judge import judged, read_collected
 from edgewright.cli.opened import add_options, opened
 from edgewright.cli.signing import signing
-from edgewright.cli.terminal import SCHEMA_VERSION, print_json, working
-from edgewright.contract.errors import InputError, WorkError
+from edgewright.cli.terminal import SCHEMA_VERSION, label_of, print_json, working
+from edgewright.contract.errors import InputError
 from edgewright.contract.permit import Permit
 from edgewright.contract.profile import Profile
 from edgewright.contract.query import Counted, Limits, Query, Template
 from edgewright.contract.release import Manifest, stored
 from edgewright.contract.times import time_of
-from edgewright.device.sums import post
 from edgewright.device.watched import widths
-from edgewright.privacy.agreement import terms_of
-from edgewright.privacy.collect import Collector
-from edgewright.privacy.desk import SumDesk
-from edgewright.privacy.helper import Gatherer
 from edgewright.privacy.price import instantiate, price
-from edgewright.privacy.roster import DeclinedError
-from edgewright.privacy.sum import Recovered, recover
 from edgewright.trust.asking import ask, known_permit, known_questions, permit
 from edgewright.trust.paths import blob_name, release_path
 from edgewright.trust.publish import releases
@@ -45,9 +35,11 @@ examples:
       --keys KEYS --repo REPO
   edgewright query status digits --keys KEYS --repo REPO
   edgewright query collect digits --id monday --helper-url http://helper.example --keys KEYS --repo REPO
+  edgewright query judge digits --release 1.0.0 --sum cohort1.json --sum cohort2.json --keys KEYS --repo REPO
 
 The offline keys sign what may be asked, the online keys what is asked; a device has limits of its own besides.
-exit codes: 0 done; 1 too few devices answered, or the repository cannot be believed; 2 the input is wrong.
+exit codes: 0 done; 1 too few devices answered, cohorts have moved, or the repository cannot be believed; 2 the
+input is wrong.
 """
 _DAY_S = 86400.0
 # Of vectors, grid units per unit of their values; counts are whole already.
@@ -77,6 +69,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         "--dearest", metavar="RHO", type=float, default=0.05, help="most that an answer costs (0.05)"
     )
     permits.add_argument("--every", metavar="DAYS", type=float, default=1.0, help="between two answers (1)")
+    permits.add_argument("--by", metavar="LABEL", action="append", default=[], help="subgroups by it; repeatable")
     permits.add_argument("--expires", metavar="DATE", help="not asked after (in a year)")
     permits.add_argument("--stage", action="store_true", help="leave the signing to 'repo sign'")
     permits.set_defaults(run=run_permit)
@@ -84,6 +77,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     asks.add_argument("--template", metavar="NAME", default="signals", help="that is asked (signals)")
     asks.add_argument("--release", metavar="VERSION", required=True, help="that it is about")
     asks.add_argument("--id", metavar="NAME", required=True, help="of the query")
+    asks.add_argument("--subgroup", metavar="L=V", action="append", default=[], help="only these; repeatable")
     asks.add_argument("--start", metavar="TIME", required=True, help="of what is counted, a whole hour, UTC")
     asks.add_argument("--end", metavar="TIME", required=True, help="of what is counted, a whole hour, UTC")
     asks.add_argument("--deadline", metavar="TIME", help="no answers after (a day after the end)")
@@ -106,6 +100,14 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     collects.add_argument("--host", metavar="HOST", default="127.0.0.1", help="to listen on (127.0.0.1)")
     collects.add_argument("--port", metavar="PORT", type=int, default=8600, help="to listen on (8600)")
     collects.set_defaults(run=run_collect)
+    judges = acts.add_parser("judge", help="say whether cohorts have moved, and whether subgroups fare alike")
+    judges.add_argument(
+        "--sum", metavar="FILE", type=Path, action="append", required=True, help="from collect --json"
+    )
+    judges.add_argument("--release", metavar="VERSION", required=True, help="that the sums are about")
+    judges.add_argument("--size", metavar="X", type=float, default=0.05, help="shift worth finding (0.05)")
+    judges.add_argument("--alpha", metavar="X", type=float, default=0.05, help="false alarms allowed (0.05)")
+    judges.set_defaults(run=run_judge)
     for act in acts.choices.values():
         act.add_argument("model", metavar="NAME", help="of the model")
         act.add_argument("--device-class", metavar="CLASS", default="default", help="that is asked (default)")
@@ -179,6 +181,7 @@ def run_ask(arguments: argparse.Namespace) -> int:
         backend=arguments.backend,
         seed=os.urandom(32).hex(),
         release=_digest(repository, model, arguments.release),
+        subgroup=dict(label_of(text) for text in arguments.subgroup),
     )
     query = instantiate(whole, template, arguments.epsilon)
     cost = price(query, template, Limits(least_cohort=2, rho_per_period=max(Limits().rho_per_period, query.rho)))
@@ -256,75 +259,53 @@ def run_collect(arguments: argparse.Namespace) -> int:
         raise InputError(f"query {arguments.id} is not asked", remedy="See 'edgewright query status'.")
     if query.backend == "helper" and not arguments.helper_url:
         raise InputError(f"query {query.id} has a helper", remedy="Name it with --helper-url.")
-    terms = terms_of(query, template)
-    desk = SumDesk()
-    collected = desk.open(terms)
-    wanted = arguments.devices or query.cohort
-    with serving(desk.handle, arguments.host, arguments.port), working(f"waiting for {wanted} devices"):
-        try:
-            if isinstance(collected, Gatherer):
-                total, survivors = _helped(collected, wanted, arguments)
-            else:
-                total, survivors = _neighbourly(collected, wanted, arguments)
-        except DeclinedError as error:
-            raise WorkError(
-                f"query {query.id} has no sum: {error.message}", remedy="Wait for more devices."
-            ) from error
-    found = recover(total.astype(np.uint32), template, query, survivors)
+    with working(f"waiting for {arguments.devices or query.cohort} devices"):
+        found = collect(
+            query,
+            template,
+            arguments.helper_url,
+            (arguments.host, arguments.port),
+            Patience(arguments.devices or query.cohort, arguments.wait, arguments.step),
+        )
     if arguments.json:
-        print_json({"schema": SCHEMA_VERSION, "query": query.id, **_as_json(found, template)})
+        told = {"schema": SCHEMA_VERSION, "query": query.id, "subgroup": query.subgroup}
+        print_json(told | as_json(found, template))
     else:
         Console().print(
             f"{found.survivors} devices; each number has noise of {found.noise_sd:.3g}.", highlight=False
         )
-        for name, values in _by_signal(found, template).items():
+        for name, values in by_signal(found, template).items():
             print(f"  {name}: {' '.join(f'{value:.0f}' for value in values)}")
     return 0
 
 
-def _helped(gatherer: Gatherer, wanted: int, arguments: argparse.Namespace) -> tuple[Any, int]:
-    ends = time.monotonic() + arguments.wait
-    while gatherer.devices < wanted and time.monotonic() < ends:
-        time.sleep(0.1)
-    pool = urllib3.PoolManager(timeout=120, retries=False)
-    while True:
-        content = gatherer.ask()
-        try:
-            answer = post(pool, f"{arguments.helper_url.rstrip('/')}/help", content)
-        except DeclinedError as error:
-            if not error.culprits:
-                raise
-            gatherer.leave_out(error.culprits)
-            continue
-        return gatherer.total(answer), gatherer.devices
+def run_judge(arguments: argparse.Namespace) -> int:
+    """Say whether cohorts have moved; 1 if they have.
 
-
-def _neighbourly(collector: Collector, wanted: int, arguments: argparse.Namespace) -> tuple[Any, int]:
-    ends = time.monotonic() + arguments.wait
-    for _ in range(4):
-        while collector.devices < wanted and time.monotonic() < ends:
-            time.sleep(0.1)
-        wanted = min(wanted, collector.devices)
-        ends = time.monotonic() + arguments.step
-        collector.advance()
-    return collector.total(), collector.survivors
-
-
-def _as_json(found: Recovered, template: Template) -> dict[str, Any]:
-    return {
-        "devices": found.survivors,
-        "noise_sd": found.noise_sd,
-        "rounding_sd": found.rounding_sd,
-        "beyond": found.beyond,
-        "sums": {name: values.tolist() for name, values in _by_signal(found, template).items()},
-    }
-
-
-def _by_signal(found: Recovered, template: Template) -> dict[str, Any]:
-    if template.kind == "vector":
-        return {template.name: found.values}
-    ends = np.cumsum([signal.bins for signal in template.signals])[:-1]
-    return dict(zip((signal.name for signal in template.signals), np.split(found.values, ends), strict=True))
+    Raises:
+        InputError: A file holds no sum, or a number is out of range.
+        TrustError: The repository cannot be believed.
+    """
+    if not 0 < arguments.size <= 0.5 or not 0 < arguments.alpha < 0.5:
+        raise InputError(
+            f"a shift of {arguments.size} at alpha {arguments.alpha}",
+            remedy="A shift lies between 0 and 0.5, as alpha does.",
+        )
+    repository = opened(arguments)
+    profile = _profile(repository, arguments.model, arguments.release, arguments.device_class)
+    cohorts = [read_collected(path) for path in arguments.sum]
+    found = judged(profile, cohorts, size=arguments.size, alpha=arguments.alpha)
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, **found})
+    else:
+        console = Console()
+        for name, one in found["signals"].items():
+            console.print(f"{name}: {one['says']}", highlight=False)
+        for name, one in found["outcomes"].items():
+            for label, each in one["rates"].items():
+                said = each["why"] or f"{each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}]"
+                console.print(f"{name}, {label}: {said}", highlight=False, markup=False)
+    return 1 if found["drifting"] else 0
 
 
 def _signals(repository: Repository, arguments: argparse.Namespace) -> Template:
@@ -347,6 +328,7 @@ def _signals(repository: Repository, arguments: argparse.Namespace) -> Template:
         signals=tuple(counted),
         norm=arguments.clip * len(counted) ** 0.5,
         backends=("helper", "secagg") if arguments.helper else ("secagg",),
+        subgroups=tuple(arguments.by),
     )
 
 

@@ -3,6 +3,7 @@
 Pure: `monitor.py` brings rows here and what comes out to the disk.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -325,23 +326,18 @@ def verdict(reference: Reference, watched: Watched) -> Finding:
 def described(reference: Reference, watched: Watched) -> list[dict[str, Any]]:
     """Return, by signal, how its counts since the last period differ from the reference: descriptions, no test."""
     finding = verdict(reference, watched)
-    found = []
-    for row, name in enumerate(reference.names):
-        one, other = reference.counts[row], watched.state.counts[row]
-        known = {
+    seen = watched.state.counts
+    distances = dataclasses.asdict(distance.describe(seen, reference.counts)) if seen[0].sum() else {}
+    return [
+        {
             "name": name,
-            "observations": int(other.sum()),
+            "observations": int(seen[row].sum()),
             "log_evidence": finding.by_signal[row],
             "tolerance": reference.profile.signals[row].tolerance,
+            **{kind: float(values[row]) for kind, values in distances.items()},
         }
-        if other.sum():
-            known |= {
-                "psi": float(distance.psi(one, other)),
-                "jensen_shannon": float(distance.jensen_shannon(one, other)),
-                "total_variation": float(np.abs(one / one.sum() - other / other.sum()).sum() / 2),
-            }
-        found.append(known)
-    return found
+        for row, name in enumerate(reference.names)
+    ]
 
 
 def _grown(

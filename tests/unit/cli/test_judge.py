@@ -1,0 +1,90 @@
+"""What sums over cohorts say together, through the same noise that devices add."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgewright.cli.judge import Collected, judged, read_collected
+from edgewright.contract.errors import InputError
+from edgewright.contract.profile import Profile, Signal
+
+SHARES = np.full(16, 1 / 16)
+PROFILE = Profile(
+    "x",
+    4,
+    tuple(Signal(name, tuple(np.linspace(-1, 1, 15).tolist()), (*[400] * 16, 0)) for name in ("mean", "spread")),
+)
+NOISE = 20.0
+
+
+def cohort(
+    random: np.random.Generator, *, moved: float = 0.0, devices: int = 40, bad: float = 0.1, site: str = ""
+) -> Collected:
+    """Devices that differ a little, 100 observations each, and noise on every number."""
+    shifted = SHARES.copy()
+    shifted[:8] -= moved / 8
+    shifted[8:] += moved / 8
+
+    def counts(shares: NDArray[Any]) -> list[float]:
+        own = random.dirichlet(shares * 200, devices)
+        total = sum(random.multinomial(100, each) for each in own)
+        return [*(total + random.normal(0, NOISE, 16)).tolist(), float(random.normal(0, NOISE))]
+
+    wrong = random.binomial(100 * devices, bad)
+    outcome = np.array([100 * devices - wrong, wrong]) + random.normal(0, NOISE, 2)
+    sums = {"mean": counts(shifted), "spread": counts(SHARES), "outcome.wrong": outcome.tolist()}
+    return Collected("q", devices, NOISE, sums, {"site": site} if site else {})
+
+
+def test_a_fleet_that_has_moved_is_found_and_the_signal_named() -> None:
+    random = np.random.default_rng(0)
+    found = judged(PROFILE, [cohort(random, moved=0.08) for _ in range(24)], size=0.05, alpha=0.05)
+    assert found["drifting"] == ["mean"]
+    assert found["devices"] == 24 * 40
+
+
+def test_a_fleet_that_stayed_is_said_to_have_stayed_with_its_power_or_to_be_too_small() -> None:
+    random = np.random.default_rng(1)
+    many = judged(PROFILE, [cohort(random) for _ in range(40)], size=0.05, alpha=0.05)
+    assert many["drifting"] == []
+    assert "no shift of 0.05 or more" in many["signals"]["mean"]["says"]
+    assert many["signals"]["mean"]["power"] > 0.9
+    few = judged(PROFILE, [cohort(random) for _ in range(6)], size=0.05, alpha=0.05)
+    assert "too few" in few["signals"]["mean"]["says"]
+
+
+def test_harmless_fleets_alarm_no_more_than_stated() -> None:
+    random = np.random.default_rng(2)
+    alarms = sum(
+        bool(judged(PROFILE, [cohort(random) for _ in range(16)], size=0.05, alpha=0.05)["drifting"])
+        for _ in range(60)
+    )
+    assert alarms <= 8  # of 60 at .05, more than 8 have a chance of one in 1,000
+
+
+def test_subgroups_are_compared_with_the_noise_in_their_intervals() -> None:
+    random = np.random.default_rng(3)
+    cohorts = [cohort(random, site="berlin") for _ in range(8)]
+    cohorts += [cohort(random, bad=0.2, site="paris") for _ in range(8)]
+    found = judged(PROFILE, cohorts, size=0.05, alpha=0.05)["outcomes"]["outcome.wrong"]
+    assert (found["worst"], found["best"]) == ("site=paris", "site=berlin")
+    assert 0.05 < found["difference"]["low"] < 0.1 < found["difference"]["high"] < 0.15
+    tiny = [cohort(random, devices=1, site=site) for site in ("a", "b")]
+    nothing = judged(PROFILE, tiny, size=0.05, alpha=0.05)["outcomes"]["outcome.wrong"]
+    assert all(each["why"] or each["high"] - each["low"] > 0.05 for each in nothing["rates"].values())
+
+
+def test_what_is_no_sum_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sum.json"
+    with pytest.raises(InputError, match="holds no sum"):
+        read_collected(path)
+    path.write_text(json.dumps({"query": "q"}))
+    with pytest.raises(InputError, match="holds no sum"):
+        read_collected(path)
+    path.write_bytes(msgspec.json.encode(cohort(np.random.default_rng(4))))
+    assert read_collected(path).devices == 40
