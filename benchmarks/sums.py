@@ -61,7 +61,7 @@ assert ledger.debit(query, template, noised.tobytes(), now_s={NOW_S}) is None
 give(terms_of(query, template), helper, noised, key.public_key().public_bytes_raw(), key.sign)
 {_LIGHT}
 """
-# A long vector: turned, clipped, rounded, noised; at its peak, with the caller's own single-precision copy.
+# A long vector: turned, clipped, rounded, noised where it is.
 _ENCODES = f"""
 import sys
 from pathlib import Path
@@ -71,7 +71,7 @@ import edgewright.device.uplink
 from edgewright.contract.query import Query, Template
 from edgewright.privacy.sum import contribute
 query, template = msgspec.json.decode(Path(sys.argv[1], "asked").read_bytes(), type=tuple[Query, Template])
-noised = contribute(np.ones(template.values, np.float32), template, query)
+noised = contribute(np.ones(template.values, np.float32), template, query, overwrite=True)
 {_LIGHT}
 """
 # The largest step of a sum without a helper, from what a device has stored.
@@ -189,9 +189,7 @@ def memory(*, quick: bool) -> list[Figure]:
         encoded = resident_mb(_ENCODES, Path(folder), peak=True)
     return [
         _figure("memory.histogram_mb", given, 60, "after one answer with noise, ledger and helper; no onnxruntime"),
-        _figure(
-            "memory.encode_mb", encoded, 60, "peak of encoding a vector, the caller's 4 bytes a value included"
-        ),
+        _figure("memory.encode_mb", encoded, 60, "peak of encoding a vector in place, its own 4 MB included"),
         _figure("memory.mask_mb", masked, 60, "after masking with neighbours, vector and letter still held"),
     ]
 

@@ -114,7 +114,7 @@ class Uplink:
             known = self.ledger.answer(query)
             if known is not None:
                 return np.frombuffer(known, np.uint32).copy()
-            noised = contribute(source(query, template), template, query)
+            noised = contribute(source(query, template), template, query, overwrite=True)
             refusal = self.ledger.debit(query, template, noised.tobytes(), now_s=now_s)
             if refusal is not None:
                 raise RefusedError(refusal.code, refusal.file, refusal.reason)

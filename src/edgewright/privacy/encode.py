@@ -39,13 +39,11 @@ __all__ = [
 
 _Floats = NDArray[np.float64]
 _Whole = NDArray[np.int32]
-_Part = tuple[_Floats, NDArray[np.int8]]
+_Part = tuple[_Floats, bytes]
 
-# One matrix multiplication does this many steps of the fast transform.
-_RADIX = 64
 _TRIES = 64
 # Numbers that are worked on at a time, so that a long vector does not take its size in memory several times.
-BLOCK = 1 << 16
+BLOCK = 1 << 13
 # How many standard deviations a noisy weight is away from zero, before anything is divided by it.
 _SURE = 4.0
 
@@ -71,12 +69,13 @@ class Span:
             )
 
 
-def rotate(values: _Floats, seed: bytes) -> _Floats:
+def rotate(values: _Floats, seed: bytes, *, overwrite: bool = False) -> _Floats:
     """Return the values turned by a random orthonormal matrix that everyone with the seed knows.
 
     Args:
         values: Shape [n].
         seed: 32 bytes.
+        overwrite: Turn the values where they are, if they are floats.
 
     Returns:
         Shape [n]; the same norm.
@@ -84,11 +83,11 @@ def rotate(values: _Floats, seed: bytes) -> _Floats:
     Source: randomised Hadamard transform, Ailon and Chazelle 2009; its use here, arXiv:2102.06387, section 4.2.
     """
     # Single precision stays what it is: a long vector must not take twice its size.
-    turned: Any = np.array(values, np.float32 if values.dtype == np.float32 else np.float64)
-    first, second = _parts(turned, seed)
-    for part, signs in (first, second):
+    kind = np.float32 if values.dtype == np.float32 else np.float64
+    turned: Any = np.array(values, kind, copy=None if overwrite else True)
+    for part, label in _parts(turned):
         if part.size > 1:
-            part *= signs
+            _flip(part, seed, label)
             _hadamard(part)
     return np.asarray(turned)
 
@@ -96,11 +95,10 @@ def rotate(values: _Floats, seed: bytes) -> _Floats:
 def unrotate(values: _Floats, seed: bytes) -> _Floats:
     """Return what `rotate` turned: the matrix's transpose is its inverse."""
     turned = np.array(values, np.float64)
-    first, second = _parts(turned, seed)
-    for part, signs in (second, first):
+    for part, label in reversed(_parts(turned)):
         if part.size > 1:
             _hadamard(part)
-            part *= signs
+            _flip(part, seed, label)
     return turned
 
 
@@ -295,40 +293,47 @@ def _largest_power(count: int) -> int:
     return 1 << (count.bit_length() - 1)
 
 
-def _parts(turned: _Floats, seed: bytes) -> tuple[_Part, _Part]:
-    """Return views of the first and the last 2^k numbers, with their signs; the last are none if all are first."""
+def _parts(turned: _Floats) -> tuple[_Part, _Part]:
+    """Return views of the first and the last 2^k numbers, with their labels; the last are none if all are first."""
     size = _largest_power(turned.size)
     last = turned[turned.size - size :] if turned.size > size else turned[:0]
-    return (turned[:size], _signs(seed, b"first", size)), (last, _signs(seed, b"last", last.size))
+    return (turned[:size], b"first"), (last, b"last")
 
 
 def _signs(seed: bytes, label: bytes, count: int) -> NDArray[np.int8]:
     """Return 1 or -1 for each position, the same for everyone with the seed: bits of SHAKE-128."""
-    stream = hashlib.shake_128(b"edgewright.signs.1\n" + label + b"\n" + seed).digest(-(-count // 8))
-    bits = np.unpackbits(np.frombuffer(stream, np.uint8), count=count, bitorder="little")
+    bits = np.unpackbits(_bits(seed, label, count), count=count, bitorder="little")
     return 1 - 2 * bits.astype(np.int8)
 
 
+def _flip(part: _Floats, seed: bytes, label: bytes) -> None:
+    """Multiply with the signs, in place."""
+    stream = _bits(seed, label, part.size)
+    for start in range(0, part.size, BLOCK):
+        piece = part[start : start + BLOCK]
+        bits = np.unpackbits(stream[start // 8 : (start + BLOCK) // 8], count=piece.size, bitorder="little")
+        np.negative(piece, out=piece, where=bits.view(np.bool_))
+
+
+def _bits(seed: bytes, label: bytes, count: int) -> NDArray[np.uint8]:
+    digest = hashlib.shake_128(b"edgewright.signs.1\n" + label + b"\n" + seed).digest(-(-count // 8))
+    return np.frombuffer(digest, np.uint8)
+
+
 def _hadamard(part: _Floats) -> None:
-    """Multiply 2^k numbers with the orthonormal Hadamard matrix, in place."""
+    """Multiply 2^k numbers with the orthonormal Hadamard matrix, in place and in pieces that fit the cache."""
     inner = 1
-    while inner < part.size:  # one digit of the index after the other, in pieces that fit the cache
-        radix = min(part.size // inner, _RADIX)
-        matrix = _matrix(radix, part.dtype)
-        view = part.reshape(-1, radix, inner)
-        rows, columns = max(1, BLOCK // (radix * inner)), max(1, BLOCK // radix)
-        for row in range(0, len(view), rows):
+    while inner < part.size:
+        pairs = part.reshape(-1, 2, inner)
+        rows, columns = max(1, BLOCK // (2 * inner)), max(1, BLOCK // 2)
+        for row in range(0, len(pairs), rows):
             for column in range(0, inner, columns):
-                piece = view[row : row + rows, :, column : column + columns]
-                piece[...] = matrix @ piece
-        inner *= radix
-
-
-def _matrix(size: int, dtype: "np.dtype[np.floating]") -> _Floats:
-    matrix = np.ones((1, 1))
-    while len(matrix) < size:
-        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    return np.asarray(matrix / math.sqrt(size), dtype)
+                piece = pairs[row : row + rows, :, column : column + columns]
+                total = piece[:, 0] + piece[:, 1]
+                np.subtract(piece[:, 0], piece[:, 1], out=piece[:, 1])
+                piece[:, 0] = total
+        inner *= 2
+    part /= math.sqrt(part.size)
 
 
 def _squared(whole: _Floats) -> int:

@@ -124,7 +124,13 @@ def objection(query: Query, template: Template, limits: Limits | None = None) ->
 
 
 def contribute(
-    values: _Floats, template: Template, query: Query, *, weight: float | None = None, entropy: Entropy = os.urandom
+    values: _Floats,
+    template: Template,
+    query: Query,
+    *,
+    weight: float | None = None,
+    entropy: Entropy = os.urandom,
+    overwrite: bool = False,
 ) -> NDArray[np.uint32]:
     """Return one device's part of the sum, with its noise, modulo 2^bits.
 
@@ -136,6 +142,7 @@ def contribute(
         query: Made of it.
         weight: Of the device's examples, where the template has weights.
         entropy: Source of randomness, for rounding and noise.
+        overwrite: Use the memory of the values, which are lost then.
 
     Returns:
         Shape [numbers sent], each below 2^bits.
@@ -148,7 +155,8 @@ def contribute(
         raise RefusedError("policy", f"query {query.id}", reason)
     numbers = np.asarray(values)
     expected = template.values - (1 if template.most_weight else 0)
-    if numbers.shape != (expected,) or not np.isfinite(numbers).all():
+    finite = all(np.isfinite(numbers[at : at + BLOCK]).all() for at in range(0, numbers.size, BLOCK))
+    if numbers.shape != (expected,) or not finite:
         raise DataError(
             f"template {template.name} sums {expected} finite numbers, not shape {list(numbers.shape)}",
             remedy="Give each of them, zeros where there is nothing.",
@@ -160,9 +168,10 @@ def contribute(
         )
     if weight is not None:
         numbers = weigh(numbers, weight, template.most_weight)
-    encoded = (
-        _counts(numbers, template, query) if template.kind == "histogram" else _vector(numbers, template, query)
-    )
+    if template.kind == "histogram":
+        encoded = _counts(numbers, template, query)
+    else:
+        encoded = _vector(numbers, template, query, overwrite=overwrite)
     sensitivity = sensitivity_of(query, template)
     whole = round_within(encoded, sensitivity.squared, entropy)
     del encoded
@@ -219,9 +228,9 @@ def _counts(counts: _Floats, template: Template, query: Query) -> _Floats:
     return clip_norm(clipped, template.norm * query.scale) if template.norm else clipped
 
 
-def _vector(values: _Floats, template: Template, query: Query) -> _Floats:
+def _vector(values: _Floats, template: Template, query: Query, *, overwrite: bool = False) -> _Floats:
     seed = bytes.fromhex(query.seed)
-    turned = clip_norm(rotate(values, seed), template.clip)
+    turned = clip_norm(rotate(values, seed, overwrite=overwrite), template.clip)
     if query.projected:
         # The clip before it kept the sum's width, the one after it keeps the privacy: it can make a vector longer.
         turned = clip_norm(project(turned, query.projected, seed), template.clip)
