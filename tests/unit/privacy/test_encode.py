@@ -196,7 +196,7 @@ def test_a_sum_that_32_bits_do_not_hold_is_refused() -> None:
         Span(-(1 << 31), 1 << 31)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     most=st.integers(1, 500),
     size=st.integers(1, 64),
@@ -214,7 +214,7 @@ def test_no_sum_of_counts_wraps(most: int, size: int, devices: int, sigma: float
         assert (centred((total % (1 << span.bits)).astype(np.uint32), span.bits, span.low) == total).all()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     clip=st.floats(1.0, 3000.0),
     length=st.integers(1, 300),

@@ -44,7 +44,7 @@ def plain(terms: Terms, names: list[bytes], fleet: Fleet = FLEET) -> NDArray[np.
     return np.asarray(total % (1 << terms.bits))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(2, 12), st.integers(2, 32), st.integers(1, 60), st.integers(0, 1000))
 def test_the_sum_is_exact(devices: int, bits: int, length: int, seed: int) -> None:
     fleet, terms = Fleet(devices, seed), helper_terms(bits=bits, length=length, min_cohort=2)

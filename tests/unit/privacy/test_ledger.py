@@ -60,7 +60,7 @@ def test_a_fifth_quarter_is_refused_until_the_first_is_a_period_ago() -> None:
     assert (after.count_ever, len(after.entries)) == (5, 5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.floats(-3 * 86400, 6 * 86400), st.floats(4.0, 60.0)), max_size=30))
 def test_no_stretch_of_a_period_ever_costs_more_than_the_budget(asked: list[tuple[float, float]]) -> None:
     ledger, clock, told = Ledger(), NOW_S, []

@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewright.contract.errors import DataError
 from edgewright.privacy.pack import Words, fitted, pack, packed_bytes, unpack, words
 
 
-@settings(deadline=None)
 @given(st.integers(2, 32), st.integers(0, 300), st.integers(0, 2**32 - 1))
 def test_what_was_packed_comes_back(bits: int, length: int, seed: int) -> None:
     values = np.random.default_rng(seed).integers(0, 1 << bits, length, dtype=np.uint64).astype(np.uint32)
@@ -18,7 +17,6 @@ def test_what_was_packed_comes_back(bits: int, length: int, seed: int) -> None:
     assert np.array_equal(unpack(content, bits, length), values)
 
 
-@settings(deadline=None)
 @given(st.integers(2, 32), st.lists(st.integers(0, 2**32 - 1), max_size=40))
 def test_bits_lie_one_after_the_other(bits: int, raw: list[int]) -> None:
     whole = sum((value % (1 << bits)) << (place * bits) for place, value in enumerate(raw))  # Python's own integers
