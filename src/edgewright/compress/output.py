@@ -65,8 +65,7 @@ class OutputFolder:
 
     def end_training(self) -> None:
         """Remove what only an unfinished training needs; the networks stay."""
-        for name in (TRAINING, LAYOUTS):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+        shutil.rmtree(self.path / TRAINING, ignore_errors=True)
 
     def keep_candidates(self, digests: set[str]) -> None:
         """Delete the candidates that are not named."""

@@ -143,7 +143,8 @@ def test_success_is_a_certified_smaller_model_and_exit_code_zero(finished: Done)
 
 def test_the_folder_holds_model_reports_journal_and_front(finished: Done) -> None:
     names = {path.name for path in finished.out.iterdir()}
-    assert names == {"model.onnx", "report.json", "report.html", "search.journal", "candidates"}
+    files = {"model.onnx", "profile.json", "report.json", "report.html", "search.journal"}
+    assert names == files | {"candidates", "layouts"}
     model = finished.out / "model.onnx"
     assert model.stat().st_size == finished.document["chosen"]["size_bytes"]["value"]
     assert Path(finished.document["chosen"]["path"]) == model
