@@ -42,6 +42,8 @@ from edgewright.trust.verify import View, refresh
 __all__ = ["Agent", "RejectedError"]
 
 _LOCK = "lock"
+# Steps of a private sum that others follow.
+_UNDER_WAY = ("joined", "shared", "masked", "waiting")
 # Of a server that collects answers, seconds.
 _PATIENCE_S = 20.0
 # A plan names two or three releases.
@@ -348,6 +350,11 @@ class Agent:
             self._outcomes.write()
         except OSError as error:
             self._update.remember_if_possible(Refusal("disk", "", f"the disk failed: {error.strerror}"))
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a sum without a helper waits for this device's next step: then it should soon check again."""
+        return any(step in _UNDER_WAY for step in self._asked.values())
 
     def privacy(self) -> dict[str, Any]:
         """Return what this device was asked, what it told and what that cost, for its owner.

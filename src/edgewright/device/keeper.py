@@ -13,6 +13,8 @@ __all__ = ["keep_up"]
 _JITTER = 0.1
 # A probation is looked at so often.
 _SETTLE_S = 15.0
+# Between two steps of a sum that others wait for.
+_AWAITED_S = 30.0
 _VERIFY_S = 24 * 3600.0
 
 
@@ -43,6 +45,8 @@ def keep_up(
                 check_at = clock() + every_s * (1 + _JITTER * (2 * chance.random() - 1))
                 agent.check()
                 tell(agent, None)
+                if agent.awaited:
+                    check_at = min(check_at, clock() + _AWAITED_S)
             if clock() >= verify_at:
                 verify_at = clock() + verify_s
                 agent.verify()

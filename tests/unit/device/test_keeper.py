@@ -16,8 +16,8 @@ class Pretender:
 
     settings = Settings()
 
-    def __init__(self, *, broken: bool = False) -> None:
-        self.broken, self.calls, self.at = broken, [], 0.0  # type: ignore[var-annotated]
+    def __init__(self, *, broken: bool = False, awaited: bool = False) -> None:
+        self.broken, self.awaited, self.calls, self.at = broken, awaited, [], 0.0  # type: ignore[var-annotated]
 
     def __getattr__(self, name: str) -> Any:
         def act() -> None:
@@ -62,3 +62,8 @@ def test_bytes_are_looked_at_each_day() -> None:
 
 def test_what_fails_is_tried_again() -> None:
     assert kept(Pretender(broken=True), 1000.0, every_s=100.0).count("check") >= 8
+
+
+def test_who_is_awaited_in_a_sum_checks_again_soon() -> None:
+    assert kept(Pretender(awaited=True), 3600.0, every_s=36_000.0).count("check") > 60
+    assert kept(Pretender(), 3600.0, every_s=36_000.0).count("check") == 1
