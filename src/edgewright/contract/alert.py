@@ -1,0 +1,163 @@
+"""Alert rules of the project file, readings that they judge, and what may follow by itself."""
+
+import math
+from typing import Literal
+
+import msgspec
+
+from edgewright.contract.errors import InputError
+from edgewright.contract.names import checked_name
+
+__all__ = ["Action", "ActionPolicy", "AlertRule", "AlertState", "Reading", "Severity", "Silence", "State"]
+
+Severity = Literal["info", "warning", "critical"]
+State = Literal["ok", "pending", "firing"]
+Action = Literal["notify", "pause", "roll back", "ask", "retrain"]
+
+_METRICS = (
+    "failing",
+    "silent",
+    "rolled_back",
+    "refused",
+    "latency_p95_ms",
+    "free_bytes",
+    "snapshots_differ",
+)
+_FAMILIES = ("drift", "outcome", "confidence", "rejected", "unusual", "power")
+
+
+class AlertRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When people are told, and what is done.
+
+    Attributes:
+        name: Of the rule.
+        metric: Share of devices that are `failing`, `silent`, `rolled_back` or have `refused`; `latency_p95_ms`,
+            `free_bytes`; `snapshots_differ` (two digests for one version); or `drift.SIGNAL`, `outcome.NAME`,
+            `confidence`, `rejected`, `unusual`, `power.SIGNAL` of a private sum.
+        above: It fires above this; None if it does not.
+        below: It fires below this; None if it does not.
+        clear: It ends at this value at the earliest, None for the same; beyond, so that it does not flutter.
+        for_s: How long the value must be there before it fires, and away before it ends.
+        device_class: That it is about, "" for each.
+        severity: For people.
+        actions: What follows when it fires.
+    """
+
+    name: str
+    metric: str
+    above: float | None = None
+    below: float | None = None
+    clear: float | None = None
+    for_s: float = 0.0
+    device_class: str = ""
+    severity: Severity = "warning"
+    actions: tuple[Action, ...] = ("notify",)
+
+    def __post_init__(self) -> None:
+        """Refuse a rule that never fires, always fires, or flutters by design."""
+        checked_name("alert", self.name)
+        if self.device_class:
+            checked_name("device class", self.device_class)
+        family = self.metric.partition(".")[0]
+        if self.metric not in _METRICS and family not in _FAMILIES:
+            raise InputError(
+                f"alert {self.name}: there is no metric {self.metric!r}",
+                remedy=f"Use {', '.join(_METRICS)}, or {', '.join(_FAMILIES)} with a name after a dot.",
+            )
+        limits = [limit for limit in (self.above, self.below) if limit is not None]
+        if len(limits) != 1 or not all(math.isfinite(limit) for limit in (*limits, self.clear or 0.0)):
+            raise InputError(
+                f"alert {self.name} has above {self.above} and below {self.below}",
+                remedy="Give exactly one of them, a finite number.",
+            )
+        fluttering = self.clear is not None and (
+            (self.above is not None and self.clear > self.above)
+            or (self.below is not None and self.clear < self.below)
+        )
+        if fluttering or not 0 <= self.for_s < math.inf:
+            raise InputError(
+                f"alert {self.name} ends at {self.clear} and waits {self.for_s} s",
+                remedy="It ends on the quiet side of its limit, and waits 0 s or more.",
+            )
+
+
+class Reading(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A value of a metric.
+
+    Attributes:
+        metric: Which.
+        device_class: Of which devices.
+        value: None if too few devices have said anything to tell.
+        at_s: Unix time.
+        why: Where it comes from, or why there is none.
+    """
+
+    metric: str
+    device_class: str
+    value: float | None
+    at_s: float
+    why: str = ""
+
+
+class AlertState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a rule stands for one device class.
+
+    Attributes:
+        rule: Its name.
+        device_class: Of which devices.
+        state: Of the rule.
+        since_s: When this state began.
+        turned_s: When the value last came to the other side of the limit; the same as `since_s` while it stays.
+        value: Last one.
+        at_s: Of the last value.
+    """
+
+    rule: str
+    device_class: str
+    state: State
+    since_s: float
+    turned_s: float
+    value: float | None = None
+    at_s: float = 0.0
+
+
+class Silence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A rule that people are not told about for a time; it is judged all the same.
+
+    Attributes:
+        rule: Its name.
+        until_s: Unix time.
+        by: Who.
+        why: For whoever looks later.
+        device_class: Of which devices, "" for all.
+    """
+
+    rule: str
+    until_s: float
+    by: str
+    why: str
+    device_class: str = ""
+
+
+class ActionPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What may be done without asking anybody. Automation ends where offline keys would have to sign.
+
+    Attributes:
+        action: Which.
+        cooldown_s: Least time between two of them.
+        per_day: Most of them in any 24 hours.
+        approval: Whether a person must agree to each.
+    """
+
+    action: Action
+    cooldown_s: float = 3600.0
+    per_day: int = 4
+    approval: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is no limit."""
+        if not 0 <= self.cooldown_s < math.inf or self.per_day < 0:
+            raise InputError(
+                f"action {self.action!r}: cooldown {self.cooldown_s} s, {self.per_day} a day",
+                remedy="A cooldown is 0 or more, a cap 0 or more.",
+            )
