@@ -5,6 +5,7 @@ Pure: `monitor.py` brings rows here and what comes out to the disk.
 
 import dataclasses
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
@@ -29,6 +30,7 @@ from edgewright.signals.outlier import unusual
 __all__ = [
     "CHECKS",
     "LATENCY_EDGES_S",
+    "LONGEST_S",
     "TENTHS",
     "Reference",
     "Watched",
@@ -56,8 +58,11 @@ CHECKS: tuple[str, ...] = (*get_args(Check), "form", "output")
 TENTHS = 10
 """Bins of confidence of a calibration."""
 
-_WINDOWS, _TALLIES = 32, 48
-_WINDOW_S, _WINDOW_COUNT = 3600.0, 10_000
+LONGEST_S = 24 * 3600.0
+"""Of a query's window; as long again it is kept, for those who answer late."""
+
+_WINDOW_S = 3600.0
+_WINDOWS, _TALLIES = int(2 * LONGEST_S / _WINDOW_S) + 1, 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,7 @@ class Reference:
             tolerance=[signal.tolerance for signal in profile.signals],
             alpha=profile.alpha,
             period=profile.period,
-            blocks=min(64, profile.period),
+            blocks=min(256, profile.period),
         )
         thinning = Thinning(profile.step, profile.gap_s, profile.testable, 0, 0.0)
         columns = tuple(known.index(signal.name) for signal in profile.signals)
@@ -275,8 +280,14 @@ def counts_between(
         end_s: Unix time, excluded.
 
     Raises:
-        InputError: A signal is none of the release's, or has another number of bins.
+        InputError: A signal is none of the release's, or has another number of bins; or the window is longer than
+            what is kept.
     """
+    if end_s - start_s > LONGEST_S:
+        raise InputError(
+            f"a window of {(end_s - start_s) / 3600:g} hours",
+            remedy=f"Ask for {LONGEST_S / 3600:g} at most: devices keep twice as many.",
+        )
     hours = [
         window
         for window in watched.windows
@@ -344,7 +355,7 @@ def _grown(
     windows: tuple[Window, ...], counts: _Counts, tallies: Mapping[str, tuple[int, ...]], now_s: float
 ) -> tuple[Window, ...]:
     *closed, last = windows
-    if _hour(now_s) != _hour(last.began_s) or last.counts[0].sum() >= _WINDOW_COUNT:
+    if _hour(now_s) != _hour(last.began_s):
         closed.append(last)
         last = Window(now_s, now_s, np.zeros_like(counts))
     merged = dict(last.tallies)
@@ -358,17 +369,17 @@ def _grown(
 
 
 class _Stored(msgspec.Struct, frozen=True):
-    """What lies on the disk; arrays are lists of whole numbers."""
+    """What lies on the disk; counts are packed."""
 
     shape: tuple[int, int]
-    counts: list[int]
-    marks: list[tuple[int, int, float, list[int]]]
+    counts: bytes
+    marks: list[tuple[int, int, float, bytes]]
     periods: int
     found: Finding | None
     check: tuple[int, list[int], list[int], list[int], list[int]]
     skipped: int
     last_s: float | None
-    windows: list[tuple[float, float, list[int], dict[str, tuple[int, ...]]]]
+    windows: list[tuple[float, float, bytes, dict[str, tuple[int, ...]]]]
     dropped: int
 
 
@@ -381,17 +392,14 @@ def to_bytes(watched: Watched) -> bytes:
     return msgspec.json.encode(
         _Stored(
             (rows, width),
-            state.counts.ravel().tolist(),
-            [(mark.block, mark.seen, mark.at_s, mark.counts.ravel().tolist()) for mark in state.marks],
+            _packed(state.counts),
+            [(mark.block, mark.seen, mark.at_s, _packed(mark.counts)) for mark in state.marks],
             state.periods,
             state.found,
             (dependence.seen, current, previous, pairs, apart),
             watched.skipped,
             watched.last_s if math.isfinite(watched.last_s) else None,
-            [
-                (each.began_s, each.ended_s, each.counts.ravel().tolist(), dict(each.tallies))
-                for each in watched.windows
-            ],
+            [(each.began_s, each.ended_s, _packed(each.counts), dict(each.tallies)) for each in watched.windows],
             watched.dropped,
         )
     )
@@ -404,8 +412,11 @@ def from_bytes(content: bytes, reference: Reference) -> Watched | None:
         if stored.shape != reference.counts.shape or not stored.windows or not stored.marks:
             return None
 
-        def counts(flat: list[int]) -> _Counts:
-            found = np.array(flat, np.int64).reshape(stored.shape)
+        def counts(packed: bytes) -> _Counts:
+            size = 8 * stored.shape[0] * stored.shape[1]
+            unpacker = zlib.decompressobj()
+            flat = unpacker.decompress(packed, size + 1)
+            found = np.frombuffer(flat, "<i8").astype(np.int64).reshape(stored.shape)
             if (found < 0).any():
                 raise ValueError("negative counts")
             return found
@@ -438,8 +449,12 @@ def from_bytes(content: bytes, reference: Reference) -> Watched | None:
             ),
             stored.dropped,
         )
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, zlib.error):
         return None
+
+
+def _packed(counts: NDArray[np.integer]) -> bytes:
+    return zlib.compress(counts.astype("<i8").tobytes())
 
 
 def _fitting(tallies: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
