@@ -4,6 +4,7 @@ import datetime
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -375,13 +376,15 @@ class Agent:
         return self._uplink
 
     def _questions(self, view: View) -> tuple[Permit, tuple[Query, ...], str] | None:
-        """Return what this device is asked, and about which release; whatever is wrong with it concerns no update."""
+        """Return what this device is asked, and about which release; what is wrong with it concerns no update."""
         serving = self._update.serving
         try:
             asked = None if serving is None else view.questions(serving.name, self.settings.device_class)
             self._update.remember(memory=view.memory)
         except (EdgewrightError, OSError) as error:
             self._asked = {"": str(error)}
+            with suppress(EdgewrightError, OSError):
+                self._linked().note(self._asked)
             return None
         return None if serving is None or asked is None else (*asked, serving.manifest)
 

@@ -92,7 +92,7 @@ def post(pool: urllib3.PoolManager, url: str, body: bytes) -> bytes:
         while (piece := answer.read1(_PIECE)) and len(content) <= _LARGEST:
             content += piece
             if time.monotonic() > ends:
-                raise urllib3.exceptions.ReadTimeoutError(pool, url, "too slow")  # type: ignore[arg-type]
+                raise urllib3.exceptions.HTTPError("it is too slow")
         answer.drain_conn() if len(content) <= _LARGEST else answer.close()
     except urllib3.exceptions.HTTPError as error:
         raise UnansweredError(f"{url} cannot be reached: {error}", remedy="It is tried again.") from error

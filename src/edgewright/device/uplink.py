@@ -109,13 +109,12 @@ class Uplink:
                 self.refused[query.id] = error.refusal
             except UnansweredError:
                 progress[query.id] = "not reached"
-            except (EdgewrightError, OSError) as error:
-                code, reason = (
-                    ("policy", error.message) if isinstance(error, EdgewrightError) else ("disk", str(error))
-                )
-                self.refused[query.id] = Refusal(code, f"query {query.id}", reason)
+            except EdgewrightError as error:
+                self.refused[query.id] = Refusal("policy", f"query {query.id}", error.message)
+            except OSError as error:
+                self.refused[query.id] = Refusal("disk", f"query {query.id}", str(error))
         self._forget(permit, queries)
-        self._show(progress)
+        self.note(progress)
         return progress
 
     def _forget(self, permit: Permit, queries: tuple[Query, ...]) -> None:
@@ -129,8 +128,12 @@ class Uplink:
                 sums += [] if template is None else [terms_of(query, template).once.hex()]
         self._letters.forget(sums)
 
-    def _show(self, progress: Mapping[str, str]) -> None:
-        """Keep what was asked last for the device's owner; other processes show it."""
+    def note(self, progress: Mapping[str, str]) -> None:
+        """Keep what was asked last for the device's owner; other processes show it.
+
+        Args:
+            progress: How far each question is; under "" why nothing can be asked.
+        """
         last = _Last(dict(progress), self.refused)
         with suppress(OSError):
             if self._last() != last:

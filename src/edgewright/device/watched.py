@@ -62,6 +62,7 @@ LONGEST_S = 24 * 3600.0
 """Of a query's window; as long again it is kept, for those who answer late."""
 
 _WINDOW_S = 3600.0
+_LARGEST_BYTES = 1 << 24
 _WINDOWS, _TALLIES = int(2 * LONGEST_S / _WINDOW_S) + 1, 96
 
 
@@ -369,17 +370,17 @@ def _grown(
 
 
 class _Stored(msgspec.Struct, frozen=True):
-    """What lies on the disk; counts are packed."""
+    """What lies on the disk, compressed."""
 
     shape: tuple[int, int]
-    counts: bytes
-    marks: list[tuple[int, int, float, bytes]]
+    counts: list[int]
+    marks: list[tuple[int, int, float, list[int]]]
     periods: int
     found: Finding | None
     check: tuple[int, list[int], list[int], list[int], list[int]]
     skipped: int
     last_s: float | None
-    windows: list[tuple[float, float, bytes, dict[str, tuple[int, ...]]]]
+    windows: list[tuple[float, float, list[int], dict[str, tuple[int, ...]]]]
     dropped: int
 
 
@@ -389,34 +390,36 @@ def to_bytes(watched: Watched) -> bytes:
     rows, width = state.counts.shape
     arrays = (dependence.current, dependence.previous, dependence.pairs, dependence.apart)
     current, previous, pairs, apart = ([int(value) for value in array.ravel()] for array in arrays)
-    return msgspec.json.encode(
+    stored = msgspec.json.encode(
         _Stored(
             (rows, width),
-            _packed(state.counts),
-            [(mark.block, mark.seen, mark.at_s, _packed(mark.counts)) for mark in state.marks],
+            state.counts.ravel().tolist(),
+            [(mark.block, mark.seen, mark.at_s, mark.counts.ravel().tolist()) for mark in state.marks],
             state.periods,
             state.found,
             (dependence.seen, current, previous, pairs, apart),
             watched.skipped,
             watched.last_s if math.isfinite(watched.last_s) else None,
-            [(each.began_s, each.ended_s, _packed(each.counts), dict(each.tallies)) for each in watched.windows],
+            [
+                (each.began_s, each.ended_s, each.counts.ravel().tolist(), dict(each.tallies))
+                for each in watched.windows
+            ],
             watched.dropped,
         )
     )
+    return zlib.compress(stored)
 
 
 def from_bytes(content: bytes, reference: Reference) -> Watched | None:
     """Return what was kept; None if it is damaged, or was counted over other bins."""
     try:
-        stored = msgspec.json.decode(content, type=_Stored)
+        unpacked = zlib.decompressobj().decompress(content, _LARGEST_BYTES)
+        stored = msgspec.json.decode(unpacked, type=_Stored)
         if stored.shape != reference.counts.shape or not stored.windows or not stored.marks:
             return None
 
-        def counts(packed: bytes) -> _Counts:
-            size = 8 * stored.shape[0] * stored.shape[1]
-            unpacker = zlib.decompressobj()
-            flat = unpacker.decompress(packed, size + 1)
-            found = np.frombuffer(flat, "<i8").astype(np.int64).reshape(stored.shape)
+        def counts(flat: list[int]) -> _Counts:
+            found = np.array(flat, np.int64).reshape(stored.shape)
             if (found < 0).any():
                 raise ValueError("negative counts")
             return found
@@ -451,10 +454,6 @@ def from_bytes(content: bytes, reference: Reference) -> Watched | None:
         )
     except (msgspec.MsgspecError, ValueError, zlib.error):
         return None
-
-
-def _packed(counts: NDArray[np.integer]) -> bytes:
-    return zlib.compress(counts.astype("<i8").tobytes())
 
 
 def _fitting(tallies: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
