@@ -63,7 +63,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     permits.add_argument("--helper", metavar="KEY", default="", help="helper's key; none for secagg only")
     permits.add_argument("--signals", metavar="VERSION", help="all signals of a release, as template 'signals'")
     permits.add_argument("--template", metavar="FILE", type=Path, action="append", default=[], help="in JSON")
-    permits.add_argument("--clip", metavar="N", type=float, default=100.0, help="counts of a device that count")
+    permits.add_argument(
+        "--clip", metavar="N", type=float, default=100.0, help="observations of a signal from a device (100)"
+    )
     permits.add_argument("--least-cohort", metavar="N", type=int, default=100, help="devices in a sum (100)")
     permits.add_argument(
         "--dearest", metavar="RHO", type=float, default=0.05, help="most that an answer costs (0.05)"
@@ -326,7 +328,6 @@ def _signals(repository: Repository, arguments: argparse.Namespace) -> Template:
         expires=time_of(expires).isoformat(),
         model=arguments.model,
         signals=tuple(counted),
-        norm=arguments.clip * len(counted) ** 0.5,
         backends=("helper", "secagg") if arguments.helper else ("secagg",),
         subgroups=tuple(arguments.by),
     )
