@@ -230,7 +230,7 @@ def test_what_interrupts_an_inference_frees_its_place(device: Device, digits: Ar
     assert predictor.engine is not None
 
     class Interrupted:
-        outputs = predictor.engine.session.outputs
+        outputs = ("logits",)
 
         def run(self, _: Any) -> Any:
             raise KeyboardInterrupt

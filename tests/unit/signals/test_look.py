@@ -1,5 +1,6 @@
 """The compiled look and the plain one say the same, and neither lets through what it should not."""
 
+import importlib
 import math
 import shutil
 import threading
@@ -210,9 +211,8 @@ def test_a_slot_that_is_never_released_stops_nothing(make: Make) -> None:
 
 @pytest.mark.skipif(not COMPILED, reason="there is no compiled part")
 def test_a_ring_that_was_not_made_is_of_no_use_and_does_no_harm() -> None:
-    from edgewright.signals._look import Ring as Compiled  # type: ignore[attr-defined,unused-ignore]
-
-    ring = Compiled.__new__(Compiled)
+    compiled = importlib.import_module("edgewright.signals._look").Ring
+    ring = compiled.__new__(compiled)
     with pytest.raises(ValueError, match="was not made"):
         ring.admit(sample(4))
     with pytest.raises(ValueError, match="no input waits"):
