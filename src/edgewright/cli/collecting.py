@@ -2,23 +2,25 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import urllib3
 
 from edgewright.cli.desk import serving
-from edgewright.contract.errors import WorkError
+from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.query import Query, Template
-from edgewright.device.sums import post
+from edgewright.device.sums import Kept, post
 from edgewright.privacy.agreement import terms_of
 from edgewright.privacy.collect import Collector
 from edgewright.privacy.desk import SumDesk
 from edgewright.privacy.helper import Gatherer
-from edgewright.privacy.roster import DeclinedError
+from edgewright.privacy.pack import Words
+from edgewright.privacy.roster import DeclinedError, Enrolment
 from edgewright.privacy.sum import Recovered, recover
 
-__all__ = ["Patience", "as_json", "by_signal", "collect"]
+__all__ = ["Patience", "as_json", "by_signal", "collect", "kept_in"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,14 @@ class Patience:
 
 
 def collect(
-    query: Query, template: Template, helper_url: str, listen: tuple[str, int], patience: Patience
+    query: Query,
+    template: Template,
+    helper_url: str,
+    listen: tuple[str, int],
+    patience: Patience,
+    *,
+    enrolled: Enrolment,
+    state: Path,
 ) -> Recovered:
     """Listen for answers, and open their sum.
 
@@ -47,51 +56,67 @@ def collect(
         helper_url: Of the helper, where the query has one.
         listen: Host and port.
         patience: How long devices are waited for.
+        enrolled: Devices that exist; of others nothing is taken.
+        state: Folder in which letters are kept, and from which a process that was broken off is taken up.
 
     Raises:
         WorkError: Too few devices answered, or the helper declines.
+        OutputError: The folder cannot be written.
     """
-    desk = SumDesk()
-    collected = desk.open(terms_of(query, template))
-    with serving(desk.handle, *listen):
-        try:
+    desk, terms = SumDesk(), terms_of(query, template)
+    folder = state / terms.digest.hex()
+    collected = desk.open(terms, enrolled=enrolled, most=query.largest, keep=Kept(folder).write)
+    try:
+        desk.restore(terms, kept_in(folder))
+        with serving(desk.handle, desk.knows, *listen):
             if isinstance(collected, Gatherer):
-                total, survivors = _helped(collected, helper_url, patience)
+                total, survivors = _helped(desk, collected, helper_url, patience)
             else:
-                total, survivors = _neighbourly(collected, patience)
-        except DeclinedError as error:
-            raise WorkError(
-                f"query {query.id} has no sum: {error.message}", remedy="Wait for more devices."
-            ) from error
+                total, survivors = _neighbourly(desk, collected, patience)
+    except DeclinedError as error:
+        raise WorkError(f"query {query.id} has no sum: {error.message}", remedy="Wait for more devices.") from error
     return recover(total.astype(np.uint32), template, query, survivors)
 
 
-def _helped(gatherer: Gatherer, helper_url: str, patience: Patience) -> tuple[Any, int]:
-    ends = time.monotonic() + patience.wait_s
-    while gatherer.devices < patience.devices and time.monotonic() < ends:
+def kept_in(folder: Path) -> dict[str, bytes]:
+    """Return what an earlier process kept in a folder, by name."""
+    try:
+        # What begins with a dot was broken off while it was written.
+        return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InputError(
+            f"the letters in {folder} cannot be read: {error.strerror}", remedy="Permit reading there."
+        ) from error
+
+
+def _helped(desk: SumDesk, gatherer: Gatherer, helper_url: str, patience: Patience) -> tuple[Words, int]:
+    terms, ends = gatherer.terms, time.monotonic() + patience.wait_s
+    while not gatherer.closed and desk.devices(terms) < patience.devices and time.monotonic() < ends:
         time.sleep(0.1)
     pool = urllib3.PoolManager(timeout=120, retries=False)
     while True:
-        content = gatherer.ask()
+        content = desk.ask(terms)
         try:
             answer = post(pool, f"{helper_url.rstrip('/')}/help", content)
         except DeclinedError as error:
             if not error.culprits:
                 raise
-            gatherer.leave_out(error.culprits)
+            desk.leave_out(terms, error.culprits)
             continue
-        return gatherer.total(answer), gatherer.devices
+        return desk.total(terms, answer)
 
 
-def _neighbourly(collector: Collector, patience: Patience) -> tuple[Any, int]:
-    wanted, ends = patience.devices, time.monotonic() + patience.wait_s
-    for _ in range(4):
-        while collector.devices < wanted and time.monotonic() < ends:
+def _neighbourly(desk: SumDesk, collector: Collector, patience: Patience) -> tuple[Words, int]:
+    terms, wanted, ends = collector.terms, patience.devices, time.monotonic() + patience.wait_s
+    while collector.step != "done":
+        while desk.devices(terms) < wanted and time.monotonic() < ends:
             time.sleep(0.1)
-        wanted = min(wanted, collector.devices)
+        wanted = min(wanted, desk.devices(terms))
         ends = time.monotonic() + patience.step_s
-        collector.advance()
-    return collector.total(), collector.survivors
+        desk.advance(terms)
+    return desk.total(terms)
 
 
 def as_json(found: Recovered, template: Template) -> dict[str, Any]:

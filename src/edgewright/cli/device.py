@@ -258,6 +258,10 @@ def run_privacy(arguments: argparse.Namespace) -> int:
             f"{entry.query}: {', '.join(entry.counted)} from {entry.window_start} to {entry.window_end},"
             f" epsilon {entry.epsilon:.2f} if the others are honest, {entry.epsilon_own:.2f} by its own noise"
         )
+    for name, step in found["asked"].items():
+        print(f"{name}: {step}")
+    for name, refusal in found["refused"].items():
+        print(f"{name} was not answered ({refusal.code}): {refusal.reason}")
     return 0
 
 

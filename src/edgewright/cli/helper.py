@@ -8,12 +8,12 @@ import threading
 from pathlib import Path
 
 from edgewright.cli.desk import serving
+from edgewright.cli.enrolled import read_enrolled
 from edgewright.cli.terminal import SCHEMA_VERSION, print_json
 from edgewright.contract.errors import InputError
 from edgewright.device.sums import UsedFile
 from edgewright.privacy.desk import HelperDesk
 from edgewright.privacy.helper import Helper
-from edgewright.privacy.roster import Enrolment
 from edgewright.trust.keystore import write_secret
 
 __all__ = ["register"]
@@ -63,13 +63,14 @@ def run(arguments: argparse.Namespace) -> int:
         write_secret(path, os.urandom(_KEY_BYTES))
     used = UsedFile(arguments.state / "used")
     try:
-        helper = Helper(path.read_bytes(), _enrolled(arguments.enrolled), used, floor=arguments.floor)
+        helper = Helper(path.read_bytes(), read_enrolled(arguments.enrolled), used, floor=arguments.floor)
         if arguments.show:
             return _shown(arguments, helper, "")
         ended = threading.Event()
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: ended.set())
-        with serving(HelperDesk(helper).handle, arguments.host, arguments.port) as url:
+        desk = HelperDesk(helper)
+        with serving(desk.handle, desk.knows, arguments.host, arguments.port) as url:
             code = _shown(arguments, helper, url)
             ended.wait()
             return code
@@ -84,16 +85,3 @@ def _shown(arguments: argparse.Namespace, helper: Helper, url: str) -> int:
         print(f"The helper's key is {helper.public.hex()}." + (f" It answers at {url}." if url else ""))
     sys.stdout.flush()
     return 0
-
-
-def _enrolled(path: Path) -> Enrolment:
-    try:
-        lines = [line.split("#")[0].strip() for line in path.read_text("utf-8").splitlines()]
-        devices = frozenset(bytes.fromhex(line) for line in lines if line)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} holds no list of devices: {error}", remedy="Write one public key a line, hexadecimal."
-        ) from error
-    if any(len(device) != _KEY_BYTES for device in devices):
-        raise InputError(f"{path} holds a key of another length", remedy="A key has 64 hexadecimal digits.")
-    return Enrolment(1, devices)

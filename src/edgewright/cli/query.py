@@ -9,6 +9,7 @@ import msgspec
 from rich.console import Console
 
 from edgewright.cli.collecting import Patience, as_json, by_signal, collect
+from edgewright.cli.enrolled import read_enrolled
 from edgewright.cli.judge import judged, read_collected
 from edgewright.cli.opened import add_options, opened
 from edgewright.cli.signing import signing
@@ -16,7 +17,7 @@ from edgewright.cli.terminal import SCHEMA_VERSION, label_of, print_json, workin
 from edgewright.contract.errors import InputError
 from edgewright.contract.permit import Permit
 from edgewright.contract.profile import Profile
-from edgewright.contract.query import Counted, Limits, Query, Template
+from edgewright.contract.query import Backend, Counted, Limits, Query, Template
 from edgewright.contract.release import Manifest, stored
 from edgewright.contract.times import time_of
 from edgewright.device.watched import widths
@@ -34,7 +35,8 @@ examples:
   edgewright query ask digits --release 1.0.0 --id monday --start 2026-11-23T00 --end 2026-11-24T00 \\
       --keys KEYS --repo REPO
   edgewright query status digits --keys KEYS --repo REPO
-  edgewright query collect digits --id monday --helper-url http://helper.example --keys KEYS --repo REPO
+  edgewright query collect digits --id monday --enrolled devices.txt \\
+      --helper-url http://helper.example --keys KEYS --repo REPO
   edgewright query judge digits --release 1.0.0 --sum cohort1.json --sum cohort2.json --keys KEYS --repo REPO
 
 The offline keys sign what may be asked, the online keys what is asked; a device has limits of its own besides.
@@ -42,6 +44,8 @@ exit codes: 0 done; 1 too few devices answered, cohorts have moved, or the repos
 input is wrong.
 """
 _DAY_S = 86400.0
+_STATE = "keeps letters in case it is broken off (collected)"
+_SECAGG = "permit sums without a helper too; devices cannot tell there whether the server adds devices of its own"
 # Of vectors, grid units per unit of their values; counts are whole already.
 _SCALE = 1024.0
 # Of one device, in units of the clip; what an answer costs bounds it as well.
@@ -61,9 +65,12 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     permits = acts.add_parser("permit", help="have the offline keys sign what may be asked")
     permits.add_argument("--server", metavar="URL", required=True, help="that answers are sent to")
     permits.add_argument("--helper", metavar="KEY", default="", help="helper's key; none for secagg only")
+    permits.add_argument("--secagg", action="store_true", help=_SECAGG)
     permits.add_argument("--signals", metavar="VERSION", help="all signals of a release, as template 'signals'")
     permits.add_argument("--template", metavar="FILE", type=Path, action="append", default=[], help="in JSON")
-    permits.add_argument("--clip", metavar="N", type=float, default=100.0, help="counts of a device that count")
+    permits.add_argument(
+        "--clip", metavar="N", type=float, default=100.0, help="observations of a signal from a device (100)"
+    )
     permits.add_argument("--least-cohort", metavar="N", type=int, default=100, help="devices in a sum (100)")
     permits.add_argument(
         "--dearest", metavar="RHO", type=float, default=0.05, help="most that an answer costs (0.05)"
@@ -94,7 +101,11 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     collects = acts.add_parser("collect", help="take the answers, and show their sum")
     collects.add_argument("--id", metavar="NAME", required=True, help="of the query")
     collects.add_argument("--helper-url", metavar="URL", default="", help="of the helper, where it has one")
-    collects.add_argument("--devices", metavar="N", type=int, help="to wait for (the query's cohort)")
+    collects.add_argument(
+        "--enrolled", metavar="FILE", required=True, type=Path, help="public keys of all devices, one a line"
+    )
+    collects.add_argument("--devices", metavar="N", type=int, help="to wait for (all that are enrolled)")
+    collects.add_argument("--state", metavar="FOLDER", type=Path, default=Path("collected"), help=_STATE)
     collects.add_argument("--wait", metavar="S", type=float, default=_DAY_S, help="at most, seconds (a day)")
     collects.add_argument("--step", metavar="S", type=float, default=60.0, help="for late ones at each step (60)")
     collects.add_argument("--host", metavar="HOST", default="127.0.0.1", help="to listen on (127.0.0.1)")
@@ -126,6 +137,12 @@ def run_permit(arguments: argparse.Namespace) -> int:
     templates = [_read(path) for path in arguments.template]
     if arguments.signals is not None:
         templates.append(_signals(repository, arguments))
+    strict = [each.name for each in templates if "secagg" in each.backends]
+    if strict and not arguments.secagg:
+        raise InputError(
+            f"the template {strict[0]} permits secagg",
+            remedy="Take it out, or add --secagg: devices have no list there, so a server can add its own.",
+        )
     before = known_permit(repository, model, device_class)
     record = Permit(
         model,
@@ -259,13 +276,17 @@ def run_collect(arguments: argparse.Namespace) -> int:
         raise InputError(f"query {arguments.id} is not asked", remedy="See 'edgewright query status'.")
     if query.backend == "helper" and not arguments.helper_url:
         raise InputError(f"query {query.id} has a helper", remedy="Name it with --helper-url.")
-    with working(f"waiting for {arguments.devices or query.cohort} devices"):
+    enrolled = read_enrolled(arguments.enrolled)
+    devices = min(arguments.devices or len(enrolled.devices), query.largest)
+    with working(f"waiting for {devices} devices"):
         found = collect(
             query,
             template,
             arguments.helper_url,
             (arguments.host, arguments.port),
-            Patience(arguments.devices or query.cohort, arguments.wait, arguments.step),
+            Patience(devices, arguments.wait, arguments.step),
+            enrolled=enrolled,
+            state=arguments.state,
         )
     if arguments.json:
         told = {"schema": SCHEMA_VERSION, "query": query.id, "subgroup": query.subgroup}
@@ -310,6 +331,14 @@ def run_judge(arguments: argparse.Namespace) -> int:
 
 def _signals(repository: Repository, arguments: argparse.Namespace) -> Template:
     """Return a template for all that devices count under a release."""
+    backends: list[Backend] = ["helper"] if arguments.helper else []
+    if arguments.secagg:
+        backends.append("secagg")
+    if not backends:
+        raise InputError(
+            "sums have neither a helper nor do without one",
+            remedy="Give --helper KEY, or --secagg, under which a server can add devices of its own.",
+        )
     profile = _profile(repository, arguments.model, arguments.signals, arguments.device_class)
     counted = [Counted(signal.name, len(signal.edges) + 2) for signal in profile.signals]
     counted += [Counted(name, bins) for name, bins in widths().items()]
@@ -326,8 +355,7 @@ def _signals(repository: Repository, arguments: argparse.Namespace) -> Template:
         expires=time_of(expires).isoformat(),
         model=arguments.model,
         signals=tuple(counted),
-        norm=arguments.clip * len(counted) ** 0.5,
-        backends=("helper", "secagg") if arguments.helper else ("secagg",),
+        backends=tuple(backends),
         subgroups=tuple(arguments.by),
     )
 

@@ -101,9 +101,9 @@ def record(
         folder=str(run.folder.path),
         snippet=_snippet(final, run.loaded.contract if is_original else run.proof.contract, _options(run)),
     )
-    profile = reference_profile(
-        content, run.dataset if is_original else run.proof.fed, report.contract, seed=request.seed
-    )
+    # Value ranges were taken from the calibrate part and choices made by the select part; nothing by this one.
+    unseen = (run.dataset if is_original else run.proof.fed).subset(run.proof.indices)
+    profile = reference_profile(content, unseen, report.contract, seed=request.seed)
     if profile is not None:
         run.folder.write("profile.json", msgspec.json.encode(profile))
     run.folder.write("report.json", msgspec.json.format(msgspec.json.encode(report), indent=1))

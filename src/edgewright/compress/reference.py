@@ -86,10 +86,13 @@ def reference_profile(
     groups = None if dataset.groups is None else dataset.groups[chosen]
     numbers = [classes if name == "class" else 0 for name in names]
     reference = take_reference(values, seed=seed, groups=groups, classes=numbers)
-    thinning = Thinning(1, 0.0, True, len(values), 1.0)
+    thinning, left = Thinning(1, 0.0, True, len(values), 1.0), np.arange(len(values), dtype=np.intp)
     if in_order:
-        thinning, values, groups = _thinned(values, reference.edges, groups, interval_s)
+        thinning, left = _thinned(values, reference.edges, groups, interval_s)
+        values, groups = values[left], None if groups is None else groups[left]
         reference = take_reference(values, seed=seed, groups=groups, classes=numbers)
+    # Promises are about independent samples: of each group one, of a stream those that are taken.
+    alone = left if groups is None else left[np.unique(groups, return_index=True)[1]]
     harmless = _harmless(values, groups, reference.edges)
     return Profile(
         spec.name,
@@ -107,28 +110,32 @@ def reference_profile(
         thinning.testable,
         alpha,
         data=dataset.fingerprint,
-        **_doubt(answers[0], scores, dataset.labels, chosen),
+        **_doubt(answers[0], scores, dataset.labels, chosen, alone),
     )
 
 
 def _doubt(
-    answers: NDArray[np.generic], scores: Scores, labels: NDArray[np.generic] | None, chosen: NDArray[np.intp]
+    answers: NDArray[np.generic],
+    scores: Scores,
+    labels: NDArray[np.generic] | None,
+    chosen: NDArray[np.intp],
+    alone: NDArray[np.intp],
 ) -> dict[str, Any]:
     """Return the rules by which a device doubts an answer, as far as samples and labels allow."""
     if not scores:
         return {}
-    values = np.asarray(answers, np.float64)
+    values = np.asarray(answers, np.float64)[alone]
     logits = values if scores == "logits" else np.log(np.maximum(values, np.finfo(np.float32).tiny))
-    rate = next((rate for rate in _RATES if len(values) >= least_samples(rate)), None)
     measures = [LogitMeasure("energy"), LogitMeasure("margin")] if scores == "logits" else [LogitMeasure("margin")]
     rules: dict[str, Any] = {}
-    if rate is not None:
-        # Together they reject at most the sum of their rates.
-        each = rate / len(measures)
-        if len(values) >= least_samples(each):
-            rules["unusual"] = tuple(outlier_rule(one, scorer(one)(logits), each) for one in measures)
-    if labels is not None and labels.ndim == 1:
-        known = np.asarray(labels[chosen], np.intp)
+    # Together they reject at most the sum of their rates.
+    each = next(
+        (rate / len(measures) for rate in _RATES if len(values) >= least_samples(rate / len(measures))), None
+    )
+    if each is not None:
+        rules["unusual"] = tuple(outlier_rule(one, scorer(one)(logits), each) for one in measures)
+    if labels is not None and labels.ndim == 1 and len(values) >= LEAST_SAMPLES:
+        known = np.asarray(labels[chosen], np.intp)[alone]
         probabilities = softmax(logits)
         rules["sets"] = fit_sets(probabilities, known, _MISSED)
         hits = probabilities.argmax(axis=1) == known
@@ -180,7 +187,8 @@ def _says_nothing(name: str, layout: Layout) -> bool:
 
 def _thinned(
     values: NDArray[np.float64], edges: NDArray[np.float64], groups: NDArray[np.generic] | None, interval_s: float
-) -> tuple[Thinning, NDArray[np.float64], NDArray[np.generic] | None]:
+) -> tuple[Thinning, NDArray[np.intp]]:
+    """Return how a stream is thinned, and which of its rows are left."""
     whole = np.zeros(len(values), np.intp)
     owners = whole if groups is None else groups
     rows = [np.flatnonzero(owners == owner) for owner in np.unique(owners)]
@@ -192,7 +200,7 @@ def _thinned(
             f"{len(values)} samples in order hold {len(kept)} that can pass for independent",
             remedy=f"Give a longer stream: at least {LEAST_SAMPLES} must be left.",
         )
-    return thinning, values[kept], None if groups is None else groups[kept]
+    return thinning, kept
 
 
 def _harmless(

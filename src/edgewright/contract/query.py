@@ -73,8 +73,8 @@ class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         name: Of the template.
         kind: Counts over bins, or a vector of numbers.
         device_class: Whose devices are asked.
-        clip: Of a histogram, the most that a device may add to one bin. Of a vector, the most that its L2 norm may
-            be.
+        clip: Of a histogram, the most observations of one signal that a device adds. Of a vector, the most that
+            its L2 norm may be.
         least_noise: Least standard deviation of one device's own noise, in units of the clip.
         min_cohort: Least number of devices in an answer.
         dearest_rho: Most that one answer may cost, in zCDP, when the others are honest.

@@ -4,6 +4,7 @@ import datetime
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import urllib3
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import EdgewrightError, InputError, WorkError
+from edgewright.contract.permit import Permit
 from edgewright.contract.plan import Plan, Policy
 from edgewright.contract.query import Query, Template
 from edgewright.contract.refusal import Refusal, RefusedError
@@ -108,6 +110,7 @@ class Agent:
     _watch: Watch = field(init=False)
     _uplink: Uplink | None = field(init=False, default=None)
     _asked: dict[str, str] = field(init=False, default_factory=dict)
+    _answering: threading.Lock = field(init=False, default_factory=threading.Lock)
     _changing: threading.RLock = field(init=False, default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
@@ -209,7 +212,8 @@ class Agent:
         kept = {name: value} if current is None else current.guard.storable({name: value})
         if name not in kept:
             return
-        value = 0.0 if kept[name] is True else value  # redacted: that there was one, and no more
+        if kept[name] is True:  # redacted: that there was one, and no more
+            name, value = f"{name}.there"[:64], 1.0
         slots = self.record.slots
         held = (slots.trial, slots.proven)
         keep = {each.manifest for each in held if each is not None}
@@ -246,9 +250,10 @@ class Agent:
             self._settle()
             view = self._check()
             self._watch.begin()
-            if view is not None:
-                self._answer(view)
-            return self.record
+            asked = None if view is None else self._questions(view)
+        if asked is not None:  # a server that is slow holds nobody up
+            self._answer(*asked)
+        return self.record
 
     def settle(self) -> Record:
         """End a probation that is over: promote the release on trial, or return to the proven one."""
@@ -362,7 +367,7 @@ class Agent:
         Raises:
             RefusedError: What it told is not known any more; then it tells nothing.
         """
-        return self._linked().shown() | {"asked": dict(self._asked)}
+        return self._linked().shown()
 
     def _linked(self) -> Uplink:
         if self._uplink is None:
@@ -370,29 +375,35 @@ class Agent:
             self._uplink = Uplink(self.state, self.settings, self.files, pool)
         return self._uplink
 
-    def _answer(self, view: View) -> None:
-        """Answer what the fleet is asked; whatever goes wrong with it concerns no update."""
+    def _questions(self, view: View) -> tuple[Permit, tuple[Query, ...], str] | None:
+        """Return what this device is asked, and about which release; what is wrong with it concerns no update."""
         serving = self._update.serving
         try:
             asked = None if serving is None else view.questions(serving.name, self.settings.device_class)
             self._update.remember(memory=view.memory)
-            if serving is None or asked is None:
-                return
-            permit, queries = asked
-            issued = self.record.memory.issued
-            now_s = min(self.now(), time_of(issued)).timestamp() if issued else 0.0
-            self._asked = self._linked().answer_all(permit, queries, serving.manifest, self._counts, now_s=now_s)
-        except RefusedError as refused:
-            self._asked = {"": f"{refused.refusal.code}: {refused.refusal.reason}"}
+        except (EdgewrightError, OSError) as error:
+            self._asked = {"": str(error)}
+            with suppress(EdgewrightError, OSError):
+                self._linked().note(self._asked)
+            return None
+        return None if serving is None or asked is None else (*asked, serving.manifest)
+
+    def _answer(self, permit: Permit, queries: tuple[Query, ...], release: str) -> None:
+        """Answer what the fleet is asked."""
+        issued = self.record.memory.issued
+        now_s = min(self.now(), time_of(issued)).timestamp() if issued else 0.0
+        try:
+            with self._answering:
+                self._asked = self._linked().answer_all(permit, queries, release, self._counts, now_s=now_s)
         except (EdgewrightError, OSError) as error:
             self._asked = {"": str(error)}
 
     def _counts(self, query: Query, template: Template) -> NDArray[np.float64]:
         """Return what is summed; zeros where there is nothing, for who answers must not depend on it."""
         monitor = self.monitor
-        if template.kind == "histogram" and monitor is not None:
-            return monitor.counts(query, template)
-        return np.zeros(template.values - (1 if template.most_weight else 0))
+        if template.kind != "histogram":
+            raise InputError("this device learns nothing, so it has no vectors", remedy="Ask for histograms.")
+        return np.zeros(template.values) if monitor is None else monitor.counts(query, template)
 
     def _check(self) -> View | None:
         update = self._update

@@ -105,15 +105,17 @@ class Monitor:
         return self._admits(np.add(array, 0, dtype=np.float32, order="C"))  # -0.0 becomes 0.0
 
     def release(self, slot: int, outputs: list[NDArray[Any]]) -> bool:
-        """Return whether outputs surely keep the contract; their inference is watched then."""
-        if self._whole:
-            return self._releases(slot, outputs[0])
-        if self.guard.release(outputs) is not None:
-            self._ring.cancel(slot)
-            return False
-        scores = outputs[0] if self.reference.profile.classes else _NO_SCORES
-        self._releases(slot, np.ascontiguousarray(scores, np.float32))
-        return True
+        """Return whether outputs surely keep the contract; their inference is watched then.
+
+        If they perhaps do not, the guard has to look, and then `settle` or `cancel` the slot.
+        """
+        return self._whole and self._releases(slot, outputs[0])
+
+    def settle(self, slot: int, outputs: list[NDArray[Any]]) -> None:
+        """Watch an inference whose outputs the guard has let pass."""
+        if not self._whole:
+            scores = outputs[0] if self.reference.profile.classes else _NO_SCORES
+            self._releases(slot, np.ascontiguousarray(scores, np.float32))
 
     def cancel(self, slot: int) -> None:
         """Forget an inference that failed."""
@@ -180,9 +182,11 @@ class Monitor:
         with self._counting:
             if not self.changed:
                 return
-            content, self.changed = to_bytes(self.watched), False
+            written = self.watched
         self.path.parent.mkdir(exist_ok=True)
-        self.files.write(self.path, content)
+        self.files.write(self.path, to_bytes(written))
+        with self._counting:
+            self.changed = self.watched is not written
 
     def finding(self) -> Finding:
         """Return what the stream shows."""

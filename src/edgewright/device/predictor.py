@@ -126,16 +126,22 @@ class Predictor:
             slot = -1 if monitor is None else monitor.take(feed)
         try:
             outputs = session.run(feed)
-        except CandidateError as error:
+        except BaseException as error:
             if monitor is not None and slot >= 0:
                 monitor.cancel(slot)
+            if not isinstance(error, CandidateError):
+                raise
             engine.failures.tick()
             return Prediction({}, engine.release, Rejection("failed", "", error.message))
         if monitor is None or slot < 0 or not monitor.release(slot, outputs):
             held = guard.release(outputs)
             if held is not None:
+                if monitor is not None and slot >= 0:
+                    monitor.cancel(slot)
                 engine.rejected.tick()
                 return Prediction({}, engine.release, held)
+            if monitor is not None and slot >= 0:
+                monitor.settle(slot, outputs)
         engine.served.tick()
         if self.shadow is not None:
             self._offer(feed, outputs)

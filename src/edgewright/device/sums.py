@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import struct
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,8 @@ __all__ = ["Kept", "Progress", "SumClient", "UnansweredError", "UsedFile", "post
 Progress = Literal["joined", "shared", "masked", "revealed", "given", "waiting"]
 
 _OK, _EARLY = 200, 409
+# For a whole answer, seconds.
+_PATIENCE_S, _PIECE = 60.0, 1 << 16
 _LARGEST = 64 << 20
 _RECORD = struct.Struct(">32s32sI")  # key of the answer, what was asked, number of tags
 _TAG_BYTES, _CHECK_BYTES = 16, 16
@@ -65,6 +68,14 @@ class Kept:
         """
         write_secret(self._folder / name, content)
 
+    def forget(self, keep: Iterable[str]) -> None:
+        """Remove what need not be said again: all but what is stored for these sums."""
+        kept = set(keep)
+        if self._folder.is_dir():
+            for path in self._folder.iterdir():
+                if path.name.partition(".")[0] not in kept:
+                    path.unlink(missing_ok=True)
+
 
 def post(pool: urllib3.PoolManager, url: str, body: bytes) -> bytes:
     """Send bytes to a desk, and return its answer.
@@ -73,9 +84,15 @@ def post(pool: urllib3.PoolManager, url: str, body: bytes) -> bytes:
         DeclinedError: The desk refuses; with reason `step` if it does so for now.
         UnansweredError: It cannot be reached, or the answer is none of a desk.
     """
+    ends = time.monotonic() + _PATIENCE_S
+    content = b""
     try:
         answer = pool.request("POST", url, body=body, preload_content=False, redirect=False)
-        content = answer.read(_LARGEST + 1)
+        # Whoever sends a byte now and then keeps a timeout per read for ever.
+        while (piece := answer.read1(_PIECE)) and len(content) <= _LARGEST:
+            content += piece
+            if time.monotonic() > ends:
+                raise urllib3.exceptions.HTTPError("it is too slow")
         answer.drain_conn() if len(content) <= _LARGEST else answer.close()
     except urllib3.exceptions.HTTPError as error:
         raise UnansweredError(f"{url} cannot be reached: {error}", remedy="It is tried again.") from error
@@ -122,7 +139,9 @@ class SumClient:
             self._kept.write(name, stored)
         if stored[:32] != terms.digest:
             raise DeclinedError("repeat", "this query was answered for this window under other terms")
-        self._send(terms, "gift", stored[32:])
+        if self._kept.read(f"{name}.sent") is None:
+            self._send(terms, "gift", stored[32:])
+            self._kept.write(f"{name}.sent", b"given")
         return "given"
 
     def poll(self, terms: Terms, values: Callable[[], Words], *, enrolled: Enrolment | None = None) -> Progress:

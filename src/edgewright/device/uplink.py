@@ -6,17 +6,19 @@ is clipped, noised and debited, and on the disk, before anything is sent; asked 
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import urllib3
 from numpy.typing import NDArray
 
-from edgewright.contract.errors import EdgewrightError
+from edgewright.contract.errors import EdgewrightError, InputError
 from edgewright.contract.permit import Permit
-from edgewright.contract.query import Query, Template, untimely
+from edgewright.contract.query import Query, Template, digest_of, untimely
 from edgewright.contract.refusal import Refusal, RefusedError
 from edgewright.contract.times import time_of
 from edgewright.device.files import Files
@@ -31,10 +33,22 @@ from edgewright.trust.identity import DeviceKey, new_device_key
 __all__ = ["IDENTITY", "Source", "Uplink", "concerns"]
 
 IDENTITY = "identity.key"
-_LETTERS = "sums"
+_LETTERS, _LAST = "sums", "asked.json"
 
 Source = Callable[[Query, Template], NDArray[np.float64]]
 """Returns what is summed, shape [values]; zeros where there is nothing."""
+
+
+class _Last(msgspec.Struct, frozen=True):
+    """What was asked last.
+
+    Attributes:
+        asked: How far each question is.
+        refused: Why others were not answered.
+    """
+
+    asked: dict[str, str] = {}
+    refused: dict[str, Refusal] = {}
 
 
 @dataclass(slots=True)
@@ -57,6 +71,7 @@ class Uplink:
     ledger: LedgerFile = field(init=False)
     refused: dict[str, Refusal] = field(init=False, default_factory=dict)
     _key: DeviceKey = field(init=False)
+    _letters: Kept = field(init=False)
 
     def __post_init__(self) -> None:
         """Read what was spent.
@@ -66,6 +81,7 @@ class Uplink:
         """
         self.ledger = LedgerFile(self.state, self.files, self.settings.limits)
         self._key = new_device_key(self.state / IDENTITY)
+        self._letters = Kept(self.state / _LETTERS)
 
     def answer_all(
         self, permit: Permit, queries: tuple[Query, ...], release: str, source: Source, *, now_s: float
@@ -93,10 +109,41 @@ class Uplink:
                 self.refused[query.id] = error.refusal
             except UnansweredError:
                 progress[query.id] = "not reached"
-            except (EdgewrightError, OSError) as error:
-                reason = error.message if isinstance(error, EdgewrightError) else str(error)
-                self.refused[query.id] = Refusal("disk", f"query {query.id}", reason)
+            except EdgewrightError as error:
+                self.refused[query.id] = Refusal("policy", f"query {query.id}", error.message)
+            except OSError as error:
+                self.refused[query.id] = Refusal("disk", f"query {query.id}", str(error))
+        self._forget(permit, queries)
+        self.note(progress)
         return progress
+
+    def _forget(self, permit: Permit, queries: tuple[Query, ...]) -> None:
+        """Remove answers and letters of what is not asked any more; their cost stays."""
+        asked = {digest_of(query) for query in queries}
+        self.ledger.forget_answers(tuple(e.answer for e in self.ledger.ledger.entries if e.digest in asked))
+        known = [(query, permit.template(query)) for query in queries]
+        sums = []
+        for query, template in known:
+            with suppress(InputError):
+                sums += [] if template is None else [terms_of(query, template).once.hex()]
+        self._letters.forget(sums)
+
+    def note(self, progress: Mapping[str, str]) -> None:
+        """Keep what was asked last for the device's owner; other processes show it.
+
+        Args:
+            progress: How far each question is; under "" why nothing can be asked.
+        """
+        last = _Last(dict(progress), self.refused)
+        with suppress(OSError):
+            if self._last() != last:
+                self.files.write(self.state / _LAST, msgspec.json.encode(last))
+
+    def _last(self) -> "_Last":
+        try:
+            return msgspec.json.decode(self.files.read(self.state / _LAST), type=_Last)
+        except (OSError, msgspec.MsgspecError):
+            return _Last()
 
     def _answer(self, permit: Permit, query: Query, template: Template | None, source: Source, now_s: float) -> str:
         about = f"query {query.id}"
@@ -120,7 +167,7 @@ class Uplink:
                 raise RefusedError(refusal.code, refusal.file, refusal.reason)
             return noised
 
-        client = SumClient(permit.server.rstrip("/"), self._key, Kept(self.state / _LETTERS), self.pool)
+        client = SumClient(permit.server.rstrip("/"), self._key, self._letters, self.pool)
         if query.backend == "helper":
             return client.give(terms, bytes.fromhex(permit.helper), values)
         return client.poll(terms, values)
@@ -134,7 +181,8 @@ class Uplink:
             "spent_rho_ever": ledger.rho_ever,
             "answers_ever": ledger.count_ever,
             "answered": list(ledger.entries),
-            "refused": self.refused,
+            "asked": self._last().asked,
+            "refused": self._last().refused,
         }
 
 

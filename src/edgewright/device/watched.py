@@ -5,6 +5,7 @@ Pure: `monitor.py` brings rows here and what comes out to the disk.
 
 import dataclasses
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
@@ -29,6 +30,7 @@ from edgewright.signals.outlier import unusual
 __all__ = [
     "CHECKS",
     "LATENCY_EDGES_S",
+    "LONGEST_S",
     "TENTHS",
     "Reference",
     "Watched",
@@ -56,8 +58,12 @@ CHECKS: tuple[str, ...] = (*get_args(Check), "form", "output")
 TENTHS = 10
 """Bins of confidence of a calibration."""
 
-_WINDOWS, _TALLIES = 32, 48
-_WINDOW_S, _WINDOW_COUNT = 3600.0, 10_000
+LONGEST_S = 24 * 3600.0
+"""Of a query's window; as long again it is kept, for those who answer late."""
+
+_WINDOW_S = 3600.0
+_LARGEST_BYTES = 1 << 24
+_WINDOWS, _TALLIES = int(2 * LONGEST_S / _WINDOW_S) + 1, 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +115,7 @@ class Reference:
             tolerance=[signal.tolerance for signal in profile.signals],
             alpha=profile.alpha,
             period=profile.period,
-            blocks=min(64, profile.period),
+            blocks=min(256, profile.period),
         )
         thinning = Thinning(profile.step, profile.gap_s, profile.testable, 0, 0.0)
         columns = tuple(known.index(signal.name) for signal in profile.signals)
@@ -275,8 +281,14 @@ def counts_between(
         end_s: Unix time, excluded.
 
     Raises:
-        InputError: A signal is none of the release's, or has another number of bins.
+        InputError: A signal is none of the release's, or has another number of bins; or the window is longer than
+            what is kept.
     """
+    if end_s - start_s > LONGEST_S:
+        raise InputError(
+            f"a window of {(end_s - start_s) / 3600:g} hours",
+            remedy=f"Ask for {LONGEST_S / 3600:g} at most: devices keep twice as many.",
+        )
     hours = [
         window
         for window in watched.windows
@@ -344,7 +356,7 @@ def _grown(
     windows: tuple[Window, ...], counts: _Counts, tallies: Mapping[str, tuple[int, ...]], now_s: float
 ) -> tuple[Window, ...]:
     *closed, last = windows
-    if _hour(now_s) != _hour(last.began_s) or last.counts[0].sum() >= _WINDOW_COUNT:
+    if _hour(now_s) != _hour(last.began_s):
         closed.append(last)
         last = Window(now_s, now_s, np.zeros_like(counts))
     merged = dict(last.tallies)
@@ -358,7 +370,7 @@ def _grown(
 
 
 class _Stored(msgspec.Struct, frozen=True):
-    """What lies on the disk; arrays are lists of whole numbers."""
+    """What lies on the disk, compressed."""
 
     shape: tuple[int, int]
     counts: list[int]
@@ -378,7 +390,7 @@ def to_bytes(watched: Watched) -> bytes:
     rows, width = state.counts.shape
     arrays = (dependence.current, dependence.previous, dependence.pairs, dependence.apart)
     current, previous, pairs, apart = ([int(value) for value in array.ravel()] for array in arrays)
-    return msgspec.json.encode(
+    stored = msgspec.json.encode(
         _Stored(
             (rows, width),
             state.counts.ravel().tolist(),
@@ -395,12 +407,14 @@ def to_bytes(watched: Watched) -> bytes:
             watched.dropped,
         )
     )
+    return zlib.compress(stored)
 
 
 def from_bytes(content: bytes, reference: Reference) -> Watched | None:
     """Return what was kept; None if it is damaged, or was counted over other bins."""
     try:
-        stored = msgspec.json.decode(content, type=_Stored)
+        unpacked = zlib.decompressobj().decompress(content, _LARGEST_BYTES)
+        stored = msgspec.json.decode(unpacked, type=_Stored)
         if stored.shape != reference.counts.shape or not stored.windows or not stored.marks:
             return None
 
@@ -438,7 +452,7 @@ def from_bytes(content: bytes, reference: Reference) -> Watched | None:
             ),
             stored.dropped,
         )
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, zlib.error):
         return None
 
 

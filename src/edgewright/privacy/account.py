@@ -86,7 +86,10 @@ def sensitivity_of(query: Query, template: Template) -> Sensitivity:
     if template.kind == "vector":
         squared, l1 = rounded_bound(clip, size), math.inf
     else:
-        squared, l1 = size * int(clip) ** 2, size * clip
+        # Of each signal the counts add up to the clip at most, so their norm is no more; rounding adds to both.
+        signals = len(template.signals)
+        squared = min(size * int(clip) ** 2, rounded_bound(math.sqrt(signals) * clip, size))
+        l1 = min(size * clip, signals * clip + size)
         if template.norm:
             squared = min(squared, rounded_bound(template.norm * query.scale, size))
     # Of whole numbers, no magnitude is above its square.

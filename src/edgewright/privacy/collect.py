@@ -14,7 +14,9 @@ from edgewright.contract.errors import DataError
 from edgewright.privacy.mask import add_mask, subtract_mask
 from edgewright.privacy.pack import Words, unpack, words
 from edgewright.privacy.roster import (
+    MOST_DEVICES,
     DeclinedError,
+    Enrolment,
     Letter,
     Letters,
     Receipt,
@@ -52,10 +54,14 @@ class Collector:
 
     Args:
         terms: Of the sum.
+        enrolled: Devices that exist; of others nothing is taken.
+        most: Devices that may be in the sum.
     """
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, terms: Terms, *, enrolled: Enrolment | None = None, most: int = MOST_DEVICES) -> None:
         self.terms = terms
+        self._enrolled, self._most = enrolled, most
+        self._arrived = 0
         self.step: Step = "join"
         self._total: Words = np.zeros(terms.length, words(terms.bits))
         self._letters: dict[bytes, Letter] = {}
@@ -70,7 +76,7 @@ class Collector:
     @property
     def devices(self) -> int:
         """Return how many have sent the letter of the open step."""
-        return sum(step == self.step for step, _ in self._taken)
+        return self._arrived
 
     @property
     def survivors(self) -> int:
@@ -88,6 +94,8 @@ class Collector:
             DeclinedError: It is not what this device may say now.
         """
         letter = decode(content, Letter)
+        if self._enrolled is not None:
+            self._enrolled.check([letter.sender])
         letter.check(self.terms, step, b"" if step == "join" else self._roster.digest)
         known = self._taken.get((step, letter.sender))
         if known is not None:
@@ -96,10 +104,15 @@ class Collector:
             return
         if step != self.step or step == "done":
             raise DeclinedError("step", f"a letter for {step} came, {self.step} is open")
+        if self._arrived >= self._most:
+            raise DeclinedError(
+                "cohort", f"{self._most} devices are in the sum, as many as may be", [letter.sender]
+            )
         if step != "join" and letter.sender not in self._roster.bodies:
             raise DeclinedError("roster", f"{letter.sender[:8].hex()} is not in the roster", [letter.sender])
         {"join": self._join, "share": self._share, "mask": self._mask, "reveal": self._reveal}[step](letter)
         self._taken[step, letter.sender] = letter.receipt()
+        self._arrived += 1
 
     def advance(self) -> None:
         """Close the step that is open.
@@ -111,7 +124,7 @@ class Collector:
             self._roster = Roster.opened(self.terms, (self._letters[device] for device in sorted(self._letters)))
         elif self.step in ("share", "mask"):
             check_cohort(self.terms, self.devices)
-        self.step = STEPS[min(STEPS.index(self.step) + 1, len(STEPS) - 1)]
+        self.step, self._arrived = STEPS[min(STEPS.index(self.step) + 1, len(STEPS) - 1)], 0
 
     def roster(self) -> bytes:
         """Return what devices pull before they share.

@@ -24,8 +24,8 @@ __all__ = [
     "BLOCK",
     "Span",
     "centred",
-    "clip_counts",
     "clip_norm",
+    "clip_total",
     "mean_of",
     "project",
     "restore",
@@ -139,9 +139,21 @@ def clip_norm(values: _Floats, bound: float) -> _Floats:
     return values
 
 
-def clip_counts(values: _Floats, most: float) -> _Floats:
-    """Return counts from 0 to the most that one may be."""
-    return np.clip(values, 0.0, most)
+def clip_total(counts: _Floats, scale: float, most: float) -> _Floats:
+    """Return one signal's counts in grid units, shrunk alike so that together they are no more than the most.
+
+    Clipped one by one, full bins would become equal, and the shape that is asked for would be lost.
+
+    Args:
+        counts: Shape [bins], finite; below 0 counts as 0.
+        scale: Grid units per count.
+        most: Grid units that they may add up to.
+    """
+    # Of numbers near the end of the floats the sum would be infinite, and the shares would be none.
+    sound = np.clip(counts, 0.0, 1e290)
+    total = float(sound.sum())
+    # Each alone may not exceed it either by a last digit: what is rounded up from there would.
+    return np.minimum(sound / total * most if total * scale > most else sound * scale, most)
 
 
 def weigh(values: _Floats, weight: float, most: float) -> _Floats:

@@ -33,6 +33,7 @@ from edgewright.contract.errors import DataError
 from edgewright.privacy.mask import KEY_BYTES, add_mask, derive, digest, subtract_mask
 from edgewright.privacy.pack import Words, fitted, pack, unpack, words
 from edgewright.privacy.roster import (
+    MOST_DEVICES,
     DeclinedError,
     Enrolment,
     Sign,
@@ -266,26 +267,45 @@ class Gatherer:
     Args:
         terms: Of the sum.
         masked: Holds what came, by sender; on a disk, where it is more than the memory.
+        enrolled: Devices that exist; of others nothing is taken.
+        most: Devices that may be in the sum.
     """
 
-    def __init__(self, terms: Terms, masked: MutableMapping[bytes, bytes] | None = None) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        masked: MutableMapping[bytes, bytes] | None = None,
+        *,
+        enrolled: Enrolment | None = None,
+        most: int = MOST_DEVICES,
+    ) -> None:
         self.terms = terms
+        self._enrolled, self._most = enrolled, most
         self._masked: MutableMapping[bytes, bytes] = {} if masked is None else masked
         self._slips: dict[bytes, Slip] = {}
         self._asked = b""
+        self._closed = False
 
     @property
     def devices(self) -> int:
         """Return how many sent something."""
         return len(self._slips)
 
+    @property
+    def closed(self) -> bool:
+        """Return whether nobody is let in any more, since the helper was or is being asked."""
+        return self._closed
+
     def take(self, content: bytes) -> None:
         """Take a device's message; the same may come again.
 
         Raises:
-            DeclinedError: It is not the device's, of another size, another one than before, or too late.
+            DeclinedError: It is not an enrolled device's, of another size, another one than before, too late,
+                or one too many.
         """
         gift = decode(content, Gift)
+        if self._enrolled is not None:
+            self._enrolled.check([gift.sender])
         slip = gift.slip()
         slip.check(self.terms)
         known = self._slips.get(gift.sender)
@@ -293,8 +313,10 @@ class Gatherer:
             if known != slip:
                 raise DeclinedError("repeat", "this device has sent something else before", [gift.sender])
             return
-        if self._asked:
+        if self._closed:
             raise DeclinedError("step", "the helper was asked already", [gift.sender])
+        if self.devices >= self._most:
+            raise DeclinedError("cohort", f"{self._most} devices are in the sum, as many as may be", [gift.sender])
         try:
             unpack(gift.masked, self.terms.bits, self.terms.length)
         except DataError as error:
@@ -309,15 +331,22 @@ class Gatherer:
             DeclinedError: Too few devices sent something.
         """
         check_cohort(self.terms, self.devices)
+        self._closed = True
         content = encode(Ask(self.terms, tuple(self._slips[sender] for sender in sorted(self._slips))))
         self._asked = digest("ask", content)
         return content
 
     def leave_out(self, culprits: Iterable[bytes]) -> None:
-        """Forget devices for whom the helper declined; it has to be asked again."""
-        for culprit in culprits:
-            if self._slips.pop(culprit, None) is not None:
-                del self._masked[culprit]
+        """Forget devices for whom the helper declined; it has to be asked again.
+
+        Raises:
+            DeclinedError: One of them was not in the set, so asking again would be no other question.
+        """
+        named = set(culprits)
+        if not named or not named <= self._slips.keys():
+            raise DeclinedError("roster", "the helper declines for devices that are not in the sum", named)
+        for culprit in named:
+            del self._slips[culprit], self._masked[culprit]
 
     def total(self, content: bytes) -> Words:
         """Return the sum.

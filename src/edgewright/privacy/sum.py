@@ -1,8 +1,9 @@
 """One device's part of a private sum, and what the sum says.
 
-In this order, and no other: check the query, weigh, turn, clip, project, clip again, round within the norm, add
-noise, reduce modulo 2^bits. What comes out is ready to be masked. The clip bounds what an honest device adds;
-whoever lies to his own device can put anything into his cohort's sum.
+In this order, and no other: check the query, weigh, turn, clip (of counts, each signal's as a whole, so that its
+shape stays), project, clip again, round within the norm, add noise, reduce modulo 2^bits. What comes out is ready
+to be masked. The clip bounds what an honest device adds; whoever lies to his own device can put anything into his
+cohort's sum.
 """
 
 import math
@@ -20,8 +21,8 @@ from edgewright.privacy.encode import (
     BLOCK,
     Span,
     centred,
-    clip_counts,
     clip_norm,
+    clip_total,
     mean_of,
     project,
     restore,
@@ -224,7 +225,9 @@ def recover(total: NDArray[np.uint32], template: Template, query: Query, survivo
 
 
 def _counts(counts: _Floats, template: Template, query: Query) -> _Floats:
-    clipped = clip_counts(counts * query.scale, grid_clip(query, template))
+    ends = np.cumsum([signal.bins for signal in template.signals])[:-1]
+    most = grid_clip(query, template)
+    clipped = np.concatenate([clip_total(part, query.scale, most) for part in np.split(counts, ends)])
     return clip_norm(clipped, template.norm * query.scale) if template.norm else clipped
 
 

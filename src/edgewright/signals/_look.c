@@ -285,12 +285,19 @@ static PyObject *ring_admit(PyObject *self, PyObject *array)
 {
     Ring *ring = (Ring *)self;
     Py_buffer view;
+    if (!ring->state) {
+        PyErr_SetString(PyExc_ValueError, "the ring was not made");
+        return NULL;
+    }
     if (open_floats(array, &view) < 0)
         return PyLong_FromLong(-1);
     const float *x = view.buf;
     Py_ssize_t n = view.len / 4, slot = -1;
     if (n >= ring->values && within(x, n, ring->low, ring->high)) {
-        slot = ring->head;
+        /* The next free row; one whose inference takes long, or never ends, is passed over. */
+        for (slot = ring->head; ring->state[slot] != 0;)
+            if ((slot = (slot + 1) % ring->rows) == ring->head)
+                break;
         if (ring->state[slot] == 0) {
             double *row = ring->table + slot * ring->columns;
             ring->head = (slot + 1) % ring->rows;
@@ -317,7 +324,7 @@ static PyObject *ring_release(PyObject *self, PyObject *const *args, Py_ssize_t 
     Py_ssize_t slot = PyLong_AsSsize_t(args[0]);
     if (slot == -1 && PyErr_Occurred())
         return NULL;
-    if (slot < 0 || slot > ring->rows || (slot < ring->rows && ring->state[slot] != 1)) {
+    if (!ring->state || slot < 0 || slot > ring->rows || (slot < ring->rows && ring->state[slot] != 1)) {
         PyErr_SetString(PyExc_ValueError, "no input waits in this slot");
         return NULL;
     }
@@ -346,7 +353,7 @@ static PyObject *ring_cancel(PyObject *self, PyObject *number)
     Py_ssize_t slot = PyLong_AsSsize_t(number);
     if (slot == -1 && PyErr_Occurred())
         return NULL;
-    if (slot >= 0 && slot < ring->rows && ring->state[slot] == 1)
+    if (ring->state && slot >= 0 && slot < ring->rows && ring->state[slot] == 1)
         ring->state[slot] = 0;
     Py_RETURN_NONE;
 }

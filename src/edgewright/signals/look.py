@@ -8,6 +8,7 @@ An input is one sample: one channel after the other, or channels side by side at
 values eight evenly spread blocks are looked at, for everything but the range.
 """
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -221,6 +222,7 @@ class PlainRing:
         self._waiting: dict[int, list[float]] = {}
         self._complete: list[Sequence[float]] = []
         self._next = 0
+        self._claiming = threading.Lock()
         self.dropped = 0
         self.columns = len(layout.columns)
 
@@ -231,12 +233,13 @@ class PlainRing:
         if len(self._waiting) + len(self._complete) >= self._rows:
             self.dropped += 1
             return self._rows
-        slot = self._next = (self._next + 1) % self._rows
-        while slot in self._waiting:
-            slot = (slot + 1) % self._rows
-        began = time.monotonic()
+        with self._claiming:
+            slot = self._next = (self._next + 1) % self._rows
+            while slot in self._waiting:
+                slot = (slot + 1) % self._rows
+            row = self._waiting[slot] = [time.monotonic(), 0.0]
         first = array.reshape(-1)[None, : self._layout.values]
-        self._waiting[slot] = [began, 0.0, *summaries(first, self._layout)[0].tolist()]
+        row += summaries(first, self._layout)[0].tolist()
         return slot
 
     def release(self, slot: int, output: Any, /) -> bool:

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from edgewright.cli.judge import Collected, judged, read_collected
 from edgewright.contract.errors import InputError
 from edgewright.contract.profile import Profile, Signal
+from edgewright.contract.query import Counted, Query, Template
+from edgewright.privacy.price import instantiate
+from edgewright.privacy.sum import contribute, recover
 
 SHARES = np.full(16, 1 / 16)
 PROFILE = Profile(
@@ -77,6 +80,41 @@ def test_subgroups_are_compared_with_the_noise_in_their_intervals() -> None:
     tiny = [cohort(random, devices=1, site=site) for site in ("a", "b")]
     nothing = judged(PROFILE, tiny, size=0.05, alpha=0.05)["outcomes"]["outcome.wrong"]
     assert all(each["why"] or each["high"] - each["low"] > 0.05 for each in nothing["rates"].values())
+
+
+CLASSES = np.array([0.9, 0.07, 0.03])
+CLASS_PROFILE = Profile("x", 4, (Signal("class", (0.5, 1.5), (900, 70, 30, 0)),))
+
+
+def busy(random: np.random.Generator, shares: NDArray[Any]) -> Collected:
+    """30 devices that each saw 10,000 observations, asked for 100 of them at most, through the whole of a sum."""
+    template = Template(
+        *("signals", "histogram", "default"),
+        clip=100.0,
+        least_noise=0.05,
+        min_cohort=30,
+        dearest_rho=1.0,
+        every_s=1.0,
+        expires="2027-01-01",
+        signals=(Counted("class", 4),),
+    )
+    times = ("2026-06-01", "2026-06-02", "2026-06-20")
+    whole = Query("q", "signals", "0" * 64, *times, 32, 1.0, 2.0, 30, 100, 1.0, "helper", "ab" * 32)
+    query = instantiate(whole, template, 2.0)
+    seen = [random.multinomial(10_000, random.dirichlet(shares * 300)) for _ in range(30)]
+    parts = [contribute(np.append(one, 0).astype(float), template, query) for one in seen]
+    total = np.sum(parts, axis=0, dtype=np.uint64) % (1 << query.bits)
+    found = recover(np.asarray(total, np.uint32), template, query, 30)
+    return Collected("q", 30, found.noise_sd, {"class": found.values.tolist()})
+
+
+def test_devices_that_saw_far_more_than_the_clip_still_tell_the_shape() -> None:
+    random = np.random.default_rng(5)
+    stayed = judged(CLASS_PROFILE, [busy(random, CLASSES) for _ in range(24)], size=0.3, alpha=0.001)
+    assert stayed["drifting"] == []
+    moved = np.array([0.6, 0.22, 0.18])
+    found = judged(CLASS_PROFILE, [busy(random, moved) for _ in range(24)], size=0.3, alpha=0.001)
+    assert found["drifting"] == ["class"]
 
 
 def test_what_is_no_sum_is_refused(tmp_path: Path) -> None:

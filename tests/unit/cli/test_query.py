@@ -79,6 +79,7 @@ def asked(run: Run, places: Places, server: str, key: str, *more: object) -> dic
             "--server",
             server,
             *(("--helper", key) if key else ()),
+            "--secagg",
         ),
         *("--least-cohort", 3, "--dearest", 1e6, *places.signing),
     )
@@ -103,6 +104,7 @@ def test_a_fleet_is_asked_and_answers(
     assert run("repo", "check", *places.signing)["check"]["faults"] == []
     repo = ("--root", places.root, "--repo", places.signing[3])
     collect = [sys.executable, "-m", "edgewright", "query", "collect", "digits", "--id", "q1", "--port", str(port)]
+    collect += ["--enrolled", str(tmp_path / "devices.txt"), "--state", str(tmp_path / "collected")]
     collect += ["--helper-url", helper["url"], "--wait", "60", "--step", "20", *map(str, repo), "--json"]
     with subprocess.Popen(collect, stdout=subprocess.PIPE, text=True) as server:
         for _ in range(30):
@@ -123,14 +125,25 @@ def test_a_fleet_is_asked_and_answers(
     assert shown["answered"][0]["epsilon_own"] >= shown["answered"][0]["epsilon"] > 0
 
 
-def test_what_is_not_permitted_cannot_be_asked(run: Run, places: Places, fleet: list[Path]) -> None:  # noqa: F811
+def test_what_is_not_permitted_cannot_be_asked(
+    run: Run,  # noqa: F811
+    places: Places,  # noqa: F811
+    fleet: list[Path],
+    tmp_path: Path,
+) -> None:
     times = ("--start", "2026-01-01T00", "--end", "2026-01-01T05")
     given = ("query", "ask", "digits", "--release", "2.0.0", "--id", "q1", *times, *places.signing)
     assert "no template signals is permitted" in run(*given, code=2)["error"]["message"]
-    run(
-        *("query", "permit", "digits", "--signals", "2.0.0", "--server", "http://s", "--least-cohort", 1000),
-        *places.signing,
-    )
+    permit = ("query", "permit", "digits", "--signals", "2.0.0", "--server", "http://s", "--least-cohort", 1000)
+    assert "neither a helper" in run(*permit, *places.signing, code=2)["error"]["message"]
+    helped = run(*permit, "--helper", "ab" * 32, *places.signing)["permit"]["templates"][0]
+    assert helped["backends"] == ["helper"]
+    assert "not among helper" in run(*given, "--backend", "secagg", code=2)["error"]["message"]
+    helped["backends"] = ["secagg"]
+    (tmp_path / "template.json").write_text(json.dumps(helped))
+    sly = (*permit[:3], "--template", tmp_path / "template.json", "--server", "http://s", *places.signing)
+    assert "permits secagg" in run(*sly, code=2)["error"]["message"]
+    run(*permit, "--secagg", *places.signing)
     few = run(*given, "--cohort", 3, "--backend", "secagg", code=2)["error"]["message"]
     assert "cohort of 3 is below" in few
     assert "no whole hour" in run(*given, "--start", "2026-01-01T00:30", code=2)["error"]["message"]

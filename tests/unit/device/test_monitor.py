@@ -1,7 +1,9 @@
 """What a device counts of what its model sees: rightly, boundedly, through restarts and power cuts."""
 
+import dataclasses
 import json
 import time
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,16 +16,17 @@ from numpy.typing import NDArray
 from edgewright.compress.data import load_data
 from edgewright.compress.model import read_model
 from edgewright.compress.reference import reference_profile
-from edgewright.contract.errors import CandidateError
+from edgewright.contract.errors import CandidateError, InputError
 from edgewright.contract.guard import GuardRules, InputRule
 from edgewright.contract.profile import Profile
+from edgewright.contract.query import Counted
 from edgewright.device.doubt import doubt_of
 from edgewright.device.files import Files
 from edgewright.device.guard import Guard
 from edgewright.device.monitor import Monitor, Watch, open_monitor
 from edgewright.device.predictor import Engine, Predictor
 from edgewright.device.slots import Installed
-from edgewright.device.watched import CHECKS, from_bytes, start, to_bytes
+from edgewright.device.watched import CHECKS, counts_between, from_bytes, start, to_bytes
 from edgewright.runtime.session import open_session
 
 Arrays = dict[str, NDArray[Any]]
@@ -127,9 +130,11 @@ def test_what_is_damaged_is_counted_anew(device: Device, digits: Arrays, kept: b
 
 def test_negative_counts_are_no_counts(device: Device) -> None:
     reference = monitor_of(device.open()).reference
-    known = json.loads(to_bytes(start(reference, 0.0)))
+    known = json.loads(zlib.decompress(to_bytes(start(reference, 0.0))))
+    assert from_bytes(zlib.compress(json.dumps(known).encode()), reference) is not None
     known["counts"][0] = -1
-    assert from_bytes(json.dumps(known).encode(), reference) is None
+    assert from_bytes(zlib.compress(json.dumps(known).encode()), reference) is None
+    assert from_bytes(zlib.compress(b" " * (1 << 26)), reference) is None
 
 
 def test_a_disk_that_fails_loses_nothing_that_was_there(device: Device, digits: Arrays) -> None:
@@ -146,6 +151,9 @@ def test_a_disk_that_fails_loses_nothing_that_was_there(device: Device, digits: 
     watch = Watch(lambda: monitor_of(predictor), lambda: True)
     watch.end()
     assert monitor_of(device.open()).describe()["observations"] == 40
+    monitor_of(predictor).files = Files()
+    watch.end()  # nothing came since, and it is tried again all the same
+    assert monitor_of(device.open()).describe()["observations"] == 80
 
 
 def test_what_the_guard_rejects_is_counted_and_not_watched(device: Device, digits: Arrays) -> None:
@@ -192,15 +200,80 @@ def test_a_stream_that_repeats_itself_cannot_be_tested(device: Device, digits: A
     assert monitor_of(predictor).describe()["verdict"] == "cannot test"
 
 
-def test_windows_are_bounded_and_close_by_count_and_by_time(device: Device, digits: Arrays) -> None:
+def test_what_was_counted_in_a_day_is_kept_for_another(device: Device, digits: Arrays) -> None:
+    predictor = device.open()
+    monitor = monitor_of(predictor)
+    moment = [1.7e9 - 1.7e9 % 86400]
+    first = moment[0]
+    monitor.wall = lambda: moment[0]
+    for _ in range(47):
+        feed(predictor, drawn(digits, 30))
+        moment[0] += 3600
+    signals = [Counted("rejected", len(CHECKS)), Counted("latency", 26)]
+    counts = counts_between(monitor.reference, monitor.watched, signals, first, first + 86400)
+    assert counts.sum() == 24 * 30
+    with pytest.raises(InputError, match="window of 25 hours"):
+        counts_between(monitor.reference, monitor.watched, signals, first, first + 25 * 3600)
+    assert len(to_bytes(monitor.watched)) < 8_000
+
+
+def test_an_inference_that_never_ends_stops_nothing(device: Device, digits: Arrays) -> None:
+    predictor = device.open()
+    image = drawn(digits, 1).astype(np.float32)
+    assert monitor_of(predictor).admit({"image": image}) >= 0  # and is never released
+    feed(predictor, drawn(digits, 600))
+    assert monitor_of(predictor).describe()["observations"] == 600
+
+
+def test_what_interrupts_an_inference_frees_its_place(device: Device, digits: Arrays) -> None:
+    predictor = device.open()
+    assert predictor.engine is not None
+
+    class Interrupted:
+        outputs = ("logits",)
+
+        def run(self, _: Any) -> Any:
+            raise KeyboardInterrupt
+
+    broken = dataclasses.replace(predictor.engine, session=Interrupted())
+    image = drawn(digits, 1).astype(np.float32)
+    for _ in range(300):
+        with pytest.raises(KeyboardInterrupt):
+            Predictor(broken).predict({"image": image})
+    assert monitor_of(predictor)._ring.dropped == 0
+
+
+def test_a_rejected_output_is_counted_once_and_not_watched(device: Device, digits: Arrays) -> None:
+    spec = device.guard.contract.outputs[0]
+    contract = msgspec.structs.replace(device.guard.contract, outputs=(spec, spec))
+    device.guard = Guard(contract)
+    predictor = device.open()
+    assert predictor.engine is not None
+
+    class Broken:
+        outputs = (spec.name, "other")
+
+        def run(self, _: Any) -> Any:
+            return [np.zeros((1, 10), np.float32), np.full((1, 10), np.nan, np.float32)]
+
+    broken = Predictor(dataclasses.replace(predictor.engine, session=Broken()))
+    for _ in range(5):
+        assert broken.predict({"image": drawn(digits, 1).astype(np.float32)}).rejection is not None
+    assert device.guard.counts["output", spec.name] == 5
+    monitor_of(predictor).flush()
+    seen = monitor_of(predictor).describe()
+    assert (seen["observations"], seen["tallies"]["rejected"][CHECKS.index("output")]) == (0, 5)
+
+
+def test_windows_are_bounded_and_close_by_the_hour(device: Device, digits: Arrays) -> None:
     predictor = device.open()
     monitor = monitor_of(predictor)
     moment = [1e9]
     monitor.wall = lambda: moment[0]
-    for _ in range(40):
+    for _ in range(60):
         feed(predictor, drawn(digits, 3))
         moment[0] += 3600
-    assert len(monitor.watched.windows) == 32
+    assert len(monitor.watched.windows) == 49
     assert all(window.counts[0].sum() == 3 for window in monitor.watched.windows)
     moment[0] -= 1e6  # the clock is set back
     feed(predictor, drawn(digits, 3))

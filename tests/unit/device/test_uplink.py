@@ -1,7 +1,11 @@
 """What a device answers when it is asked, and what it refuses; each refusal tells why."""
 
 import hashlib
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +19,8 @@ from edgewright.contract.profile import Profile, Signal
 from edgewright.contract.query import Counted, Limits, Query, Template
 from edgewright.contract.refusal import RefusedError
 from edgewright.contract.release import StoredFile
+from edgewright.device import sums
+from edgewright.device.agent import Agent
 from edgewright.privacy.agreement import terms_of
 from edgewright.privacy.desk import SumDesk
 from edgewright.privacy.helper import Gift
@@ -117,10 +123,14 @@ class Desk(SumDesk):
         super().__init__()
         self.taken: dict[str, list[Gift]] = {}
         self.bodies: list[bytes] = []
+        self.away = 0
 
     def handle(self, path: str, body: bytes) -> tuple[int, bytes]:
         _, name, _ = path.strip("/").split("/")
         self.bodies.append(body)
+        if self.away:
+            self.away -= 1
+            return 503, b""
         self.taken.setdefault(name, []).append(decode(body, Gift))
         return 200, b""
 
@@ -128,7 +138,7 @@ class Desk(SumDesk):
 @pytest.fixture
 def asked(world: World) -> Iterator[Asked]:
     desk = Desk()
-    with serving(desk.handle, "127.0.0.1", 0) as url:
+    with serving(desk.handle, lambda _: True, "127.0.0.1", 0) as url:
         yield Asked(world, url, desk)
 
 
@@ -169,14 +179,79 @@ def test_asked_again_it_says_the_same_bytes_and_pays_once(asked: Asked) -> None:
     later(asked, hours=2)
     query = asked.query()
     asked.asks(query)
-    for _ in range(3):
-        asked.device.check()
+    asked.desk.away = 2
+    asked.device.check()
     again = asked.world.agent()  # the process was killed
-    again.check()
+    for _ in range(3):
+        again.check()
     bodies = asked.desk.bodies
-    assert len(bodies) >= 2
+    assert len(bodies) == 3, "twice in vain, then once"
     assert len(set(bodies)) == 1
     assert again.privacy()["answers_ever"] == 1
+
+
+def test_what_is_not_asked_any_more_is_forgotten_and_its_cost_stays(asked: Asked) -> None:
+    asked.permit()
+    later(asked, hours=2)
+    asked.asks(asked.query())
+    asked.device.check()
+    answers, letters = asked.device.state / "privacy.answers", asked.device.state / "sums"
+    assert list(answers.iterdir())
+    assert list(letters.iterdir())
+    later(asked, hours=25)
+    asked.asks(asked.query("q2", deadline=(NOW - DAY).isoformat()))
+    asked.device.check()
+    assert list(answers.iterdir()) == []
+    assert list(letters.iterdir()) == []
+    assert asked.told()["answers_ever"] == 1
+
+
+def test_the_owner_sees_from_another_process_what_was_asked_and_refused(asked: Asked) -> None:
+    asked.permit()
+    later(asked, hours=2)
+    asked.asks(asked.query("q1"), msgspec.structs.replace(asked.query("q2"), cohort=3))
+    asked.device.check()
+    other = Agent(asked.device.state, answers=False)
+    shown = other.privacy()
+    assert shown["asked"] == {"q1": "given"}
+    assert "cohort of 3" in shown["refused"]["q2"].reason
+
+
+def test_a_server_that_drips_holds_nobody_up(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sums, "_PATIENCE_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            with suppress(OSError):
+                peer, _ = server.accept()
+                with peer:
+                    peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+                    while True:
+                        peer.sendall(b"x")
+                        time.sleep(0.05)
+
+        threading.Thread(target=drip, daemon=True).start()
+        asked.server = f"http://127.0.0.1:{server.getsockname()[1]}"
+        asked.permit()
+        later(asked, hours=2)
+        asked.asks(asked.query())
+        began = time.monotonic()
+        checking = threading.Thread(target=asked.device.check)
+        checking.start()
+        time.sleep(0.3)
+        asked.device.settle()  # is not held up
+        checking.join(10)
+        assert time.monotonic() - began < 8
+    assert asked.told()["asked"] == {"q1": "not reached"}
+
+
+def test_a_vector_is_refused_before_anything_is_spent(asked: Asked) -> None:
+    asked.permit(kind="vector", signals=(), length=10, clip=1.0, least_noise=1e-4)
+    later(asked, hours=2)
+    asked.asks(asked.query(scale=64.0))
+    asked.device.check()
+    assert asked.told()["answers_ever"] == 0
+    assert asked.told()["refused"]["q1"].code == "policy"
 
 
 Change = Callable[[Asked, Query], Query]

@@ -250,5 +250,13 @@ def test_what_devices_would_refuse_has_no_price() -> None:
 def test_sensitivities_are_the_clip_s() -> None:
     plain = template_like(HISTOGRAM, norm=0.0)
     sensitivity = sensitivity_of(query_of(plain, scale=2.5), plain)
-    assert (sensitivity.squared, sensitivity.l1) == (8 * 10**2, 80)
-    assert sensitivity_of(query_of(HISTOGRAM), HISTOGRAM).squared == math.floor(36 + 2 + 6 + math.sqrt(8) / 2)
+    assert (sensitivity.squared, sensitivity.l1) == (
+        math.floor(200 + 8 / 4 + math.sqrt(200) + math.sqrt(8) / 2),
+        2 * 10 + 8,
+    )
+    # A norm counts where it is below what the clips of both signals give.
+    tight = template_like(HISTOGRAM, norm=5.0)
+    assert sensitivity_of(query_of(tight), tight).squared == math.floor(25 + 2 + 5 + math.sqrt(8) / 2)
+    assert sensitivity_of(query_of(HISTOGRAM), HISTOGRAM).squared == math.floor(
+        32 + 2 + math.sqrt(32) + math.sqrt(8) / 2
+    )

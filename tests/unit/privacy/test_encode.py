@@ -17,8 +17,8 @@ from edgewright.privacy.account import rounded_bound
 from edgewright.privacy.encode import (
     Span,
     centred,
-    clip_counts,
     clip_norm,
+    clip_total,
     mean_of,
     project,
     restore,
@@ -151,8 +151,21 @@ def test_whole_numbers_are_not_rounded() -> None:
     assert list(round_within(values, 25, lambda count: b"")) == [3, -4, 0]
 
 
-def test_counts_are_clipped_from_both_sides() -> None:
-    assert list(clip_counts(np.array([-5.0, 0.0, 2.5, 9.0]), 4.0)) == [0, 0, 2.5, 4]
+def test_counts_above_the_clip_keep_their_shape_and_add_up_to_it() -> None:
+    assert list(clip_total(np.array([-5.0, 0.0, 2.5, 7.5]), 1.0, 4.0)) == [0, 0, 1, 3]
+    assert list(clip_total(np.array([5000.0, 2500.0, 2500.0]), 2.0, 100.0)) == [50, 25, 25]
+    assert list(clip_total(np.array([1.0, 0.0, 2.0]), 2.0, 100.0)) == [2, 0, 4]
+    assert list(clip_total(np.zeros(2), 2.0, 100.0)) == [0, 0]
+
+
+@given(st.lists(st.floats(-1e308, 1e308), min_size=1, max_size=20), st.floats(1e-6, 1e6), st.integers(1, 1 << 30))
+def test_whatever_the_counts_they_never_add_up_to_more_than_the_clip(
+    counts: list[float], scale: float, most: int
+) -> None:
+    found = clip_total(np.array(counts), scale, float(most))
+    assert (found >= 0).all()
+    assert found.max() <= most
+    assert found.sum() <= most * (1 + 1e-12)
 
 
 def test_a_weighted_sum_that_is_clipped_jointly_is_still_a_mean() -> None:

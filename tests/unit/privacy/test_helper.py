@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgewright.privacy import helper as helper_module
 from edgewright.privacy.helper import Answer, Ask, Gatherer, Gift, Helper, Slip, UsedInMemory, give
 from edgewright.privacy.mask import digest
-from edgewright.privacy.roster import DeclinedError, Reason, Terms, decode, encode
+from edgewright.privacy.roster import DeclinedError, Enrolment, Reason, Terms, decode, encode
 
 FLEET = Fleet(6)
 TERMS = helper_terms(min_cohort=4)
@@ -316,3 +316,41 @@ def test_two_messages_of_a_device_share_nothing() -> None:
     one, two = gift_of(), gift_of()
     assert one.masked != two.masked
     assert one.box != two.box
+
+
+def test_the_server_takes_nothing_of_a_device_that_nobody_enrolled() -> None:
+    gatherer = Gatherer(TERMS, enrolled=Enrolment(1, frozenset(FLEET.names[1:])))
+    with pytest.raises(DeclinedError, match="not enrolled") as refusal:
+        gatherer.take(encode(gift_of()))
+    assert (refusal.value.reason, gatherer.devices) == ("enrolment", 0)
+    gatherer.take(encode(gift_of(FLEET.names[1])))
+    assert gatherer.devices == 1
+
+
+def test_no_more_devices_are_let_in_than_the_sum_holds() -> None:
+    gatherer = Gatherer(TERMS, most=2)
+    for name in FLEET.names[:2]:
+        gatherer.take(encode(gift_of(name)))
+    with pytest.raises(DeclinedError, match="as many as may be"):
+        gatherer.take(encode(gift_of(FLEET.names[2])))
+
+
+def test_a_helper_that_declines_for_strangers_ends_the_sum() -> None:
+    gatherer = gathered()
+    gatherer.ask()
+    for named in ([b"x" * 32], [VICTIM, b"x" * 32], []):
+        with pytest.raises(DeclinedError, match="not in the sum"):
+            gatherer.leave_out(named)
+    assert gatherer.devices == 6
+
+
+def test_nobody_slips_in_while_the_helper_s_question_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    gatherer, late = gathered(devices=5), encode(gift_of(FLEET.names[5]))
+
+    def slow(record: msgspec.Struct) -> bytes:
+        with pytest.raises(DeclinedError, match="asked already"):
+            gatherer.take(late)
+        return encode(record)
+
+    monkeypatch.setattr(helper_module, "encode", slow)
+    assert np.array_equal(gatherer.total(helper().answer(gatherer.ask())), plain(TERMS, FLEET.names[:5]))

@@ -63,7 +63,11 @@ def test_the_decoded_sum_is_the_plain_one_and_noise_of_the_stated_variance(
     random = np.random.default_rng(number)
     if base is HISTOGRAM:
         values = random.integers(0, 7, (devices + dropped, template.values)).astype(float)
-        plain = np.minimum(values * scale, math.floor(template.clip * scale)) / scale
+        most = math.floor(template.clip * scale) / scale
+        plain = values.reshape(len(values), 2, 4)
+        plain = (plain * np.minimum(1, most / np.maximum(plain.sum(axis=2, keepdims=True), 1))).reshape(
+            len(values), 8
+        )
     else:
         values = random.standard_normal((devices + dropped, size))
         plain = values / np.maximum(1, np.linalg.norm(values, axis=1, keepdims=True))
@@ -224,7 +228,8 @@ TRIALS = 40_000
 
 def worst(template: Template) -> _Floats:
     if template.kind == "histogram":
-        return np.full(template.values, template.clip)
+        # All observations in one bin of each signal.
+        return np.tile([template.clip, 0.0, 0.0, 0.0], 2)
     return np.linspace(1, 2, template.length) * template.clip
 
 

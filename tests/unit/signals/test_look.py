@@ -1,5 +1,6 @@
 """The compiled look and the plain one say the same, and neither lets through what it should not."""
 
+import importlib
 import math
 import shutil
 import threading
@@ -195,3 +196,26 @@ def test_threads_never_mix_rows(make: Make) -> None:
 def test_a_layout_that_cannot_be_is_refused(values: int, channels: int) -> None:
     with pytest.raises(ValueError, match="channels of"):
         Layout(values, channels)
+
+
+@pytest.mark.parametrize("make", [plain, whichever])
+def test_a_slot_that_is_never_released_stops_nothing(make: Make) -> None:
+    ring = make(Layout(4, outputs=3), -LARGEST, LARGEST, 8)
+    held = ring.admit(sample(4))
+    for _ in range(100):
+        assert ring.release(ring.admit(sample(4)), sample(3))
+        assert len(rows_of(ring)) == 1
+    assert ring.dropped == 0
+    assert ring.release(held, sample(3))
+
+
+@pytest.mark.skipif(not COMPILED, reason="there is no compiled part")
+def test_a_ring_that_was_not_made_is_of_no_use_and_does_no_harm() -> None:
+    compiled = importlib.import_module("edgewright.signals._look").Ring
+    ring = compiled.__new__(compiled)
+    with pytest.raises(ValueError, match="was not made"):
+        ring.admit(sample(4))
+    with pytest.raises(ValueError, match="no input waits"):
+        ring.release(0, sample(4))
+    ring.cancel(0)
+    assert ring.take() == b""
