@@ -1,0 +1,64 @@
+"""One metric of two arms, side by side: rates, their difference with its bounds, and the evidence of harm."""
+
+import numpy as np
+
+from edgewright.contract.decision import Comparison, Evidence
+from edgewright.contract.plan import HealthRule
+from edgewright.signals import sequential
+
+__all__ = ["CONFIDENCE", "arms_of", "compare"]
+
+CONFIDENCE = 0.95
+"""Of the bounds that are shown where no rule asks for another."""
+
+
+def arms_of(evidence: Evidence, metric: str, arm: int, against: int) -> sequential.Arms:
+    """Return the devices of two arms by their outcome."""
+    first, second = evidence.tally(metric, arm), evidence.tally(metric, against)
+    values = sorted({*first.values, *second.values})
+    treated, control = (dict(zip(tally.values, tally.devices, strict=True)) for tally in (first, second))
+    return sequential.Arms(
+        np.array(values, np.float64),
+        np.array([treated.get(value, 0) for value in values], np.int64),
+        np.array([control.get(value, 0) for value in values], np.int64),
+    )
+
+
+def compare(
+    evidence: Evidence, metric: str, arm: int, against: int, *, share: float, rule: HealthRule | None, split: int = 1
+) -> Comparison:
+    """Put a metric of two arms side by side.
+
+    Args:
+        evidence: Of the stage.
+        metric: Which.
+        arm: Index in the plan's arms.
+        against: The arm that it is compared with.
+        share: Chance with which a device of the two is assigned to the first.
+        rule: What the stage asks of it, if anything.
+        split: Over how many comparisons the error of the bounds is split.
+    """
+    arms = arms_of(evidence, metric, arm, against)
+    centre = evidence.centres.get(metric, 0.0)
+    confidence = CONFIDENCE if rule is None else rule.confidence
+    alpha = (1 - confidence) / split
+    low, high = sequential.interval(arms, share, alpha, centre=centre)
+    bound = sequential.upper_bound(arms, share, alpha, centre=centre)
+    (devices, against_devices), (rate, against_rate) = arms.devices, arms.means
+    return Comparison(
+        metric=metric,
+        arm=arm,
+        against=against,
+        devices=devices,
+        against_devices=against_devices,
+        rate=rate,
+        against_rate=against_rate,
+        difference=rate - against_rate,
+        low=low,
+        high=high,
+        bound=bound,
+        confidence=confidence,
+        margin=None if rule is None else rule.margin,
+        clears=rule is not None and bound <= rule.margin,
+        log_e=sequential.log_harm(arms, share, centre=centre),
+    )
