@@ -1,12 +1,15 @@
 """One metric of two arms, side by side: rates, their difference with its bounds, and the evidence of harm."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from edgewright.contract.decision import Comparison, Evidence
+from edgewright.contract.decision import CONTROL, Comparison, Evidence
 from edgewright.contract.plan import HealthRule
+from edgewright.rollout.design import share_of
 from edgewright.signals import sequential
 
-__all__ = ["CONFIDENCE", "arms_of", "compare"]
+__all__ = ["CONFIDENCE", "arms_of", "compare", "imbalance"]
 
 CONFIDENCE = 0.95
 """Of the bounds that are shown where no rule asks for another."""
@@ -25,7 +28,14 @@ def arms_of(evidence: Evidence, metric: str, arm: int, against: int) -> sequenti
 
 
 def compare(
-    evidence: Evidence, metric: str, arm: int, against: int, *, share: float, rule: HealthRule | None, split: int = 1
+    evidence: Evidence,
+    metric: str,
+    arm: int,
+    against: int,
+    *,
+    share: float,
+    rule: HealthRule | None,
+    split: int = 1,
 ) -> Comparison:
     """Put a metric of two arms side by side.
 
@@ -62,3 +72,21 @@ def compare(
         clears=rule is not None and bound <= rule.margin,
         log_e=sequential.log_harm(arms, share, centre=centre),
     )
+
+
+def imbalance(evidence: Evidence, arms: Mapping[int, float], metric: str, against: int = CONTROL) -> float:
+    """Return the logarithm of the strongest evidence that arms do not have their share of the devices.
+
+    Args:
+        evidence: Of the stage.
+        arms: Shares of the devices, as `design.sizes` gives them.
+        metric: Any; all have as many devices.
+        against: The arm that others are compared with.
+    """
+    found = [0.0]
+    for arm in arms:
+        share = None if arm == against else share_of(dict(arms), arm, against)
+        if share is not None:
+            devices = [sum(evidence.tally(metric, one).devices) for one in (arm, against)]
+            found.append(sequential.log_imbalance(devices[0], devices[1], share))
+    return max(found)

@@ -6,34 +6,14 @@ from collections.abc import Iterable, Mapping
 
 from edgewright.contract.decision import CONTROL, DeviceOutcome, Evidence, Tally, digest_of
 from edgewright.contract.errors import InputError
-from edgewright.contract.plan import METRICS, Plan
+from edgewright.contract.plan import Plan
 from edgewright.contract.times import time_of
+from edgewright.rollout.design import watched
 
-__all__ = ["collect", "share_of", "watched"]
+__all__ = ["collect"]
 
 # Values are counted in steps of this many to one, so that a tally stays short.
 _STEPS = 1000
-
-
-def watched(plan: Plan) -> tuple[str, ...]:
-    """Return the metrics that a rollout is stopped for: those of all its rules, or every named one without rules."""
-    return tuple(dict.fromkeys(rule.metric for stage in plan.stages for rule in stage.rules)) or METRICS
-
-
-def share_of(plan: Plan, holdback: float, arm: int, against: int) -> float:
-    """Return the chance with which a device of two arms is assigned to the first of them; 0 or 1 if one is empty.
-
-    Devices beyond the stage's fraction are control, and so is the holdback, from which the fraction is not taken.
-    """
-    sizes = _sizes(plan, holdback)
-    total = sizes[arm] + sizes[against]
-    return sizes[arm] / total if total > 0 else 0.0
-
-
-def _sizes(plan: Plan, holdback: float) -> dict[int, float]:
-    joined = plan.fraction * (1 - holdback)
-    total = sum(arm.weight for arm in plan.arms)
-    return {CONTROL: 1 - joined} | {index: joined * arm.weight / total for index, arm in enumerate(plan.arms)}
 
 
 def collect(

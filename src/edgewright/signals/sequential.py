@@ -1,23 +1,22 @@
 """Whether one arm of a randomised comparison is worse, asked as often as one likes, answered by counts.
 
 Every device has one outcome y in [0, 1], the greater the worse, and is treated with probability `share`,
-independently of everything else (Z = 1). Then x = (y - centre) (Z / share - (1 - Z) / (1 - share)) has the effect of
-the treatment on that device as its mean, for any centre fixed beforehand: the inverse probability score (Horvitz and
-Thompson 1952; as a confidence sequence Waudby-Smith, Wu, Ramdas, Karampatziakis and Mineiro 2024, arXiv:2210.10768).
-Nothing is assumed of how devices differ, of how rates move over time, or of how many of them look alike: chance is in
-the assignment alone. Hence devices need no partner, and arms of any sizes are compared whole.
+independently of everything else (Z = 1). Then x = (y - centre) (Z / share - (1 - Z) / (1 - share)) has the effect
+of the treatment on that device as its mean, for any centre fixed beforehand: the inverse probability score (Horvitz
+and Thompson 1952; in confidence sequences Waudby-Smith, Wu, Ramdas, Karampatziakis and Mineiro 2024,
+arXiv:2210.10768). Nothing is assumed of how devices differ, of how rates move over time, or of how many of them
+look alike: chance is in the assignment alone. Hence devices need no partner, and arms of any sizes are compared.
 
-Evidence is money won by betting. With the effect at most 0, prod(1 + b x) has mean at most 1 for a stake b that keeps
-factors positive; with the effect at least m, prod(1 + b (m - x)). Such wealth passes 1 / alpha with probability at
-most alpha, whenever one looks (Ville 1939), and the m that were refuted lie outside of a confidence sequence
-(Waudby-Smith and Ramdas 2024, arXiv:2010.09686). Stakes are fixed and wealth is averaged over them, so that it
+Evidence is money won by betting. With the effect at most 0, prod(1 + b x) has mean at most 1 for a stake b that
+keeps factors positive; with the effect at least m, prod(1 + b (m - x)). Such wealth passes 1 / alpha with
+probability at most alpha, whenever one looks (Ville 1939), and the m that were not refuted are a confidence
+sequence (Waudby-Smith and Ramdas 2024, arXiv:2010.09686). Stakes are fixed and wealth is averaged over them, so that it
 depends on counts alone: the order of devices does not matter, and tallies are all that a decision must keep.
 
-Why not the others: stakes that learn from the past (the hedged capital process) bring nothing here, where a few fixed
-ones cover all rates, and need the order; an empirical Bernstein sequence takes about twice the devices at rates of
-percents; pairs of devices throw away most of the larger arm. For rare failures the wealth against "no worse" is the
-likelihood ratio of their split between the arms, as in Turner, Ly and Gruenwald 2024, arXiv:2106.02693, but without
-its blocks.
+Why not others: stakes that learn from the past (the hedged capital process) need the order, and win little where a
+few fixed ones cover all rates; pairs of devices throw away most of the larger arm. For rare failures the wealth
+against "no worse" is the likelihood ratio of their split between the arms, as in Turner, Ly and Gruenwald 2024,
+arXiv:2106.02693, without its blocks. `benchmarks/rollouts.py` compares.
 
 Numpy only.
 """
@@ -42,7 +41,7 @@ __all__ = [
 _Floats = NDArray[np.float64]
 _Counts = NDArray[np.int64]
 
-# How many times more often the treated fail, and how much of the money says so: releases that do harm mostly do much.
+# How many times more often the treated fail, and how much of the money says so: what does harm mostly does much.
 _RATIOS = np.array([1.5, 2.5, 4.0, 8.0])
 _RATIO_WEIGHTS = np.array([1.0, 2.0, 2.0, 1.0]) / 6
 # A refuted difference over the rate of failures: what is to be shown absent is mostly of the size of the rate.
