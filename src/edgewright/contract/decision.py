@@ -262,6 +262,11 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema: int = 1
 
 
-def digest_of(record: msgspec.Struct | tuple[msgspec.Struct, ...]) -> str:
-    """Return the sha256 of a record, whatever the order of its mappings."""
-    return hashlib.sha256(msgspec.json.encode(record, order="deterministic")).hexdigest()
+def digest_of(*records: msgspec.Struct) -> str:
+    """Return the sha256 of records: the same for those that were read from bytes as for those that were made."""
+    digest = hashlib.sha256()
+    for record in records:
+        # What was made may hold an integer where bytes say 1.0, and mappings in another order.
+        read = msgspec.json.decode(msgspec.json.encode(record), type=type(record))
+        digest.update(msgspec.json.encode(read, order="deterministic") + b"\n")
+    return digest.hexdigest()

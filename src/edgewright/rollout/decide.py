@@ -3,8 +3,8 @@
 Harm is looked for first, since it needs no quorum: once the evidence against "no worse than the control", averaged
 over arms and metrics, passes what the stage may spend, the release is rolled back. (A mean of e-values is one, and
 passes whenever one of them would with error split over them.) A metric that has been shown to stay within its
-margin no longer speaks for that. A stage is advanced when its least time is over and every rule's bound, valid over all
-looks, is within its margin: all must hold, so none of their error is split. Otherwise it holds.
+margin no longer speaks for that. A stage is advanced when its least time is over and every rule's bound, valid over
+all looks, is within its margin: all must hold, so none of their error is split. Otherwise it holds.
 """
 
 import datetime
@@ -15,9 +15,9 @@ from edgewright.contract.decision import CONTROL, Action, Comparison, Decision, 
 from edgewright.contract.errors import InputError
 from edgewright.contract.plan import HealthRule, Plan, Policy
 from edgewright.contract.times import time_of
-from edgewright.rollout.compare import compare, imbalance
+from edgewright.rollout.compare import arms_of, compare, imbalance
 from edgewright.rollout.design import harm_alpha, share_of, sizes, watched
-from edgewright.rollout.feasible import devices_to_clear
+from edgewright.signals import sequential
 
 __all__ = ["IMBALANCE_ALPHA", "decide", "replay"]
 
@@ -129,11 +129,10 @@ def _missing(
         missing.append(
             f"there is no control, at fraction {plan.fraction:g} with a holdback of {inputs.policy.holdback:g}"
         )
-    waiting = sum(evidence.waiting)
     for one in comparisons:
         if one.margin is not None and not one.clears:
             share = arms[one.arm] / (arms[one.arm] + arms[CONTROL])
-            missing.append(_clear_missing(one, share, waiting))
+            missing.append(_clear_missing(evidence, one, share))
     return missing
 
 
@@ -149,18 +148,24 @@ def _time_left(inputs: Inputs) -> list[str]:
     return [f"the stage lasts {left:.0f} s more"] if left > 0 else []
 
 
-def _clear_missing(one: Comparison, share: float, waiting: int) -> str:
+def _clear_missing(evidence: Evidence, one: Comparison, share: float) -> str:
     """Say how many devices more a bound takes at the present rates."""
-    margin = one.margin or 0.0
+    margin, waiting = one.margin or 0.0, sum(evidence.waiting)
+    if min(one.devices, one.against_devices) == 0:
+        return (
+            f"{one.metric} of arm {one.arm}: no outcomes in both arms yet, {waiting} are waiting for their deadline"
+        )
     stands = f"{_rates(one)}: worse by at most {one.bound:.2%}, {margin:.2%} is allowed"
-    # A rate of 0 is not known to be 0.
-    rate = max(one.against_rate, one.rate, 1 / (one.devices + one.against_devices + 1))
-    shift = max(one.difference, 0.0)
-    needed = devices_to_clear(max(rate - shift, 0.0), margin, share=share, confidence=one.confidence, shift=shift)
-    if math.isinf(needed):
+    grown = sequential.growth_to_refute(
+        arms_of(evidence, one.metric, one.arm, one.against),
+        share,
+        margin,
+        1 - one.confidence,
+        centre=evidence.centres.get(one.metric, 0.0),
+    )
+    if math.isinf(grown):
         return f"{stands}; at the present rates it never clears"
-    more = max(1, math.ceil(needed * share) - one.devices)
-    other = max(1, math.ceil(needed * (1 - share)) - one.against_devices)
+    more, other = (max(1, math.ceil((grown - 1) * devices)) for devices in (one.devices, one.against_devices))
     return (
         f"{stands}; about {more} more devices with the release and {other} in the control at the present rates, "
         f"{waiting} are waiting for their deadline"

@@ -63,7 +63,7 @@ def collect(
         plan.stage,
         tuple(tallies),
         tuple(waiting.values()),
-        digest_of(tuple(rows[device] for device in sorted(rows))),
+        digest_of(*(rows[device] for device in sorted(rows))),
         dict(centres or {}),
     )
 

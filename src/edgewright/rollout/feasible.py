@@ -35,7 +35,7 @@ LEAST_CONTROL = 0.05
 # Under the first a rollout is hopeless, under the second doubtful.
 _HOPELESS, _DOUBTFUL = 0.1, 0.8
 # What averaging over bets costs, in nats, as simulated.
-_CLEAR_COST, _HARM_COST = 0.8, 0.5
+_CLEAR_COST, _HARM_COST = 0.7, 0.0
 _NORMAL = NormalDist()
 
 
@@ -135,7 +135,7 @@ def devices_to_see(rate: float, worse: float, *, alpha: float, share: float = 0.
         power: Chance with which that many are enough.
 
     >>> round(devices_to_see(0.02, 0.08, alpha=0.05) / 2, -1)
-    200.0
+    170.0
     """
     if worse <= rate:
         return math.inf
@@ -228,8 +228,8 @@ def _ask(number: int, rule: HealthRule, rate: float, devices: int, share: float,
 def _words(question: Question) -> str:
     return (
         f"stage {question.stage}: {question.treated} devices and {question.control} in the control clear a margin "
-        f"of {question.margin:.2%} of {question.metric} with {question.power:.0%} if {question.rate:.1%} fail in both; "
-        f"it takes {question.half} for every second harmless release and {question.most} for 95 %"
+        f"of {question.margin:.2%} of {question.metric} with {question.power:.0%} if {question.rate:.1%} fail in "
+        f"both; it takes {question.half} for every second harmless release and {question.most} for 95 %"
     )
 
 

@@ -10,8 +10,8 @@ look alike: chance is in the assignment alone. Hence devices need no partner, an
 Evidence is money won by betting. With the effect at most 0, prod(1 + b x) has mean at most 1 for a stake b that
 keeps factors positive; with the effect at least m, prod(1 + b (m - x)). Such wealth passes 1 / alpha with
 probability at most alpha, whenever one looks (Ville 1939), and the m that were not refuted are a confidence
-sequence (Waudby-Smith and Ramdas 2024, arXiv:2010.09686). Stakes are fixed and wealth is averaged over them, so that it
-depends on counts alone: the order of devices does not matter, and tallies are all that a decision must keep.
+sequence (Waudby-Smith and Ramdas 2024, arXiv:2010.09686). Stakes are fixed and wealth is averaged over them, so
+that it depends on counts alone: the order of devices does not matter, and a decision keeps nothing but tallies.
 
 Why not others: stakes that learn from the past (the hedged capital process) need the order, and win little where a
 few fixed ones cover all rates; pairs of devices throw away most of the larger arm. For rare failures the wealth
@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "Arms",
     "count",
+    "growth_to_refute",
     "interval",
     "log_harm",
     "log_imbalance",
@@ -45,8 +46,8 @@ _Counts = NDArray[np.int64]
 _RATIOS = np.array([1.5, 2.5, 4.0, 8.0])
 _RATIO_WEIGHTS = np.array([1.0, 2.0, 2.0, 1.0]) / 6
 # A refuted difference over the rate of failures: what is to be shown absent is mostly of the size of the rate.
-_STEPS = 2.0 ** np.arange(2, -9, -1)
-_STEP_WEIGHTS = np.array([2, 4, 4, 4, 3, 2, 1, 1, 1, 1, 1]) / 24
+_STEPS = 1.2 * 3.0 ** -np.arange(7)
+_STEP_WEIGHTS = np.array([6, 10, 6, 2, 1, 1, 1]) / 27
 # Share of the largest stake that no outcome can ruin.
 _BOLDEST = 0.99
 _BISECTIONS = 50
@@ -133,7 +134,7 @@ def log_harm(arms: Arms, share: float, *, centre: float = 0.0) -> float:
     spread = share * (1 - share)
     stakes = (_RATIOS - 1) * spread / (share * _RATIOS + 1 - share)
     stakes = np.minimum(stakes, _BOLDEST / _largest(1 - share, centre))
-    return _wealth(stakes, scores, devices, _RATIO_WEIGHTS)
+    return _mixed(np.log1p(np.outer(stakes, scores)) @ devices, _RATIO_WEIGHTS)
 
 
 def log_refuted(arms: Arms, share: float, difference: float, *, centre: float = 0.0) -> float:
@@ -147,11 +148,34 @@ def log_refuted(arms: Arms, share: float, difference: float, *, centre: float = 
         difference: Of the mean outcomes, treated minus control.
         centre: As for `log_harm`.
     """
-    scores, devices = _scores(arms, share, centre)
-    stakes = _STEPS * share * (1 - share)
-    # A stake at its limit grows with the difference, as its factors do.
-    limit = _BOLDEST / max(_largest(share, centre) - difference, 1e-9)
-    return _wealth(np.minimum(stakes, limit), difference - scores, devices, _STEP_WEIGHTS)
+    return _mixed(_refuting(arms, share, difference, centre), _STEP_WEIGHTS)
+
+
+def growth_to_refute(arms: Arms, share: float, difference: float, alpha: float, *, centre: float = 0.0) -> float:
+    """Return how many times as many devices, with the same rates, refute a difference; infinity if none do.
+
+    Args:
+        arms: The devices so far.
+        share: Probability with which a device was treated.
+        difference: As for `log_refuted`.
+        alpha: Error of the bound.
+        centre: As for `log_harm`.
+
+    >>> growth_to_refute(Arms(np.array([0.0]), np.array([100]), np.array([100])), 0.5, 0.01, 0.05) > 1
+    True
+    """
+    logs, target = _refuting(arms, share, difference, centre), -math.log(alpha)
+    if _mixed(logs, _STEP_WEIGHTS) >= target:
+        return 1.0
+    if logs.max() <= 0:
+        return math.inf
+    low, high = 1.0, 2.0
+    while _mixed(high * logs, _STEP_WEIGHTS) < target:
+        low, high = high, 2 * high
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _mixed(middle * logs, _STEP_WEIGHTS) < target else (low, middle)
+    return high
 
 
 def upper_bound(arms: Arms, share: float, alpha: float, *, centre: float = 0.0) -> float:
@@ -168,7 +192,7 @@ def upper_bound(arms: Arms, share: float, alpha: float, *, centre: float = 0.0) 
 
     >>> same = Arms(np.array([0.0, 1.0]), np.array([2940, 60]), np.array([2940, 60]))
     >>> round(upper_bound(same, 0.5, 0.05), 4)
-    0.0112
+    0.0106
     """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha is {alpha}")
@@ -195,7 +219,7 @@ def interval(arms: Arms, share: float, alpha: float, *, centre: float = 0.0) -> 
 
     >>> low, high = interval(Arms(np.array([0.0, 1.0]), np.array([920, 80]), np.array([980, 20])), 0.5, 0.05)
     >>> round(low, 3), round(high, 3)
-    (0.029, 0.095)
+    (0.028, 0.094)
     """
     treated, control = arms.means
     low = lower_bound(arms, share, alpha / 2, centre=centre)
@@ -249,8 +273,16 @@ def _largest(share: float, centre: float) -> float:
     return max((1 - centre) / share, centre / (1 - share))
 
 
-def _wealth(stakes: _Floats, gains: _Floats, devices: _Counts, weights: _Floats) -> float:
-    """Return the logarithm of the wealth, averaged over stakes."""
-    logs = np.log1p(np.outer(stakes, gains)) @ devices
+def _refuting(arms: Arms, share: float, difference: float, centre: float) -> _Floats:
+    """Return the logarithm of the wealth against a difference for each stake; shape [stakes]."""
+    scores, devices = _scores(arms, share, centre)
+    # A stake at its limit grows with the difference, as its factors do.
+    limit = _BOLDEST / max(_largest(share, centre) - difference, 1e-9)
+    stakes = np.minimum(_STEPS * share * (1 - share), limit)
+    return np.asarray(np.log1p(np.outer(stakes, difference - scores)) @ devices)
+
+
+def _mixed(logs: _Floats, weights: _Floats) -> float:
+    """Return the logarithm of the mean wealth."""
     peak = float(logs.max())
     return peak + math.log(float(weights @ np.exp(logs - peak)))
