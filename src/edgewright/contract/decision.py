@@ -187,7 +187,7 @@ class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         confidence: Of both.
         margin: By how much it may be worse; None if no rule of the stage asks.
         clears: Whether the bound is within the margin.
-        log_e: Natural logarithm of the evidence that the arm is worse.
+        log_e: Natural logarithm of the evidence that the arm is worse, in what its devices reported.
     """
 
     metric: str

@@ -1,4 +1,9 @@
-"""One metric of two arms, side by side: rates, their difference with its bounds, and the evidence of harm."""
+"""One metric of two arms, side by side: rates, their difference with its bounds, and the evidence of harm.
+
+To clear a margin, silence counts as a failure under every metric. Evidence of harm is sought in what was reported,
+and in silence by itself: counted under every metric it would hide all of them behind devices that are merely off.
+Either is an outcome of every device as assigned.
+"""
 
 from collections.abc import Mapping
 
@@ -15,16 +20,34 @@ CONFIDENCE = 0.95
 """Of the bounds that are shown where no rule asks for another."""
 
 
-def arms_of(evidence: Evidence, metric: str, arm: int, against: int) -> sequential.Arms:
-    """Return the devices of two arms by their outcome."""
-    first, second = evidence.tally(metric, arm), evidence.tally(metric, against)
-    values = sorted({*first.values, *second.values})
-    treated, control = (dict(zip(tally.values, tally.devices, strict=True)) for tally in (first, second))
+def arms_of(evidence: Evidence, metric: str, arm: int, against: int, *, reported: bool = False) -> sequential.Arms:
+    """Return the devices of two arms by their outcome.
+
+    Args:
+        evidence: Of the stage.
+        metric: Which.
+        arm: Index in the plan's arms.
+        against: The other.
+        reported: Whether silence counts as a failure only where it is the metric.
+    """
+    forgiven = reported and metric != "silent"
+    treated, control = (_by_value(evidence, metric, one, forgiven=forgiven) for one in (arm, against))
+    values = sorted({*treated, *control})
     return sequential.Arms(
         np.array(values, np.float64),
         np.array([treated.get(value, 0) for value in values], np.int64),
         np.array([control.get(value, 0) for value in values], np.int64),
     )
+
+
+def _by_value(evidence: Evidence, metric: str, arm: int, *, forgiven: bool) -> dict[float, int]:
+    tally, silence = evidence.tally(metric, arm), evidence.tally("silent", arm)
+    found = dict(zip(tally.values, tally.devices, strict=True))
+    silent = dict(zip(silence.values, silence.devices, strict=True)).get(1.0, 0) if forgiven else 0
+    if silent:
+        found[1.0] = max(0, found.get(1.0, 0) - silent)
+        found[0.0] = found.get(0.0, 0) + silent
+    return found
 
 
 def compare(
@@ -70,7 +93,7 @@ def compare(
         confidence=confidence,
         margin=None if rule is None else rule.margin,
         clears=rule is not None and bound <= rule.margin,
-        log_e=sequential.log_harm(arms, share, centre=centre),
+        log_e=sequential.log_harm(arms_of(evidence, metric, arm, against, reported=True), share, centre=centre),
     )
 
 

@@ -7,8 +7,12 @@ __all__ = ["harm_alpha", "share_of", "sizes", "watched"]
 
 
 def watched(plan: Plan) -> tuple[str, ...]:
-    """Return the metrics that a rollout is stopped for: those of all its rules, every named one without rules."""
-    return tuple(dict.fromkeys(rule.metric for stage in plan.stages for rule in stage.rules)) or METRICS
+    """Return the metrics that a rollout is stopped for: those of all its rules, every named one without rules.
+
+    Silence is always among them.
+    """
+    ruled = [rule.metric for stage in plan.stages for rule in stage.rules] or METRICS
+    return tuple(dict.fromkeys([*ruled, "silent"]))
 
 
 def sizes(plan: Plan, stage: int, holdback: float) -> dict[int, float]:

@@ -61,9 +61,9 @@ def test_little_evidence_holds_and_says_how_many_devices_are_missing(
     assert "10 are waiting" in missing
     more = int(missing.split("; about ")[1].split(" ")[0])
     other = int(missing.split(" and ")[1].split(" ")[0])
-    for times, action in ((0.9, "hold"), (1.0, "advance")):
-        treated, control = 95 + more * times, 105 + other * times
-        grown = counted((2 / 95 * treated, treated), (2 / 105 * control, control))
+    for times, action in ((0.8, "hold"), (1.1, "advance")):
+        treated, control = round(95 + more * times), round(105 + other * times)
+        grown = counted((round(treated * 2 / 95), treated), (round(control * 2 / 105), control))
         assert decide(plan, policy, grown, NOW).action == action
 
 
@@ -129,11 +129,46 @@ def test_error_is_split_over_stages_and_metrics(plan: Plan, policy: Policy, coun
         for n in range(3)
     ]
     assert sum(math.exp(-decision.log_e_limit) for decision in limits) == pytest.approx(0.05)
-    more = (HealthRule("crash", 0.02), HealthRule("silent", 0.02))
+    more = (HealthRule("crash", 0.02), HealthRule("self_test", 0.02))
     both = _changed(plan, stages=(Stage(0.1), Stage(0.5, 0, more), Stage(1.0)))
     one = decide(plan, policy, counted((30, 475), (10, 525)), NOW)
     two = decide(both, policy, counted((30, 475), (10, 525)), NOW)
-    assert math.exp(two.log_e) == pytest.approx((math.exp(one.log_e) + 1) / 2)
+    assert math.exp(two.log_e) == pytest.approx((2 * math.exp(one.log_e) + 1) / 3)
+
+
+def test_silence_hides_no_harm_and_clears_no_margin(plan: Plan, policy: Policy) -> None:
+    # A third of the devices is off, in both arms; as many crash as where a release is rolled back.
+    def evidence(crashes: int) -> Evidence:
+        failed = {
+            ("crash", 0): 158 + crashes,
+            ("crash", CONTROL): 175 + 10,
+            ("silent", 0): 158,
+            ("silent", CONTROL): 175,
+        }
+        return Evidence(
+            "spring",
+            1,
+            tuple(
+                Tally(metric, arm, (0.0, 1.0), ((475 if arm == 0 else 525) - count, count))
+                for (metric, arm), count in failed.items()
+            ),
+        )
+
+    assert decide(plan, policy, evidence(40), NOW).action == "roll_back"
+    calm = decide(plan, policy, evidence(9), NOW)
+    assert calm.action == "hold"
+    assert calm.comparisons[0].rate > 0.3
+
+
+def test_devices_that_fall_silent_are_harm_whatever_the_rules(plan: Plan, policy: Policy) -> None:
+    failed = {("crash", 0): 60, ("crash", CONTROL): 10, ("silent", 0): 60, ("silent", CONTROL): 10}
+    tallies = tuple(
+        Tally(metric, arm, (0.0, 1.0), ((475 if arm == 0 else 525) - count, count))
+        for (metric, arm), count in failed.items()
+    )
+    decision = decide(plan, policy, Evidence("spring", 1, tallies), NOW)
+    assert decision.action == "roll_back"
+    assert decision.reasons[1].startswith("silent of arm 0")
 
 
 def test_every_arm_is_watched(policy: Policy) -> None:
