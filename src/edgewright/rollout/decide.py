@@ -64,6 +64,7 @@ def _decide(inputs: Inputs) -> Decision:
     log_e = _together(comparisons, len(plan.arms) * len(watched(plan)))
     limit = -math.log(harm_alpha(inputs.alpha, plan.stage, len(plan.stages)))
     action: Action
+    reasons: tuple[str, ...]
     missing: tuple[str, ...] = ()
     if plan.state in ("aborted", "done"):
         action, reasons = "hold", (f"the rollout is {plan.state}",)
