@@ -40,6 +40,9 @@ CONTROL = -1
 class DeviceOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one device came to in one stage; whatever it did, it counts in the arm that it was assigned to.
 
+    A device that gave a release up by itself no longer fails by it: what failed in an earlier stage of the rollout
+    goes on to count as failed, in every arm.
+
     Attributes:
         device: Its name.
         arm: That its place in the cohort gives it: the index in the plan's arms, or `CONTROL`.

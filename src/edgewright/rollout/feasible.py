@@ -2,7 +2,8 @@
 
 After n devices the best bet's wealth is about exp(n d^2 / 2 v), with d the distance between the observed difference
 and the one to be refuted, and v the variance of a score. Averaging over bets costs some nats. From both comes how
-many devices a bound takes, with which power; simulations agree within a tenth (`benchmarks/rollouts.py`).
+many devices a bound takes, with which power. Simulations agree within a tenth for margins, and find harm with up to
+a fifth fewer devices (`benchmarks/rollouts.py`).
 """
 
 import math

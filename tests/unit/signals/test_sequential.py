@@ -142,6 +142,22 @@ def test_a_greater_difference_is_refuted_more_surely(
     assert low <= high + 1e-9
 
 
+@given(st.integers(0, 6), st.integers(0, 6), st.integers(8, 300), SHARES)
+def test_as_many_times_the_devices_refute_as_it_says(first: int, second: int, devices: int, share: float) -> None:
+    arms = _binary((first, devices), (second, devices))
+    times = sequential.growth_to_refute(arms, share, 0.05, 0.05)
+    if math.isinf(times):
+        many = Arms(arms.values, 1000 * arms.treated, 1000 * arms.control)
+        assert sequential.log_refuted(many, share, 0.05) < math.log(20)
+        return
+    enough = math.ceil(times)
+    grown = Arms(arms.values, enough * arms.treated, enough * arms.control)
+    assert sequential.log_refuted(grown, share, 0.05) >= math.log(20) - 1e-6
+    if times > 2:
+        few = Arms(arms.values, (enough - 2) * arms.treated, (enough - 2) * arms.control)
+        assert sequential.log_refuted(few, share, 0.05) < math.log(20)
+
+
 def test_the_truth_stays_within_the_bounds_at_every_look() -> None:
     random = np.random.default_rng(5)
     missed = 0
