@@ -54,6 +54,12 @@ def test_it_goes_on_without_an_answer_and_ends_inconclusive() -> None:
     assert "is not known" in over.reasons[0]
 
 
+def test_worse_for_sure_is_not_worse_by_the_margin() -> None:
+    trial = judge(_plan(), POLICY, _evidence((400, 4000), (600, 4000)), NOW)
+    assert 0 < trial.comparisons[0].low < 0.05 < trial.comparisons[0].high
+    assert trial.outcomes == ("running",)
+
+
 def test_arms_of_any_weights_are_compared() -> None:
     arms = (Arm("1.1", "ab" * 32, 9.0), Arm("1.2", "cd" * 32, 1.0))
     assert judge(_plan(arms=arms), POLICY, _evidence((900, 9000), (100, 1000)), NOW).outcomes == ("clears",)
