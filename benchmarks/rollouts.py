@@ -257,7 +257,7 @@ def _bernstein(scaled: Floats) -> Floats:
 
 def rollouts(*, quick: bool) -> Part:
     """Whole rollouts of five metrics and three stages, by `decide`: stopped without harm, not stopped with it."""
-    runs = 3 if quick else 400
+    runs, harmful = (3, 3) if quick else (400, 1200)
     rules = tuple(HealthRule(metric, MARGIN) for metric in METRICS)
     policy = Policy("digits", "pi", 1, "0123456789abcdef", holdback=0.05)
     stages = (Stage(0.1, 0, rules), Stage(1 / 1.9, 0, rules), Stage(1.0, 0, rules))
@@ -270,14 +270,19 @@ def rollouts(*, quick: bool) -> Part:
     for run in range(runs):
         random = np.random.default_rng([run, 4])
         stopped += any(_stops(plan, policy, random, 2000, LOOKS // 3) < math.inf for plan in plans)
-        took = _stops(plans[1], policy, random, 2 * PAIRS, LOOKS, HARM)
+    for run in range(harmful):
+        took = _stops(plans[1], policy, np.random.default_rng([run, 5]), 2 * PAIRS, LOOKS, HARM)
         missed += math.isinf(took)
         looks.append(took / 2)
     note = "5 metrics, 3 stages of 2,000 devices, 16 looks at each"
     return [
         _share("rollouts.harmless.stopped", stopped, runs, ALPHA, note),
         _share(
-            "rollouts.harmful.missed", missed, runs, 0.05, "crashes 2 % to 8 %, 700 pairs, second of three stages"
+            "rollouts.harmful.missed",
+            missed,
+            harmful,
+            0.05,
+            "crashes 2 % to 8 %, 700 pairs, second of three stages",
         ),
         _number("rollouts.harmful.pairs", looks, PAIRS, "until rolled back"),
     ], {}

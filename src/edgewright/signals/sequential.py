@@ -43,15 +43,16 @@ __all__ = [
 _Floats = NDArray[np.float64]
 _Counts = NDArray[np.int64]
 
-# How many times more often the treated fail, and how much of the money says so: what does harm mostly does much.
-_RATIOS = np.array([1.5, 2.5, 4.0, 8.0])
-_RATIO_WEIGHTS = np.array([1.0, 2.0, 2.0, 1.0]) / 6
+# How many times more often the treated fail, and how much of the money says so: most of it where a bet is good for
+# twice as often and for four times. Of seven mixtures it was best or nearly so for 2 % that become 3, 4 or 8 %.
+_RATIOS = np.array([1.3, 1.8, 2.7, 5.0])
+_RATIO_WEIGHTS = np.array([1.0, 1.0, 5.0, 1.0]) / 8
 # A refuted difference over the rate of failures: what is to be shown absent is mostly of the size of the rate.
 _STEPS = 1.2 * 3.0 ** -np.arange(7)
 _STEP_WEIGHTS = np.array([6, 10, 6, 2, 1, 1, 1]) / 27
 # Share of the largest stake that no outcome can ruin.
 _BOLDEST = 0.99
-_BISECTIONS = 50
+_BISECTIONS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ def log_harm(arms: Arms, share: float, *, centre: float = 0.0) -> float:
 
     >>> failures = Arms(np.array([0.0, 1.0]), np.array([276, 24]), np.array([294, 6]))
     >>> round(math.exp(log_harm(failures, 0.5)))
-    192
+    180
     """
     scores, devices = _scores(arms, share, centre)
     spread = share * (1 - share)

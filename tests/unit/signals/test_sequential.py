@@ -71,9 +71,9 @@ def test_treatment_that_helps_is_no_evidence_of_harm_on_average() -> None:
 @pytest.mark.parametrize(
     ("devices", "share", "difference", "harm", "refuted"),
     [
-        ((300, 300), 0.5, 0.01, 4.100438243585734, -1.379611105298072),
-        ((60, 500), 0.1, 0.05, 1.8840181554904547, -0.5813638666770112),
-        ((400, 50), 0.9, 0.1, 0.14928430512440735, 1.095141731389868),
+        ((300, 300), 0.5, 0.01, 4.249854849638438, -1.379611105298072),
+        ((60, 500), 0.1, 0.05, 1.9589582416814368, -0.5813638666770112),
+        ((400, 50), 0.9, 0.1, 0.30844321102888483, 1.095141731389868),
     ],
 )
 def test_wealth_agrees_with_confseq(
@@ -89,7 +89,7 @@ def test_wealth_agrees_with_confseq(
 
 def test_wealth_of_outcomes_between_0_and_1_agrees_with_confseq() -> None:
     arms = sequential.count(np.linspace(0, 0.4, 80), np.linspace(0, 0.3, 120))
-    assert sequential.log_harm(arms, 0.4) == pytest.approx(1.2903820171587164, rel=1e-9)
+    assert sequential.log_harm(arms, 0.4) == pytest.approx(1.2914973147126825, rel=1e-9)
     assert sequential.log_refuted(arms, 0.4, 0.2) == pytest.approx(5.491712999666219, rel=1e-9)
 
 
