@@ -20,15 +20,24 @@ NAMES = {
     "contract.signature": "InputContract TensorSpec",
     "contract.training": "Contribution CurvePoint Origin TrainedNetwork TrainingReport sparse_of",
     "contract.units": "Dimension format_quantity parse_quantity",
+    "contract.decision": "CONTROL Action Comparison Decision DeviceOutcome Evidence Inputs Outcome Tally Trial "
+    "digest_of",
     "device.monitor": "FOLDER Monitor Watch open_monitor",
     "device.uplink": "IDENTITY Source Uplink concerns",
     "privacy.agreement": "terms_of",
     "privacy.helper": "Answer Ask Gatherer Gift Helper Slip Used UsedInMemory give",
     "privacy.sum": "WRAP_CHANCE Recovered contribute objection recover span_of",
+    "rollout.decide": "IMBALANCE_ALPHA decide replay",
+    "rollout.evidence": "collect",
+    "rollout.experiment": "judge rejudge",
+    "rollout.feasible": "LEAST_CONTROL USUAL_RATE Feasibility Question clear_power devices_to_clear devices_to_see "
+    "foresee see_power",
     "signals.drift": "REFERENCE_SHARE STRENGTHS Finding Mark Plan State Tolerance Verdict begin "
     "clopper_pearson_upper event_bounds events judge log_wealth make_plan tolerance update",
     "signals.exact": "clopper_pearson exact_bound likelihood_limit",
     "signals.paired": "MIN_CLUSTERS betting_bound bootstrap_bounds cluster_bound cluster_labels t_bound",
+    "signals.sequential": "Arms count growth_to_refute interval log_harm log_imbalance log_refuted lower_bound "
+    "upper_bound",
     "runtime.options": "RuntimeOptions session_options",
     "profile.latency": "Latency Subject measure_latency measure_ratios paired_ratio",
     "profile.memory": "Memory measure_memory",
