@@ -29,6 +29,7 @@ NAMES = {
     "clopper_pearson_upper event_bounds events judge log_wealth make_plan tolerance update",
     "signals.exact": "clopper_pearson exact_bound likelihood_limit",
     "signals.paired": "MIN_CLUSTERS betting_bound bootstrap_bounds cluster_bound cluster_labels t_bound",
+    "trust.identity": "DeviceKey Invitation Requests Tokens UnknownError device_id_of new_device_key",
     "runtime.options": "RuntimeOptions session_options",
     "profile.latency": "Latency Subject measure_latency measure_ratios paired_ratio",
     "profile.memory": "Memory measure_memory",

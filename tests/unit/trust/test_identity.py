@@ -43,9 +43,9 @@ def requests(device: DeviceKey, clock: Clock) -> Requests:
 
 
 def test_a_token_enrols_one_device(tokens: Tokens, device: DeviceKey) -> None:
-    enrolment = tokens.redeem(tokens.issue("camera", {"site": "berlin"}, HOUR), device.public)
-    assert (enrolment.device_class, enrolment.labels) == ("camera", {"site": "berlin"})
-    assert enrolment.device_id == device_id_of(device.public)
+    taken = tokens.redeem(tokens.issue("camera", {"site": "berlin"}, HOUR), device.public)
+    assert (taken.device_class, taken.labels) == ("camera", {"site": "berlin"})
+    assert taken.device_id == device_id_of(device.public)
 
 
 def test_the_registry_holds_no_token(tokens: Tokens) -> None:
