@@ -1,13 +1,16 @@
 """Both databases, fresh for each test: SQLite in a file and a real PostgreSQL."""
 
 import itertools
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benchmarks.serving.postgres import Postgres
 
+from edgewright.server.store.kept import Device
 from edgewright.server.store.store import Store, make_store
 
 _NUMBERS = itertools.count()
@@ -58,3 +61,14 @@ def _one_of(server: Postgres, like: str) -> Iterator[str]:
     name = f"t{next(_NUMBERS)}"
     yield server.make(name, like=like)
     server.tell(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def enrol(store: Store) -> Callable[..., Device]:
+    """Enrols a device with a key of its own."""
+
+    def run(device_class: str = "camera", **offered: Any) -> Device:
+        token = store.devices.invite(device_class, made_by="user:ann", now_s=0.0, lifetime_s=60.0, **offered)
+        return store.devices.enrol(token, os.urandom(32), now_s=1.0)
+
+    return run

@@ -141,9 +141,9 @@ def _parts(connection: Connection, heading: _Heading) -> Iterator[_Heading | _Ro
     yield heading
     for table in metadata.sorted_tables:
         found = connection.execution_options(yield_per=_ROWS).execute(select(table).order_by(*table.primary_key))
-        columns = list(found.keys())
+        columns = [str(column.name) for column in table.columns]
         for rows in found.partitions():
-            yield _Rows(table.name, columns, [list(row) for row in rows])
+            yield _Rows(str(table.name), columns, [list(row) for row in rows])
 
 
 def _read(path: Path) -> Iterator[_Rows]:

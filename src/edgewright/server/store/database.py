@@ -179,7 +179,9 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str,
     if not rows:
         return 0
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    return connection.execute(dialect.insert(table).on_conflict_do_nothing(), [dict(row) for row in rows]).rowcount
+    # Counted by what comes back: drivers know no number of rows for a statement with many sets of values.
+    new = dialect.insert(table).on_conflict_do_nothing().returning(*table.primary_key)
+    return len(connection.execute(new, [dict(row) for row in rows]).all())
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

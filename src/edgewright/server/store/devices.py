@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
 
-from edgewright.contract.errors import WorkError
+from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.names import checked_name
 from edgewright.contract.status import Status
 from edgewright.server.access import hash_of, new_secret
@@ -254,7 +254,7 @@ def _one(device_id: str) -> Select[Any]:
 def _device(row: Row[Any]) -> Device:
     try:
         status = msgspec.json.decode(row.body, type=Status)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, InputError) as error:
         raise WorkError(
             f"what device {row.id} said last cannot be read: {error}", remedy="Wait until it checks in again."
         ) from error
