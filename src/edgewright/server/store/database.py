@@ -29,7 +29,7 @@ _PRAGMAS = {
     "journal_mode": "WAL",
     "synchronous": "FULL",
     "foreign_keys": "ON",
-    "busy_timeout": "5000",
+    "busy_timeout": "1000",
     "cache_size": "-65536",
     "temp_store": "MEMORY",
     "journal_size_limit": "67108864",
