@@ -48,7 +48,13 @@ class Postgres:
         self._user = "nobody" if os.geteuid() == 0 else None
         if self._user:
             shutil.chown(self.folder, self._user)
-        made = [self._bin / "initdb", "--auth=trust", "--encoding=utf8", "--locale=C", "--username=edgewright"]
+        made: list[str | Path] = [
+            self._bin / "initdb",
+            "--auth=trust",
+            "--encoding=utf8",
+            "--locale=C",
+            "--username=edgewright",
+        ]
         self._run([*made, "--no-sync", "-D", self.folder / "data"])
         self.start()
 
@@ -113,7 +119,7 @@ class Postgres:
                 fields = stat.read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            if int(fields[2]) == self._process.pid or int(stat.parent.name) == self._process.pid:
+            if int(fields[1]) == self._process.pid or int(stat.parent.name) == self._process.pid:
                 ticks += int(fields[11]) + int(fields[12])
         # Processes that have ended are counted by the one that started them.
         own = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()

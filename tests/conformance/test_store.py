@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import Connection, select, text
 
 from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.query import Counted, Query, Template, digest_of
@@ -42,13 +42,16 @@ def check_in(device: Device, status: Status = GOOD, at_s: float = 10.0, **more: 
 
 def changed(store: Store, statement: str) -> None:
     """Do behind the store's back what only who owns the database can."""
-    kept = ("DROP TRIGGER audit_no_UPDATE", "DROP TRIGGER audit_no_DELETE")
     if store.database.is_sqlite:
-        statements = tuple(one.lower().replace("drop trigger", "DROP TRIGGER IF EXISTS") for one in kept)
+        first = ["DROP TRIGGER audit_no_update", "DROP TRIGGER audit_no_delete"]
     else:
-        statements = ("DROP TRIGGER IF EXISTS audit_kept ON audit",)
-    for one in (*statements, statement):
-        store.database.write(lambda connection, one=one: connection.execute(text(one)))
+        first = ["DROP TRIGGER audit_kept ON audit"]
+
+    def work(connection: Connection) -> None:
+        for one in (*first, statement):
+            connection.execute(text(one))
+
+    store.database.write(work)
 
 
 # Devices.

@@ -1,7 +1,6 @@
 """What the store promises when several write, when a leader dies, and when the database goes away."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from benchmarks.serving.postgres import Postgres
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
-from edgewright.contract.errors import InputError
+from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.status import StageOutcome, Status
 from edgewright.server.store.database import GoneError, checked_address, open_database
 from edgewright.server.store.evidence import TakenError
@@ -231,8 +230,12 @@ def test_a_file_that_another_holds_is_waited_for_and_given_up_on(tmp_path: Path)
     one, other = make_store(address), open_store(address, patience_s=0.1)
     holding, over = threading.Event(), threading.Event()
 
+    def work(_: Connection) -> None:
+        holding.set()
+        over.wait(60)
+
     def hold() -> None:
-        one.database.write(lambda _: (holding.set(), over.wait(60)))
+        one.database.write(work)
 
     thread = threading.Thread(target=hold)
     thread.start()
@@ -257,7 +260,7 @@ def test_a_disk_that_goes_away_and_comes_back_costs_nothing(tmp_path: Path) -> N
     address = f"sqlite:///{folder / 'fleet.db'}"
     make_store(address).close()
     folder.rename(tmp_path / "away")
-    timer = later(1.0, lambda: shutil.move(tmp_path / "away", folder))
+    timer = later(1.0, lambda: os.rename(tmp_path / "away", folder))  # noqa: PTH104 (returns nothing)
     store = open_store(address, patience_s=30.0)
     timer.join()
     assert store.audit.write("server", "start", "", at_s=1.0).number == 1
@@ -283,8 +286,13 @@ def test_waiting_is_bounded_and_grows(tmp_path: Path) -> None:
 
 def test_what_cannot_help_is_not_tried_again(store: Store) -> None:
     tries = []
-    with pytest.raises(Exception, match="nowhere"):
-        store.database.read(lambda connection: (tries.append(1), connection.execute(text("SELECT 1 FROM nowhere"))))
+
+    def work(connection: Connection) -> None:
+        tries.append(1)
+        connection.execute(text("SELECT 1 FROM nowhere"))
+
+    with pytest.raises(WorkError, match="nowhere"):
+        store.database.read(work)
     assert tries == [1]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, insert, select, text
+from sqlalchemy import Connection, Row, Select, insert, select, text
 
 from edgewright.server.store.database import Database
 from edgewright.server.store.kept import AuditEntry
@@ -69,7 +69,7 @@ class Audit:
         query = (
             select(audit).where(audit.c.number < before).order_by(audit.c.number.desc()).limit(min(limit, _PAGE))
         )
-        return self.database.read(lambda connection: [_entry(row) for row in connection.execute(query)])
+        return self._some(query)
 
     def head(self) -> tuple[int, str]:
         """Return the last entry's number and digest, to be kept elsewhere; 0 and zeros if there is none."""
@@ -94,11 +94,14 @@ class Audit:
         after = 0
         while True:
             query = select(audit).where(audit.c.number > after).order_by(audit.c.number).limit(_PAGE)
-            rows = self.database.read(lambda connection, query=query: connection.execute(query).all())
-            if not rows:
+            found = self._some(query)
+            if not found:
                 return
-            yield from map(_entry, rows)
-            after = rows[-1].number
+            yield from found
+            after = found[-1].number
+
+    def _some(self, query: Select[Any]) -> list[AuditEntry]:
+        return self.database.read(lambda connection: [_entry(row) for row in connection.execute(query)])
 
 
 def chained(entry: AuditEntry) -> AuditEntry:
