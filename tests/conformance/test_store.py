@@ -332,11 +332,18 @@ def test_an_alert_tells_when_it_changes_and_only_then(store: Store) -> None:
     def judged(state: AlertState, at_s: float) -> Alert:
         return Alert("crashes", "camera/1.1", state, at_s, at_s, "8 % crash", msgspec.Raw(b'{"rate":0.08}'))
 
-    assert [(one.before, one.after) for one in store.alerts.put([judged("pending", 1.0)])] == [("", "pending")]
-    assert store.alerts.put([judged("pending", 2.0)]) == []
+    def told(after: int) -> list[tuple[str, str]]:
+        return [(one.before, one.after) for one in store.alerts.changes_after(after)]
+
+    store.alerts.put([judged("pending", 1.0)])
+    assert told(0) == [("", "pending")]
+    last = store.alerts.changes()[0].number
+    store.alerts.put([judged("pending", 2.0)])
+    assert told(last) == []
     assert store.alerts.silence("crashes", "camera/1.1", until_s=99.0)
     assert not store.alerts.silence("crashes", "hall", until_s=99.0)
-    assert [(one.before, one.after) for one in store.alerts.put([judged("firing", 3.0)])] == [("pending", "firing")]
+    store.alerts.put([judged("firing", 3.0)])
+    assert told(last) == [("pending", "firing")]
     (alert,) = store.alerts.all("firing")
     assert (alert.silenced_until_s, alert.at_s, alert.inputs) == (99.0, 3.0, msgspec.Raw(b'{"rate":0.08}'))
     assert store.alerts.all("resolved") == []

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 from benchmarks.serving.postgres import Postgres
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
+from sqlalchemy.exc import OperationalError
 
-from edgewright.contract.errors import InputError, WorkError
+from edgewright.contract.errors import InputError, OutputError, WorkError
 from edgewright.contract.status import StageOutcome, Status
+from edgewright.server.access import Role
 from edgewright.server.store.database import GoneError, checked_address, open_database
 from edgewright.server.store.evidence import TakenError
 from edgewright.server.store.kept import CheckIn, Decision, Device, KeptLetter
@@ -302,6 +305,69 @@ def test_errors_show_no_password(tmp_path: Path) -> None:
         database.read(lambda connection: None)
     assert "hunter22" not in str(told.value)
     assert "ann" in str(told.value)
+
+
+@pytest.fixture
+def unheard(store: Store) -> Callable[[], None]:
+    """Lets the next commit succeed and its answer be lost."""
+    lost = [False]
+
+    def commit(connection: Connection) -> None:
+        if lost[0]:
+            lost[0] = False
+            connection.connection.commit()
+            raise OperationalError("COMMIT", {}, sqlite3.OperationalError("lost"), connection_invalidated=True)
+
+    event.listen(store.database.engine, "commit", commit)
+
+    def run() -> None:
+        assert not lost[0], "the one before was never lost"
+        lost[0] = True
+
+    return run
+
+
+def test_what_was_committed_unheard_is_not_done_twice(
+    store: Store, enrol: Enrol, unheard: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgewright.server.store.database._passes", lambda error: True)
+    device = enrol(bench=True)
+    batch = [CheckIn(device.id, "camera", GOOD, 10.0, "n"), CheckIn(device.id, "camera", GOOD, 11.0, "n")]
+    unheard()
+    assert store.check_ins.take(batch) == [True, False]
+    unheard()
+    assert store.check_ins.take([CheckIn(device.id, "camera", GOOD, 12.0)]) == [True]
+    assert [hour.check_ins for hour in store.check_ins.hours(0.0, 3600.0)] == [2]
+    unheard()
+    assert store.audit.write("server", "start", "", at_s=1.0).number == store.audit.head()[0] == 1
+    unheard()
+    store.decisions.put(Decision(ROLLOUT, 1, 1.0, "hold", ""))
+    unheard()
+    token = store.devices.invite("hall", made_by="server", now_s=0.0, lifetime_s=60.0)
+    unheard()
+    assert store.devices.enrol(token, os.urandom(32), now_s=1.0).device_class == "hall"
+    unheard()
+    store.jobs.add(device.id, "profile", b"x", made_by="user:ann", now_s=0.0)
+    assert len(store.jobs.all()) == 1
+    unheard()
+    store.people.add_user("ann", Role.VIEWER, "correct horse battery", now_s=0.0)
+    unheard()
+    assert store.people.token(
+        store.people.add_token("ci", Role.VIEWER, made_by="server", now_s=0.0, lifetime_s=60.0), now_s=1.0
+    )
+
+
+def test_a_new_file_is_its_owners_alone_and_one_that_cannot_be_made_is_told_at_once(tmp_path: Path) -> None:
+    store = make_store(f"sqlite:///{tmp_path / 'fleet.db'}")
+    store.audit.write("server", "start", "", at_s=1.0)
+    assert {path.name: path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {
+        "fleet.db": 0,
+        "fleet.db-shm": 0,
+        "fleet.db-wal": 0,
+    }
+    store.close()
+    with pytest.raises(OutputError, match="cannot be written"):
+        make_store(f"sqlite:///{tmp_path / 'nowhere' / 'fleet.db'}")
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,8 @@ def test_a_backup_restores_everything_on_either_database(store: Store, others: l
         assert everything(other) == everything(store)
         assert other.audit.broken_at(known=store.audit.head()) is None
         # It goes on where it stopped.
-        assert other.alerts.put([Alert("crashes", "camera", "resolved", 2.0, 2.0)])
+        other.alerts.put([Alert("crashes", "camera", "resolved", 2.0, 2.0)])
+        assert [change.after for change in other.alerts.changes()] == ["resolved", "firing"]
         assert other.audit.write("server", "restore", "", at_s=2.0).number == 2
         with pytest.raises(WorkError, match="kept for good"):
             other.database.write(lambda connection: connection.execute(text("DELETE FROM decisions")))

@@ -188,7 +188,7 @@ class Requests:
     _seen: dict[str, datetime.datetime] = field(default_factory=dict)
 
     def believe(self, proof: str, method: str, path: str, body: bytes) -> str:
-        """Return which device a request is from.
+        """Return which device a request is from; the same request is believed once, in this process.
 
         Args:
             proof: From `DeviceKey.sign`.
@@ -198,6 +198,18 @@ class Requests:
 
         Raises:
             UnknownError: It is not signed by that device, for others, changed, old, or was sent before.
+        """
+        device_id, nonce = self.proved(proof, method, path, body)
+        self._once(f"{device_id}.{nonce}")
+        return device_id
+
+    def proved(self, proof: str, method: str, path: str, body: bytes) -> tuple[str, str]:
+        """Return which device signed a request, and its nonce: whoever asks must see to it that it counts once.
+
+        For several processes that keep nonces together; see `believe`.
+
+        Raises:
+            UnknownError: It is not signed by that device, for others, changed, or old.
         """
         try:
             content, signature = (
@@ -217,8 +229,7 @@ class Requests:
             raise _unbelievable("it was signed for something else")
         if age > _LIFETIME:
             raise _unbelievable(f"it was signed at {claims.issued}")
-        self._once(f"{claims.device_id}.{claims.nonce}")
-        return claims.device_id
+        return claims.device_id, claims.nonce
 
     def _once(self, nonce: str) -> None:
         now = self.now()

@@ -101,6 +101,15 @@ def test_a_signed_request_is_believed_once(requests: Requests, device: DeviceKey
         requests.believe(proof, "POST", "/status", b"{}")
 
 
+def test_who_keeps_nonces_elsewhere_is_told_them(requests: Requests, device: DeviceKey) -> None:
+    proofs = [device.sign("updates.example", "POST", "/status", b"{}", now=NOW) for _ in range(2)]
+    told = [requests.proved(proof, "POST", "/status", b"{}") for proof in (*proofs, proofs[0])]
+    assert {device_id for device_id, _ in told} == {device_id_of(device.public)}
+    assert told[0] == told[2] != told[1]
+    with pytest.raises(UnknownError, match="something else"):
+        requests.proved(proofs[0], "POST", "/status", b"{1}")
+
+
 ATTACKS: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
     "for another audience": ({"audience": "other.example"}, {}, "something else"),
     "another method": ({}, {"method": "DELETE"}, "something else"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from edgewright.server.store.database import Database
 from edgewright.server.store.kept import Alert, AlertChange, AlertState
@@ -26,29 +26,25 @@ class Alerts:
 
     database: Database
 
-    def put(self, judged: Sequence[Alert]) -> list[AlertChange]:
-        """Keep how rules stand, and return those that went to another state. A silence stays as it is."""
+    def put(self, judged: Sequence[Alert]) -> None:
+        """Keep how rules stand, and note those that went to another state. A silence stays as it is."""
 
-        def run(connection: Connection) -> list[AlertChange]:
-            changes = []
+        def run(connection: Connection) -> None:
             for alert in sorted(judged, key=lambda one: (one.rule, one.subject)):
                 mine = (alerts.c.rule == alert.rule, alerts.c.subject == alert.subject)
                 row = msgspec.structs.asdict(alert) | {"inputs": bytes(alert.inputs)}
                 del row["silenced_until_s"]
-                known = connection.execute(select(alerts.c.state).where(*mine)).scalar()
-                if known is None:
+                before = connection.execute(select(alerts.c.state).where(*mine)).scalar()
+                if before is None:
                     connection.execute(insert(alerts).values(**row))
                 else:
                     connection.execute(update(alerts).where(*mine).values(**row))
-                if known != alert.state:
-                    change = AlertChange(
-                        alert.rule, alert.subject, known or "", alert.state, alert.at_s, alert.message
-                    )
-                    connection.execute(insert(alert_changes).values(**msgspec.structs.asdict(change)))
-                    changes.append(change)
-            return changes
+                if before != alert.state:
+                    change = {name: row[name] for name in ("rule", "subject", "at_s", "message")}
+                    change |= {"before": before or "", "after": alert.state}
+                    connection.execute(insert(alert_changes).values(**change))
 
-        return self.database.write(run)
+        self.database.write(run)
 
     def silence(self, rule: str, subject: str, *, until_s: float | None) -> bool:
         """Tell nobody before then, None for telling again; whether there is such an alert."""
@@ -68,13 +64,15 @@ class Alerts:
 
     def changes(self, *, limit: int = 100) -> list[AlertChange]:
         """Return the newest changes first, at most 1,000."""
-        query = select(alert_changes).order_by(alert_changes.c.id.desc()).limit(min(limit, _PAGE))
-        return self.database.read(
-            lambda connection: [
-                AlertChange(row.rule, row.subject, row.before, row.after, row.at_s, row.message)
-                for row in connection.execute(query)
-            ]
-        )
+        return self._changes(select(alert_changes).order_by(alert_changes.c.id.desc()).limit(min(limit, _PAGE)))
+
+    def changes_after(self, number: int) -> list[AlertChange]:
+        """Return changes in order, at most 1,000: who tells people goes on after the last that was told."""
+        query = select(alert_changes).where(alert_changes.c.id > number).order_by(alert_changes.c.id)
+        return self._changes(query.limit(_PAGE))
+
+    def _changes(self, query: Select[Any]) -> list[AlertChange]:
+        return self.database.read(lambda connection: [AlertChange(*row) for row in connection.execute(query)])
 
 
 def _alert(row: Row[Any]) -> Alert:

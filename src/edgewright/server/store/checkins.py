@@ -5,6 +5,7 @@ of one. Rows are touched in order of their keys, so that two workers wait for ea
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -80,10 +81,15 @@ class CheckIns:
             return []
         spent = [_spent(one.device_id, one.nonce) if one.nonce else "" for one in batch]
         until_s = max(one.at_s for one in batch) + _NONCE_S
+        # Of the batch itself: where the connection was lost after the commit, it must not be taken again.
+        own = os.urandom(16).hex()
+        counts: list[bool] = []
 
         def run(connection: Connection) -> list[bool]:
-            left = _spend(connection, [nonce for nonce in spent if nonce], until_s)
-            counts: list[bool] = []
+            left = _spend(connection, [own, *filter(None, spent)], until_s)
+            if own not in left:
+                return counts
+            counts.clear()
             for nonce in spent:
                 counts.append(not nonce or nonce in left)
                 left.discard(nonce)

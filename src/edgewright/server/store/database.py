@@ -4,6 +4,7 @@ Work that is handed in is a function of a connection and may run more than once:
 database has committed. So each piece of work must leave the same behind when it is repeated.
 """
 
+import os
 import random
 import sqlite3
 import time
@@ -18,7 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from edgewright.contract.errors import InputError, WorkError
+from edgewright.contract.errors import InputError, OutputError, WorkError
 
 __all__ = ["Database", "GoneError", "checked_address", "file_of", "insert_new", "open_database"]
 
@@ -38,6 +39,7 @@ _PRAGMAS = {
 # Conflicts of transactions, servers that start or stop, too many connections; class 08 is the connection itself.
 _TRANSIENT = {"40001", "40P01", "53300", "55P03", "57P01", "57P02", "57P03"}
 _TRANSIENT_SQLITE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN}
+_LEAST_SQLITE = (3, 35)  # RETURNING
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.02, 1.0
 
 
@@ -148,11 +150,18 @@ def open_database(address: str, *, make: bool = False, patience_s: float = 20.0)
 
     Raises:
         InputError: The address is none.
+        OutputError: A file cannot be made.
     """
     url = checked_address(address)
     if url.drivername == "sqlite":
-        mode = "rwc" if make else "rw"
-        uri = file_of(url).as_uri() + f"?mode={mode}"
+        if sqlite3.sqlite_version_info < _LEAST_SQLITE:
+            raise InputError(
+                f"Python's SQLite is {sqlite3.sqlite_version}, at least 3.35 is needed",
+                remedy="Use a newer Python, or PostgreSQL.",
+            )
+        if make:
+            _make_file(file_of(url))
+        uri = file_of(url).as_uri() + "?mode=rw"
         engine = create_engine(
             f"sqlite:///{file_of(url)}", creator=lambda: sqlite3.connect(uri, uri=True, check_same_thread=False)
         )
@@ -182,6 +191,17 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str,
     # Counted by what comes back: drivers know no number of rows for a statement with many sets of values.
     new = dialect.insert(table).on_conflict_do_nothing().returning(*table.primary_key)
     return len(connection.execute(new, [dict(row) for row in rows]).all())
+
+
+def _make_file(path: Path) -> None:
+    """Make an empty file that is its owner's alone, unless there is one; SQLite's others beside it are like it."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror}",
+            remedy="Give one in a folder that exists.",
+        ) from error
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

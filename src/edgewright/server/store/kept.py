@@ -259,6 +259,7 @@ class AlertChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When an alert went from a state to another.
 
     Attributes:
+        number: Rises with each change.
         rule: Its name.
         subject: What it watches.
         before: State, "" before the first.
@@ -267,6 +268,7 @@ class AlertChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         message: For people.
     """
 
+    number: int
     rule: str
     subject: str
     before: str

@@ -1,8 +1,9 @@
 """Who may ask: users, tokens and sessions. Of secrets only hashes are kept."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name
@@ -173,17 +174,12 @@ class People:
                 .values(used_s=now_s)
             )
             self.database.write(lambda connection: connection.execute(used))
-        return Token(row.name, row.role, row.made_by, row.made_s, row.expires_s, row.used_s, row.retired_s)
+        return _token(row)
 
     def tokens(self) -> list[Token]:
         """Return all tokens, by name, without their secrets."""
         query = select(tokens).order_by(tokens.c.name)
-        return self.database.read(
-            lambda connection: [
-                Token(row.name, row.role, row.made_by, row.made_s, row.expires_s, row.used_s, row.retired_s)
-                for row in connection.execute(query)
-            ]
-        )
+        return self.database.read(lambda connection: [_token(row) for row in connection.execute(query)])
 
     def retire_token(self, name: str, *, now_s: float) -> None:
         """Make a token void.
@@ -200,3 +196,7 @@ class People:
 
 def _name(role: Role) -> str:
     return role.name.lower().replace("_", " ")
+
+
+def _token(row: Row[Any]) -> Token:
+    return Token(row.name, row.role, row.made_by, row.made_s, row.expires_s, row.used_s, row.retired_s)
