@@ -182,6 +182,9 @@ def test_a_check_in_that_arrives_late_does_not_undo_a_newer_one(store: Store, en
     device = enrol()
     store.check_ins.take([check_in(device, at_s=20.0)])
     store.check_ins.take([check_in(device, BAD, at_s=10.0)])
+    found = store.devices.get(device.id)
+    assert found is not None
+    assert (found.seen_s, found.status) == (20.0, GOOD)
     store.check_ins.take([check_in(device, GOOD, at_s=40.0), check_in(device, BAD, at_s=30.0)])
     found = store.devices.get(device.id)
     assert found is not None

@@ -77,10 +77,7 @@ def migrate(database: Database, *, to: str = "head", places: Sequence[Path] = (_
             scripts.get_revision(found or "base")
             context = MigrationContext.configure(
                 connection,
-                opts={
-                    "fn": lambda revision, _: scripts._upgrade_revs(to, revision),
-                    "transactional_ddl": True,
-                },
+                opts={"fn": lambda revision, _: scripts._upgrade_revs(to, revision)},
             )
             with Operations.context(context):
                 context.run_migrations()
