@@ -1,13 +1,15 @@
 """The hot path: many check-ins in one transaction. A device's last status is updated, its group's hour is added to.
 
-The statements are written by hand: PostgreSQL takes a batch as one statement over arrays, SQLite as many bindings
-of one. Rows are touched in order of their keys, so that two workers wait for each other instead of both failing.
+The statements are written by hand: PostgreSQL takes a batch as one statement over arrays (`%b` sends them in binary,
+for half of the CPU that text takes), SQLite as many bindings of one. Rows are touched in order of their keys, so that
+two workers wait for each other instead of both failing.
 """
 
 import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, select, text
@@ -33,27 +35,30 @@ _LAST_POSTGRES = """
 UPDATE statuses AS s SET seen_s=g.seen_s, model=g.model, version=g.version, digest=g.digest, state=g.state,
     arm=g.arm, refusal=g.refusal, body=g.body
 FROM unnest(
-    %s::text[], %s::float8[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bytea[]
+    %b::text[], %b::float8[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::bytea[]
 ) AS g(device_id, seen_s, model, version, digest, state, arm, refusal, body)
 WHERE s.device_id = g.device_id AND s.seen_s <= g.seen_s
 """
-_LOCK_POSTGRES = "SELECT 1 FROM statuses WHERE device_id = ANY(%s::text[]) ORDER BY device_id FOR NO KEY UPDATE"
+_LOCK_POSTGRES = "SELECT 1 FROM statuses WHERE device_id = ANY(%b::text[]) ORDER BY device_id FOR NO KEY UPDATE"
 _NONCES_SQLITE = """
 INSERT INTO nonces (nonce, until_s) SELECT value, ? FROM json_each(?) WHERE true
 ON CONFLICT DO NOTHING RETURNING nonce
 """
 _NONCES_POSTGRES = """
-INSERT INTO nonces (until_s, nonce) SELECT %s, n FROM unnest(%s::text[]) AS n ORDER BY n
+INSERT INTO nonces (until_s, nonce) SELECT %b::float8, n FROM unnest(%b::text[]) AS n ORDER BY n
 ON CONFLICT DO NOTHING RETURNING nonce
 """
 _ADDED = "check_ins refused troubled latency_count latency_sum_s battery_count battery_sum".split()
-_ROLL_UP = text(
-    "INSERT INTO rollups (span_s, start_s, device_class, model, version, arm, devices, "  # noqa: S608 (constants only)
-    + ", ".join(_ADDED)
-    + f") VALUES ({HOUR_S}, :start_s, :device_class, :model, :version, :arm, 0, "
-    + ", ".join(f":{name}" for name in _ADDED)
-    + ") ON CONFLICT (span_s, start_s, device_class, model, version, arm) DO UPDATE SET "
-    + ", ".join(f"{name} = rollups.{name} + excluded.{name}" for name in _ADDED)
+_KEY = "start_s device_class model version arm".split()
+_TYPES = "bigint text text text text bigint bigint bigint bigint float8 bigint float8".split()
+_INTO = f"INSERT INTO rollups (span_s, devices, {', '.join((*_KEY, *_ADDED))}) "
+_ADD = f"ON CONFLICT (span_s, {', '.join(_KEY)}) DO UPDATE SET " + ", ".join(
+    f"{name} = rollups.{name} + excluded.{name}" for name in _ADDED
+)
+_ROLL_UP_SQLITE = f"{_INTO} VALUES ({HOUR_S}, 0, {', '.join('?' for _ in _TYPES)}) {_ADD}"
+_ROLL_UP_POSTGRES = (
+    f"{_INTO} SELECT {HOUR_S}, 0, g.* FROM unnest({', '.join(f'%b::{kind}[]' for kind in _TYPES)}) AS g "  # noqa: S608 (constants only)
+    f"{_ADD}"
 )
 
 
@@ -169,12 +174,9 @@ def _keep_last(connection: Connection, batch: Sequence[CheckIn]) -> None:
         )
         for name, one in sorted(newest.items())
     ]
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(_LAST_SQLITE, rows)
-    else:
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        connection.exec_driver_sql(_LOCK_POSTGRES, (columns[0],))
-        connection.exec_driver_sql(_LAST_POSTGRES, tuple(columns))
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(_LOCK_POSTGRES, ([row[0] for row in rows],))
+    _each(connection, _LAST_SQLITE, _LAST_POSTGRES, rows)
 
 
 def _add_up(connection: Connection, batch: Sequence[CheckIn]) -> None:
@@ -192,8 +194,15 @@ def _add_up(connection: Connection, batch: Sequence[CheckIn]) -> None:
             batteries + (status.battery is not None),
             battery + (status.battery or 0.0),
         )
-    names = ("start_s", "device_class", "model", "version", "arm", *_ADDED)
-    rows = [dict(zip(names, (*key, *values), strict=True)) for key, values in sorted(sums.items())]
+    rows = [(*key, *values) for key, values in sorted(sums.items())]
+    # Last, for these rows are everybody's: the shorter they are held, the better.
     if rows:
-        # Last, for these rows are everybody's: the shorter they are held, the better.
-        connection.execute(_ROLL_UP, rows)
+        _each(connection, _ROLL_UP_SQLITE, _ROLL_UP_POSTGRES, rows)
+
+
+def _each(connection: Connection, sqlite: str, postgres: str, rows: list[tuple[Any, ...]]) -> None:
+    """Run a statement for all rows: over arrays of their columns where the database can."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(sqlite, rows)
+    else:
+        connection.exec_driver_sql(postgres, tuple(list(column) for column in zip(*rows, strict=True)))
