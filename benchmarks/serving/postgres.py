@@ -48,6 +48,7 @@ class Postgres:
         self._user = "nobody" if os.geteuid() == 0 else None
         if self._user:
             shutil.chown(self.folder, self._user)
+            self._bin = self._within_reach()
         made: list[str | Path] = [
             self._bin / "initdb",
             "--auth=trust",
@@ -124,6 +125,19 @@ class Postgres:
         # Processes that have ended are counted by the one that started them.
         own = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (ticks + int(own[13]) + int(own[14])) / os.sysconf("SC_CLK_TCK")
+
+    def _within_reach(self) -> Path:
+        """Return the programs, or a copy where others than root cannot come to where they are installed."""
+        seen = subprocess.run(["test", "-x", self._bin / "postgres"], user=self._user, cwd="/", check=False)
+        if not seen.returncode:
+            return self._bin
+        # They look for libraries beside the package.
+        package, copy = self._bin.parents[1], self.folder / "copy"
+        shutil.copytree(self._bin.parent, copy / package.name / self._bin.parent.name, symlinks=True)
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, copy / libraries.name, symlinks=True)
+        return copy / package.name / self._bin.parent.name / "bin"
 
     def _run(self, command: list[str | Path]) -> None:
         done = subprocess.run(command, user=self._user, cwd=self.folder, capture_output=True, check=False)
