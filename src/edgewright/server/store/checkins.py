@@ -1,8 +1,8 @@
 """The hot path: many check-ins in one transaction. A device's last status is updated, its group's hour is added to.
 
 The statements are written by hand: PostgreSQL takes a batch as one statement over arrays (`%b` sends them in
-binary, for half of the CPU that text takes), SQLite as many bindings of one. Rows are touched in order of their keys,
-so that two workers wait for each other instead of both failing.
+binary, for half of the CPU that text takes), SQLite as many bindings of one. Rows are touched in order of their
+keys, so that two workers wait for each other instead of both failing.
 """
 
 import hashlib
