@@ -6,7 +6,7 @@ import sys
 # Everything that an extra or another package could bring along.
 STUDIO = (
     "bsdiff4 dp_accounting obstore onnx opendp optuna rich scipy pyarrow PIL jinja2 river torch sklearn sqlalchemy "
-    "pandas hypothesis pytest"
+    "alembic psycopg pandas hypothesis pytest"
 )
 
 BARE = f"""
@@ -24,7 +24,7 @@ for room in (edgewright.contract, edgewright.device, edgewright.privacy, edgewri
         if module.name not in ("edgewright.trust.bucket", "edgewright.trust.tpm"):  # each with an extra of its own
             importlib.import_module(module.name)
             print(module.name)
-import edgewright.cli.device, edgewright.cli.helper
+import edgewright.cli.device, edgewright.cli.helper, edgewright.server.access, edgewright.server.store.kept
 assert "onnxruntime" not in sys.modules, "the core of the agent loads the runtime"
 """
 

@@ -22,7 +22,7 @@ from edgewright.contract.names import checked_name
 from edgewright.trust.keystore import write_secret
 from edgewright.trust.store import ExistsError, Store
 
-__all__ = ["DeviceKey", "Enrolment", "Requests", "Tokens", "UnknownError", "device_id_of", "new_device_key"]
+__all__ = ["DeviceKey", "Invitation", "Requests", "Tokens", "UnknownError", "device_id_of", "new_device_key"]
 
 _KEY_BYTES = 32
 _LIFETIME = datetime.timedelta(minutes=5)
@@ -33,8 +33,8 @@ class UnknownError(WorkError):
     """A token or a request is not to be believed."""
 
 
-class Enrolment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a token makes of a device.
+class Invitation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a token offers to one device, and which one has taken it.
 
     Attributes:
         device_class: Of the device.
@@ -146,11 +146,11 @@ class Tokens:
         """
         checked_name("device class", device_class)
         token = base64.b32encode(os.urandom(20)).decode()
-        enrolment = Enrolment(device_class, dict(labels), (self.now() + lifetime).isoformat())
-        self.store.create(f"tokens/{_hash(token)}.json", msgspec.json.encode(enrolment))
+        invitation = Invitation(device_class, dict(labels), (self.now() + lifetime).isoformat())
+        self.store.create(f"tokens/{_hash(token)}.json", msgspec.json.encode(invitation))
         return token
 
-    def redeem(self, token: str, public: bytes) -> Enrolment:
+    def redeem(self, token: str, public: bytes) -> Invitation:
         """Enrol a device; the token is used up.
 
         Raises:
@@ -159,10 +159,10 @@ class Tokens:
         known = self.store.read(f"tokens/{_hash(token)}.json")
         if known is None:
             raise UnknownError("the token is none of this fleet", remedy="Ask for a new one.")
-        enrolment = msgspec.json.decode(known, type=Enrolment)
-        if datetime.datetime.fromisoformat(enrolment.expires) <= self.now():
-            raise UnknownError(f"the token is void since {enrolment.expires}", remedy="Ask for a new one.")
-        used = msgspec.structs.replace(enrolment, device_id=device_id_of(public), public=public.hex())
+        invitation = msgspec.json.decode(known, type=Invitation)
+        if datetime.datetime.fromisoformat(invitation.expires) <= self.now():
+            raise UnknownError(f"the token is void since {invitation.expires}", remedy="Ask for a new one.")
+        used = msgspec.structs.replace(invitation, device_id=device_id_of(public), public=public.hex())
         try:
             self.store.create(f"enrolled/{_hash(token)}.json", msgspec.json.encode(used))
         except ExistsError:
@@ -188,7 +188,7 @@ class Requests:
     _seen: dict[str, datetime.datetime] = field(default_factory=dict)
 
     def believe(self, proof: str, method: str, path: str, body: bytes) -> str:
-        """Return which device a request is from.
+        """Return which device a request is from; the same request is believed once, in this process.
 
         Args:
             proof: From `DeviceKey.sign`.
@@ -198,6 +198,18 @@ class Requests:
 
         Raises:
             UnknownError: It is not signed by that device, for others, changed, old, or was sent before.
+        """
+        device_id, nonce = self.proved(proof, method, path, body)
+        self._once(f"{device_id}.{nonce}")
+        return device_id
+
+    def proved(self, proof: str, method: str, path: str, body: bytes) -> tuple[str, str]:
+        """Return which device signed a request, and its nonce: whoever asks must see to it that it counts once.
+
+        For several processes that keep nonces together; see `believe`.
+
+        Raises:
+            UnknownError: It is not signed by that device, for others, changed, or old.
         """
         try:
             content, signature = (
@@ -217,8 +229,7 @@ class Requests:
             raise _unbelievable("it was signed for something else")
         if age > _LIFETIME:
             raise _unbelievable(f"it was signed at {claims.issued}")
-        self._once(f"{claims.device_id}.{claims.nonce}")
-        return claims.device_id
+        return claims.device_id, claims.nonce
 
     def _once(self, nonce: str) -> None:
         now = self.now()

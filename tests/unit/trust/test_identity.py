@@ -43,9 +43,9 @@ def requests(device: DeviceKey, clock: Clock) -> Requests:
 
 
 def test_a_token_enrols_one_device(tokens: Tokens, device: DeviceKey) -> None:
-    enrolment = tokens.redeem(tokens.issue("camera", {"site": "berlin"}, HOUR), device.public)
-    assert (enrolment.device_class, enrolment.labels) == ("camera", {"site": "berlin"})
-    assert enrolment.device_id == device_id_of(device.public)
+    taken = tokens.redeem(tokens.issue("camera", {"site": "berlin"}, HOUR), device.public)
+    assert (taken.device_class, taken.labels) == ("camera", {"site": "berlin"})
+    assert taken.device_id == device_id_of(device.public)
 
 
 def test_the_registry_holds_no_token(tokens: Tokens) -> None:
@@ -99,6 +99,15 @@ def test_a_signed_request_is_believed_once(requests: Requests, device: DeviceKey
     assert requests.believe(proof, "POST", "/status", b"{}") == device_id_of(device.public)
     with pytest.raises(UnknownError, match="sent before"):
         requests.believe(proof, "POST", "/status", b"{}")
+
+
+def test_who_keeps_nonces_elsewhere_is_told_them(requests: Requests, device: DeviceKey) -> None:
+    proofs = [device.sign("updates.example", "POST", "/status", b"{}", now=NOW) for _ in range(2)]
+    told = [requests.proved(proof, "POST", "/status", b"{}") for proof in (*proofs, proofs[0])]
+    assert {device_id for device_id, _ in told} == {device_id_of(device.public)}
+    assert told[0] == told[2] != told[1]
+    with pytest.raises(UnknownError, match="something else"):
+        requests.proved(proofs[0], "POST", "/status", b"{1}")
 
 
 ATTACKS: dict[str, tuple[dict[str, object], dict[str, object], str]] = {

@@ -1,0 +1,1 @@
+"""What the server's benchmarks, and its tests, are run against."""

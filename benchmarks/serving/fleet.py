@@ -1,0 +1,127 @@
+"""An enrolled fleet in a store, and the check-ins that it sends; and what a bare driver does for the same rows."""
+
+import itertools
+import random
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import psycopg
+from sqlalchemy import insert, text
+
+from edgewright.contract.refusal import Refusal
+from edgewright.contract.status import Status
+from edgewright.server.store.database import checked_address, file_of
+from edgewright.server.store.kept import CheckIn
+from edgewright.server.store.records import devices, statuses
+from edgewright.server.store.store import Store
+
+__all__ = ["bare", "batches", "enrol"]
+
+_CHUNK = 5000
+_CLASSES, _VERSIONS = ("camera", "hall", "wrist"), ("1.0", "1.1", "1.2")
+_NOW_S = 1_795_000_000.0
+
+
+def enrol(store: Store, count: int) -> list[str]:
+    """Put devices into a store at once, as if each had been enrolled, and return their names."""
+    names = [f"{number:032x}" for number in range(count)]
+    nothing = {"model": "", "version": "", "digest": "", "arm": "", "refusal": "", "state": "empty"}
+    for start in range(0, count, _CHUNK):
+        part = names[start : start + _CHUNK]
+        rows = [
+            {
+                "id": name,
+                "public": int(name, 16).to_bytes(32, "big"),
+                "device_class": _CLASSES[int(name, 16) % len(_CLASSES)],
+                "channel": "",
+                "labels": b"{}",
+                "bench": False,
+                "enrolled_s": _NOW_S,
+            }
+            for name in part
+        ]
+        said = [{"device_id": name, "seen_s": 0.0, "body": b"{}", **nothing} for name in part]
+        store.database.write(
+            lambda connection, rows=rows, said=said: (  # type: ignore[misc]
+                connection.execute(insert(devices), rows),
+                connection.execute(insert(statuses), said),
+            )
+        )
+    if not store.database.is_sqlite:
+        store.database.write(lambda connection: connection.execute(text("ANALYZE")))
+    return names
+
+
+def batches(names: Sequence[str], size: int, *, seed: int = 0) -> Iterator[list[CheckIn]]:
+    """Return batches without end: every device in turn, in random order, with a nonce of its own each time."""
+    draw = random.Random(seed)  # noqa: S311 (no secret)
+    order = list(names)
+    draw.shuffle(order)
+    said = [
+        Status(
+            "digits",
+            version,
+            "a" * 64,
+            "idle",
+            proven=version,
+            refusal=refusal,
+            latency_s=0.004,
+            uptime_s=86400.0,
+            free_bytes=1 << 33,
+            battery=0.8,
+            agent="0.6.0",
+            snapshot="c" * 64,
+            checked="2026-11-21T12:00:00+00:00",
+        )
+        for version in _VERSIONS
+        for refusal in (None, None, None, Refusal("disk", "model.onnx", "the disk is full"))
+    ]
+    everybody = itertools.cycle(order)
+    for number in itertools.count():
+        yield [
+            CheckIn(
+                name,
+                _CLASSES[int(name, 16) % len(_CLASSES)],
+                said[(number + place) % len(said)],
+                _NOW_S + number,
+                f"{number}.{place}",
+                _VERSIONS[place % 2],
+            )
+            for place, name in enumerate(itertools.islice(everybody, size))
+        ]
+
+
+def bare(address: str) -> tuple[Callable[[Sequence[CheckIn]], None], Callable[[], None]]:
+    """Return what updates the same rows with the bare driver, one transaction a batch, and what ends it.
+
+    It encodes the status and updates it; it knows no nonces and no roll-ups, and its rows are the same.
+    """
+    encode = msgspec.json.encode
+    url = checked_address(address)
+    if url.drivername == "sqlite":
+        file = sqlite3.connect(Path(file_of(url)), isolation_level=None)
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-65536"):
+            file.execute(f"PRAGMA {pragma}")
+
+        def update_file(batch: Sequence[CheckIn]) -> None:
+            file.execute("BEGIN IMMEDIATE")
+            file.executemany(
+                "UPDATE statuses SET seen_s=?, version=?, body=? WHERE device_id=?",
+                [(one.at_s, one.status.version, encode(one.status), one.device_id) for one in batch],
+            )
+            file.execute("COMMIT")
+
+        return update_file, file.close
+    server = psycopg.connect(address)
+
+    def update_server(batch: Sequence[CheckIn]) -> None:
+        with server.cursor() as cursor:
+            cursor.executemany(
+                "UPDATE statuses SET seen_s=%s, version=%s, body=%s WHERE device_id=%s",
+                [(one.at_s, one.status.version, encode(one.status), one.device_id) for one in batch],
+            )
+        server.commit()
+
+    return update_server, server.close

@@ -1,0 +1,195 @@
+"""Who may do what: roles, secrets that are kept as hashes, sessions as data. Pure but for the system's randomness.
+
+Tokens and sessions are 256 random bits, so one SHA-256 hides them as well as a slow hash would; they are looked up
+by that hash, which tells nobody's clock anything about the secret. Passwords are people's, so they cost scrypt.
+"""
+
+import base64
+import hashlib
+import hmac
+import os
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+from edgewright.contract.errors import InputError
+
+__all__ = [
+    "RIGHTS",
+    "Right",
+    "Role",
+    "Session",
+    "alive",
+    "csrf_matches",
+    "csrf_of",
+    "hash_of",
+    "may",
+    "new_secret",
+    "new_session",
+    "password_matches",
+    "protected",
+    "role_of",
+]
+
+Right = Literal[
+    "look",  # at the fleet, rollouts, alerts, decisions, the audit log
+    "silence alerts",
+    "run jobs",  # on bench devices
+    "ask queries",
+    "invite devices",
+    "retire devices",
+    "pause rollouts",
+    "roll back",  # towards what devices had before: never wait for a release manager
+    "start rollouts",
+    "advance rollouts",
+    "approve actions",
+    "manage access",
+]
+Purpose = Literal["token", "session", "invitation"]
+
+
+class Role(IntEnum):
+    """Who somebody is; each may what the ones before may."""
+
+    VIEWER = 1
+    OPERATOR = 2
+    RELEASE_MANAGER = 3
+
+
+# The least role for each right.
+RIGHTS: dict[Right, Role] = {
+    "look": Role.VIEWER,
+    "silence alerts": Role.OPERATOR,
+    "run jobs": Role.OPERATOR,
+    "ask queries": Role.OPERATOR,
+    "invite devices": Role.OPERATOR,
+    "retire devices": Role.OPERATOR,
+    "pause rollouts": Role.OPERATOR,
+    "roll back": Role.OPERATOR,
+    "start rollouts": Role.RELEASE_MANAGER,
+    "advance rollouts": Role.RELEASE_MANAGER,
+    "approve actions": Role.RELEASE_MANAGER,
+    "manage access": Role.RELEASE_MANAGER,
+}
+# Interactive logins, RFC 7914: 32 MB and a twentieth of a second.
+_N, _R, _P = 1 << 15, 8, 1
+_MEMORY = 128 * _R * (_N + _P + 2)
+_SALT_BYTES, _KEY_BYTES = 16, 32
+_LEAST_LETTERS, _MOST_LETTERS = 12, 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Somebody who has logged in.
+
+    Attributes:
+        user: Who.
+        role: Of the user, as it is now.
+        made_s: When it began, seconds since 1970, UTC.
+        seen_s: When it was used last.
+        expires_s: When it ends, however much it is used.
+    """
+
+    user: str
+    role: Role
+    made_s: float
+    seen_s: float
+    expires_s: float
+
+
+def role_of(name: str) -> Role:
+    """Return a role by its name.
+
+    Raises:
+        InputError: There is none of that name.
+
+    >>> role_of("release manager").name
+    'RELEASE_MANAGER'
+    """
+    try:
+        return Role[name.upper().replace(" ", "_")]
+    except KeyError:
+        known = ", ".join(role.name.lower().replace("_", " ") for role in Role)
+        raise InputError(f"there is no role {name[:80]!r}", remedy=f"Use one of {known}.") from None
+
+
+def may(role: Role, right: Right) -> bool:
+    """Whether a role has a right; an unknown right is nobody's.
+
+    >>> may(Role.OPERATOR, "roll back"), may(Role.OPERATOR, "start rollouts")
+    (True, False)
+    """
+    least = RIGHTS.get(right)
+    return least is not None and role >= least
+
+
+def new_secret(purpose: Purpose) -> str:
+    """Return a token, a session's secret or an invitation: 256 random bits, with what they are for in front."""
+    return f"ew_{purpose}_{base64.urlsafe_b64encode(os.urandom(32)).rstrip(b'=').decode()}"
+
+
+def hash_of(secret: str) -> str:
+    """Return what is kept of a secret of `new_secret`, hexadecimal."""
+    return hashlib.sha256(b"edgewright.secret.1" + secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def protected(password: str, *, salt: bytes | None = None) -> str:
+    """Return what is kept of a password.
+
+    Args:
+        password: 12 letters at least.
+        salt: 16 bytes; fresh ones if not given, as always outside of tests.
+
+    Raises:
+        InputError: The password is too short or too long.
+    """
+    if not _LEAST_LETTERS <= len(password) <= _MOST_LETTERS:
+        raise InputError(
+            f"a password of {len(password)} letters", remedy=f"Take {_LEAST_LETTERS} to {_MOST_LETTERS}."
+        )
+    salt = os.urandom(_SALT_BYTES) if salt is None else salt
+    return f"scrypt${_N}${_R}${_P}${salt.hex()}${_derived(password, salt).hex()}"
+
+
+# Compared with where there is no such user, so that the answer takes as long as for a wrong password.
+_NOBODY = f"scrypt${_N}${_R}${_P}${bytes(_SALT_BYTES).hex()}${bytes(_KEY_BYTES).hex()}"
+
+
+def password_matches(password: str, kept: str | None) -> bool:
+    """Whether a password is the one of which something was kept; it takes as long where nothing was.
+
+    Args:
+        password: As it was typed.
+        kept: From `protected`; None if there is no such user.
+    """
+    known = (kept or _NOBODY).split("$")
+    if known[:4] != ["scrypt", str(_N), str(_R), str(_P)] or len(known) != 6:
+        return False
+    found = _derived(password[: _MOST_LETTERS + 1], bytes.fromhex(known[4]))
+    return hmac.compare_digest(found, bytes.fromhex(known[5])) and kept is not None
+
+
+def new_session(user: str, role: Role, *, now_s: float, lifetime_s: float) -> tuple[str, Session]:
+    """Return a session and the secret that its cookie carries; never one that was sent by whoever logs in."""
+    return new_secret("session"), Session(user, role, now_s, now_s, now_s + lifetime_s)
+
+
+def alive(session: Session, *, now_s: float, idle_s: float) -> bool:
+    """Whether a session still counts: neither over nor unused for too long."""
+    return now_s < session.expires_s and now_s - session.seen_s < idle_s
+
+
+def csrf_of(secret: str) -> str:
+    """Return what a page's forms carry, bound to the session: who cannot read the page cannot know it."""
+    return hmac.new(b"edgewright.csrf.1", secret.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+
+def csrf_matches(secret: str, told: str) -> bool:
+    """Whether a form's token is the session's, in constant time."""
+    return hmac.compare_digest(csrf_of(secret).encode(), told.encode("utf-8", "surrogatepass"))
+
+
+def _derived(password: str, salt: bytes) -> bytes:
+    return hashlib.scrypt(
+        password.encode("utf-8", "surrogatepass"), salt=salt, n=_N, r=_R, p=_P, maxmem=_MEMORY, dklen=_KEY_BYTES
+    )

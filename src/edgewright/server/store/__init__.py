@@ -1,0 +1,8 @@
+"""One store, two databases: SQLite in a file, or PostgreSQL.
+
+from edgewright.server.store.store import make_store
+store = make_store("sqlite:///fleet.db")
+store.check_ins.take(batch)
+"""
+
+__all__: list[str] = []

@@ -1,0 +1,286 @@
+"""Devices: invited by a token that is kept as its hash, enrolled once, retired, listed and counted."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
+
+from edgewright.contract.errors import InputError, WorkError
+from edgewright.contract.names import checked_name
+from edgewright.contract.status import Status
+from edgewright.server.access import hash_of, new_secret
+from edgewright.server.store.database import Database
+from edgewright.server.store.kept import Device, Group, Invited
+from edgewright.server.store.records import device_labels, devices, invitations, statuses
+from edgewright.trust.identity import UnknownError, device_id_of
+
+__all__ = ["Devices"]
+
+_PAGE = 1000
+_DEVICE = (devices, statuses.c.seen_s, statuses.c.arm, statuses.c.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """The devices of a fleet.
+
+    Attributes:
+        database: That holds them.
+    """
+
+    database: Database
+
+    def invite(
+        self,
+        device_class: str,
+        *,
+        made_by: str,
+        now_s: float,
+        lifetime_s: float,
+        labels: Mapping[str, str] | None = None,
+        channel: str = "",
+        bench: bool = False,
+    ) -> str:
+        """Return a token that enrols one device; only its hash is kept.
+
+        Raises:
+            InputError: A class, a label or a channel is no name.
+        """
+        checked_name("device class", device_class)
+        for name in (*(labels or {}), *([channel] if channel else [])):
+            checked_name("label or channel", name)
+        token = new_secret("invitation")
+        row = {
+            "hash": hash_of(token),
+            "device_class": device_class,
+            "channel": channel,
+            "labels": msgspec.json.encode(dict(labels or {})),
+            "bench": bench,
+            "made_by": made_by,
+            "made_s": now_s,
+            "expires_s": now_s + lifetime_s,
+        }
+        self.database.write(
+            lambda connection: (
+                connection.execute(select(invitations.c.hash).where(invitations.c.hash == row["hash"])).first()
+                or connection.execute(insert(invitations).values(row))
+            )
+        )
+        return token
+
+    def invited(self, *, now_s: float) -> list[Invited]:
+        """Return who may still enrol, the newest first."""
+        query = (
+            select(invitations)
+            .where(invitations.c.used_s.is_(None), invitations.c.expires_s > now_s)
+            .order_by(invitations.c.made_s.desc())
+        )
+        return self.database.read(lambda connection: [_invited(row) for row in connection.execute(query)])
+
+    def enrol(self, token: str, public: bytes, *, now_s: float) -> Device:
+        """Enrol a device; the token is used up. The same device may say the same again, should the answer be lost.
+
+        Raises:
+            UnknownError: The token is none, void, or another device's, or the device was retired.
+        """
+        key = hash_of(token)
+        device_id = device_id_of(public)
+
+        def run(connection: Connection) -> Device:
+            # Of two devices with one token the first to write here has it; the other then sees it as used.
+            taken = connection.execute(
+                update(invitations)
+                .where(invitations.c.hash == key, invitations.c.used_s.is_(None), invitations.c.expires_s > now_s)
+                .values(device_id=device_id, used_s=now_s)
+            ).rowcount
+            row = connection.execute(select(invitations).where(invitations.c.hash == key)).first()
+            if row is None:
+                raise UnknownError("the token is none of this fleet", remedy="Ask for a new one.")
+            if row.used_s is None:
+                raise UnknownError("the token is void", remedy="Ask for a new one.")
+            if row.device_id != device_id:
+                raise UnknownError(
+                    "the token was used already",
+                    remedy="Ask for a new one; if nobody used it, somebody has copied it.",
+                )
+            if taken:
+                _enter(connection, device_id, public, _invited(row), now_s)
+            found = connection.execute(_one(device_id)).first()
+            if found is None or found.retired_s is not None:
+                raise UnknownError("the device was retired", remedy="Have it make a new key.")
+            return _device(found)
+
+        return self.database.write(run)
+
+    def get(self, device_id: str) -> Device | None:
+        """Return a device, None if it was never enrolled."""
+        row = self.database.read(lambda connection: connection.execute(_one(device_id)).first())
+        return None if row is None else _device(row)
+
+    def keys(self, device_ids: Sequence[str]) -> dict[str, bytes]:
+        """Return the keys of those that are enrolled and not retired."""
+        query = select(devices.c.id, devices.c.public).where(
+            devices.c.id.in_(device_ids), devices.c.retired_s.is_(None)
+        )
+        return self.database.read(lambda connection: {row.id: row.public for row in connection.execute(query)})
+
+    def retire(self, device_id: str, *, now_s: float) -> None:
+        """Believe a device no more; what it said stays.
+
+        Raises:
+            UnknownError: There is none of that name.
+        """
+        change = (
+            update(devices)
+            .where(devices.c.id == device_id)
+            .values(retired_s=func.coalesce(devices.c.retired_s, now_s))
+        )
+        if not self.database.write(lambda connection: connection.execute(change).rowcount):
+            raise UnknownError(f"there is no device {device_id[:80]!r}", remedy="List the devices.")
+
+    def mark_bench(self, device_id: str, *, bench: bool) -> None:
+        """Say whether a device takes profiling jobs.
+
+        Raises:
+            UnknownError: There is none of that name.
+        """
+        change = update(devices).where(devices.c.id == device_id).values(bench=bench)
+        if not self.database.write(lambda connection: connection.execute(change).rowcount):
+            raise UnknownError(f"there is no device {device_id[:80]!r}", remedy="List the devices.")
+
+    def page(
+        self,
+        *,
+        after: str = "",
+        limit: int = 100,
+        device_class: str = "",
+        version: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        silent_since_s: float | None = None,
+        bench: bool | None = None,
+        retired: bool = False,
+    ) -> list[Device]:
+        """Return devices in order of their names.
+
+        Args:
+            after: Name of the last device of the page before.
+            limit: Most that are returned, at most 1,000.
+            device_class: Only of that class; "" for all.
+            version: Only those that run it; "" for those that run nothing.
+            labels: Only those that have all of these.
+            silent_since_s: Only those that did not check in since then.
+            bench: Only bench devices, or only others.
+            retired: Retired ones instead of the others.
+        """
+        chosen = [devices.c.id > after, devices.c.retired_s.is_not(None) == retired]
+        if device_class:
+            chosen.append(devices.c.device_class == device_class)
+        if version is not None:
+            chosen.append(statuses.c.version == version)
+        if silent_since_s is not None:
+            chosen.append(statuses.c.seen_s < silent_since_s)
+        if bench is not None:
+            chosen.append(devices.c.bench == bench)
+        chosen += [
+            devices.c.id.in_(
+                select(device_labels.c.device_id).where(
+                    device_labels.c.name == name, device_labels.c.value == value
+                )
+            )
+            for name, value in (labels or {}).items()
+        ]
+        query = _all().where(*chosen).order_by(devices.c.id).limit(min(limit, _PAGE))
+        return self.database.read(lambda connection: [_device(row) for row in connection.execute(query)])
+
+    def each(self, device_class: str = "") -> Iterator[Device]:
+        """Return all that are not retired, page by page: those that enrol meanwhile may be among them or not."""
+        page = self.page(limit=_PAGE, device_class=device_class)
+        while page:
+            yield from page
+            page = self.page(after=page[-1].id, limit=_PAGE, device_class=device_class)
+
+    def groups(self, *, seen_since_s: float = 0.0) -> list[Group]:
+        """Return how many devices are alike, of those that checked in since then and are not retired."""
+        alike = (
+            devices.c.device_class,
+            statuses.c.model,
+            statuses.c.version,
+            statuses.c.arm,
+            statuses.c.state,
+            statuses.c.refusal,
+        )
+        query = (
+            select(*alike, func.count().label("devices"))
+            .join(devices, devices.c.id == statuses.c.device_id)
+            .where(statuses.c.seen_s >= seen_since_s, devices.c.retired_s.is_(None))
+            .group_by(*alike)
+            .order_by(*alike)
+        )
+        return self.database.read(lambda connection: [Group(**row) for row in connection.execute(query).mappings()])
+
+
+def _enter(connection: Connection, device_id: str, public: bytes, invited: Invited, now_s: float) -> None:
+    row = {
+        "device_class": invited.device_class,
+        "channel": invited.channel,
+        "labels": msgspec.json.encode(invited.labels),
+        "bench": invited.bench,
+        "enrolled_s": now_s,
+    }
+    if not connection.execute(update(devices).where(devices.c.id == device_id).values(row)).rowcount:
+        connection.execute(insert(devices).values(id=device_id, public=public, **row))
+        nothing = {"model": "", "version": "", "digest": "", "arm": "", "refusal": "", "state": "empty"}
+        connection.execute(
+            insert(statuses).values(device_id=device_id, seen_s=0.0, body=msgspec.json.encode(Status()), **nothing)
+        )
+    connection.execute(delete(device_labels).where(device_labels.c.device_id == device_id))
+    if invited.labels:
+        connection.execute(
+            insert(device_labels),
+            [{"device_id": device_id, "name": name, "value": value} for name, value in invited.labels.items()],
+        )
+
+
+def _all() -> Select[Any]:
+    return select(*_DEVICE).join(statuses, statuses.c.device_id == devices.c.id)
+
+
+def _one(device_id: str) -> Select[Any]:
+    return _all().where(devices.c.id == device_id)
+
+
+def _device(row: Row[Any]) -> Device:
+    try:
+        status = msgspec.json.decode(row.body, type=Status)
+    except (msgspec.MsgspecError, InputError) as error:
+        raise WorkError(
+            f"what device {row.id} said last cannot be read: {error}", remedy="Wait until it checks in again."
+        ) from error
+    return Device(
+        id=row.id,
+        public=row.public,
+        device_class=row.device_class,
+        enrolled_s=row.enrolled_s,
+        labels=msgspec.json.decode(row.labels, type=dict[str, str]),
+        channel=row.channel,
+        bench=row.bench,
+        seen_s=row.seen_s,
+        arm=row.arm,
+        status=status,
+        retired_s=row.retired_s,
+    )
+
+
+def _invited(row: Row[Any]) -> Invited:
+    return Invited(
+        device_class=row.device_class,
+        made_by=row.made_by,
+        made_s=row.made_s,
+        expires_s=row.expires_s,
+        labels=msgspec.json.decode(row.labels, type=dict[str, str]),
+        channel=row.channel,
+        bench=row.bench,
+        device_id=row.device_id or "",
+    )

@@ -1,0 +1,162 @@
+"""What rollouts are judged by, and what was decided: one outcome per device and stage, decisions that stay."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, func, select
+
+from edgewright.contract.errors import WorkError
+from edgewright.contract.status import StageOutcome
+from edgewright.server.store.database import Database, insert_new
+from edgewright.server.store.kept import Decision, Tally
+from edgewright.server.store.records import decisions, outcomes
+
+__all__ = ["Decisions", "Outcomes", "TakenError"]
+
+_PAGE = 1000
+
+
+class TakenError(WorkError):
+    """Another decision has this number: somebody else decides here too, or has already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """How devices fared in stages of rollouts.
+
+    Attributes:
+        database: That holds them.
+    """
+
+    database: Database
+
+    def put(self, rollout: str, said: Sequence[tuple[str, StageOutcome]], *, at_s: float, deadline_s: float) -> int:
+        """Keep each device's first outcome of a stage; a later one of the same device changes nothing.
+
+        Args:
+            rollout: From `rollout_key`.
+            said: Devices and what they said, or what was found of those that said nothing.
+            at_s: When it came.
+            deadline_s: Of the stage; what came after is marked.
+
+        Returns:
+            How many were new.
+        """
+        rows = [
+            {
+                "rollout": rollout,
+                "stage": one.stage,
+                "device_id": device_id,
+                "arm": one.arm,
+                "failed": " ".join(one.failed),
+                "latency_s": one.latency_s,
+                "at_s": at_s,
+                "late": at_s > deadline_s,
+            }
+            for device_id, one in sorted(said, key=lambda pair: (pair[1].stage, pair[0]))
+        ]
+        return self.database.write(lambda connection: insert_new(connection, outcomes, rows))
+
+    def tally(self, rollout: str, stage: int) -> list[Tally]:
+        """Return how many devices of each arm fared alike."""
+        alike = (outcomes.c.arm, outcomes.c.failed, outcomes.c.late)
+        query = (
+            select(*alike, func.count().label("devices"))
+            .where(outcomes.c.rollout == rollout, outcomes.c.stage == stage)
+            .group_by(*alike)
+            .order_by(*alike)
+        )
+        return self.database.read(
+            lambda connection: [
+                Tally(row.arm, tuple(row.failed.split()), row.late, row.devices)
+                for row in connection.execute(query)
+            ]
+        )
+
+    def of(self, rollout: str, stage: int) -> list[tuple[str, float, bool, StageOutcome]]:
+        """Return devices, when they said it, whether that was late, and what; in the order in which it came."""
+        query = (
+            select(outcomes)
+            .where(outcomes.c.rollout == rollout, outcomes.c.stage == stage)
+            .order_by(outcomes.c.at_s, outcomes.c.device_id)
+        )
+        name = rollout.rpartition("/")[2]
+
+        def run(connection: Connection) -> list[tuple[str, float, bool, StageOutcome]]:
+            return [
+                (
+                    row.device_id,
+                    row.at_s,
+                    row.late,
+                    StageOutcome(name, stage, row.arm, tuple(row.failed.split()), row.latency_s),
+                )
+                for row in connection.execute(query)
+            ]
+
+        return self.database.read(run)
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What was decided. Nothing here changes or removes one, and the database itself refuses to.
+
+    Attributes:
+        database: That holds them.
+    """
+
+    database: Database
+
+    def put(self, decision: Decision) -> None:
+        """Keep a decision. Whoever was interrupted may say the same again.
+
+        Raises:
+            TakenError: There is another one of that number, or one before it is missing.
+        """
+        row = msgspec.structs.asdict(decision) | {"inputs": bytes(decision.inputs)}
+
+        def run(connection: Connection) -> None:
+            mine = select(decisions).where(
+                decisions.c.subject == decision.subject, decisions.c.number == decision.number
+            )
+            if not (known := connection.execute(mine).first()):
+                last = self._last(connection, decision.subject)
+                if decision.number != last + 1:
+                    raise TakenError(
+                        f"decision {decision.number} about {decision.subject} would follow number {last}",
+                        remedy="Read what was decided, and decide anew.",
+                    )
+                if insert_new(connection, decisions, [row]):
+                    return
+                known = connection.execute(mine).one()
+            if _decision(known) != decision:
+                raise TakenError(
+                    f"decision {decision.number} about {decision.subject} is already {known.verdict!r}",
+                    remedy="Read what was decided, and decide anew.",
+                )
+
+        self.database.write(run)
+
+    def last_number(self, subject: str) -> int:
+        """Return the number of the last decision about something, 0 if there is none."""
+        return self.database.read(lambda connection: self._last(connection, subject))
+
+    def of(self, subject: str) -> list[Decision]:
+        """Return all decisions about something, in order."""
+        query = select(decisions).where(decisions.c.subject == subject).order_by(decisions.c.number)
+        return self.database.read(lambda connection: [_decision(row) for row in connection.execute(query)])
+
+    def latest(self, *, limit: int = 100) -> list[Decision]:
+        """Return the newest decisions about anything, at most 1,000."""
+        query = select(decisions).order_by(decisions.c.at_s.desc(), decisions.c.subject).limit(min(limit, _PAGE))
+        return self.database.read(lambda connection: [_decision(row) for row in connection.execute(query)])
+
+    @staticmethod
+    def _last(connection: Connection, subject: str) -> int:
+        found = connection.execute(select(func.max(decisions.c.number)).where(decisions.c.subject == subject))
+        return found.scalar() or 0
+
+
+def _decision(row: Row[Any]) -> Decision:
+    return Decision(row.subject, row.number, row.at_s, row.verdict, row.reason, msgspec.Raw(row.inputs))

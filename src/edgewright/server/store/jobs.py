@@ -1,0 +1,127 @@
+"""Work for bench devices: given out for a while, given out again if nothing came back, done once."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, or_, select, update
+
+from edgewright.contract.errors import InputError
+from edgewright.contract.names import checked_name
+from edgewright.server.store.database import Database, insert_new
+from edgewright.server.store.kept import Job, JobState
+from edgewright.server.store.records import devices, jobs
+
+__all__ = ["Jobs"]
+
+_MOST_TRIES = 3
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """Jobs.
+
+    Attributes:
+        database: That holds them.
+    """
+
+    database: Database
+
+    def add(self, device_id: str, kind: str, request: bytes, *, made_by: str, now_s: float) -> str:
+        """Return the name of a new job.
+
+        Raises:
+            InputError: The device is no bench device, or the kind no name.
+        """
+        checked_name("job", kind)
+        name = os.urandom(8).hex()
+        row = {
+            "id": name,
+            "device_id": device_id,
+            "kind": kind,
+            "state": "waiting",
+            "request": request,
+            "made_by": made_by,
+            "made_s": now_s,
+            "tries": 0,
+        }
+        bench = select(devices.c.id).where(
+            devices.c.id == device_id, devices.c.bench.is_(True), devices.c.retired_s.is_(None)
+        )
+
+        def run(connection: Connection) -> None:
+            if connection.execute(bench).first() is None:
+                raise InputError(f"{device_id[:80]!r} is no bench device", remedy="Mark it as one first.")
+            insert_new(connection, jobs, [row])
+
+        self.database.write(run)
+        return name
+
+    def take(self, device_id: str, *, now_s: float, lease_s: float) -> Job | None:
+        """Return the oldest job of a device, None if there is none; it is the device's for a while.
+
+        One that was given out too often without an answer has failed.
+        """
+        due = or_(jobs.c.state == "waiting", (jobs.c.state == "taken") & (jobs.c.until_s <= now_s))
+        # On PostgreSQL the row is locked, so that two requests of one device do not both get it.
+        query = (
+            select(jobs)
+            .where(jobs.c.device_id == device_id, due)
+            .order_by(jobs.c.made_s, jobs.c.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+
+        def run(connection: Connection) -> Job | None:
+            while (row := connection.execute(query).first()) is not None:
+                mine = update(jobs).where(jobs.c.id == row.id)
+                if row.tries < _MOST_TRIES:
+                    connection.execute(mine.values(state="taken", until_s=now_s + lease_s, tries=row.tries + 1))
+                    return _job(connection.execute(select(jobs).where(jobs.c.id == row.id)).one())
+                connection.execute(mine.values(state="failed", ended_s=now_s))
+            return None
+
+        return self.database.write(run)
+
+    def end(self, job_id: str, device_id: str, result: bytes, *, good: bool, now_s: float) -> bool:
+        """Keep what came of a job; the first answer counts.
+
+        Returns:
+            Whether this was it.
+        """
+        change = (
+            update(jobs)
+            .where(jobs.c.id == job_id, jobs.c.device_id == device_id, jobs.c.state == "taken")
+            .values(state="done" if good else "failed", result=result, ended_s=now_s)
+        )
+        return bool(self.database.write(lambda connection: connection.execute(change).rowcount))
+
+    def get(self, job_id: str) -> Job | None:
+        """Return a job, None if there is none of that name."""
+        query = select(jobs).where(jobs.c.id == job_id)
+        row = self.database.read(lambda connection: connection.execute(query).first())
+        return None if row is None else _job(row)
+
+    def all(self, *, state: JobState | None = None, limit: int = 100) -> list[Job]:
+        """Return jobs, those in a state or all, the newest first; at most 1,000."""
+        query = select(jobs).order_by(jobs.c.made_s.desc(), jobs.c.id).limit(min(limit, _PAGE))
+        if state is not None:
+            query = query.where(jobs.c.state == state)
+        return self.database.read(lambda connection: [_job(row) for row in connection.execute(query)])
+
+
+def _job(row: Row[Any]) -> Job:
+    return Job(
+        id=row.id,
+        device_id=row.device_id,
+        kind=row.kind,
+        state=row.state,
+        request=row.request,
+        made_by=row.made_by,
+        made_s=row.made_s,
+        result=row.result,
+        until_s=row.until_s,
+        ended_s=row.ended_s,
+        tries=row.tries,
+    )

@@ -1,0 +1,115 @@
+"""What is forgotten, and when. Decisions and the audit log are kept for good.
+
+Rows go in small transactions, so that check-ins never wait long. Hours are folded into days before they go.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Table, delete, select, text, tuple_
+from sqlalchemy.sql.elements import ColumnElement
+
+from edgewright.server.store.checkins import HOUR_S
+from edgewright.server.store.database import Database
+from edgewright.server.store.records import (
+    alert_changes,
+    invitations,
+    jobs,
+    letters,
+    nonces,
+    outcomes,
+    rollups,
+    sessions,
+)
+
+__all__ = ["DAY_S", "Retention", "sweep"]
+
+DAY_S = 86400
+_CHUNK = 5000
+_SUMS = "check_ins refused troubled latency_count latency_sum_s battery_count battery_sum".split()
+_KEY = "device_class, model, version, arm"
+_FOLD = (
+    f"INSERT INTO rollups (span_s, start_s, {_KEY}, devices, {', '.join(_SUMS)}) "  # noqa: S608 (constants only)
+    f"SELECT {DAY_S}, :day, {_KEY}, MAX(devices), {', '.join(f'SUM({name})' for name in _SUMS)} FROM rollups "
+    f"WHERE span_s = {HOUR_S} AND start_s >= :day AND start_s < :day + {DAY_S} GROUP BY {_KEY} "
+    f"ON CONFLICT (span_s, start_s, {_KEY}) DO UPDATE SET "
+    "devices = CASE WHEN excluded.devices > rollups.devices THEN excluded.devices ELSE rollups.devices END, "
+    + ", ".join(f"{name} = rollups.{name} + excluded.{name}" for name in _SUMS)
+)
+_FOLDED = f"DELETE FROM rollups WHERE span_s = {HOUR_S} AND start_s >= :day AND start_s < :day + {DAY_S}"  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long things are kept, in seconds.
+
+    Attributes:
+        hours_s: Roll-ups by the hour; whole days of them are folded.
+        days_s: Roll-ups by the day.
+        outcomes_s: Of devices in stages.
+        letters_s: Of private sums that nobody ended.
+        jobs_s: That are done or have failed.
+        alert_changes_s: When alerts went from a state to another.
+        invitations_s: That are used or void.
+    """
+
+    hours_s: float = 90.0 * DAY_S
+    days_s: float = 5 * 366.0 * DAY_S
+    outcomes_s: float = 2 * 366.0 * DAY_S
+    letters_s: float = 14.0 * DAY_S
+    jobs_s: float = 30.0 * DAY_S
+    alert_changes_s: float = 366.0 * DAY_S
+    invitations_s: float = 30.0 * DAY_S
+
+
+def sweep(database: Database, retention: Retention, *, now_s: float) -> dict[str, int]:
+    """Fold and forget what is due, and return how many rows went, by table.
+
+    It may be interrupted anywhere and asked again.
+    """
+    return {
+        "rollups": _fold(database, now_s - retention.hours_s)
+        + _forget(database, rollups, (rollups.c.span_s == DAY_S) & (rollups.c.start_s < now_s - retention.days_s)),
+        "nonces": _forget(database, nonces, nonces.c.until_s < now_s),
+        "sessions": _forget(database, sessions, sessions.c.expires_s < now_s),
+        "outcomes": _forget(database, outcomes, outcomes.c.at_s < now_s - retention.outcomes_s),
+        "letters": _forget(database, letters, letters.c.at_s < now_s - retention.letters_s),
+        "jobs": _forget(database, jobs, jobs.c.ended_s < now_s - retention.jobs_s),
+        "alert_changes": _forget(database, alert_changes, alert_changes.c.at_s < now_s - retention.alert_changes_s),
+        "invitations": _forget(database, invitations, invitations.c.expires_s < now_s - retention.invitations_s),
+    }
+
+
+def _fold(database: Database, before_s: float) -> int:
+    """Make days of hours, a day at a time, and return how many hours went."""
+    gone = 0
+    last = int(before_s // DAY_S) * DAY_S
+    while True:
+        oldest = database.read(
+            lambda connection: connection.execute(
+                text("SELECT MIN(start_s) FROM rollups WHERE span_s = :span AND start_s < :last"),
+                {"span": HOUR_S, "last": last},
+            ).scalar()
+        )
+        if oldest is None:
+            return gone
+        day = {"day": int(oldest // DAY_S) * DAY_S}
+
+        def run(connection: Connection, day: dict[str, int] = day) -> int:
+            # One writer at a time, or two leaders would each add the same hours to the day.
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("LOCK TABLE rollups IN SHARE ROW EXCLUSIVE MODE"))
+            connection.execute(text(_FOLD), day)
+            return connection.execute(text(_FOLDED), day).rowcount
+
+        gone += database.write(run)
+
+
+def _forget(database: Database, table: Table, due: ColumnElement[bool]) -> int:
+    keys = tuple_(*table.primary_key)
+    some = select(*table.primary_key).where(due).limit(_CHUNK)
+    gone = 0
+    while True:
+        count = database.write(lambda connection: connection.execute(delete(table).where(keys.in_(some))).rowcount)
+        gone += count
+        if count < _CHUNK:
+            return gone

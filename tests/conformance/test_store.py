@@ -1,0 +1,587 @@
+"""What the store promises, whichever database is under it."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import Connection, select, text
+
+from edgewright.contract.errors import InputError, WorkError
+from edgewright.contract.query import Counted, Query, Template, digest_of
+from edgewright.contract.refusal import Refusal
+from edgewright.contract.status import StageOutcome, Status
+from edgewright.server.access import Role
+from edgewright.server.store import records
+from edgewright.server.store.evidence import TakenError
+from edgewright.server.store.kept import (
+    Alert,
+    AlertState,
+    CheckIn,
+    Decision,
+    Device,
+    KeptLetter,
+    Tally,
+    rollout_key,
+)
+from edgewright.server.store.retention import DAY_S, Retention
+from edgewright.server.store.store import Store
+from edgewright.trust.identity import UnknownError, device_id_of
+
+Enrol = Callable[..., Device]
+HOUR = 3600.0
+ROLLOUT = rollout_key("digits", "camera", "r1")
+BAD = Status("digits", "1.1", "b" * 64, "probation", refusal=Refusal("disk", "", "full"), failures=2)
+GOOD = Status("digits", "1.0", "a" * 64, "idle", latency_s=0.01, battery=0.5)
+
+
+def check_in(device: Device, status: Status = GOOD, at_s: float = 10.0, **more: Any) -> CheckIn:
+    return CheckIn(device.id, device.device_class, status, at_s, **more)
+
+
+def changed(store: Store, statement: str) -> None:
+    """Do behind the store's back what only who owns the database can."""
+    if store.database.is_sqlite:
+        first = ["DROP TRIGGER audit_no_update", "DROP TRIGGER audit_no_delete"]
+    else:
+        first = ["DROP TRIGGER audit_kept ON audit"]
+
+    def work(connection: Connection) -> None:
+        for one in (*first, statement):
+            connection.execute(text(one))
+
+    store.database.write(work)
+
+
+# Devices.
+
+
+def test_a_token_enrols_one_device_with_what_it_offers(store: Store) -> None:
+    token = store.devices.invite(
+        "camera",
+        made_by="user:ann",
+        now_s=0.0,
+        lifetime_s=60.0,
+        labels={"site": "berlin"},
+        channel="beta",
+        bench=True,
+    )
+    (invited,) = store.devices.invited(now_s=1.0)
+    assert (invited.device_class, invited.made_by, invited.device_id) == ("camera", "user:ann", "")
+    public = os.urandom(32)
+    device = store.devices.enrol(token, public, now_s=5.0)
+    assert device == store.devices.get(device_id_of(public))
+    assert (device.public, device.labels, device.channel, device.bench) == (
+        public,
+        {"site": "berlin"},
+        "beta",
+        True,
+    )
+    assert (device.enrolled_s, device.seen_s, device.status) == (5.0, 0.0, Status())
+    assert store.devices.invited(now_s=6.0) == []
+
+
+def test_a_device_that_heard_no_answer_may_enrol_again_and_no_other_with_its_token(store: Store) -> None:
+    token = store.devices.invite("camera", made_by="server", now_s=0.0, lifetime_s=60.0)
+    public = os.urandom(32)
+    first = store.devices.enrol(token, public, now_s=1.0)
+    assert store.devices.enrol(token, public, now_s=2.0) == first
+    with pytest.raises(UnknownError, match="used already"):
+        store.devices.enrol(token, os.urandom(32), now_s=2.0)
+
+
+@pytest.mark.parametrize(("shown", "now_s", "why"), [("", 60.0, "void"), ("x", 1.0, "none of this fleet")])
+def test_a_token_that_is_void_or_guessed_enrols_nobody(store: Store, shown: str, now_s: float, why: str) -> None:
+    token = store.devices.invite("camera", made_by="server", now_s=0.0, lifetime_s=60.0)
+    with pytest.raises(UnknownError, match=why):
+        store.devices.enrol(token + shown, os.urandom(32), now_s=now_s)
+    assert store.devices.page() == []
+
+
+def test_no_secret_is_in_the_database(store: Store) -> None:
+    secrets = [
+        store.devices.invite("camera", made_by="server", now_s=0.0, lifetime_s=60.0),
+        store.people.add_token("ci", Role.VIEWER, made_by="server", now_s=0.0, lifetime_s=60.0),
+        "correct horse battery",
+    ]
+    store.people.add_user("ann", Role.OPERATOR, secrets[2], now_s=0.0)
+    found = store.people.log_in("ann", secrets[2], now_s=0.0, lifetime_s=60.0)
+    assert found is not None
+    secrets.append(found[0])
+    held = store.database.read(
+        lambda connection: str(
+            [
+                connection.execute(select(table)).all()
+                for table in (records.invitations, records.tokens, records.users, records.sessions)
+            ]
+        )
+    )
+    assert "ann" in held
+    assert all(secret not in held for secret in secrets)
+
+
+def test_a_retired_device_has_no_key_and_cannot_come_back_with_it(store: Store, enrol: Enrol) -> None:
+    device = enrol()
+    assert store.devices.keys([device.id]) == {device.id: device.public}
+    store.devices.retire(device.id, now_s=7.0)
+    store.devices.retire(device.id, now_s=9.0)
+    assert store.devices.keys([device.id]) == {}
+    assert store.devices.page() == []
+    assert [one.retired_s for one in store.devices.page(retired=True)] == [7.0]
+    token = store.devices.invite("camera", made_by="server", now_s=8.0, lifetime_s=60.0)
+    with pytest.raises(UnknownError, match="retired"):
+        store.devices.enrol(token, device.public, now_s=9.0)
+    with pytest.raises(UnknownError, match="no device"):
+        store.devices.retire("nobody", now_s=1.0)
+
+
+def test_a_device_that_enrols_anew_has_what_the_new_token_offers(store: Store, enrol: Enrol) -> None:
+    device = enrol(labels={"site": "berlin"})
+    store.check_ins.take([check_in(device)])
+    token = store.devices.invite("hall", made_by="server", now_s=2.0, lifetime_s=60.0, labels={"line": "4"})
+    again = store.devices.enrol(token, device.public, now_s=3.0)
+    assert (again.device_class, again.labels, again.status) == ("hall", {"line": "4"}, GOOD)
+    assert store.devices.page(labels={"site": "berlin"}) == []
+
+
+def test_lists_are_in_order_paged_and_chosen_by_what_devices_are(store: Store, enrol: Enrol) -> None:
+    cameras = [enrol(labels={"site": "berlin", "n": str(n % 2)}) for n in range(5)]
+    hall = enrol("hall", bench=True)
+    everybody = sorted(one.id for one in (*cameras, hall))
+    first = store.devices.page(limit=4)
+    assert [one.id for one in (*first, *store.devices.page(after=first[-1].id))] == everybody
+    assert [one.id for one in store.devices.each()] == everybody
+    assert {one.id for one in store.devices.page(labels={"site": "berlin", "n": "0"})} == {
+        cameras[n].id for n in (0, 2, 4)
+    }
+    assert [one.id for one in store.devices.page(device_class="hall")] == [hall.id]
+    assert [one.id for one in store.devices.page(bench=True)] == [hall.id]
+    store.check_ins.take([check_in(cameras[0], at_s=50.0)])
+    assert [one.id for one in store.devices.page(version="1.0")] == [cameras[0].id]
+    assert len(store.devices.page(silent_since_s=50.0)) == 5
+
+
+# Check-ins.
+
+
+def test_a_check_in_is_the_devices_last_status_and_adds_to_its_hour(store: Store, enrol: Enrol) -> None:
+    one, two = enrol(), enrol()
+    batch = [check_in(one, at_s=10.0, arm="1.1"), check_in(two, BAD, 20.0), check_in(one, at_s=30.0, arm="1.1")]
+    assert store.check_ins.take(batch) == [True, True, True]
+    found = store.devices.get(one.id)
+    assert found is not None
+    assert (found.status, found.seen_s, found.arm) == (GOOD, 30.0, "1.1")
+    bad, good = sorted(store.check_ins.hours(0.0, HOUR), key=lambda hour: hour.check_ins)
+    assert (good.version, good.arm, good.check_ins, good.latency_count) == ("1.0", "1.1", 2, 2)
+    assert (good.latency_sum_s, good.battery_sum, good.refused, good.troubled) == (0.02, 1.0, 0, 0)
+    assert (bad.version, bad.check_ins, bad.refused, bad.troubled, bad.battery_count) == ("1.1", 1, 1, 1, 0)
+
+
+def test_a_check_in_that_arrives_late_does_not_undo_a_newer_one(store: Store, enrol: Enrol) -> None:
+    device = enrol()
+    store.check_ins.take([check_in(device, at_s=20.0)])
+    store.check_ins.take([check_in(device, BAD, at_s=10.0)])
+    found = store.devices.get(device.id)
+    assert found is not None
+    assert (found.seen_s, found.status) == (20.0, GOOD)
+    store.check_ins.take([check_in(device, GOOD, at_s=40.0), check_in(device, BAD, at_s=30.0)])
+    found = store.devices.get(device.id)
+    assert found is not None
+    assert (found.seen_s, found.status) == (40.0, GOOD)
+    assert sum(hour.check_ins for hour in store.check_ins.hours(0.0, HOUR)) == 4
+
+
+def test_a_nonce_counts_once_over_all_batches_and_cannot_be_used_up_by_another(store: Store, enrol: Enrol) -> None:
+    one, two = enrol(), enrol()
+    assert store.check_ins.take(
+        [check_in(one, nonce="n"), check_in(one, nonce="n"), check_in(two, nonce="n"), check_in(two, nonce="m")]
+    ) == [True, False, True, True]
+    assert store.check_ins.take([check_in(one, nonce="n", at_s=50.0), check_in(one, nonce="k")]) == [False, True]
+    assert not store.check_ins.spend(two.id, "m", now_s=10.0)
+    assert store.check_ins.spend(two.id, "k", now_s=10.0)
+    assert not store.check_ins.spend(two.id, "k", now_s=10.0)
+    found = store.devices.get(one.id)
+    assert found is not None
+    assert found.seen_s == 10.0
+    assert sum(hour.check_ins for hour in store.check_ins.hours(0.0, HOUR)) == 4
+
+
+def test_a_device_that_was_never_enrolled_leaves_no_status(store: Store) -> None:
+    store.check_ins.take([CheckIn("ab" * 16, "camera", GOOD, 10.0)])
+    assert store.devices.get("ab" * 16) is None
+    assert store.devices.groups() == []
+
+
+def test_an_empty_batch_does_nothing(store: Store) -> None:
+    assert store.check_ins.take([]) == []
+
+
+def test_groups_count_devices_once_and_a_closed_hour_keeps_how_many(store: Store, enrol: Enrol) -> None:
+    devices = [enrol() for _ in range(3)]
+    store.check_ins.take([check_in(one, at_s=at_s) for one in devices for at_s in (10.0, 3610.0)])
+    store.check_ins.take([check_in(devices[0], BAD, 3700.0)])
+    groups = {(group.version, group.refusal): group.devices for group in store.devices.groups()}
+    assert groups == {("1.0", ""): 2, ("1.1", "disk"): 1}
+    assert store.devices.groups(seen_since_s=4000.0) == []
+    assert store.check_ins.close_hour(3600) == 2
+    assert {hour.version: hour.devices for hour in store.check_ins.hours(HOUR, 2 * HOUR)} == {"1.0": 2, "1.1": 1}
+    store.devices.retire(devices[1].id, now_s=1.0)
+    assert {group.version: group.devices for group in store.devices.groups()} == {"1.0": 1, "1.1": 1}
+
+
+# Outcomes and decisions.
+
+
+def test_a_devices_first_outcome_of_a_stage_is_the_one_that_counts(store: Store) -> None:
+    good, bad = StageOutcome("r1", 0, "1.1"), StageOutcome("r1", 0, "1.1", ("crash",))
+    assert store.outcomes.put(ROLLOUT, [("d1", good), ("d2", bad)], at_s=5.0, deadline_s=9.0) == 2
+    assert store.outcomes.put(ROLLOUT, [("d1", bad), ("d3", bad)], at_s=6.0, deadline_s=9.0) == 1
+    assert store.outcomes.put(ROLLOUT, [("d1", StageOutcome("r1", 1))], at_s=7.0, deadline_s=9.0) == 1
+    assert store.outcomes.of(ROLLOUT, 0) == [
+        ("d1", 5.0, False, good),
+        ("d2", 5.0, False, bad),
+        ("d3", 6.0, False, bad),
+    ]
+
+
+def test_late_outcomes_are_marked_and_tallied_apart(store: Store) -> None:
+    quiet = StageOutcome("r1", 0, "", ("silent",))
+    store.outcomes.put(ROLLOUT, [("d1", quiet), ("d2", StageOutcome("r1", 0))], at_s=9.0, deadline_s=9.0)
+    store.outcomes.put(ROLLOUT, [("d1", StageOutcome("r1", 0)), ("d3", quiet)], at_s=9.5, deadline_s=9.0)
+    assert store.outcomes.tally(ROLLOUT, 0) == [
+        Tally("", (), False, 1),
+        Tally("", ("silent",), False, 1),
+        Tally("", ("silent",), True, 1),
+    ]
+    assert store.outcomes.tally(rollout_key("digits", "hall", "r1"), 0) == []
+
+
+def decision(number: int, verdict: str = "hold", inputs: bytes = b'{"devices":3}') -> Decision:
+    return Decision(ROLLOUT, number, 10.0 + number, verdict, "too few devices", msgspec.Raw(inputs))
+
+
+def test_decisions_are_numbered_without_gaps_and_come_back_as_they_were_made(store: Store) -> None:
+    for number in (1, 2, 3):
+        store.decisions.put(decision(number))
+    assert store.decisions.of(ROLLOUT) == [decision(1), decision(2), decision(3)]
+    assert store.decisions.last_number(ROLLOUT) == 3
+    assert [one.number for one in store.decisions.latest(limit=2)] == [3, 2]
+    with pytest.raises(TakenError, match="would follow number 3"):
+        store.decisions.put(decision(5))
+
+
+def test_nobody_can_decide_twice_and_saying_the_same_again_does_no_harm(store: Store) -> None:
+    store.decisions.put(decision(1))
+    store.decisions.put(decision(1))
+    for other in (decision(1, "roll back"), decision(1, inputs=b'{"devices":4}')):
+        with pytest.raises(TakenError, match="already 'hold'"):
+            store.decisions.put(other)
+    assert store.decisions.of(ROLLOUT) == [decision(1)]
+
+
+@pytest.mark.parametrize("table", ["decisions", "audit"])
+@pytest.mark.parametrize("statement", ["UPDATE {} SET number = 9", "DELETE FROM {}"])
+def test_the_database_itself_keeps_decisions_and_the_audit_log(store: Store, table: str, statement: str) -> None:
+    store.decisions.put(decision(1))
+    store.audit.write("user:ann", "start", ROLLOUT, at_s=1.0)
+    with pytest.raises(WorkError, match="kept for good"):
+        store.database.write(lambda connection: connection.execute(text(statement.format(table))))
+
+
+# The audit log.
+
+
+def test_an_audit_log_that_nobody_touched_is_whole(store: Store) -> None:
+    assert (store.audit.head(), store.audit.broken_at()) == ((0, "0" * 64), None)
+    entries = [
+        store.audit.write("user:ann", "start", ROLLOUT, at_s=1.1, detail={"b": [1.5], "a": "Ü"}) for _ in range(3)
+    ]
+    assert store.audit.page() == entries[::-1]
+    assert store.audit.page(before=3, limit=1) == [entries[1]]
+    assert store.audit.head() == (3, entries[2].digest)
+    assert store.audit.broken_at(known=(2, entries[1].digest)) is None
+
+
+@pytest.mark.parametrize(
+    ("statement", "first"),
+    [
+        ("UPDATE audit SET actor = 'user:eve' WHERE number = 2", 2),
+        ("UPDATE audit SET at_s = 2 WHERE number = 3", 3),
+        ("DELETE FROM audit WHERE number = 2", 2),
+        ("UPDATE audit SET number = 9 WHERE number = 4", 4),
+    ],
+)
+def test_what_was_changed_or_left_out_of_the_audit_log_is_found(store: Store, statement: str, first: int) -> None:
+    for n in range(4):
+        store.audit.write("user:ann", f"act {n}", ROLLOUT, at_s=1.0)
+    changed(store, statement)
+    assert store.audit.broken_at() == first
+
+
+def test_what_was_cut_off_the_end_is_found_by_who_kept_a_later_head(store: Store) -> None:
+    for n in range(3):
+        store.audit.write("user:ann", f"act {n}", ROLLOUT, at_s=1.0)
+    head = store.audit.head()
+    changed(store, "DELETE FROM audit WHERE number = 3")
+    assert store.audit.broken_at() is None
+    assert store.audit.broken_at(known=head) == 3
+
+
+# Alerts.
+
+
+def test_an_alert_tells_when_it_changes_and_only_then(store: Store) -> None:
+    def judged(state: AlertState, at_s: float) -> Alert:
+        return Alert("crashes", "camera/1.1", state, at_s, at_s, "8 % crash", msgspec.Raw(b'{"rate":0.08}'))
+
+    def told(after: int) -> list[tuple[str, str]]:
+        return [(one.before, one.after) for one in store.alerts.changes_after(after)]
+
+    store.alerts.put([judged("pending", 1.0)])
+    assert told(0) == [("", "pending")]
+    last = store.alerts.changes()[0].number
+    store.alerts.put([judged("pending", 2.0)])
+    assert told(last) == []
+    assert store.alerts.silence("crashes", "camera/1.1", until_s=99.0)
+    assert not store.alerts.silence("crashes", "hall", until_s=99.0)
+    store.alerts.put([judged("firing", 3.0)])
+    assert told(last) == [("pending", "firing")]
+    (alert,) = store.alerts.all("firing")
+    assert (alert.silenced_until_s, alert.at_s, alert.inputs) == (99.0, 3.0, msgspec.Raw(b'{"rate":0.08}'))
+    assert store.alerts.all("resolved") == []
+    assert [change.after for change in store.alerts.changes()] == ["firing", "pending"]
+
+
+# Queries and letters.
+
+
+def asked(name: str = "q1") -> tuple[Query, Template]:
+    template = Template(
+        "drift", "histogram", "camera", 4, 0.5, 50, 0.1, 3600, "2027-12-31", signals=(Counted("mean", 16),)
+    )
+    query = Query(
+        name,
+        "drift",
+        digest_of(template),
+        "2026-11-20T00:00:00+00:00",
+        "2026-11-21T00:00:00+00:00",
+        "2026-11-22T00:00:00+00:00",
+        16,
+        1.0,
+        4.0,
+        60,
+        100,
+        0.05,
+        "helper",
+        "c" * 64,
+    )
+    return query, template
+
+
+def test_a_query_is_asked_once_ends_once_and_what_it_cost_adds_up(store: Store) -> None:
+    for name, now_s in (("q1", 10.0), ("q1", 11.0), ("q2", 20.0)):
+        store.sums.ask(*asked(name), "digits", now_s=now_s)
+    other = msgspec.structs.replace(asked()[0], rho=0.06)
+    with pytest.raises(WorkError, match="another query q1"):
+        store.sums.ask(other, asked()[1], "digits", now_s=12.0)
+    assert store.sums.spent("camera", since_s=0.0) == pytest.approx(0.1)
+    assert store.sums.spent("camera", since_s=15.0) == pytest.approx(0.05)
+    assert store.sums.spent("hall", since_s=0.0) == 0.0
+    assert store.sums.end("q1", result={"sum": [1, 2]}, devices=70, now_s=30.0)
+    assert not store.sums.end("q1", result=None, devices=None, now_s=31.0)
+    found = store.sums.get("q1")
+    assert found is not None
+    assert (found.state, found.devices, found.ended_s) == ("done", 70, 30.0)
+    assert found.result is not None
+    assert msgspec.json.decode(found.result) == {"sum": [1, 2]}
+    assert msgspec.json.decode(found.body, type=Query) == asked()[0]
+    assert [one.id for one in store.sums.all("open")] == ["q2"]
+    assert store.sums.get("q9") is None
+
+
+def test_a_devices_first_letter_stays_and_the_same_again_is_the_same(store: Store) -> None:
+    letter = KeptLetter("a" * 64, "gift", b"\x01" * 32, b"\x00\xff" * 500, 1.0)
+    assert store.sums.put_letter(letter) == "new"
+    assert store.sums.put_letter(msgspec.structs.replace(letter, at_s=2.0)) == "same"
+    assert store.sums.put_letter(msgspec.structs.replace(letter, body=b"other")) == "other"
+    assert store.sums.put_letter(msgspec.structs.replace(letter, step="join", body=b"other")) == "new"
+    assert store.sums.letters("a" * 64, "gift") == [letter]
+
+
+def test_letters_come_in_order_page_by_page_and_go_together(store: Store) -> None:
+    senders = [bytes([n]) * 32 for n in (200, 3, 130, 7)]
+    for sender in senders:
+        store.sums.put_letter(KeptLetter("a" * 64, "gift", sender, sender, 1.0))
+    store.sums.put_letter(KeptLetter("b" * 64, "gift", senders[0], b"", 1.0))
+    first = store.sums.letters("a" * 64, "gift", limit=3)
+    rest = store.sums.letters("a" * 64, "gift", after=first[-1].sender)
+    assert [one.sender for one in (*first, *rest)] == sorted(senders)
+    assert store.sums.count_letters("a" * 64, "gift") == 4
+    assert store.sums.forget_letters("a" * 64) == 4
+    assert store.sums.count_letters("b" * 64, "gift") == 1
+
+
+# Users, tokens, sessions.
+
+
+def test_a_session_lasts_until_it_is_over_unused_or_ended(store: Store) -> None:
+    people = store.people
+    people.add_user("ann", Role.OPERATOR, "correct horse battery", now_s=0.0)
+    found = people.log_in("ann", "correct horse battery", now_s=0.0, lifetime_s=1000.0)
+    assert found is not None
+    secret, _ = found
+
+    def role(now_s: float) -> Role | None:
+        session = people.session(secret, now_s=now_s, idle_s=300.0)
+        return None if session is None else session.role
+
+    assert [role(at) for at in (200.0, 450.0, 700.0, 900.0)] == [Role.OPERATOR] * 4
+    assert role(1000.0) is None
+    assert role(901.0) is Role.OPERATOR
+    people.log_out(secret)
+    assert role(902.0) is None
+
+
+def test_an_unused_session_ends(store: Store) -> None:
+    store.people.add_user("ann", Role.OPERATOR, "correct horse battery", now_s=0.0)
+    found = store.people.log_in("ann", "correct horse battery", now_s=0.0, lifetime_s=1000.0)
+    assert found is not None
+    assert store.people.session(found[0], now_s=300.0, idle_s=300.0) is None
+    assert store.people.session(found[0] + "x", now_s=1.0, idle_s=300.0) is None
+
+
+def test_who_does_not_know_the_password_gets_no_session(store: Store) -> None:
+    store.people.add_user("ann", Role.OPERATOR, "correct horse battery", now_s=0.0)
+    for name, password in (("ann", "correct horse batterz"), ("bob", "correct horse battery"), ("ann", "")):
+        assert store.people.log_in(name, password, now_s=0.0, lifetime_s=60.0) is None
+    with pytest.raises(InputError, match="already"):
+        store.people.add_user("ann", Role.VIEWER, "another password", now_s=1.0)
+
+
+@pytest.mark.parametrize(
+    "change", [{"role": Role.VIEWER}, {"password": "another password"}, {"retired_s": 5.0}], ids=str
+)
+def test_changing_a_user_ends_their_sessions(store: Store, change: dict[str, Any]) -> None:
+    store.people.add_user("ann", Role.OPERATOR, "correct horse battery", now_s=0.0)
+    found = store.people.log_in("ann", "correct horse battery", now_s=0.0, lifetime_s=60.0)
+    assert found is not None
+    store.people.change_user("ann", **change)
+    assert store.people.session(found[0], now_s=1.0, idle_s=60.0) is None
+    again = store.people.log_in("ann", "correct horse battery", now_s=0.0, lifetime_s=60.0)
+    assert (again is None) == ("role" not in change)
+    with pytest.raises(InputError, match="no user"):
+        store.people.change_user("bob", **change)
+
+
+def test_a_token_works_until_it_expires_or_is_retired(store: Store) -> None:
+    people = store.people
+    secret = people.add_token("ci", Role.RELEASE_MANAGER, made_by="user:ann", now_s=0.0, lifetime_s=100.0)
+    found = people.token(secret, now_s=1.0)
+    assert found is not None
+    assert (found.name, found.role) == ("ci", "release manager")
+    assert people.tokens()[0].used_s == 1.0
+    assert people.token(secret + "x", now_s=1.0) is None
+    assert people.token(secret, now_s=100.0) is None
+    with pytest.raises(InputError, match="already"):
+        people.add_token("ci", Role.VIEWER, made_by="user:ann", now_s=0.0, lifetime_s=100.0)
+    people.retire_token("ci", now_s=2.0)
+    assert people.token(secret, now_s=3.0) is None
+    with pytest.raises(InputError, match="no token"):
+        people.retire_token("other", now_s=2.0)
+
+
+# Jobs.
+
+
+def test_a_bench_device_gets_its_jobs_in_order_and_each_is_done_once(store: Store, enrol: Enrol) -> None:
+    bench, other = enrol(bench=True), enrol(bench=True)
+    first, second = (store.jobs.add(bench.id, "profile", b"x", made_by="user:ann", now_s=at) for at in (1.0, 2.0))
+    assert store.jobs.take(other.id, now_s=3.0, lease_s=60.0) is None
+    taken = [store.jobs.take(bench.id, now_s=3.0, lease_s=60.0) for _ in range(3)]
+    assert [None if job is None else job.id for job in taken] == [first, second, None]
+    assert not store.jobs.end(first, other.id, b"no", good=True, now_s=4.0)
+    assert store.jobs.end(first, bench.id, b"yes", good=True, now_s=4.0)
+    assert not store.jobs.end(first, bench.id, b"no", good=False, now_s=5.0)
+    found = store.jobs.get(first)
+    assert found is not None
+    assert (found.state, found.result, found.ended_s, found.tries) == ("done", b"yes", 4.0, 1)
+    assert [job.id for job in store.jobs.all(state="taken")] == [second]
+
+
+def test_a_job_whose_device_went_silent_is_given_out_again_and_fails_in_the_end(store: Store, enrol: Enrol) -> None:
+    bench = enrol(bench=True)
+    name = store.jobs.add(bench.id, "profile", b"x", made_by="user:ann", now_s=0.0)
+    for tries in (1, 2, 3):
+        job = store.jobs.take(bench.id, now_s=100.0 * tries, lease_s=60.0)
+        assert job is not None
+        assert (job.id, job.tries) == (name, tries)
+        assert store.jobs.take(bench.id, now_s=100.0 * tries + 59, lease_s=60.0) is None
+    assert store.jobs.take(bench.id, now_s=400.0, lease_s=60.0) is None
+    found = store.jobs.get(name)
+    assert found is not None
+    assert found.state == "failed"
+
+
+def test_only_bench_devices_take_jobs(store: Store, enrol: Enrol) -> None:
+    device = enrol()
+    with pytest.raises(InputError, match="no bench device"):
+        store.jobs.add(device.id, "profile", b"x", made_by="user:ann", now_s=0.0)
+    store.devices.mark_bench(device.id, bench=True)
+    store.jobs.add(device.id, "profile", b"x", made_by="user:ann", now_s=0.0)
+
+
+# What is forgotten.
+
+
+def test_old_hours_become_days_that_hold_the_same_sums(store: Store, enrol: Enrol) -> None:
+    devices = [enrol() for _ in range(2)]
+    times = [10.0, 3700.0, DAY_S - 1.0, DAY_S + 5.0, 2.5 * DAY_S]
+    store.check_ins.take([check_in(one, at_s=at_s) for at_s in times for one in devices])
+    store.check_ins.close_hour(0)
+    before = store.check_ins.hours(0.0, 10 * DAY_S)
+    gone = store.sweep(Retention(hours_s=DAY_S / 2), now_s=2.6 * DAY_S)
+    after = store.check_ins.hours(0.0, 10 * DAY_S)
+    assert gone["rollups"] == 4
+    assert [(hour.start_s, hour.span_s, hour.check_ins) for hour in after] == [
+        (0, DAY_S, 6),
+        (DAY_S, DAY_S, 2),
+        (int(2.5 * DAY_S), 3600, 2),
+    ]
+    assert after[0].devices == before[0].devices == 2
+    for name in ("check_ins", "latency_count", "battery_count"):
+        assert sum(getattr(hour, name) for hour in after) == sum(getattr(hour, name) for hour in before)
+    assert sum(hour.latency_sum_s for hour in after) == pytest.approx(0.1)
+    assert store.sweep(Retention(hours_s=DAY_S / 2), now_s=2.6 * DAY_S)["rollups"] == 0
+
+
+def test_a_check_in_that_comes_after_its_day_was_folded_still_counts_once(store: Store, enrol: Enrol) -> None:
+    device = enrol()
+    for _ in range(2):
+        store.check_ins.take([check_in(device, at_s=10.0)])
+        store.sweep(Retention(hours_s=0.0), now_s=3.0 * DAY_S)
+    assert [hour.check_ins for hour in store.check_ins.hours(0.0, DAY_S)] == [2]
+
+
+def test_what_is_due_goes_and_decisions_and_the_audit_log_stay(store: Store, enrol: Enrol) -> None:
+    device = enrol(bench=True)
+    store.check_ins.take([check_in(device, nonce="n")])
+    store.outcomes.put(ROLLOUT, [(device.id, StageOutcome("r1", 0))], at_s=1.0, deadline_s=2.0)
+    store.decisions.put(decision(1))
+    store.audit.write("server", "advance", ROLLOUT, at_s=1.0)
+    store.sums.put_letter(KeptLetter("a" * 64, "gift", b"\x01" * 32, b"x", 1.0))
+    store.alerts.put([Alert("crashes", "camera", "firing", 1.0, 1.0)])
+    waiting = store.jobs.add(device.id, "profile", b"x", made_by="server", now_s=1.0)
+    assert set(store.sweep(Retention(), now_s=20.0).values()) == {0}
+    gone = store.sweep(Retention(), now_s=9000.0 * DAY_S)
+    assert {name for name, count in gone.items() if count} == {
+        "rollups",
+        "nonces",
+        "outcomes",
+        "letters",
+        "alert_changes",
+        "invitations",
+    }
+    assert store.devices.get(device.id) is not None
+    assert store.jobs.get(waiting) is not None
+    assert store.decisions.last_number(ROLLOUT) == store.audit.head()[0] == 1
