@@ -68,7 +68,7 @@ def collect(
     collected = desk.open(terms, enrolled=enrolled, most=query.largest, keep=Kept(folder).write)
     try:
         desk.restore(terms, kept_in(folder))
-        with serving(desk.handle, desk.knows, *listen):
+        with serving(desk.handle, *listen, knows=desk.knows):
             if isinstance(collected, Gatherer):
                 total, survivors = _helped(desk, collected, helper_url, patience)
             else:

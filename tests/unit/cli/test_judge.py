@@ -103,8 +103,8 @@ def busy(random: np.random.Generator, shares: NDArray[Any]) -> Collected:
     query = instantiate(whole, template, 2.0)
     seen = [random.multinomial(10_000, random.dirichlet(shares * 300)) for _ in range(30)]
     parts = [contribute(np.append(one, 0).astype(float), template, query) for one in seen]
-    total = np.sum(parts, axis=0, dtype=np.uint64) % (1 << query.bits)
-    found = recover(total.astype(np.uint32), template, query, 30)
+    total = np.asarray(np.sum(parts, axis=0, dtype=np.uint64) % (1 << query.bits), np.uint32)
+    found = recover(total, template, query, 30)
     return Collected("q", 30, found.noise_sd, {"class": found.values.tolist()})
 
 
