@@ -22,7 +22,7 @@ NAMES = {
     "contract.units": "Dimension format_quantity parse_quantity",
     "device.monitor": "FOLDER Monitor Watch open_monitor",
     "device.uplink": "IDENTITY Source Uplink concerns",
-    "privacy.agreement": "terms_of",
+    "privacy.agreement": "DEGREE terms_of threshold_of",
     "privacy.helper": "Answer Ask Gatherer Gift Helper Slip Used UsedInMemory give",
     "privacy.sum": "WRAP_CHANCE Recovered contribute objection recover span_of",
     "signals.drift": "REFERENCE_SHARE STRENGTHS Finding Mark Plan State Tolerance Verdict begin "

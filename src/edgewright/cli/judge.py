@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from edgewright.cli.records import read_record
 from edgewright.contract.errors import InputError
 from edgewright.contract.profile import Profile, Signal
 from edgewright.signals.fleet import FleetVerdict, Rate, cohort_rate, compare_cohorts, difference, rate
@@ -50,12 +51,7 @@ def read_collected(path: Path) -> Collected:
     Raises:
         InputError: It holds none.
     """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Collected)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise InputError(
-            f"{path} holds no sum: {error}", remedy="Keep what 'edgewright query collect --json' prints."
-        ) from error
+    return read_record(path, Collected, "sum", "Keep what 'edgewright query collect --json' prints.")
 
 
 def judged(

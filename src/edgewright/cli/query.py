@@ -13,6 +13,7 @@ from edgewright.cli.collecting import Patience, as_json, by_signal, collect
 from edgewright.cli.enrolled import read_enrolled
 from edgewright.cli.judge import judged, read_collected
 from edgewright.cli.opened import add_options, opened
+from edgewright.cli.records import read_record
 from edgewright.cli.signing import signing
 from edgewright.cli.terminal import SCHEMA_VERSION, label_of, print_json, working
 from edgewright.contract.errors import InputError
@@ -138,7 +139,10 @@ def run_permit(arguments: argparse.Namespace) -> int:
     """
     repository = opened(arguments)
     model, device_class = arguments.model, arguments.device_class
-    templates = [_read(path) for path in arguments.template]
+    templates = [
+        read_record(path, Template, "template", "See docs/reference/query.md for its form.")
+        for path in arguments.template
+    ]
     if arguments.signals is not None:
         templates.append(_signals(repository, arguments))
     strict = [each.name for each in templates if "secagg" in each.backends]
@@ -427,12 +431,3 @@ def _hour(what: str, text: str) -> datetime.datetime:
     if found.timestamp() % 3600:
         raise InputError(f"--{what} {text} is no whole hour", remedy="Devices count by the hour, UTC.")
     return found
-
-
-def _read(path: Path) -> Template:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Template)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise InputError(
-            f"{path} holds no template: {error}", remedy="See docs/reference/query.md for its form."
-        ) from error
