@@ -11,6 +11,7 @@ from benchmarks.report import Interval
 from benchmarks.summing.fleet import Fleet, Round, neighbour_terms
 
 from edgewright.privacy import secagg
+from edgewright.privacy.agreement import DEGREE, threshold_of
 
 __all__ = [
     "DEGREE",
@@ -23,8 +24,7 @@ __all__ = [
     "server_cost",
 ]
 
-# As `privacy.agreement` has it.
-DEGREE, THRESHOLD = 17, 12
+THRESHOLD = threshold_of(DEGREE)
 
 
 @dataclass(frozen=True, slots=True)

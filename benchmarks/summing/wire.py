@@ -1,30 +1,25 @@
-"""A desk over HTTP, and the processes of a private sum: `python -m benchmarks.summing.wire ROLE FOLDER`.
-
-A thin handler for tests and measurements; a real server puts TLS and limits around the same desks.
-"""
+"""The processes of a private sum over HTTP: `python -m benchmarks.summing.wire ROLE FOLDER`."""
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import msgspec
 import numpy as np
 import urllib3
 
+from edgewright.cli.desk import serving
 from edgewright.device.sums import Kept, SumClient, UnansweredError, UsedFile, post
 from edgewright.privacy.collect import Collector
-from edgewright.privacy.desk import Handle, HelperDesk, SumDesk
+from edgewright.privacy.desk import HelperDesk, SumDesk
 from edgewright.privacy.helper import Helper
 from edgewright.privacy.roster import DeclinedError, Enrolment, Terms
 from edgewright.trust.identity import new_device_key
 
-__all__ = ["Task", "serving"]
+__all__ = ["Task"]
 
 _PATIENCE_S = 30.0
+_HOST = "127.0.0.1"
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -45,34 +40,6 @@ class Task(msgspec.Struct, frozen=True):
     expected: tuple[int, ...]
 
 
-@contextmanager
-def serving(handle: Handle) -> Iterator[str]:
-    """Yield the address of a desk on loopback."""
-
-    class Desk(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = 1 << 16
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-            status, answer = handle(self.path, body)
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's signature
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Desk)
-    Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 def _address(folder: Path, role: str) -> str:
     ends = time.monotonic() + _PATIENCE_S
     while not (folder / role).exists():
@@ -89,7 +56,7 @@ def _tell(folder: Path, role: str, address: str) -> None:
 
 def _help(folder: Path, task: Task) -> None:
     helper = Helper(task.helper_key, task.enrolled, UsedFile(folder / "used"))
-    with serving(HelperDesk(helper).handle) as address:
+    with serving(HelperDesk(helper).handle, _HOST, 0) as address:
         _tell(folder, "helper", address)
         sys.stdin.read()
 
@@ -97,7 +64,7 @@ def _help(folder: Path, task: Task) -> None:
 def _collect(folder: Path, task: Task) -> None:
     desk = SumDesk()
     opened = desk.open(task.terms)
-    with serving(desk.handle) as address, urllib3.PoolManager() as pool:
+    with serving(desk.handle, _HOST, 0) as address, urllib3.PoolManager() as pool:
         _tell(folder, "server", address)
         for expected in task.expected:
             while opened.devices < expected:

@@ -24,7 +24,7 @@ NAMES = {
     "digest_of",
     "device.monitor": "FOLDER Monitor Watch open_monitor",
     "device.uplink": "IDENTITY Source Uplink concerns",
-    "privacy.agreement": "terms_of",
+    "privacy.agreement": "DEGREE terms_of threshold_of",
     "privacy.helper": "Answer Ask Gatherer Gift Helper Slip Used UsedInMemory give",
     "privacy.sum": "WRAP_CHANCE Recovered contribute objection recover span_of",
     "rollout.decide": "IMBALANCE_ALPHA decide replay",

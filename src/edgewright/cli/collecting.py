@@ -10,7 +10,7 @@ import urllib3
 
 from edgewright.cli.desk import serving
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.contract.query import Query, Template
+from edgewright.contract.query import Query, Template, digest_of
 from edgewright.device.sums import Kept, post
 from edgewright.privacy.agreement import terms_of
 from edgewright.privacy.collect import Collector
@@ -68,7 +68,7 @@ def collect(
     collected = desk.open(terms, enrolled=enrolled, most=query.largest, keep=Kept(folder).write)
     try:
         desk.restore(terms, kept_in(folder))
-        with serving(desk.handle, desk.knows, *listen):
+        with serving(desk.handle, *listen, knows=desk.knows):
             if isinstance(collected, Gatherer):
                 total, survivors = _helped(desk, collected, helper_url, patience)
             else:
@@ -119,9 +119,16 @@ def _neighbourly(desk: SumDesk, collector: Collector, patience: Patience) -> tup
     return desk.total(terms)
 
 
-def as_json(found: Recovered, template: Template) -> dict[str, Any]:
-    """Return a sum for a script."""
+def as_json(found: Recovered, query: Query, template: Template) -> dict[str, Any]:
+    """Return a sum for a script, with all that says what it is a sum of."""
     return {
+        "query": query.id,
+        "digest": digest_of(query),
+        "template": template.name,
+        "template_digest": digest_of(template),
+        "release": query.release,
+        "window": (query.window_start, query.window_end),
+        "subgroup": query.subgroup,
         "devices": found.survivors,
         "noise_sd": found.noise_sd,
         "rounding_sd": found.rounding_sd,

@@ -50,14 +50,16 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(handle: Handle, knows: Callable[[str], bool], host: str, port: int) -> Iterator[str]:
+def serving(
+    handle: Handle, host: str, port: int, *, knows: Callable[[str], bool] = lambda _: True
+) -> Iterator[str]:
     """Yield the address of a desk that answers until the end; TLS and names are the matter of a proxy in front.
 
     Args:
         handle: Answers a path and a body.
-        knows: Whether there is anything at a path; else its body is not read.
         host: To listen on.
         port: To listen on, 0 for any.
+        knows: Whether there is anything at a path; else its body is not read.
     """
 
     class Desk(BaseHTTPRequestHandler):

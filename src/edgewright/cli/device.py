@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewright.cli.records import read_record
 from edgewright.cli.terminal import SCHEMA_VERSION, label_of, print_json, working
 from edgewright.contract.errors import DataError, InputError
 from edgewright.contract.query import Limits
@@ -132,7 +133,9 @@ def run_enrol(arguments: argparse.Namespace) -> int:
         installer=shlex.split(arguments.installer),
         tpm=arguments.tpm,
         fleet={path.stem: read_fleet_key(path) for path in arguments.fleet_key},
-        limits=None if arguments.limits is None else _limits(arguments.limits),
+        limits=None
+        if arguments.limits is None
+        else read_record(arguments.limits, Limits, "limits", "See docs/reference/query.md for its form."),
     )
     public = new_device_key(arguments.state / IDENTITY).public.hex()
     if arguments.json:
@@ -301,15 +304,6 @@ def _shown(agent: Agent, record: Record | None, *, as_json: bool) -> int:
             refusal = status["last_refusal"]
             print(f"refused ({refusal.code}): {refusal.reason}")
     return 1 if record is not None and record.last_refusal is not None else 0
-
-
-def _limits(path: Path) -> Limits:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Limits)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise InputError(
-            f"{path} holds no limits: {error}", remedy="See docs/reference/query.md for its form."
-        ) from error
 
 
 def _feeds(path: Path, agent: Agent) -> list[dict[str, NDArray[Any]]]:

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: ended.set())
         desk = HelperDesk(helper)
-        with serving(desk.handle, desk.knows, arguments.host, arguments.port) as url:
+        with serving(desk.handle, arguments.host, arguments.port, knows=desk.knows) as url:
             code = _shown(arguments, helper, url)
             ended.wait()
             return code

@@ -7,29 +7,42 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from edgewright.cli.records import read_record
 from edgewright.contract.errors import InputError
-from edgewright.contract.profile import Profile
-from edgewright.signals.fleet import FleetVerdict, Rate, compare_cohorts, difference, rate
+from edgewright.contract.profile import Profile, Signal
+from edgewright.signals.fleet import FleetVerdict, Rate, cohort_rate, compare_cohorts, difference, rate
 
 __all__ = ["Collected", "judged", "read_collected"]
 
 
-class Collected(msgspec.Struct, frozen=True):
+class Collected(msgspec.Struct, frozen=True, kw_only=True):
     """A sum, as `edgewright query collect --json` prints it.
 
     Attributes:
         query: Its id.
+        digest: Of the query.
+        template: Name of the query's template.
+        template_digest: Of it.
+        release: sha256 of the manifest in whose reference profile the bins are.
+        window: What was counted, from and to.
         devices: In it.
         noise_sd: Of each number.
+        beyond: Numbers that lie where no honest sum does.
         sums: By signal.
         subgroup: Labels and values of its devices, besides the template's.
     """
 
     query: str
+    digest: str
+    template: str
+    template_digest: str
+    release: str
+    window: tuple[str, str]
     devices: int
     noise_sd: float
+    beyond: int
     sums: dict[str, list[float]]
-    subgroup: dict[str, str] = {}
+    subgroup: dict[str, str]
 
 
 def read_collected(path: Path) -> Collected:
@@ -38,24 +51,32 @@ def read_collected(path: Path) -> Collected:
     Raises:
         InputError: It holds none.
     """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Collected)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise InputError(
-            f"{path} holds no sum: {error}", remedy="Keep what 'edgewright query collect --json' prints."
-        ) from error
+    return read_record(path, Collected, "sum", "Keep what 'edgewright query collect --json' prints.")
 
 
-def judged(profile: Profile, cohorts: Sequence[Collected], *, size: float, alpha: float) -> dict[str, Any]:
-    """Return what disjoint cohorts say: by signal whether they have moved, by outcome how often and how unlike.
+def judged(
+    profile: Profile, cohorts: Sequence[Collected], *, release: str, size: float, alpha: float
+) -> dict[str, Any]:
+    """Return what disjoint cohorts say: by signal whether they have moved, by subgroup how it fares.
 
     Args:
         profile: Of the release that the sums are about.
         cohorts: Each of other devices.
+        release: sha256 of the release's manifest.
         size: Shift worth finding, as total variation.
         alpha: False alarms allowed, over all signals together.
+
+    Raises:
+        InputError: The sums are not of different queries of one template about this release, or hold nothing to
+            test.
     """
-    tested = [s for s in profile.signals if all(len(c.sums.get(s.name, ())) == len(s.counts) for c in cohorts)]
+    _check_alike(cohorts, release)
+    tested = [signal for signal in profile.signals if _testable(signal, cohorts)]
+    if not tested:
+        raise InputError(
+            "no signal of the release's profile can be tested in these sums",
+            remedy="Ask a template that 'edgewright query permit --signals' made of this release.",
+        )
     sigma = max(cohort.noise_sd for cohort in cohorts)
     signals = {}
     for signal in tested:
@@ -76,39 +97,146 @@ def judged(profile: Profile, cohorts: Sequence[Collected], *, size: float, alpha
             "power": found.power,
             "detectable": found.detectable,
         }
-    names = sorted({name for cohort in cohorts for name in cohort.sums if name.startswith("outcome.")})
-    drifting = [name for name, one in signals.items() if one["verdict"] == str(FleetVerdict.DRIFT)]
+    outcomes, tenths = (_named(cohorts, kind) for kind in ("outcome.", "calibration."))
     return {
         "cohorts": len(cohorts),
         "devices": sum(cohort.devices for cohort in cohorts),
-        "drifting": drifting,
+        "warnings": [_beyond(cohort) for cohort in cohorts if cohort.beyond],
+        "drifting": [name for name, one in signals.items() if one["verdict"] == str(FleetVerdict.DRIFT)],
         "signals": signals,
-        "outcomes": {name: _rates(name, cohorts, alpha / max(1, len(names))) for name in names},
+        "outcomes": {name: _outcome(name, cohorts, alpha / len(outcomes)) for name in outcomes},
+        "classes": _classes(cohorts, alpha),
+        "calibration": {name: _tenths(name, cohorts, alpha / len(tenths)) for name in tenths},
     }
 
 
-def _rates(name: str, cohorts: Sequence[Collected], alpha: float) -> dict[str, Any]:
-    """Return how often an outcome was bad, by subgroup, and the greatest difference with its interval."""
+def _check_alike(cohorts: Sequence[Collected], release: str) -> None:
+    if other := [cohort.query for cohort in cohorts if cohort.release != release]:
+        raise InputError(
+            f"the sum of query {other[0]} is about another release", remedy="Name with --release what it is about."
+        )
+    if len({cohort.template_digest for cohort in cohorts}) > 1:
+        raise InputError(
+            f"the sums are of different templates, such as {cohorts[0].template} and {cohorts[-1].template}",
+            remedy="Judge sums of one template, as it was signed once.",
+        )
+    if len({cohort.digest for cohort in cohorts}) < len(cohorts):
+        raise InputError("two sums are of one query", remedy="Give one sum of each query: cohorts are disjoint.")
+    if len({msgspec.json.encode(cohort.sums) for cohort in cohorts}) < len(cohorts):
+        raise InputError(
+            "two sums hold the same numbers, which noise never leaves", remedy="One is a copy: give each once."
+        )
+
+
+def _testable(signal: Signal, cohorts: Sequence[Collected]) -> bool:
+    """Whether a signal was summed in the profile's bins, of which there are two at least, and scatters."""
+    if len(signal.counts) < 3 or not sum(signal.counts[:-1]):
+        return False
+    if any(len(cohort.sums.get(signal.name, ())) != len(signal.counts) for cohort in cohorts):
+        return False
+    found = np.array([cohort.sums[signal.name][:-1] for cohort in cohorts])
+    # Sums without any scatter are none that noise was in.
+    return len(cohorts) < 2 or bool(np.ptp(found * found[0].sum() - found[0] * found.sum(axis=1)[:, None]))
+
+
+def _beyond(cohort: Collected) -> str:
+    return (
+        f"query {cohort.query}: {cohort.beyond} numbers lie where no honest sum does; a device lied, or it wrapped"
+    )
+
+
+def _named(cohorts: Sequence[Collected], kind: str) -> list[str]:
+    return sorted({name for cohort in cohorts for name in cohort.sums if name.startswith(kind)})
+
+
+def _groups(cohorts: Sequence[Collected], name: str) -> dict[str, list[Collected]]:
+    """Return the cohorts that have a signal, by subgroup."""
     groups: dict[str, list[Collected]] = {}
     for cohort in cohorts:
-        groups.setdefault(_label(cohort.subgroup), []).append(cohort)
+        if name in cohort.sums:
+            groups.setdefault(_label(cohort.subgroup), []).append(cohort)
+    return groups
+
+
+def _share(hits: Sequence[float], counts: Sequence[float], noises: Sequence[float], alpha: float) -> Rate:
+    """Return a share over cohorts: from how they scatter if there are two, else as if of independent observations.
+
+    Args:
+        hits: By cohort.
+        counts: By cohort.
+        noises: Standard deviation of the noise on each count; that on hits is no more.
+        alpha: Two-sided error.
+    """
+    if len(counts) > 1:
+        return cohort_rate(hits, counts, sigma=max(noises), alpha=alpha)
+    return rate(hits[0], counts[0], sigma=noises[0], alpha=alpha)
+
+
+def _outcome(name: str, cohorts: Sequence[Collected], alpha: float) -> dict[str, Any]:
+    """Return how often an outcome was bad, by subgroup, and the greatest difference with its interval."""
+    groups = _groups(cohorts, name)
     rates: dict[str, Rate] = {}
     for label, members in groups.items():
-        sums = np.sum([member.sums.get(name, [0.0, 0.0]) for member in members], axis=0)
-        # The noise of the total is that of all counts that it is made of.
-        noise = float(np.sqrt(2 * sum(member.noise_sd**2 for member in members)))
-        rates[label] = rate(float(sums[1]), float(sums.sum()), sigma=noise, alpha=alpha / len(groups))
+        sums = [member.sums[name] for member in members]
+        noises = [2**0.5 * member.noise_sd for member in members]
+        rates[label] = _share([one[1] for one in sums], [sum(one) for one in sums], noises, alpha / len(groups))
     known = {label: found for label, found in rates.items() if found.value is not None}
-    shown: dict[str, Any] = {"rates": {label: _shown(found) for label, found in rates.items()}}
+    shown: dict[str, Any] = {"rates": {label: _shown(found, groups[label]) for label, found in rates.items()}}
     if len(known) > 1:
         worst, best = (pick(known, key=lambda label: known[label].value or 0.0) for pick in (max, min))
-        shown |= {"worst": worst, "best": best, "difference": _shown(difference(known[worst], known[best]))}
+        both = (
+            [*groups[worst], *groups[best]] if min(len(groups[worst]), len(groups[best])) > 1 else groups[worst][:1]
+        )
+        shown |= {"worst": worst, "best": best, "difference": _shown(difference(known[worst], known[best]), both)}
     return shown
+
+
+def _classes(cohorts: Sequence[Collected], alpha: float) -> dict[str, list[dict[str, Any]]]:
+    """Return by subgroup what share of answers each class has; the last bin, of no class, is not counted."""
+    found = {}
+    groups = _groups(cohorts, "class")
+    for label, members in groups.items():
+        sums = [member.sums["class"][:-1] for member in members]
+        noises = [len(one) ** 0.5 * member.noise_sd for one, member in zip(sums, members, strict=True)]
+        totals, shared = [sum(one) for one in sums], alpha / (len(groups) * max(1, len(sums[0])))
+        found[label] = [
+            _shown(_share([one[at] for one in sums], totals, noises, shared), members) for at in range(len(sums[0]))
+        ]
+    return found
+
+
+def _tenths(name: str, cohorts: Sequence[Collected], alpha: float) -> dict[str, list[dict[str, Any]]]:
+    """Return by subgroup how often answers were right, for each tenth of confidence: pairs of right and wrong."""
+    found = {}
+    groups = _groups(cohorts, name)
+    for label, members in groups.items():
+        pairs = [np.reshape(member.sums[name], (-1, 2)) for member in members]
+        noises = [2**0.5 * member.noise_sd for member in members]
+        found[label] = [
+            _shown(
+                _share(
+                    [float(one[at, 0]) for one in pairs],
+                    [float(one[at].sum()) for one in pairs],
+                    noises,
+                    alpha / (len(groups) * len(pairs[0])),
+                ),
+                members,
+            )
+            for at in range(len(pairs[0]))
+        ]
+    return found
 
 
 def _label(subgroup: Mapping[str, str]) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted(subgroup.items())) or "all"
 
 
-def _shown(found: Rate) -> dict[str, Any]:
-    return {"value": found.value, "low": found.low, "high": found.high, "why": found.why}
+def _shown(found: Rate, members: Sequence[Collected]) -> dict[str, Any]:
+    return {
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+        "why": found.why,
+        # From one cohort nothing is known of how devices differ.
+        "assumes": "" if len(members) > 1 else "one observation a device",
+    }

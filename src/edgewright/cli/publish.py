@@ -9,6 +9,7 @@ from rich.console import Console
 import edgewright
 from edgewright.cli.opened import add_options, opened
 from edgewright.cli.project import find_project
+from edgewright.cli.records import read_record
 from edgewright.cli.signing import signing
 from edgewright.cli.terminal import SCHEMA_VERSION, print_json
 from edgewright.compress.variant import Made, Sample, image_of, variant_of
@@ -133,7 +134,13 @@ def run(arguments: argparse.Namespace) -> int:
 def _made(arguments: argparse.Namespace) -> dict[str, Made]:
     """Return the variants by device class."""
     project = find_project(arguments.project)
-    guard = GuardRules() if arguments.guard is None else _guard(arguments.guard)
+    guard = (
+        GuardRules()
+        if arguments.guard is None
+        else read_record(
+            arguments.guard, GuardRules, "rules of a guard", "See docs/reference/guard.md for its form."
+        )
+    )
     classes = [] if project is None else [each.name for each in project.device_classes]
     first = arguments.device_class or (classes[0] if len(classes) == 1 else "default")
     places = {first: arguments.folder}
@@ -163,12 +170,3 @@ def _sample(arguments: argparse.Namespace, preprocess: Preprocess | None) -> Sam
 
 def _fleet(path: Path) -> tuple[str, KeyStore]:
     return checked_name("fleet key", path.stem), new_key_file(path)
-
-
-def _guard(path: Path) -> GuardRules:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=GuardRules)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise InputError(
-            f"{path} holds no rules of a guard: {error}", remedy="See docs/reference/guard.md for its form."
-        ) from error

@@ -4,6 +4,7 @@ import argparse
 import datetime
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -12,6 +13,7 @@ from edgewright.cli.collecting import Patience, as_json, by_signal, collect
 from edgewright.cli.enrolled import read_enrolled
 from edgewright.cli.judge import judged, read_collected
 from edgewright.cli.opened import add_options, opened
+from edgewright.cli.records import read_record
 from edgewright.cli.signing import signing
 from edgewright.cli.terminal import SCHEMA_VERSION, label_of, print_json, working
 from edgewright.contract.errors import InputError
@@ -20,7 +22,7 @@ from edgewright.contract.profile import Profile
 from edgewright.contract.query import Backend, Counted, Limits, Query, Template
 from edgewright.contract.release import Manifest, stored
 from edgewright.contract.times import time_of
-from edgewright.device.watched import widths
+from edgewright.device.watched import TENTHS, widths
 from edgewright.privacy.price import instantiate, price
 from edgewright.trust.asking import ask, known_permit, known_questions, permit
 from edgewright.trust.paths import blob_name, release_path
@@ -77,6 +79,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     )
     permits.add_argument("--every", metavar="DAYS", type=float, default=1.0, help="between two answers (1)")
     permits.add_argument("--by", metavar="LABEL", action="append", default=[], help="subgroups by it; repeatable")
+    permits.add_argument(
+        "--outcome", metavar="NAME", action="append", default=[], help="with --signals: this too; repeatable"
+    )
     permits.add_argument("--expires", metavar="DATE", help="not asked after (in a year)")
     permits.add_argument("--stage", action="store_true", help="leave the signing to 'repo sign'")
     permits.set_defaults(run=run_permit)
@@ -134,7 +139,10 @@ def run_permit(arguments: argparse.Namespace) -> int:
     """
     repository = opened(arguments)
     model, device_class = arguments.model, arguments.device_class
-    templates = [_read(path) for path in arguments.template]
+    templates = [
+        read_record(path, Template, "template", "See docs/reference/query.md for its form.")
+        for path in arguments.template
+    ]
     if arguments.signals is not None:
         templates.append(_signals(repository, arguments))
     strict = [each.name for each in templates if "secagg" in each.backends]
@@ -289,12 +297,13 @@ def run_collect(arguments: argparse.Namespace) -> int:
             state=arguments.state,
         )
     if arguments.json:
-        told = {"schema": SCHEMA_VERSION, "query": query.id, "subgroup": query.subgroup}
-        print_json(told | as_json(found, template))
+        print_json({"schema": SCHEMA_VERSION} | as_json(found, query, template))
     else:
         Console().print(
             f"{found.survivors} devices; each number has noise of {found.noise_sd:.3g}.", highlight=False
         )
+        if found.beyond:
+            print(f"{found.beyond} numbers lie where no honest sum does: a device lied, or the sum wrapped.")
         for name, values in by_signal(found, template).items():
             print(f"  {name}: {' '.join(f'{value:.0f}' for value in values)}")
     return 0
@@ -315,18 +324,42 @@ def run_judge(arguments: argparse.Namespace) -> int:
     repository = opened(arguments)
     profile = _profile(repository, arguments.model, arguments.release, arguments.device_class)
     cohorts = [read_collected(path) for path in arguments.sum]
-    found = judged(profile, cohorts, size=arguments.size, alpha=arguments.alpha)
+    release = _digest(repository, arguments.model, arguments.release)
+    found = judged(profile, cohorts, release=release, size=arguments.size, alpha=arguments.alpha)
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, **found})
     else:
-        console = Console()
-        for name, one in found["signals"].items():
-            console.print(f"{name}: {one['says']}", highlight=False)
-        for name, one in found["outcomes"].items():
-            for label, each in one["rates"].items():
-                said = each["why"] or f"{each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}]"
-                console.print(f"{name}, {label}: {said}", highlight=False, markup=False)
+        _show(found)
     return 1 if found["drifting"] else 0
+
+
+def _show(found: dict[str, Any]) -> None:
+    console = Console()
+
+    def say(what: str) -> None:
+        console.print(what, highlight=False, markup=False)
+
+    for warning in found["warnings"]:
+        say(f"warning: {warning}")
+    for name, one in found["signals"].items():
+        say(f"{name}: {one['says']}")
+    for name, one in found["outcomes"].items():
+        for label, each in one["rates"].items():
+            say(f"{name}, {label}: {_share_of(each)}")
+    for label, shares in found["classes"].items():
+        for number, each in enumerate(shares):
+            say(f"class {number}, {label}: {_share_of(each)}")
+    for name, groups in found["calibration"].items():
+        for label, tenths in groups.items():
+            for number, each in enumerate(tenths):
+                say(f"{name}, confidence from {number / 10:g}, {label}: {_share_of(each)} right")
+
+
+def _share_of(each: dict[str, Any]) -> str:
+    if each["why"]:
+        return str(each["why"])
+    assumed = f" (if {each['assumes']})" if each["assumes"] else ""
+    return f"{each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}]{assumed}"
 
 
 def _signals(repository: Repository, arguments: argparse.Namespace) -> Template:
@@ -342,6 +375,8 @@ def _signals(repository: Repository, arguments: argparse.Namespace) -> Template:
     profile = _profile(repository, arguments.model, arguments.signals, arguments.device_class)
     counted = [Counted(signal.name, len(signal.edges) + 2) for signal in profile.signals]
     counted += [Counted(name, bins) for name, bins in widths().items()]
+    for name in arguments.outcome:
+        counted += [Counted(f"outcome.{name}", 2), Counted(f"calibration.{name}", 2 * TENTHS)]
     expires = arguments.expires or (repository.now() + datetime.timedelta(days=365)).isoformat()
     return Template(
         "signals",
@@ -396,12 +431,3 @@ def _hour(what: str, text: str) -> datetime.datetime:
     if found.timestamp() % 3600:
         raise InputError(f"--{what} {text} is no whole hour", remedy="Devices count by the hour, UTC.")
     return found
-
-
-def _read(path: Path) -> Template:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Template)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise InputError(
-            f"{path} holds no template: {error}", remedy="See docs/reference/query.md for its form."
-        ) from error

@@ -14,18 +14,17 @@ from edgewright.compress.soften import soften
 from edgewright.contract.errors import DataError
 from edgewright.contract.preprocess import Preprocess
 from edgewright.signals.calibration import (
+    are_probabilities,
     brier,
     calibration_error,
     fit_temperature,
     fit_vector,
+    logs_of,
     nll,
     softmax,
 )
 
 __all__ = ["Calibrated", "Judged", "calibrate_model"]
-
-# Probabilities that were computed in single precision sum up to 1 as well as this.
-_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +122,7 @@ def _logits(scores: NDArray[np.generic]) -> NDArray[np.float64]:
             f"the first output has the shape {list(values.shape)}, not [samples, classes]",
             remedy="Give a classifier whose first output holds the scores.",
         )
-    probabilities = values.min() >= 0 and np.abs(values.sum(axis=1) - 1).max() < _ROUNDING
-    return np.log(np.maximum(values, np.finfo(np.float32).tiny)) if probabilities else values
+    return logs_of(values) if are_probabilities(values) else values
 
 
 def _judged(logits: NDArray[np.float64], labels: NDArray[np.intp]) -> Judged:

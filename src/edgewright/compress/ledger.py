@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgewright.contract.errors import InputError, OutputError
+from edgewright.trust.durable import sync
 
 __all__ = ["LookLedger", "look_alpha", "state_folder"]
 
@@ -122,8 +123,4 @@ class LookLedger:
             file.flush()
             os.fsync(file.fileno())
         new.replace(self.path)
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(self.folder)

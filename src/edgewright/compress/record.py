@@ -103,7 +103,7 @@ def record(
     )
     # Value ranges were taken from the calibrate part and choices made by the select part; nothing by this one.
     unseen = (run.dataset if is_original else run.proof.fed).subset(run.proof.indices)
-    profile = reference_profile(content, unseen, report.contract, seed=request.seed)
+    profile = reference_profile(content, unseen, report.contract, seed=request.seed, answers=outputs)
     if profile is not None:
         run.folder.write("profile.json", msgspec.json.encode(profile))
     run.folder.write("report.json", msgspec.json.format(msgspec.json.encode(report), indent=1))

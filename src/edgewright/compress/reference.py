@@ -20,7 +20,7 @@ from edgewright.contract.profile import Profile, Scores, Signal
 from edgewright.contract.signature import InputContract
 from edgewright.signals.acceptance import fit_acceptance
 from edgewright.signals.bins import count, place, take_reference
-from edgewright.signals.calibration import softmax
+from edgewright.signals.calibration import are_probabilities, logs_of, softmax
 from edgewright.signals.conformal import fit_sets
 from edgewright.signals.drift import tolerance
 from edgewright.signals.episodes import Thinning, choose_thinning
@@ -39,8 +39,6 @@ _LEAST_GROUPS = 5
 _RATES = (0.02, 0.1)
 # Share of prediction sets that may miss the class, and of accepted answers that may be wrong.
 _MISSED, _WRONG = 0.1, 0.05
-# Probabilities that were computed in single precision sum up to 1 as well as this.
-_ROUNDING = 1e-3
 
 
 def reference_profile(
@@ -52,6 +50,7 @@ def reference_profile(
     in_order: bool = False,
     interval_s: float = 0.0,
     alpha: float = 0.05,
+    answers: Sequence[NDArray[Any]] | None = None,
 ) -> Profile | None:
     """Return the profile of a model, None if there is nothing to watch or too few samples.
 
@@ -63,6 +62,7 @@ def reference_profile(
         in_order: Whether the samples of each group (all, without groups) are one device's, in order.
         interval_s: Time between two of them, if they came evenly; 0 if unknown.
         alpha: False alarms of drift that are allowed in a period.
+        answers: The model's outputs to all samples, in their order, if they are known; else it is run.
 
     Raises:
         DataError: Too few samples are left that can pass for independent.
@@ -76,7 +76,10 @@ def reference_profile(
     if len(chosen) > _MOST_SAMPLES and not in_order:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, _MOST_SAMPLES, replace=False))
     samples = dataset.inputs[spec.name][chosen]
-    answers = outputs_of(model, dataset, chosen, contract)
+    if answers is None:
+        answers = outputs_of(model, dataset, chosen, contract)
+    else:
+        answers = [output[chosen] for output in answers]
     scores, classes = _scores(answers, dataset.task)
     layout = layout_of(samples, classes)
     values = of_samples(samples, answers[0] if scores else None, layout, scores)
@@ -125,7 +128,7 @@ def _doubt(
     if not scores:
         return {}
     values = np.asarray(answers, np.float64)[alone]
-    logits = values if scores == "logits" else np.log(np.maximum(values, np.finfo(np.float32).tiny))
+    logits = values if scores == "logits" else logs_of(values)
     measures = [LogitMeasure("energy"), LogitMeasure("margin")] if scores == "logits" else [LogitMeasure("margin")]
     rules: dict[str, Any] = {}
     # Together they reject at most the sum of their rates.
@@ -174,7 +177,7 @@ def _scores(answers: Sequence[NDArray[np.generic]], task: str) -> tuple[Scores, 
     if first.dtype.kind != "f" or first.ndim != 2 or first.shape[1] < 2:
         return "", 0
     values = np.asarray(first, np.float64)
-    if values.min() >= 0 and np.abs(values.sum(axis=1) - 1).max() < _ROUNDING:
+    if are_probabilities(values):
         return "probabilities", values.shape[1]
     return ("logits", values.shape[1]) if task == "classification" else ("", 0)
 

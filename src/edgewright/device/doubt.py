@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgewright.contract.outlier import LogitMeasure
 from edgewright.contract.profile import Profile
-from edgewright.signals.calibration import softmax
+from edgewright.signals.calibration import logs_of, softmax
 from edgewright.signals.conformal import prediction_sets
 from edgewright.signals.outlier import scorer, unusual
 
@@ -43,7 +43,7 @@ def doubt_of(profile: Profile, scores: NDArray[Any]) -> Doubt:
         scores: Shape [classes], as the profile says: logits or probabilities.
     """
     row = np.asarray(scores, np.float64).reshape(1, -1)
-    logits = row if profile.scores == "logits" else np.log(np.maximum(row, np.finfo(np.float32).tiny))
+    logits = row if profile.scores == "logits" else logs_of(row)
     probabilities = softmax(logits)
     sets = np.ones(row.shape, bool) if profile.sets is None else prediction_sets(probabilities, profile.sets)
     confidence = float(probabilities.max())

@@ -26,6 +26,7 @@ from edgewright.device.guard import Guard
 from edgewright.device.watched import (
     Reference,
     Watched,
+    added_up,
     counts_between,
     described,
     from_bytes,
@@ -195,11 +196,6 @@ class Monitor:
     def describe(self) -> dict[str, Any]:
         """Return what there is to see, for the device's owner; it is not sent by name."""
         finding, watched = self.finding(), self.watched
-        tallies: dict[str, list[int]] = {}
-        for window in watched.windows:
-            for name, tally in window.tallies.items():
-                before = tallies.get(name, [0] * len(tally))
-                tallies[name] = [one + other for one, other in zip(before, tally, strict=True)]
         return {
             "verdict": str(finding.verdict),
             "log_evidence": finding.evidence,
@@ -210,7 +206,7 @@ class Monitor:
             "one_in": self.reference.thinning.step,
             "not_watched": watched.dropped,
             "signals": described(self.reference, watched),
-            "tallies": tallies,
+            "tallies": added_up(*(window.tallies for window in watched.windows)),
         }
 
 

@@ -21,6 +21,7 @@ from edgewright.contract.profile import Profile
 from edgewright.contract.query import Counted
 from edgewright.signals import distance
 from edgewright.signals.bins import count, place
+from edgewright.signals.calibration import logs_of
 from edgewright.signals.drift import Finding, Mark, Plan, State, begin, judge, make_plan, update
 from edgewright.signals.episodes import Dependence, Thinning, begin_check, check, depends, pick
 from edgewright.signals.look import Layout
@@ -35,6 +36,7 @@ __all__ = [
     "Reference",
     "Watched",
     "Window",
+    "added_up",
     "counts_between",
     "described",
     "from_bytes",
@@ -235,14 +237,10 @@ def _unusual(profile: Profile, rows: _Floats) -> int:
         if isinstance(rule.measure, LogitMeasure):
             confidence = np.exp(greatest - total) if profile.scores == "logits" else greatest
             # Probabilities' margin is that of their logarithms.
-            apart = greatest - second if profile.scores == "logits" else _log(greatest) - _log(second)
+            apart = greatest - second if profile.scores == "logits" else logs_of(greatest) - logs_of(second)
             scores = {"energy": -total, "confidence": 1 - confidence, "margin": -apart}
             held |= unusual(scores[rule.measure.score].astype(np.float32), rule)
     return int(held.sum())
-
-
-def _log(values: _Floats) -> _Floats:
-    return np.asarray(np.log(np.maximum(values, np.finfo(np.float32).tiny)))
 
 
 def learn(watched: Watched, name: str, value: float, confidence: float | None, *, now_s: float) -> Watched:
@@ -352,6 +350,16 @@ def described(reference: Reference, watched: Watched) -> list[dict[str, Any]]:
     ]
 
 
+def added_up(*parts: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return tallies together."""
+    total: dict[str, tuple[int, ...]] = {}
+    for part in parts:
+        for name, tally in part.items():
+            before = total.get(name, (0,) * len(tally))
+            total[name] = tuple(one + other for one, other in zip(before, tally, strict=True))
+    return total
+
+
 def _grown(
     windows: tuple[Window, ...], counts: _Counts, tallies: Mapping[str, tuple[int, ...]], now_s: float
 ) -> tuple[Window, ...]:
@@ -359,10 +367,7 @@ def _grown(
     if _hour(now_s) != _hour(last.began_s):
         closed.append(last)
         last = Window(now_s, now_s, np.zeros_like(counts))
-    merged = dict(last.tallies)
-    for name, added in tallies.items():
-        before = merged.get(name, (0,) * len(added))
-        merged[name] = tuple(one + other for one, other in zip(before, added, strict=True))
+    merged = added_up(last.tallies, tallies)
     return (
         *closed[-(_WINDOWS - 1) :],
         Window(last.began_s, max(now_s, last.began_s), last.counts + counts, merged),

@@ -3,10 +3,20 @@
 from edgewright.contract.query import Query, Template, digest_of, size_of
 from edgewright.privacy.roster import DIGEST_BYTES, Terms
 
-__all__ = ["terms_of"]
+__all__ = ["DEGREE", "terms_of", "threshold_of"]
 
 # With 17 neighbours of whom 12 must return, a tenth of devices dropping out costs a sum less than once in 10,000.
-_DEGREE = 17
+DEGREE = 17
+"""Neighbours of a device, where the cohort has as many."""
+
+
+def threshold_of(degree: int) -> int:
+    """Return how many neighbours' shares unmask a device.
+
+    >>> threshold_of(DEGREE)
+    12
+    """
+    return (2 * degree + 2) // 3
 
 
 def terms_of(query: Query, template: Template) -> Terms:
@@ -19,7 +29,7 @@ def terms_of(query: Query, template: Template) -> Terms:
     Raises:
         InputError: The cohort is too small for neighbours.
     """
-    degree = min(_DEGREE, query.cohort - 1) if query.backend == "secagg" else 0
+    degree = min(DEGREE, query.cohort - 1) if query.backend == "secagg" else 0
     return Terms(
         bytes.fromhex(digest_of(query)),
         f"{query.window_start}/{query.window_end}",
@@ -28,5 +38,5 @@ def terms_of(query: Query, template: Template) -> Terms:
         query.cohort,
         bytes.fromhex(query.release) if query.release else bytes(DIGEST_BYTES),
         degree,
-        (2 * degree + 2) // 3 if degree else 0,
+        threshold_of(degree) if degree else 0,
     )

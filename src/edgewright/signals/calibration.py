@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 __all__ = [
     "CalibrationError",
     "Softening",
+    "are_probabilities",
     "brier",
     "calibration_error",
     "fit_temperature",
     "fit_vector",
+    "logs_of",
     "nll",
     "softmax",
 ]
@@ -29,6 +31,8 @@ _STEPS = 100
 _GRADIENT = 1e-9
 # A temperature is sought between these, in units of the logits' spread.
 _LEAST_FACTOR, _MOST_FACTOR = 1e-3, 1e3
+# Probabilities that were computed in single precision sum up to 1 as well as this.
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,17 @@ class CalibrationError:
     rms: float
 
 
+def are_probabilities(scores: NDArray[Any]) -> bool:
+    """Whether each row holds shares of one, as well as single precision adds them up."""
+    values = np.asarray(scores, np.float64)
+    return bool(values.min() >= 0 and np.abs(values.sum(axis=1) - 1).max() < _ROUNDING)
+
+
+def logs_of(probabilities: NDArray[Any]) -> _Floats:
+    """Return logarithms, which serve as logits; a probability of 0 counts as the least normal float32."""
+    return np.asarray(np.log(np.maximum(np.asarray(probabilities, np.float64), np.finfo(np.float32).tiny)))
+
+
 def softmax(logits: NDArray[Any]) -> _Floats:
     """Return probabilities, shape [samples, classes]; a single column is the logit of yes and gives no and yes."""
     values = _columns(logits)
@@ -93,8 +108,8 @@ def fit_temperature(logits: NDArray[Any], labels: NDArray[Any]) -> Softening:
     if spread == 0:
         raise ValueError("all logits of each sample are equal: no temperature can be told")
     wanted = float((targets * values).sum(axis=1).mean())
-    low, high = _LEAST_FACTOR / spread, _MOST_FACTOR / spread
-    factor = min(max(1.0, low), high)
+    low, high = min(1.0, _LEAST_FACTOR / spread), max(1.0, _MOST_FACTOR / spread)  # as it is, is always allowed
+    factor = 1.0
     for _ in range(_STEPS):
         chances = softmax(factor * values)
         means = (chances * values).sum(axis=1)

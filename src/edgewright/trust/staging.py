@@ -15,6 +15,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 from edgewright.contract.errors import InputError
 from edgewright.trust.form import BIN, BINS, ROLLOUTS, lifetime_of
 from edgewright.trust.keys import KeyFolder
+from edgewright.trust.reading import read_aloud
 from edgewright.trust.repository import Repository, TrustError
 from edgewright.trust.store import ExistsError
 
@@ -149,6 +150,7 @@ def changes(repository: Repository, changed: Changed) -> list[str]:
                 found.append(f"remove {path}")
             elif path not in old or old[path].hashes != new[path].hashes:
                 found.append(f"{'change' if path in old else 'add'} {path} sha256 {new[path].hashes.get('sha256')}")
+                found += read_aloud(path, old.get(path), new[path])
         if before is not None and before.signed.delegations != metadata.signed.delegations:
             found.append(f"change whose keys count for what {name} delegates")
     return found

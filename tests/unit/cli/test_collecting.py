@@ -47,7 +47,7 @@ def helper() -> Helper:
 @pytest.fixture
 def helper_url(helper: Helper) -> Iterator[str]:
     desk = HelperDesk(helper)
-    with serving(desk.handle, desk.knows, "127.0.0.1", 0) as url:
+    with serving(desk.handle, "127.0.0.1", 0, knows=desk.knows) as url:
         yield url
 
 
@@ -145,7 +145,7 @@ def test_a_helper_that_names_strangers_ends_the_collecting(tmp_path: Path) -> No
     lying = HelperDesk(Liar())  # type: ignore[arg-type]
     assert isinstance(opened, Gatherer)
     with (
-        serving(lying.handle, lying.knows, "127.0.0.1", 0) as url,
+        serving(lying.handle, "127.0.0.1", 0, knows=lying.knows) as url,
         pytest.raises(DeclinedError, match="not in the sum"),
     ):
         _helped(desk, opened, url, AT_ONCE)
@@ -185,7 +185,7 @@ def test_the_desk_closes_a_sum_between_letters_and_never_within_one(monkeypatch:
 def test_strangers_are_not_taken_over_http(tmp_path: Path) -> None:
     strangers = Fleet(2, seed=9)
     desk, opened = desk_with(tmp_path)
-    with serving(desk.handle, desk.knows, "127.0.0.1", 0) as url, urllib3.PoolManager() as pool:
+    with serving(desk.handle, "127.0.0.1", 0, knows=desk.knows) as url, urllib3.PoolManager() as pool:
         for gift in strangers.gifts(TERMS, PUBLIC):
             with pytest.raises(DeclinedError, match="not enrolled"):
                 post(pool, url + path_of("gift"), gift)
@@ -223,13 +223,13 @@ def status_of(url: str, path: str, length: str) -> int:
 )
 def test_what_is_not_wanted_is_not_read(tmp_path: Path, path: str, length: str, status: int) -> None:
     desk, _ = desk_with(tmp_path)
-    with serving(desk.handle, desk.knows, "127.0.0.1", 0) as url:
+    with serving(desk.handle, "127.0.0.1", 0, knows=desk.knows) as url:
         assert status_of(url, path.replace("known", path_of("")[:-1]), length) == status
 
 
 def test_so_many_connections_are_held_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgewright.cli.desk._MOST_CONNECTIONS", 3)
-    with serving(lambda *_: (200, b""), lambda _: True, "127.0.0.1", 0) as url:
+    with serving(lambda *_: (200, b""), "127.0.0.1", 0) as url:
         host, _, port = url.removeprefix("http://").partition(":")
         held = [socket.create_connection((host, int(port)), timeout=5) for _ in range(3)]
         for one in held:  # until it has a thread
@@ -254,7 +254,7 @@ def test_a_desk_that_fails_says_nothing_of_who_came(capfd: pytest.CaptureFixture
     def fails(path: str, body: bytes) -> tuple[int, bytes]:
         raise KeyError(path)
 
-    with serving(fails, lambda _: True, "127.0.0.1", 0) as url, pytest.raises(http.client.HTTPException):
+    with serving(fails, "127.0.0.1", 0) as url, pytest.raises(http.client.HTTPException):
         status_of(url, "/secret", "0")
     said = capfd.readouterr().err
     assert "127.0.0.1" not in said

@@ -1,5 +1,6 @@
 """What sums over cohorts say together, through the same noise that devices add."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,24 @@ PROFILE = Profile(
     tuple(Signal(name, tuple(np.linspace(-1, 1, 15).tolist()), (*[400] * 16, 0)) for name in ("mean", "spread")),
 )
 NOISE = 20.0
+NUMBERS = itertools.count()
+
+
+def collected(
+    sums: dict[str, list[float]], *, devices: int, noise: float, site: str = "", **more: Any
+) -> Collected:
+    """A sum of a query of its own."""
+    said: dict[str, Any] = {
+        "query": "q",
+        "digest": f"d{next(NUMBERS)}",
+        "template": "signals",
+        "template_digest": "t",
+        "release": "r",
+        "window": ("2026-06-01", "2026-06-02"),
+        "beyond": 0,
+        "subgroup": {"site": site} if site else {},
+    }
+    return Collected(devices=devices, noise_sd=noise, sums=sums, **(said | more))
 
 
 def cohort(
@@ -41,30 +60,30 @@ def cohort(
     wrong = random.binomial(100 * devices, bad)
     outcome = np.array([100 * devices - wrong, wrong]) + random.normal(0, NOISE, 2)
     sums = {"mean": counts(shifted), "spread": counts(SHARES), "outcome.wrong": outcome.tolist()}
-    return Collected("q", devices, NOISE, sums, {"site": site} if site else {})
+    return collected(sums, devices=devices, noise=NOISE, site=site)
 
 
 def test_a_fleet_that_has_moved_is_found_and_the_signal_named() -> None:
     random = np.random.default_rng(0)
-    found = judged(PROFILE, [cohort(random, moved=0.08) for _ in range(24)], size=0.05, alpha=0.05)
+    found = judged(PROFILE, [cohort(random, moved=0.08) for _ in range(24)], release="r", size=0.05, alpha=0.05)
     assert found["drifting"] == ["mean"]
     assert found["devices"] == 24 * 40
 
 
 def test_a_fleet_that_stayed_is_said_to_have_stayed_with_its_power_or_to_be_too_small() -> None:
     random = np.random.default_rng(1)
-    many = judged(PROFILE, [cohort(random) for _ in range(40)], size=0.05, alpha=0.05)
+    many = judged(PROFILE, [cohort(random) for _ in range(40)], release="r", size=0.05, alpha=0.05)
     assert many["drifting"] == []
     assert "no shift of 0.05 or more" in many["signals"]["mean"]["says"]
     assert many["signals"]["mean"]["power"] > 0.9
-    few = judged(PROFILE, [cohort(random) for _ in range(6)], size=0.05, alpha=0.05)
+    few = judged(PROFILE, [cohort(random) for _ in range(6)], release="r", size=0.05, alpha=0.05)
     assert "too few" in few["signals"]["mean"]["says"]
 
 
 def test_harmless_fleets_alarm_no_more_than_stated() -> None:
     random = np.random.default_rng(2)
     alarms = sum(
-        bool(judged(PROFILE, [cohort(random) for _ in range(16)], size=0.05, alpha=0.05)["drifting"])
+        bool(judged(PROFILE, [cohort(random) for _ in range(16)], release="r", size=0.05, alpha=0.05)["drifting"])
         for _ in range(60)
     )
     assert alarms <= 8  # of 60 at .05, more than 8 have a chance of one in 1,000
@@ -74,11 +93,11 @@ def test_subgroups_are_compared_with_the_noise_in_their_intervals() -> None:
     random = np.random.default_rng(3)
     cohorts = [cohort(random, site="berlin") for _ in range(8)]
     cohorts += [cohort(random, bad=0.2, site="paris") for _ in range(8)]
-    found = judged(PROFILE, cohorts, size=0.05, alpha=0.05)["outcomes"]["outcome.wrong"]
+    found = judged(PROFILE, cohorts, release="r", size=0.05, alpha=0.05)["outcomes"]["outcome.wrong"]
     assert (found["worst"], found["best"]) == ("site=paris", "site=berlin")
     assert 0.05 < found["difference"]["low"] < 0.1 < found["difference"]["high"] < 0.15
     tiny = [cohort(random, devices=1, site=site) for site in ("a", "b")]
-    nothing = judged(PROFILE, tiny, size=0.05, alpha=0.05)["outcomes"]["outcome.wrong"]
+    nothing = judged(PROFILE, tiny, release="r", size=0.05, alpha=0.05)["outcomes"]["outcome.wrong"]
     assert all(each["why"] or each["high"] - each["low"] > 0.05 for each in nothing["rates"].values())
 
 
@@ -103,17 +122,17 @@ def busy(random: np.random.Generator, shares: NDArray[Any]) -> Collected:
     query = instantiate(whole, template, 2.0)
     seen = [random.multinomial(10_000, random.dirichlet(shares * 300)) for _ in range(30)]
     parts = [contribute(np.append(one, 0).astype(float), template, query) for one in seen]
-    total = np.sum(parts, axis=0, dtype=np.uint64) % (1 << query.bits)
-    found = recover(np.asarray(total, np.uint32), template, query, 30)
-    return Collected("q", 30, found.noise_sd, {"class": found.values.tolist()})
+    total = np.asarray(np.sum(parts, axis=0, dtype=np.uint64) % (1 << query.bits), np.uint32)
+    found = recover(total, template, query, 30)
+    return collected({"class": found.values.tolist()}, devices=30, noise=found.noise_sd)
 
 
 def test_devices_that_saw_far_more_than_the_clip_still_tell_the_shape() -> None:
     random = np.random.default_rng(5)
-    stayed = judged(CLASS_PROFILE, [busy(random, CLASSES) for _ in range(24)], size=0.3, alpha=0.001)
+    stayed = judged(CLASS_PROFILE, [busy(random, CLASSES) for _ in range(24)], release="r", size=0.3, alpha=0.001)
     assert stayed["drifting"] == []
     moved = np.array([0.6, 0.22, 0.18])
-    found = judged(CLASS_PROFILE, [busy(random, moved) for _ in range(24)], size=0.3, alpha=0.001)
+    found = judged(CLASS_PROFILE, [busy(random, moved) for _ in range(24)], release="r", size=0.3, alpha=0.001)
     assert found["drifting"] == ["class"]
 
 
@@ -126,3 +145,96 @@ def test_what_is_no_sum_is_refused(tmp_path: Path) -> None:
         read_collected(path)
     path.write_bytes(msgspec.json.encode(cohort(np.random.default_rng(4))))
     assert read_collected(path).devices == 40
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "of another release": ({"release": "other"}, "about another release"),
+    "of another template": ({"template_digest": "other"}, "different templates"),
+    "of one query twice": ({"digest": "d"}, "of one query"),
+    "of a copied file": ({"sums": None}, "the same numbers"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_sums_that_do_not_belong_together_are_refused(what: str) -> None:
+    changes, reason = REFUSED[what]
+    random = np.random.default_rng(6)
+    first, *others = (cohort(random) for _ in range(13))
+    if "digest" in changes:
+        first = msgspec.structs.replace(first, digest="d")
+    if "sums" in changes:
+        changes = {"sums": first.sums}
+    others[-1] = msgspec.structs.replace(others[-1], **changes)
+    with pytest.raises(InputError, match=reason):
+        judged(PROFILE, [first, *others], release="r", size=0.05, alpha=0.05)
+
+
+def test_where_nothing_can_be_tested_nothing_is_said() -> None:
+    sums = [collected({"other": [1.0 + n, 2.0]}, devices=40, noise=1.0) for n in range(14)]
+    with pytest.raises(InputError, match="no signal"):
+        judged(PROFILE, sums, release="r", size=0.05, alpha=0.05)
+
+
+def test_sums_that_do_not_scatter_are_no_evidence_and_no_crash() -> None:
+    alike = [
+        collected({"mean": [100.0] * 17, "spread": [100.0] * 17, "n": [float(n)]}, devices=40, noise=1.0)
+        for n in range(14)
+    ]
+    with pytest.raises(InputError, match="no signal"):
+        judged(PROFILE, alike, release="r", size=0.05, alpha=0.05)
+
+
+def test_numbers_where_no_honest_sum_lies_are_warned_of() -> None:
+    random = np.random.default_rng(7)
+    cohorts = [cohort(random) for _ in range(12)]
+    assert judged(PROFILE, cohorts, release="r", size=0.05, alpha=0.05)["warnings"] == []
+    cohorts[3] = msgspec.structs.replace(cohorts[3], beyond=2, query="monday")
+    (warning,) = judged(PROFILE, cohorts, release="r", size=0.05, alpha=0.05)["warnings"]
+    assert "monday: 2 numbers" in warning
+
+
+def test_intervals_of_several_cohorts_hold_what_devices_that_differ_scatter_by() -> None:
+    """A site of few, unlike devices: an interval of independent observations would be far too narrow."""
+    random, held = np.random.default_rng(8), 0
+    for _ in range(100):
+        cohorts = []
+        for _ in range(10):
+            wrong = sum(random.binomial(1000, each) for each in random.beta(1, 9, 4))
+            counts = np.array([4000 - wrong, wrong]) + random.normal(0, NOISE, 2)
+            shifted = {"mean": random.normal(100, 5, 17).tolist(), "outcome.wrong": counts.tolist()}
+            cohorts.append(collected(shifted, devices=4, noise=NOISE, site="paris"))
+        found = judged(PROFILE, cohorts, release="r", size=0.05, alpha=0.05)["outcomes"]["outcome.wrong"]
+        one = found["rates"]["site=paris"]
+        assert one["assumes"] == ""
+        held += one["low"] <= 0.1 <= one["high"]
+    assert held >= 86  # of 100 at .95, fewer have a chance of one in 1,000
+    alone = judged(PROFILE, cohorts[:1], release="r", size=0.05, alpha=0.05)["outcomes"]["outcome.wrong"]
+    assert alone["rates"]["site=paris"]["assumes"] == "one observation a device"
+
+
+def test_classes_and_confidence_are_told_by_subgroup() -> None:
+    random = np.random.default_rng(9)
+    right = {"berlin": np.linspace(0.1, 0.95, 10), "paris": np.full(10, 0.5)}
+    shares = {"berlin": [0.5, 0.3, 0.2], "paris": [0.2, 0.3, 0.5]}
+    cohorts = []
+    for site in ("berlin", "paris"):
+        for _ in range(8):
+            hits = random.binomial(1000, right[site])
+            sums = {
+                "class": [*(random.multinomial(9000, shares[site]) + random.normal(0, NOISE, 3)).tolist(), 0.0],
+                "calibration.wrong": (
+                    np.stack([hits, 1000 - hits], 1).ravel() + random.normal(0, NOISE, 20)
+                ).tolist(),
+            }
+            cohorts.append(collected(sums, devices=40, noise=NOISE, site=site))
+    found = judged(CLASS_PROFILE, cohorts, release="r", size=0.05, alpha=0.05)
+    for site in ("berlin", "paris"):
+        classes, tenths = (
+            found["classes"][f"site={site}"],
+            found["calibration"]["calibration.wrong"][f"site={site}"],
+        )
+        assert len(classes) == 3
+        assert len(tenths) == 10
+        for wanted, one in zip([*shares[site], *right[site]], [*classes, *tenths], strict=True):
+            assert one["low"] <= wanted <= one["high"]
+            assert one["high"] - one["low"] < 0.1

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+
+from edgewright.contract.query import Query, digest_of
 
 from .test_ship import Places, Run, places, run, url  # noqa: F401 - fixtures
 
@@ -79,7 +82,7 @@ def asked(run: Run, places: Places, server: str, key: str, *more: object) -> dic
             "--server",
             server,
             *(("--helper", key) if key else ()),
-            "--secagg",
+            *("--secagg", "--outcome", "wrong"),
         ),
         *("--least-cohort", 3, "--dearest", 1e6, *places.signing),
     )
@@ -115,6 +118,16 @@ def test_a_fleet_is_asked_and_answers(
         assert server.stdout is not None
         found = json.loads(server.stdout.read())
     assert found["devices"] == DEVICES
+    assert found["digest"] == digest_of(msgspec.convert(made["query"], Query))
+    assert found["release"] == made["query"]["release"]
+    assert len(found["sums"]["outcome.wrong"]) == 2
+    assert len(found["sums"]["calibration.wrong"]) == 20
+    (tmp_path / "sum.json").write_text(json.dumps(found))
+    judge = ("query", "judge", "digits", "--sum", tmp_path / "sum.json", "--release")
+    said = run(*judge, "2.0.0", *repo)
+    assert "too few" in said["signals"]["mean"]["says"]
+    (tmp_path / "sum.json").write_text(json.dumps(found | {"release": "0" * 64}))
+    assert "about another release" in run(*judge, "2.0.0", *repo, code=2)["error"]["message"]
     sums = found["sums"]
     assert {"mean", "confidence", "class", "latency", "rejected"} <= set(sums)
     assert len(sums["class"]) == 11

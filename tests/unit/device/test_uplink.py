@@ -138,7 +138,7 @@ class Desk(SumDesk):
 @pytest.fixture
 def asked(world: World) -> Iterator[Asked]:
     desk = Desk()
-    with serving(desk.handle, lambda _: True, "127.0.0.1", 0) as url:
+    with serving(desk.handle, "127.0.0.1", 0) as url:
         yield Asked(world, url, desk)
 
 

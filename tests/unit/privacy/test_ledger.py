@@ -23,8 +23,9 @@ TEMPLATE = template_like(HISTOGRAM, norm=0.0, every_s=1.0)
 HOUR = 3600.0
 
 
+# Two signals of at most 4 and their rounding: a squared norm of 41, over 8 devices' noise.
 def quarter(number: int = 0, **changes: Any) -> Query:
-    return query_of(TEMPLATE, number, sigma=8 / math.sqrt(8) * math.sqrt(8 / 4) * math.sqrt(2) * 1.0001, **changes)
+    return query_of(TEMPLATE, number, sigma=math.sqrt(41) / 2 * 1.0001, **changes)
 
 
 def debited(ledger: Ledger, number: int, now_s: float, limits: Limits = LIMITS) -> Ledger | Refusal:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import urllib3
 from benchmarks.summing.fleet import HELPER_KEY, Fleet, Round, helper_terms, neighbour_terms
-from benchmarks.summing.wire import Task, serving
+from benchmarks.summing.wire import Task
 
+from edgewright.cli.desk import serving
 from edgewright.contract.errors import OutputError
 from edgewright.device.sums import Kept, SumClient, UnansweredError, UsedFile, post
 from edgewright.privacy.collect import Collector
@@ -95,7 +96,7 @@ def test_a_device_says_again_what_it_said_though_its_noise_were_drawn_afresh(
         heard.append((path, body))
         return (500, b"") if len(heard) == 1 else (200, b"")
 
-    with serving(handle) as url, urllib3.PoolManager() as pool:
+    with serving(handle, "127.0.0.1", 0) as url, urllib3.PoolManager() as pool:
         with pytest.raises(UnansweredError, match="500"):
             SumClient(url, key, Kept(tmp_path / "kept"), pool).give(terms, HELPER, lambda: next(drawn))
         # The process ends, and another one begins.
@@ -114,7 +115,7 @@ def test_what_a_device_keeps_is_for_its_eyes_alone(tmp_path: Path, key: DeviceKe
     terms = neighbour_terms()
     desk = SumDesk()
     desk.open(terms)
-    with serving(desk.handle) as url, urllib3.PoolManager() as pool:
+    with serving(desk.handle, "127.0.0.1", 0) as url, urllib3.PoolManager() as pool:
         client = SumClient(url, key, Kept(tmp_path / "kept"), pool)
         assert client.poll(terms, lambda: np.zeros(8, np.uint32)) == "joined"
         assert client.poll(terms, lambda: np.zeros(8, np.uint32)) == "waiting"
@@ -134,7 +135,7 @@ def test_a_letter_that_did_not_arrive_is_sent_again_before_anything_else(tmp_pat
         heard.append(body)
         return (503, b"") if len(heard) == 1 else desk.handle(path, body)
 
-    with serving(handle) as url, urllib3.PoolManager() as pool:
+    with serving(handle, "127.0.0.1", 0) as url, urllib3.PoolManager() as pool:
         client = SumClient(url, key, Kept(tmp_path / "kept"), pool)
         with pytest.raises(UnansweredError, match="503"):
             client.poll(terms, lambda: np.zeros(8, np.uint32))
@@ -177,7 +178,7 @@ def test_a_desk_tells_whom_it_goes_on_without() -> None:
     gatherer = Gatherer(terms)
     for gift in fleet.gifts(terms, HELPER):
         gatherer.take(gift)
-    with serving(HelperDesk(stranger).handle) as url, urllib3.PoolManager() as pool:
+    with serving(HelperDesk(stranger).handle, "127.0.0.1", 0) as url, urllib3.PoolManager() as pool:
         with pytest.raises(DeclinedError, match="not enrolled") as refusal:
             post(pool, f"{url}/help", gatherer.ask())
         assert refusal.value.culprits == (fleet.names[0],)

@@ -137,6 +137,11 @@ def test_a_temperature_changes_no_answer_and_never_costs_likelihood(
     assert after <= before + 1e-6 * (1 + abs(before))
 
 
+def test_logits_that_are_nearly_equal_are_left_rather_than_made_likelier_for_the_wrong() -> None:
+    logits, labels = np.array([[1e-4, 0.0, 0.0, 0.0]]), np.array([1])
+    assert fit_temperature(logits, labels).scale[0] <= 1
+
+
 def test_scores_are_scikit_learns(digit_logits: Arrays) -> None:
     chances, labels = softmax(digit_logits["noisy"]), digit_logits["y"]
     assert nll(chances, labels) == pytest.approx(log_loss(labels, chances), rel=1e-6)
