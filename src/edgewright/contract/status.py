@@ -111,6 +111,8 @@ class StageOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         arm: Version that the device was assigned, "" for what it had before: the control and the holdback.
         failed: Metrics in which it failed, in order; none if it did well.
         latency_s: Median of an inference in the stage.
+        age_s: How long ago the device first saw the rollout at this stage. What it says counts from a certain age
+            on, the same for all devices, and whatever it says later changes nothing.
     """
 
     rollout: str
@@ -118,6 +120,7 @@ class StageOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arm: str = ""
     failed: tuple[str, ...] = ()
     latency_s: float | None = None
+    age_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what is no outcome."""
@@ -126,6 +129,7 @@ class StageOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             checked_version(self.arm)
         _checked_number("stage", self.stage, 1000)
         _checked_number("latency_s", self.latency_s, math.inf)
+        _checked_number("age_s", self.age_s, math.inf)
         if list(self.failed) != sorted(set(self.failed)) or len(self.failed) > _MOST_FAILED:
             raise InputError(
                 f"{len(self.failed)} failed metrics, not each once and in order",

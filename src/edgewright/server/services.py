@@ -1,0 +1,37 @@
+"""What everything on the server works with: the store, the repository, the online key, the clock."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from edgewright.contract.fleet import Fleet
+from edgewright.privacy.desk import SumDesk
+from edgewright.server.store.store import Store
+from edgewright.trust.keys import KeyFolder
+from edgewright.trust.repository import Repository
+
+__all__ = ["Services"]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What handlers and loops share.
+
+    Attributes:
+        store: What the fleet said, what was decided.
+        audience: Name of this fleet, which devices' proofs are for.
+        repository: Opens the repository and verifies it, as it is now.
+        keys: Of the online roles; None if this process signs nothing.
+        fleet: What the project file says.
+        now: Seconds since 1970, UTC.
+        repository_url: That devices are told; a path of this server, or another one's address.
+        desk: Takes answers to private sums.
+    """
+
+    store: Store
+    audience: str
+    repository: Callable[[], Repository]
+    keys: KeyFolder | None
+    fleet: Fleet
+    now: Callable[[], float]
+    repository_url: str = "/repo/"
+    desk: SumDesk = field(default_factory=SumDesk)
