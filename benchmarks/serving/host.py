@@ -9,6 +9,7 @@ verified, a few words answered. It keeps nothing, decodes no status, and would b
 
 import asyncio
 import base64
+import os
 import signal
 import sqlite3
 import subprocess
@@ -64,7 +65,11 @@ class Host:
 
     def __init__(self, command: Sequence[str | Path], *, begins: str = "port ") -> None:
         self.process = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=None
+            [sys.executable, *command],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
