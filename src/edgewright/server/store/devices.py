@@ -143,6 +143,13 @@ class Devices:
         )
         return self.database.read(lambda connection: {row.id: Known(*row) for row in connection.execute(query)})
 
+    def publics(self, device_class: str) -> frozenset[bytes]:
+        """Return the keys of all devices of a class that are not retired."""
+        query = select(devices.c.public).where(
+            devices.c.device_class == device_class, devices.c.retired_s.is_(None)
+        )
+        return self.database.read(lambda connection: frozenset(connection.execute(query).scalars()))
+
     def retire(self, device_id: str, *, now_s: float) -> None:
         """Believe a device no more; what it said stays.
 
