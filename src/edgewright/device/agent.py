@@ -2,6 +2,7 @@
 
 import datetime
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -9,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
-import urllib3
 from numpy.typing import NDArray
 
+from edgewright.contract.door import CheckingIn
 from edgewright.contract.errors import EdgewrightError, InputError, WorkError
 from edgewright.contract.permit import Permit
 from edgewright.contract.plan import Plan, Policy
@@ -20,24 +22,29 @@ from edgewright.contract.query import Query, Template
 from edgewright.contract.refusal import Refusal, RefusedError
 from edgewright.contract.times import time_of
 from edgewright.device.choose import Choice, Situation, choose, notice
+from edgewright.device.door import Door
 from edgewright.device.doubt import Doubt, doubt_of
+from edgewright.device.ending import Presence
 from edgewright.device.files import Files
 from edgewright.device.guard import Rejection
 from edgewright.device.host import battery
 from edgewright.device.installer import Installer, installer_of
 from edgewright.device.journal import Journal, Record
-from edgewright.device.keys import fleet_keys, own_keys
+from edgewright.device.keys import IDENTITY, fleet_keys, own_keys
 from edgewright.device.lifecycle import State
 from edgewright.device.lock import Lock
 from edgewright.device.monitor import Monitor, Watch
 from edgewright.device.outcomes import Outcomes
-from edgewright.device.predictor import Prediction, Predictor
+from edgewright.device.predictor import Engine, Prediction, Predictor
+from edgewright.device.report import Contact, keep_contact, read_contact, status_of
 from edgewright.device.settings import Settings, read_settings
 from edgewright.device.shelves import Shelves
+from edgewright.device.stages import Fates, fail, metrics_of, outcome_of, see, worse
 from edgewright.device.trial import Probation
 from edgewright.device.update import Update
 from edgewright.device.uplink import Uplink
-from edgewright.trust.fetch import Fetcher
+from edgewright.trust.fetch import Fetcher, open_pool
+from edgewright.trust.identity import new_device_key
 from edgewright.trust.keystore import KeyStore, LockedError
 from edgewright.trust.verify import View, refresh
 
@@ -46,10 +53,11 @@ __all__ = ["Agent", "RejectedError"]
 _LOCK = "lock"
 # Steps of a private sum that others follow.
 _UNDER_WAY = ("joined", "shared", "masked", "waiting")
-# Of a server that collects answers, seconds.
+# Of a server that collects answers or check-ins, seconds.
 _PATIENCE_S = 20.0
 # A plan names two or three releases.
 _MOST_SEEN = 16
+_LONGEST_TROUBLE = 500
 
 
 def _utc_now() -> datetime.datetime:
@@ -87,6 +95,9 @@ class Agent:
         battery: Returns the state of charge, 0 to 1; None on mains or without a battery. The system's if not given.
         installer: Of the platform, for images; what the device was enrolled with if not given.
         answers: Whether to open the model; who only asks for the status need not.
+        jobs: Does the profiling jobs that wait for this device at the control plane; called after a check-in that
+            tells of one, if the device was enrolled for that.
+        waiting_job: Whether one waited when the control plane was last reached.
     """
 
     state: Path
@@ -99,6 +110,8 @@ class Agent:
     battery: Callable[[], float | None] = battery
     installer: Installer | None = None
     answers: bool = True
+    jobs: Callable[[], None] | None = None
+    waiting_job: bool = field(init=False, default=False)
     settings: Settings = field(init=False)
     predictor: Predictor = field(init=False, default_factory=Predictor)
     _anchor: bytes = field(init=False)
@@ -109,6 +122,13 @@ class Agent:
     _lock: Lock | None = field(init=False, default=None)
     _watch: Watch = field(init=False)
     _uplink: Uplink | None = field(init=False, default=None)
+    _fates: Fates = field(init=False)
+    _presence: Presence = field(init=False)
+    _contact: Contact = field(init=False)
+    _door: Door | None = field(init=False, default=None)
+    _base: tuple[Engine, int, int] | None = field(init=False, default=None)
+    _began_s: float = field(init=False, default_factory=time.monotonic)
+    _reporting: threading.Lock = field(init=False, default_factory=threading.Lock)
     _asked: dict[str, str] = field(init=False, default_factory=dict)
     _answering: threading.Lock = field(init=False, default_factory=threading.Lock)
     _changing: threading.RLock = field(init=False, default_factory=threading.RLock)
@@ -144,8 +164,11 @@ class Agent:
         )
         predictor, journal = weakref.ref(self.predictor), self._journal
         self._watch = Watch(lambda: _monitor_of(predictor()), lambda: journal.keeps)
+        self._fates = Fates(self.state, self.files)
+        self._presence = Presence(self.state, self.files)
+        self._contact = read_contact(self.state, self.files)
         if self.answers:
-            self._update.boot()
+            self._boot()
             self._watch.begin()
 
     @property
@@ -169,6 +192,7 @@ class Agent:
             self._watch.end()
             if self._lock is not None and self._lock.held:
                 self._settle()
+                self._presence.end()
                 self._journal.keeps = False
                 self._lock.release()
 
@@ -245,15 +269,46 @@ class Agent:
         Raises:
             WorkError: Another agent changes this device's state, or the disk does not take the journal.
         """
-        with self._changing:
-            self.must_change()
-            self._settle()
-            view = self._check()
-            self._watch.begin()
-            asked = None if view is None else self._questions(view)
-        if asked is not None:  # a server that is slow holds nobody up
+        self.must_change()
+        try:
+            with self._changing:
+                self.must_change()
+                self._settle()
+                view = self._check()
+                self._watch.begin()
+                asked = None if view is None else self._questions(view)
+                self._judge()
+        except Exception:
+            self.report()
+            raise
+        told = self.report()  # a server that is slow holds nobody up
+        if asked is not None:
             self._answer(*asked)
+        if told and self.waiting_job and self.settings.bench and self.jobs is not None:
+            self._work(self.jobs)
         return self.record
+
+    def report(self) -> bool:
+        """Tell the control plane, if there is one, how this device is and how it fares in its rollout.
+
+        What goes wrong there is remembered as a note, concerns no update, and is tried again with the next check.
+
+        Returns:
+            Whether it took what was told.
+        """
+        if not self.settings.server or not self.changes:
+            return False
+        with self._reporting:
+            try:
+                said = self._known_door().check_in(self._said())
+                self.waiting_job = said.job
+                self._contact = Contact(self.now().isoformat())
+            except Exception as error:  # whatever a server does, the model serves on
+                self._troubled(error)
+                return False
+            with suppress(OSError):
+                keep_contact(self.state, self.files, self._contact)
+            return True
 
     def settle(self) -> Record:
         """End a probation that is over: promote the release on trial, or return to the proven one."""
@@ -324,6 +379,17 @@ class Agent:
             "snapshot": record.snapshot or None,
             "free_bytes": self.files.free_bytes(self.state),
             "battery": self.battery(),
+            "latency_s": None if self.monitor is None else self.monitor.latency_s(),
+            "uptime_s": time.monotonic() - self._began_s if self.answers else None,
+            "server": None if not self.settings.server else self._contacted(),
+        }
+
+    def _contacted(self) -> dict[str, str | None]:
+        contact = self._contact
+        return {
+            "url": self.settings.server,
+            "reached": contact.reached or None,
+            "trouble": contact.trouble or None,
         }
 
     def _retired(self) -> Refusal | None:
@@ -356,10 +422,72 @@ class Agent:
         except OSError as error:
             self._update.remember_if_possible(Refusal("disk", "", f"the disk failed: {error.strerror}"))
 
+    def _boot(self) -> None:
+        """Open what serves, and find out how the process before ended."""
+        told = bool(self.settings.server) and self.changes
+        # Whoever opens a model that takes the process along must have left a mark before.
+        crashed = told and self._presence.begin() and bool(self.record.slots.held)
+        self._update.boot()
+        self._judge(crashed=crashed)
+
+    def _judge(self, *, crashed: bool = False) -> None:
+        """Remember what has failed in the rollout that this device believes."""
+        fates = self._fates
+        fate, engine = fates.fate, self.predictor.engine
+        if not self.settings.server or not self.changes or fate is None or not fate.live:
+            return
+        found = metrics_of(fate, self.record) | worse(fate, self._outcomes.copied())
+        if "crash" not in fate.failed and engine is not None:
+            base = self._base if self._base is not None and self._base[0] is engine else (engine, 0, 0)
+            failures, served = engine.failures.total - base[1], engine.served.total - base[2]
+            crashed = crashed or self._update.at_fault(engine.release, failures, served)
+        fates.fate = fail(fate, found | ({"crash"} if crashed else set()))
+        with suppress(OSError):  # then it is tried again with the next check
+            fates.write()
+
+    def _saw(self, plan: Plan | None, policy: Policy, situation: Situation) -> None:
+        """Remember what is rolled out."""
+        before, engine = self._fates.fate, self.predictor.engine
+        fate = self._fates.fate = see(before, plan, policy, situation, self._outcomes.copied())
+        is_new = fate is not None and (before is None or fate.before is not before.before)
+        if is_new and engine is not None:  # what failed until now has nothing to do with it
+            self._base = (engine, engine.failures.total, engine.served.total)
+        with suppress(OSError):
+            self._fates.write()
+
+    def _said(self) -> CheckingIn:
+        fate, monitor = self._fates.fate, self.monitor
+        latency_s = None
+        if fate is not None and monitor is not None:
+            latency_s = monitor.latency_s(time_of(fate.seen[fate.stage]).timestamp())
+        return CheckingIn(status_of(self.status()), outcome_of(fate, self._update.moment(), latency_s))
+
+    def _known_door(self) -> Door:
+        if self._door is None:
+            key = new_device_key(self.state / IDENTITY)
+            pool = open_pool(_PATIENCE_S)
+            self._door = Door(self.settings.server, self.settings.audience, key, pool, self.now)
+        return self._door
+
+    def _work(self, jobs: Callable[[], None]) -> None:
+        """Do the jobs that wait; what goes wrong with them concerns no update either."""
+        try:
+            jobs()
+        except Exception as error:
+            self._troubled(error)
+
+    def _troubled(self, error: Exception) -> None:
+        why = error.message if isinstance(error, EdgewrightError) else f"{type(error).__name__}: {error}"
+        self._contact = msgspec.structs.replace(self._contact, trouble=why[:_LONGEST_TROUBLE])
+        with suppress(OSError):
+            keep_contact(self.state, self.files, self._contact)
+
     @property
     def awaited(self) -> bool:
-        """Whether a sum without a helper waits for this device's next step: then it should soon check again."""
-        return any(step in _UNDER_WAY for step in self._asked.values())
+        """Whether somebody waits for this device's next step, in a sum or for a job: it should soon check again."""
+        return any(step in _UNDER_WAY for step in self._asked.values()) or (
+            self.waiting_job and self.settings.bench
+        )
 
     def privacy(self) -> dict[str, Any]:
         """Return what this device was asked, what it told and what that cost, for its owner.
@@ -371,8 +499,7 @@ class Agent:
 
     def _linked(self) -> Uplink:
         if self._uplink is None:
-            pool = urllib3.PoolManager(timeout=_PATIENCE_S, retries=False)
-            self._uplink = Uplink(self.state, self.settings, self.files, pool)
+            self._uplink = Uplink(self.state, self.settings, self.files, open_pool(_PATIENCE_S))
         return self._uplink
 
     def _questions(self, view: View) -> tuple[Permit, tuple[Query, ...], str] | None:
@@ -461,6 +588,8 @@ class Agent:
             self.battery(),
             self._seen(plan),
         )
+        if refused is None and self.settings.server:
+            self._saw(plan, policy, situation)
         choice = choose(plan, policy, self.record.slots, self.record.failed, situation)
         if refused is not None and choice.why is None:
             choice = replace(choice, why=refused)
