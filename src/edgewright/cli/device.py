@@ -173,7 +173,7 @@ def _is_at_server(arguments: argparse.Namespace) -> bool:
         return False
     told = [option for option in ("--server", "--token") if getattr(arguments, option[2:]) is not None]
     raise InputError(
-        f"a device is enrolled by a control plane or without one, given is {', '.join([*told, *given]) or 'neither'}",
+        f"a control plane enrols a device, or nobody does; given is {', '.join([*told, *given]) or 'neither'}",
         remedy="Give --server and --token, or --repo with --device-class, --label and --channel as they apply.",
     )
 

@@ -10,11 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.contract.door import CheckingIn
 from edgewright.contract.errors import EdgewrightError, InputError, WorkError
 from edgewright.contract.permit import Permit
 from edgewright.contract.plan import Plan, Policy
@@ -22,29 +20,25 @@ from edgewright.contract.query import Query, Template
 from edgewright.contract.refusal import Refusal, RefusedError
 from edgewright.contract.times import time_of
 from edgewright.device.choose import Choice, Situation, choose, notice
-from edgewright.device.door import Door
 from edgewright.device.doubt import Doubt, doubt_of
-from edgewright.device.ending import Presence
 from edgewright.device.files import Files
 from edgewright.device.guard import Rejection
 from edgewright.device.host import battery
 from edgewright.device.installer import Installer, installer_of
 from edgewright.device.journal import Journal, Record
-from edgewright.device.keys import IDENTITY, fleet_keys, own_keys
+from edgewright.device.keys import fleet_keys, own_keys
 from edgewright.device.lifecycle import State
 from edgewright.device.lock import Lock
 from edgewright.device.monitor import Monitor, Watch
 from edgewright.device.outcomes import Outcomes
-from edgewright.device.predictor import Engine, Prediction, Predictor
-from edgewright.device.report import Contact, keep_contact, read_contact, status_of
+from edgewright.device.predictor import Prediction, Predictor
+from edgewright.device.report import Report
 from edgewright.device.settings import Settings, read_settings
 from edgewright.device.shelves import Shelves
-from edgewright.device.stages import Fates, fail, metrics_of, outcome_of, see, worse
 from edgewright.device.trial import Probation
 from edgewright.device.update import Update
 from edgewright.device.uplink import Uplink
 from edgewright.trust.fetch import Fetcher, open_pool
-from edgewright.trust.identity import new_device_key
 from edgewright.trust.keystore import KeyStore, LockedError
 from edgewright.trust.verify import View, refresh
 
@@ -57,7 +51,6 @@ _UNDER_WAY = ("joined", "shared", "masked", "waiting")
 _PATIENCE_S = 20.0
 # A plan names two or three releases.
 _MOST_SEEN = 16
-_LONGEST_TROUBLE = 500
 
 
 def _utc_now() -> datetime.datetime:
@@ -122,13 +115,8 @@ class Agent:
     _lock: Lock | None = field(init=False, default=None)
     _watch: Watch = field(init=False)
     _uplink: Uplink | None = field(init=False, default=None)
-    _fates: Fates = field(init=False)
-    _presence: Presence = field(init=False)
-    _contact: Contact = field(init=False)
-    _door: Door | None = field(init=False, default=None)
-    _base: tuple[Engine, int, int] | None = field(init=False, default=None)
+    _report: Report | None = field(init=False, default=None)
     _began_s: float = field(init=False, default_factory=time.monotonic)
-    _reporting: threading.Lock = field(init=False, default_factory=threading.Lock)
     _asked: dict[str, str] = field(init=False, default_factory=dict)
     _answering: threading.Lock = field(init=False, default_factory=threading.Lock)
     _changing: threading.RLock = field(init=False, default_factory=threading.RLock)
@@ -164,11 +152,14 @@ class Agent:
         )
         predictor, journal = weakref.ref(self.predictor), self._journal
         self._watch = Watch(lambda: _monitor_of(predictor()), lambda: journal.keeps)
-        self._fates = Fates(self.state, self.files)
-        self._presence = Presence(self.state, self.files)
-        self._contact = read_contact(self.state, self.files)
+        if self.settings.server:
+            self._report = Report(self.state, self.settings, self.files, self._update)
         if self.answers:
-            self._boot()
+            if self._report is not None and self.changes:
+                self._report.begin()  # before the model is opened: it may take the process along
+            self._update.boot()
+            if self._report is not None and self.changes:
+                self._report.judge()
             self._watch.begin()
 
     @property
@@ -192,7 +183,8 @@ class Agent:
             self._watch.end()
             if self._lock is not None and self._lock.held:
                 self._settle()
-                self._presence.end()
+                if self._report is not None:
+                    self._report.end()
                 self._journal.keeps = False
                 self._lock.release()
 
@@ -277,7 +269,8 @@ class Agent:
                 view = self._check()
                 self._watch.begin()
                 asked = None if view is None else self._questions(view)
-                self._judge()
+                if self._report is not None:
+                    self._report.judge()
         except Exception:
             self.report()
             raise
@@ -296,19 +289,11 @@ class Agent:
         Returns:
             Whether it took what was told.
         """
-        if not self.settings.server or not self.changes:
+        if self._report is None or not self.changes:
             return False
-        with self._reporting:
-            try:
-                said = self._known_door().check_in(self._said())
-                self.waiting_job = said.job
-                self._contact = Contact(self.now().isoformat())
-            except Exception as error:  # whatever a server does, the model serves on
-                self._troubled(error)
-                return False
-            with suppress(OSError):
-                keep_contact(self.state, self.files, self._contact)
-            return True
+        said = self._report.tell(self.status)
+        self.waiting_job = self.waiting_job if said is None else said.job
+        return said is not None
 
     def settle(self) -> Record:
         """End a probation that is over: promote the release on trial, or return to the proven one."""
@@ -381,15 +366,7 @@ class Agent:
             "battery": self.battery(),
             "latency_s": None if self.monitor is None else self.monitor.latency_s(),
             "uptime_s": time.monotonic() - self._began_s if self.answers else None,
-            "server": None if not self.settings.server else self._contacted(),
-        }
-
-    def _contacted(self) -> dict[str, str | None]:
-        contact = self._contact
-        return {
-            "url": self.settings.server,
-            "reached": contact.reached or None,
-            "trouble": contact.trouble or None,
+            "server": None if self._report is None else self._report.contacted(),
         }
 
     def _retired(self) -> Refusal | None:
@@ -422,65 +399,13 @@ class Agent:
         except OSError as error:
             self._update.remember_if_possible(Refusal("disk", "", f"the disk failed: {error.strerror}"))
 
-    def _boot(self) -> None:
-        """Open what serves, and find out how the process before ended."""
-        told = bool(self.settings.server) and self.changes
-        # Whoever opens a model that takes the process along must have left a mark before.
-        crashed = told and self._presence.begin() and bool(self.record.slots.held)
-        self._update.boot()
-        self._judge(crashed=crashed)
-
-    def _judge(self, *, crashed: bool = False) -> None:
-        """Remember what has failed in the rollout that this device believes."""
-        fates = self._fates
-        fate, engine = fates.fate, self.predictor.engine
-        if not self.settings.server or not self.changes or fate is None or not fate.live:
-            return
-        found = metrics_of(fate, self.record) | worse(fate, self._outcomes.copied())
-        if "crash" not in fate.failed and engine is not None:
-            base = self._base if self._base is not None and self._base[0] is engine else (engine, 0, 0)
-            failures, served = engine.failures.total - base[1], engine.served.total - base[2]
-            crashed = crashed or self._update.at_fault(engine.release, failures, served)
-        fates.fate = fail(fate, found | ({"crash"} if crashed else set()))
-        with suppress(OSError):  # then it is tried again with the next check
-            fates.write()
-
-    def _saw(self, plan: Plan | None, policy: Policy, situation: Situation) -> None:
-        """Remember what is rolled out."""
-        before, engine = self._fates.fate, self.predictor.engine
-        fate = self._fates.fate = see(before, plan, policy, situation, self._outcomes.copied())
-        is_new = fate is not None and (before is None or fate.before is not before.before)
-        if is_new and engine is not None:  # what failed until now has nothing to do with it
-            self._base = (engine, engine.failures.total, engine.served.total)
-        with suppress(OSError):
-            self._fates.write()
-
-    def _said(self) -> CheckingIn:
-        fate, monitor = self._fates.fate, self.monitor
-        latency_s = None
-        if fate is not None and monitor is not None:
-            latency_s = monitor.latency_s(time_of(fate.seen[fate.stage]).timestamp())
-        return CheckingIn(status_of(self.status()), outcome_of(fate, self._update.moment(), latency_s))
-
-    def _known_door(self) -> Door:
-        if self._door is None:
-            key = new_device_key(self.state / IDENTITY)
-            pool = open_pool(_PATIENCE_S)
-            self._door = Door(self.settings.server, self.settings.audience, key, pool, self.now)
-        return self._door
-
     def _work(self, jobs: Callable[[], None]) -> None:
-        """Do the jobs that wait; what goes wrong with them concerns no update either."""
+        """Do the jobs that wait; what goes wrong with them concerns no update."""
         try:
             jobs()
         except Exception as error:
-            self._troubled(error)
-
-    def _troubled(self, error: Exception) -> None:
-        why = error.message if isinstance(error, EdgewrightError) else f"{type(error).__name__}: {error}"
-        self._contact = msgspec.structs.replace(self._contact, trouble=why[:_LONGEST_TROUBLE])
-        with suppress(OSError):
-            keep_contact(self.state, self.files, self._contact)
+            if self._report is not None:
+                self._report.note(error)
 
     @property
     def awaited(self) -> bool:
@@ -588,8 +513,8 @@ class Agent:
             self.battery(),
             self._seen(plan),
         )
-        if refused is None and self.settings.server:
-            self._saw(plan, policy, situation)
+        if refused is None and self._report is not None:
+            self._report.saw(plan, policy, situation)
         choice = choose(plan, policy, self.record.slots, self.record.failed, situation)
         if refused is not None and choice.why is None:
             choice = replace(choice, why=refused)

@@ -1,4 +1,4 @@
-"""The control plane's door from the outside: what a device sends there is signed, what it reads back is short and soon.
+"""The control plane's door from the outside: what a device sends is signed, what it reads back is short and soon.
 
 No redirect is followed and nothing is tried twice; whoever asks decides what becomes of an answer that is none.
 """

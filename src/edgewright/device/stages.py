@@ -1,11 +1,10 @@
-"""How this device fares in the rollout that it believes: one answer for each stage, in the arm that it was assigned.
+"""How this device fares in the rollout that it believes: one answer for each stage, as it was assigned.
 
-A device is judged alike in every arm: by what fails of whatever it runs, from when it first saw the rollout on. What
-has failed stays failed for the rest of the rollout, also in the control. No clocks and no network here.
+A device is judged alike in every arm: by what fails of whatever it runs, from when it first saw the rollout on.
+What has failed stays failed for the rest of the rollout, also in the control. No clocks and no network here.
 """
 
 import datetime
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ __all__ = ["Fate", "Fates", "fail", "metric_of", "metrics_of", "outcome_of", "se
 
 _FILE = "stages.json"
 _MOST_STAGES, _MOST_FAILED = 32, 32
-# What a release itself has shown here. What keeps it from coming here at all (no network, no power, a policy) is none.
+# What a release itself has shown here. What keeps it from coming here (no network, no power, a policy) is not its.
 _METRICS = {
     "self-test": "self_test",
     "budget": "budget_breach",
@@ -206,7 +205,7 @@ class Fates:
     _written: Fate | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        """Read what the disk holds; what is damaged there is forgotten, and what the journal knows is found again."""
+        """Read what the disk holds; of what is damaged there, the journal still knows the most."""
         with suppress(OSError, msgspec.MsgspecError, InputError, KeyError):
             body = body_of(self.files.read(self.folder / _FILE))
             fate = None if body is None else msgspec.json.decode(body, type=Fate)
