@@ -115,7 +115,7 @@ class BenchTarget:
             if taken is None and now - began > self.patience_s:
                 raise TargetError(
                     f"{self.name}: the device did not take the job within {self.patience_s:.0f} s",
-                    remedy="Check that it is on and runs 'edgewright device run --bench'; it may be busy with others.",
+                    remedy="Check that it is on, runs 'edgewright device run --bench', and is not busy.",
                 )
             if taken is not None and now - taken > timeout_s + _ON_THE_WAY_S:
                 raise TargetError(

@@ -1,14 +1,14 @@
 """What a bench device does: asks the control plane for jobs, measures, and answers.
 
 Whom a job comes from, and what it can do. It comes from an operator of the fleet, or from whoever has an
-operator's token, and no offline key has signed it; so it may measure models, and nothing else. No code comes with a
-job: this device runs its own `worker.py`. The request may name the worker's actions and a model's options and nothing
+operator's token, and no offline key has signed it; so it may measure models, and nothing else. No code comes with
+a job: this device runs its own `worker.py`. The request may name the worker's actions and a model's options and no
 more (`parcel.Request`): no path of this device, no library of operators, no provider that sends inputs over the
 network. A model is read before a session sees it, and one whose tensors lie in any file but those beside it is
-refused. The worker is a process of its own that is ended after a time that the job states and this device bounds,
-may not use more memory, processor time and disk than it is granted, and is the first that the system ends when memory
-is short. What is left: a model may keep the device busy for as long as that, and onnxruntime reads and runs it with
-the rights of the agent's user. Therefore jobs run only where the device's owner said so, beside the server's mark.
+refused. The worker is a process of its own that is ended after a time that the job states and this device bounds;
+it may not use more memory, processor time and disk than it is granted, and is the first that the system ends when
+memory is short. What is left: a model may keep the device busy for as long as that, and onnxruntime reads and runs
+it with the rights of the agent's user. So jobs run only where the device's owner said so, beside the server's mark.
 
 No libraries but a bare installation's are loaded.
 """
@@ -93,8 +93,9 @@ def do_errand(body: bytes, grant: Grant) -> Outcome:
         with tempfile.TemporaryDirectory(prefix="edgewright-job-") as folder:
             head, paths = unpack(body, Path(folder))
             _check(head, paths)
-            request: dict[str, Any] = {**msgspec.to_builtins(head.request), "limits": _limits(head, grant)}
-            reply = LocalTarget(name=_HERE).run(request, paths, timeout_s=head.timeout_s)
+            request = msgspec.json.decode(msgspec.json.encode(head.request), type=dict[str, Any])
+            limited = {**request, "limits": _limits(head, grant)}
+            reply = LocalTarget(name=_HERE).run(limited, paths, timeout_s=head.timeout_s)
         content = json.dumps(reply).encode()
         if len(content) > MOST_REPLY_BYTES:
             raise TargetError(f"a reply of {len(content)} bytes", remedy="Measure fewer models at a time.")

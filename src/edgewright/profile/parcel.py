@@ -1,8 +1,8 @@
 """A profiling job as one body of bytes, and what comes back when it failed.
 
 Magic, length of the head (4 bytes, big-endian), the head as JSON, then the contents of the files, one after the
-other. Contents that several files have are there once. There is no compression, no link, no mode and no owner in it:
-what a job cannot say needs no refusing. The same request and files always make the same bytes.
+other. Contents that several files have are there once. There is no compression, no link, no mode and no owner in
+it: what a job cannot say needs no refusing. The same request and files always make the same bytes.
 """
 
 import hashlib
@@ -63,7 +63,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     options: RuntimeOptions
 
     def __post_init__(self) -> None:
-        """Refuse what is no number of threads, no name of a provider, and models of a form that is not read first."""
+        """Refuse models of a form that is not read first, and what is no number of threads or no provider."""
         if not self.model.endswith(".onnx"):
             raise ValueError(f"{self.model[-80:]!r} does not end with .onnx")
         if not 1 <= self.options.threads <= _MOST_THREADS:
