@@ -57,6 +57,14 @@ class JobView(msgspec.Struct, frozen=True):
     tries: int = 0
 
 
+class _Made(msgspec.Struct, frozen=True):
+    id: str
+
+
+class _MissingError(TargetError):
+    """The server does not have what was asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class BenchTarget:
     """A bench device of the fleet whose control plane EDGEWRIGHT_SERVER names.
@@ -167,8 +175,8 @@ class _Api:
         """Return the name of a new job."""
         answer = self._ask("POST", f"?device={quote(device, safe='')}", body=body)
         try:
-            return msgspec.json.decode(answer.content, type=dict[str, str])["id"]
-        except (msgspec.DecodeError, ValueError, KeyError) as error:
+            return msgspec.json.decode(answer.content, type=_Made).id
+        except (msgspec.DecodeError, ValueError) as error:
             raise self._strange(answer) from error
 
     def view(self, job: str) -> JobView:
@@ -180,8 +188,11 @@ class _Api:
             raise self._strange(answer) from error
 
     def result(self, job: str) -> bytes:
-        """Return what came of a job, as the device said it."""
-        return self._ask("GET", f"/{quote(job, safe='')}/result", most_bytes=MOST_REPLY_BYTES).content
+        """Return what came of a job, as the device said it; nothing if it said nothing."""
+        try:
+            return self._ask("GET", f"/{quote(job, safe='')}/result", most_bytes=MOST_REPLY_BYTES).content
+        except _MissingError:
+            return b""
 
     def cancel(self, job: str) -> None:
         """Say that nobody waits any more; where that does not arrive, the job expires."""
@@ -199,6 +210,8 @@ class _Api:
                 remedy=f"Set {_TOKEN} to a token of an operator of this fleet.",
             )
         problem = answer.problem
+        if answer.status == 404 and method == "GET":
+            raise _MissingError(f"{self.name}: {problem.message}", remedy="Ask again.")
         kind = InputError if 400 <= answer.status < 500 and answer.status not in (408, 425, 429) else TargetError
         raise kind(f"{self.name}: {problem.message}", remedy=problem.remedy or "Look at the server's log.")
 

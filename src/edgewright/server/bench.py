@@ -9,8 +9,8 @@ import msgspec
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name
 from edgewright.contract.refusal import RefusedError
-from edgewright.profile.bench import JobView
 from edgewright.profile.parcel import MOST_BYTES, MOST_REPLY_BYTES, Failure, head_of
+from edgewright.server.fleets import MissingError
 from edgewright.server.services import Services
 from edgewright.server.store.kept import Job
 
@@ -21,10 +21,7 @@ __all__ = [
     "cancel_job",
     "end_job",
     "find_bench",
-    "job_of",
-    "result_of",
     "take_job",
-    "waits_for",
 ]
 
 KIND = "profile"
@@ -86,7 +83,7 @@ def add_job(services: Services, who: str, name: str, kind: str, body: bytes) -> 
         raise InputError(error.message, remedy=error.remedy) from error
     device_id = find_bench(services, name)
     now_s = services.now()
-    if services.store.jobs.waiting(device_id) >= _MOST_WAITING:
+    if services.store.jobs.unanswered(device_id) >= _MOST_WAITING:
         raise InputError(f"{_MOST_WAITING} jobs wait for {name}", remedy="Wait until some are done.")
     job = services.store.jobs.add(device_id, kind, body, made_by=who, now_s=now_s)
     services.store.audit.write(
@@ -95,41 +92,17 @@ def add_job(services: Services, who: str, name: str, kind: str, body: bytes) -> 
     return job
 
 
-def job_of(services: Services, job_id: str) -> JobView:
-    """Return how a job stands.
-
-    Raises:
-        InputError: There is none of that name.
-    """
-    job = _known(services, job_id)
-    return JobView(job.id, job.state, job.device_id, job.made_s, job.ended_s, job.tries)
-
-
-def result_of(services: Services, job_id: str) -> bytes:
-    """Return what the device said of a job; nothing if it has not said anything.
-
-    Raises:
-        InputError: There is none of that name.
-    """
-    return _known(services, job_id).result or b""
-
-
 def cancel_job(services: Services, who: str, job_id: str) -> bool:
     """End a job that nobody waits for; return whether it was not over already.
 
     Raises:
-        InputError: There is none of that name.
+        MissingError: There is none of that name.
     """
     job = _known(services, job_id)
     ended = services.store.jobs.cancel(job_id, _unwanted(f"{who} has cancelled it"), now_s=services.now())
     if ended:
         services.store.audit.write(who, "cancel job", job.device_id, at_s=services.now(), detail={"job": job_id})
     return ended
-
-
-def waits_for(services: Services, device_id: str) -> bool:
-    """Whether a job waits for a device; to be asked for bench devices alone."""
-    return services.store.jobs.waiting(device_id) > 0
 
 
 def take_job(services: Services, device_id: str) -> tuple[str, bytes] | None:
@@ -175,7 +148,7 @@ def end_job(services: Services, device_id: str, job_id: str, result: bytes, *, g
 def _known(services: Services, job_id: str) -> Job:
     job = services.store.jobs.get(job_id)
     if job is None:
-        raise InputError(f"there is no job {job_id[:80]!r}", remedy="Look at the list of jobs.")
+        raise MissingError(f"there is no job {job_id[:80]!r}", remedy="Look at the list of jobs.")
     return job
 
 

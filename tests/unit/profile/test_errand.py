@@ -54,7 +54,7 @@ def _moved(model: Path, to: str) -> bytes:
         for entry in tensor.external_data:
             if entry.key == "location":
                 entry.value = to
-    return proto.SerializeToString()
+    return bytes(proto.SerializeToString())
 
 
 @pytest.mark.parametrize(

@@ -1,43 +1,41 @@
 """A bench device measures, through a real server over a real store, and whatever happens the client is told."""
 
 import contextlib
-import datetime
-import http.server
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from typing import Any, cast
 
-import msgspec
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgewright.cli.main import main
-from edgewright.contract.door import JOB, PROOF, Problem
 from edgewright.contract.errors import CandidateError, InputError, TargetError
 from edgewright.contract.fleet import Fleet
 from edgewright.profile import bench as client
 from edgewright.profile import errand
 from edgewright.profile.bench import BenchTarget
 from edgewright.profile.errand import Door, Grant, Outcome, run_errands
-from edgewright.profile.exchange import checked_server
+from edgewright.profile.exchange import checked_server, exchange, new_pool
 from edgewright.profile.latency import Subject, measure_latency
-from edgewright.profile.parcel import MOST_BYTES, pack
+from edgewright.profile.parcel import pack
 from edgewright.profile.subject import packed
 from edgewright.profile.target import LocalTarget, machine_of, open_target
 from edgewright.runtime.options import RuntimeOptions
 from edgewright.server import bench
-from edgewright.server.access import Role, may
+from edgewright.server.access import Role
+from edgewright.server.app import make_app
+from edgewright.server.run import free_port, serve
 from edgewright.server.services import Services
 from edgewright.server.store.store import make_store
-from edgewright.trust.identity import DeviceKey, Requests, UnknownError
+from edgewright.trust.identity import DeviceKey
 
 _AUDIENCE = "fleet"
+pytestmark = pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDeprecationWarning")
 
 
 def _no_repository() -> Any:
@@ -63,14 +61,12 @@ class World:
         clock: Its clock.
         url: Its address.
         token: Of an operator.
-        asked: Requests so far.
     """
 
     services: Services
     clock: Clock
     url: str = ""
     token: str = ""
-    asked: list[str] = field(default_factory=list)
 
     def enrol(self, *, marked: bool = True, **labels: str) -> DeviceKey:
         key = DeviceKey(Ed25519PrivateKey.generate())
@@ -84,102 +80,51 @@ class World:
     def door(self, key: DeviceKey) -> Door:
         return Door(self.url, _AUDIENCE, key)
 
+    def state(self, name: str) -> str:
+        job = self.services.store.jobs.get(name)
+        assert job is not None
+        return job.state
+
+    def result(self, name: str) -> bytes:
+        job = self.services.store.jobs.get(name)
+        assert job is not None
+        return job.result or b""
+
     def states(self) -> list[str]:
         return [job.state for job in self.services.store.jobs.all()]
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    world: World
-    requests: Requests
-    protocol_version = "HTTP/1.1"
+class _Acts:
+    """As much of what operators may do as jobs need."""
 
-    def log_message(self, *_: object) -> None:
-        pass
+    def __init__(self, services: Services) -> None:
+        self.services = services
 
-    def _handle(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        if length > MOST_BYTES:
-            self._answer(413, msgspec.json.encode(Problem("InputError", "too large")))
-            return
-        body = self.rfile.read(length)
-        parts = urlsplit(self.path)
-        self.world.asked.append(f"{self.command} {parts.path}")
-        try:
-            if parts.path.startswith("/device/"):
-                self._device(parts.path, body)
-            else:
-                self._operator(parts.path, parse_qs(parts.query), body)
-        except UnknownError as error:
-            self._answer(403, msgspec.json.encode(Problem("UnknownError", error.message, error.remedy)))
-        except InputError as error:
-            self._answer(400, msgspec.json.encode(Problem("InputError", error.message, error.remedy)))
-
-    do_GET = do_POST = do_DELETE = _handle  # noqa: N815 - names of the standard library
-
-    def _device(self, path: str, body: bytes) -> None:
-        device = self.requests.believe(self.headers.get(PROOF, ""), self.command, path, body)
-        if path == "/device/job":
-            job = bench.take_job(self.world.services, device)
-            if job is None:
-                self._answer(204)
-            else:
-                self._answer(200, job[1], **{JOB: job[0]})
-            return
-        _, _, _, name, act = path.split("/")
-        bench.end_job(self.world.services, device, name, body, good=act == "done")
-        self._answer(204)
-
-    def _operator(self, path: str, query: dict[str, list[str]], body: bytes) -> None:
-        services = self.world.services
-        secret = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        known = services.store.people.token(secret, now_s=services.now())
-        if known is None:
-            self._answer(401, msgspec.json.encode(Problem("UnknownError", "no such token")))
-        elif not may(Role[known.role.upper().replace(" ", "_")], "run jobs"):
-            self._answer(403, msgspec.json.encode(Problem("UnknownError", "not for this role")))
-        elif self.command == "POST":
-            job = bench.add_job(services, f"token:{known.name}", query["device"][0], "profile", body)
-            self._answer(201, msgspec.json.encode({"id": job}))
-        elif self.command == "DELETE":
-            bench.cancel_job(services, f"token:{known.name}", path.split("/")[3])
-            self._answer(204)
-        elif path.endswith("/result"):
-            self._answer(200, bench.result_of(services, path.split("/")[3]))
-        else:
-            self._answer(200, msgspec.json.encode(bench.job_of(services, path.split("/")[3])))
-
-    def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        if status != 204:
-            self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+    def add_job(self, who: str, device: str, body: bytes) -> str:
+        return bench.add_job(self.services, who, device, "profile", body)
 
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     store = make_store(f"sqlite:///{tmp_path / 'fleet.db'}")
     clock = Clock()
-    made = World(Services(store, _AUDIENCE, _no_repository, None, Fleet(), clock), clock)
-
-    def public_of(device: str) -> bytes | None:
-        return store.devices.keys([device]).get(device)
-
-    requests = Requests(_AUDIENCE, public_of, lambda: datetime.datetime.now(datetime.UTC))
-    handler = type("Handler", (_Handler,), {"world": made, "requests": requests})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    made.url = f"http://127.0.0.1:{server.server_address[1]}/"
+    services = Services(store, _AUDIENCE, _no_repository, cast(Any, None), None, Fleet(), clock)
+    made = World(services, clock)
     made.token = store.people.add_token("ci", Role.OPERATOR, made_by="user:ann", now_s=0.0, lifetime_s=1e12)
+    port = free_port("127.0.0.1", 0)
+    made.url = f"http://127.0.0.1:{port}/"
     monkeypatch.setenv("EDGEWRIGHT_SERVER", made.url)
     monkeypatch.setenv("EDGEWRIGHT_API_TOKEN", made.token)
+    app = make_app(services, cast(Any, _Acts(services)))
+    ended, ready = threading.Event(), threading.Event()
+    options = {"ended": ended, "ready": ready.set}
+    thread = threading.Thread(target=serve, args=(app, "127.0.0.1", port), kwargs=options)
+    thread.start()
+    assert ready.wait(20)
     yield made
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    ended.set()
+    thread.join(30)
+    assert not thread.is_alive()
     store.close()
 
 
@@ -259,7 +204,7 @@ def test_what_is_not_set_is_named(
     assert error["kind"] == "InputError"
     assert f"{missing} is not set" in error["message"]
     assert "EDGEWRIGHT_API_TOKEN" in error["remedy"]
-    assert world.asked == []
+    assert world.states() == []
 
 
 @pytest.mark.parametrize(
@@ -319,7 +264,6 @@ def test_a_device_that_is_no_bench_any_more_gets_nothing(world: World) -> None:
     (device,) = world.services.store.devices.page()
     job = pack({"action": "machine"}, {}, timeout_s=1.0, wanted_s=1e6)
     bench.add_job(world.services, "user:ann", "camera-7", "profile", job)
-    assert bench.waits_for(world.services, device.id)
     world.services.store.devices.mark_bench(device.id, bench=False)
     assert world.door(key).fetch() is None
     world.services.store.devices.mark_bench(device.id, bench=True)
@@ -428,7 +372,7 @@ def test_an_interrupt_cancels_the_job(world: World, monkeypatch: pytest.MonkeyPa
     def interrupted(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(client.time, "sleep", interrupted)
+    monkeypatch.setattr(time, "sleep", interrupted)
     with pytest.raises(KeyboardInterrupt):
         machine_of(open_target("bench:camera-7"))
     monkeypatch.undo()
@@ -445,23 +389,22 @@ def test_a_job_whose_maker_was_killed_expires(world: World) -> None:
     assert world.door(key).fetch() is not None
     world.clock.ahead_s = 200.0
     assert world.door(key).fetch() is None
-    assert {bench.job_of(world.services, name).state for name in (late, soon)} == {"failed"}
-    assert b"nobody waits" in bench.result_of(world.services, soon)
+    assert {world.state(name) for name in (late, soon)} == {"failed"}
+    assert b"nobody waits" in world.result(soon)
 
 
 def test_a_server_that_is_away_for_a_moment_costs_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    real: Callable[..., Any] = bench.job_of
     fails = iter(range(3))
 
-    def sometimes(services: Services, job_id: str) -> Any:
-        if next(fails, None) is not None:
-            raise ConnectionError  # the handler dies, and the connection with it
-        return real(services, job_id)
+    def sometimes(*given: Any, **more: Any) -> Any:
+        if given[1] == "GET" and next(fails, None) is not None:
+            return exchange(new_pool(), "GET", "http://127.0.0.1:1/", headers={})
+        return exchange(*given, **more)
 
-    monkeypatch.setattr(bench, "job_of", sometimes)
-    monkeypatch.setattr(http.server.ThreadingHTTPServer, "handle_error", lambda *_: None)
+    monkeypatch.setattr(client, "exchange", sometimes)
     with _at_work(world, world.enrol(name="camera-7")):
         assert machine_of(open_target("bench:camera-7")).cores >= 1
+    assert next(fails, None) is None
 
 
 def test_a_server_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -478,7 +421,7 @@ def test_others_neither_take_nor_answer_a_devices_job(world: World) -> None:
     name = bench.add_job(world.services, "user:ann", "camera-7", "profile", job)
     assert world.door(other).fetch() is None
     world.door(other).tell(name, Outcome(True, b"{}"))
-    assert bench.job_of(world.services, name).state == "waiting"
+    assert world.state(name) == "waiting"
     stranger = DeviceKey(Ed25519PrivateKey.generate())
     with pytest.raises(TargetError, match="its device is unknown"):
         world.door(stranger).fetch()
@@ -499,4 +442,4 @@ def test_what_is_no_job_is_not_kept_and_no_more_wait_than_may(world: World) -> N
     with pytest.raises(InputError, match="32 jobs wait"):
         bench.add_job(world.services, "user:ann", "camera-7", "profile", job)
     with pytest.raises(InputError, match="there is no job"):
-        bench.job_of(world.services, "0" * 16)
+        bench.cancel_job(world.services, "user:ann", "0" * 16)

@@ -116,7 +116,7 @@ class Jobs:
         )
         return bool(self.database.write(lambda connection: connection.execute(change).rowcount))
 
-    def waiting(self, device_id: str) -> int:
+    def unanswered(self, device_id: str) -> int:
         """Return how many jobs wait for a device or were given to it and not answered."""
         query = (
             select(func.count())
