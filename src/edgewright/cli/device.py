@@ -22,11 +22,10 @@ from edgewright.contract.query import Limits
 from edgewright.device.agent import Agent
 from edgewright.device.journal import Record
 from edgewright.device.keeper import keep_up
-from edgewright.device.keys import read_fleet_key
+from edgewright.device.keys import IDENTITY, read_fleet_key
 from edgewright.device.serve import LOOPBACK, serve_tcp, serve_unix
-from edgewright.device.settings import enrol
+from edgewright.device.settings import enrol, enrol_at
 from edgewright.device.trial import Probation
-from edgewright.device.uplink import IDENTITY
 from edgewright.trust.identity import new_device_key
 
 __all__ = ["register"]
@@ -34,6 +33,7 @@ __all__ = ["register"]
 _EPILOG = """\
 examples:
   edgewright device enrol --repo https://updates.example --root 1.root.json --device-class default --state STATE
+  edgewright device enrol --server https://fleet.example --token TOKEN --root 1.root.json --state STATE
   edgewright device run --once --state STATE
   edgewright device run --socket /run/edgewright/model.sock --state STATE
   edgewright device predict --state STATE --input x.npz --json
@@ -59,9 +59,11 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     )
     acts = parser.add_subparsers(dest="act", metavar="ACT", required=True)
     joins = acts.add_parser("enrol", help="make this device's state")
-    joins.add_argument("--repo", metavar="URL", required=True, help="of the repository")
+    joins.add_argument("--server", metavar="URL", help="of a control plane, which says the rest but the root")
+    joins.add_argument("--token", metavar="TOKEN", help="with --server: enrols one device")
+    joins.add_argument("--repo", metavar="URL", help="of the repository, in a fleet without a control plane")
     joins.add_argument("--root", metavar="FILE", required=True, type=Path, help="root that the device believes")
-    joins.add_argument("--device-class", metavar="CLASS", default="default", help="of this device (default)")
+    joins.add_argument("--device-class", metavar="CLASS", default="", help="of this device (default)")
     joins.add_argument(
         "--limits", metavar="FILE", type=Path, help="JSON with what this device may tell in private sums"
     )
@@ -112,7 +114,9 @@ def run_enrol(arguments: argparse.Namespace) -> int:
 
     Raises:
         InputError: The folder is not empty, the root cannot be read, or something is no name or URL.
+        WorkError: The control plane does not enrol this device.
     """
+    at_server = _is_at_server(arguments)
     try:
         root = arguments.root.read_bytes()
     except OSError as error:
@@ -120,29 +124,58 @@ def run_enrol(arguments: argparse.Namespace) -> int:
             f"{arguments.root} cannot be read: {error.strerror}",
             remedy="Name metadata/1.root.json of the repository.",
         ) from error
-    labels = dict(label_of(text) for text in arguments.label)
-    settings = enrol(
-        arguments.state,
-        url=arguments.repo,
-        root=root,
-        device_class=arguments.device_class,
-        model=arguments.model,
-        labels=labels,
-        channel=arguments.channel,
-        sealed=not arguments.plain,
-        installer=shlex.split(arguments.installer),
-        tpm=arguments.tpm,
-        fleet={path.stem: read_fleet_key(path) for path in arguments.fleet_key},
-        limits=None
+    own: dict[str, Any] = {
+        "root": root,
+        "model": arguments.model,
+        "sealed": not arguments.plain,
+        "installer": shlex.split(arguments.installer),
+        "tpm": arguments.tpm,
+        "fleet": {path.stem: read_fleet_key(path) for path in arguments.fleet_key},
+        "limits": None
         if arguments.limits is None
         else read_record(arguments.limits, Limits, "limits", "See docs/reference/query.md for its form."),
-    )
+    }
+    if at_server:
+        settings = enrol_at(arguments.state, server=arguments.server, token=arguments.token, **own)
+    else:
+        settings = enrol(
+            arguments.state,
+            url=arguments.repo,
+            device_class=arguments.device_class or "default",
+            labels=dict(label_of(text) for text in arguments.label),
+            channel=arguments.channel,
+            **own,
+        )
     public = new_device_key(arguments.state / IDENTITY).public.hex()
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "device": settings, "public_key": public})
     else:
         print(f"Enrolled device {settings.device_id} as {settings.device_class} in {arguments.state}.")
     return 0
+
+
+def _is_at_server(arguments: argparse.Namespace) -> bool:
+    """Whether a control plane enrols this device.
+
+    Raises:
+        InputError: What only one of the two ways takes was given for the other, or for none.
+    """
+    own = {
+        "--repo": arguments.repo,
+        "--device-class": arguments.device_class,
+        "--label": arguments.label,
+        "--channel": arguments.channel,
+    }
+    given = [option for option, value in own.items() if value]
+    if arguments.server and arguments.token and not given:
+        return True
+    if arguments.repo and arguments.server is None and arguments.token is None:
+        return False
+    told = [option for option in ("--server", "--token") if getattr(arguments, option[2:]) is not None]
+    raise InputError(
+        f"a control plane enrols a device, or nobody does; given is {', '.join([*told, *given]) or 'neither'}",
+        remedy="Give --server and --token, or --repo with --device-class, --label and --channel as they apply.",
+    )
 
 
 def run_agent(arguments: argparse.Namespace) -> int:
@@ -303,6 +336,10 @@ def _shown(agent: Agent, record: Record | None, *, as_json: bool) -> int:
         if status["last_refusal"] is not None:
             refusal = status["last_refusal"]
             print(f"refused ({refusal.code}): {refusal.reason}")
+        server = status["server"]
+        if server is not None:
+            trouble = f", not since: {server['trouble']}" if server["trouble"] else ""
+            print(f"{server['url']} was reached {server['reached'] or 'never'}{trouble}")
     return 1 if record is not None and record.last_refusal is not None else 0
 
 
