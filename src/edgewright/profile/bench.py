@@ -13,16 +13,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 import urllib3
 
+from edgewright.contract.door import Problem
 from edgewright.contract.errors import CandidateError, EdgewrightError, InputError, TargetError
-from edgewright.profile.exchange import Answer, checked_server, exchange, new_pool
+from edgewright.device.door import Answer, UnansweredError, send
 from edgewright.profile.parcel import MOST_REPLY_BYTES, Failure, pack
+from edgewright.trust.fetch import open_pool
 
-__all__ = ["BENCH", "BenchTarget", "JobView"]
+__all__ = ["BENCH", "BenchTarget", "JobView", "checked_server"]
 
 BENCH = re.compile(r"bench:(?P<device>[A-Za-z0-9][A-Za-z0-9._-]{0,63})", re.ASCII)
 _SERVER = "EDGEWRIGHT_SERVER"
@@ -35,6 +37,9 @@ _ON_THE_WAY_S = 60.0
 # A server that restarts is away for so long at most.
 _AWAY_S = 60.0
 _CANCEL_S = 3.0
+# Longest wait for a connection and for the next bytes; for a whole answer.
+_TIMEOUT_S, _PATIENCE_S = 20.0, 600.0
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class JobView(msgspec.Struct, frozen=True):
@@ -190,7 +195,7 @@ class _Api:
     def result(self, job: str) -> bytes:
         """Return what came of a job, as the device said it; nothing if it said nothing."""
         try:
-            return self._ask("GET", f"/{quote(job, safe='')}/result", most_bytes=MOST_REPLY_BYTES).content
+            return self._ask("GET", f"/{quote(job, safe='')}/result", largest=MOST_REPLY_BYTES).content
         except _MissingError:
             return b""
 
@@ -199,17 +204,27 @@ class _Api:
         with contextlib.suppress(EdgewrightError):
             self._ask("DELETE", f"/{quote(job, safe='')}", patience_s=_CANCEL_S)
 
-    def _ask(self, method: str, rest: str, **more: Any) -> Answer:
+    def _ask(
+        self, method: str, rest: str, body: bytes = b"", *, largest: int = 1 << 16, patience_s: float = _PATIENCE_S
+    ) -> Answer:
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/octet-stream"}
-        answer = exchange(self.pool, method, f"{self.url}api/jobs{rest}", headers=headers, **more)
+        url = f"{self.url}api/jobs{rest}"
+        try:
+            answer = send(
+                self.pool, url, body, largest=largest, patience_s=patience_s, headers=headers, method=method
+            )
+        except UnansweredError as error:
+            raise TargetError(
+                f"{self.name}: {error.message}", remedy="Check that the server runs and can be reached from here."
+            ) from error
         if 200 <= answer.status < 300:
             return answer
+        problem = _problem(answer)
         if answer.status in (401, 403):
             raise InputError(
-                f"{self.name}: {self.url} does not accept the token ({answer.problem.message})",
+                f"{self.name}: {self.url} does not accept the token ({problem.message})",
                 remedy=f"Set {_TOKEN} to a token of an operator of this fleet.",
             )
-        problem = answer.problem
         if answer.status == 404 and method == "GET":
             raise _MissingError(f"{self.name}: {problem.message}", remedy="Ask again.")
         kind = InputError if 400 <= answer.status < 500 and answer.status not in (408, 425, 429) else TargetError
@@ -232,4 +247,38 @@ def _api_of(name: str, environment: Mapping[str, str]) -> _Api:
         )
     if not token.isascii() or not token.isprintable():
         raise InputError(f"{_TOKEN} holds no token", remedy="Set it to the token as it was shown.")
-    return _Api(name, checked_server(url, secret=True), token, new_pool())
+    return _Api(name, checked_server(url), token, open_pool(_TIMEOUT_S))
+
+
+def checked_server(url: str) -> str:
+    """Return the address of a control plane, with a slash at its end.
+
+    Raises:
+        InputError: It is none, or everybody on the way would read the token.
+
+    >>> checked_server("https://fleet.example")
+    'https://fleet.example/'
+    """
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        sound = False
+    if not sound or parts.query or parts.fragment or parts.username or parts.password:
+        raise InputError(
+            f"{url[:200]!r} is no address of a control plane",
+            remedy="Give it as https://host, with a :port if need be.",
+        )
+    if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        raise InputError(
+            f"{url[:200]} would have the token sent without encryption",
+            remedy="Use https. Only this machine's own addresses do without.",
+        )
+    return url if url.endswith("/") else f"{url}/"
+
+
+def _problem(answer: Answer) -> Problem:
+    try:
+        return msgspec.json.decode(answer.content, type=Problem)
+    except (msgspec.DecodeError, ValueError):
+        return Problem("", f"the answer has status {answer.status}")

@@ -13,7 +13,6 @@ it with the rights of the agent's user. So jobs run only where the device's owne
 No libraries but a bare installation's are loaded.
 """
 
-import datetime
 import json
 import os
 import random
@@ -21,28 +20,28 @@ import re
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import urllib3
 
-from edgewright.contract.door import JOB, PROOF
+from edgewright.contract.door import JOB
 from edgewright.contract.errors import CandidateError, EdgewrightError, ModelError, TargetError
 from edgewright.contract.refusal import RefusedError
-from edgewright.profile.exchange import exchange, new_pool
+from edgewright.device.door import Door, UnansweredError
 from edgewright.profile.parcel import MOST_BYTES, MOST_REPLY_BYTES, Failure, Head, unpack
 from edgewright.profile.target import FREE_SPACE_HERE, LocalTarget
 from edgewright.runtime.scan import external_locations
-from edgewright.trust.identity import DeviceKey
 
-__all__ = ["Door", "Grant", "Outcome", "do_errand", "run_errands"]
+__all__ = ["Grant", "Outcome", "do_errand", "run_errands"]
 
 # Providers that hand the input to somebody else.
 _NOT_LOCAL = ("AzureExecutionProvider",)
 _NAME = re.compile(r"[0-9A-Za-z]{1,64}", re.ASCII)
-_NONE = 204
+_OK, _NONE = 200, 204
+# For a job to come over a slow line, seconds.
+_PATIENCE_S = 600.0
 # Kept; and not read, none of this device's, not wanted any more, too large: sent again, it would fare no better.
 _FINAL = (200, 204, 400, 404, 409, 413)
 # Between two questions for work: soon after a job, for the next is often close behind.
@@ -152,55 +151,6 @@ def _failed(error: EdgewrightError) -> Outcome:
     return Outcome(False, msgspec.json.encode(failure))
 
 
-@dataclass(frozen=True, slots=True)
-class Door:
-    """The control plane, as a device speaks to it.
-
-    Attributes:
-        url: Of the server, with a slash at its end.
-        audience: Whom this device's requests are for, as enrolment gave it.
-        key: Of the device.
-        now: The device's clock, UTC.
-        pool: Of connections.
-    """
-
-    url: str
-    audience: str
-    key: DeviceKey
-    now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC)
-    pool: urllib3.PoolManager = field(default_factory=new_pool)
-
-    def fetch(self) -> tuple[str, bytes] | None:
-        """Return a job and its name, None if there is none.
-
-        Raises:
-            TargetError: The server cannot be reached, or gives no jobs to this device.
-        """
-        answer = self._post("device/job", b"", most_bytes=MOST_BYTES)
-        if answer.status == _NONE:
-            return None
-        name = answer.headers.get(JOB.lower(), "")
-        if answer.status != 200 or not _NAME.fullmatch(name):
-            raise TargetError(
-                f"the server gives no job: {answer.problem.message}",
-                remedy=answer.problem.remedy or "It is tried again.",
-            )
-        return name, answer.content
-
-    def tell(self, name: str, outcome: Outcome) -> bool:
-        """Send what came of a job; return whether the server has it, or does not want it.
-
-        Raises:
-            TargetError: It cannot be reached.
-        """
-        act = "done" if outcome.good else "failed"
-        return self._post(f"device/job/{name}/{act}", outcome.content).status in _FINAL
-
-    def _post(self, path: str, body: bytes, **more: Any) -> Any:
-        proof = self.key.sign(self.audience, "POST", f"/{path}", body, now=self.now())
-        return exchange(self.pool, "POST", f"{self.url}{path}", headers={PROOF: proof}, body=body, **more)
-
-
 def run_errands(
     door: Door,
     ended: threading.Event,
@@ -225,7 +175,7 @@ def run_errands(
     pause = _FIRST_PAUSE_S
     while not ended.is_set():
         try:
-            found = door.fetch()
+            found = _fetch(door)
             if found is not None:
                 name, body = found
                 tell(f"job {name}: {len(body)} bytes")
@@ -241,14 +191,31 @@ def run_errands(
         ended.wait(pause * (0.9 + 0.2 * chance.random()))
 
 
+def _fetch(door: Door) -> tuple[str, bytes] | None:
+    """Return a job and its name, None if there is none."""
+    answer = door.ask("/device/job", largest=MOST_BYTES, patience_s=_PATIENCE_S)
+    if answer.status == _NONE:
+        return None
+    name = answer.headers.get(JOB, "")
+    if answer.status != _OK or not _NAME.fullmatch(name):
+        raise TargetError(f"the server gives no job: status {answer.status}", remedy="It is asked again.")
+    return name, answer.content
+
+
+def _tell(door: Door, name: str, outcome: Outcome) -> bool:
+    """Send what came of a job; return whether the server has it, or does not want it."""
+    path = f"/device/job/{name}/{'done' if outcome.good else 'failed'}"
+    return door.ask(path, outcome.content, patience_s=_PATIENCE_S).status in _FINAL
+
+
 def _deliver(door: Door, name: str, outcome: Outcome, ended: threading.Event) -> None:
     """Send an outcome until it arrives: measuring again would cost more."""
     pause = _FIRST_PAUSE_S
     for _ in range(_SENDINGS):
         try:
-            if door.tell(name, outcome):
+            if _tell(door, name, outcome):
                 return
-        except TargetError:
+        except UnansweredError:
             pass
         if ended.wait(pause):
             return

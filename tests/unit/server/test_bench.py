@@ -1,6 +1,7 @@
 """A bench device measures, through a real server over a real store, and whatever happens the client is told."""
 
 import contextlib
+import datetime
 import json
 import threading
 import time
@@ -16,11 +17,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from edgewright.cli.main import main
 from edgewright.contract.errors import CandidateError, InputError, TargetError
 from edgewright.contract.fleet import Fleet
+from edgewright.device.door import Door, UnansweredError, send
 from edgewright.profile import bench as client
 from edgewright.profile import errand
-from edgewright.profile.bench import BenchTarget
-from edgewright.profile.errand import Door, Grant, Outcome, run_errands
-from edgewright.profile.exchange import checked_server, exchange, new_pool
+from edgewright.profile.bench import BenchTarget, checked_server
+from edgewright.profile.errand import Grant, Outcome, run_errands
 from edgewright.profile.latency import Subject, measure_latency
 from edgewright.profile.parcel import pack
 from edgewright.profile.subject import packed
@@ -32,10 +33,15 @@ from edgewright.server.app import make_app
 from edgewright.server.run import free_port, serve
 from edgewright.server.services import Services
 from edgewright.server.store.store import make_store
+from edgewright.trust.fetch import open_pool
 from edgewright.trust.identity import DeviceKey
 
 _AUDIENCE = "fleet"
 pytestmark = pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDeprecationWarning")
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 def _no_repository() -> Any:
@@ -78,7 +84,7 @@ class World:
         return key
 
     def door(self, key: DeviceKey) -> Door:
-        return Door(self.url, _AUDIENCE, key)
+        return Door(self.url, _AUDIENCE, key, open_pool(20.0), _now)
 
     def state(self, name: str) -> str:
         job = self.services.store.jobs.get(name)
@@ -221,7 +227,7 @@ def test_what_is_not_set_is_named(
 )
 def test_the_token_goes_nowhere_that_others_read_along(url: str, why: str) -> None:
     with pytest.raises(InputError, match=why):
-        checked_server(url, secret=True)
+        checked_server(url)
 
 
 def test_a_token_that_may_not_run_jobs_runs_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,9 +271,9 @@ def test_a_device_that_is_no_bench_any_more_gets_nothing(world: World) -> None:
     job = pack({"action": "machine"}, {}, timeout_s=1.0, wanted_s=1e6)
     bench.add_job(world.services, "user:ann", "camera-7", "profile", job)
     world.services.store.devices.mark_bench(device.id, bench=False)
-    assert world.door(key).fetch() is None
+    assert errand._fetch(world.door(key)) is None
     world.services.store.devices.mark_bench(device.id, bench=True)
-    assert world.door(key).fetch() is not None
+    assert errand._fetch(world.door(key)) is not None
 
 
 def test_the_failure_of_a_model_is_the_models(world: World, tmp_path: Path, subject: Subject) -> None:
@@ -299,20 +305,20 @@ def test_a_device_that_dies_gets_the_job_again_and_the_third_death_is_told(
     names = []
     for _ in range(3):
         until = time.monotonic() + 20
-        while (found := world.door(key).fetch()) is None and time.monotonic() < until:
+        while (found := errand._fetch(world.door(key))) is None and time.monotonic() < until:
             time.sleep(0.05)
         assert found is not None
         names.append(found[0])
         # Its power is cut here. While it starts again, the lease ends.
-        assert world.door(key).fetch() is None
+        assert errand._fetch(world.door(key)) is None
         world.clock.ahead_s += 20.0
     assert len(set(names)) == 1
-    assert world.door(key).fetch() is None
+    assert errand._fetch(world.door(key)) is None
     asking.join(timeout=20)
     assert "bench:camera-7: the device took the job 3 times and never answered" in str(raised[0])
     (job,) = world.services.store.jobs.all()
     assert (job.state, job.tries, job.request) == ("failed", 3, b"")
-    assert world.door(key).tell(names[0], Outcome(True, b"{}"))
+    assert errand._tell(world.door(key), names[0], Outcome(True, b"{}"))
     assert world.states() == ["failed"]  # an answer from the grave changes nothing
 
 
@@ -345,7 +351,7 @@ def test_a_job_that_nobody_takes_is_given_up_and_not_run_later(world: World) -> 
     with pytest.raises(TargetError, match="did not take the job within 1 s"):
         BenchTarget("bench:camera-7", "camera-7", patience_s=0.6).run({"action": "machine"}, {}, timeout_s=5)
     assert world.states() == ["failed"]
-    assert world.door(key).fetch() is None
+    assert errand._fetch(world.door(key)) is None
 
 
 def test_a_job_that_is_taken_and_never_answered_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +361,7 @@ def test_a_job_that_is_taken_and_never_answered_is_given_up(world: World, monkey
 
     def take() -> None:
         while not taken:
-            if (found := world.door(key).fetch()) is not None:
+            if (found := errand._fetch(world.door(key))) is not None:
                 taken.append(found)
 
     taking = threading.Thread(target=take)
@@ -377,7 +383,7 @@ def test_an_interrupt_cancels_the_job(world: World, monkeypatch: pytest.MonkeyPa
         machine_of(open_target("bench:camera-7"))
     monkeypatch.undo()
     assert world.states() == ["failed"]
-    assert world.door(key).fetch() is None
+    assert errand._fetch(world.door(key)) is None
     assert [entry.action for entry in world.services.store.audit.page()] == ["cancel job", "add job"]
 
 
@@ -386,9 +392,9 @@ def test_a_job_whose_maker_was_killed_expires(world: World) -> None:
     job = pack({"action": "machine"}, {}, timeout_s=10.0, wanted_s=100.0)
     late, soon = (bench.add_job(world.services, "user:ann", "camera-7", "profile", job) for _ in range(2))
     world.clock.ahead_s = 99.0
-    assert world.door(key).fetch() is not None
+    assert errand._fetch(world.door(key)) is not None
     world.clock.ahead_s = 200.0
-    assert world.door(key).fetch() is None
+    assert errand._fetch(world.door(key)) is None
     assert {world.state(name) for name in (late, soon)} == {"failed"}
     assert b"nobody waits" in world.result(soon)
 
@@ -397,11 +403,11 @@ def test_a_server_that_is_away_for_a_moment_costs_nothing(world: World, monkeypa
     fails = iter(range(3))
 
     def sometimes(*given: Any, **more: Any) -> Any:
-        if given[1] == "GET" and next(fails, None) is not None:
-            return exchange(new_pool(), "GET", "http://127.0.0.1:1/", headers={})
-        return exchange(*given, **more)
+        if more["method"] == "GET" and next(fails, None) is not None:
+            raise UnansweredError("it is away", remedy="Wait.")
+        return send(*given, **more)
 
-    monkeypatch.setattr(client, "exchange", sometimes)
+    monkeypatch.setattr(client, "send", sometimes)
     with _at_work(world, world.enrol(name="camera-7")):
         assert machine_of(open_target("bench:camera-7")).cores >= 1
     assert next(fails, None) is None
@@ -419,15 +425,15 @@ def test_others_neither_take_nor_answer_a_devices_job(world: World) -> None:
     other = world.enrol(name="camera-8")
     job = pack({"action": "machine"}, {}, timeout_s=10.0, wanted_s=100.0)
     name = bench.add_job(world.services, "user:ann", "camera-7", "profile", job)
-    assert world.door(other).fetch() is None
-    world.door(other).tell(name, Outcome(True, b"{}"))
+    assert errand._fetch(world.door(other)) is None
+    errand._tell(world.door(other), name, Outcome(True, b"{}"))
     assert world.state(name) == "waiting"
     stranger = DeviceKey(Ed25519PrivateKey.generate())
-    with pytest.raises(TargetError, match="its device is unknown"):
-        world.door(stranger).fetch()
-    elsewhere = Door(world.url, "another fleet", other)
-    with pytest.raises(TargetError, match="signed for something else"):
-        elsewhere.fetch()
+    with pytest.raises(TargetError, match="status 401"):
+        errand._fetch(world.door(stranger))
+    elsewhere = Door(world.url, "another fleet", other, open_pool(20.0), _now)
+    with pytest.raises(TargetError, match="status 401"):
+        errand._fetch(elsewhere)
 
 
 def test_what_is_no_job_is_not_kept_and_no_more_wait_than_may(world: World) -> None:
