@@ -11,7 +11,7 @@ from rich.console import Console
 
 from edgewright.cli.collecting import Patience, as_json, by_signal, collect
 from edgewright.cli.enrolled import read_enrolled
-from edgewright.cli.judge import judged, read_collected
+from edgewright.cli.judge import read_collected
 from edgewright.cli.opened import add_options, opened
 from edgewright.cli.records import read_record
 from edgewright.cli.signing import signing
@@ -23,6 +23,7 @@ from edgewright.contract.query import Backend, Counted, Limits, Query, Template
 from edgewright.contract.release import Manifest, stored
 from edgewright.contract.times import time_of
 from edgewright.device.watched import TENTHS, widths
+from edgewright.fleet.drift import judged
 from edgewright.privacy.price import instantiate, price
 from edgewright.trust.asking import ask, known_permit, known_questions, permit
 from edgewright.trust.paths import blob_name, release_path
