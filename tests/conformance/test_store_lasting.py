@@ -17,7 +17,7 @@ from edgewright.contract.status import StageOutcome, Status
 from edgewright.server.access import Role
 from edgewright.server.store import migration
 from edgewright.server.store.database import open_database
-from edgewright.server.store.kept import Alert, CheckIn, Decision, Device, KeptLetter
+from edgewright.server.store.kept import Act, Alert, CheckIn, Decision, Device, KeptLetter, Position
 from edgewright.server.store.migration import VersionError, head, migrate, version_of
 from edgewright.server.store.records import metadata
 from edgewright.server.store.store import Store, make_store, open_store

@@ -219,7 +219,7 @@ class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Refuse rules that want what is not there, or that have one name."""
         for what, names in (
             ("alerts", [rule.name for rule in self.alerts]),
-            ("actions", [policy.action for policy in self.actions]),
+            ("actions", [str(policy.action) for policy in self.actions]),
         ):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise InputError(f"two {what} are named {twice[0]!r}", remedy="Give each its own.")

@@ -83,6 +83,7 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         policies: Of the project file.
         history: What was done before.
         now_s: Unix time.
+        waiting: Whether the same waits for a person's approval already.
     """
 
     item: str
@@ -92,8 +93,12 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policies: tuple[ActionPolicy, ...]
     history: tuple[Done, ...]
     now_s: float
+    waiting: bool = False
 
 
 def decide(wish: Wish) -> Permission:
     """Return whether what is wanted may be done: the same whenever it is asked."""
-    return permitted(wish.action, wish.about, wish.policies, wish.history, now_s=wish.now_s)
+    found = permitted(wish.action, wish.about, wish.policies, wish.history, now_s=wish.now_s)
+    if found.asks and wish.waiting:
+        return Permission(False, asks=False, why=f"{wish.action!r} waits for approval already")
+    return found

@@ -267,7 +267,7 @@ class AlertChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         number: Rises with each change.
         rule: Its name.
         subject: What it watches.
-        before: State, "" before the first.
+        before: State, "" before the first, `silenced` if a silence ended and it still fires.
         after: State.
         at_s: When.
         message: For people.
