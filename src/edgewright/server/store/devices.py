@@ -274,6 +274,21 @@ class Devices:
         query = select(func.max(statuses.c.seen_s))
         return self.database.read(lambda connection: connection.execute(query).scalar()) or 0.0
 
+    def label_counts(self, device_class: str, label: str) -> dict[str, int]:
+        """Return how many devices of a class, not retired, have each value of a label."""
+        query = (
+            select(device_labels.c.value, func.count())
+            .join(devices, devices.c.id == device_labels.c.device_id)
+            .where(
+                device_labels.c.name == label,
+                devices.c.device_class == device_class,
+                devices.c.retired_s.is_(None),
+            )
+            .group_by(device_labels.c.value)
+            .order_by(device_labels.c.value)
+        )
+        return self.database.read(lambda connection: {row[0]: row[1] for row in connection.execute(query)})
+
     def groups(self, *, seen_since_s: float = 0.0) -> list[Group]:
         """Return how many devices are alike, of those that checked in since then and are not retired."""
         alike = (

@@ -82,6 +82,16 @@ class Sums:
             query = query.where(queries.c.state == state)
         return self.database.read(lambda connection: [_query(row) for row in connection.execute(query)])
 
+    def done_since(self, since_s: float, *, limit: int = 1000) -> list[KeptQuery]:
+        """Return queries that ended with a result since then, the newest of them, the oldest first."""
+        query = (
+            select(queries)
+            .where(queries.c.state == "done", queries.c.ended_s >= since_s)
+            .order_by(queries.c.ended_s.desc(), queries.c.id)
+            .limit(limit)
+        )
+        return self.database.read(lambda connection: [_query(row) for row in connection.execute(query)])[::-1]
+
     def spent(self, device_class: str, *, since_s: float) -> float:
         """Return what the queries since then cost a device that answered them all, in zCDP.
 
