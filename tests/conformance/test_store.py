@@ -123,10 +123,10 @@ def test_no_secret_is_in_the_database(store: Store) -> None:
 
 def test_a_retired_device_has_no_key_and_cannot_come_back_with_it(store: Store, enrol: Enrol) -> None:
     device = enrol()
-    assert store.devices.keys([device.id]) == {device.id: device.public}
+    assert store.devices.known([device.id])[device.id].public == device.public
     store.devices.retire(device.id, now_s=7.0)
     store.devices.retire(device.id, now_s=9.0)
-    assert store.devices.keys([device.id]) == {}
+    assert store.devices.known([device.id]) == {}
     assert store.devices.page() == []
     assert [one.retired_s for one in store.devices.page(retired=True)] == [7.0]
     token = store.devices.invite("camera", made_by="server", now_s=8.0, lifetime_s=60.0)

@@ -8,6 +8,7 @@ from edgewright.privacy.desk import SumDesk
 from edgewright.server.store.store import Store
 from edgewright.trust.keys import KeyFolder
 from edgewright.trust.repository import Repository
+from edgewright.trust.store import Store as Files
 
 __all__ = ["Services"]
 
@@ -20,6 +21,7 @@ class Services:
         store: What the fleet said, what was decided.
         audience: Name of this fleet, which devices' proofs are for.
         repository: Opens the repository and verifies it, as it is now.
+        files: Where the repository lies.
         keys: Of the online roles; None if this process signs nothing.
         fleet: What the project file says.
         now: Seconds since 1970, UTC.
@@ -30,6 +32,7 @@ class Services:
     store: Store
     audience: str
     repository: Callable[[], Repository]
+    files: Files
     keys: KeyFolder | None
     fleet: Fleet
     now: Callable[[], float]

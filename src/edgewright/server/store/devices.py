@@ -16,10 +16,27 @@ from edgewright.server.store.kept import Device, Group, Invited
 from edgewright.server.store.records import device_labels, devices, invitations, statuses
 from edgewright.trust.identity import UnknownError, device_id_of
 
-__all__ = ["Devices"]
+__all__ = ["Devices", "Known"]
 
 _PAGE = 1000
 _DEVICE = (devices, statuses.c.seen_s, statuses.c.arm, statuses.c.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What it takes to believe a device's requests.
+
+    Attributes:
+        id: Its name.
+        public: Its Ed25519 key, 32 bytes.
+        device_class: Its own.
+        bench: Whether it takes profiling jobs.
+    """
+
+    id: str
+    public: bytes
+    device_class: str
+    bench: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +136,12 @@ class Devices:
         row = self.database.read(lambda connection: connection.execute(_one(device_id)).first())
         return None if row is None else _device(row)
 
-    def keys(self, device_ids: Sequence[str]) -> dict[str, bytes]:
-        """Return the keys of those that are enrolled and not retired."""
-        query = select(devices.c.id, devices.c.public).where(
+    def known(self, device_ids: Sequence[str]) -> dict[str, Known]:
+        """Return those that are enrolled and not retired, by name."""
+        query = select(devices.c.id, devices.c.public, devices.c.device_class, devices.c.bench).where(
             devices.c.id.in_(device_ids), devices.c.retired_s.is_(None)
         )
-        return self.database.read(lambda connection: {row.id: row.public for row in connection.execute(query)})
+        return self.database.read(lambda connection: {row.id: Known(*row) for row in connection.execute(query)})
 
     def retire(self, device_id: str, *, now_s: float) -> None:
         """Believe a device no more; what it said stays.

@@ -58,6 +58,12 @@ class Jobs:
         self.database.write(run)
         return name
 
+    def waiting(self, device_id: str, *, now_s: float) -> bool:
+        """Whether a device would get a job."""
+        due = or_(jobs.c.state == "waiting", (jobs.c.state == "taken") & (jobs.c.until_s <= now_s))
+        query = select(jobs.c.id).where(jobs.c.device_id == device_id, due).limit(1)
+        return self.database.read(lambda connection: connection.execute(query).first() is not None)
+
     def take(self, device_id: str, *, now_s: float, lease_s: float) -> Job | None:
         """Return the oldest job of a device, None if there is none; it is the device's for a while.
 

@@ -1,0 +1,206 @@
+"""What people and their programs ask of the control plane, under /api/. All bodies are JSON."""
+
+import math
+from typing import Literal
+
+import msgspec
+
+from edgewright.contract.errors import InputError
+from edgewright.contract.plan import HealthRule, Hours, Selector
+
+__all__ = [
+    "Because",
+    "Bench",
+    "Invite",
+    "Made",
+    "NewToken",
+    "NewUser",
+    "RolloutAct",
+    "Secret",
+    "Silencing",
+    "StartRollout",
+]
+
+RolloutAct = Literal["advance", "pause", "resume", "abort"]
+"""What a person may do with a rollout by hand."""
+
+_LONGEST_S = 366 * 86400.0
+_LONGEST_TEXT = 500
+
+
+def _checked_time(what: str, seconds: float) -> None:
+    if not (0 < seconds <= _LONGEST_S and math.isfinite(seconds)):
+        raise InputError(f"{what} is {seconds:g} s", remedy=f"Give more than 0 and at most {_LONGEST_S:g} s.")
+
+
+def _checked_text(what: str, text: str) -> None:
+    if len(text) > _LONGEST_TEXT:
+        raise InputError(f"{what} has {len(text)} letters", remedy=f"Write at most {_LONGEST_TEXT}.")
+
+
+class StartRollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A rollout to begin.
+
+    Attributes:
+        model: Which.
+        versions: Of the releases; several are the arms of an experiment.
+        device_class: That it is for.
+        fractions: Of its stages, which only rise.
+        stage_s: Least time of each stage.
+        weights: Of the arms, in proportion; equal if not given.
+        selector: Which devices of the class it is for.
+        start: Not before, ISO 8601, UTC; "" for at once.
+        end: Not after; "" for no end.
+        min_battery: Least state of charge for an installation, 0 to 1.
+        hours: When devices may install; None for at any time.
+        rules: That each stage must keep.
+        shadow: Run beside the old one and only compare.
+        replace: Whether another rollout that is not at its end may be replaced.
+        force: Whether to begin though the fleet is too small ever to decide; it is noted in the audit log.
+    """
+
+    model: str
+    versions: tuple[str, ...]
+    device_class: str = "default"
+    fractions: tuple[float, ...] = (1.0,)
+    stage_s: float = 0.0
+    weights: tuple[float, ...] = ()
+    selector: Selector = Selector()
+    start: str = ""
+    end: str = ""
+    min_battery: float = 0.0
+    hours: Hours | None = None
+    rules: tuple[HealthRule, ...] = ()
+    shadow: bool = False
+    replace: bool = False
+    force: bool = False
+
+
+class Because(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why something is done, for whoever reads the audit log.
+
+    Attributes:
+        reason: In words.
+    """
+
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a novel."""
+        _checked_text("the reason", self.reason)
+
+
+class Invite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A token that one device may enrol with.
+
+    Attributes:
+        device_class: That it enrols into.
+        labels: That it gives.
+        channel: That it gives.
+        bench: Whether the device takes profiling jobs.
+        lifetime_s: After which it is void.
+        count: How many tokens.
+    """
+
+    device_class: str = "default"
+    labels: dict[str, str] = {}
+    channel: str = ""
+    bench: bool = False
+    lifetime_s: float = 86400.0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what is no time or number."""
+        _checked_time("lifetime_s", self.lifetime_s)
+        if not 1 <= self.count <= 1000 or len(self.labels) > 64:
+            raise InputError(
+                f"{self.count} tokens with {len(self.labels)} labels", remedy="Ask for 1 to 1000, with 64 labels."
+            )
+        for name, value in self.labels.items():
+            _checked_text(f"label {name[:80]!r}", value)
+
+
+class Bench(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether a device takes profiling jobs.
+
+    Attributes:
+        bench: Whether.
+    """
+
+    bench: bool
+
+
+class Silencing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An alert that nobody is to be told of for a while.
+
+    Attributes:
+        rule: Its name.
+        device_class: That it is about.
+        for_s: How long; 0 for telling again.
+        reason: For whoever looks later.
+    """
+
+    rule: str
+    device_class: str = ""
+    for_s: float = 3600.0
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no time."""
+        if self.for_s:
+            _checked_time("for_s", self.for_s)
+        _checked_text("the reason", self.reason)
+
+
+class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A token for a program.
+
+    Attributes:
+        name: For people.
+        role: `viewer`, `operator` or `release manager`; none above the asker's own.
+        lifetime_s: After which it is void.
+    """
+
+    name: str
+    role: str = "viewer"
+    lifetime_s: float = 90 * 86400.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no time."""
+        _checked_time("lifetime_s", self.lifetime_s)
+
+
+class NewUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Somebody who may log in.
+
+    Attributes:
+        name: By which they log in.
+        role: `viewer`, `operator` or `release manager`.
+        password: 12 letters or more.
+    """
+
+    name: str
+    role: str
+    password: str
+
+
+class Secret(msgspec.Struct, frozen=True):
+    """Secrets that were made; they are shown this once.
+
+    Attributes:
+        secrets: Tokens.
+    """
+
+    secrets: tuple[str, ...]
+
+
+class Made(msgspec.Struct, frozen=True):
+    """Something that was made or changed.
+
+    Attributes:
+        id: Its name.
+        notes: What whoever asked should know.
+    """
+
+    id: str
+    notes: tuple[str, ...] = ()
