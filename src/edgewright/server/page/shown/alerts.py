@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgewright.contract.alert import AlertRule
-from edgewright.server.page.acts import Awaiting
+from edgewright.server.fleets import Awaiting
 from edgewright.server.page.shown.words import Badge, Moment, Tone, badge, duration, moment
 from edgewright.server.store.kept import Alert, AlertChange
 
@@ -131,7 +131,7 @@ def change_rows(changes: Sequence[AlertChange], now_s: float) -> tuple[ChangeRow
 def awaiting_rows(awaiting: Sequence[Awaiting], now_s: float) -> tuple[AwaitingRow, ...]:
     """Return actions that wait, in the order given."""
     return tuple(
-        AwaitingRow(one.id, one.action, one.about, one.why, moment(one.since_s, now_s)) for one in awaiting
+        AwaitingRow(one.id, one.action, one.about, one.reason, moment(one.at_s, now_s)) for one in awaiting
     )
 
 

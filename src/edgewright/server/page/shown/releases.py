@@ -252,7 +252,10 @@ def _certificate(one: Certificate) -> CertificateShown:
         ("look", f"number {one.look} at this data, {percent(one.look_confidence, 2)} by itself"),
         ("data", one.data),
     )
-    words = f"Loss of {one.metric} {points(one.drop)}, at most {points(one.upper_bound)}; {points(one.max_drop)} allowed"
+    words = (
+        f"Loss of {one.metric} {points(one.drop)}, at most {points(one.upper_bound)}; "
+        f"{points(one.max_drop)} allowed"
+    )
     return CertificateShown(
         badge(_TONES[one.verdict], one.verdict),
         one.reason,

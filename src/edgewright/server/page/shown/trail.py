@@ -51,12 +51,14 @@ class UserRow:
         role: Theirs.
         state: Whether they still may.
         made: Since when.
+        alive: Whether they can be retired.
     """
 
     name: str
     role: str
     state: Badge
     made: Moment | None
+    alive: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,7 @@ def user_rows(users: Sequence[User], now_s: float) -> tuple[UserRow, ...]:
             one.role,
             badge("good", "may log in") if one.retired_s is None else badge("quiet", "retired"),
             moment(one.made_s, now_s),
+            one.retired_s is None,
         )
         for one in users
     )
