@@ -1,4 +1,4 @@
-"""What people have done from the page, each written down, and what the page is told by those who watch the fleet."""
+"""What people have done from the page, each written down; what the page is told by those who watch the fleet."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -91,6 +91,7 @@ class Press:
             csrf=who.csrf if isinstance(who, Who) else "",
             places=places,
             fleet=self.services.audience,
+            now_s=f"{self.now_s:.1f}",
             **shown,
         )
         return Response(text, status_code=status, media_type="text/html; charset=utf-8", headers=_PRIVATE)

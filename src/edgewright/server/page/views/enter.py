@@ -64,7 +64,9 @@ def doors(press: Press) -> list[Any]:
         made = people.log_in(name, data.get("password", ""), now_s=press.now_s, lifetime_s=LIFETIME_S)
         audit = press.services.store.audit
         if made is None:
-            audit.write("server", "login refused", name[:64], at_s=press.now_s)
+            # Of a name that nobody has it is not written down: it may be a password that slipped.
+            known = name if name in {user.name for user in people.users()} else ""
+            audit.write("server", "login refused", known, at_s=press.now_s)
             wrong = "There is no such user, or the password is another one."
             return press.page(request, "login", status=403, then=then, wrong=wrong, name=name[:64])
         if before := request.cookies.get(COOKIE):

@@ -48,7 +48,7 @@ def number(form: dict[str, str], name: str, *, least: float, most: float) -> flo
 
 
 def local(place: str) -> str:
-    """Return a place of this server, "/" for any other: nobody is sent elsewhere by a link that says `next`.
+    r"""Return a place of this server, "/" for any other: nobody is sent elsewhere by a link that says `next`.
 
     >>> local("/rollouts"), local("//elsewhere.example"), local("https://elsewhere.example"), local("/\\\\x")
     ('/rollouts', '/', '/', '/')
