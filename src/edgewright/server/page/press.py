@@ -38,6 +38,8 @@ _PLACES = (
     ("/audit", "Audit", "look"),
     ("/access", "Access", "invite devices"),
 )
+# Of a fleet's name, which is long.
+_NAME = 18
 # Nothing of a page stays in a browser for the next person.
 _PRIVATE = {"Cache-Control": "no-store"}
 
@@ -51,14 +53,19 @@ class Press:
         acts: What people may have done.
         sources: What watches the fleet.
         catalogue: Releases and plans.
-        secure: Whether the session's cookie goes over TLS alone.
+        address: Under which people and devices reach the server; "" for the one that they ask.
     """
 
     services: Services
     acts: Acts
     sources: Sources
     catalogue: Catalogue
-    secure: bool
+    address: str
+
+    @property
+    def secure(self) -> bool:
+        """Whether the session's cookie goes over TLS alone."""
+        return self.address.startswith("https://")
 
     @property
     def now_s(self) -> float:
@@ -70,12 +77,12 @@ class Press:
         """After which a device is silent."""
         return self.services.fleet.looking.silent_s
 
-    def page(self, request: ASKED, name: str, *, status: int = 200, **shown: Any) -> Response[str]:
+    def page(self, request: ASKED, template: str, *, status: int = 200, **shown: Any) -> Response[str]:
         """Return a page.
 
         Args:
             request: That asks for it.
-            name: Of the template.
+            template: Its name.
             status: Of the answer.
             shown: What the template shows.
         """
@@ -86,11 +93,11 @@ class Press:
             for href, label, right in _PLACES
             if isinstance(who, Who) and who.may(right)  # type: ignore[arg-type]
         ]
-        text = _TEMPLATES.get_template(f"{name}.jinja").render(
+        text = _TEMPLATES.get_template(f"{template}.jinja").render(
             who=who if isinstance(who, Who) else None,
             csrf=who.csrf if isinstance(who, Who) else "",
             places=places,
-            fleet=self.services.audience,
+            fleet=self.services.audience[:_NAME],
             now_s=f"{self.now_s:.1f}",
             **shown,
         )

@@ -1,5 +1,6 @@
 """A rollout as people judge it: where it stands, what its devices showed, what is missing, what was decided."""
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ __all__ = [
     "rollout_shown",
 ]
 
+_ROWS = 50
 _STATES: dict[str, Tone] = {"running": "good", "paused": "warn", "aborted": "bad", "done": "quiet"}
 _VERDICTS: dict[str, Tone] = {"advance": "good", "finish": "good", "hold": "quiet", "roll_back": "bad"}
 _METRICS = {
@@ -222,7 +224,7 @@ class RolloutShown:
         missing: What has to happen before it goes on.
         reasons: Why it stands as it does.
         askew: A warning if arms are not as large as they should be, else "".
-        decisions: The newest first.
+        decisions: The newest first, 50 of them at most.
         acts: That whoever looks may do.
         digest: Of all that changes.
     """
@@ -331,7 +333,7 @@ def rollout_shown(
         missing=missing,
         reasons=() if of_now is None else of_now.reasons,
         askew=_askew(of_now),
-        decisions=rows[::-1],
+        decisions=rows[::-1][:_ROWS],
         acts=_acts(plan, missing, role),
         digest=hashlib.sha256(b"\n".join(parts)).hexdigest()[:16],
     )
@@ -353,14 +355,14 @@ def decision_rows(decided: Sequence[kept.Decision], href: str, now_s: float) -> 
 
 def decoded(raw: msgspec.Raw) -> Decision | None:
     """Return a decision from what was kept as its inputs, decided again; None if they are of no form known here."""
+    inputs = None
     for kind in (Inputs, Decision):
-        try:
+        with contextlib.suppress(msgspec.MsgspecError, InputError):
             found = msgspec.json.decode(bytes(raw), type=kind)
-        except (msgspec.MsgspecError, InputError):
-            continue
-        inputs = found.inputs if isinstance(found, Decision) else found
-        return decide(inputs.plan, inputs.policy, inputs.evidence, time_of(inputs.now), alpha=inputs.alpha)
-    return None
+            inputs = found.inputs if isinstance(found, Decision) else found
+    if not isinstance(inputs, Inputs):
+        return None
+    return decide(inputs.plan, inputs.policy, inputs.evidence, time_of(inputs.now), alpha=inputs.alpha)
 
 
 def inputs_shown(one: kept.Decision, href: str, now_s: float) -> InputsShown:

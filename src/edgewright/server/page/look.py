@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, get
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, QueryParameter
 
 from edgewright.contract.names import version_key
 from edgewright.contract.query import Limits
@@ -21,7 +21,7 @@ __all__ = ["access_page", "windows"]
 _HOURS = 48
 _PAGE = 50
 _LIMITS = Limits()
-_Text = Annotated[str, Parameter(max_length=200)]
+_Text = Annotated[str, QueryParameter(max_length=200)]
 
 
 def windows(press: Press) -> list[Any]:
@@ -55,11 +55,17 @@ def windows(press: Press) -> list[Any]:
         return press.page(request, "rollouts", rows=rows)
 
     @get("/rollouts/{model:str}/{device_class:str}", guards=look, sync_to_thread=True)
-    def rollout(request: ASKED, model: str, device_class: str) -> Response[str]:
+    def rollout(request: ASKED, model: FromPath[str], device_class: FromPath[str]) -> Response[str]:
         return press.page(request, "rollout", shown=_rollout(press, request, model, device_class))
 
     @get("/rollouts/{model:str}/{device_class:str}/live", guards=look, sync_to_thread=True)
-    def live(request: ASKED, model: str, device_class: str, seen: _Text = "", counter: int = 0) -> Response[Any]:
+    def live(
+        request: ASKED,
+        model: FromPath[str],
+        device_class: FromPath[str],
+        seen: _Text = "",
+        counter: FromQuery[int] = 0,
+    ) -> Response[Any]:
         shown = _rollout(press, request, model, device_class)
         if shown.digest == seen:
             return Response(None, status_code=204)
@@ -70,7 +76,13 @@ def windows(press: Press) -> list[Any]:
         guards=look,
         sync_to_thread=True,
     )
-    def decision(request: ASKED, model: str, device_class: str, rollout_name: str, number: int) -> Response[str]:
+    def decision(
+        request: ASKED,
+        model: FromPath[str],
+        device_class: FromPath[str],
+        rollout_name: FromPath[str],
+        number: FromPath[int],
+    ) -> Response[str]:
         subject = rollout_key(model, device_class, rollout_name)
         one = next((one for one in store.decisions.of(subject) if one.number == number), None)
         if one is None:
@@ -119,7 +131,7 @@ def windows(press: Press) -> list[Any]:
         )
 
     @get("/devices/{device_id:str}", guards=look, sync_to_thread=True)
-    def device(request: ASKED, device_id: str) -> Response[str]:
+    def device(request: ASKED, device_id: FromPath[str]) -> Response[str]:
         found = store.devices.get(device_id)
         if found is None:
             raise MissingError(f"there is no device {device_id[:80]!r}", remedy="See the list of devices.")
@@ -135,17 +147,17 @@ def windows(press: Press) -> list[Any]:
         return press.page(request, "releases", rows=rows, awaiting=", ".join(known.awaiting))
 
     @get("/releases/{model:str}/{version:str}", guards=look, sync_to_thread=True)
-    def release(request: ASKED, model: str, version: str) -> Response[str]:
+    def release(request: ASKED, model: FromPath[str], version: FromPath[str]) -> Response[str]:
         known, manifest = held().releases, _manifest(press, model, version)
         shown = releases.release_shown(manifest, known[model, version], known, store.devices.groups())
         return press.page(request, "release", shown=shown)
 
     @get("/releases/{model:str}/{version:str}/card", guards=look, sync_to_thread=True)
-    def card(model: str, version: str) -> Response[str]:
+    def card(model: FromPath[str], version: FromPath[str]) -> Response[str]:
         return Response(model_card(_manifest(press, model, version)), media_type="text/plain; charset=utf-8")
 
     @get("/releases/{model:str}/{version:str}/bom.json", guards=look, sync_to_thread=True)
-    def bill(model: str, version: str) -> Response[bytes]:
+    def bill(model: FromPath[str], version: FromPath[str]) -> Response[bytes]:
         content = msgspec.json.encode(bill_of_materials(_manifest(press, model, version)))
         return Response(msgspec.json.format(content, indent=1), media_type="application/json")
 
@@ -185,7 +197,7 @@ def windows(press: Press) -> list[Any]:
         )
 
     @get("/audit", guards=look, sync_to_thread=True)
-    def audit(request: ASKED, before: Annotated[int, Parameter(ge=1, le=1 << 62)] = 1 << 62) -> Response[str]:
+    def audit(request: ASKED, before: Annotated[int, QueryParameter(ge=1, le=1 << 62)] = 1 << 62) -> Response[str]:
         found = store.audit.page(before=before, limit=_PAGE + 1)
         return press.page(
             request,

@@ -11,12 +11,13 @@ from litestar.exceptions import (
     PermissionDeniedException,
     TooManyRequestsException,
 )
+from litestar.params import FromPath, FromQuery
 
 from edgewright.contract.errors import EdgewrightError, InputError
 from edgewright.server.fleets import MissingError
 from edgewright.server.page.assets import ASSETS
+from edgewright.server.page.fields import Form, local, text
 from edgewright.server.page.press import ASKED, Press, moved
-from edgewright.server.page.views.fields import Form, local, text
 from edgewright.server.security import COOKIE, LIFETIME_S, Who, checked_csrf, cookie, logins
 from edgewright.server.store.database import GoneError
 from edgewright.trust.identity import UnknownError
@@ -41,14 +42,14 @@ def doors(press: Press) -> list[Any]:
     people, by_address, by_name = press.services.store.people, *logins()
 
     @get("/static/{digest:str}/{name:str}", sync_to_thread=False)
-    def asset(digest: str, name: str) -> Response[bytes]:
+    def asset(digest: FromPath[str], name: FromPath[str]) -> Response[bytes]:
         found = ASSETS.get(name)
         if found is None or found.digest != digest:
             raise NotFoundException(f"there is no file {name[:80]!r}")
         return Response(found.content, media_type=found.kind, headers={"Cache-Control": _FOREVER})
 
     @get("/login", sync_to_thread=True)
-    def enter(request: ASKED, then: str = "/") -> Response[Any]:
+    def enter(request: ASKED, then: FromQuery[str] = "/") -> Response[Any]:
         if isinstance(request.scope.get("user"), Who):
             return moved(local(then))
         return press.page(request, "login", then=local(then), wrong="", name="")

@@ -3,15 +3,16 @@
 from typing import Any
 
 from litestar import Response, post
+from litestar.params import FromPath
 
 from edgewright.contract.errors import WorkError
 from edgewright.contract.operator import RolloutAct
 from edgewright.server import fleets
 from edgewright.server.access import Right
+from edgewright.server.page.fields import Form, number, text
+from edgewright.server.page.look import access_page
 from edgewright.server.page.press import ASKED, Press, moved
 from edgewright.server.page.shown.devices import labels_of
-from edgewright.server.page.views.fields import Form, number, text
-from edgewright.server.page.views.look import access_page
 from edgewright.server.security import guard
 
 __all__ = ["levers"]
@@ -38,7 +39,7 @@ def levers(press: Press) -> list[Any]:
             sync_to_thread=True,
             status_code=200,
         )
-        def change(request: ASKED, model: str, device_class: str, data: Form) -> Response[Any]:
+        def change(request: ASKED, model: FromPath[str], device_class: FromPath[str], data: Form) -> Response[Any]:
             # Whoever pressed the button meant what the page showed, not what became of it meanwhile.
             if text(data, "counter") != str(fleets.plan(press.services, model, device_class).counter):
                 raise WorkError(
@@ -57,7 +58,7 @@ def levers(press: Press) -> list[Any]:
             sync_to_thread=True,
             status_code=200,
         )
-        def settle(request: ASKED, item: str, data: Form) -> Response[Any]:
+        def settle(request: ASKED, item: FromPath[str], data: Form) -> Response[Any]:
             acting.settle(by(request), item, approve=verdict == "approve", reason=text(data, "why"))
             return moved("/alerts")
 
@@ -81,7 +82,7 @@ def levers(press: Press) -> list[Any]:
         sync_to_thread=True,
         status_code=200,
     )
-    def retire(request: ASKED, device_id: str, data: Form) -> Response[Any]:
+    def retire(request: ASKED, device_id: FromPath[str], data: Form) -> Response[Any]:
         acts.retire_device(device_id, by=by(request), why=text(data, "why"))
         return moved(f"/devices/{device_id}")
 
@@ -91,7 +92,7 @@ def levers(press: Press) -> list[Any]:
         sync_to_thread=True,
         status_code=200,
     )
-    def bench(request: ASKED, device_id: str, data: Form) -> Response[Any]:
+    def bench(request: ASKED, device_id: FromPath[str], data: Form) -> Response[Any]:
         acts.mark_bench(device_id, bench=text(data, "bench") == "yes", by=by(request))
         return moved(f"/devices/{device_id}")
 
@@ -110,7 +111,7 @@ def levers(press: Press) -> list[Any]:
             hours=number(data, "hours", least=0.1, most=24 * 90),
             by=by(request),
         )
-        server = f"{request.url.scheme}://{request.url.netloc}"
+        server = press.address or f"{request.url.scheme}://{request.url.netloc}"
         command = f"edgewright device enrol --server {server} --token {secret} --state edgewright-device"
         return access_page(press, request, what="An invitation for one device", secret=secret, command=command)
 
@@ -131,7 +132,7 @@ def levers(press: Press) -> list[Any]:
         sync_to_thread=True,
         status_code=200,
     )
-    def retire_token(request: ASKED, name: str) -> Response[Any]:
+    def retire_token(request: ASKED, name: FromPath[str]) -> Response[Any]:
         acts.retire_token(name, by=by(request))
         return moved("/access")
 
@@ -151,7 +152,7 @@ def levers(press: Press) -> list[Any]:
         sync_to_thread=True,
         status_code=200,
     )
-    def retire_user(request: ASKED, name: str) -> Response[Any]:
+    def retire_user(request: ASKED, name: FromPath[str]) -> Response[Any]:
         acts.retire_user(name, by=by(request))
         return moved("/access")
 

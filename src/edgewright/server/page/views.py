@@ -3,30 +3,28 @@
 from litestar import Router
 
 from edgewright.server.operate import Acting
+from edgewright.server.page.act import levers
 from edgewright.server.page.acts import Acts, Sources
 from edgewright.server.page.catalogue import Catalogue
+from edgewright.server.page.enter import doors, refusals
+from edgewright.server.page.look import windows
 from edgewright.server.page.press import Press
-from edgewright.server.page.views.act import levers
-from edgewright.server.page.views.enter import doors, refusals
-from edgewright.server.page.views.look import windows
 from edgewright.server.services import Services
 
 __all__ = ["page_router"]
 
 
-def page_router(
-    services: Services, acting: Acting, *, sources: Sources | None = None, secure: bool = False
-) -> Router:
+def page_router(services: Services, acting: Acting, *, sources: Sources | None = None, address: str = "") -> Router:
     """Return the pages; `server.app.make_app` takes them.
 
     Args:
         services: Store, repository, clock.
         acting: What changes the fleet.
         sources: What watches it; nobody if not given.
-        secure: Whether people reach the pages over TLS alone.
+        address: Under which people and devices reach the server; "" for the one that they ask.
     """
     press = Press(
-        services, Acts(services, acting), sources or Sources(), Catalogue(services.repository), secure=secure
+        services, Acts(services, acting), sources or Sources(), Catalogue(services.repository), address.rstrip("/")
     )
     return Router(
         "/",
