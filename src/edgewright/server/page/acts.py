@@ -1,37 +1,26 @@
-"""What people have done from the page, each written down; what the page is told by those who watch the fleet."""
+"""What people have done from the page, each written down; who tells the page what was found in sums."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from edgewright.contract.decision import Decision
 from edgewright.server.access import Role, role_of
 from edgewright.server.fleets import MissingError
 from edgewright.server.operate import Acting
 from edgewright.server.services import Services
 
-__all__ = ["Acts", "Sources", "nothing_found"]
+__all__ = ["Acts", "Findings", "nothing_found"]
+
+Findings = Callable[[str, str], dict[str, Any] | None]
+"""What private sums say about a model on a device class, as `edgewright query judge --json` has it; None if no sums
+were judged."""
+
 
 _HOUR_S, _DAY_S = 3600.0, 86400.0
 
 
 def nothing_found(_model: str, _device_class: str) -> None:
     """Say that nobody knows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """What the page is told by who watches the fleet.
-
-    Attributes:
-        standing: What would be decided now about a model's rollout on a device class; None if nobody knows, and
-            then the last decision that was kept is shown.
-        findings: What private sums say about a model on a device class, in the form of `edgewright query judge
-            --json`; None if none was judged.
-    """
-
-    standing: Callable[[str, str], Decision | None] = nothing_found
-    findings: Callable[[str, str], dict[str, Any] | None] = nothing_found
 
 
 @dataclass(frozen=True, slots=True)

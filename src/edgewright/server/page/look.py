@@ -164,7 +164,7 @@ def windows(press: Press) -> list[Any]:
     @get("/drift", guards=look, sync_to_thread=True)
     def moved(request: ASKED) -> Response[str]:
         asked = sorted({(one.model, one.device_class) for one in store.sums.all()})
-        judged = [(names, press.sources.findings(*names)) for names in asked]
+        judged = [(names, press.findings(*names)) for names in asked]
         return press.page(
             request,
             "drift",
@@ -276,13 +276,9 @@ def _manifest(press: Press, model: str, version: str) -> Any:
 def _rollout(press: Press, request: ASKED, model: str, device_class: str) -> rollouts.RolloutShown:
     plan = fleets.plan(press.services, model, device_class)
     decided = press.services.store.decisions.of(rollout_key(model, device_class, plan.rollout))
-    standing = press.sources.standing(model, device_class)
-    if standing is None:
-        standing = next((found for one in decided[::-1] if (found := rollouts.decoded(one.inputs))), None)
     return rollouts.rollout_shown(
         plan,
         press.catalogue.policy(model, device_class),
-        standing,
         decided,
         role=_who(request).role,
         now_s=press.now_s,

@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from litestar import Response
 from litestar.connection import Request
 
-from edgewright.server.page.acts import Acts, Sources
+from edgewright.server.page.acts import Acts, Findings
 from edgewright.server.page.assets import address_of
 from edgewright.server.page.catalogue import Catalogue
 from edgewright.server.security import Who
@@ -51,14 +51,14 @@ class Press:
     Attributes:
         services: Store, repository, clock.
         acts: What people may have done.
-        sources: What watches the fleet.
+        findings: What private sums say.
         catalogue: Releases and plans.
         address: Under which people and devices reach the server; "" for the one that they ask.
     """
 
     services: Services
     acts: Acts
-    sources: Sources
+    findings: Findings
     catalogue: Catalogue
     address: str
 

@@ -4,7 +4,7 @@ from litestar import Router
 
 from edgewright.server.operate import Acting
 from edgewright.server.page.act import levers
-from edgewright.server.page.acts import Acts, Sources
+from edgewright.server.page.acts import Acts, Findings, nothing_found
 from edgewright.server.page.catalogue import Catalogue
 from edgewright.server.page.enter import doors, refusals
 from edgewright.server.page.look import windows
@@ -14,18 +14,18 @@ from edgewright.server.services import Services
 __all__ = ["page_router"]
 
 
-def page_router(services: Services, acting: Acting, *, sources: Sources | None = None, address: str = "") -> Router:
+def page_router(
+    services: Services, acting: Acting, *, findings: Findings = nothing_found, address: str = ""
+) -> Router:
     """Return the pages; `server.app.make_app` takes them.
 
     Args:
         services: Store, repository, clock.
         acting: What changes the fleet.
-        sources: What watches it; nobody if not given.
+        findings: What private sums say; nothing if not given.
         address: Under which people and devices reach the server; "" for the one that they ask.
     """
-    press = Press(
-        services, Acts(services, acting), sources or Sources(), Catalogue(services.repository), address.rstrip("/")
-    )
+    press = Press(services, Acts(services, acting), findings, Catalogue(services.repository), address.rstrip("/"))
     return Router(
         "/",
         route_handlers=[*doors(press), *windows(press), *levers(press)],

@@ -1,17 +1,16 @@
 """A rollout as people judge it: where it stands, what its devices showed, what is missing, what was decided."""
 
-import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from edgewright.contract.decision import CONTROL, Comparison, Decision, Inputs
+from edgewright.contract.decision import CONTROL, Comparison, Decision, Trial
 from edgewright.contract.errors import InputError
 from edgewright.contract.plan import Plan, Policy
 from edgewright.contract.times import time_of
-from edgewright.rollout.decide import decide
+from edgewright.rollout.decide import replay
 from edgewright.rollout.design import sizes
 from edgewright.server.access import Role, may
 from edgewright.server.page.shown.bars import Bar, difference_bar
@@ -36,7 +35,6 @@ __all__ = [
     "RolloutRow",
     "RolloutShown",
     "decision_rows",
-    "decoded",
     "inputs_shown",
     "rollout_row",
     "rollout_shown",
@@ -44,7 +42,13 @@ __all__ = [
 
 _ROWS = 50
 _STATES: dict[str, Tone] = {"running": "good", "paused": "warn", "aborted": "bad", "done": "quiet"}
-_VERDICTS: dict[str, Tone] = {"advance": "good", "finish": "good", "hold": "quiet", "roll_back": "bad"}
+_VERDICTS: dict[str, Tone] = {
+    "advance": "good",
+    "finish": "good",
+    "hold": "quiet",
+    "roll_back": "bad",
+    "awaiting_signatures": "warn",
+}
 _METRICS = {
     "crash": "crashes",
     "load_failure": "the model does not load",
@@ -220,6 +224,7 @@ class RolloutShown:
         stages: In order.
         arms: Devices in each.
         evidence: By arm and metric; empty if nothing was counted yet.
+        experiment: What an experiment between arms has come to, in words.
         harm: All metrics together, None if nothing was counted yet.
         missing: What has to happen before it goes on.
         reasons: Why it stands as it does.
@@ -241,6 +246,7 @@ class RolloutShown:
     stages: tuple[StageShown, ...]
     arms: tuple[ArmShown, ...]
     evidence: tuple[EvidenceShown, ...]
+    experiment: tuple[str, ...]
     harm: HarmShown | None
     missing: tuple[str, ...]
     reasons: tuple[str, ...]
@@ -260,6 +266,7 @@ class InputsShown:
         digest: sha256 of them, "" if they are of a form that this version does not read.
         again: What the same inputs give when they are decided again.
         evidence: As it was then.
+        experiment: What an experiment had come to.
         missing: As it was then.
     """
 
@@ -268,7 +275,15 @@ class InputsShown:
     digest: str
     again: Badge
     evidence: tuple[EvidenceShown, ...]
+    experiment: tuple[str, ...]
     missing: tuple[str, ...]
+
+
+class _Ground(msgspec.Struct, frozen=True):
+    """What the controller keeps with a decision, as far as it is shown."""
+
+    decision: Decision | None = None
+    trial: Trial | None = None
 
 
 def rollout_row(plan: Plan, now_s: float) -> RolloutRow:
@@ -288,7 +303,6 @@ def rollout_row(plan: Plan, now_s: float) -> RolloutRow:
 def rollout_shown(
     plan: Plan,
     policy: Policy | None,
-    standing: Decision | None,
     decided: Sequence[kept.Decision],
     *,
     role: Role,
@@ -299,14 +313,15 @@ def rollout_shown(
     Args:
         plan: As it is signed.
         policy: Of the offline keys.
-        standing: What would be decided now; None if nothing was counted yet.
-        decided: In order.
+        decided: In order; what was counted last is in the last one.
         role: Of whoever looks.
         now_s: Unix time.
     """
-    of_now = standing if standing is not None and _is_of(standing, plan) else None
+    grounds = (_ground(one) for one in decided[::-1])
+    ground = next((one for one in grounds if one.decision is not None and _is_of(one.decision, plan)), _Ground())
+    of_now = ground.decision
     rows = decision_rows(decided, _href(plan), now_s)
-    evidence = () if of_now is None else tuple(_evidence(one, of_now) for one in of_now.comparisons)
+    evidence = () if of_now is None else tuple(_evidence(one, plan) for one in of_now.comparisons)
     missing = () if of_now is None else of_now.missing
     said = f"{plan.state}, {_stage(plan)}"
     if of_now is not None:
@@ -329,6 +344,7 @@ def rollout_shown(
         stages=tuple(_stage_shown(plan, number) for number in range(len(plan.stages))),
         arms=_arms(plan, policy, of_now),
         evidence=evidence,
+        experiment=_experiment(ground.trial),
         harm=None if of_now is None else _harm(of_now),
         missing=missing,
         reasons=() if of_now is None else of_now.reasons,
@@ -353,36 +369,37 @@ def decision_rows(decided: Sequence[kept.Decision], href: str, now_s: float) -> 
     )
 
 
-def decoded(raw: msgspec.Raw) -> Decision | None:
-    """Return a decision from what was kept as its inputs, decided again; None if they are of no form known here."""
-    inputs = None
-    for kind in (Inputs, Decision):
-        with contextlib.suppress(msgspec.MsgspecError, InputError):
-            found = msgspec.json.decode(bytes(raw), type=kind)
-            inputs = found.inputs if isinstance(found, Decision) else found
-    if not isinstance(inputs, Inputs):
-        return None
-    return decide(inputs.plan, inputs.policy, inputs.evidence, time_of(inputs.now), alpha=inputs.alpha)
-
-
 def inputs_shown(one: kept.Decision, href: str, now_s: float) -> InputsShown:
     """Return what a decision was made from, and whether it would be made again."""
     (row,) = decision_rows([one], href, now_s)
-    again = decoded(one.inputs)
-    if again is None:
-        verdict = badge("quiet", "somebody's own decision: there is nothing to decide again")
-    elif again.action == one.verdict.replace(" ", "_"):
-        verdict = badge("good", f"decided again from these inputs: {_action(again.action)}, as then")
+    ground = _ground(one)
+    then = ground.decision
+    if then is None:
+        again = badge("quiet", "nothing was decided from evidence here")
+    elif replay(then) == then:
+        again = badge("good", "decided again from these inputs: the same")
     else:
-        verdict = badge("warn", f"decided again from these inputs it would be: {_action(again.action)}")
+        again = badge("warn", "decided again from these inputs: something else, for the rules have changed since")
     return InputsShown(
         row,
         msgspec.json.format(bytes(one.inputs), indent=2).decode(),
-        "" if again is None else again.digest,
-        verdict,
-        () if again is None else tuple(_evidence(comparison, again) for comparison in again.comparisons),
-        () if again is None else again.missing,
+        "" if then is None else then.digest,
+        again,
+        () if then is None else tuple(_evidence(comparison, then.inputs.plan) for comparison in then.comparisons),
+        _experiment(ground.trial),
+        () if then is None else then.missing,
     )
+
+
+def _ground(one: kept.Decision) -> _Ground:
+    try:
+        return msgspec.json.decode(bytes(one.inputs), type=_Ground)
+    except (msgspec.MsgspecError, InputError):  # of a version that kept it otherwise: it is shown as it is
+        return _Ground()
+
+
+def _experiment(trial: Trial | None) -> tuple[str, ...]:
+    return () if trial is None else tuple(trial.reasons)
 
 
 def _href(plan: Plan) -> str:
@@ -470,7 +487,7 @@ def _metric(name: str) -> str:
     return f"outcome {outcome} is bad" if kind == "outcome" else _METRICS.get(name, name)
 
 
-def _evidence(one: Comparison, standing: Decision) -> EvidenceShown:
+def _evidence(one: Comparison, plan: Plan) -> EvidenceShown:
     sure = percent(one.confidence, 0)
     interval = f"{points(one.low)} to {points(one.high)}"
     if one.margin is None:
@@ -483,7 +500,7 @@ def _evidence(one: Comparison, standing: Decision) -> EvidenceShown:
     return EvidenceShown(
         metric=one.metric,
         words=_metric(one.metric),
-        arm=_arm(standing.inputs.plan, one.arm),
+        arm=_arm(plan, one.arm),
         rate=f"{percent(one.rate, 2)} of {one.devices:,}",
         against=f"{percent(one.against_rate, 2)} of {one.against_devices:,}",
         difference=points(one.difference),
