@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgewright.contract.errors import InputError
 from edgewright.contract.operator import RolloutAct, StartRollout
-from edgewright.contract.plan import Plan, Stage
+from edgewright.contract.plan import Plan
 from edgewright.server import acting, bench, rollouts
 from edgewright.server.fleets import Awaiting
-from edgewright.server.rollouts import Request, Wanted
 from edgewright.server.services import Services
 from edgewright.server.upkeep import keep_believable
 from edgewright.trust.publish import known_plan
@@ -31,26 +29,7 @@ class Hands:
     def start(self, who: str, asked: StartRollout) -> tuple[Plan, tuple[str, ...]]:
         """Begin a rollout; what was published a moment ago lands first."""
         keep_believable(self.services, self.services.now())
-        weights = asked.weights or (1.0,) * len(asked.versions)
-        if len(weights) != len(asked.versions) or not asked.versions:
-            raise InputError(
-                f"{len(weights)} weights for {len(asked.versions)} releases", remedy="Give one for each release."
-            )
-        request = Request(
-            asked.model,
-            asked.device_class,
-            tuple(Wanted(version, weight) for version, weight in zip(asked.versions, weights, strict=True)),
-            tuple(Stage(fraction, asked.stage_s, asked.rules) for fraction in asked.fractions),
-            asked.selector,
-            asked.start,
-            asked.end,
-            asked.min_battery,
-            asked.hours,
-            asked.shadow,
-            asked.replace,
-            asked.force,
-        )
-        started = rollouts.start(self.services, request, who)
+        started = rollouts.start(self.services, asked, who)
         return started.plan, started.warnings
 
     def change(self, who: str, model: str, device_class: str, act: RolloutAct, reason: str) -> Plan:
