@@ -24,6 +24,7 @@ from benchmarks.parts import run_parts
 from benchmarks.report import Figure
 from benchmarks.serving import hot
 from benchmarks.serving.fleet import bare, batches, enrol
+from benchmarks.serving.kills import kills
 from benchmarks.serving.million import million
 from benchmarks.serving.postgres import Postgres
 from benchmarks.serving.stated import quartiles, stated
@@ -144,7 +145,7 @@ def http_postgresql(*, quick: bool) -> list[Figure]:
 
 
 PARTS: dict[str, Callable[..., list[Figure]]] = {
-    part.__name__: part for part in (sqlite, postgresql, http_sqlite, http_postgresql, hot.goosebit, million)
+    part.__name__: part for part in (sqlite, postgresql, http_sqlite, http_postgresql, hot.goosebit, million, kills)
 }
 
 

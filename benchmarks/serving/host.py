@@ -31,11 +31,13 @@ from benchmarks.serving.process import cpu_s
 from edgewright.contract.door import PROOF
 from edgewright.contract.fleet import Fleet
 from edgewright.server.app import make_app
+from edgewright.server.hands import Hands
 from edgewright.server.plane import Where, audience_of, open_services
 from edgewright.server.run import free_port, serve
 from edgewright.server.store.database import checked_address, file_of
 from edgewright.trust.found import found, hand_over
 from edgewright.trust.keys import KeyFolder
+from edgewright.trust.repository import Repository
 from edgewright.trust.store import LocalStore
 
 __all__ = ["Host", "made_repository"]
@@ -47,10 +49,15 @@ _PASSPHRASE = "no secret"  # noqa: S105 (of keys that protect nothing)
 Read = Callable[[str], Awaitable[tuple[bytes, str, bool] | None]]
 
 
-def made_repository(state: Path) -> str:
-    """Make an empty repository with its keys, and return the fleet's name."""
+def made_repository(state: Path, publish: Callable[[Repository, KeyFolder], None] = lambda *_: None) -> str:
+    """Make a repository with its keys, and return the fleet's name.
+
+    Args:
+        state: Folder of the control plane.
+        publish: Puts releases into it while all keys are together.
+    """
     keys = KeyFolder(state / "KEYS", lambda _: _PASSPHRASE)
-    found(LocalStore(state / "repo"), keys, passphrase=_PASSPHRASE, bits=2)
+    publish(found(LocalStore(state / "repo"), keys, passphrase=_PASSPHRASE, bits=2), keys)
     hand_over(keys, state / "keys")
     return audience_of((state / "repo" / "metadata" / "1.root.json").read_bytes())
 
@@ -156,15 +163,9 @@ def main(kind: str, state: str, database: str) -> None:
     if kind == "bare":
         app = _bare(database)
     else:
-        app = make_app(open_services(Where(Path(state), database), Fleet(), signs=False), _Nobody())  # type: ignore[arg-type]
+        services = open_services(Where(Path(state), database), Fleet(), signs=False)
+        app = make_app(services, Hands(services))
     serve(app, "127.0.0.1", port, ended=threading.Event(), ready=lambda: print(f"port {port}", flush=True))
-
-
-class _Nobody:
-    """Acts for operators, of whom there are none here."""
-
-    def awaiting(self) -> list[Any]:
-        return []
 
 
 if __name__ == "__main__":
