@@ -103,9 +103,7 @@ def _compared(part: str, address: str, server: Postgres | None, *, quick: bool) 
         ]
         if server:
             figures.append(
-                stated(
-                    f"{part}.database_us_{size}", quartiles(ours.database_us), "CPU of the server, per check-in"
-                )
+                stated(f"{part}.database_us_{size}", quartiles(ours.database_us), "CPU of the server, per check-in")
             )
     close()
     store.close()

@@ -1,7 +1,7 @@
 """A crowd of devices that follow rollouts as they believe them, and say how they fare to whichever server answers.
 
-What a device does with a plan is told by the agent's own rules of who is in which arm; it runs no model. It believes
-what TUF's client believes (`Watcher`), which asks all the time and remembers what it has seen.
+Which arm a device is in is worked out as the agent does it; it runs no model. It believes what TUF's client believes
+(`Watcher`), which asks all the time and remembers what it has seen.
 """
 
 import base64
@@ -16,7 +16,6 @@ from pathlib import Path
 
 import msgspec
 import urllib3
-
 from benchmarks.serving.wire import CHECK_IN
 
 from edgewright.contract.decision import CONTROL
@@ -167,7 +166,9 @@ class Device:
                 self._proven = self._arm if self._arm and plan.state == "done" else self._proven
                 self._arm = ""
         runs = self._arm or self._proven
-        status = Status(MODEL, runs, "a" * 64, "idle", proven=self._proven, uptime_s=float(self.said), agent="0.6.0")
+        status = Status(
+            MODEL, runs, "a" * 64, "idle", proven=self._proven, uptime_s=float(self.said), agent="0.6.0"
+        )
         return CheckingIn(status, outcome)
 
     def _follow(self, plan: Plan, policy: Policy, now_s: float) -> None:

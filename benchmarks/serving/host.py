@@ -22,11 +22,10 @@ from typing import Any
 
 import msgspec
 import psycopg
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from benchmarks.report import ROOT
 from benchmarks.serving.process import cpu_s
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edgewright.contract.door import PROOF
 from edgewright.contract.fleet import Fleet
@@ -110,9 +109,7 @@ def _bare(address: str) -> Any:
 
     async def check_in(request: Request) -> JSONResponse:
         await request.body()
-        content, signature = (
-            base64.b64decode(part, altchars=b"-_") for part in request.headers[name].split(".")
-        )
+        content, signature = (base64.b64decode(part, altchars=b"-_") for part in request.headers[name].split("."))
         row = await read(decode(content)["device_id"])
         if row is None:
             return JSONResponse({"error": "unknown"}, 401)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import urllib3
-
 from benchmarks.environments import PEERS, environment
 from benchmarks.report import Figure
 from benchmarks.serving.fleet import put
@@ -82,7 +81,9 @@ def http(part: str, server: Postgres | None, *, quick: bool) -> list[Figure]:
         address = server.make("fleet") if server else ""
         fleet = stack.enter_context(ready(address, 2000 if quick else DEVICES))
         hosts = {
-            kind: stack.enter_context(closing(Host(["-m", "benchmarks.serving.host", kind, fleet.state, fleet.address])))
+            kind: stack.enter_context(
+                closing(Host(["-m", "benchmarks.serving.host", kind, fleet.state, fleet.address]))
+            )
             for kind in ("edgewright", "bare")
         }
         for connections in (CONNECTIONS, 8):
@@ -190,9 +191,7 @@ def goosebit(*, quick: bool) -> list[Figure]:
                 ),
                 stated(
                     f"goosebit.to_ours_{devices}",
-                    quartiles(
-                        [one / other for one, other in zip(costs["theirs"], costs["ours"], strict=True)]
-                    ),
+                    quartiles([one / other for one, other in zip(costs["theirs"], costs["ours"], strict=True)]),
                     "its poll over our check-in; they do different things",
                     "gooseBit",
                 ),

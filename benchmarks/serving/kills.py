@@ -22,7 +22,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
-
 from benchmarks.report import ROOT, Figure
 from benchmarks.serving.crowd import MODEL, Accepted, Crowd, Device, Plans, Watcher
 from benchmarks.serving.fleet import put
@@ -37,7 +36,7 @@ from edgewright.contract.release import Manifest, StoredFile, Variant
 from edgewright.rollout.plans import arms_of, begin
 from edgewright.server.ground import ACTIONS, explain, ground_of
 from edgewright.server.run import free_port
-from edgewright.server.store.store import Store, make_store, open_store
+from edgewright.server.store.store import Store, make_store
 from edgewright.trust.keys import KeyFolder
 from edgewright.trust.publish import known_plan, known_policy, publish_plan, publish_release, releases
 from edgewright.trust.repository import Repository
@@ -80,7 +79,7 @@ class _Size:
 
 
 _FULL = _Size(600.0, 900, 6, 4.0, 4, 10, 40, (0.5, 5.0))
-_QUICK = _Size(20.0, 300, 3, 2.0, 1, 5, 4, (1.0, 4.0))
+_QUICK = _Size(20.0, 300, 3, 2.0, 1, 5, 4, (4.0, 7.0))
 
 
 @dataclass(slots=True)
@@ -270,7 +269,8 @@ def _killed(folder: Path, address: str, size: _Size) -> list[Figure]:
     processes = _processes(folder, address, size)
     urls = tuple(f"http://127.0.0.1:{each.port}" for each in processes if each.port)
     crowds = [
-        Crowd(members[number :: size.threads], audience, urls, plans, size.every_s) for number in range(size.threads)
+        Crowd(members[number :: size.threads], audience, urls, plans, size.every_s)
+        for number in range(size.threads)
     ]
     anchor = (folder / "repo" / "metadata" / "1.root.json").read_bytes()
     watchers = [
@@ -281,8 +281,7 @@ def _killed(folder: Path, address: str, size: _Size) -> list[Figure]:
     with _started(processes):
         ended = threading.Event()
         threads = [
-            threading.Thread(target=each.run, args=(ended,))
-            for each in (*crowds, *watchers, operator, judge)
+            threading.Thread(target=each.run, args=(ended,)) for each in (*crowds, *watchers, operator, judge)
         ]
         for each in threads:
             each.start()
@@ -356,7 +355,9 @@ def _figures(
     words = ", ".join(f"{process.name} {process.kills}" for process in processes)
     checks = sum(watcher.checks for watcher in watchers)
     return [
-        count("kills.kills", sum(process.kills for process in processes), f"SIGKILLs in {size.seconds:g} s: {words}"),
+        count(
+            "kills.kills", sum(process.kills for process in processes), f"SIGKILLs in {size.seconds:g} s: {words}"
+        ),
         count("kills.requests", requests, f"check-ins that were sent; by status, 0 for no answer: {dict(answers)}"),
         count("kills.accepted", len(accepted), f"of them answered with 200; {judge.found} found by their nonces"),
         count("kills.lost_reports", len(judge.lost), "answered with 200, and their nonce is not kept", limit=0),
@@ -366,14 +367,18 @@ def _figures(
             f"roll-ups count {counted}: fewer than were accepted, or more than were sent",
             limit=0,
         ),
-        count("kills.behind", _behind(store, accepted), "devices whose last status is older than accepted", limit=0),
+        count(
+            "kills.behind", _behind(store, accepted), "devices whose last status is older than accepted", limit=0
+        ),
         count("kills.lost_outcomes", lost, f"of {outcomes} that were accepted and old enough, not kept", limit=0),
         count("kills.rollouts", len(operator.started), f"begun; decisions about them: {dict(decided)}"),
         count(
             "kills.double_decisions", double, "a plan that was decided about twice, or changed undecided", limit=0
         ),
         count("kills.not_replayed", unlike, "decisions that do not follow from what is kept with them", limit=0),
-        count("kills.audit_broken", float(store.audit.broken_at() is not None), "whether its chain breaks", limit=0),
+        count(
+            "kills.audit_broken", float(store.audit.broken_at() is not None), "whether its chain breaks", limit=0
+        ),
         count("kills.checks", checks, f"by TUF clients; {sum(each.away for each in watchers)} more got no answer"),
         count("kills.unsigned", len(refused), f"refused by TUF clients: {refused[:3] or 'nothing'}", limit=0),
     ]

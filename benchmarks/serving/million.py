@@ -5,8 +5,8 @@ import time
 from contextlib import closing
 
 from benchmarks.report import Figure
-from benchmarks.serving.hot import CONNECTIONS, DEVICES, ready
 from benchmarks.serving.host import Host
+from benchmarks.serving.hot import CONNECTIONS, DEVICES, ready
 from benchmarks.serving.process import rss_mb
 from benchmarks.serving.stated import count
 from benchmarks.serving.wire import Load, signed
@@ -42,11 +42,17 @@ def million(*, quick: bool) -> list[Figure]:
         store.close()
     of = f"resident memory of the server, MB of 2**20 bytes; {devices} devices, SQLite, all over HTTP"
     return [
-        count("million.check_ins", kept, f"that the database counts, of {total} sent; answers by status: {answers}"),
+        count(
+            "million.check_ins", kept, f"that the database counts, of {total} sent; answers by status: {answers}"
+        ),
         count("million.lost", answers.get(200, 0) - kept, "accepted, and not in the database", limit=0),
         count("million.refused", total - answers.get(200, 0), "not accepted", limit=0),
         *(count(f"million.rss_{at}_mb", memory[at // 10 - 1], f"after {at} %: {of}") for at in (10, 50, 100)),
-        count("million.rss_most_mb", max(memory), "the most of ten readings"),
+        count(
+            "million.rss_most_mb",
+            max(memory),
+            f"the most of ten readings: {', '.join(f'{each:.0f}' for each in memory)}",
+        ),
         count("million.growth", memory[-1] / memory[0], "after 100 % over after 10 %", limit=_GROWTH),
         count("million.per_s", total / took_s, "in time, the load beside it on the same machine"),
         count("million.us", 1e6 * used_s / total, "CPU of the server, per check-in"),

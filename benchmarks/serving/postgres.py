@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
-
 from benchmarks.serving.process import cpu_s
 
 __all__ = ["Postgres", "programs"]

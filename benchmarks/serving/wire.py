@@ -1,4 +1,4 @@
-"""Devices with real keys, their signed check-ins as bytes on the wire, and what sends them over kept connections."""
+"""Devices with real keys, their signed check-ins as bytes on the wire, and what sends them, many at a time."""
 
 import asyncio
 import hashlib
