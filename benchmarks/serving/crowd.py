@@ -1,6 +1,6 @@
 """A crowd of devices that follow rollouts as they believe them, and say how they fare to whichever server answers.
 
-Which arm a device is in is worked out as the agent does it; it runs no model. It believes what TUF's client believes
+Which arm a device is in is worked out as the agent does it; it runs no model. It believes what TUF's client does
 (`Watcher`), which asks all the time and remembers what it has seen.
 """
 

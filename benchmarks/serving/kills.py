@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -78,7 +78,7 @@ class _Size:
     pause_s: tuple[float, float]
 
 
-_FULL = _Size(600.0, 900, 6, 4.0, 4, 10, 40, (0.5, 5.0))
+_FULL = _Size(600.0, 900, 6, 4.0, 4, 10, 40, (1.0, 7.0))
 _QUICK = _Size(20.0, 300, 3, 2.0, 1, 5, 4, (4.0, 7.0))
 
 
@@ -280,9 +280,9 @@ def _killed(folder: Path, address: str, size: _Size) -> list[Figure]:
     judge = _Judge(address, crowds)
     with _started(processes):
         ended = threading.Event()
-        threads = [
-            threading.Thread(target=each.run, args=(ended,)) for each in (*crowds, *watchers, operator, judge)
-        ]
+        works: list[Callable[[threading.Event], None]] = [operator.run, judge.run]
+        works += [crowd.run for crowd in crowds] + [watcher.run for watcher in watchers]
+        threads = [threading.Thread(target=work, args=(ended,)) for work in works]
         for each in threads:
             each.start()
         try:
@@ -301,14 +301,22 @@ def _killed(folder: Path, address: str, size: _Size) -> list[Figure]:
 def _processes(folder: Path, address: str, size: _Size) -> list[_Process]:
     project = folder / "edgewright.toml"
     project.write_text(_PROJECT.format(outcome=size.outcome_s, silent=size.silent_s))
-    common = ("--database", address, "--repo", str(folder / "repo"), "--project", str(project), "--json")
+    common: Sequence[str] = (
+        "--database",
+        address,
+        "--repo",
+        str(folder / "repo"),
+        "--project",
+        str(project),
+        "--json",
+    )
     made = []
     for name in ("worker-1", "worker-2"):
         port = free_port("127.0.0.1", 0)
-        command = ("serve", "--state", str(folder / name), "--only", "api", "--port", str(port), *common)
+        command = ["serve", "--state", str(folder / name), "--only", "api", "--port", str(port), *common]
         made.append(_Process(name, command, folder, port))
-    command = ("serve", "--state", str(folder / "controller"), "--only", "controller", *common)
-    return [*made, _Process("controller", (*command, "--keys", str(folder / "keys")), folder, None)]
+    command = ["serve", "--state", str(folder / "controller"), "--only", "controller", *common]
+    return [*made, _Process("controller", [*command, "--keys", str(folder / "keys")], folder, None)]
 
 
 @contextmanager
