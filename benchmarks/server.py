@@ -27,6 +27,7 @@ from benchmarks.serving.fleet import bare, batches, enrol
 from benchmarks.serving.kills import kills
 from benchmarks.serving.million import million
 from benchmarks.serving.postgres import Postgres
+from benchmarks.serving.room import room
 from benchmarks.serving.stated import quartiles, stated
 
 from edgewright.server.store.kept import CheckIn
@@ -143,7 +144,8 @@ def http_postgresql(*, quick: bool) -> list[Figure]:
 
 
 PARTS: dict[str, Callable[..., list[Figure]]] = {
-    part.__name__: part for part in (sqlite, postgresql, http_sqlite, http_postgresql, hot.goosebit, million, kills)
+    part.__name__: part
+    for part in (sqlite, postgresql, http_sqlite, http_postgresql, hot.goosebit, million, kills, room)
 }
 
 
