@@ -361,11 +361,14 @@ class Intake:
             self._loading = False
 
     def _remember(self, device_id: str, known: Known | None, now_s: float) -> None:
-        self._keys.pop(device_id, None)
-        if known is not None:
-            self._keys[device_id] = (now_s, known)
-            if len(self._keys) > _MOST_KEYS:
-                self._keys.popitem(last=False)
+        before = self._keys.pop(device_id, None)
+        if known is None:
+            return
+        if before is not None and before[1] == known:
+            known = before[1]  # else names that are kept elsewhere would be there twice
+        self._keys[known.id] = (now_s, known)
+        if len(self._keys) > _MOST_KEYS:
+            self._keys.popitem(last=False)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
