@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -154,8 +155,12 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     monkeypatch.setattr(keys_module, "_SCRYPT_N", 2**4)
     made: list[Site] = []
 
-    def run(text: str, *, devices: int = 10) -> Site:
+    def run(text: str, *, devices: int = 10, like: Site | None = None) -> Site:
         folder = tmp_path / str(len(made))
+        if like is not None:
+            shutil.copytree(like.folder, folder)
+            made.append(Site(folder, make_store(f"sqlite:///{folder / 'fleet.db'}"), like.fleet, like.now_s))
+            return made[-1]
         folder.mkdir()
         keys = KeyFolder(folder / "keys", lambda _: PASSPHRASE)
         found(
@@ -272,25 +277,28 @@ ACTIVE = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 def test_whenever_it_is_killed_no_alert_is_untold_and_nothing_is_done_twice_over(
     make: Make, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
+    first = make(ACTIVE)
+    first.publish("1.0.0")
+    first.plan("1.0.0")
+    went_dark(first)
+    first.store.close()
     for number in itertools.count(1):
-        site = make(ACTIVE)
-        site.publish("1.0.0")
-        site.plan("1.0.0")
-        went_dark(site)
+        site = make("", like=first)
         with monkeypatch.context() as patched:
             died = die_at(patched, number, after=after)
-            for _ in range(6):
+            for _ in range(3):
                 try:
-                    site.look(after_s=20)
+                    site.look(after_s=30)
                 except Killed:
                     break
         site.restart()
-        for _ in range(8):
-            site.look(after_s=20)
+        for _ in range(4):
+            site.look(after_s=30)
         assert set(site.messages()) == {("dark", "firing")}
         assert len(site.told) <= 2, number
         assert {each[:2] for each in site.rollouts.said} == {("abort", "m/camera")}
@@ -300,6 +308,7 @@ def test_whenever_it_is_killed_no_alert_is_untold_and_nothing_is_done_twice_over
         assert len(site.store.decisions.of("action/camera/roll back")) == 1
         assert {"grant action", "ask action", "action done"} <= set(site.audited())
         assert site.store.audit.broken_at() is None
+        site.store.close()
         if not died():
             break
     assert number > 10, "it was killed at each of its writes"
