@@ -41,7 +41,7 @@ def cohort(
     shares[8:] += moved / 8
 
     def noised(counts: Any) -> list[float]:
-        return (np.asarray(counts) + random.normal(0, NOISE, len(counts))).tolist()
+        return [float(each) for each in np.asarray(counts) + random.normal(0, NOISE, len(counts))]
 
     total = 100 * devices
     wrong = random.binomial(total, bad)
@@ -52,7 +52,7 @@ def cohort(
         "rejected": noised([0] * 8),
         "unusual": noised([total * 0.8, total * 0.2]),
     }
-    said = {
+    said: dict[str, Any] = {
         "query": f"q{number}",
         "digest": f"d{number}",
         "template": "signals",
