@@ -33,6 +33,7 @@ from edgewright.server.bench import cancel_job
 from edgewright.server.fleets import (
     AlertShown,
     Awaiting,
+    CohortShown,
     DecisionShown,
     DeviceShown,
     FleetShown,
