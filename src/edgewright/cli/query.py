@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from edgewright.cli.collecting import Patience, as_json, by_signal, collect
+from edgewright.cli.collecting import Patience, collect
 from edgewright.cli.enrolled import read_enrolled
 from edgewright.cli.judge import read_collected
 from edgewright.cli.opened import add_options, opened
@@ -23,6 +23,7 @@ from edgewright.contract.times import time_of
 from edgewright.device.watched import TENTHS, widths
 from edgewright.fleet.drift import judged
 from edgewright.privacy.price import price, question
+from edgewright.privacy.sum import as_json, by_signal
 from edgewright.trust.asking import ask, known_permit, known_questions, permit, profile_of
 from edgewright.trust.publish import releases
 from edgewright.trust.repository import Repository

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,14 +13,32 @@ from edgewright.contract.names import checked_name
 from edgewright.contract.status import Status
 from edgewright.server.access import hash_of, new_secret
 from edgewright.server.store.database import Database
-from edgewright.server.store.kept import Device, Group, Invited
+from edgewright.server.store.kept import Candidate, Device, Group, Invited
 from edgewright.server.store.records import device_labels, devices, invitations, statuses
 from edgewright.trust.identity import UnknownError, device_id_of
 
-__all__ = ["Devices"]
+__all__ = ["Devices", "Known"]
 
 _PAGE = 1000
+_CANDIDATES = 2000
 _DEVICE = (devices, statuses.c.seen_s, statuses.c.arm, statuses.c.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What it takes to believe a device's requests.
+
+    Attributes:
+        id: Its name.
+        public: Its Ed25519 key, 32 bytes.
+        device_class: Its own.
+        bench: Whether it takes profiling jobs.
+    """
+
+    id: str
+    public: bytes
+    device_class: str
+    bench: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +138,19 @@ class Devices:
         row = self.database.read(lambda connection: connection.execute(_one(device_id)).first())
         return None if row is None else _device(row)
 
-    def keys(self, device_ids: Sequence[str]) -> dict[str, bytes]:
-        """Return the keys of those that are enrolled and not retired."""
-        query = select(devices.c.id, devices.c.public).where(
+    def known(self, device_ids: Sequence[str]) -> dict[str, Known]:
+        """Return those that are enrolled and not retired, by name."""
+        query = select(devices.c.id, devices.c.public, devices.c.device_class, devices.c.bench).where(
             devices.c.id.in_(device_ids), devices.c.retired_s.is_(None)
         )
-        return self.database.read(lambda connection: {row.id: row.public for row in connection.execute(query)})
+        return self.database.read(lambda connection: {row.id: Known(*row) for row in connection.execute(query)})
+
+    def publics(self, device_class: str) -> frozenset[bytes]:
+        """Return the keys of all devices of a class that are not retired."""
+        query = select(devices.c.public).where(
+            devices.c.device_class == device_class, devices.c.retired_s.is_(None)
+        )
+        return self.database.read(lambda connection: frozenset(connection.execute(query).scalars()))
 
     def retire(self, device_id: str, *, now_s: float) -> None:
         """Believe a device no more; what it said stays.
@@ -201,6 +227,53 @@ class Devices:
             yield from page
             page = self.page(after=page[-1].id, limit=_PAGE, device_class=device_class)
 
+    def candidates(self, device_class: str) -> Iterator[list[Candidate]]:
+        """Return what rollouts ask of a class's devices that are not retired, in pages, by their names."""
+        after = ""
+        decoder = msgspec.json.Decoder(_Slots)
+        labels = msgspec.json.Decoder(dict[str, str])
+        of = select(
+            devices.c.id,
+            devices.c.labels,
+            devices.c.channel,
+            devices.c.enrolled_s,
+            statuses.c.seen_s,
+            statuses.c.body,
+        ).join(statuses, statuses.c.device_id == devices.c.id)
+        while True:
+            query = (
+                of.where(
+                    devices.c.device_class == device_class, devices.c.id > after, devices.c.retired_s.is_(None)
+                )
+                .order_by(devices.c.id)
+                .limit(_CANDIDATES)
+            )
+            rows = self.database.read(partial(_rows, query))
+            if not rows:
+                return
+            page = []
+            for name, labelled, channel, enrolled_s, seen_s, body in rows:
+                slots = decoder.decode(body)
+                page.append(
+                    Candidate(
+                        name,
+                        labels.decode(labelled),
+                        channel,
+                        enrolled_s,
+                        seen_s,
+                        slots.model,
+                        slots.proven,
+                        slots.previous,
+                    )
+                )
+            yield page
+            after = page[-1].id
+
+    def heard_s(self) -> float:
+        """Return when any device checked in last, 0 for never."""
+        query = select(func.max(statuses.c.seen_s))
+        return self.database.read(lambda connection: connection.execute(query).scalar()) or 0.0
+
     def label_counts(self, device_class: str, label: str) -> dict[str, int]:
         """Return how many devices of a class, not retired, have each value of a label."""
         query = (
@@ -234,6 +307,18 @@ class Devices:
             .order_by(*alike)
         )
         return self.database.read(lambda connection: [Group(**row) for row in connection.execute(query).mappings()])
+
+
+class _Slots(msgspec.Struct):
+    """The little of a status that rollouts ask for; the rest is passed over."""
+
+    model: str = ""
+    proven: str = ""
+    previous: str = ""
+
+
+def _rows(query: Select[Any], connection: Connection) -> Sequence[Any]:
+    return connection.execute(query).all()
 
 
 def _enter(connection: Connection, device_id: str, public: bytes, invited: Invited, now_s: float) -> None:

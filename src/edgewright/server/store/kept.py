@@ -18,6 +18,7 @@ __all__ = [
     "AlertChange",
     "AlertState",
     "AuditEntry",
+    "Candidate",
     "CheckIn",
     "Decision",
     "Device",
@@ -70,6 +71,30 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arm: str = ""
     status: Status = Status()
     retired_s: float | None = None
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """What decides whether a device takes part in a rollout.
+
+    Attributes:
+        id: Its name.
+        labels: Its labels.
+        channel: Its channel, "" for none.
+        enrolled_s: When.
+        seen_s: When it checked in last, 0 for never.
+        model: That it runs, "" for none.
+        proven: Version in its proven slot, "" for none.
+        previous: Version that it could go back to, "" for none.
+    """
+
+    id: str
+    labels: dict[str, str]
+    channel: str
+    enrolled_s: float
+    seen_s: float
+    model: str = ""
+    proven: str = ""
+    previous: str = ""
 
 
 class CheckIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
