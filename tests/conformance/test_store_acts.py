@@ -1,7 +1,6 @@
 """What alerts set off and how far people were told, on both databases."""
 
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
@@ -95,8 +94,12 @@ def test_sums_that_ended_since_are_the_newest_in_order(store: Store) -> None:
     )
     times = ("2026-06-01", "2026-06-02", "2026-06-20")
     for number in range(5):
-        given: Any = (f"q{number}", "signals", digest_of(template), *times, 32, 1.0, 2.0, 2, 100, 0.1, "helper")
-        store.sums.ask(Query(*given, seed="ab" * 32), template, "digits", now_s=float(number))
+        query = Query(
+            *(f"q{number}", "signals", digest_of(template)),
+            *times,
+            *(32, 1.0, 2.0, 2, 100, 0.1, "helper", "ab" * 32),
+        )
+        store.sums.ask(query, template, "digits", now_s=float(number))
     for number in range(4):
         store.sums.end(f"q{number}", result={} if number != 2 else None, devices=3, now_s=10.0 + number)
     assert [each.id for each in store.sums.done_since(11.0)] == ["q1", "q3"]

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import logging
 import os
 import shutil
@@ -40,7 +41,7 @@ from edgewright.server.watching import Watcher, fleet_health, make_watcher, watc
 from edgewright.trust import keys as keys_module
 from edgewright.trust.asking import known_questions, permit
 from edgewright.trust.found import found, read_anchor
-from edgewright.trust.keys import KeyFolder
+from edgewright.trust.keys import OFFLINE, KeyFolder
 from edgewright.trust.publish import known_policy, publish_plan, publish_release, releases
 from edgewright.trust.repository import Repository
 from edgewright.trust.staging import staged
@@ -90,8 +91,12 @@ class Site:
         return Repository(place, read_anchor(self.folder / "keys"), lambda: moment(self.now_s))
 
     def services(self) -> Services:
-        keys = KeyFolder(self.folder / "keys", lambda _: PASSPHRASE)
-        return Services(self.store, "f", self.repository, keys, self.fleet, lambda: self.now_s)
+        keys = KeyFolder(self.folder / "online", lambda _: PASSPHRASE)
+        files = LocalStore(self.folder / "repo")
+        return Services(self.store, "f", self.repository, files, keys, self.fleet, lambda: self.now_s)
+
+    def offline(self) -> KeyFolder:
+        return KeyFolder(self.folder / "keys", lambda _: PASSPHRASE)
 
     def restart(self) -> Watcher:
         if self.watcher is not None:
@@ -129,16 +134,12 @@ class Site:
         content = version.encode()
         file = StoredFile("image", hashlib.sha256(content).hexdigest(), len(content))
         manifest = Manifest("m", version, "firmware", (Variant("camera", (file,)),), created="2026-11-21")
-        services = self.services()
-        assert services.keys is not None
-        publish_release(self.repository(), services.keys, manifest, {"camera": {"image": content}})
+        publish_release(self.repository(), self.offline(), manifest, {"camera": {"image": content}})
 
     def plan(self, version: str, **more: Any) -> None:
-        services = self.services()
-        assert services.keys is not None
         manifest = dict(releases(self.repository(), "m"))[version]
         plan = Plan("m", "camera", "r1", 1, 1, (Arm(version, manifest),), (Stage(1.0),), **more)
-        publish_plan(self.repository(), services.keys, plan)
+        publish_plan(self.repository(), self.offline(), plan)
 
     def audited(self) -> list[str]:
         return [entry.action for entry in self.store.audit.page(limit=1000)[::-1]]
@@ -172,6 +173,10 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
             bits=2,
             now=lambda: moment(START),
         )
+        shutil.copytree(folder / "keys", folder / "online")
+        for path in (folder / "online").glob("*.key.json"):
+            if {*OFFLINE} & {*json.loads(path.read_text())["roles"]}:
+                path.unlink()
         made.append(Site(folder, make_store(f"sqlite:///{folder / 'fleet.db'}"), parse_fleet(text)))
         made[-1].enrol(devices)
         return made[-1]
@@ -419,7 +424,9 @@ def test_the_log_is_told_with_all_that_a_script_needs(make: Make, caplog: pytest
             site.look(after_s=20)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert record.__dict__["alert"]["rule"] == "dark"
+    said = json.loads(record.getMessage())
+    assert said["event"] == "dark: silent on camera is 0.5, above 0.25 for 60 s"
+    assert (said["alert"]["rule"], said["alert"]["state"]) == ("dark", "firing")
 
 
 def test_a_secret_that_is_missing_is_told_at_the_start(make: Make) -> None:
@@ -561,9 +568,7 @@ def test_a_cause_is_narrowed_down_by_questions_that_the_offline_keys_permit(make
     for name in ("berlin", "paris"):
         site.enrol(5, labels={"site": name})
     site.publish("1.0.0")
-    services = site.services()
-    assert services.keys is not None
-    permit(site.repository(), services.keys, Permit("m", "camera", 1, "https://s.example", "ab" * 32, (TEMPLATE,)))
+    permit(site.repository(), site.offline(), Permit("m", "camera", 1, "https://s.example", "ab" * 32, (TEMPLATE,)))
     fired(site)
     (act,) = site.store.acts.all()
     assert act.state == "done", act.why
