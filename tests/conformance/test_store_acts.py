@@ -95,9 +95,7 @@ def test_sums_that_ended_since_are_the_newest_in_order(store: Store) -> None:
     times = ("2026-06-01", "2026-06-02", "2026-06-20")
     for number in range(5):
         query = Query(
-            *(f"q{number}", "signals", digest_of(template)),
-            *times,
-            *(32, 1.0, 2.0, 2, 100, 0.1, "helper", "ab" * 32),
+            f"q{number}", "signals", digest_of(template), *times, 32, 1.0, 2.0, 2, 100, 0.1, "helper", "ab" * 32
         )
         store.sums.ask(query, template, "digits", now_s=float(number))
     for number in range(4):
