@@ -1,6 +1,7 @@
 """`edgewright rollout`: start, advance, pause, resume, abort a rollout, or return to an earlier release."""
 
 import argparse
+from pathlib import Path
 
 from rich.console import Console
 
@@ -23,10 +24,12 @@ examples:
   edgewright rollout advance digits --device-class default --keys KEYS --repo REPO
   edgewright rollout abort digits --device-class default --keys KEYS --repo REPO
   edgewright rollout rollback digits==1.0.0 --device-class default --keys KEYS --repo REPO
+  edgewright rollout why digits-1.1.0-2 --state STATE
   edgewright rollout status digits --device-class default --keys KEYS --repo REPO
 
 The online key signs, within the policy that the offline keys signed; a rollback needs the releases' keys as well.
-exit codes: 0 done; 1 the repository cannot be believed or written; 2 the policy forbids it, or the usage is wrong.
+exit codes: 0 done; 1 the repository cannot be believed or written, or a decision does not follow from its inputs;
+2 the policy forbids it, or the usage is wrong.
 """
 
 
@@ -68,7 +71,14 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     back.add_argument("releases", metavar="NAME==VERSION", nargs=1, help="release to return to")
     back.add_argument("--as", dest="as_version", metavar="VERSION", default="", help="of the new release")
     back.add_argument("--stage", action="store_true", help="leave the signing to 'repo sign'; then start it")
+    cause = acts.add_parser("why", help="show every decision about a rollout, each decided again")
+    cause.add_argument("rollout", metavar="ROLLOUT", help="its name, or MODEL/CLASS/NAME")
+    cause.add_argument("--state", metavar="DIR", type=Path, required=True, help="of 'edgewright serve'")
+    cause.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    cause.set_defaults(run=explain)
     for name, act in acts.choices.items():
+        if name == "why":
+            continue
         if name not in ("start", "rollback"):
             act.add_argument("model", metavar="NAME", help="of the model")
         act.add_argument("--device-class", metavar="CLASS", default="default", help="that it is for (default)")
@@ -104,6 +114,23 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print(plan)
     return 0
+
+
+def explain(arguments: argparse.Namespace) -> int:
+    """Show what was decided about a rollout, and whether it would be decided again.
+
+    Raises:
+        InputError: There is no such rollout or state.
+    """
+    # Only servers have what the store is made with.
+    from edgewright.cli.why import print_why, told
+
+    decisions = told(arguments.state, arguments.rollout)
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, "decisions": decisions})
+    else:
+        print_why(Console(), decisions)
+    return int(any(each.replayed is False for each in decisions))
 
 
 def _started(arguments: argparse.Namespace, repository: Repository) -> Plan:

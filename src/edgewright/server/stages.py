@@ -128,7 +128,9 @@ def arm_in(plan: Plan, policy: Policy, device_id: str) -> int:
     """Return a device's arm at the stage that a plan is at, as `device/choose.py` finds it."""
     if is_held_back(policy.holdback, policy.salt, device_id):
         return CONTROL
-    number = arm_of([arm.weight for arm in plan.arms], plan.rollout, policy.salt, device_id)
+    number = 0
+    if len(plan.arms) > 1:
+        number = arm_of([arm.weight for arm in plan.arms], plan.rollout, policy.salt, device_id)
     return number if is_in(plan.fraction, plan.arms[number].manifest, policy.salt, device_id) else CONTROL
 
 

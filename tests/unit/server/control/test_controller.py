@@ -11,14 +11,13 @@ from scipy import stats
 from edgewright.contract.decision import CONTROL
 from edgewright.contract.errors import InputError
 from edgewright.contract.fleet import Looking
-from edgewright.contract.plan import HealthRule, Plan, Policy, Selector
+from edgewright.contract.plan import HealthRule, Policy, Selector
 from edgewright.contract.status import StageOutcome
 from edgewright.device.choose import Situation, choose
 from edgewright.device.slots import Installed, Slots
 from edgewright.rollout.plans import CHANGES
-from edgewright.server import stages
+from edgewright.server import ground, stages
 from edgewright.server.controller import Controller
-from edgewright.server.ground import ground_of, why
 from edgewright.server.store.database import GoneError
 from edgewright.server.store.evidence import Decisions, TakenError
 from edgewright.server.store.kept import Candidate
@@ -40,11 +39,8 @@ def _crashes(rate: float, metric: str = "crash") -> Callable[..., tuple[str, ...
     return fails
 
 
-def _changed(world: World, **changes: Any) -> Plan:
-    """Sign a plan that somebody else has changed."""
-    plan = msgspec.structs.replace(world.plan, counter=world.plan.counter + 1, **changes)
-    publish_plan(world.repository(), world.services.keys, plan)
-    return plan
+ground_of: Callable[..., Any] = ground.ground_of
+why: Callable[..., Any] = ground.why
 
 
 def _policy(world: World) -> Policy:
@@ -328,7 +324,8 @@ def test_of_two_controllers_at_the_same_time_one_is_refused(make: Make, monkeypa
     world = make()
     world.start(*STAGES)
     one, other = Controller(world.services), Controller(world.services)
-    put, between = Decisions.put, []
+    put = Decisions.put
+    between: list[Any] = []
 
     def race(self: Decisions, decision: Any) -> None:
         if decision.verdict == "advance" and not between:
@@ -417,7 +414,7 @@ def test_devices_and_the_server_agree_on_arms(make: Make) -> None:
         assert mine == versions[stages.arm_in(plan, policy, device.id)]
 
 
-PLACES = {
+PLACES: dict[str, dict[str, Any]] = {
     "another model": {"model": "other"},
     "no model before": {"proven": ""},
     "its first model is the release": {"proven": "1.1", "previous": ""},
@@ -426,25 +423,25 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("why", PLACES)
-def test_who_has_no_part_is_not_counted(make: Make, why: str) -> None:
+@pytest.mark.parametrize("cause", PLACES)
+def test_who_has_no_part_is_not_counted(make: Make, cause: str) -> None:
     world = make(count=0)
     plan = world.start(1.0, selector=Selector({"site": "berlin"}, "fast"))
     device = Candidate("d", {"site": "berlin"}, "fast", 0.0, 1.0, "m", "1.0", "")
     assert stages.takes_part(plan, _policy(world), device)
     assert stages.takes_part(plan, _policy(world), msgspec.structs.replace(device, proven="1.1", previous="1.0"))
-    assert not stages.takes_part(plan, _policy(world), msgspec.structs.replace(device, **PLACES[why]))
+    assert not stages.takes_part(plan, _policy(world), msgspec.structs.replace(device, **PLACES[cause]))
 
 
-EARLY = {
+EARLY: dict[str, dict[str, Any]] = {
     "too young": {"age_s": 599.0},
     "another stage": {"stage": 1},
     "another rollout": {"rollout": "winter"},
 }
 
 
-@pytest.mark.parametrize("why", EARLY)
-def test_what_does_not_count_yet_is_not_kept(make: Make, why: str) -> None:
+@pytest.mark.parametrize("cause", EARLY)
+def test_what_does_not_count_yet_is_not_kept(make: Make, cause: str) -> None:
     world = make(count=0)
     plan, looking = world.start(1.0), Looking(outcome_s=600)
     said = StageOutcome("spring", 0, age_s=600.0)
@@ -452,7 +449,7 @@ def test_what_does_not_count_yet_is_not_kept(make: Make, why: str) -> None:
     assert stages.counts(plan, looking, said, later_s)
     assert not stages.counts(plan, looking, said, later_s - 1)
     assert not stages.counts(msgspec.structs.replace(plan, state="paused"), looking, said, later_s)
-    assert not stages.counts(plan, looking, msgspec.structs.replace(said, **EARLY[why]), later_s)
+    assert not stages.counts(plan, looking, msgspec.structs.replace(said, **EARLY[cause]), later_s)
 
 
 def test_harmless_rollouts_of_uneven_fleets_are_seldom_stopped(make: Make) -> None:

@@ -22,7 +22,8 @@ Make = Callable[..., World]
 
 
 def _services(world: World) -> Services:
-    return replace(world.services, fleet=Fleet(Looking(look_s=0.01)))
+    services: Services = world.services
+    return replace(services, fleet=Fleet(Looking(look_s=0.01)))
 
 
 def _led(services: Services, steps: list[Any], until: Callable[[], bool]) -> None:
@@ -133,6 +134,6 @@ def test_an_hour_is_closed_once_when_it_is_over(make: Make) -> None:
 
     def closed() -> bool:
         now[0] = hour_s + 3601.0
-        return world.store.check_ins.hours(hour_s, hour_s + 1)[0].devices == 3
+        return bool(world.store.check_ins.hours(hour_s, hour_s + 1)[0].devices == 3)
 
     _led(services, [], closed)

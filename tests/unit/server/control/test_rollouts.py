@@ -12,7 +12,7 @@ from edgewright.contract.plan import HealthRule, Stage
 from edgewright.contract.status import StageOutcome
 from edgewright.server.controller import Controller
 from edgewright.server.ground import Ground, explain, ground_of, packed, why
-from edgewright.server.rollouts import Request, Wanted, change, observed_rates, start
+from edgewright.server.rollouts import Change, Request, Wanted, change, observed_rates, start
 from edgewright.server.store.kept import Decision
 
 World = Any
@@ -92,12 +92,13 @@ def test_a_rollout_that_is_not_over_is_not_replaced_unasked(make: Make) -> None:
 def test_people_change_rollouts_and_it_is_written_down(make: Make) -> None:
     world = make(count=400)
     start(world.services, REQUEST, "user:ann")
-    for kind, state, stage in (
+    changes: list[tuple[Change, str, int]] = [
         ("pause", "paused", 0),
         ("resume", "running", 0),
         ("advance", "running", 1),
         ("abort", "aborted", 1),
-    ):
+    ]
+    for kind, state, stage in changes:
         plan = change(world.services, "token:ci", "m", "pi", kind, "because")
         assert (plan.state, plan.stage) == (state, stage)
         assert world.plan == plan
@@ -129,6 +130,7 @@ def test_why_finds_a_decision_that_does_not_follow_from_its_inputs(make: Make) -
     assert {one.replayed for one in told} == {True, None}
     last = world.store.decisions.last("m/pi/spring", "advance")
     ground = ground_of(last)
+    assert ground.decision is not None
     forged = msgspec.structs.replace(ground.decision, action="hold")
     assert explain(Decision("s", 1, 0.0, "hold", "", packed(Ground(forged)))).replayed is False
     with pytest.raises(InputError, match="nothing was decided"):
