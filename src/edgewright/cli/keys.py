@@ -15,7 +15,7 @@ from edgewright.cli.signing import signing
 from edgewright.cli.terminal import SCHEMA_VERSION, print_json
 from edgewright.contract.errors import InputError
 from edgewright.trust.ceremony import change_keys, whose
-from edgewright.trust.found import BITS, found
+from edgewright.trust.found import BITS, found, hand_over
 from edgewright.trust.keys import OFFLINE, ONLINE, KeyFolder, PublicKey, Role, read_public
 from edgewright.trust.places import open_store
 from edgewright.trust.repository import Repository
@@ -27,6 +27,8 @@ _EPILOG = """\
 examples:
   edgewright keys init --keys KEYS --repo REPO
   edgewright keys init --keys KEYS --repo s3://bucket/models --offline 3 --threshold 2
+  edgewright keys init --keys KEYS --repo FLEET/repo --online FLEET/keys
+  edgewright keys hand-over --keys KEYS --to FLEET/keys
   edgewright keys show --keys KEYS --repo REPO
   edgewright keys add releases --name releases-4 --keys KEYS
   edgewright keys add releases --name releases-4 --threshold 2 --keys KEYS --repo REPO
@@ -61,8 +63,15 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     init.add_argument(
         "--bits", metavar="N", type=int, default=BITS, help=f"spread releases over 2^N files of metadata ({BITS})"
     )
+    init.add_argument("--online", metavar="FOLDER", type=Path, help="new folder for the online key: the server's")
     init.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     init.set_defaults(run=run_init)
+    hands = acts.add_parser(
+        "hand-over", help="move the online key to the folder of the machine that signs rollouts"
+    )
+    hands.add_argument("--keys", metavar="KEYS", type=Path, required=True, help="folder with the keys")
+    hands.add_argument("--to", metavar="FOLDER", type=Path, required=True, help="new folder")
+    hands.set_defaults(run=run_hand_over)
     show = acts.add_parser("show", help="show the keys of a folder")
     show.add_argument("--keys", metavar="KEYS", type=Path, required=True, help="folder with the keys")
     show.add_argument("--repo", metavar="REPO", help="repository, to show which of them count")
@@ -80,7 +89,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         changes.add_argument("--stage", action="store_true", help="leave the signing to 'repo sign'")
     adds.add_argument("--keys", metavar="KEYS", type=Path, required=True, help="folder with the keys")
     adds.add_argument("--repo", metavar="REPO", help="in which it counts; without it the key is only made")
-    for act in (show, adds):
+    for act in (show, adds, hands):
         act.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     add_options(rotates, signs=True)
 
@@ -102,6 +111,8 @@ def run_init(arguments: argparse.Namespace) -> int:
             threshold=arguments.threshold,
             bits=arguments.bits,
         )
+    if arguments.online is not None:
+        hand_over(keys, arguments.online)
     if arguments.json:
         print_json(
             {
@@ -118,6 +129,21 @@ def run_init(arguments: argparse.Namespace) -> int:
             f"Made {len(keys.public_keys())} keys in {arguments.keys} and a repository in {arguments.repo}."
         )
         console.print(f"Devices are enrolled with {arguments.repo}/metadata/1.root.json.")
+    return 0
+
+
+def run_hand_over(arguments: argparse.Namespace) -> int:
+    """Move the online key to another folder.
+
+    Raises:
+        InputError: It is not here, or the other folder is not empty.
+        OutputError: Something cannot be written.
+    """
+    moved = hand_over(KeyFolder(arguments.keys, ask), arguments.to)
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, "moved": moved, "to": str(arguments.to)})
+    else:
+        print(f"Moved {', '.join(moved)} to {arguments.to}: bring that folder to the machine that signs rollouts.")
     return 0
 
 

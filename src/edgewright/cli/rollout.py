@@ -1,15 +1,18 @@
 """`edgewright rollout`: start, advance, pause, resume, abort a rollout, or return to an earlier release."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from rich.console import Console
 
 from edgewright.cli.opened import add_options, opened
+from edgewright.cli.remote import Remote, add_remote_options, quoted, remote_of
 from edgewright.cli.signing import signing
 from edgewright.cli.terminal import SCHEMA_VERSION, label_of, print_json
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name, checked_version, version_key
+from edgewright.contract.operator import Because, Made, StartRollout, Wanted
 from edgewright.contract.plan import Arm, HealthRule, Hours, Plan, Selector, Stage
 from edgewright.rollout.plans import CHANGES, arms_of, at_once, begin
 from edgewright.trust.publish import known_plan, known_policy, publish_again, publish_plan, releases
@@ -24,9 +27,12 @@ examples:
   edgewright rollout advance digits --device-class default --keys KEYS --repo REPO
   edgewright rollout abort digits --device-class default --keys KEYS --repo REPO
   edgewright rollout rollback digits==1.0.0 --device-class default --keys KEYS --repo REPO
-  edgewright rollout why digits-1.1.0-2 --state STATE
   edgewright rollout status digits --device-class default --keys KEYS --repo REPO
+  edgewright rollout start digits==1.1.0 --stages 0.1,0.5,1 --rule crash=0.02 --fleet FLEET
+  edgewright rollout pause digits --why 'complaints' --server https://fleet.example
+  edgewright rollout why digits-1.1.0-2 --fleet FLEET
 
+A control plane is named by --fleet DIR on its own machine, else by --server with a token in EDGEWRIGHT_API_TOKEN.
 The online key signs, within the policy that the offline keys signed; a rollback needs the releases' keys as well.
 exit codes: 0 done; 1 the repository cannot be believed or written, or a decision does not follow from its inputs;
 2 the policy forbids it, or the usage is wrong.
@@ -61,6 +67,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         "--rule", metavar="METRIC=MARGIN", action="append", default=[], help="not worse by more; repeatable"
     )
     start.add_argument("--replace", action="store_true", help="another rollout that is not at its end")
+    start.add_argument(
+        "--force", action="store_true", help="begin though the control plane's fleet is too small ever to decide it"
+    )
     start.add_argument("--shadow", action="store_true", help="run it beside the old one and only compare")
     acts.add_parser("advance", help="go to the next stage")
     acts.add_parser("pause", help="no device begins an installation")
@@ -73,7 +82,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     back.add_argument("--stage", action="store_true", help="leave the signing to 'repo sign'; then start it")
     cause = acts.add_parser("why", help="show every decision about a rollout, each decided again")
     cause.add_argument("rollout", metavar="ROLLOUT", help="its name, or MODEL/CLASS/NAME")
-    cause.add_argument("--state", metavar="DIR", type=Path, required=True, help="of 'edgewright serve'")
+    cause.add_argument("--state", metavar="DIR", type=Path, help="its state folder, read without the control plane")
+    cause.add_argument("--last", metavar="N", type=_count, default=50, help="how many decisions (50)")
+    add_remote_options(cause)
     cause.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     cause.set_defaults(run=explain)
     for name, act in acts.choices.items():
@@ -82,7 +93,11 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         if name not in ("start", "rollback"):
             act.add_argument("model", metavar="NAME", help="of the model")
         act.add_argument("--device-class", metavar="CLASS", default="default", help="that it is for (default)")
-        add_options(act, signs=name != "status")
+        add_options(act, signs=name != "status", served=name != "rollback")
+        if name != "rollback":
+            add_remote_options(act)
+        if name in CHANGES:
+            act.add_argument("--why", metavar="TEXT", default="", help="for the control plane's audit log")
         act.set_defaults(run=run)
 
 
@@ -93,11 +108,14 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: The policy forbids it, or there is no such release or rollout.
         TrustError: The repository cannot be believed.
     """
+    remote = None if arguments.repo is not None else remote_of(arguments)
+    if remote is not None and arguments.act != "rollback":
+        return _steered(arguments, remote)
     repository = opened(arguments)
     if arguments.act == "rollback":
         return _rolled_back(arguments, repository)
     if arguments.act == "start":
-        plan = _started(arguments, repository)
+        plan = _started(_asked(arguments), repository)
     else:
         known = known_plan(repository, arguments.model, arguments.device_class)
         if known is None:
@@ -120,12 +138,20 @@ def explain(arguments: argparse.Namespace) -> int:
     """Show what was decided about a rollout, and whether it would be decided again.
 
     Raises:
-        InputError: There is no such rollout or state.
+        InputError: There is no such rollout, or nobody who knows of it was named.
     """
-    # Only servers have what the store is made with.
-    from edgewright.cli.why import print_why, told
+    # Loaded for this alone: it takes what decides.
+    from edgewright.cli.why import print_why, told, told_by
 
-    decisions = told(arguments.state, arguments.rollout)
+    remote = None if arguments.state is not None else remote_of(arguments)
+    if arguments.state is not None:
+        decisions = told(arguments.state, arguments.rollout)[-arguments.last :]
+    elif remote is not None:
+        decisions = told_by(remote, arguments.rollout, last=arguments.last)
+    else:
+        raise InputError(
+            "nobody was named who knows", remedy="Name --fleet or --state with its folder, or --server."
+        )
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "decisions": decisions})
     else:
@@ -133,42 +159,76 @@ def explain(arguments: argparse.Namespace) -> int:
     return int(any(each.replayed is False for each in decisions))
 
 
-def _started(arguments: argparse.Namespace, repository: Repository) -> Plan:
+def _asked(arguments: argparse.Namespace) -> StartRollout:
+    """Return what is to begin."""
     named = [_release(text) for text in arguments.releases]
     models = {model for model, _ in named}
     if len(models) != 1:
         raise InputError(
             f"a rollout is of one model, not of {', '.join(sorted(models))}", remedy="Start one for each."
         )
-    (model,) = models
-    published = dict(releases(repository, model))
     weights = _numbers("--weights", arguments.weights) if arguments.weights else [1.0] * len(named)
     if len(weights) != len(named):
         raise InputError(f"{len(weights)} weights for {len(named)} releases", remedy="Give one for each.")
-    arms = arms_of(
-        model, [(version, weight) for (_, version), weight in zip(named, weights, strict=True)], published
-    )
     if (arguments.fraction is None) == (arguments.stages is None):
         raise InputError("a rollout needs --fraction or --stages", remedy="Give one of them.")
     fractions = [arguments.fraction] if arguments.stages is None else _numbers("--stages", arguments.stages)
-    labels = dict(label_of(text) for text in arguments.label)
     rules = tuple(_rule(text) for text in arguments.rule)
-    return begin(
-        model,
+    return StartRollout(
+        models.pop(),
         arguments.device_class,
-        arms,
+        tuple(Wanted(version, weight) for (_, version), weight in zip(named, weights, strict=True)),
         tuple(Stage(fraction, arguments.stage_seconds, rules) for fraction in fractions),
-        policy=known_policy(repository, model, arguments.device_class),
-        before=known_plan(repository, model, arguments.device_class),
-        now=utc_now(),
-        selector=Selector(labels, arguments.channel),
-        start=arguments.start,
-        end=arguments.end,
-        min_battery=arguments.min_battery,
-        hours=None if arguments.hours is None else _hours(arguments.hours),
-        shadow=arguments.shadow,
-        replace=arguments.replace,
+        Selector(dict(label_of(text) for text in arguments.label), arguments.channel),
+        arguments.start,
+        arguments.end,
+        arguments.min_battery,
+        None if arguments.hours is None else _hours(arguments.hours),
+        arguments.shadow,
+        arguments.replace,
+        arguments.force,
     )
+
+
+def _started(asked: StartRollout, repository: Repository) -> Plan:
+    published = dict(releases(repository, asked.model))
+    return begin(
+        asked.model,
+        asked.device_class,
+        arms_of(asked.model, [(arm.version, arm.weight) for arm in asked.arms], published),
+        asked.stages,
+        policy=known_policy(repository, asked.model, asked.device_class),
+        before=known_plan(repository, asked.model, asked.device_class),
+        now=utc_now(),
+        selector=asked.selector,
+        start=asked.start,
+        end=asked.end,
+        min_battery=asked.min_battery,
+        hours=asked.hours,
+        shadow=asked.shadow,
+        replace=asked.replace,
+    )
+
+
+def _steered(arguments: argparse.Namespace, remote: Remote) -> int:
+    """Have the control plane do it, or say how it stands."""
+    notes: tuple[str, ...] = ()
+    if arguments.act == "start":
+        asked = _asked(arguments)
+        notes = remote.post("rollouts", asked, Made).notes
+        plan = remote.get(quoted("rollouts", asked.model, asked.device_class), Plan)
+    elif arguments.act == "status":
+        plan = remote.get(quoted("rollouts", arguments.model, arguments.device_class), Plan)
+    else:
+        path = quoted("rollouts", arguments.model, arguments.device_class, arguments.act)
+        plan = remote.post(path, Because(arguments.why), Plan)
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, "rollout": plan, "notes": notes})
+    else:
+        for note in notes:
+            print(f"warning: {note}", file=sys.stderr)
+        _print(plan)
+    return 0
 
 
 def _rolled_back(arguments: argparse.Namespace, repository: Repository) -> int:
@@ -214,6 +274,13 @@ def _release(text: str) -> tuple[str, str]:
     checked_name("model", model)
     version_key(version)
     return model, checked_version(version)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def _numbers(what: str, text: str) -> list[float]:

@@ -8,6 +8,7 @@ from edgewright.privacy.desk import SumDesk
 from edgewright.server.store.store import Store
 from edgewright.trust.keys import KeyFolder
 from edgewright.trust.repository import Repository
+from edgewright.trust.store import Store as Files
 
 __all__ = ["Services"]
 
@@ -20,18 +21,22 @@ class Services:
         store: What the fleet said, what was decided.
         audience: Name of this fleet, which devices' proofs are for.
         repository: Opens the repository and verifies it, as it is now.
+        files: Where the repository lies.
         keys: Of the online roles; None if this process signs nothing.
         fleet: What the project file says.
         now: Seconds since 1970, UTC.
         repository_url: That devices are told; a path of this server, or another one's address.
+        helper_url: Of the second operator of private sums, "" for none.
         desk: Takes answers to private sums.
     """
 
     store: Store
     audience: str
     repository: Callable[[], Repository]
+    files: Files
     keys: KeyFolder | None
     fleet: Fleet
     now: Callable[[], float]
     repository_url: str = "/repo/"
+    helper_url: str = ""
     desk: SumDesk = field(default_factory=SumDesk)

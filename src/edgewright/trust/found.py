@@ -14,13 +14,15 @@ from tuf.api.metadata import (
     Role as TufRole,
 )
 
-from edgewright.contract.errors import InputError
+from edgewright.contract.errors import InputError, OutputError
+from edgewright.trust.durable import sync
 from edgewright.trust.form import BIN, BINS, LIFETIMES, ROLLOUTS, delegations_of, spread_of
 from edgewright.trust.keys import OFFLINE, ONLINE, KeyFolder, PublicKey, Role
+from edgewright.trust.keystore import write_secret
 from edgewright.trust.repository import Repository, utc_now
 from edgewright.trust.store import Store
 
-__all__ = ["ANCHOR", "found", "read_anchor"]
+__all__ = ["ANCHOR", "found", "hand_over", "read_anchor"]
 
 # The root that a publisher believes lies beside his keys, out of reach of whoever can write to the repository.
 ANCHOR = "trusted-root.json"
@@ -85,6 +87,44 @@ def found(
                 metadata.sign(signer, append=True)
         repository.commit(changed, dict.fromkeys(("snapshot", "timestamp"), rollouts))
     return repository
+
+
+def hand_over(keys: KeyFolder, to: Path) -> list[str]:
+    """Move the private keys of the online roles to another folder, for the machine that signs rollouts.
+
+    Args:
+        keys: All keys.
+        to: New or empty folder; it gets the root and the public keys too.
+
+    Returns:
+        Names of the keys that were moved.
+
+    Raises:
+        InputError: There are none here, or the folder is not empty.
+        OutputError: It cannot be written.
+    """
+    names = [key.name for key in keys.public_keys() if all(role in ONLINE for role in key.roles)]
+    there = [name for name in names if (keys.path / f"{name}.key.json").exists()]
+    if not there or (to.exists() and any(to.iterdir())):
+        raise InputError(
+            f"{keys.path} holds {len(there)} private keys of online roles, and {to} "
+            f"{'is not empty' if to.exists() else 'is new'}",
+            remedy="Name the folder that has the online key, and a new one.",
+        )
+    anchor = read_anchor(keys.path)
+    try:
+        to.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for path in [keys.path / ANCHOR, *sorted(keys.path.glob("*.pub.json"))]:
+            (to / path.name).write_bytes(anchor if path.name == ANCHOR else path.read_bytes())
+        for name in there:
+            private = keys.path / f"{name}.key.json"
+            write_secret(to / private.name, private.read_bytes())
+        sync(to)
+        for name in there:  # last: until here both folders sign
+            (keys.path / f"{name}.key.json").unlink()
+    except OSError as error:
+        raise OutputError(f"{to} cannot be written: {error.strerror}", remedy="Name another folder.") from error
+    return there
 
 
 def read_anchor(folder: Path) -> bytes:

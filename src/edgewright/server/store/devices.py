@@ -17,11 +17,28 @@ from edgewright.server.store.kept import Candidate, Device, Group, Invited
 from edgewright.server.store.records import device_labels, devices, invitations, statuses
 from edgewright.trust.identity import UnknownError, device_id_of
 
-__all__ = ["Devices"]
+__all__ = ["Devices", "Known"]
 
 _PAGE = 1000
 _CANDIDATES = 2000
 _DEVICE = (devices, statuses.c.seen_s, statuses.c.arm, statuses.c.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What it takes to believe a device's requests.
+
+    Attributes:
+        id: Its name.
+        public: Its Ed25519 key, 32 bytes.
+        device_class: Its own.
+        bench: Whether it takes profiling jobs.
+    """
+
+    id: str
+    public: bytes
+    device_class: str
+    bench: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +138,19 @@ class Devices:
         row = self.database.read(lambda connection: connection.execute(_one(device_id)).first())
         return None if row is None else _device(row)
 
-    def keys(self, device_ids: Sequence[str]) -> dict[str, bytes]:
-        """Return the keys of those that are enrolled and not retired."""
-        query = select(devices.c.id, devices.c.public).where(
+    def known(self, device_ids: Sequence[str]) -> dict[str, Known]:
+        """Return those that are enrolled and not retired, by name."""
+        query = select(devices.c.id, devices.c.public, devices.c.device_class, devices.c.bench).where(
             devices.c.id.in_(device_ids), devices.c.retired_s.is_(None)
         )
-        return self.database.read(lambda connection: {row.id: row.public for row in connection.execute(query)})
+        return self.database.read(lambda connection: {row.id: Known(*row) for row in connection.execute(query)})
+
+    def publics(self, device_class: str) -> frozenset[bytes]:
+        """Return the keys of all devices of a class that are not retired."""
+        query = select(devices.c.public).where(
+            devices.c.device_class == device_class, devices.c.retired_s.is_(None)
+        )
+        return self.database.read(lambda connection: frozenset(connection.execute(query).scalars()))
 
     def retire(self, device_id: str, *, now_s: float) -> None:
         """Believe a device no more; what it said stays.
@@ -249,6 +273,21 @@ class Devices:
         """Return when any device checked in last, 0 for never."""
         query = select(func.max(statuses.c.seen_s))
         return self.database.read(lambda connection: connection.execute(query).scalar()) or 0.0
+
+    def label_counts(self, device_class: str, label: str) -> dict[str, int]:
+        """Return how many devices of a class, not retired, have each value of a label."""
+        query = (
+            select(device_labels.c.value, func.count())
+            .join(devices, devices.c.id == device_labels.c.device_id)
+            .where(
+                device_labels.c.name == label,
+                devices.c.device_class == device_class,
+                devices.c.retired_s.is_(None),
+            )
+            .group_by(device_labels.c.value)
+            .order_by(device_labels.c.value)
+        )
+        return self.database.read(lambda connection: {row[0]: row[1] for row in connection.execute(query)})
 
     def groups(self, *, seen_since_s: float = 0.0) -> list[Group]:
         """Return how many devices are alike, of those that checked in since then and are not retired."""

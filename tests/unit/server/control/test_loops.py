@@ -108,9 +108,12 @@ def test_who_does_not_lead_does_nothing(make: Make) -> None:
     assert holder.take()
     looks: list[float] = []
     ended = threading.Event()
-    leader = threading.Thread(
-        target=lead, args=(_services(world), ended, [lambda now_s: looks.append(now_s) or []])
-    )
+
+    def step(now_s: float) -> list[str]:
+        looks.append(now_s)
+        return []
+
+    leader = threading.Thread(target=lead, args=(_services(world), ended, [step]))
     leader.start()
     time.sleep(0.1)
     assert looks == []

@@ -8,17 +8,18 @@ import msgspec
 import pytest
 
 from edgewright.contract.errors import InputError
+from edgewright.contract.operator import StartRollout, Wanted
 from edgewright.contract.plan import HealthRule, Stage
 from edgewright.contract.status import StageOutcome
 from edgewright.server.controller import Controller
 from edgewright.server.ground import Ground, explain, ground_of, packed, why
-from edgewright.server.rollouts import Change, Request, Wanted, change, observed_rates, start
+from edgewright.server.rollouts import Change, change, observed_rates, start
 from edgewright.server.store.kept import Decision
 
 World = Any
 Make = Callable[..., World]
 RULES = (HealthRule("crash", 0.15),)
-REQUEST = Request("m", "pi", (Wanted("1.1"),), (Stage(0.2, 0, RULES), Stage(1.0, 0, RULES)))
+REQUEST = StartRollout("m", "pi", (Wanted("1.1"),), (Stage(0.2, 0, RULES), Stage(1.0, 0, RULES)))
 
 
 def _audit(world: World) -> list[tuple[str, str]]:

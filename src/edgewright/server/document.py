@@ -1,0 +1,156 @@
+"""The OpenAPI document: Litestar's paths, our records' schemas, and the device side, which Litestar does not serve.
+
+Litestar's own schemas drop that unknown fields are refused, and docstrings; so they are taken from msgspec.
+"""
+
+from functools import cache
+from typing import Any
+
+import msgspec
+from litestar import Litestar
+from litestar._openapi.schema_generation import SchemaCreator
+from litestar.openapi.spec import Schema
+from litestar.plugins import OpenAPISchemaPlugin
+from litestar.typing import FieldDefinition
+
+from edgewright.contract.door import PROOF, CheckedIn, CheckingIn, Enrolled, Enrolling, Problem
+
+__all__ = ["Records", "openapi_document"]
+
+_REF = "#/components/schemas/{name}"
+_DEVICE = (Enrolling, Enrolled, CheckingIn, CheckedIn, Problem)
+
+
+class Records(OpenAPISchemaPlugin):
+    """Has Litestar name our records, and leaves their schemas to msgspec."""
+
+    def __init__(self) -> None:
+        self.seen: set[type[msgspec.Struct]] = set()
+
+    def is_plugin_supported_field(self, field_definition: FieldDefinition) -> bool:
+        """Whether it is one of our records."""
+        return not field_definition.is_union and field_definition.is_subclass_of(msgspec.Struct)
+
+    def to_openapi_schema(self, field_definition: FieldDefinition, schema_creator: SchemaCreator) -> Schema:
+        """Return an empty schema of its name, which is filled in later."""
+        self.seen.add(field_definition.annotation)
+        return schema_creator.create_component_schema(field_definition, required=[], property_fields={})
+
+
+@cache
+def openapi_document(app: Litestar) -> bytes:
+    """Return the document, JSON."""
+    document = app.openapi_schema.to_schema()
+    seen = app.plugins.get(Records).seen
+    records: list[type[msgspec.Struct]] = sorted({*_DEVICE, *seen}, key=lambda each: each.__name__)
+    _, schemas = msgspec.json.schema_components(records, ref_template=_REF)
+    document.setdefault("components", {})["schemas"] = schemas
+    document["components"]["securitySchemes"] = {
+        "token": {"type": "http", "scheme": "bearer", "description": "Of 'edgewright fleet', or of the page."},
+        "proof": {"type": "apiKey", "in": "header", "name": PROOF, "description": "A device's signature."},
+    }
+    for path, item in document["paths"].items():
+        for verb, operation in item.items():
+            _mend(path, verb, operation)
+    document["paths"] |= _device_paths()
+    return msgspec.json.encode(document)
+
+
+def _mend(path: str, verb: str, operation: dict[str, Any]) -> None:
+    """Say what every route of operators may answer, and what it takes."""
+    if path.startswith("/api/") or path == "/metrics":
+        operation["security"] = [{"token": []}]
+    problem = {"application/json": {"schema": {"$ref": _REF.format(name="Problem")}}}
+    for status, words in (
+        ("400", "The request cannot be read, or asks for what is not allowed."),
+        ("401", "Nobody known asks."),
+        ("403", "Whoever asks may not."),
+        ("404", "There is no such thing."),
+        ("409", "It cannot be done now."),
+        ("413", "The request is too large."),
+        ("429", "Too many requests."),
+        ("503", "The database or the store does not answer."),
+    ):
+        operation["responses"][status] = {"description": words, "content": problem}
+    if path == "/api/jobs" and verb == "post":
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+
+
+def _device_paths() -> dict[str, Any]:
+    def said(record: type) -> dict[str, Any]:
+        return {"content": {"application/json": {"schema": {"$ref": _REF.format(name=record.__name__)}}}}
+
+    def operation(name: str, summary: str, answers: dict[str, Any], **more: Any) -> dict[str, Any]:
+        refused = {
+            status: {"description": words, **said(Problem)}
+            for status, words in (
+                ("400", "The request cannot be read."),
+                ("401", "The proof is none."),
+                ("403", "The token is none."),
+                ("404", "There is no such thing."),
+                ("408", "The request came too slowly."),
+                ("409", "It was sent before, or is no longer wanted."),
+                ("411", "The request does not tell its length."),
+                ("413", "The request is too large."),
+                ("415", "Compressed requests are not read."),
+                ("429", "Too many requests."),
+                ("503", "The database or the store does not answer."),
+            )
+        }
+        return {
+            "operationId": name,
+            "summary": summary,
+            "tags": ["devices"],
+            "responses": refused | answers,
+            **more,
+        }
+
+    proof: dict[str, Any] = {"security": [{"proof": []}]}
+    octets = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    job = {"name": "job", "in": "path", "required": True, "schema": {"type": "string", "pattern": "^[0-9a-f]{16}$"}}
+    verdict = {
+        "name": "verdict",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "enum": ["done", "failed"]},
+    }
+    return {
+        "/device/enrol": {
+            "post": operation(
+                "enrol_device",
+                "Enrol",
+                {"200": {"description": "Enrolled.", **said(Enrolled)}},
+                requestBody={"required": True, **said(Enrolling)},
+            )
+        },
+        "/device/check-in": {
+            "post": operation(
+                "check_in",
+                "Say how a device is",
+                {"200": {"description": "Kept.", **said(CheckedIn)}},
+                requestBody={"required": True, **said(CheckingIn)},
+                **proof,
+            )
+        },
+        "/device/job": {
+            "post": operation(
+                "take_job",
+                "Take a profiling job",
+                {"200": {"description": "A job.", "content": octets}, "204": {"description": "There is none."}},
+                **proof,
+            )
+        },
+        "/device/job/{job}/{verdict}": {
+            "post": operation(
+                "end_job",
+                "Say what came of a profiling job",
+                {"204": {"description": "Kept."}},
+                parameters=[job, verdict],
+                requestBody={"required": True, "content": octets},
+                **proof,
+            )
+        },
+    }

@@ -1,0 +1,97 @@
+"""What the server says of itself to Prometheus. Nothing here names a device."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+__all__ = [
+    "ALERTS",
+    "CONTENT_TYPE",
+    "DEVICES",
+    "FLUSHES",
+    "LEADS",
+    "LOOKS",
+    "LOOK_FAILURES",
+    "NAMES",
+    "OVERLOADED",
+    "REFUSED",
+    "REGISTRY",
+    "REQUESTS",
+    "ROLLOUT_LOG_E",
+    "ROLLOUT_STAGE",
+    "TAKEN",
+    "exposition",
+    "seconds",
+]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+REGISTRY = CollectorRegistry()
+
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+REQUESTS = Histogram(
+    "edgewright_request_seconds",
+    "Time until the answer was sent, by route and status.",
+    ("route", "status"),
+    registry=REGISTRY,
+    buckets=_FAST,
+)
+TAKEN = Counter("edgewright_check_ins", "Check-ins that are on the disk.", registry=REGISTRY)
+REFUSED = Counter(
+    "edgewright_device_requests_refused", "Requests of devices, by reason.", ("why",), registry=REGISTRY
+)
+OVERLOADED = Counter("edgewright_check_ins_overloaded", "Check-ins that were sent away.", registry=REGISTRY)
+FLUSHES = Histogram(
+    "edgewright_flush_seconds", "Time to write a batch of check-ins.", registry=REGISTRY, buckets=_FAST
+)
+DEVICES = Gauge(
+    "edgewright_devices", "Devices by what they run.", ("device_class", "version", "state"), registry=REGISTRY
+)
+ALERTS = Gauge("edgewright_alerts_firing", "Alerts that fire.", ("rule", "severity"), registry=REGISTRY)
+ROLLOUT_STAGE = Gauge(
+    "edgewright_rollout_stage", "Stage of a rollout, from 0.", ("model", "device_class"), registry=REGISTRY
+)
+ROLLOUT_LOG_E = Gauge(
+    "edgewright_rollout_log_e",
+    "Natural logarithm of the evidence of harm.",
+    ("model", "device_class"),
+    registry=REGISTRY,
+)
+LEADS = Gauge("edgewright_leads", "1 if this process decides.", registry=REGISTRY)
+LOOKS = Histogram("edgewright_look_seconds", "Time of a step of the leader.", ("step",), registry=REGISTRY)
+LOOK_FAILURES = Counter(
+    "edgewright_look_failures", "Steps of the leader that failed.", ("step",), registry=REGISTRY
+)
+
+NAMES = (
+    "edgewright_alerts_firing",
+    "edgewright_check_ins_overloaded_total",
+    "edgewright_check_ins_total",
+    "edgewright_device_requests_refused_total",
+    "edgewright_devices",
+    "edgewright_flush_seconds",
+    "edgewright_leads",
+    "edgewright_look_failures_total",
+    "edgewright_look_seconds",
+    "edgewright_request_seconds",
+    "edgewright_rollout_log_e",
+    "edgewright_rollout_stage",
+)
+"""All metrics, as dashboards name them."""
+
+
+@contextmanager
+def seconds(histogram: Histogram) -> Iterator[None]:
+    """Add how long something took, however it ended."""
+    begun = time.perf_counter()
+    try:
+        yield
+    finally:
+        histogram.observe(time.perf_counter() - begun)
+
+
+def exposition() -> bytes:
+    """Return all metrics as Prometheus reads them."""
+    return generate_latest(REGISTRY)

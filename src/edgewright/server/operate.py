@@ -1,0 +1,469 @@
+"""The operator side: what people and their programs see and do, under /api/. Handlers here are thin.
+
+Each route names the right that it takes; a test makes the table of roles and routes from them.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Any, Protocol
+
+from litestar import Response, Router, delete, get, post
+from litestar.connection import Request
+from litestar.exceptions import NotFoundException
+from litestar.params import Parameter
+
+from edgewright.contract.operator import (
+    AskQuery,
+    Because,
+    Bench,
+    Invite,
+    Made,
+    NewToken,
+    NewUser,
+    RolloutAct,
+    Secret,
+    Silencing,
+    StartRollout,
+)
+from edgewright.contract.plan import Plan, Policy
+from edgewright.contract.release import Manifest
+from edgewright.server import fleets
+from edgewright.server.access import Right, role_of
+from edgewright.server.bench import cancel_job
+from edgewright.server.fleets import (
+    AlertShown,
+    Awaiting,
+    CohortShown,
+    DecisionShown,
+    DeviceShown,
+    FleetShown,
+    JobShown,
+    QueryShown,
+)
+from edgewright.server.plans import all_plans
+from edgewright.server.security import Who, guard
+from edgewright.server.services import Services
+from edgewright.server.store.kept import (
+    AlertChange,
+    AlertState,
+    AuditEntry,
+    Invited,
+    JobState,
+    QueryState,
+    Token,
+    User,
+)
+
+__all__ = ["Acting", "operator_router"]
+
+_Limit = Annotated[int, Parameter(ge=1, le=1000, description="Most that are returned.")]
+_After = Annotated[str, Parameter(max_length=64, description="Name of the last one of the page before.")]
+_Text = Annotated[str, Parameter(max_length=200)]
+_Request = Request[Who, Any, Any]
+
+
+class Acting(Protocol):
+    """What changes the fleet; each returns what whoever asked should know."""
+
+    def start(self, who: str, asked: StartRollout) -> tuple[Plan, tuple[str, ...]]:
+        """Begin a rollout."""
+
+    def change(self, who: str, model: str, device_class: str, act: RolloutAct, reason: str) -> Plan:
+        """Advance, pause, resume or abort a rollout."""
+
+    def ask(self, who: str, model: str, device_class: str, asked: AskQuery) -> tuple[str, ...]:
+        """Ask the fleet, within the permit."""
+
+    def end_query(self, who: str, query_id: str) -> None:
+        """Ask no more."""
+
+    def awaiting(self) -> Sequence[Awaiting]:
+        """Return actions that wait for somebody's approval."""
+
+    def settle(self, who: str, item: str, *, approve: bool, reason: str) -> Sequence[str]:
+        """Approve or refuse one."""
+
+    def add_job(self, who: str, device: str, body: bytes) -> str:
+        """Give a bench device a profiling job, and return its name."""
+
+
+def operator_router(services: Services, acting: Acting) -> Router:
+    """Return the operator side.
+
+    Args:
+        services: What it works with.
+        acting: What changes the fleet.
+    """
+    store = services.store
+
+    def note(request: _Request, action: str, subject: str, **detail: Any) -> None:
+        store.audit.write(request.user.name, action, subject, at_s=services.now(), detail=detail)
+
+    @get("/fleet", guards=[guard("look")], sync_to_thread=True, summary="The fleet at a glance")
+    def fleet() -> FleetShown:
+        return fleets.overview(services)
+
+    @get("/devices", guards=[guard("look")], sync_to_thread=True, summary="Devices, page by page")
+    def devices(
+        after: _After = "",
+        limit: _Limit = 100,
+        device_class: _Text = "",
+        version: Annotated[str | None, Parameter(max_length=200)] = None,
+        label: Annotated[list[str] | None, Parameter(max_items=16, description="NAME=VALUE; repeatable.")] = None,
+        silent: Annotated[float | None, Parameter(ge=0, description="Seconds since the last check-in.")] = None,
+        bench: bool | None = None,
+        retired: bool = False,
+    ) -> list[DeviceShown]:
+        labels = dict(each.partition("=")[::2] for each in label or ())
+        found = store.devices.page(
+            after=after,
+            limit=limit,
+            device_class=device_class,
+            version=version,
+            labels=labels,
+            silent_since_s=None if silent is None else services.now() - silent,
+            bench=bench,
+            retired=retired,
+        )
+        return [fleets.shown_device(each) for each in found]
+
+    @get("/devices/{device_id:str}", guards=[guard("look")], sync_to_thread=True, summary="One device")
+    def device(device_id: str) -> DeviceShown:
+        found = store.devices.get(device_id)
+        if found is None:
+            raise NotFoundException(f"there is no device {device_id[:80]!r}")
+        return fleets.shown_device(found)
+
+    @post(
+        "/devices/{device_id:str}/retire",
+        guards=[guard("retire devices")],
+        sync_to_thread=True,
+        status_code=200,
+        summary="Believe a device no more",
+    )
+    def retire(request: _Request, device_id: str, data: Because) -> Made:
+        store.devices.retire(device_id, now_s=services.now())
+        note(request, "retire device", device_id, reason=data.reason)
+        return Made(device_id, ("It may be believed for a minute more.",))
+
+    @post(
+        "/devices/{device_id:str}/bench",
+        guards=[guard("invite devices")],
+        sync_to_thread=True,
+        status_code=200,
+        summary="Have a device take profiling jobs, or not",
+    )
+    def bench_device(request: _Request, device_id: str, data: Bench) -> Made:
+        store.devices.mark_bench(device_id, bench=data.bench)
+        note(request, "mark bench", device_id, bench=data.bench)
+        return Made(device_id)
+
+    @get("/invitations", guards=[guard("look")], sync_to_thread=True, summary="Tokens that devices may still use")
+    def invitations() -> list[Invited]:
+        return store.devices.invited(now_s=services.now())
+
+    @post("/invitations", guards=[guard("invite devices")], sync_to_thread=True, summary="Tokens to enrol devices")
+    def invite(request: _Request, data: Invite) -> Secret:
+        secrets = tuple(
+            store.devices.invite(
+                data.device_class,
+                made_by=request.user.name,
+                now_s=services.now(),
+                lifetime_s=data.lifetime_s,
+                labels=data.labels,
+                channel=data.channel,
+                bench=data.bench,
+            )
+            for _ in range(data.count)
+        )
+        note(request, "invite", data.device_class, count=data.count, labels=data.labels, bench=data.bench)
+        return Secret(secrets)
+
+    @get("/releases", guards=[guard("look")], sync_to_thread=True, summary="Models and their versions")
+    def models() -> dict[str, list[str]]:
+        return fleets.models(services)
+
+    @get("/releases/{model:str}/{version:str}", guards=[guard("look")], sync_to_thread=True, summary="One release")
+    def release(model: str, version: str) -> Manifest:
+        return fleets.release(services, model, version)
+
+    @get("/rollouts", guards=[guard("look")], sync_to_thread=True, summary="Rollouts, as they are signed")
+    def rollouts() -> list[Plan]:
+        return all_plans(services)
+
+    @post("/rollouts", guards=[guard("start rollouts")], sync_to_thread=True, summary="Begin a rollout")
+    def start(request: _Request, data: StartRollout) -> Made:
+        plan, notes = acting.start(request.user.name, data)
+        return Made(plan.rollout, notes)
+
+    @get(
+        "/rollouts/{model:str}/{device_class:str}",
+        guards=[guard("look")],
+        sync_to_thread=True,
+        summary="One rollout",
+    )
+    def rollout(model: str, device_class: str) -> Plan:
+        return fleets.plan(services, model, device_class)
+
+    @get(
+        "/policies/{model:str}/{device_class:str}",
+        guards=[guard("look")],
+        sync_to_thread=True,
+        summary="What the offline keys allow",
+    )
+    def policy(model: str, device_class: str) -> Policy:
+        return fleets.policy(services, model, device_class)
+
+    def changing(act: RolloutAct, right: Right, summary: str) -> Any:
+        @post(
+            f"/rollouts/{{model:str}}/{{device_class:str}}/{act}",
+            guards=[guard(right)],
+            sync_to_thread=True,
+            status_code=200,
+            summary=summary,
+            operation_id=f"{act}_rollout",
+        )
+        def change(request: _Request, model: str, device_class: str, data: Because) -> Plan:
+            return acting.change(request.user.name, model, device_class, act, data.reason)
+
+        return change
+
+    @get("/decisions", guards=[guard("look")], sync_to_thread=True, summary="Decisions, the newest first")
+    def decisions(subject: _Text = "", limit: _Limit = 100) -> list[DecisionShown]:
+        return fleets.decisions(services, subject, limit)
+
+    @get(
+        "/decisions/{model:str}/{device_class:str}/{rollout_name:str}/{number:int}",
+        guards=[guard("look")],
+        sync_to_thread=True,
+        summary="One decision with all that it was made from",
+    )
+    def decision(model: str, device_class: str, rollout_name: str, number: int) -> dict[str, Any]:
+        return fleets.decision(services, f"{model}/{device_class}/{rollout_name}", number)
+
+    @get("/alerts", guards=[guard("look")], sync_to_thread=True, summary="Alerts")
+    def alerts(alert_state: AlertState | None = None) -> list[AlertShown]:
+        return [fleets.shown_alert(each) for each in store.alerts.all(alert_state)]
+
+    @get("/alerts/changes", guards=[guard("look")], sync_to_thread=True, summary="When alerts began and ended")
+    def alert_changes(limit: _Limit = 100) -> list[AlertChange]:
+        return store.alerts.changes(limit=limit)
+
+    @post(
+        "/alerts/silence",
+        guards=[guard("silence alerts")],
+        sync_to_thread=True,
+        status_code=200,
+        summary="Tell nobody of an alert for a while",
+    )
+    def silence(request: _Request, data: Silencing) -> Made:
+        until_s = services.now() + data.for_s if data.for_s else None
+        if not store.alerts.silence(data.rule, data.device_class, until_s=until_s):
+            raise NotFoundException(f"there is no alert {data.rule[:80]!r} for {data.device_class[:80]!r}")
+        note(request, "silence", data.rule, device_class=data.device_class, for_s=data.for_s, reason=data.reason)
+        return Made(data.rule)
+
+    @get("/approvals", guards=[guard("look")], sync_to_thread=True, summary="Actions that wait for approval")
+    def approvals() -> list[Awaiting]:
+        return list(acting.awaiting())
+
+    @post(
+        "/approvals/{item:str}/{verdict:str}",
+        guards=[guard("approve actions")],
+        sync_to_thread=True,
+        status_code=200,
+        summary="Approve or refuse an action",
+    )
+    def settle(request: _Request, item: str, verdict: str, data: Because) -> Made:
+        if verdict not in ("approve", "refuse"):
+            raise NotFoundException(f"{verdict[:80]!r} is neither approve nor refuse")
+        notes = acting.settle(request.user.name, item, approve=verdict == "approve", reason=data.reason)
+        return Made(item, tuple(notes))
+
+    @get("/queries", guards=[guard("look")], sync_to_thread=True, summary="Questions to the fleet")
+    def queries(query_state: QueryState | None = None) -> list[QueryShown]:
+        return [fleets.shown_query(each) for each in store.sums.all(query_state)]
+
+    @get("/queries/{query_id:str}", guards=[guard("look")], sync_to_thread=True, summary="One question")
+    def query(query_id: str) -> QueryShown:
+        found = store.sums.get(query_id)
+        if found is None:
+            raise NotFoundException(f"there is no query {query_id[:80]!r}")
+        return fleets.shown_query(found)
+
+    @post(
+        "/queries/{model:str}/{device_class:str}",
+        guards=[guard("ask queries")],
+        sync_to_thread=True,
+        summary="Ask the fleet, within what the offline keys permit",
+    )
+    def ask(request: _Request, model: str, device_class: str, data: AskQuery) -> Made:
+        return Made(data.id, acting.ask(request.user.name, model, device_class, data))
+
+    @delete(
+        "/queries/{query_id:str}",
+        guards=[guard("ask queries")],
+        sync_to_thread=True,
+        status_code=200,
+        summary="Ask a question no more",
+    )
+    def end_query(request: _Request, query_id: str) -> Made:
+        acting.end_query(request.user.name, query_id)
+        return Made(query_id)
+
+    @get(
+        "/cohorts/{model:str}/{device_class:str}",
+        guards=[guard("look")],
+        sync_to_thread=True,
+        summary="How many devices each arm of a rollout has, as they are assigned",
+    )
+    def cohorts(model: str, device_class: str) -> list[CohortShown]:
+        return fleets.cohorts(services, model, device_class)
+
+    @get("/audit", guards=[guard("look")], sync_to_thread=True, summary="Who did what, the newest first")
+    def audit(
+        before: Annotated[int, Parameter(ge=1, le=1 << 62)] = 1 << 62, limit: _Limit = 100
+    ) -> list[AuditEntry]:
+        return store.audit.page(before=before, limit=limit)
+
+    @get("/tokens", guards=[guard("manage access")], sync_to_thread=True, summary="Tokens, without their secrets")
+    def tokens() -> list[Token]:
+        return store.people.tokens()
+
+    @post("/tokens", guards=[guard("manage access")], sync_to_thread=True, summary="A token for a program")
+    def add_token(request: _Request, data: NewToken) -> Secret:
+        secret = store.people.add_token(
+            data.name,
+            role_of(data.role),
+            made_by=request.user.name,
+            now_s=services.now(),
+            lifetime_s=data.lifetime_s,
+        )
+        note(request, "add token", data.name, role=data.role)
+        return Secret((secret,))
+
+    @delete(
+        "/tokens/{name:str}",
+        guards=[guard("manage access")],
+        sync_to_thread=True,
+        status_code=200,
+        summary="Make a token void",
+    )
+    def retire_token(request: _Request, name: str) -> Made:
+        store.people.retire_token(name, now_s=services.now())
+        note(request, "retire token", name)
+        return Made(name)
+
+    @get("/users", guards=[guard("manage access")], sync_to_thread=True, summary="Who may log in")
+    def users() -> list[User]:
+        return store.people.users()
+
+    @post("/users", guards=[guard("manage access")], sync_to_thread=True, summary="Let somebody log in")
+    def add_user(request: _Request, data: NewUser) -> Made:
+        store.people.add_user(data.name, role_of(data.role), data.password, now_s=services.now())
+        note(request, "add user", data.name, role=data.role)
+        return Made(data.name)
+
+    @delete(
+        "/users/{name:str}",
+        guards=[guard("manage access")],
+        sync_to_thread=True,
+        status_code=200,
+        summary="Let somebody log in no more",
+    )
+    def retire_user(request: _Request, name: str) -> Made:
+        store.people.change_user(name, retired_s=services.now())
+        note(request, "retire user", name)
+        return Made(name)
+
+    @get("/jobs", guards=[guard("look")], sync_to_thread=True, summary="Profiling jobs, the newest first")
+    def jobs(job_state: JobState | None = None, limit: _Limit = 100) -> list[JobShown]:
+        return [fleets.shown_job(each) for each in store.jobs.all(state=job_state, limit=limit)]
+
+    @post(
+        "/jobs",
+        guards=[guard("run jobs")],
+        summary="Give a bench device a profiling job",
+        request_max_body_size=65 << 20,
+    )
+    async def add_job(request: _Request, device: _Text) -> Made:
+        body = await request.body()
+        return Made(await asyncio.to_thread(acting.add_job, request.user.name, device, body))
+
+    @get("/jobs/{job_id:str}", guards=[guard("look")], sync_to_thread=True, summary="One profiling job")
+    def job(job_id: str) -> JobShown:
+        found = store.jobs.get(job_id)
+        if found is None:
+            raise NotFoundException(f"there is no job {job_id[:80]!r}")
+        return fleets.shown_job(found)
+
+    @delete(
+        "/jobs/{job_id:str}",
+        guards=[guard("run jobs")],
+        sync_to_thread=True,
+        status_code=200,
+        summary="End a profiling job that nobody waits for",
+    )
+    def cancel(request: _Request, job_id: str) -> Made:
+        over = not cancel_job(services, request.user.name, job_id)
+        return Made(job_id, ("It was over already.",) if over else ())
+
+    @get(
+        "/jobs/{job_id:str}/result",
+        guards=[guard("look")],
+        sync_to_thread=True,
+        media_type="application/octet-stream",
+        summary="What came of a profiling job",
+    )
+    def job_result(job_id: str) -> Response[bytes]:
+        found = store.jobs.get(job_id)
+        if found is None or found.result is None:
+            raise NotFoundException(f"there is no result of job {job_id[:80]!r}")
+        return Response(found.result, media_type="application/octet-stream")
+
+    return Router(
+        "/api",
+        route_handlers=[
+            fleet,
+            devices,
+            device,
+            retire,
+            bench_device,
+            invitations,
+            invite,
+            models,
+            release,
+            rollouts,
+            start,
+            rollout,
+            policy,
+            changing("advance", "advance rollouts", "Go to the next stage"),
+            changing("pause", "pause rollouts", "Let no device begin an installation"),
+            changing("resume", "advance rollouts", "Go on after a pause"),
+            changing("abort", "roll back", "Have devices on trial return to their proven model"),
+            decisions,
+            decision,
+            alerts,
+            alert_changes,
+            silence,
+            approvals,
+            settle,
+            queries,
+            query,
+            ask,
+            end_query,
+            cohorts,
+            audit,
+            tokens,
+            add_token,
+            retire_token,
+            users,
+            add_user,
+            retire_user,
+            jobs,
+            add_job,
+            job,
+            cancel,
+            job_result,
+        ],
+    )

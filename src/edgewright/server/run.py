@@ -1,0 +1,129 @@
+"""One process: granian embedded in an event loop, and what is done beside it in threads."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.server.embed import Server
+
+from edgewright.contract.errors import InputError
+
+__all__ = ["free_port", "serve"]
+
+_BACKLOG = 1024
+
+
+def free_port(host: str, port: int) -> int:
+    """Return a port that can be listened on: the one that is wanted, or any for 0.
+
+    Raises:
+        InputError: It is taken, or the host is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise InputError(
+                f"{host}:{port} cannot be listened on: {error}", remedy="Choose another --port, or --host."
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def serve(
+    app: Any,
+    host: str,
+    port: int,
+    *,
+    ended: threading.Event,
+    ready: Callable[[], None] = lambda: None,
+    works: Sequence[Callable[[], None]] = (),
+    tls: tuple[Path, Path] | None = None,
+) -> None:
+    """Answer until a signal or somebody else sets an end.
+
+    Args:
+        app: ASGI application; None if this process only leads.
+        host: To listen on.
+        port: To listen on.
+        ended: Set at the end; whoever sets it ends this.
+        ready: Called once connections are taken.
+        works: What threads beside it do until `ended` is set.
+        tls: Certificate and private key, PEM; None for plain HTTP behind a proxy, or on this machine.
+    """
+    threads = [threading.Thread(target=work, daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    try:
+        asyncio.run(_answering(app, host, port, ended=ended, ready=ready, tls=tls))
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(30)
+
+
+async def _answering(
+    app: Any,
+    host: str,
+    port: int,
+    *,
+    ended: threading.Event,
+    ready: Callable[[], None],
+    tls: tuple[Path, Path] | None,
+) -> None:
+    loop = asyncio.get_running_loop()
+    if threading.current_thread() is threading.main_thread():
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, ended.set)
+    if app is None:
+        ready()
+        await asyncio.to_thread(ended.wait)
+        return
+    server = Server(
+        app,
+        address=host,
+        port=port,
+        interface=Interfaces.ASGI,
+        http=HTTPModes.auto if tls else HTTPModes.http1,
+        http1_settings=HTTP1Settings(header_read_timeout=10_000, max_buffer_size=1 << 16),
+        backlog=_BACKLOG,
+        websockets=False,
+        log_enabled=False,
+        ssl_cert=None if tls is None else tls[0],
+        ssl_key=None if tls is None else tls[1],
+    )
+    serving = asyncio.create_task(server.serve())
+    waiting = asyncio.create_task(asyncio.to_thread(ended.wait))
+    await asyncio.to_thread(_reached, host, port)
+    ready()
+    done, _ = await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
+    ended.set()
+    if serving not in done:
+        server.stop()  # type: ignore[no-untyped-call]
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait_for(serving, 15)
+    elif serving.exception() is not None:
+        error = serving.exception()
+        logging.getLogger("edgewright.server").error(json.dumps({"event": "ended", "error": str(error)}))
+        raise InputError(f"{host}:{port} cannot be served: {error}", remedy="Choose another --port.") from error
+    await waiting
+
+
+def _reached(host: str, port: int) -> None:
+    """Wait until connections are taken, for ten seconds at most."""
+    ends = time.monotonic() + 10
+    while time.monotonic() < ends:
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+            return
+        time.sleep(0.02)
