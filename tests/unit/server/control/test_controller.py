@@ -227,6 +227,15 @@ def test_the_holdback_keeps_what_it_has_and_is_compared_with_at_the_end(make: Ma
     assert 60 < len(held) < 140
 
 
+def test_a_rollout_that_is_done_reaches_devices_that_come_later(make: Make) -> None:
+    world = make()
+    world.start(*STAGES)
+    assert world.run(Controller(world.services), 60) == "done"
+    world.enrol(3, version="")
+    world.live()
+    assert {each.slots.proven.version for each in world.devices[-3:]} == {"1.1"}
+
+
 def test_an_experiment_ends_with_an_estimate_and_its_interval(make: Make) -> None:
     def worse(device: Any, version: str, _stage: int) -> tuple[str, ...]:
         return ("outcome:taps",) if device.luck.random() < {"1.2": 0.5}.get(version, 0.2) else ()
