@@ -139,6 +139,7 @@ class World:
             self.store,
             "fleet",
             self.repository,
+            self.local,
             KeyFolder(self.path / "online", lambda _: ""),
             Fleet(self.looking),
             lambda: self.at.timestamp(),
