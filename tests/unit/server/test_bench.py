@@ -202,6 +202,28 @@ def test_the_command_profiles_on_a_bench_device(
     assert set(world.states()) == {"done"}
 
 
+@pytest.mark.slow
+def test_the_command_compresses_for_a_bench_device(
+    world: World,
+    digits_model: Path,
+    digits: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("EDGEWRIGHT_STATE", str(tmp_path / "looks"))
+    np.savez(tmp_path / "test.npz", **cast(Any, digits))
+    given = ["--data", str(tmp_path / "test.npz"), "--out", str(tmp_path / "out"), "--trials", "1"]
+    with _at_work(world, world.enrol(name="camera-7")):
+        found = main(
+            ["compress", str(digits_model), *given, "--on", "bench:camera-7", "--time-limit", "2", "--json"]
+        )
+    report = json.loads(capsys.readouterr().out)
+    assert found in (0, 1)
+    assert report["machine"]["cpu"] == machine_of(LocalTarget()).cpu
+    assert set(world.states()) == {"done"}
+
+
 @pytest.mark.parametrize("missing", ["EDGEWRIGHT_SERVER", "EDGEWRIGHT_API_TOKEN"])
 def test_what_is_not_set_is_named(
     missing: str,
