@@ -16,7 +16,7 @@ import edgewright
 from edgewright.contract.door import Problem
 from edgewright.contract.errors import EdgewrightError, InputError, WorkError
 from edgewright.server.document import Records, openapi_document
-from edgewright.server.fleets import MissingError
+from edgewright.server.fleets import MissingError, gauge
 from edgewright.server.intake import Intake, Receive, Scope, Send
 from edgewright.server.measures import CONTENT_TYPE, REQUESTS, exposition
 from edgewright.server.operate import Acting, operator_router
@@ -88,7 +88,7 @@ class App:
             took = time.perf_counter() - begun
             route = _route(scope, path, devices=devices)
             REQUESTS.labels(route, str(status)).observe(took)
-            if LOG.isEnabledFor(logging.INFO) and (not devices or status >= 400):
+            if LOG.isEnabledFor(logging.INFO) and (not devices or (status >= 400 and route != "/repo")):
                 LOG.info(
                     json.dumps(
                         {
@@ -123,6 +123,7 @@ def make_app(services: Services, acting: Acting, *, pages: Sequence[Any] = (), s
 
     @get("/metrics", guards=[guard("look")], sync_to_thread=True, include_in_schema=False)
     def metrics() -> Response[bytes]:
+        gauge(services)
         return Response(exposition(), media_type=CONTENT_TYPE)
 
     litestar = Litestar(
@@ -135,6 +136,7 @@ def make_app(services: Services, acting: Acting, *, pages: Sequence[Any] = (), s
         plugins=[Records()],
         request_max_body_size=_LARGEST,
         debug=False,
+        logging_config=None,
     )
     return App(services, litestar, secure=secure)
 
