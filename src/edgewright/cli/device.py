@@ -20,12 +20,15 @@ from edgewright.cli.terminal import SCHEMA_VERSION, label_of, print_json, workin
 from edgewright.contract.errors import DataError, InputError
 from edgewright.contract.query import Limits
 from edgewright.device.agent import Agent
+from edgewright.device.door import Door
 from edgewright.device.journal import Record
 from edgewright.device.keeper import keep_up
 from edgewright.device.keys import IDENTITY, read_fleet_key
 from edgewright.device.serve import LOOPBACK, serve_tcp, serve_unix
 from edgewright.device.settings import enrol, enrol_at
 from edgewright.device.trial import Probation
+from edgewright.profile.errand import run_errands
+from edgewright.trust.fetch import open_pool
 from edgewright.trust.identity import new_device_key
 
 __all__ = ["register"]
@@ -43,6 +46,8 @@ EDGEWRIGHT_TOKEN is what requests to a running agent must bear; EDGEWRIGHT_TCTI 
 exit codes: 0 done; 1 the device refused an update, or rejected an input; 2 the input or usage is wrong.
 """
 _INTERVAL_S = 3600.0
+# Longest wait for the control plane and for the next bytes from it, seconds.
+_PATIENCE_S = 20.0
 _PROBATION = Probation()
 _PCRS = "sha256:0,2,4,7"
 _TOKEN = "EDGEWRIGHT_TOKEN"  # noqa: S105 - the name of a variable
@@ -90,6 +95,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     )
     runs.add_argument(
         "--seconds", metavar="S", type=float, default=_PROBATION.seconds, help="of a probation, if fewer came (600)"
+    )
+    runs.add_argument(
+        "--bench", action="store_true", help="measure models that the control plane's operators send here"
     )
     runs.set_defaults(run=run_agent)
     asks = acts.add_parser("predict", help="run the model on samples")
@@ -179,9 +187,14 @@ def _is_at_server(arguments: argparse.Namespace) -> bool:
 
 
 def run_agent(arguments: argparse.Namespace) -> int:
-    """Check once, or until a signal ends it."""
+    """Check once, or until a signal ends it.
+
+    Raises:
+        InputError: Jobs are to be taken, and this device knows no control plane, or is to check only once.
+    """
     agent = Agent(arguments.state, probation=Probation(arguments.inferences, arguments.seconds))
     agent.must_change()
+    door = _door(agent, arguments) if arguments.bench else None
     if arguments.once:
         with working("checking, fetching, testing"):
             record = agent.check()
@@ -199,6 +212,8 @@ def run_agent(arguments: argparse.Namespace) -> int:
         print(f"http://{arguments.host}:{servers[-1].server_address[1]}", file=sys.stderr, flush=True)
     for server in servers:
         threading.Thread(target=server.serve_forever, daemon=True).start()
+    if door is not None:
+        threading.Thread(target=run_errands, args=(door, ended), kwargs={"tell": _say}, daemon=True).start()
     keep_up(agent, ended, every_s=arguments.every, tell=_tell)
     for server in servers:
         server.shutdown()
@@ -207,6 +222,28 @@ def run_agent(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, **status})
     return 0
+
+
+def _door(agent: Agent, arguments: argparse.Namespace) -> Door:
+    """Return where this device's jobs come from."""
+    settings = agent.settings
+    if arguments.once:
+        raise InputError("--bench takes jobs for as long as the agent runs", remedy="Leave --once out.")
+    if not settings.server:
+        raise InputError(
+            "this device knows no control plane, which jobs come from",
+            remedy="Enrol it with 'edgewright device enrol --server URL'.",
+        )
+    key = new_device_key(arguments.state / IDENTITY)
+    return Door(settings.server, settings.audience, key, open_pool(_PATIENCE_S), _now)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _say(line: str) -> None:
+    print(f"edgewright: {line}", file=sys.stderr, flush=True)
 
 
 def _tell(agent: Agent, error: Exception | None) -> None:

@@ -4,6 +4,7 @@ No redirect is followed and nothing is tried twice; whoever asks decides what be
 """
 
 import datetime
+import io
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -56,8 +57,9 @@ def send(
     largest: int = _LARGEST,
     patience_s: float = _PATIENCE_S,
     headers: Mapping[str, str] | None = None,
+    method: str = "POST",
 ) -> Answer:
-    """Post bytes, and return the answer.
+    """Send bytes, and return the answer.
 
     Args:
         pool: Of connections.
@@ -66,18 +68,21 @@ def send(
         largest: Of the answer, bytes.
         patience_s: For the whole answer.
         headers: Of the request, beside the pool's.
+        method: Of the request.
 
     Raises:
         UnansweredError: The server cannot be reached, is too slow, or answers more than that.
     """
     ends = time.monotonic() + patience_s
-    content = b""
+    content = bytearray()
+    length = {} if method == "GET" else {"Content-Length": str(len(body))}
     try:
         answer = pool.request(
-            "POST",
+            method,
             url,
-            body=body,
-            headers={**pool.headers, **(headers or {})},
+            # Block by block: the timeout is for each, and what is large takes its time.
+            body=None if method == "GET" else io.BytesIO(body),
+            headers={**pool.headers, **(headers or {}), **length},
             preload_content=False,
             decode_content=False,  # what is small on the wire must not be large here
             redirect=False,
@@ -96,7 +101,7 @@ def send(
         raise UnansweredError(f"{url} cannot be reached: {error}", remedy="It is tried again.") from error
     if len(content) > largest:
         raise UnansweredError(f"{url} answered more than {largest} bytes", remedy="Ask whoever runs it.")
-    return Answer(answer.status, answer.headers, content)
+    return Answer(answer.status, answer.headers, bytes(content))
 
 
 @dataclass(frozen=True, slots=True)

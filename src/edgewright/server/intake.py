@@ -21,6 +21,7 @@ import msgspec
 from edgewright.contract.door import JOB, PROOF, CheckedIn, CheckingIn, Enrolled, Enrolling, Problem
 from edgewright.contract.errors import EdgewrightError, InputError
 from edgewright.server.access import hash_of
+from edgewright.server.bench import MOST_REPLY_BYTES, end_job, take_job
 from edgewright.server.limits import Limiter
 from edgewright.server.measures import FLUSHES, OVERLOADED, REFUSED, TAKEN, seconds
 from edgewright.server.plans import live_rollouts
@@ -37,13 +38,12 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 # Bytes of a body, by what it is for; sums and jobs carry vectors and profiles.
-_SMALL, _JOB_RESULT, _LETTER = 32 << 10, 16 << 20, 64 << 20
+_SMALL, _JOB_RESULT, _LETTER = 32 << 10, MOST_REPLY_BYTES, 64 << 20
 _BODY_S, _LETTER_S = 10.0, 60.0
 _BATCH, _MOST_WAITING = 500, 5000
 # Keys of devices that checked in lately; a retired device is believed for so long at most.
 _MOST_KEYS, _KEY_S = 250_000, 60.0
 _PLANS_S = 5.0
-_LEASE_S = 1800.0
 _PUBLIC = re.compile(r"(?:metadata|blobs|cards)/[A-Za-z0-9._/-]{1,300}")
 _FOREVER = b"public, max-age=31536000, immutable"
 _decode_check_in = msgspec.json.Decoder(CheckingIn).decode
@@ -237,15 +237,13 @@ class Intake:
     async def _job(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _body(scope, receive, _SMALL, _BODY_S)
         known = await self._once(scope, body)
-        now, jobs = self.services.now(), self.services.store.jobs
-        job = None
-        if known.bench:
-            job = await asyncio.to_thread(jobs.take, known.id, now_s=now, lease_s=_LEASE_S)
+        job = await asyncio.to_thread(take_job, self.services, known.id)
         if job is None:
             await _say(send, 204, b"")
         else:
+            name, request = job
             kind = b"application/octet-stream"
-            await _say(send, 200, job.request, ((JOB.lower().encode(), job.id.encode()),), kind)
+            await _say(send, 200, request, ((JOB.lower().encode(), name.encode()),), kind)
 
     async def _job_done(self, scope: Scope, receive: Receive, send: Send) -> None:
         match = re.fullmatch(r"/device/job/([0-9a-f]{16})/(done|failed)", scope["path"])
@@ -253,8 +251,7 @@ class Intake:
             raise _none(scope["path"])
         body = await _body(scope, receive, _JOB_RESULT, _LETTER_S)
         known = await self._once(scope, body)
-        end, now, good = self.services.store.jobs.end, self.services.now(), match[2] == "done"
-        if not await asyncio.to_thread(end, match[1], known.id, body, good=good, now_s=now):
+        if not await asyncio.to_thread(end_job, self.services, known.id, match[1], body, good=match[2] == "done"):
             raise _AnswerError(409, Problem("InputError", "the job is not this device's", "Ask for another one."))
         await _say(send, 204, b"")
 

@@ -110,7 +110,7 @@ async def _answering(
     done, _ = await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
     ended.set()
     if serving not in done:
-        server.stop()
+        server.stop()  # type: ignore[no-untyped-call]
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait_for(serving, 15)
     elif serving.exception() is not None:
