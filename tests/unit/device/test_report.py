@@ -306,6 +306,36 @@ def test_a_process_that_was_killed_has_crashed_in_every_arm(
     assert outcome(plane) == ("1.1.0" if fraction else "", crashed)
 
 
+def test_who_was_told_to_end_and_is_killed_for_being_slow_has_not_crashed(served: World, plane: Plane) -> None:
+    newer(served)
+    agent = served.agent()
+    agent.check()
+    agent.close()
+    asked = threading.Event()
+
+    def slow(handler: Any) -> None:
+        asked.set()
+        time.sleep(20)
+
+    plane.replies["/device/check-in"] = slow
+    state = served.path / "device"
+    command = [sys.executable, "-m", "edgewright", "device", "run", "--state", str(state)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert asked.wait(60)
+    assert "running.json" in held(state)
+    process.terminate()
+    for _ in range(200):
+        if "running.json" not in held(state):
+            break
+        time.sleep(0.05)
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+    plane.replies.clear()
+    served.agent().check()
+    assert outcome(plane) == ("1.1.0", ())
+
+
 def test_a_crash_before_there_was_a_rollout_is_none_of_its(served: World, plane: Plane) -> None:
     served.agent().close()
     newer(served)
