@@ -211,16 +211,20 @@ class Controller:
 
     def _is_news(self, look: _Look, evidence: Evidence) -> bool:
         """Whether a look that changes nothing is worth keeping."""
-        known = self._holds.get(look.subject)
-        if known is None and look.last is not None and (before := ground_of(look.last).decision) is not None:
-            # The plan of a decision lasts longer than the one that is signed; the counter tells them apart as well.
-            same = (before.inputs.plan.epoch, before.inputs.plan.counter) == (look.plan.epoch, look.plan.counter)
-            known = (digest_of(look.plan if same else before.inputs.plan, before.inputs.evidence), look.last.at_s)
-        if known is None:
-            return True
-        digest, at_s = known
+        if look.subject not in self._holds:
+            self._holds[look.subject] = self._held(look)
+        digest, at_s = self._holds[look.subject]
         seldom_s = _SELDOM * self.services.fleet.looking.look_s
         return digest != digest_of(look.plan, evidence) and look.now_s - at_s >= seldom_s
+
+    def _held(self, look: _Look) -> tuple[str, float]:
+        """Return what was held on last, by another process, and when."""
+        last = self.services.store.decisions.last(look.subject, "hold")
+        before = None if last is None else ground_of(last).decision
+        if last is None or before is None or _age(before.inputs.plan) != _age(look.plan):
+            return "", -math.inf
+        # A decision's plan lasts longer than the one that is signed; they are the same by their counters.
+        return digest_of(look.plan, before.inputs.evidence), last.at_s
 
     def _act(self, look: _Look) -> list[str]:
         """Do what was decided last, and return it in words."""
@@ -236,7 +240,7 @@ class Controller:
         except InputError:
             # Somebody did it, or something else, meanwhile: the next look sees what.
             now = known_plan(look.repository, look.plan.model, look.plan.device_class)
-            if now is None or (now.epoch, now.counter) == (look.plan.epoch, look.plan.counter):
+            if now is None or _age(now) == _age(look.plan):
                 raise
             return []
         done = [f"{look.subject} is {_DONE[verdict]}: {look.last.reason}"]
@@ -310,10 +314,12 @@ def _is_pending(look: _Look) -> bool:
     if look.last is None or look.last.verdict not in ACTIONS:
         return False
     decision = ground_of(look.last).decision
-    if decision is None:
-        return False
-    about = decision.inputs.plan
-    return (about.epoch, about.counter) == (look.plan.epoch, look.plan.counter)
+    return decision is not None and _age(decision.inputs.plan) == _age(look.plan)
+
+
+def _age(plan: Plan) -> tuple[int, int]:
+    """Return what tells a plan from the ones before it."""
+    return plan.epoch, plan.counter
 
 
 def _verdict(decision: Decision, trial: Trial | None, *, settled: bool) -> tuple[str, str]:

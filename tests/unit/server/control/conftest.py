@@ -163,7 +163,7 @@ class World:
             name = hashlib.sha256(str(number).encode()).hexdigest()
             proven = Installed("m", version, "0" * 64) if version else None
             labels, channel = of.get("labels", {}), of.get("channel", "")
-            device = Device(name, Slots(proven), labels, channel, random.Random(number))
+            device = Device(name, Slots(proven), labels, channel, random.Random(number))  # noqa: S311
             self.devices.append(device)
             rows.append(
                 {
@@ -265,7 +265,10 @@ class World:
 
 def replace_world(world: World, path: Path) -> World:
     store = open_store(f"sqlite:///{path / 'fleet.db'}")
-    devices = [replace(device, luck=random.Random(number)) for number, device in enumerate(world.devices)]
+    devices = [
+        replace(device, luck=random.Random(number))  # noqa: S311
+        for number, device in enumerate(world.devices)
+    ]
     return World(path, world.fails, world.at, store, devices, looking=world.looking)
 
 
