@@ -48,7 +48,7 @@ NAMES = {
     "profile.errand": "Grant Outcome do_errand run_errands",
     "profile.parcel": "LONGEST_S MOST_BYTES MOST_REPLY_BYTES Entry Failure Head Request head_of pack unpack",
     "profile.target": "FREE_SPACE_HERE LocalTarget Machine SshTarget Target machine_in machine_of open_target",
-    "server.bench": "MOST_BYTES MOST_REPLY_BYTES add_job cancel_job end_job find_bench take_job",
+    "server.bench": "KIND MOST_BYTES MOST_REPLY_BYTES add_job cancel_job end_job find_bench take_job",
     "compress.certify": "certify least_samples",
     "compress.compress": "Request compress_model",
     "compress.data": "Dataset Splits Task load_data split",
