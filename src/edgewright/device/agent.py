@@ -188,6 +188,11 @@ class Agent:
                 self._journal.keeps = False
                 self._lock.release()
 
+    def will_end(self) -> None:
+        """Take note that this process was told to end: whatever ends it now, the model has not."""
+        if self._report is not None and self.changes:
+            self._report.end()
+
     def __enter__(self) -> "Agent":
         return self
 
