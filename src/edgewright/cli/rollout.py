@@ -1,11 +1,7 @@
 """`edgewright rollout`: start, advance, pause, resume, abort a rollout, or return to an earlier release."""
 
 import argparse
-import math
-from collections.abc import Callable
-from typing import Any
 
-import msgspec
 from rich.console import Console
 
 from edgewright.cli.opened import add_options, opened
@@ -14,7 +10,7 @@ from edgewright.cli.terminal import SCHEMA_VERSION, label_of, print_json
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name, checked_version, version_key
 from edgewright.contract.plan import Arm, HealthRule, Hours, Plan, Selector, Stage
-from edgewright.contract.times import time_of
+from edgewright.rollout.plans import CHANGES, arms_of, at_once, begin
 from edgewright.trust.publish import known_plan, known_policy, publish_again, publish_plan, releases
 from edgewright.trust.repository import Repository, utc_now
 
@@ -99,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
                 f"there is no rollout of {arguments.model} for {arguments.device_class}",
                 remedy="Begin one with 'edgewright rollout start'.",
             )
-        plan = known if arguments.act == "status" else _CHANGES[arguments.act](known)
+        plan = known if arguments.act == "status" else CHANGES[arguments.act](known, utc_now())
     if arguments.act != "status":
         with signing(arguments.keys, "signing") as keys:
             publish_plan(repository, keys, plan)
@@ -122,36 +118,29 @@ def _started(arguments: argparse.Namespace, repository: Repository) -> Plan:
     weights = _numbers("--weights", arguments.weights) if arguments.weights else [1.0] * len(named)
     if len(weights) != len(named):
         raise InputError(f"{len(weights)} weights for {len(named)} releases", remedy="Give one for each.")
-    for _, version in named:
-        if version not in published:
-            raise InputError(
-                f"{model} {version} is not published",
-                remedy=f"Publish it first; there are {', '.join(published) or 'no releases'}.",
-            )
+    arms = arms_of(
+        model, [(version, weight) for (_, version), weight in zip(named, weights, strict=True)], published
+    )
     if (arguments.fraction is None) == (arguments.stages is None):
         raise InputError("a rollout needs --fraction or --stages", remedy="Give one of them.")
     fractions = [arguments.fraction] if arguments.stages is None else _numbers("--stages", arguments.stages)
-    _must_be_over(known_plan(repository, model, arguments.device_class), replace=arguments.replace)
-    epoch, counter = _next(repository, model, arguments.device_class)
     labels = dict(label_of(text) for text in arguments.label)
     rules = tuple(_rule(text) for text in arguments.rule)
-    return Plan(
-        model=model,
-        device_class=arguments.device_class,
-        rollout=f"{model}-{'-'.join(version for _, version in named)}-{counter}",
-        epoch=epoch,
-        counter=counter,
-        arms=tuple(
-            Arm(version, published[version], weight) for (_, version), weight in zip(named, weights, strict=True)
-        ),
-        stages=tuple(Stage(fraction, arguments.stage_seconds, rules) for fraction in fractions),
+    return begin(
+        model,
+        arguments.device_class,
+        arms,
+        tuple(Stage(fraction, arguments.stage_seconds, rules) for fraction in fractions),
+        policy=known_policy(repository, model, arguments.device_class),
+        before=known_plan(repository, model, arguments.device_class),
+        now=utc_now(),
         selector=Selector(labels, arguments.channel),
-        since=utc_now().isoformat(),
         start=arguments.start,
         end=arguments.end,
         min_battery=arguments.min_battery,
         hours=None if arguments.hours is None else _hours(arguments.hours),
         shadow=arguments.shadow,
+        replace=arguments.replace,
     )
 
 
@@ -171,7 +160,14 @@ def _rolled_back(arguments: argparse.Namespace, repository: Repository) -> int:
         )
         new = published.manifest.version
         if published.landed:
-            plan = _at_once(repository, model, arguments.device_class, new, published.digest)
+            plan = at_once(
+                model,
+                arguments.device_class,
+                Arm(new, published.digest),
+                policy=known_policy(repository, model, arguments.device_class),
+                before=known_plan(repository, model, arguments.device_class),
+                now=utc_now(),
+            )
             publish_plan(repository, keys, plan)
     if arguments.json:
         print_json(
@@ -182,85 +178,6 @@ def _rolled_back(arguments: argparse.Namespace, repository: Repository) -> int:
     else:
         _print(plan)
     return 0
-
-
-def _at_once(repository: Repository, model: str, device_class: str, version: str, manifest: str) -> Plan:
-    """Return a plan for all devices in as few stages as the policy allows."""
-    policy = known_policy(repository, model, device_class)
-    step = 1.0 if policy is None else policy.largest_step
-    least = 0.0 if policy is None else policy.least_stage_s
-    epoch, counter = _next(repository, model, device_class)
-    count = math.ceil(1 / step - 1e-9)
-    return Plan(
-        model=model,
-        device_class=device_class,
-        rollout=f"{model}-{version}-{counter}",
-        epoch=epoch,
-        counter=counter,
-        arms=(Arm(version, manifest),),
-        stages=tuple(Stage(min(1.0, (number + 1) * step), least) for number in range(count)),
-        since=utc_now().isoformat(),
-    )
-
-
-def _must_be_over(plan: Plan | None, *, replace: bool) -> None:
-    if plan is None or replace or plan.state in ("aborted", "done") or plan.stage + 1 == len(plan.stages):
-        return
-    raise InputError(
-        f"rollout {plan.rollout} is {plan.state} at stage {plan.stage + 1} of {len(plan.stages)}",
-        remedy="Abort it first, or add --replace.",
-    )
-
-
-def _next(repository: Repository, model: str, device_class: str) -> tuple[int, int]:
-    """Return epoch and counter of the next plan."""
-    policy = known_policy(repository, model, device_class)
-    before = known_plan(repository, model, device_class)
-    epoch = 1 if policy is None else policy.epoch
-    return epoch, before.counter + 1 if before is not None and before.epoch == epoch else 1
-
-
-def _advanced(plan: Plan) -> Plan:
-    if plan.stage + 1 >= len(plan.stages):
-        raise InputError(f"rollout {plan.rollout} is at its last stage", remedy="There is nothing to advance to.")
-    least = plan.stages[plan.stage].min_seconds
-    lasted = (utc_now() - time_of(plan.since)).total_seconds() if plan.since else least
-    if lasted < least:
-        raise InputError(
-            f"stage {plan.stage + 1} of rollout {plan.rollout} lasts {lasted:.0f} s, it must last {least:.0f} s",
-            remedy="Wait, or start the rollout anew with other stages.",
-        )
-    return _from(plan, ("running", "paused"), stage=plan.stage + 1, since=utc_now().isoformat())
-
-
-def _paused(plan: Plan) -> Plan:
-    return _from(plan, ("running",), state="paused")
-
-
-def _resumed(plan: Plan) -> Plan:
-    return _from(plan, ("paused",), state="running")
-
-
-def _aborted(plan: Plan) -> Plan:
-    return _from(plan, ("running", "paused"), state="aborted")
-
-
-def _from(plan: Plan, states: tuple[str, ...], **changes: Any) -> Plan:
-    if plan.state not in states:
-        raise InputError(f"rollout {plan.rollout} is {plan.state}", remedy=f"It must be {' or '.join(states)}.")
-    return _changed(plan, **changes)
-
-
-def _changed(plan: Plan, **changes: Any) -> Plan:
-    return msgspec.structs.replace(plan, counter=plan.counter + 1, **changes)
-
-
-_CHANGES: dict[str, Callable[[Plan], Plan]] = {
-    "advance": _advanced,
-    "pause": _paused,
-    "resume": _resumed,
-    "abort": _aborted,
-}
 
 
 def _release(text: str) -> tuple[str, str]:

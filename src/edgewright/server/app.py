@@ -16,7 +16,7 @@ import edgewright
 from edgewright.contract.door import Problem
 from edgewright.contract.errors import EdgewrightError, InputError, WorkError
 from edgewright.server.document import Records, openapi_document
-from edgewright.server.fleets import MissingError
+from edgewright.server.fleets import MissingError, gauge
 from edgewright.server.intake import Intake, Receive, Scope, Send
 from edgewright.server.measures import CONTENT_TYPE, REQUESTS, exposition
 from edgewright.server.operate import Acting, operator_router
@@ -123,6 +123,7 @@ def make_app(services: Services, acting: Acting, *, pages: Sequence[Any] = (), s
 
     @get("/metrics", guards=[guard("look")], sync_to_thread=True, include_in_schema=False)
     def metrics() -> Response[bytes]:
+        gauge(services)
         return Response(exposition(), media_type=CONTENT_TYPE)
 
     litestar = Litestar(

@@ -42,7 +42,7 @@ def openapi_document(app: Litestar) -> bytes:
     """Return the document, JSON."""
     document = app.openapi_schema.to_schema()
     seen = app.plugins.get(Records).seen
-    records = sorted({*_DEVICE, *seen}, key=lambda each: each.__name__)
+    records: list[type[msgspec.Struct]] = sorted({*_DEVICE, *seen}, key=lambda each: each.__name__)
     _, schemas = msgspec.json.schema_components(records, ref_template=_REF)
     document.setdefault("components", {})["schemas"] = schemas
     document["components"]["securitySchemes"] = {
@@ -108,7 +108,7 @@ def _device_paths() -> dict[str, Any]:
             **more,
         }
 
-    proof = {"security": [{"proof": []}]}
+    proof: dict[str, Any] = {"security": [{"proof": []}]}
     octets = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     job = {"name": "job", "in": "path", "required": True, "schema": {"type": "string", "pattern": "^[0-9a-f]{16}$"}}
     verdict = {

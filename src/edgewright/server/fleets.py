@@ -8,6 +8,7 @@ from edgewright.contract.errors import InputError
 from edgewright.contract.plan import Plan, Policy
 from edgewright.contract.release import Manifest
 from edgewright.contract.status import Status
+from edgewright.server.measures import ALERTS, DEVICES, ROLLOUT_STAGE
 from edgewright.server.plans import all_plans
 from edgewright.server.services import Services
 from edgewright.server.store.kept import Alert, AlertState, Device, Group, Job, JobState, KeptQuery, QueryState
@@ -26,6 +27,7 @@ __all__ = [
     "RolloutShown",
     "decision",
     "decisions",
+    "gauge",
     "models",
     "overview",
     "plan",
@@ -334,6 +336,20 @@ def shown_job(job: Job) -> JobShown:
         job.tries,
         len(job.request),
     )
+
+
+def gauge(services: Services) -> None:
+    """Set the metrics that are counted only when somebody looks: devices, alerts, stages of rollouts."""
+    DEVICES.clear()
+    for group in services.store.devices.groups(seen_since_s=1.0):
+        DEVICES.labels(group.device_class, group.version, group.state).inc(group.devices)
+    ALERTS.clear()
+    severities = {rule.name: rule.severity for rule in services.fleet.alerts}
+    for alert in services.store.alerts.all("firing"):
+        ALERTS.labels(alert.rule, severities.get(alert.rule, "warning")).inc()
+    ROLLOUT_STAGE.clear()
+    for each in all_plans(services):
+        ROLLOUT_STAGE.labels(each.model, each.device_class).set(each.stage)
 
 
 def models(services: Services) -> dict[str, list[str]]:

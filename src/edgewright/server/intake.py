@@ -20,11 +20,15 @@ import msgspec
 
 from edgewright.contract.door import JOB, PROOF, CheckedIn, CheckingIn, Enrolled, Enrolling, Problem
 from edgewright.contract.errors import EdgewrightError, InputError
+from edgewright.contract.plan import Plan
+from edgewright.contract.status import StageOutcome
 from edgewright.server.access import hash_of
+from edgewright.server.bench import MOST_REPLY_BYTES, end_job, take_job
 from edgewright.server.limits import Limiter
 from edgewright.server.measures import FLUSHES, OVERLOADED, REFUSED, TAKEN, seconds
-from edgewright.server.plans import live_rollouts
+from edgewright.server.plans import live_plans
 from edgewright.server.services import Services
+from edgewright.server.stages import counts, subject_of
 from edgewright.server.store.database import GoneError
 from edgewright.server.store.devices import Known
 from edgewright.server.store.kept import CheckIn
@@ -37,13 +41,12 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 # Bytes of a body, by what it is for; sums and jobs carry vectors and profiles.
-_SMALL, _JOB_RESULT, _LETTER = 32 << 10, 16 << 20, 64 << 20
+_SMALL, _JOB_RESULT, _LETTER = 32 << 10, MOST_REPLY_BYTES, 64 << 20
 _BODY_S, _LETTER_S = 10.0, 60.0
 _BATCH, _MOST_WAITING = 500, 5000
 # Keys of devices that checked in lately; a retired device is believed for so long at most.
 _MOST_KEYS, _KEY_S = 250_000, 60.0
 _PLANS_S = 5.0
-_LEASE_S = 1800.0
 _PUBLIC = re.compile(r"(?:metadata|blobs|cards)/[A-Za-z0-9._/-]{1,300}")
 _FOREVER = b"public, max-age=31536000, immutable"
 _decode_check_in = msgspec.json.Decoder(CheckingIn).decode
@@ -80,7 +83,7 @@ class Intake:
     _waiting: list[_Waiting] = field(init=False, default_factory=list)
     _flushing: bool = field(init=False, default=False)
     _tasks: set["asyncio.Task[None]"] = field(init=False, default_factory=set)
-    _rollouts: tuple[float, frozenset[tuple[str, str, str]]] = field(init=False, default=(-1e9, frozenset()))
+    _plans: tuple[float, dict[tuple[str, str], list[Plan]]] = field(init=False, default=(-1e9, {}))
     _enrolments: Limiter = field(init=False, default_factory=lambda: Limiter(per_s=2.0, burst=60))
     _often: Limiter = field(init=False, default_factory=lambda: Limiter(per_s=0.5, burst=30))
 
@@ -155,11 +158,11 @@ class Intake:
                 batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
                 try:
                     with seconds(FLUSHES):
-                        counts = await asyncio.to_thread(self._write, batch)
+                        taken = await asyncio.to_thread(self._write, batch)
                 except Exception as error:  # whoever waits is told, and sends it again
                     gone = error if isinstance(error, GoneError) else GoneError(str(error), remedy="")
-                    counts = [gone] * len(batch)
-                for one, good in zip(batch, counts, strict=True):
+                    taken = [gone] * len(batch)
+                for one, good in zip(batch, taken, strict=True):
                     if one.answer.done():  # the device has gone away
                         continue
                     if isinstance(good, GoneError):
@@ -172,29 +175,27 @@ class Intake:
     def _write(self, batch: list[_Waiting]) -> list[Any]:
         """Keep check-ins, and of those that are old enough the outcomes."""
         store, looking = self.services.store, self.services.fleet.looking
-        counts = store.check_ins.take([one.check_in for one in batch])
-        said: dict[str, list[Any]] = {}
-        for one, good in zip(batch, counts, strict=True):
-            outcome = one.asked.outcome
-            if good and outcome is not None and outcome.age_s >= looking.outcome_s:
-                key = (one.asked.status.model, one.check_in.device_class, outcome.rollout)
-                for model, device_class, rollout in self._live():
-                    if (device_class, rollout) == key[1:]:
-                        said.setdefault(f"{model}/{device_class}/{rollout}", []).append(
-                            (one.check_in.device_id, outcome)
-                        )
+        taken = store.check_ins.take([one.check_in for one in batch])
+        said: dict[str, list[tuple[str, StageOutcome]]] = {}
         now = self.services.now()
+        for one, good in zip(batch, taken, strict=True):
+            outcome = one.asked.outcome
+            if not good or outcome is None:
+                continue
+            for plan in self._live().get((one.check_in.device_class, outcome.rollout), ()):
+                if counts(plan, looking, outcome, now):
+                    said.setdefault(subject_of(plan), []).append((one.check_in.device_id, outcome))
         for rollout, outcomes in said.items():
             store.outcomes.put(rollout, outcomes, at_s=now, deadline_s=now)
-        return list(counts)
+        return list(taken)
 
-    def _live(self) -> frozenset[tuple[str, str, str]]:
-        """Return model, class and name of the rollouts that there are: of others no outcomes are kept."""
-        at, known = self._rollouts
+    def _live(self) -> dict[tuple[str, str], list[Plan]]:
+        """Return the rollouts that there are: of others no outcomes are kept."""
+        at, known = self._plans
         if time.monotonic() - at > _PLANS_S:
             with suppress(EdgewrightError):  # a store that is away for a while: what was known still holds
-                known = live_rollouts(self.services)
-            self._rollouts = (time.monotonic(), known)
+                known = live_plans(self.services)
+            self._plans = (time.monotonic(), known)
         return known
 
     async def _enrol(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -237,15 +238,13 @@ class Intake:
     async def _job(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _body(scope, receive, _SMALL, _BODY_S)
         known = await self._once(scope, body)
-        now, jobs = self.services.now(), self.services.store.jobs
-        job = None
-        if known.bench:
-            job = await asyncio.to_thread(jobs.take, known.id, now_s=now, lease_s=_LEASE_S)
+        job = await asyncio.to_thread(take_job, self.services, known.id)
         if job is None:
             await _say(send, 204, b"")
         else:
+            name, request = job
             kind = b"application/octet-stream"
-            await _say(send, 200, job.request, ((JOB.lower().encode(), job.id.encode()),), kind)
+            await _say(send, 200, request, ((JOB.lower().encode(), name.encode()),), kind)
 
     async def _job_done(self, scope: Scope, receive: Receive, send: Send) -> None:
         match = re.fullmatch(r"/device/job/([0-9a-f]{16})/(done|failed)", scope["path"])
@@ -253,8 +252,7 @@ class Intake:
             raise _none(scope["path"])
         body = await _body(scope, receive, _JOB_RESULT, _LETTER_S)
         known = await self._once(scope, body)
-        end, now, good = self.services.store.jobs.end, self.services.now(), match[2] == "done"
-        if not await asyncio.to_thread(end, match[1], known.id, body, good=good, now_s=now):
+        if not await asyncio.to_thread(end_job, self.services, known.id, match[1], body, good=match[2] == "done"):
             raise _AnswerError(409, Problem("InputError", "the job is not this device's", "Ask for another one."))
         await _say(send, 204, b"")
 

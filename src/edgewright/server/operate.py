@@ -28,6 +28,7 @@ from edgewright.contract.plan import Plan, Policy
 from edgewright.contract.release import Manifest
 from edgewright.server import fleets
 from edgewright.server.access import Right, role_of
+from edgewright.server.bench import cancel_job
 from edgewright.server.fleets import (
     AlertShown,
     Awaiting,
@@ -359,6 +360,17 @@ def operator_router(services: Services, acting: Acting) -> Router:
             raise NotFoundException(f"there is no job {job_id[:80]!r}")
         return fleets.shown_job(found)
 
+    @delete(
+        "/jobs/{job_id:str}",
+        guards=[guard("run jobs")],
+        sync_to_thread=True,
+        status_code=200,
+        summary="End a profiling job that nobody waits for",
+    )
+    def cancel(request: _Request, job_id: str) -> Made:
+        over = not cancel_job(services, request.user.name, job_id)
+        return Made(job_id, ("It was over already.",) if over else ())
+
     @get(
         "/jobs/{job_id:str}/result",
         guards=[guard("look")],
@@ -411,6 +423,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
             jobs,
             add_job,
             job,
+            cancel,
             job_result,
         ],
     )

@@ -1,4 +1,4 @@
-"""One process: granian embedded in an event loop, and the leader's steps in a thread beside it."""
+"""One process: granian embedded in an event loop, and what is done beside it in threads."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def serve(
     *,
     ended: threading.Event,
     ready: Callable[[], None] = lambda: None,
-    lead: Callable[[], None] | None = None,
+    works: Sequence[Callable[[], None]] = (),
     tls: tuple[Path, Path] | None = None,
 ) -> None:
     """Answer until a signal or somebody else sets an end.
@@ -59,17 +59,17 @@ def serve(
         port: To listen on.
         ended: Set at the end; whoever sets it ends this.
         ready: Called once connections are taken.
-        lead: What a thread beside it does until `ended` is set; None for nothing.
+        works: What threads beside it do until `ended` is set.
         tls: Certificate and private key, PEM; None for plain HTTP behind a proxy, or on this machine.
     """
-    thread = None if lead is None else threading.Thread(target=lead, name="leader", daemon=True)
-    if thread is not None:
+    threads = [threading.Thread(target=work, daemon=True) for work in works]
+    for thread in threads:
         thread.start()
     try:
         asyncio.run(_answering(app, host, port, ended=ended, ready=ready, tls=tls))
     finally:
         ended.set()
-        if thread is not None:
+        for thread in threads:
             thread.join(30)
 
 
@@ -110,7 +110,7 @@ async def _answering(
     done, _ = await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
     ended.set()
     if serving not in done:
-        server.stop()
+        server.stop()  # type: ignore[no-untyped-call]
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait_for(serving, 15)
     elif serving.exception() is not None:
