@@ -1,4 +1,4 @@
-"""A served fleet, filled with what real code made: a compressed digits release, decisions by the real rules, sums."""
+"""A served fleet, filled with what real code made: a compressed release, decisions by the real rules, sums."""
 
 import contextlib
 import datetime
@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgewright.cli.judge import Collected, judged
 from edgewright.cli.main import main
 from edgewright.contract.alert import ActionPolicy, AlertRule
 from edgewright.contract.decision import CONTROL, DeviceOutcome
@@ -28,6 +27,7 @@ from edgewright.contract.profile import Profile, Signal
 from edgewright.contract.query import Counted, Query, Template
 from edgewright.contract.refusal import Refusal
 from edgewright.contract.status import Status
+from edgewright.fleet.drift import Collected, judged
 from edgewright.privacy.price import instantiate
 from edgewright.rollout.decide import decide
 from edgewright.rollout.evidence import collect
@@ -127,17 +127,17 @@ class World:
     def repository(self) -> Repository:
         return Repository(LocalStore(self.path / "REPO"), read_anchor(self.path / "KEYS"))
 
-    def start_rollout(self, device_class: str, *, devices: int = 1600, bad: float = 0.03) -> Plan:
+    def start_rollout(self, device_class: str, *, model: str = "digits", devices: int = 1600) -> Plan:
         """Put a rollout at its second stage, with evidence that the real rules have judged."""
         from edgewright.server.store import kept
 
         repository = self.repository()
-        digest = dict(releases(repository, "digits"))["1.1.0"]
-        before, policy = (known(repository, "digits", device_class) for known in (known_plan, known_policy))
+        digest = dict(releases(repository, model))["1.1.0"]
+        before, policy = (known(repository, model, device_class) for known in (known_plan, known_policy))
         assert policy is not None
         rules = (HealthRule("crash", 0.02), HealthRule("self_test", 0.05, 0.9))
         plan = Plan(
-            *("digits", device_class, "autumn"),
+            *(model, device_class, "autumn"),
             epoch=policy.epoch,
             counter=1 if before is None else before.counter + 1,
             arms=(Arm("1.1.0", digest),),
@@ -152,12 +152,12 @@ class World:
                 f"d{number}",
                 CONTROL if number % 2 else 0,
                 _iso(-600 if number % 8 else 3600),
-                {"crash": float(random.random() < bad), "self_test": 0.0} if number % 40 else None,
+                {"crash": float(random.random() < 0.03), "self_test": 0.0} if number % 40 else None,
             )
             for number in range(devices)
         ]
         store = self.services.store
-        subject = f"digits/{device_class}/autumn"
+        subject = f"{model}/{device_class}/autumn"
         for part in (devices // 8, devices // 2, devices):
             now = datetime.datetime.now(datetime.UTC)
             decision = decide(plan, policy, collect(plan, outcomes[:part], now), now)
@@ -165,9 +165,7 @@ class World:
             number = store.decisions.last_number(subject) + 1
             said = "; ".join(decision.missing or decision.reasons)
             at_s = time.time() - HOUR_S + number
-            store.decisions.put(
-                kept.Decision(subject, number, at_s, decision.action, said, msgspec.Raw(content))
-            )
+            store.decisions.put(kept.Decision(subject, number, at_s, decision.action, said, msgspec.Raw(content)))
         return plan
 
 
@@ -190,7 +188,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         fleet = Fleet(
             alerts=(
                 AlertRule("many-silent", "silent", above=0.2, for_s=600.0, actions=("notify", "pause")),
-                AlertRule("slow", "latency_p95_ms", above=20.0, severity="info"),
+                AlertRule("slow", "latency_ms", above=20.0, severity="info"),
             ),
             actions=(ActionPolicy("pause", approval=True),),
         )
@@ -228,7 +226,7 @@ def _publish(path: Path) -> None:
     held_out: dict[str, Any] = runpy.run_path(str(DIGITS / "data.py"))["held_out"]()
     np.savez(path / "digits.npz", **held_out)
     signing = ("--keys", str(path / "KEYS"), "--repo", str(path / "REPO"))
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         assert main(["keys", "init", *signing]) == 0
         model, limits = str(DIGITS / "model.onnx"), ("--time-limit", "4", "--trials", "4", "--max-drop", "0.02")
         out = str(path / "out")
@@ -284,7 +282,7 @@ def _fill(world: World) -> list[Any]:
     store.alerts.put(
         [
             Alert("many-silent", "camera", "firing", now - 1800, now, f"silent on camera is 0.24 {EVIL}"),
-            Alert("slow", "hall", "pending", now - 60, now, "latency_p95_ms on hall is 21, above 20"),
+            Alert("slow", "hall", "pending", now - 60, now, "latency_ms on hall is 21, above 20"),
         ]
     )
     world.acting.waiting.append(Awaiting("w1", "pause", "digits/camera/autumn", "many-silent fires", now - 1700))
@@ -332,7 +330,8 @@ _PROFILE = Profile(
     "image",
     64,
     tuple(
-        Signal(name, tuple(np.linspace(-1, 1, 15).tolist()), (*[400] * 16, 0)) for name in ("mean", "spread", "edge")
+        Signal(name, tuple(np.linspace(-1, 1, 15).tolist()), (*[400] * 16, 0))
+        for name in ("mean", "spread", "edge")
     ),
 )
 
@@ -396,12 +395,14 @@ def opened(world: World, browser: "Browser") -> "Iterator[Callable[..., tuple[Pa
         context = browser.new_context(base_url=world.url, **given)
         contexts.append(context)
         page, seen = context.new_page(), Seen()
-        page.on("console", lambda said: seen.faults.append(said.text) if said.type in ("error", "warning") else None)
+        page.on(
+            "console", lambda said: seen.faults.append(said.text) if said.type in ("error", "warning") else None
+        )
         page.on("pageerror", lambda error: seen.faults.append(str(error)))
         page.on("dialog", lambda dialog: (seen.faults.append(dialog.message), dialog.dismiss()))
         page.on("requestfailed", lambda request: _failed(seen, request))
         page.on("request", lambda request: _elsewhere(seen, request.url, world.url))
-        page.on("response", lambda answer: seen.faults.append(answer.url) if answer.status >= 400 else None)
+        page.on("response", lambda answer: answer.status >= 400 and seen.faults.append(answer.url))
         if user:
             name = f"{user}:{PASSWORD}"
             secret = _SESSIONS.get(name)
