@@ -228,7 +228,7 @@ def _publish(path: Path) -> None:
     signing = ("--keys", str(path / "KEYS"), "--repo", str(path / "REPO"))
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         assert main(["keys", "init", *signing]) == 0
-        model, limits = str(DIGITS / "model.onnx"), ("--time-limit", "4", "--trials", "4", "--max-drop", "0.02")
+        model, limits = str(DIGITS / "model.onnx"), ("--time-limit", "2", "--trials", "2", "--max-drop", "0.02")
         out = str(path / "out")
         code = main(["compress", model, "--data", str(path / "digits.npz"), "--out", out, *limits, "--json"])
         assert code in (0, 1)
