@@ -182,9 +182,8 @@ def test_who_is_not_logged_in_is_asked_to_and_comes_back(world: Any, opened: Ope
 
 def test_a_session_that_somebody_planted_is_not_taken_over(world: Any, opened: Opened) -> None:
     page, _ = opened("")
-    planted = world.services.store.people.log_in(
-        "otto", "correct horse battery", now_s=time.time(), lifetime_s=60.0
-    )
+    people = world.services.store.people
+    planted = people.log_in("otto", "correct horse battery", now_s=time.time(), lifetime_s=60.0)
     cookie = {"name": "edgewright_session", "value": planted[0], "url": world.url}
     page.context.add_cookies([cookie])
     form = {"name": "vera", "password": "correct horse battery", "then": "//elsewhere.example/"}
