@@ -52,13 +52,11 @@ MISSING = next(
 )
 HERE = Path(__file__).parent
 DIGITS = HERE.parents[1] / "examples/digits"
-EVIL = '<script>document.title="taken"</script><img src=x onerror=alert(1)>'
+SCREENSHOTS = bool(os.environ.get("EDGEWRIGHT_SCREENSHOTS"))
+"""Whether docs/images/page is written anew; what attackers write is left out of it."""
+EVIL = "Berlin <east>" if SCREENSHOTS else '<script>document.title="taken"</script><img src=x onerror=alert(1)>'
 PASSWORD = "correct horse battery"  # noqa: S105 - of test users
 HOUR_S = 3600.0
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--screenshots", action="store_true", help="write docs/images/page anew")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -133,7 +131,8 @@ class World:
 
         repository = self.repository()
         digest = dict(releases(repository, model))["1.1.0"]
-        before, policy = (known(repository, model, device_class) for known in (known_plan, known_policy))
+        before = known_plan(repository, model, device_class)
+        policy = known_policy(repository, model, device_class)
         assert policy is not None
         rules = (HealthRule("crash", 0.02), HealthRule("self_test", 0.05, 0.9))
         plan = Plan(
@@ -151,7 +150,7 @@ class World:
             DeviceOutcome(
                 f"d{number}",
                 CONTROL if number % 2 else 0,
-                _iso(-600 if number % 8 else 3600),
+                _iso(-600 if number % 16 > 1 else 3600),
                 {"crash": float(random.random() < 0.03), "self_test": 0.0} if number % 40 else None,
             )
             for number in range(devices)
@@ -385,6 +384,10 @@ class Seen:
 
     faults: list[str] = field(default_factory=list)
 
+    def add(self, fault: str, really: bool = True) -> None:
+        if really:
+            self.faults.append(fault)
+
 
 @pytest.fixture
 def opened(world: World, browser: "Browser") -> "Iterator[Callable[..., tuple[Page, Seen]]]":
@@ -395,14 +398,13 @@ def opened(world: World, browser: "Browser") -> "Iterator[Callable[..., tuple[Pa
         context = browser.new_context(base_url=world.url, **given)
         contexts.append(context)
         page, seen = context.new_page(), Seen()
-        page.on(
-            "console", lambda said: seen.faults.append(said.text) if said.type in ("error", "warning") else None
-        )
-        page.on("pageerror", lambda error: seen.faults.append(str(error)))
-        page.on("dialog", lambda dialog: (seen.faults.append(dialog.message), dialog.dismiss()))
-        page.on("requestfailed", lambda request: _failed(seen, request))
-        page.on("request", lambda request: _elsewhere(seen, request.url, world.url))
-        page.on("response", lambda answer: answer.status >= 400 and seen.faults.append(answer.url))
+        page.on("console", lambda said: seen.add(said.text, said.type in ("error", "warning")))
+        page.on("pageerror", lambda error: seen.add(str(error)))
+        page.on("dialog", lambda dialog: seen.add(dialog.message))
+        # A page that is left takes its open requests with it.
+        page.on("requestfailed", lambda one: seen.add(f"{one.url} failed", one.failure != "net::ERR_ABORTED"))
+        page.on("request", lambda one: seen.add(f"asked {one.url}", not one.url.startswith((world.url, "data:"))))
+        page.on("response", lambda answer: seen.add(f"{answer.url} {answer.status}", answer.status >= 400))
         if user:
             name = f"{user}:{PASSWORD}"
             secret = _SESSIONS.get(name)
@@ -421,14 +423,3 @@ def opened(world: World, browser: "Browser") -> "Iterator[Callable[..., tuple[Pa
 
 
 _SESSIONS: dict[str, str] = {}
-
-
-def _elsewhere(seen: Seen, url: str, base: str) -> None:
-    if not url.startswith((base, "data:")):
-        seen.faults.append(f"asked elsewhere: {url}")
-
-
-def _failed(seen: Seen, request: Any) -> None:
-    # A page that is left takes its open requests with it.
-    if request.failure != "net::ERR_ABORTED":
-        seen.faults.append(f"{request.url}: {request.failure}")

@@ -111,7 +111,7 @@ def test_people_see_the_buttons_of_their_role_alone(
     assert page.get_by_role("link", name="Access").count() == (user != "vera")
 
 
-ACTS = {
+ACTS: dict[str, dict[str, str | float | bool]] = {
     f"{PLACE}/advance": {"counter": "1"},
     f"{PLACE}/pause": {"counter": "1"},
     f"{PLACE}/resume": {"counter": "1"},
@@ -140,7 +140,7 @@ def test_nothing_is_done_for_who_has_not_read_the_page(csrf: str, world: Any, op
         csrf = other.locator("input[name=csrf]").first.get_attribute("value") or ""
         assert len(csrf) == 64
     for place, fields in ACTS.items():
-        form = fields | ({"csrf": csrf} if csrf else {})
+        form: Any = fields | ({"csrf": csrf} if csrf else {})
         answer = page.request.post(place.replace("DEVICE", world.devices[1].id), form=form, max_redirects=0)
         assert answer.status == 403, place
     assert world.services.store.audit.head() == before
@@ -175,7 +175,8 @@ def test_who_is_not_logged_in_is_asked_to_and_comes_back(world: Any, opened: Ope
     assert (kept["httpOnly"], kept["sameSite"]) == (True, "Strict")
     page.get_by_role("button", name="Log out").click()
     page.wait_for_url("**/login")
-    page.context.add_cookies([kept])
+    again: Any = kept
+    page.context.add_cookies([again])
     page.goto("/devices")
     assert "/login" in page.url, "the session outlived its end"
 
@@ -184,9 +185,9 @@ def test_a_session_that_somebody_planted_is_not_taken_over(world: Any, opened: O
     page, _ = opened("")
     people = world.services.store.people
     planted = people.log_in("otto", "correct horse battery", now_s=time.time(), lifetime_s=60.0)
-    cookie = {"name": "edgewright_session", "value": planted[0], "url": world.url}
+    cookie: Any = {"name": "edgewright_session", "value": planted[0], "url": world.url}
     page.context.add_cookies([cookie])
-    form = {"name": "vera", "password": "correct horse battery", "then": "//elsewhere.example/"}
+    form: Any = {"name": "vera", "password": "correct horse battery", "then": "//elsewhere.example/"}
     answer = page.request.post("/login", form=form, max_redirects=0)
     assert (answer.status, answer.headers["location"]) == (303, "/")
     assert planted[0] not in answer.headers["set-cookie"]
