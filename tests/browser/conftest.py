@@ -388,6 +388,10 @@ class Seen:
         if really:
             self.faults.append(fault)
 
+    def asked(self, dialog: Any) -> None:
+        self.faults.append(dialog.message)
+        dialog.dismiss()
+
 
 @pytest.fixture
 def opened(world: World, browser: "Browser") -> "Iterator[Callable[..., tuple[Page, Seen]]]":
@@ -400,7 +404,7 @@ def opened(world: World, browser: "Browser") -> "Iterator[Callable[..., tuple[Pa
         page, seen = context.new_page(), Seen()
         page.on("console", lambda said: seen.add(said.text, said.type in ("error", "warning")))
         page.on("pageerror", lambda error: seen.add(str(error)))
-        page.on("dialog", lambda dialog: seen.add(dialog.message))
+        page.on("dialog", lambda dialog: seen.asked(dialog))
         # A page that is left takes its open requests with it.
         page.on("requestfailed", lambda one: seen.add(f"{one.url} failed", one.failure != "net::ERR_ABORTED"))
         page.on("request", lambda one: seen.add(f"asked {one.url}", not one.url.startswith((world.url, "data:"))))
