@@ -1,14 +1,17 @@
 """`edgewright rollout`: start, advance, pause, resume, abort a rollout, or return to an earlier release."""
 
 import argparse
+import sys
 
 from rich.console import Console
 
 from edgewright.cli.opened import add_options, opened
+from edgewright.cli.remote import Remote, add_remote_options, quoted, remote_of
 from edgewright.cli.signing import signing
 from edgewright.cli.terminal import SCHEMA_VERSION, label_of, print_json
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name, checked_version, version_key
+from edgewright.contract.operator import Because, Made, StartRollout, Wanted
 from edgewright.contract.plan import Arm, HealthRule, Hours, Plan, Selector, Stage
 from edgewright.rollout.plans import CHANGES, arms_of, at_once, begin
 from edgewright.trust.publish import known_plan, known_policy, publish_again, publish_plan, releases
@@ -24,7 +27,10 @@ examples:
   edgewright rollout abort digits --device-class default --keys KEYS --repo REPO
   edgewright rollout rollback digits==1.0.0 --device-class default --keys KEYS --repo REPO
   edgewright rollout status digits --device-class default --keys KEYS --repo REPO
+  edgewright rollout start digits==1.1.0 --stages 0.1,0.5,1 --rule crash=0.02 --fleet FLEET
+  edgewright rollout pause digits --why 'complaints' --server https://fleet.example
 
+A control plane is named by --fleet DIR on its own machine, else by --server with a token in EDGEWRIGHT_API_TOKEN.
 The online key signs, within the policy that the offline keys signed; a rollback needs the releases' keys as well.
 exit codes: 0 done; 1 the repository cannot be believed or written; 2 the policy forbids it, or the usage is wrong.
 """
@@ -58,6 +64,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         "--rule", metavar="METRIC=MARGIN", action="append", default=[], help="not worse by more; repeatable"
     )
     start.add_argument("--replace", action="store_true", help="another rollout that is not at its end")
+    start.add_argument(
+        "--force", action="store_true", help="begin though the control plane's fleet is too small ever to decide it"
+    )
     start.add_argument("--shadow", action="store_true", help="run it beside the old one and only compare")
     acts.add_parser("advance", help="go to the next stage")
     acts.add_parser("pause", help="no device begins an installation")
@@ -72,7 +81,11 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         if name not in ("start", "rollback"):
             act.add_argument("model", metavar="NAME", help="of the model")
         act.add_argument("--device-class", metavar="CLASS", default="default", help="that it is for (default)")
-        add_options(act, signs=name != "status")
+        add_options(act, signs=name != "status", served=name != "rollback")
+        if name != "rollback":
+            add_remote_options(act)
+        if name in CHANGES:
+            act.add_argument("--why", metavar="TEXT", default="", help="for the control plane's audit log")
         act.set_defaults(run=run)
 
 
@@ -83,11 +96,14 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: The policy forbids it, or there is no such release or rollout.
         TrustError: The repository cannot be believed.
     """
+    remote = None if arguments.repo is not None else remote_of(arguments)
+    if remote is not None and arguments.act != "rollback":
+        return _steered(arguments, remote)
     repository = opened(arguments)
     if arguments.act == "rollback":
         return _rolled_back(arguments, repository)
     if arguments.act == "start":
-        plan = _started(arguments, repository)
+        plan = _started(_asked(arguments), repository)
     else:
         known = known_plan(repository, arguments.model, arguments.device_class)
         if known is None:
@@ -106,42 +122,76 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _started(arguments: argparse.Namespace, repository: Repository) -> Plan:
+def _asked(arguments: argparse.Namespace) -> StartRollout:
+    """Return what is to begin."""
     named = [_release(text) for text in arguments.releases]
     models = {model for model, _ in named}
     if len(models) != 1:
         raise InputError(
             f"a rollout is of one model, not of {', '.join(sorted(models))}", remedy="Start one for each."
         )
-    (model,) = models
-    published = dict(releases(repository, model))
     weights = _numbers("--weights", arguments.weights) if arguments.weights else [1.0] * len(named)
     if len(weights) != len(named):
         raise InputError(f"{len(weights)} weights for {len(named)} releases", remedy="Give one for each.")
-    arms = arms_of(
-        model, [(version, weight) for (_, version), weight in zip(named, weights, strict=True)], published
-    )
     if (arguments.fraction is None) == (arguments.stages is None):
         raise InputError("a rollout needs --fraction or --stages", remedy="Give one of them.")
     fractions = [arguments.fraction] if arguments.stages is None else _numbers("--stages", arguments.stages)
-    labels = dict(label_of(text) for text in arguments.label)
     rules = tuple(_rule(text) for text in arguments.rule)
-    return begin(
-        model,
+    return StartRollout(
+        models.pop(),
         arguments.device_class,
-        arms,
+        tuple(Wanted(version, weight) for (_, version), weight in zip(named, weights, strict=True)),
         tuple(Stage(fraction, arguments.stage_seconds, rules) for fraction in fractions),
-        policy=known_policy(repository, model, arguments.device_class),
-        before=known_plan(repository, model, arguments.device_class),
-        now=utc_now(),
-        selector=Selector(labels, arguments.channel),
-        start=arguments.start,
-        end=arguments.end,
-        min_battery=arguments.min_battery,
-        hours=None if arguments.hours is None else _hours(arguments.hours),
-        shadow=arguments.shadow,
-        replace=arguments.replace,
+        Selector(dict(label_of(text) for text in arguments.label), arguments.channel),
+        arguments.start,
+        arguments.end,
+        arguments.min_battery,
+        None if arguments.hours is None else _hours(arguments.hours),
+        arguments.shadow,
+        arguments.replace,
+        arguments.force,
     )
+
+
+def _started(asked: StartRollout, repository: Repository) -> Plan:
+    published = dict(releases(repository, asked.model))
+    return begin(
+        asked.model,
+        asked.device_class,
+        arms_of(asked.model, [(arm.version, arm.weight) for arm in asked.arms], published),
+        asked.stages,
+        policy=known_policy(repository, asked.model, asked.device_class),
+        before=known_plan(repository, asked.model, asked.device_class),
+        now=utc_now(),
+        selector=asked.selector,
+        start=asked.start,
+        end=asked.end,
+        min_battery=asked.min_battery,
+        hours=asked.hours,
+        shadow=asked.shadow,
+        replace=asked.replace,
+    )
+
+
+def _steered(arguments: argparse.Namespace, remote: Remote) -> int:
+    """Have the control plane do it, or say how it stands."""
+    notes: tuple[str, ...] = ()
+    if arguments.act == "start":
+        asked = _asked(arguments)
+        notes = remote.post("rollouts", asked, Made).notes
+        plan = remote.get(quoted("rollouts", asked.model, asked.device_class), Plan)
+    elif arguments.act == "status":
+        plan = remote.get(quoted("rollouts", arguments.model, arguments.device_class), Plan)
+    else:
+        path = quoted("rollouts", arguments.model, arguments.device_class, arguments.act)
+        plan = remote.post(path, Because(arguments.why), Plan)
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, "rollout": plan, "notes": notes})
+    else:
+        for note in notes:
+            print(f"warning: {note}", file=sys.stderr)
+        _print(plan)
+    return 0
 
 
 def _rolled_back(arguments: argparse.Namespace, repository: Repository) -> int:

@@ -88,7 +88,7 @@ class App:
             took = time.perf_counter() - begun
             route = _route(scope, path, devices=devices)
             REQUESTS.labels(route, str(status)).observe(took)
-            if LOG.isEnabledFor(logging.INFO) and (not devices or status >= 400):
+            if LOG.isEnabledFor(logging.INFO) and (not devices or (status >= 400 and route != "/repo")):
                 LOG.info(
                     json.dumps(
                         {
@@ -136,6 +136,7 @@ def make_app(services: Services, acting: Acting, *, pages: Sequence[Any] = (), s
         plugins=[Records()],
         request_max_body_size=_LARGEST,
         debug=False,
+        logging_config=None,
     )
     return App(services, litestar, secure=secure)
 

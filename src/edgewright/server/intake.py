@@ -47,7 +47,7 @@ _BATCH, _MOST_WAITING = 500, 5000
 # Keys of devices that checked in lately; a retired device is believed for so long at most.
 _MOST_KEYS, _KEY_S = 250_000, 60.0
 _PLANS_S = 5.0
-_PUBLIC = re.compile(r"(?:metadata|blobs|cards)/[A-Za-z0-9._/-]{1,300}")
+_PUBLIC = re.compile(r"(?:metadata|targets|blobs|cards)/[A-Za-z0-9._/-]{1,300}")
 _FOREVER = b"public, max-age=31536000, immutable"
 _decode_check_in = msgspec.json.Decoder(CheckingIn).decode
 _decode_enrolling = msgspec.json.Decoder(Enrolling).decode

@@ -10,8 +10,8 @@ from typing import Literal
 import msgspec
 
 from edgewright.contract.errors import EdgewrightError, InputError
-from edgewright.contract.names import checked_name
-from edgewright.contract.plan import Hours, Plan, Policy, Selector, Stage
+from edgewright.contract.operator import StartRollout
+from edgewright.contract.plan import Plan, Policy
 from edgewright.rollout import plans
 from edgewright.rollout.design import watched
 from edgewright.rollout.feasible import Feasibility, foresee
@@ -23,7 +23,7 @@ from edgewright.trust.keys import KeyFolder
 from edgewright.trust.publish import known_plan, known_policy, publish_plan, releases
 from edgewright.trust.repository import Repository
 
-__all__ = ["Change", "Request", "Started", "Wanted", "alive_devices", "change", "observed_rates", "start"]
+__all__ = ["Change", "Started", "alive_devices", "change", "observed_rates", "start"]
 
 Change = Literal["advance", "pause", "resume", "abort"]
 """What a person may do with a rollout."""
@@ -31,55 +31,6 @@ Change = Literal["advance", "pause", "resume", "abort"]
 # Fewer devices say little of how many fail.
 _FEWEST = 100
 _LONGEST_REASON = 500
-
-
-class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A release that a rollout brings.
-
-    Attributes:
-        version: Of the release.
-        weight: Its share among the arms, in proportion.
-    """
-
-    version: str
-    weight: float = 1.0
-
-
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A rollout that somebody wants to begin.
-
-    Attributes:
-        model: Which.
-        device_class: Which.
-        arms: Releases; several are an experiment.
-        stages: In order of their fractions.
-        selector: Which devices it is for.
-        start: Not before, UTC, ISO 8601; "" for at once.
-        end: Not after; "" for no end.
-        min_battery: Least state of charge for an installation, 0 to 1.
-        hours: When devices may install; None for at any time.
-        shadow: Whether it only runs beside.
-        replace: Whether it may take the place of one that is not at its end.
-        force: Whether to begin though the fleet can never decide it.
-    """
-
-    model: str
-    device_class: str
-    arms: tuple[Wanted, ...]
-    stages: tuple[Stage, ...]
-    selector: Selector = Selector()
-    start: str = ""
-    end: str = ""
-    min_battery: float = 0.0
-    hours: Hours | None = None
-    shadow: bool = False
-    replace: bool = False
-    force: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse what names nothing."""
-        checked_name("model", self.model)
-        checked_name("device class", self.device_class)
 
 
 class Started(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,7 +47,7 @@ class Started(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warnings: tuple[str, ...]
 
 
-def start(services: Services, request: Request, who: str) -> Started:
+def start(services: Services, request: StartRollout, who: str) -> Started:
     """Begin a rollout, if the fleet can decide it.
 
     Args:

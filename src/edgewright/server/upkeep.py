@@ -1,4 +1,4 @@
-"""Keeping the repository believable: what is signed by all lands, and what expires is renewed, by the online key."""
+"""Keeping the repository believable: what all have signed lands, what expires is renewed by the online key."""
 
 from datetime import timedelta
 
