@@ -10,7 +10,7 @@ import hashlib
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -83,6 +83,8 @@ class Intake:
     _waiting: list[_Waiting] = field(init=False, default_factory=list)
     _flushing: bool = field(init=False, default=False)
     _tasks: set["asyncio.Task[None]"] = field(init=False, default_factory=set)
+    _wanted: list[tuple[str, "asyncio.Future[None]"]] = field(init=False, default_factory=list)
+    _loading: bool = field(init=False, default=False)
     _plans: tuple[float, dict[tuple[str, str], list[Plan]]] = field(init=False, default=(-1e9, {}))
     _enrolments: Limiter = field(init=False, default_factory=lambda: Limiter(per_s=2.0, burst=60))
     _often: Limiter = field(init=False, default_factory=lambda: Limiter(per_s=0.5, burst=30))
@@ -143,9 +145,7 @@ class Intake:
         self._waiting.append(_Waiting(check_in, asked, answer))
         if not self._flushing:
             self._flushing = True
-            task = asyncio.create_task(self._flush())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start(self._flush())
         try:
             return await answer
         except GoneError as error:
@@ -160,8 +160,7 @@ class Intake:
                     with seconds(FLUSHES):
                         taken = await asyncio.to_thread(self._write, batch)
                 except Exception as error:  # whoever waits is told, and sends it again
-                    gone = error if isinstance(error, GoneError) else GoneError(str(error), remedy="")
-                    taken = [gone] * len(batch)
+                    taken = [_gone(error)] * len(batch)
                 for one, good in zip(batch, taken, strict=True):
                     if one.answer.done():  # the device has gone away
                         continue
@@ -318,22 +317,60 @@ class Intake:
         return self._keys[device_id][1], nonce
 
     async def _load(self, device_id: str) -> None:
-        """See to it that a device's key is at hand, if it has one."""
+        """See to it that a device's key is at hand, if it has one: many are asked for together."""
         known = self._keys.get(device_id)
         if known is not None and time.monotonic() - known[0] < _KEY_S:
             self._keys.move_to_end(device_id)
             return
+        if len(self._wanted) >= _MOST_WAITING:
+            OVERLOADED.inc()
+            raise _busy("too many devices check in at the same time")
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._wanted.append((device_id, answer))
+        if not self._loading:
+            self._loading = True
+            self._start(self._load_wanted())
         try:
-            found = await asyncio.to_thread(self.services.store.devices.known, [device_id])
+            await answer
         except GoneError as error:
             raise _busy("the database does not answer") from error
-        if device_id in found:
-            self._keys[device_id] = (time.monotonic(), found[device_id])
-            self._keys.move_to_end(device_id)
-        else:
-            self._keys.pop(device_id, None)
-        while len(self._keys) > _MOST_KEYS:
-            self._keys.popitem(last=False)
+
+    async def _load_wanted(self) -> None:
+        """Read keys of devices that are wanted, batch by batch, until none are."""
+        try:
+            while self._wanted:
+                batch, self._wanted = self._wanted[:_BATCH], self._wanted[_BATCH:]
+                names = sorted({device_id for device_id, _ in batch})
+                failed: GoneError | None = None
+                try:
+                    found = await asyncio.to_thread(self.services.store.devices.known, names)
+                except Exception as error:  # whoever waits is told, and asks again
+                    failed = _gone(error)
+                else:
+                    now = time.monotonic()
+                    for device_id in names:
+                        self._remember(device_id, found.get(device_id), now)
+                for _, answer in batch:
+                    if answer.done():  # the device has gone away
+                        continue
+                    if failed is None:
+                        answer.set_result(None)
+                    else:
+                        answer.set_exception(failed)
+        finally:
+            self._loading = False
+
+    def _remember(self, device_id: str, known: Known | None, now_s: float) -> None:
+        self._keys.pop(device_id, None)
+        if known is not None:
+            self._keys[device_id] = (now_s, known)
+            if len(self._keys) > _MOST_KEYS:
+                self._keys.popitem(last=False)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _public(self, device_id: str) -> bytes | None:
         known = self._keys.get(device_id)
@@ -423,6 +460,10 @@ def _bad(error: Exception) -> _AnswerError:
 
 def _busy(why: str) -> _AnswerError:
     return _AnswerError(503, Problem("GoneError", why, "Come again later."), after_s=5)
+
+
+def _gone(error: Exception) -> GoneError:
+    return error if isinstance(error, GoneError) else GoneError(str(error), remedy="")
 
 
 def _too_many(why: str) -> _AnswerError:
