@@ -8,15 +8,23 @@ from typing import Any
 
 import msgspec
 from litestar import Litestar
+from litestar._openapi.plugin import OpenAPIPlugin
 from litestar._openapi.schema_generation import SchemaCreator
+from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Schema
 from litestar.plugins import OpenAPISchemaPlugin
 from litestar.typing import FieldDefinition
 
+import edgewright
 from edgewright.contract.door import PROOF, CheckedIn, CheckingIn, Enrolled, Enrolling, Problem
 
 __all__ = ["Records", "openapi_document"]
 
+_WORDS = """\
+The control plane of a fleet. Operators ask with a token; devices sign their requests. The repository's files are
+under `/repo/`, by the names that the repository has for them, and need neither; letters for private sums go to
+`/sums/`. Whatever is refused is told as a `Problem`.
+"""
 _REF = "#/components/schemas/{name}"
 _DEVICE = (Enrolling, Enrolled, CheckingIn, CheckedIn, Problem)
 
@@ -40,9 +48,12 @@ class Records(OpenAPISchemaPlugin):
 @cache
 def openapi_document(app: Litestar) -> bytes:
     """Return the document, JSON."""
-    document = app.openapi_schema.to_schema()
+    plugin = app.plugins.get(OpenAPIPlugin)
+    # Only now, so that Litestar adds no routes of its own for it.
+    plugin._openapi_config = OpenAPIConfig(title="Edgewright", version=edgewright.__version__, description=_WORDS)
+    document = plugin.provide_openapi().to_schema()
     seen = app.plugins.get(Records).seen
-    records = sorted({*_DEVICE, *seen}, key=lambda each: each.__name__)
+    records: list[type[msgspec.Struct]] = sorted({*_DEVICE, *seen}, key=lambda each: each.__name__)
     _, schemas = msgspec.json.schema_components(records, ref_template=_REF)
     document.setdefault("components", {})["schemas"] = schemas
     document["components"]["securitySchemes"] = {
@@ -80,7 +91,7 @@ def _mend(path: str, verb: str, operation: dict[str, Any]) -> None:
 
 
 def _device_paths() -> dict[str, Any]:
-    def said(record: type) -> dict[str, Any]:
+    def said(record: type[msgspec.Struct]) -> dict[str, Any]:
         return {"content": {"application/json": {"schema": {"$ref": _REF.format(name=record.__name__)}}}}
 
     def operation(name: str, summary: str, answers: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -108,7 +119,7 @@ def _device_paths() -> dict[str, Any]:
             **more,
         }
 
-    proof = {"security": [{"proof": []}]}
+    proof: dict[str, Any] = {"security": [{"proof": []}]}
     octets = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     job = {"name": "job", "in": "path", "required": True, "schema": {"type": "string", "pattern": "^[0-9a-f]{16}$"}}
     verdict = {

@@ -32,6 +32,14 @@ def put_up(ground: Path, tmp_path: Path) -> Iterator[Callable[..., Plant]]:
         plant.close()
 
 
+@pytest.fixture(scope="module")
+def standing(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
+    """A control plane for a file's tests that leave nothing behind: setting one up costs more than they do."""
+    plant = stand(tmp_path_factory.mktemp("standing") / "state", ground)
+    yield plant
+    plant.close()
+
+
 @pytest.fixture
 def plant(put_up: Callable[..., Plant]) -> Plant:
     """A control plane."""

@@ -1,7 +1,9 @@
-"""A control plane to be attacked: a real store, a real signed repository, devices with keys, a clock that is turned."""
+"""A control plane to be attacked: real store, signed repository, devices with keys, a clock that is turned."""
 
 import asyncio
 import hashlib
+import ipaddress
+import itertools
 import shutil
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ from edgewright.server.app import App, make_app
 from edgewright.server.fleets import Awaiting
 from edgewright.server.plane import Where, open_services
 from edgewright.server.services import Services
+from edgewright.server.store.store import make_store
 from edgewright.trust import keys as keys_module
 from edgewright.trust.found import found, hand_over, read_anchor
 from edgewright.trust.identity import DeviceKey
@@ -117,6 +120,7 @@ def make_ground(path: Path) -> None:
         plan = msgspec.structs.replace(plan_of(repository), arms=(Arm("1.0.0", published.digest),))
         publish_plan(Repository(store, read_anchor(keys.path), lambda: NOW), keys, plan)
         hand_over(keys, path / "keys")
+    make_store(f"sqlite:///{path / 'fleet.db'}").close()
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ class Machine:
 
     def enrolled(self, **offered: Any) -> "Machine":
         services = self.plant.services
-        given = {"made_by": "user:ann", "now_s": services.now(), "lifetime_s": 60.0} | offered
+        given: dict[str, Any] = {"made_by": "user:ann", "now_s": services.now(), "lifetime_s": 60.0} | offered
         token = services.store.devices.invite(given.pop("device_class", "default"), **given)
         self.id = services.store.devices.enrol(token, self.key.public, now_s=services.now()).id
         return self
@@ -186,6 +190,7 @@ class Plant:
         self.app: App = make_app(self.services, self.acting, **more)
         self.runner = asyncio.Runner()
         self._tokens: dict[str, str] = {}
+        self._clients = itertools.count(1)
 
     def close(self) -> None:
         self.runner.close()
@@ -238,7 +243,7 @@ class Plant:
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
         *,
-        client: str = "192.0.2.1",
+        client: str = "",
         told: int | None = None,
         parts: Iterable[bytes] | None = None,
         receive: Callable[[], Awaitable[dict[str, Any]]] | None = None,
@@ -251,7 +256,7 @@ class Plant:
             path: With its query.
             body: Of the request.
             headers: Of the request.
-            client: Address that it comes from.
+            client: Address that it comes from; one of its own if not given, so that no limit counts them together.
             told: Length that the request tells, its body's if not given, none for -1.
             parts: In which the body comes; in one if not given.
             receive: That is asked for the body instead.
@@ -273,7 +278,7 @@ class Plant:
             "query_string": query.encode(),
             "root_path": "",
             "headers": lines,
-            "client": (client, 50000),
+            "client": (client or str(ipaddress.IPv4Address(0x0A000000 + next(self._clients))), 50000),
             "server": ("127.0.0.1", 8765),
             "state": {},
         }
@@ -285,7 +290,8 @@ class Plant:
             part = waiting.pop(0)
             return {"type": "http.request", "body": part, "more_body": bool(waiting)}
 
-        status, sent, content = 0, [], b""
+        status, content = 0, b""
+        sent: list[tuple[str, str]] = []
 
         async def send(message: dict[str, Any]) -> None:
             nonlocal status, content
