@@ -71,6 +71,10 @@ def _mend(path: str, verb: str, operation: dict[str, Any]) -> None:
     """Say what every route of operators may answer, and what it takes."""
     if path.startswith("/api/") or path == "/metrics":
         operation["security"] = [{"token": []}]
+    for parameter in operation.get("parameters", ()):
+        for schema in (parameter["schema"], *parameter["schema"].get("oneOf", ())):
+            if "default" in schema and schema["default"] is None:
+                del schema["default"]  # what is left out is of no type
     problem = {"application/json": {"schema": {"$ref": _REF.format(name="Problem")}}}
     for status, words in (
         ("400", "The request cannot be read, or asks for what is not allowed."),
@@ -128,7 +132,37 @@ def _device_paths() -> dict[str, Any]:
         "required": True,
         "schema": {"type": "string", "enum": ["done", "failed"]},
     }
+    sum_name = {
+        "name": "sum",
+        "in": "path",
+        "required": True,
+        "description": "Digest of the sum's terms, hexadecimal.",
+        "schema": {"type": "string"},
+    }
+    sum_act = {
+        "name": "act",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "enum": ["gift", "join", "share", "mask", "reveal", "roster", "lists"]},
+    }
+    kept: dict[str, Any] = {
+        status: {"description": words, "content": octets}
+        for status, words in (
+            ("200", "Kept, or what was asked for."),
+            ("403", "Refused for good."),
+            ("409", "Refused for now."),
+        )
+    }
     return {
+        "/sums/{sum}/{act}": {
+            "post": operation(
+                "send_letter",
+                "Send a letter for a private sum, or ask how it stands",
+                kept,
+                parameters=[sum_name, sum_act],
+                requestBody={"required": True, "content": octets},
+            )
+        },
         "/device/enrol": {
             "post": operation(
                 "enrol_device",
