@@ -8,8 +8,10 @@ import msgspec
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name
 from edgewright.contract.plan import Hours, Selector, Stage
+from edgewright.contract.query import Backend
 
 __all__ = [
+    "AskQuery",
     "Because",
     "Bench",
     "Invite",
@@ -87,6 +89,36 @@ class StartRollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Refuse what names nothing."""
         checked_name("model", self.model)
         checked_name("device class", self.device_class)
+
+
+class AskQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A question to the fleet, within what the offline keys permit.
+
+    Attributes:
+        id: Its name.
+        template: Of the permit.
+        version: Release that it is about.
+        start: Of what is counted: a whole hour, UTC, ISO 8601.
+        end: Of what is counted, likewise.
+        deadline: No answer after; a day after the end if "".
+        epsilon: That an answer may cost, when the others are honest.
+        backend: Over which it is answered.
+        cohort: Devices that must answer; the template's least if 0.
+        largest: Devices that may; a hundred times the cohort if 0.
+        subgroup: Labels and values that they have.
+    """
+
+    id: str
+    template: str
+    version: str
+    start: str
+    end: str
+    deadline: str = ""
+    epsilon: float = 1.0
+    backend: Backend = "helper"
+    cohort: int = 0
+    largest: int = 0
+    subgroup: dict[str, str] = {}
 
 
 class Because(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from edgewright.contract.decision import CONTROL
 from edgewright.contract.errors import InputError
 from edgewright.contract.plan import Plan, Policy
 from edgewright.contract.release import Manifest
@@ -11,6 +12,7 @@ from edgewright.contract.status import Status
 from edgewright.server.measures import ALERTS, DEVICES, ROLLOUT_STAGE
 from edgewright.server.plans import all_plans
 from edgewright.server.services import Services
+from edgewright.server.stages import arm_in, candidates
 from edgewright.server.store.kept import Alert, AlertState, Device, Group, Job, JobState, KeptQuery, QueryState
 from edgewright.trust.paths import release_path
 from edgewright.trust.publish import known_plan, known_policy, releases
@@ -18,6 +20,7 @@ from edgewright.trust.publish import known_plan, known_policy, releases
 __all__ = [
     "AlertShown",
     "Awaiting",
+    "CohortShown",
     "DecisionShown",
     "DeviceShown",
     "FleetShown",
@@ -25,6 +28,7 @@ __all__ = [
     "MissingError",
     "QueryShown",
     "RolloutShown",
+    "cohorts",
     "decision",
     "decisions",
     "gauge",
@@ -124,6 +128,20 @@ class FleetShown(msgspec.Struct, frozen=True):
     rollouts: tuple[RolloutShown, ...]
     firing: int
     awaiting: int = 0
+
+
+class CohortShown(msgspec.Struct, frozen=True):
+    """Devices of one arm of a rollout at its stage.
+
+    Attributes:
+        version: That they are assigned, "" for what they have: the control and the holdback.
+        devices: Assigned, whatever they run.
+        alive: Of these, how many are not silent.
+    """
+
+    version: str
+    devices: int
+    alive: int
 
 
 class DecisionShown(msgspec.Struct, frozen=True):
@@ -406,6 +424,23 @@ def policy(services: Services, model: str, device_class: str) -> Policy:
     if found is None:
         raise MissingError(f"there is no policy for {model} on {device_class}", remedy="Publish a release first.")
     return found
+
+
+def cohorts(services: Services, model: str, device_class: str) -> list[CohortShown]:
+    """Return how many devices each arm of a rollout has, the control first.
+
+    Raises:
+        MissingError: There is no such rollout.
+    """
+    found, allowed = plan(services, model, device_class), policy(services, model, device_class)
+    heard_s = services.now() - services.fleet.looking.silent_s
+    counts = {CONTROL: [0, 0]} | {arm: [0, 0] for arm in range(len(found.arms))}
+    for page in candidates(services.store, found, allowed):
+        for device in page:
+            count = counts[arm_in(found, allowed, device.id)]
+            count[0] += 1
+            count[1] += device.seen_s >= heard_s
+    return [CohortShown("" if arm == CONTROL else found.arms[arm].version, *count) for arm, count in counts.items()]
 
 
 def decisions(services: Services, subject: str, limit: int) -> list[DecisionShown]:

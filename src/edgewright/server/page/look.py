@@ -6,6 +6,7 @@ import msgspec
 from litestar import Response, get
 from litestar.params import FromPath, FromQuery, QueryParameter
 
+from edgewright.contract.errors import EdgewrightError
 from edgewright.contract.names import version_key
 from edgewright.contract.query import Limits
 from edgewright.server import fleets
@@ -164,13 +165,17 @@ def windows(press: Press) -> list[Any]:
     @get("/drift", guards=look, sync_to_thread=True)
     def moved(request: ASKED) -> Response[str]:
         asked = sorted({(one.model, one.device_class) for one in store.sums.all()})
-        judged = [(names, press.findings(*names)) for names in asked]
-        return press.page(
-            request,
-            "drift",
-            shown=[drift.drift_shown(*names, found) for names, found in judged if found is not None],
-            unjudged=[names for names, found in judged if found is None],
-        )
+        shown, unjudged = [], []
+        for names in asked:
+            try:
+                found, why = press.findings(*names), "too few sums have ended"
+            except EdgewrightError as error:
+                found, why = None, str(error)
+            if found is None:
+                unjudged.append((*names, why))
+            else:
+                shown.append(drift.drift_shown(*names, found))
+        return press.page(request, "drift", shown=shown, unjudged=unjudged)
 
     @get("/privacy", guards=look, sync_to_thread=True)
     def spent(request: ASKED) -> Response[str]:

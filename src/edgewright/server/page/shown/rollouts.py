@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import msgspec
 
 from edgewright.contract.decision import CONTROL, Comparison, Decision, Trial
-from edgewright.contract.errors import InputError
+from edgewright.contract.errors import WorkError
 from edgewright.contract.plan import Plan, Policy
 from edgewright.contract.times import time_of
 from edgewright.rollout.decide import replay
 from edgewright.rollout.design import sizes
 from edgewright.server.access import Role, may
+from edgewright.server.ground import Ground, ground_of
 from edgewright.server.page.shown.bars import Bar, difference_bar
 from edgewright.server.page.shown.words import (
     Badge,
@@ -279,13 +280,6 @@ class InputsShown:
     missing: tuple[str, ...]
 
 
-class _Ground(msgspec.Struct, frozen=True):
-    """What the controller keeps with a decision, as far as it is shown."""
-
-    decision: Decision | None = None
-    trial: Trial | None = None
-
-
 def rollout_row(plan: Plan, now_s: float) -> RolloutRow:
     """Return a rollout for a list."""
     return RolloutRow(
@@ -318,7 +312,7 @@ def rollout_shown(
         now_s: Unix time.
     """
     grounds = (_ground(one) for one in decided[::-1])
-    ground = next((one for one in grounds if one.decision is not None and _is_of(one.decision, plan)), _Ground())
+    ground = next((one for one in grounds if one.decision is not None and _is_of(one.decision, plan)), Ground())
     of_now = ground.decision
     rows = decision_rows(decided, _href(plan), now_s)
     evidence = () if of_now is None else tuple(_evidence(one, plan) for one in of_now.comparisons)
@@ -391,11 +385,11 @@ def inputs_shown(one: kept.Decision, href: str, now_s: float) -> InputsShown:
     )
 
 
-def _ground(one: kept.Decision) -> _Ground:
+def _ground(one: kept.Decision) -> Ground:
     try:
-        return msgspec.json.decode(bytes(one.inputs), type=_Ground)
-    except (msgspec.MsgspecError, InputError):  # of a version that kept it otherwise: it is shown as it is
-        return _Ground()
+        return ground_of(one)
+    except WorkError:  # of a version that kept it otherwise: it is shown as it is
+        return Ground()
 
 
 def _experiment(trial: Trial | None) -> tuple[str, ...]:

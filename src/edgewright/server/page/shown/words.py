@@ -120,7 +120,9 @@ def odds(log: float) -> str:
         return "over a million to 1"
     if log < -math.log(1e6):
         return "1 to over a million"
-    return f"{math.exp(log):.3g} to 1" if log >= 0 else f"1 to {math.exp(-log):.3g}"
+    many = math.exp(abs(log))
+    words = f"{many:,.0f}" if many >= 100 else f"{many:.3g}"
+    return f"{words} to 1" if log >= 0 else f"1 to {words}"
 
 
 def size(size_bytes: float | None) -> str:
