@@ -36,6 +36,7 @@ from edgewright.contract.release import Manifest, StoredFile, Variant
 from edgewright.rollout.plans import arms_of, begin
 from edgewright.server.ground import ACTIONS, explain, ground_of
 from edgewright.server.run import free_port
+from edgewright.server.stages import subject_of
 from edgewright.server.store.store import Store, make_store
 from edgewright.trust.keys import KeyFolder
 from edgewright.trust.publish import known_plan, known_policy, publish_plan, publish_release, releases
@@ -273,10 +274,8 @@ def _killed(folder: Path, address: str, size: _Size) -> list[Figure]:
         for number in range(size.threads)
     ]
     anchor = (folder / "repo" / "metadata" / "1.root.json").read_bytes()
-    watchers = [
-        Watcher(f"{url}/repo/", anchor, folder / f"client{number}", _CLASSES, plans)
-        for number, url in enumerate(urls)
-    ]
+    repositories = tuple(f"{url}/repo/" for url in urls)
+    watchers = [Watcher(repositories, anchor, folder / f"client-{each}", each, plans) for each in _CLASSES]
     judge = _Judge(address, crowds)
     with _started(processes):
         ended = threading.Event()
@@ -357,7 +356,7 @@ def _figures(
     for crowd in crowds:
         answers.update(crowd.answers)
     counted = sum(hour.check_ins for hour in store.check_ins.hours(0.0, 2e10))
-    outcomes, lost = _outcomes(store, operator, accepted, plans, size)
+    outcomes, lost = _outcomes(store, accepted, plans, size)
     decided, double, unlike = _decisions(store, operator)
     refused = [words for watcher in watchers for words in watcher.refused]
     words = ", ".join(f"{process.name} {process.kills}" for process in processes)
@@ -387,7 +386,11 @@ def _figures(
         count(
             "kills.audit_broken", float(store.audit.broken_at() is not None), "whether its chain breaks", limit=0
         ),
-        count("kills.checks", checks, f"by TUF clients; {sum(each.away for each in watchers)} more got no answer"),
+        count(
+            "kills.checks",
+            checks,
+            f"by TUF clients, of both workers in turns; {sum(each.away for each in watchers)} more got no answer",
+        ),
         count("kills.unsigned", len(refused), f"refused by TUF clients: {refused[:3] or 'nothing'}", limit=0),
     ]
 
@@ -400,17 +403,14 @@ def _behind(store: Store, accepted: Iterable[Accepted]) -> int:
     return sum((device.status.uptime_s or 0) < last.get(device.id, 0) for device in store.devices.each())
 
 
-def _outcomes(
-    store: Store, operator: _Operator, accepted: Iterable[Accepted], plans: Plans, size: _Size
-) -> tuple[int, int]:
+def _outcomes(store: Store, accepted: Iterable[Accepted], plans: Plans, size: _Size) -> tuple[int, int]:
     """Return how many outcomes must have been kept, and how many were not."""
-    begun = {(plan.rollout): f"{plan.model}/{plan.device_class}/{plan.rollout}" for plan in operator.started}
     owed: dict[tuple[str, int], set[str]] = {}
     for one in accepted:
-        first_s, last_s = plans.seen.get((one.rollout, one.stage, "running"), (0.0, 0.0))
+        first_s, last_s = plans.seen.get((one.subject, one.stage, "running"), (0.0, 0.0))
         old = one.age_s >= size.outcome_s and one.at_s > first_s + size.outcome_s + _PLANS_S
-        if one.rollout in begun and old and one.at_s < last_s:
-            owed.setdefault((begun[one.rollout], one.stage), set()).add(one.device)
+        if one.subject and old and one.at_s < last_s:
+            owed.setdefault((one.subject, one.stage), set()).add(one.device)
     lost = 0
     for (subject, stage), devices in owed.items():
         lost += len(devices - {name for name, *_ in store.outcomes.of(subject, stage)})
@@ -422,7 +422,7 @@ def _decisions(store: Store, operator: _Operator) -> tuple[Counter[str], int, in
     verdicts, double, unlike = Counter[str](), 0, 0
     now = {each: known_plan(operator.repository, MODEL, each) for each in _CLASSES}
     for plan in operator.started:
-        kept = store.decisions.of(f"{plan.model}/{plan.device_class}/{plan.rollout}")
+        kept = store.decisions.of(subject_of(plan))
         verdicts.update(one.verdict for one in kept)
         unlike += sum(explain(one).replayed is False for one in kept)
         about = []
