@@ -27,6 +27,7 @@ from edgewright.contract.errors import EdgewrightError
 from edgewright.contract.plan import HealthRule, Plan, Stage
 from edgewright.contract.release import Manifest, StoredFile, Variant
 from edgewright.rollout.plans import arms_of, begin
+from edgewright.server.ground import ACTIONS
 from edgewright.server.run import free_port
 from edgewright.server.store.store import Store, make_store
 from edgewright.trust.keys import KeyFolder
@@ -67,7 +68,7 @@ class _Size:
     pause_s: tuple[float, float]
 
 
-_FULL = _Size(600.0, 900, 6, 4.0, 4, 10, 40, (1.0, 7.0))
+_FULL = _Size(600.0, 900, 6, 4.0, 4, 10, 40, (2.0, 8.0))
 _QUICK = _Size(20.0, 300, 3, 2.0, 1, 5, 4, (4.0, 7.0))
 
 
@@ -245,6 +246,7 @@ def _figures(
         ),
         count("kills.behind", behind(store, accepted), "devices whose last status is older than accepted", limit=0),
         count("kills.lost_outcomes", lost, f"of {outcomes} that were accepted and old enough, not kept", limit=0),
+        count("kills.acts", sum(verdicts[act] for act in ACTIONS), "decisions after which a plan was signed anew"),
         count("kills.rollouts", len(operator.started), f"begun; decisions about them: {dict(verdicts)}"),
         count(
             "kills.double_decisions", double, "a plan that was decided about twice, or changed undecided", limit=0
