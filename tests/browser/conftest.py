@@ -151,7 +151,7 @@ class World:
                 f"d{number}",
                 CONTROL if number % 2 else 0,
                 _iso(-600 if number % 16 > 1 else 3600),
-                {"crash": float(random.random() < 0.03), "self_test": 0.0} if number % 40 else None,
+                {"crash": float(random.random() < 0.03), "self_test": 0.0} if number % 39 else None,
             )
             for number in range(devices)
         ]
