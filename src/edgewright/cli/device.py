@@ -200,8 +200,13 @@ def run_agent(arguments: argparse.Namespace) -> int:
             record = agent.check()
         return _shown(agent, record, as_json=arguments.json)
     ended = threading.Event()
+
+    def end(*_: object) -> None:
+        agent.will_end()
+        ended.set()
+
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: ended.set())
+        signal.signal(name, end)
     servers = []
     token = os.environ.get(_TOKEN, "")
     if arguments.socket is not None:

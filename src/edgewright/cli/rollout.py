@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from rich.console import Console
 
@@ -29,10 +30,12 @@ examples:
   edgewright rollout status digits --device-class default --keys KEYS --repo REPO
   edgewright rollout start digits==1.1.0 --stages 0.1,0.5,1 --rule crash=0.02 --fleet FLEET
   edgewright rollout pause digits --why 'complaints' --server https://fleet.example
+  edgewright rollout why digits-1.1.0-2 --fleet FLEET
 
 A control plane is named by --fleet DIR on its own machine, else by --server with a token in EDGEWRIGHT_API_TOKEN.
 The online key signs, within the policy that the offline keys signed; a rollback needs the releases' keys as well.
-exit codes: 0 done; 1 the repository cannot be believed or written; 2 the policy forbids it, or the usage is wrong.
+exit codes: 0 done; 1 the repository cannot be believed or written, or a decision does not follow from its inputs;
+2 the policy forbids it, or the usage is wrong.
 """
 
 
@@ -77,7 +80,16 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     back.add_argument("releases", metavar="NAME==VERSION", nargs=1, help="release to return to")
     back.add_argument("--as", dest="as_version", metavar="VERSION", default="", help="of the new release")
     back.add_argument("--stage", action="store_true", help="leave the signing to 'repo sign'; then start it")
+    cause = acts.add_parser("why", help="show every decision about a rollout, each decided again")
+    cause.add_argument("rollout", metavar="ROLLOUT", help="its name, or MODEL/CLASS/NAME")
+    cause.add_argument("--state", metavar="DIR", type=Path, help="its state folder, read without the control plane")
+    cause.add_argument("--last", metavar="N", type=_count, default=50, help="how many decisions (50)")
+    add_remote_options(cause)
+    cause.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    cause.set_defaults(run=explain)
     for name, act in acts.choices.items():
+        if name == "why":
+            continue
         if name not in ("start", "rollback"):
             act.add_argument("model", metavar="NAME", help="of the model")
         act.add_argument("--device-class", metavar="CLASS", default="default", help="that it is for (default)")
@@ -120,6 +132,31 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print(plan)
     return 0
+
+
+def explain(arguments: argparse.Namespace) -> int:
+    """Show what was decided about a rollout, and whether it would be decided again.
+
+    Raises:
+        InputError: There is no such rollout, or nobody who knows of it was named.
+    """
+    # Loaded for this alone: it takes what decides.
+    from edgewright.cli.why import print_why, told, told_by
+
+    remote = None if arguments.state is not None else remote_of(arguments)
+    if arguments.state is not None:
+        decisions = told(arguments.state, arguments.rollout)[-arguments.last :]
+    elif remote is not None:
+        decisions = told_by(remote, arguments.rollout, last=arguments.last)
+    else:
+        raise InputError(
+            "nobody was named who knows", remedy="Name --fleet or --state with its folder, or --server."
+        )
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, "decisions": decisions})
+    else:
+        print_why(Console(), decisions)
+    return int(any(each.replayed is False for each in decisions))
 
 
 def _asked(arguments: argparse.Namespace) -> StartRollout:
@@ -237,6 +274,13 @@ def _release(text: str) -> tuple[str, str]:
     checked_name("model", model)
     version_key(version)
     return model, checked_version(version)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def _numbers(what: str, text: str) -> list[float]:

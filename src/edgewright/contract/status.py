@@ -22,6 +22,8 @@ UpdateState = Literal["empty", "idle", "waiting", "fetching", "staged", "testing
 _LONGEST_REASON = 500
 _MOST_FAILED = 32
 _MOST_COUNT = 1 << 53
+# A lifetime: what adds such numbers up must not run over.
+_MOST_SECONDS = 1e10
 
 
 class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,8 +93,8 @@ class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         checked_time("checked", self.checked)
         _checked_number("failures", self.failures, _MOST_COUNT)
         _checked_number("free_bytes", self.free_bytes, _MOST_COUNT)
-        _checked_number("latency_s", self.latency_s, math.inf)
-        _checked_number("uptime_s", self.uptime_s, math.inf)
+        _checked_number("latency_s", self.latency_s, _MOST_SECONDS)
+        _checked_number("uptime_s", self.uptime_s, _MOST_SECONDS)
         _checked_number("battery", self.battery, 1)
         long = max((len(said.file) + len(said.reason) for said in (self.refusal, self.notice) if said), default=0)
         if long > _LONGEST_REASON or max(len(self.failed), len(self.broken)) > _MOST_FAILED:
@@ -128,7 +130,7 @@ class StageOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.arm:
             checked_version(self.arm)
         _checked_number("stage", self.stage, 1000)
-        _checked_number("latency_s", self.latency_s, math.inf)
+        _checked_number("latency_s", self.latency_s, _MOST_SECONDS)
         _checked_number("age_s", self.age_s, math.inf)
         if list(self.failed) != sorted(set(self.failed)) or len(self.failed) > _MOST_FAILED:
             raise InputError(

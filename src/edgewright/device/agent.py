@@ -188,6 +188,11 @@ class Agent:
                 self._journal.keeps = False
                 self._lock.release()
 
+    def will_end(self) -> None:
+        """Take note that this process was told to end: whatever ends it now, the model has not."""
+        if self._report is not None and self.changes:
+            self._report.end()
+
     def __enter__(self) -> "Agent":
         return self
 
@@ -525,7 +530,7 @@ class Agent:
         # What was seen by a clock that was ahead is seen now.
         moment = self._update.moment()
         known = {manifest: at for manifest, at in self.record.seen.items() if time_of(at) <= moment}
-        for arm in () if plan is None or plan.state != "running" else plan.arms:
+        for arm in () if plan is None or plan.state not in ("running", "done") else plan.arms:
             known.setdefault(arm.manifest, moment.isoformat())
         newest = dict(sorted(known.items(), key=lambda entry: entry[1])[-_MOST_SEEN:])
         self._update.remember(seen=newest)

@@ -76,7 +76,9 @@ def choose(
         if on_trial is not None and on_trial.rollout == plan.rollout:
             return Choice("withdraw", why=_why("policy", on_trial.version, f"rollout {plan.rollout} was aborted"))
         return Choice("keep")
-    if plan.state != "running" or not has_begun(plan, situation.now):
+    # What is done still reaches devices that come later; an experiment that has its answer does not.
+    over = plan.state == "done" and len(plan.arms) > 1
+    if plan.state == "paused" or over or not has_begun(plan, situation.now):
         return Choice("keep")
     if slots.proven is not None and is_held_back(policy.holdback, policy.salt, situation.device_id):
         return Choice("keep")  # a device without a model has nothing to be compared with

@@ -39,6 +39,7 @@ _AWAY_S = 60.0
 _CANCEL_S = 3.0
 # Longest wait for a connection and for the next bytes; for a whole answer.
 _TIMEOUT_S, _PATIENCE_S = 20.0, 600.0
+_ABSENT = 404
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -64,10 +65,6 @@ class JobView(msgspec.Struct, frozen=True):
 
 class _Made(msgspec.Struct, frozen=True):
     id: str
-
-
-class _MissingError(TargetError):
-    """The server does not have what was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +191,8 @@ class _Api:
 
     def result(self, job: str) -> bytes:
         """Return what came of a job, as the device said it; nothing if it said nothing."""
-        try:
-            return self._ask("GET", f"/{quote(job, safe='')}/result", largest=MOST_REPLY_BYTES).content
-        except _MissingError:
-            return b""
+        answer = self._ask("GET", f"/{quote(job, safe='')}/result", largest=MOST_REPLY_BYTES, absent=True)
+        return b"" if answer.status == _ABSENT else answer.content
 
     def cancel(self, job: str) -> None:
         """Say that nobody waits any more; where that does not arrive, the job expires."""
@@ -205,7 +200,14 @@ class _Api:
             self._ask("DELETE", f"/{quote(job, safe='')}", patience_s=_CANCEL_S)
 
     def _ask(
-        self, method: str, rest: str, body: bytes = b"", *, largest: int = 1 << 16, patience_s: float = _PATIENCE_S
+        self,
+        method: str,
+        rest: str,
+        body: bytes = b"",
+        *,
+        largest: int = 1 << 16,
+        patience_s: float = _PATIENCE_S,
+        absent: bool = False,
     ) -> Answer:
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/octet-stream"}
         url = f"{self.url}api/jobs{rest}"
@@ -217,7 +219,7 @@ class _Api:
             raise TargetError(
                 f"{self.name}: {error.message}", remedy="Check that the server runs and can be reached from here."
             ) from error
-        if 200 <= answer.status < 300:
+        if 200 <= answer.status < 300 or (absent and answer.status == _ABSENT):
             return answer
         problem = _problem(answer)
         if answer.status in (401, 403):
@@ -225,8 +227,6 @@ class _Api:
                 f"{self.name}: {self.url} does not accept the token ({problem.message})",
                 remedy=f"Set {_TOKEN} to a token of an operator of this fleet.",
             )
-        if answer.status == 404 and method == "GET":
-            raise _MissingError(f"{self.name}: {problem.message}", remedy="Ask again.")
         kind = InputError if 400 <= answer.status < 500 and answer.status not in (408, 425, 429) else TargetError
         raise kind(f"{self.name}: {problem.message}", remedy=problem.remedy or "Look at the server's log.")
 

@@ -14,11 +14,13 @@ No libraries but a bare installation's are loaded.
 """
 
 import json
+import math
 import os
 import random
 import re
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +46,10 @@ _OK, _NONE = 200, 204
 _PATIENCE_S = 600.0
 # Kept; and not read, none of this device's, not wanted any more, too large: sent again, it would fare no better.
 _FINAL = (200, 204, 400, 404, 409, 413)
-# Between two questions for work: soon after a job, for the next is often close behind.
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GROWTH = 0.2, 10.0, 1.5
+# Between two questions for work; within a minute of a job not longer than the second of them: whoever
+# measures one thing goes on with another.
+_FIRST_PAUSE_S, _SESSION_PAUSE_S, _LONGEST_PAUSE_S, _GROWTH = 0.2, 1.0, 10.0, 1.5
+_SESSION_S = 60.0
 _TROUBLED_PAUSE_S = 60.0
 # So often an answer is sent; the last comes a quarter of an hour after the first.
 _SENDINGS = 12
@@ -172,7 +176,7 @@ def run_errands(
     """
     chance = random.Random(door.key.public)  # noqa: S311 - nothing secret
     granted = grant or Grant.usual()
-    pause = _FIRST_PAUSE_S
+    pause, worked = _FIRST_PAUSE_S, -math.inf
     while not ended.is_set():
         try:
             found = _fetch(door)
@@ -182,9 +186,10 @@ def run_errands(
                 outcome = do_errand(body, granted)
                 tell(f"job {name}: {'done' if outcome.good else outcome.content.decode('utf-8', 'replace')}")
                 _deliver(door, name, outcome, ended)
-                pause = _FIRST_PAUSE_S
+                pause, worked = _FIRST_PAUSE_S, time.monotonic()
                 continue
-            pause = min(pause * _GROWTH, longest_pause_s)
+            session = time.monotonic() - worked < _SESSION_S
+            pause = min(pause * _GROWTH, _SESSION_PAUSE_S if session else longest_pause_s)
         except Exception as error:  # whatever it is, the next job may be sound, and the agent goes on
             tell(f"{type(error).__name__}: {error}")
             pause = min(pause * 2 * _GROWTH, max(_TROUBLED_PAUSE_S, longest_pause_s))

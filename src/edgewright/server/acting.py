@@ -23,6 +23,7 @@ from edgewright.privacy.price import question
 from edgewright.privacy.sum import objection
 from edgewright.server.retraining import Ended, Retrainer
 from edgewright.server.services import Services
+from edgewright.server.signing import online_keys
 from edgewright.server.store.kept import Act, AlertChange, Decision, Position
 from edgewright.trust.asking import ask, known_permit, known_questions
 from edgewright.trust.form import ROLLOUTS
@@ -216,9 +217,7 @@ def _models(services: Services, device_class: str) -> list[str]:
 def _ask(services: Services, act: Act, now_s: float) -> tuple[str, str]:
     """Ask the fleet by subgroup; queries have names of the act, so that none is asked twice."""
     store, device_class = services.store, act.subject
-    if services.keys is None:
-        return "failed", "this server has no online keys"
-    repository = services.repository()
+    repository, keys = services.repository(), online_keys(services)
     running: dict[tuple[str, str], int] = {}
     for group in store.devices.groups():
         if group.device_class == device_class and group.model:
@@ -249,12 +248,12 @@ def _ask(services: Services, act: Act, now_s: float) -> tuple[str, str]:
     digest = dict(releases(repository, model)).get(version, "")
     for query in known.values():  # 64 at most are live, and nobody answers these any more
         if query.id.startswith("alert-") and time_of(query.deadline).timestamp() < now_s:
-            ask(repository, services.keys, model, device_class, without=query.id)
+            ask(repository, keys, model, device_class, without=query.id)
     names = []
     for query in _queries(found, act, digest):
         names.append(query.id)
         if query.id not in mine:
-            ask(repository, services.keys, model, device_class, query=query)
+            ask(repository, keys, model, device_class, query=query)
         store.sums.ask(mine.get(query.id, query), found.template, model, now_s=now_s)
     return "done", f"asked {', '.join(names)}"
 

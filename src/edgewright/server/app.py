@@ -2,34 +2,48 @@
 
 import json
 import logging
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from litestar import Litestar, Response, get
 from litestar.connection import Request
 from litestar.exceptions import HTTPException
 from litestar.middleware import DefineMiddleware
-from litestar.openapi import OpenAPIConfig
 
 import edgewright
 from edgewright.contract.door import Problem
-from edgewright.contract.errors import EdgewrightError, InputError, WorkError
+from edgewright.contract.errors import EdgewrightError, InputError, OutputError
 from edgewright.server.document import Records, openapi_document
 from edgewright.server.fleets import MissingError, gauge
-from edgewright.server.intake import Intake, Receive, Scope, Send
+from edgewright.server.intake import Intake
+from edgewright.server.limits import client_of
 from edgewright.server.measures import CONTENT_TYPE, REQUESTS, exposition
 from edgewright.server.operate import Acting, operator_router
 from edgewright.server.security import Gate, guard
 from edgewright.server.services import Services
 from edgewright.server.store.database import GoneError
+from edgewright.server.wire import Receive, Scope, Send, problem_of
+from edgewright.server.wire import say as answer
 from edgewright.trust.identity import UnknownError
 
 __all__ = ["LOG", "App", "make_app"]
 
 LOG = logging.getLogger("edgewright.server")
 _DEVICES = ("/device/", "/sums/", "/repo/")
+_DEVICE_FORMS = ("/device/enrol", "/device/check-in", "/device/job")
 _LARGEST = 1 << 20
+_FAILURE = Problem("Failure", "the server failed; its log says why", "Try again.")
+_KINDS = {
+    401: "NotAuthorized",
+    403: "PermissionDenied",
+    404: "Missing",
+    429: "TooManyRequests",
+    500: "Failure",
+    503: "GoneError",
+}
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),
@@ -43,6 +57,8 @@ _HEADERS = [
         b"form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     ),
 ]
+# What is told here is somebody's; whatever may be kept says so itself.
+_UNCACHED = (b"cache-control", b"no-store")
 _HSTS = (b"strict-transport-security", b"max-age=31536000")
 
 
@@ -55,11 +71,16 @@ class App:
         intake: The device side.
     """
 
-    def __init__(self, services: Services, pages: Litestar, *, secure: bool) -> None:
+    def __init__(self, services: Services, pages: Litestar, *, secure: bool, proxies: int = 0) -> None:
         self.services = services
         self.pages = pages
         self.intake = Intake(services)
         self._headers = [*_HEADERS, _HSTS] if secure else _HEADERS
+        self._proxies = proxies
+        self._forms = [
+            (re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(route.path_format))), route.path_format)
+            for route in pages.routes
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or take part in the beginning and the end."""
@@ -68,15 +89,21 @@ class App:
                 await self.pages(scope, receive, send)  # type: ignore[arg-type]
             return
         begun = time.perf_counter()
-        status = 500
+        status = 0
         path: str = scope["path"]
         devices = path.startswith(_DEVICES)
+        if self._proxies:
+            peer = (scope.get("client") or ("", 0))[0]
+            scope = {**scope, "client": (client_of(peer, scope["headers"], proxies=self._proxies), 0)}
 
         async def say(message: dict[str, Any]) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message["headers"], *self._headers]}
+                headers = [*message["headers"], *self._headers]
+                if not any(name.lower() == b"cache-control" for name, _ in headers):
+                    headers.append(_UNCACHED)
+                message = {**message, "headers": headers}
             await send(message)
 
         try:
@@ -84,16 +111,21 @@ class App:
                 await self.intake(scope, receive, say)
             else:
                 await self.pages(scope, receive, say)  # type: ignore[arg-type]
+        except Exception as error:
+            LOG.error(json.dumps({"event": "failure", "error": type(error).__name__}), exc_info=error)
+            if status:  # the answer has begun, and ends here
+                raise
+            await answer(say, 500, msgspec.json.encode(_FAILURE))
         finally:
             took = time.perf_counter() - begun
-            route = _route(scope, path, devices=devices)
+            route = str(scope.get("path_template") or "other") if not devices else self.route_of(path)
             REQUESTS.labels(route, str(status)).observe(took)
             if LOG.isEnabledFor(logging.INFO) and (not devices or (status >= 400 and route != "/repo")):
                 LOG.info(
                     json.dumps(
                         {
                             "event": "request",
-                            "method": scope["method"],
+                            "method": scope["method"][:20],
                             "route": route,
                             "status": status,
                             "ms": round(1e3 * took, 2),
@@ -101,8 +133,19 @@ class App:
                     )
                 )
 
+    def route_of(self, path: str) -> str:
+        """Return the form of a path, without names: whoever reads metrics or traces learns of no device."""
+        if path.startswith("/device/"):
+            form = "/".join(path.split("/")[:3])
+            return form if form in _DEVICE_FORMS else "/device"
+        if path.startswith(_DEVICES):
+            return f"/{path.split('/')[1]}"
+        return next((form for pattern, form in self._forms if pattern.fullmatch(path)), "other")
 
-def make_app(services: Services, acting: Acting, *, pages: Sequence[Any] = (), secure: bool = False) -> App:
+
+def make_app(
+    services: Services, acting: Acting, *, pages: Sequence[Any] = (), secure: bool = False, proxies: int = 0
+) -> App:
     """Return the application.
 
     Args:
@@ -110,6 +153,8 @@ def make_app(services: Services, acting: Acting, *, pages: Sequence[Any] = (), s
         acting: What changes the fleet.
         pages: More route handlers: the page's.
         secure: Whether people reach it over TLS alone.
+        proxies: Of ours that every request comes through; each tells in X-Forwarded-For whom it was asked by. With
+            0 that header is not believed, and all that comes through a proxy shares one address and its limits.
     """
 
     @get("/healthz", sync_to_thread=True, summary="Whether this server is well", tags=["server"])
@@ -130,51 +175,44 @@ def make_app(services: Services, acting: Acting, *, pages: Sequence[Any] = (), s
         route_handlers=[healthz, openapi, metrics, operator_router(services, acting), *pages],
         middleware=[DefineMiddleware(Gate, services=services)],
         exception_handlers={EdgewrightError: _failed, HTTPException: _refused, Exception: _broken},
-        openapi_config=OpenAPIConfig(
-            title="Edgewright", version=edgewright.__version__, path="/-", render_plugins=()
-        ),
+        openapi_config=None,  # its routes would be open to everybody, with pages of theirs
         plugins=[Records()],
         request_max_body_size=_LARGEST,
         debug=False,
         logging_config=None,
     )
-    return App(services, litestar, secure=secure)
-
-
-def _route(scope: Scope, path: str, *, devices: bool) -> str:
-    """Return the form of a path, without names: whoever reads metrics learns of no device."""
-    if devices:
-        parts = path.split("/")
-        return "/".join(parts[:3]) if path.startswith("/device/") else f"/{parts[1]}"
-    return str(scope.get("path_template") or "other")
+    return App(services, litestar, secure=secure, proxies=proxies)
 
 
 def _failed(_: Request[Any, Any, Any], error: EdgewrightError) -> Response[Problem]:
-    status = 500
-    if isinstance(error, MissingError):
-        status = 404
-    elif isinstance(error, InputError):
-        status = 400
-    elif isinstance(error, UnknownError):
-        status = 404
-    elif isinstance(error, GoneError):
-        status = 503
-    elif isinstance(error, WorkError):
-        status = 409
-    headers = {"Retry-After": "5"} if status == 503 else {}
-    problem = Problem(type(error).__name__, error.message, error.remedy)
-    return Response(problem, status_code=status, headers=headers)
+    """Tell whoever asks what they can mend, and nothing of how this machine looks."""
+    if isinstance(error, UnknownError | MissingError):
+        return _problem(404, problem_of(error))
+    if isinstance(error, InputError):
+        return _problem(400, problem_of(error))
+    outside = error.__cause__ is not None and not isinstance(error.__cause__, EdgewrightError)
+    if outside or isinstance(error, GoneError | OutputError):
+        # Addresses, paths and what a database says are for the log.
+        LOG.error(json.dumps({"event": "failure", "error": type(error).__name__}), exc_info=error)
+        what = "database" if isinstance(error, GoneError) else "database or the repository's store"
+        return _problem(503, Problem(type(error).__name__, f"the {what} does not answer", "Try again later."))
+    return _problem(409, problem_of(error))
+
+
+def _problem(status: int, problem: Problem, headers: dict[str, str] | None = None) -> Response[Problem]:
+    later = {"Retry-After": "5"} if status == 503 else {}
+    kind = "application/json"
+    return Response(problem, status_code=status, headers=later | (headers or {}), media_type=kind)
 
 
 def _refused(_: Request[Any, Any, Any], error: HTTPException) -> Response[Problem]:
     words = error.detail
     if error.extra and isinstance(error.extra, list):
         words = "; ".join(f"{each.get('key', '')}: {each.get('message', '')}" for each in error.extra)
-    kind = {401: "NotAuthorized", 403: "PermissionDenied", 404: "Missing", 429: "TooManyRequests"}
-    problem = Problem(kind.get(error.status_code, "InputError"), words[:1000], "See /openapi.json.")
-    return Response(problem, status_code=error.status_code, headers=error.headers or {})
+    problem = Problem(_KINDS.get(error.status_code, "InputError"), words[:1000], "See /openapi.json.")
+    return _problem(error.status_code, problem, dict(error.headers or {}))
 
 
 def _broken(_: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
     LOG.error(json.dumps({"event": "failure", "error": type(error).__name__}), exc_info=error)
-    return Response(Problem("Failure", "the server failed; its log says why", "Try again."), status_code=500)
+    return _problem(500, _FAILURE)

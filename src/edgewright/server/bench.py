@@ -15,6 +15,7 @@ from edgewright.server.services import Services
 from edgewright.server.store.kept import Job
 
 __all__ = [
+    "KIND",
     "MOST_BYTES",
     "MOST_REPLY_BYTES",
     "add_job",

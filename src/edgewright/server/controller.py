@@ -50,6 +50,8 @@ ACTOR = "controller"
 _log = logging.getLogger(__name__)
 # A look that changes nothing is kept at most every so many looks.
 _SELDOM = 6
+# A look at a large fleet takes seconds, which check-ins need too: for so many times as long there is no other.
+_REST = 9.0
 _CHANGES: Mapping[str, Callable[[Plan, datetime.datetime], Plan]] = {
     "advance": plans.advance,
     "finish": plans.finish,
@@ -102,6 +104,8 @@ class Controller:
     # Since when devices could have been heard without a break, as far as is known.
     _listening_s: float = field(init=False, default=-math.inf)
     _holds: dict[str, tuple[str, float]] = field(init=False, default_factory=dict)
+    # Rollouts that are not looked at before some moment.
+    _rests: dict[str, float] = field(init=False, default_factory=dict)
     _announced: set[tuple[str, int]] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
@@ -162,8 +166,13 @@ class Controller:
             return self._act(look)
         if plan.state == "aborted":
             return self._take_back(look) if look.last is not None and look.last.verdict == "roll_back" else []
+        if now_s < self._rests.get(subject, -math.inf):
+            return []
+        began_s = self.services.now()
         look, settled = self._settle(look)
-        return self._decide(look, settled=settled)
+        done = self._decide(look, settled=settled)
+        self._rests[subject] = now_s + _REST * max(0.0, self.services.now() - began_s)
+        return done
 
     def _settle(self, look: _Look) -> tuple[_Look, bool]:
         """Write down who is silent once the stage's deadline has passed, and return whether that is done."""

@@ -8,15 +8,23 @@ from typing import Any
 
 import msgspec
 from litestar import Litestar
+from litestar._openapi.plugin import OpenAPIPlugin
 from litestar._openapi.schema_generation import SchemaCreator
+from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Schema
 from litestar.plugins import OpenAPISchemaPlugin
 from litestar.typing import FieldDefinition
 
+import edgewright
 from edgewright.contract.door import PROOF, CheckedIn, CheckingIn, Enrolled, Enrolling, Problem
 
 __all__ = ["Records", "openapi_document"]
 
+_WORDS = """\
+The control plane of a fleet. Operators ask with a token; devices sign their requests. The repository's files are
+under `/repo/`, by the names that the repository has for them, and need neither; letters for private sums go to
+`/sums/`. Whatever is refused is told as a `Problem`.
+"""
 _REF = "#/components/schemas/{name}"
 _DEVICE = (Enrolling, Enrolled, CheckingIn, CheckedIn, Problem)
 
@@ -40,7 +48,10 @@ class Records(OpenAPISchemaPlugin):
 @cache
 def openapi_document(app: Litestar) -> bytes:
     """Return the document, JSON."""
-    document = app.openapi_schema.to_schema()
+    plugin = app.plugins.get(OpenAPIPlugin)
+    # Only now, so that Litestar adds no routes of its own for it.
+    plugin._openapi_config = OpenAPIConfig(title="Edgewright", version=edgewright.__version__, description=_WORDS)
+    document = plugin.provide_openapi().to_schema()
     seen = app.plugins.get(Records).seen
     records: list[type[msgspec.Struct]] = sorted({*_DEVICE, *seen}, key=lambda each: each.__name__)
     _, schemas = msgspec.json.schema_components(records, ref_template=_REF)
@@ -60,6 +71,10 @@ def _mend(path: str, verb: str, operation: dict[str, Any]) -> None:
     """Say what every route of operators may answer, and what it takes."""
     if path.startswith("/api/") or path == "/metrics":
         operation["security"] = [{"token": []}]
+    for parameter in operation.get("parameters", ()):
+        for schema in (parameter["schema"], *parameter["schema"].get("oneOf", ())):
+            if "default" in schema and schema["default"] is None:
+                del schema["default"]  # what is left out is of no type
     problem = {"application/json": {"schema": {"$ref": _REF.format(name="Problem")}}}
     for status, words in (
         ("400", "The request cannot be read, or asks for what is not allowed."),
@@ -80,7 +95,7 @@ def _mend(path: str, verb: str, operation: dict[str, Any]) -> None:
 
 
 def _device_paths() -> dict[str, Any]:
-    def said(record: type) -> dict[str, Any]:
+    def said(record: type[msgspec.Struct]) -> dict[str, Any]:
         return {"content": {"application/json": {"schema": {"$ref": _REF.format(name=record.__name__)}}}}
 
     def operation(name: str, summary: str, answers: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -117,7 +132,37 @@ def _device_paths() -> dict[str, Any]:
         "required": True,
         "schema": {"type": "string", "enum": ["done", "failed"]},
     }
+    sum_name = {
+        "name": "sum",
+        "in": "path",
+        "required": True,
+        "description": "Digest of the sum's terms, hexadecimal.",
+        "schema": {"type": "string"},
+    }
+    sum_act = {
+        "name": "act",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "enum": ["gift", "join", "share", "mask", "reveal", "roster", "lists"]},
+    }
+    kept: dict[str, Any] = {
+        status: {"description": words, "content": octets}
+        for status, words in (
+            ("200", "Kept, or what was asked for."),
+            ("403", "Refused for good."),
+            ("409", "Refused for now."),
+        )
+    }
     return {
+        "/sums/{sum}/{act}": {
+            "post": operation(
+                "send_letter",
+                "Send a letter for a private sum, or ask how it stands",
+                kept,
+                parameters=[sum_name, sum_act],
+                requestBody={"required": True, "content": octets},
+            )
+        },
         "/device/enrol": {
             "post": operation(
                 "enrol_device",

@@ -1,6 +1,7 @@
 """What a decision about a rollout was made from, as it is kept, and whether it would be made again."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -9,9 +10,11 @@ from edgewright.contract.errors import InputError, WorkError
 from edgewright.rollout.decide import replay
 from edgewright.rollout.experiment import rejudge
 from edgewright.server.store import kept
-from edgewright.server.store.store import Store
 
-__all__ = ["ACTIONS", "Explained", "Fact", "Ground", "explain", "ground_of", "packed", "why"]
+if TYPE_CHECKING:  # who asks a control plane has no store
+    from edgewright.server.store.store import Store
+
+__all__ = ["ACTIONS", "Explained", "Fact", "Ground", "explain", "ground_of", "one_of", "packed", "why"]
 
 ACTIONS = ("advance", "finish", "roll_back")
 """Verdicts after which the plan is signed anew."""
@@ -117,7 +120,7 @@ def explain(decision: kept.Decision) -> Explained:
     )
 
 
-def why(store: Store, rollout: str) -> Sequence[Explained]:
+def why(store: "Store", rollout: str) -> Sequence[Explained]:
     """Return all that was decided about a rollout, in order, each decided again.
 
     Args:
@@ -128,13 +131,30 @@ def why(store: Store, rollout: str) -> Sequence[Explained]:
         InputError: There is none, or there are several.
         WorkError: What was kept cannot be read.
     """
-    subjects = [rollout] if "/" in rollout else store.decisions.subjects(rollout)
-    if len(subjects) > 1:
-        raise InputError(f"several rollouts are named {rollout}", remedy=f"Say which: {', '.join(subjects)}.")
-    found = [explain(decision) for subject in subjects for decision in store.decisions.of(subject)]
+    subject = rollout if "/" in rollout else one_of(rollout, store.decisions.subjects(rollout))
+    found = [explain(decision) for decision in store.decisions.of(subject)]
     if not found:
-        raise InputError(
-            f"nothing was decided about a rollout {rollout[:200]!r}",
-            remedy="Name it as 'edgewright rollout status' shows it, or as MODEL/CLASS/NAME.",
-        )
+        raise _unknown(rollout)
     return found
+
+
+def one_of(rollout: str, subjects: Collection[str]) -> str:
+    """Return the only key of a rollout's name.
+
+    Raises:
+        InputError: There is none, or there are several.
+    """
+    if len(subjects) > 1:
+        raise InputError(
+            f"several rollouts are named {rollout}", remedy=f"Say which: {', '.join(sorted(subjects))}."
+        )
+    if not subjects:
+        raise _unknown(rollout)
+    return next(iter(subjects))
+
+
+def _unknown(rollout: str) -> InputError:
+    return InputError(
+        f"nothing was decided about a rollout {rollout[:200]!r}",
+        remedy="Name it as 'edgewright rollout status' shows it, or as MODEL/CLASS/NAME.",
+    )

@@ -1,9 +1,11 @@
 """How often somebody may ask: token buckets, for as many names as there is room for. No clock of their own."""
 
+import ipaddress
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-__all__ = ["Limiter"]
+__all__ = ["Limiter", "client_of", "neighbourhood"]
 
 
 @dataclass(slots=True)
@@ -40,3 +42,50 @@ class Limiter:
         if len(self._left) > self.most:
             self._left.popitem(last=False)
         return allowed
+
+
+def client_of(peer: str, headers: Iterable[tuple[bytes, bytes]], *, proxies: int) -> str:
+    """Return the address that a request comes from.
+
+    Each proxy adds whom it was asked by to the right of X-Forwarded-For; what stands left of what our own proxies
+    added, anybody can have written.
+
+    Args:
+        peer: Address at the other end of the connection.
+        headers: Of the request.
+        proxies: Of ours that every request comes through; with 0 the header is not believed.
+
+    >>> client_of("10.0.0.1", [(b"x-forwarded-for", b"made.up, 192.0.2.7")], proxies=1)
+    '192.0.2.7'
+    """
+    if proxies < 1:
+        return peer
+    hops = [hop.strip() for name, value in headers if name == b"x-forwarded-for" for hop in value.split(b",")]
+    if len(hops) < proxies:
+        return peer
+    hop = hops[-proxies].decode("latin-1")
+    if hop.startswith("["):
+        hop = hop[1:].partition("]")[0]
+    elif hop.count(":") == 1:
+        hop = hop.partition(":")[0]
+    try:
+        return str(ipaddress.ip_address(hop))
+    except ValueError:
+        return peer
+
+
+def neighbourhood(address: str) -> str:
+    """Return by what an address is limited: an IPv6 network of 64 bits is one household's, with all its addresses.
+
+    >>> neighbourhood("2001:db8::1") == neighbourhood("2001:db8::2"), neighbourhood("192.0.2.1")
+    (True, '192.0.2.1')
+    """
+    try:
+        known = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(known, ipaddress.IPv4Address):
+        return str(known)
+    if known.ipv4_mapped is not None:
+        return str(known.ipv4_mapped)
+    return str(ipaddress.ip_network((known, 64), strict=False))

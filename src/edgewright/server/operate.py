@@ -10,7 +10,7 @@ from typing import Annotated, Any, Protocol
 from litestar import Response, Router, delete, get, post
 from litestar.connection import Request
 from litestar.exceptions import NotFoundException
-from litestar.params import Parameter
+from litestar.params import FromQuery, JSONBody, PathParameter, QueryParameter
 
 from edgewright.contract.operator import (
     AskQuery,
@@ -56,9 +56,11 @@ from edgewright.server.store.kept import (
 
 __all__ = ["Acting", "operator_router"]
 
-_Limit = Annotated[int, Parameter(ge=1, le=1000, description="Most that are returned.")]
-_After = Annotated[str, Parameter(max_length=64, description="Name of the last one of the page before.")]
-_Text = Annotated[str, Parameter(max_length=200)]
+_Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="Most that are returned.")]
+_After = Annotated[str, QueryParameter(max_length=64, description="Name of the last one of the page before.")]
+_Text = Annotated[str, QueryParameter(max_length=200)]
+_Name = Annotated[str, PathParameter(min_length=1, max_length=200)]
+_Number = Annotated[int, PathParameter(ge=1, le=1 << 62)]
 _Request = Request[Who, Any, Any]
 
 
@@ -108,11 +110,15 @@ def operator_router(services: Services, acting: Acting) -> Router:
         after: _After = "",
         limit: _Limit = 100,
         device_class: _Text = "",
-        version: Annotated[str | None, Parameter(max_length=200)] = None,
-        label: Annotated[list[str] | None, Parameter(max_items=16, description="NAME=VALUE; repeatable.")] = None,
-        silent: Annotated[float | None, Parameter(ge=0, description="Seconds since the last check-in.")] = None,
-        bench: bool | None = None,
-        retired: bool = False,
+        version: Annotated[str | None, QueryParameter(max_length=200)] = None,
+        label: Annotated[
+            list[str] | None, QueryParameter(max_items=16, description="NAME=VALUE; repeatable.")
+        ] = None,
+        silent: Annotated[
+            float | None, QueryParameter(ge=0, description="Seconds since the last check-in.")
+        ] = None,
+        bench: FromQuery[bool | None] = None,
+        retired: FromQuery[bool] = False,
     ) -> list[DeviceShown]:
         labels = dict(each.partition("=")[::2] for each in label or ())
         found = store.devices.page(
@@ -128,7 +134,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         return [fleets.shown_device(each) for each in found]
 
     @get("/devices/{device_id:str}", guards=[guard("look")], sync_to_thread=True, summary="One device")
-    def device(device_id: str) -> DeviceShown:
+    def device(device_id: _Name) -> DeviceShown:
         found = store.devices.get(device_id)
         if found is None:
             raise NotFoundException(f"there is no device {device_id[:80]!r}")
@@ -141,7 +147,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         status_code=200,
         summary="Believe a device no more",
     )
-    def retire(request: _Request, device_id: str, data: Because) -> Made:
+    def retire(request: _Request, device_id: _Name, data: JSONBody[Because]) -> Made:
         store.devices.retire(device_id, now_s=services.now())
         note(request, "retire device", device_id, reason=data.reason)
         return Made(device_id, ("It may be believed for a minute more.",))
@@ -153,7 +159,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         status_code=200,
         summary="Have a device take profiling jobs, or not",
     )
-    def bench_device(request: _Request, device_id: str, data: Bench) -> Made:
+    def bench_device(request: _Request, device_id: _Name, data: JSONBody[Bench]) -> Made:
         store.devices.mark_bench(device_id, bench=data.bench)
         note(request, "mark bench", device_id, bench=data.bench)
         return Made(device_id)
@@ -163,7 +169,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         return store.devices.invited(now_s=services.now())
 
     @post("/invitations", guards=[guard("invite devices")], sync_to_thread=True, summary="Tokens to enrol devices")
-    def invite(request: _Request, data: Invite) -> Secret:
+    def invite(request: _Request, data: JSONBody[Invite]) -> Secret:
         secrets = tuple(
             store.devices.invite(
                 data.device_class,
@@ -184,7 +190,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         return fleets.models(services)
 
     @get("/releases/{model:str}/{version:str}", guards=[guard("look")], sync_to_thread=True, summary="One release")
-    def release(model: str, version: str) -> Manifest:
+    def release(model: _Name, version: _Name) -> Manifest:
         return fleets.release(services, model, version)
 
     @get("/rollouts", guards=[guard("look")], sync_to_thread=True, summary="Rollouts, as they are signed")
@@ -192,7 +198,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         return all_plans(services)
 
     @post("/rollouts", guards=[guard("start rollouts")], sync_to_thread=True, summary="Begin a rollout")
-    def start(request: _Request, data: StartRollout) -> Made:
+    def start(request: _Request, data: JSONBody[StartRollout]) -> Made:
         plan, notes = acting.start(request.user.name, data)
         return Made(plan.rollout, notes)
 
@@ -202,7 +208,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         sync_to_thread=True,
         summary="One rollout",
     )
-    def rollout(model: str, device_class: str) -> Plan:
+    def rollout(model: _Name, device_class: _Name) -> Plan:
         return fleets.plan(services, model, device_class)
 
     @get(
@@ -211,7 +217,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         sync_to_thread=True,
         summary="What the offline keys allow",
     )
-    def policy(model: str, device_class: str) -> Policy:
+    def policy(model: _Name, device_class: _Name) -> Policy:
         return fleets.policy(services, model, device_class)
 
     def changing(act: RolloutAct, right: Right, summary: str) -> Any:
@@ -223,7 +229,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
             summary=summary,
             operation_id=f"{act}_rollout",
         )
-        def change(request: _Request, model: str, device_class: str, data: Because) -> Plan:
+        def change(request: _Request, model: _Name, device_class: _Name, data: JSONBody[Because]) -> Plan:
             return acting.change(request.user.name, model, device_class, act, data.reason)
 
         return change
@@ -238,11 +244,11 @@ def operator_router(services: Services, acting: Acting) -> Router:
         sync_to_thread=True,
         summary="One decision with all that it was made from",
     )
-    def decision(model: str, device_class: str, rollout_name: str, number: int) -> dict[str, Any]:
+    def decision(model: _Name, device_class: _Name, rollout_name: _Name, number: _Number) -> dict[str, Any]:
         return fleets.decision(services, f"{model}/{device_class}/{rollout_name}", number)
 
     @get("/alerts", guards=[guard("look")], sync_to_thread=True, summary="Alerts")
-    def alerts(alert_state: AlertState | None = None) -> list[AlertShown]:
+    def alerts(alert_state: FromQuery[AlertState | None] = None) -> list[AlertShown]:
         return [fleets.shown_alert(each) for each in store.alerts.all(alert_state)]
 
     @get("/alerts/changes", guards=[guard("look")], sync_to_thread=True, summary="When alerts began and ended")
@@ -256,7 +262,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         status_code=200,
         summary="Tell nobody of an alert for a while",
     )
-    def silence(request: _Request, data: Silencing) -> Made:
+    def silence(request: _Request, data: JSONBody[Silencing]) -> Made:
         until_s = services.now() + data.for_s if data.for_s else None
         if not store.alerts.silence(data.rule, data.device_class, until_s=until_s):
             raise NotFoundException(f"there is no alert {data.rule[:80]!r} for {data.device_class[:80]!r}")
@@ -274,18 +280,18 @@ def operator_router(services: Services, acting: Acting) -> Router:
         status_code=200,
         summary="Approve or refuse an action",
     )
-    def settle(request: _Request, item: str, verdict: str, data: Because) -> Made:
+    def settle(request: _Request, item: _Name, verdict: _Name, data: JSONBody[Because]) -> Made:
         if verdict not in ("approve", "refuse"):
             raise NotFoundException(f"{verdict[:80]!r} is neither approve nor refuse")
         notes = acting.settle(request.user.name, item, approve=verdict == "approve", reason=data.reason)
         return Made(item, tuple(notes))
 
     @get("/queries", guards=[guard("look")], sync_to_thread=True, summary="Questions to the fleet")
-    def queries(query_state: QueryState | None = None) -> list[QueryShown]:
+    def queries(query_state: FromQuery[QueryState | None] = None) -> list[QueryShown]:
         return [fleets.shown_query(each) for each in store.sums.all(query_state)]
 
     @get("/queries/{query_id:str}", guards=[guard("look")], sync_to_thread=True, summary="One question")
-    def query(query_id: str) -> QueryShown:
+    def query(query_id: _Name) -> QueryShown:
         found = store.sums.get(query_id)
         if found is None:
             raise NotFoundException(f"there is no query {query_id[:80]!r}")
@@ -322,7 +328,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
 
     @get("/audit", guards=[guard("look")], sync_to_thread=True, summary="Who did what, the newest first")
     def audit(
-        before: Annotated[int, Parameter(ge=1, le=1 << 62)] = 1 << 62, limit: _Limit = 100
+        before: Annotated[int, QueryParameter(ge=1, le=1 << 62)] = 1 << 62, limit: _Limit = 100
     ) -> list[AuditEntry]:
         return store.audit.page(before=before, limit=limit)
 
@@ -331,7 +337,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         return store.people.tokens()
 
     @post("/tokens", guards=[guard("manage access")], sync_to_thread=True, summary="A token for a program")
-    def add_token(request: _Request, data: NewToken) -> Secret:
+    def add_token(request: _Request, data: JSONBody[NewToken]) -> Secret:
         secret = store.people.add_token(
             data.name,
             role_of(data.role),
@@ -349,7 +355,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         status_code=200,
         summary="Make a token void",
     )
-    def retire_token(request: _Request, name: str) -> Made:
+    def retire_token(request: _Request, name: _Name) -> Made:
         store.people.retire_token(name, now_s=services.now())
         note(request, "retire token", name)
         return Made(name)
@@ -359,7 +365,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         return store.people.users()
 
     @post("/users", guards=[guard("manage access")], sync_to_thread=True, summary="Let somebody log in")
-    def add_user(request: _Request, data: NewUser) -> Made:
+    def add_user(request: _Request, data: JSONBody[NewUser]) -> Made:
         store.people.add_user(data.name, role_of(data.role), data.password, now_s=services.now())
         note(request, "add user", data.name, role=data.role)
         return Made(data.name)
@@ -371,13 +377,13 @@ def operator_router(services: Services, acting: Acting) -> Router:
         status_code=200,
         summary="Let somebody log in no more",
     )
-    def retire_user(request: _Request, name: str) -> Made:
+    def retire_user(request: _Request, name: _Name) -> Made:
         store.people.change_user(name, retired_s=services.now())
         note(request, "retire user", name)
         return Made(name)
 
     @get("/jobs", guards=[guard("look")], sync_to_thread=True, summary="Profiling jobs, the newest first")
-    def jobs(job_state: JobState | None = None, limit: _Limit = 100) -> list[JobShown]:
+    def jobs(job_state: FromQuery[JobState | None] = None, limit: _Limit = 100) -> list[JobShown]:
         return [fleets.shown_job(each) for each in store.jobs.all(state=job_state, limit=limit)]
 
     @post(
@@ -391,7 +397,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         return Made(await asyncio.to_thread(acting.add_job, request.user.name, device, body))
 
     @get("/jobs/{job_id:str}", guards=[guard("look")], sync_to_thread=True, summary="One profiling job")
-    def job(job_id: str) -> JobShown:
+    def job(job_id: _Name) -> JobShown:
         found = store.jobs.get(job_id)
         if found is None:
             raise NotFoundException(f"there is no job {job_id[:80]!r}")
@@ -415,7 +421,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         media_type="application/octet-stream",
         summary="What came of a profiling job",
     )
-    def job_result(job_id: str) -> Response[bytes]:
+    def job_result(job_id: _Name) -> Response[bytes]:
         found = store.jobs.get(job_id)
         if found is None or found.result is None:
             raise NotFoundException(f"there is no result of job {job_id[:80]!r}")

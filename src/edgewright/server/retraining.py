@@ -121,9 +121,10 @@ class Retrainer:
 
     def _begin(self, act: str, lock: int) -> None:
         module, _, function = self.retraining.function.partition(":")
+        log = self.folder / f"{act}.log"
         command = list(self.retraining.command) or [sys.executable, "-c", _CALL, module, function]
         try:
-            stream = (self.folder / f"{act}.log").open("wb")
+            log.write_bytes(b"")
             process = subprocess.Popen(
                 command,
                 cwd=self.project,
@@ -142,12 +143,12 @@ class Retrainer:
         for old in sorted(self.folder.glob("*.log"), key=lambda path: path.stat().st_mtime)[:-_LOGS]:
             old.unlink(missing_ok=True)
         self.running, self._process = act, process
-        self._thread = threading.Thread(target=self._watch, args=(act, process, stream), daemon=True)
+        self._thread = threading.Thread(target=self._watch, args=(act, process, log), daemon=True)
         self._thread.start()
 
-    def _watch(self, act: str, process: subprocess.Popen[bytes], stream: IO[bytes]) -> None:
+    def _watch(self, act: str, process: subprocess.Popen[bytes], log: Path) -> None:
         begun, timed_out = time.monotonic(), False
-        reader = threading.Thread(target=_copy, args=(process.stdout, stream), daemon=True)
+        reader = threading.Thread(target=_copy, args=(process.stdout, log), daemon=True)
         reader.start()
         try:
             process.wait(self.retraining.timeout_s)
@@ -180,10 +181,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _copy(source: IO[bytes], stream: IO[bytes]) -> None:
+def _copy(source: IO[bytes], log: Path) -> None:
     """Write what comes, but no more than the beginning and the end of it."""
     left, tail, cut = _HEAD_BYTES, deque[bytes](maxlen=_TAIL_BYTES // _CHUNK), 0
-    with stream:
+    with source, log.open("wb") as stream:
         while part := source.read1(_CHUNK):  # type: ignore[attr-defined]
             if left > 0:
                 stream.write(part[:left])

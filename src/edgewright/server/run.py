@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import resource
 import signal
 import socket
 import threading
@@ -20,7 +21,8 @@ from edgewright.contract.errors import InputError
 
 __all__ = ["free_port", "serve"]
 
-_BACKLOG = 1024
+# Connections at a time, and those that wait to be taken; each costs a file.
+_CONNECTIONS, _BACKLOG, _FILES = 8192, 1024, 16_384
 
 
 def free_port(host: str, port: int) -> int:
@@ -90,6 +92,7 @@ async def _answering(
         ready()
         await asyncio.to_thread(ended.wait)
         return
+    _allow_connections()
     server = Server(
         app,
         address=host,
@@ -98,6 +101,7 @@ async def _answering(
         http=HTTPModes.auto if tls else HTTPModes.http1,
         http1_settings=HTTP1Settings(header_read_timeout=10_000, max_buffer_size=1 << 16),
         backlog=_BACKLOG,
+        backpressure=_CONNECTIONS,
         websockets=False,
         log_enabled=False,
         ssl_cert=None if tls is None else tls[0],
@@ -105,8 +109,10 @@ async def _answering(
     )
     serving = asyncio.create_task(server.serve())
     waiting = asyncio.create_task(asyncio.to_thread(ended.wait))
-    await asyncio.to_thread(_reached, host, port)
-    ready()
+    reached = asyncio.create_task(asyncio.to_thread(_reached, host, port))
+    await asyncio.wait((serving, waiting, reached), return_when=asyncio.FIRST_COMPLETED)
+    if reached.done() and reached.result() and not serving.done():
+        ready()
     done, _ = await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
     ended.set()
     if serving not in done:
@@ -120,10 +126,20 @@ async def _answering(
     await waiting
 
 
-def _reached(host: str, port: int) -> None:
-    """Wait until connections are taken, for ten seconds at most."""
+def _reached(host: str, port: int) -> bool:
+    """Wait until connections are taken, for ten seconds at most, and return whether they are."""
     ends = time.monotonic() + 10
     while time.monotonic() < ends:
         with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
-            return
+            return True
         time.sleep(0.02)
+    return False
+
+
+def _allow_connections() -> None:
+    """Have as many files as connections need, if the system permits."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

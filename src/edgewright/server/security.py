@@ -20,17 +20,30 @@ from litestar.exceptions import (
 from litestar.handlers.base import BaseRouteHandler
 from litestar.middleware import AbstractAuthenticationMiddleware, AuthenticationResult
 
-from edgewright.server.access import RIGHTS, Right, Role, csrf_matches, csrf_of, may, role_of
-from edgewright.server.limits import Limiter
+from edgewright.contract.errors import EdgewrightError, InputError
+from edgewright.contract.names import checked_name
+from edgewright.server.access import RIGHTS, Right, Role, csrf_matches, csrf_of, may, password_matches, role_of
+from edgewright.server.limits import Limiter, neighbourhood
 from edgewright.server.services import Services
-from edgewright.server.store.database import GoneError
 
-__all__ = ["COOKIE", "IDLE_S", "LIFETIME_S", "Gate", "Who", "checked_csrf", "cookie", "guard", "logins", "right_of"]
+__all__ = [
+    "COOKIE",
+    "IDLE_S",
+    "LIFETIME_S",
+    "Gate",
+    "Who",
+    "checked_csrf",
+    "cookie",
+    "guard",
+    "log_in",
+    "logins",
+    "right_of",
+]
 
 COOKIE = "edgewright_session"
 LIFETIME_S, IDLE_S = 12 * 3600.0, 3600.0
 _SAFE = ("GET", "HEAD", "OPTIONS")
-_LONGEST = 200
+_LONGEST, _LONGEST_NAME = 200, 64
 _BEARER = "Bearer "
 
 
@@ -71,7 +84,7 @@ class Gate(AbstractAuthenticationMiddleware):
     async def authenticate_request(self, connection: ASGIConnection[Any, Any, Any, Any]) -> AuthenticationResult:
         """Return who asks, None for nobody; a wrong token is nobody's, and no better than none."""
         client = connection.client.host if connection.client else ""
-        if not self._asked.allows(client, time.monotonic()):
+        if not self._asked.allows(neighbourhood(client), time.monotonic()):
             raise TooManyRequestsException("too many requests from one address", headers={"Retry-After": "10"})
         given = connection.headers.get("Authorization", "")
         secret = connection.cookies.get(COOKIE, "")
@@ -80,7 +93,7 @@ class Gate(AbstractAuthenticationMiddleware):
                 return AuthenticationResult(await self._by_token(given), None)
             if secret and len(secret) <= _LONGEST:
                 return AuthenticationResult(await self._by_session(secret), None)
-        except GoneError as error:
+        except EdgewrightError as error:
             raise ServiceUnavailableException("the database does not answer") from error
         return AuthenticationResult(None, None)
 
@@ -159,3 +172,47 @@ def cookie(secret: str, *, secure: bool, lifetime_s: float = LIFETIME_S) -> str:
 def logins() -> tuple[Limiter, Limiter]:
     """Return how often one address, and one name, may try to log in: guessing goes slowly, mistakes do not hurt."""
     return Limiter(per_s=0.2, burst=10, most=100_000), Limiter(per_s=0.1, burst=10, most=100_000)
+
+
+async def log_in(
+    services: Services, limiters: tuple[Limiter, Limiter], name: str, password: str, client: str
+) -> tuple[str, Who] | None:
+    """Return a session's secret for a cookie, and whose it is; None if name and password do not fit.
+
+    The session is always a new one, whatever cookie came with the request, and which of the two did not fit is told
+    nobody. What failed is in the audit log, without the password.
+
+    Args:
+        services: What the server works with.
+        limiters: From `logins`, kept as long as the server runs.
+        name: As it was typed.
+        password: As it was typed.
+        client: Address that it came from.
+
+    Raises:
+        TooManyRequestsException: Somebody guesses.
+    """
+    now, clock = services.now(), time.monotonic()
+    known = "".join(letter if letter.isprintable() else "\ufffd" for letter in name[:_LONGEST_NAME])
+    # Both are asked, so that who is stopped by the one does not guess more often by the other.
+    allowed = [limiters[0].allows(neighbourhood(client), clock), limiters[1].allows(known.casefold(), clock)]
+    if not all(allowed):
+        raise TooManyRequestsException("too many logins: wait a minute", headers={"Retry-After": "60"})
+
+    def work() -> tuple[str, Who] | None:
+        store = services.store
+        try:
+            checked_name("user", name)
+            found = store.people.log_in(name, password, now_s=now, lifetime_s=LIFETIME_S)
+        except InputError:
+            password_matches(password, None)  # takes as long
+            found = None
+        if found is None:
+            store.audit.write("server", "log in failed", known, at_s=now, detail={"client": client[:64]})
+            return None
+        secret, session = found
+        who = Who(f"user:{session.user}", session.role, secret)
+        store.audit.write(who.name, "log in", session.user, at_s=now, detail={"client": client[:64]})
+        return secret, who
+
+    return await asyncio.to_thread(work)

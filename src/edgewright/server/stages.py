@@ -18,6 +18,7 @@ from edgewright.contract.names import version_key
 from edgewright.contract.plan import Plan, Policy, ceiling
 from edgewright.contract.status import StageOutcome
 from edgewright.contract.times import time_of
+from edgewright.device.choose import is_for
 from edgewright.device.cohort import arm_of, is_held_back, is_in
 from edgewright.rollout.design import watched
 from edgewright.server.store.kept import Candidate, rollout_key
@@ -115,10 +116,7 @@ def takes_part(plan: Plan, policy: Policy, device: Candidate) -> bool:
         return False
     if not device.previous and any(device.proven == arm.version for arm in plan.arms):
         return False
-    wanted = plan.selector
-    if wanted.channel and wanted.channel != device.channel:
-        return False
-    if any(device.labels.get(label) != value for label, value in wanted.labels.items()):
+    if not is_for(plan, device.labels, device.channel):
         return False
     highest = ceiling(policy, device.channel)
     return highest is None or all(version_key(arm.version) <= version_key(highest) for arm in plan.arms)
@@ -128,7 +126,9 @@ def arm_in(plan: Plan, policy: Policy, device_id: str) -> int:
     """Return a device's arm at the stage that a plan is at, as `device/choose.py` finds it."""
     if is_held_back(policy.holdback, policy.salt, device_id):
         return CONTROL
-    number = arm_of([arm.weight for arm in plan.arms], plan.rollout, policy.salt, device_id)
+    number = 0
+    if len(plan.arms) > 1:
+        number = arm_of([arm.weight for arm in plan.arms], plan.rollout, policy.salt, device_id)
     return number if is_in(plan.fraction, plan.arms[number].manifest, policy.salt, device_id) else CONTROL
 
 

@@ -187,7 +187,8 @@ def _is_told(change: AlertChange) -> bool:
 
 
 def _log(notice: Notice, _now_s: float) -> None:
-    _LOG.log(_LEVELS[notice.severity], "%s", notice.message, extra={"alert": msgspec.to_builtins(notice)})
+    said = {"event": notice.message, "alert": notice}
+    _LOG.log(_LEVELS[notice.severity], "%s", msgspec.json.encode(said).decode())
 
 
 def _webhook(target: WebhookTarget, secret: bytes, trust: ssl.SSLContext | None) -> Channel:

@@ -79,7 +79,7 @@ def test_an_enrolment_whose_answer_was_lost_is_done_again_with_the_same_token(wo
         handler.connection.shutdown(socket.SHUT_RDWR)
 
     plane.offers["t"] = {"device_class": "default", "repository": "repo/"}
-    given = {"server": plane.url, "token": "t", "root": root_of(world)}
+    given: dict[str, Any] = {"server": plane.url, "token": "t", "root": root_of(world)}
     state = world.path / "device"
     enrols, plane.enrol = plane.enrol, lambda body: (500, enrols(body)[1])  # type: ignore[method-assign]
     with pytest.raises(door.UnansweredError, match="answered 500"):
@@ -267,7 +267,11 @@ def test_a_fleet_that_is_not_the_roots_installs_nothing(world: World, plane: Pla
     (other / "repo").mkdir(parents=True)
     found(LocalStore(other / "repo"), keys, passphrase=keys.ask(""), bits=2, now=world.clock)
     plane.offers["t"] = {"device_class": "default", "repository": world.url}
-    given = {"server": plane.url, "token": "t", "root": (other / "repo/metadata/1.root.json").read_bytes()}
+    given: dict[str, Any] = {
+        "server": plane.url,
+        "token": "t",
+        "root": (other / "repo/metadata/1.root.json").read_bytes(),
+    }
     enrol_at(world.path / "device", **given)
     agent = world.agent()
     record = agent.check()

@@ -41,7 +41,7 @@ def changed(record: Any, **changes: Any) -> Any:
 
 
 def here(device_id: str = "d", now: datetime = NOW, **more: Any) -> Situation:
-    given = {"labels": {}, "channel": "", "hour": 12} | more
+    given: dict[str, Any] = {"labels": {}, "channel": "", "hour": 12} | more
     return Situation(device_id, now=now, **given)
 
 
@@ -50,8 +50,14 @@ def device(number: int) -> str:
     return device_id_of(hashlib.sha256(number.to_bytes(4, "big")).digest())
 
 
-def fate_of(plan: Plan = PLAN, situation: Situation | None = None, fate: Fate | None = None, **counts: Any) -> Fate:
-    found = see(fate, plan, POLICY, situation or here(), counts)
+def fate_of(
+    plan: Plan = PLAN,
+    situation: Situation | None = None,
+    fate: Fate | None = None,
+    *,
+    counts: dict[str, dict[str, Outcome]] | None = None,
+) -> Fate:
+    found = see(fate, plan, POLICY, situation or here(), counts or {})
     assert found is not None
     return found
 
@@ -234,7 +240,7 @@ RULED = changed(PLAN, stages=(Stage(1.0, 0.0, (HealthRule("outcome:defect", 0.1)
 @pytest.mark.parametrize("name", [TREATED, CONTROL])
 def test_an_outcome_that_grows_worse_counts_in_every_arm(name: str) -> None:
     before = {OLD: {"defect": Outcome(500, 25.0)}}
-    fate = fate_of(RULED, here(name), **before)
+    fate = fate_of(RULED, here(name), counts=before)
     assert worse(fate, before) == set()
     serving = ONE if fate.arm else OLD
     same = {"defect": Outcome(300, 15.0)} if fate.arm else {"defect": Outcome(800, 40.0)}
@@ -244,7 +250,7 @@ def test_an_outcome_that_grows_worse_counts_in_every_arm(name: str) -> None:
 
 
 def test_outcomes_that_were_forgotten_meanwhile_harm_nobody() -> None:
-    fate = fate_of(RULED, here(), **{OLD: {"defect": Outcome(500, 25.0)}, TWO: {"other": Outcome(5, 5.0)}})
+    fate = fate_of(RULED, here(), counts={OLD: {"defect": Outcome(500, 25.0)}, TWO: {"other": Outcome(5, 5.0)}})
     assert worse(fate, {}) == set()
     assert worse(fate, {OLD: {"defect": Outcome(40, 39.0)}}) == set()
 

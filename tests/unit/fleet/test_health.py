@@ -96,7 +96,7 @@ groups = st.builds(
 @given(st.lists(groups, max_size=20))
 def test_every_share_lies_between_0_and_1_and_every_metric_is_told(alike: list[Alike]) -> None:
     for by in ("class", "version", "arm"):
-        found = health(evidence(alike), by)  # type: ignore[arg-type]
+        found = health(evidence(alike), by)
         assert sum(one.devices for one in found) == sum(one.devices for one in alike)
         for one in found:
             assert tuple(one.figures) == HEALTH_METRICS

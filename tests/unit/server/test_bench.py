@@ -3,6 +3,10 @@
 import contextlib
 import datetime
 import json
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -33,8 +37,10 @@ from edgewright.server.app import make_app
 from edgewright.server.run import free_port, serve
 from edgewright.server.services import Services
 from edgewright.server.store.store import make_store
+from edgewright.trust import keys as keys_module
 from edgewright.trust.fetch import open_pool
 from edgewright.trust.identity import DeviceKey
+from edgewright.trust.store import LocalStore
 
 _AUDIENCE = "fleet"
 pytestmark = pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDeprecationWarning")
@@ -114,7 +120,7 @@ class _Acts:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     store = make_store(f"sqlite:///{tmp_path / 'fleet.db'}")
     clock = Clock()
-    services = Services(store, _AUDIENCE, _no_repository, cast(Any, None), None, Fleet(), clock)
+    services = Services(store, _AUDIENCE, _no_repository, LocalStore(tmp_path / "repo"), None, Fleet(), clock)
     made = World(services, clock)
     made.token = store.people.add_token("ci", Role.OPERATOR, made_by="user:ann", now_s=0.0, lifetime_s=1e12)
     port = free_port("127.0.0.1", 0)
@@ -193,6 +199,28 @@ def test_the_command_profiles_on_a_bench_device(
     profile = json.loads(capsys.readouterr().out)
     assert profile["target"] == "bench:camera-7"
     assert profile["model"]["latency_p50_ms"]["origin"]["machine"] == machine_of(LocalTarget()).summary
+    assert set(world.states()) == {"done"}
+
+
+@pytest.mark.slow
+def test_the_command_compresses_for_a_bench_device(
+    world: World,
+    digits_model: Path,
+    digits: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("EDGEWRIGHT_STATE", str(tmp_path / "looks"))
+    np.savez(tmp_path / "test.npz", **cast(Any, digits))
+    given = ["--data", str(tmp_path / "test.npz"), "--out", str(tmp_path / "out"), "--trials", "1"]
+    with _at_work(world, world.enrol(name="camera-7")):
+        found = main(
+            ["compress", str(digits_model), *given, "--on", "bench:camera-7", "--time-limit", "2", "--json"]
+        )
+    report = json.loads(capsys.readouterr().out)
+    assert found in (0, 1)
+    assert report["machine"]["cpu"] == machine_of(LocalTarget()).cpu
     assert set(world.states()) == {"done"}
 
 
@@ -449,3 +477,58 @@ def test_what_is_no_job_is_not_kept_and_no_more_wait_than_may(world: World) -> N
         bench.add_job(world.services, "user:ann", "camera-7", "profile", job)
     with pytest.raises(InputError, match="there is no job"):
         bench.cancel_job(world.services, "user:ann", "0" * 16)
+
+
+@pytest.fixture
+def enrolled(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The state of a device that the control plane has enrolled as a bench, by the commands."""
+    monkeypatch.setattr(keys_module, "_SCRYPT_N", 2**4)
+    monkeypatch.setenv("EDGEWRIGHT_PASSPHRASE", "correct horse battery staple")
+    assert main(["keys", "init", "--keys", str(tmp_path / "keys"), "--repo", str(tmp_path / "repo")]) == 0
+    invite = world.services.store.devices.invite
+    labels = {"name": "camera-7"}
+    token = invite("camera", made_by="user:ann", now_s=0.0, lifetime_s=1e12, labels=labels, bench=True)
+    state = tmp_path / "state"
+    root = str(tmp_path / "repo/metadata/1.root.json")
+    where = ["--server", world.url, "--token", token, "--root", root, "--state", str(state)]
+    assert main(["device", "enrol", *where]) == 0
+    return state
+
+
+@contextlib.contextmanager
+def _agent(state: Path, *options: str) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-m", "edgewright", "device", "run", "--state", str(state), *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_the_agent_takes_jobs_only_if_its_owner_said_so(
+    world: World, enrolled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _agent(enrolled) as process:
+        with pytest.raises(TargetError, match="did not take the job within 5 s"):
+            BenchTarget("bench:camera-7", "camera-7", patience_s=5.0).run({"action": "machine"}, {}, timeout_s=5)
+        assert process.poll() is None
+    with _agent(enrolled, "--bench") as process:
+        assert machine_of(open_target("bench:camera-7")) == machine_of(LocalTarget())
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        told = process.stderr.read()
+        assert process.wait(20) == 0
+    assert re.search(r"^edgewright: job [0-9a-f]{16}: done$", told, re.MULTILINE)
+
+
+def test_jobs_need_a_control_plane_and_an_agent_that_stays(
+    world: World, enrolled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["device", "run", "--bench", "--once", "--state", str(enrolled)]) == 2
+    assert "Leave --once out" in capsys.readouterr().err
+    root = str(tmp_path / "repo/metadata/1.root.json")
+    alone = str(tmp_path / "alone")
+    assert main(["device", "enrol", "--repo", world.url, "--root", root, "--state", alone]) == 0
+    assert main(["device", "run", "--bench", "--state", alone]) == 2
+    assert "knows no control plane" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from edgewright.device.slots import Installed, Slots
 from edgewright.server.controller import Controller
 from edgewright.server.services import Services
 from edgewright.server.stages import counts, subject_of
+from edgewright.server.store.database import _PRAGMAS
 from edgewright.server.store.kept import CheckIn
 from edgewright.server.store.records import devices, statuses
 from edgewright.server.store.store import Store, make_store, open_store
@@ -106,6 +108,9 @@ class World:
         store: Of the control plane.
         devices: Of the fleet.
         done: What the controller said.
+        lied: What devices call their arms that are in another.
+        looking: How it is counted.
+        slow: How much later than it could a device says how it fared.
     """
 
     path: Path
@@ -117,6 +122,7 @@ class World:
     local: LocalStore = field(init=False)
     lied: dict[str, str] = field(default_factory=dict)
     looking: Looking = LOOKING
+    slow: Callable[[Device], float] = lambda _: 0.0
 
     def __post_init__(self) -> None:
         self.local = LocalStore(self.path / "repo")
@@ -133,6 +139,7 @@ class World:
             self.store,
             "fleet",
             self.repository,
+            self.local,
             KeyFolder(self.path / "online", lambda _: ""),
             Fleet(self.looking),
             lambda: self.at.timestamp(),
@@ -223,7 +230,9 @@ class World:
 
     def live(self) -> None:
         """Have all devices check in once, and the intake keep what counts."""
-        plan, policy, now_s = self.plan, known_policy(self.repository(), "m", "pi"), self.at.timestamp()
+        repository, now_s = self.repository(), self.at.timestamp()
+        plan, policy = known_plan(repository, "m", "pi"), known_policy(repository, "m", "pi")
+        assert plan is not None
         assert policy is not None
         said, batch = [], []
         for device in self.devices:
@@ -239,7 +248,9 @@ class World:
             outcome = msgspec.structs.replace(
                 outcome, failed=tuple(sorted(failed)), arm=self.lied.get(device.id, outcome.arm)
             )
-            if counts(plan, self.looking, outcome, now_s):
+            if outcome.age_s >= self.looking.outcome_s + self.slow(device) and counts(
+                plan, self.looking, outcome, now_s
+            ):
                 said.append((device.id, outcome))
         self.store.check_ins.take(batch)
         self.store.outcomes.put(subject_of(plan), said, at_s=now_s, deadline_s=now_s + 1e9)
@@ -280,6 +291,9 @@ def fine(_device: Device, _version: str, _stage: int) -> tuple[str, ...]:
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., World]]:
     """Makes worlds with two releases and a fleet that runs the first."""
     monkeypatch.setattr(keys_module, "_SCRYPT_N", 2**4)
+    # Processes are killed here, not machines: nothing has to reach the disk.
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setitem(_PRAGMAS, "synchronous", "OFF")
     worlds: list[World] = []
 
     def made(fails: Fails = fine, *, count: int = 300, name: str = "world", holdback: float = 0.1) -> World:

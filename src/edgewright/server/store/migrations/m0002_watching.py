@@ -26,7 +26,7 @@ def upgrade() -> None:
         sa.Column("ended_s", sa.Double(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_acts")),
     )
-    op.create_index(op.f("ix_acts_state"), "acts", ["state", "asked_s"], unique=False)
+    op.create_index(op.f("ix_acts_state_asked_s"), "acts", ["state", "asked_s"], unique=False)
     op.create_index(op.f("ix_acts_decided_s"), "acts", ["decided_s"], unique=False)
     op.create_table(
         "positions",

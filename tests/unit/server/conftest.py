@@ -1,0 +1,46 @@
+"""A control plane for each test, on a copy of one ground."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .plant import Plant, make_ground, stand
+
+
+@pytest.fixture(scope="session")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state folder with a signed repository, a release, a rollout of it and the online key."""
+    path = tmp_path_factory.mktemp("ground") / "state"
+    path.mkdir(mode=0o700)
+    make_ground(path)
+    return path
+
+
+@pytest.fixture
+def put_up(ground: Path, tmp_path: Path) -> Iterator[Callable[..., Plant]]:
+    """Puts up control planes."""
+    standing: list[Plant] = []
+
+    def run(**more: Any) -> Plant:
+        standing.append(stand(tmp_path / f"state{len(standing)}", ground, **more))
+        return standing[-1]
+
+    yield run
+    for plant in standing:
+        plant.close()
+
+
+@pytest.fixture(scope="module")
+def standing(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
+    """A control plane for a file's tests that leave nothing behind: setting one up costs more than they do."""
+    plant = stand(tmp_path_factory.mktemp("standing") / "state", ground)
+    yield plant
+    plant.close()
+
+
+@pytest.fixture
+def plant(put_up: Callable[..., Plant]) -> Plant:
+    """A control plane."""
+    return put_up()

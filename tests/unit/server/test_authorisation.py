@@ -1,0 +1,369 @@
+"""Who may do what: a matrix made of the routes that there are, sessions, forgeries, guessing."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from litestar import Request, get, post
+from litestar.exceptions import TooManyRequestsException
+from litestar.routes import HTTPRoute
+
+from edgewright.contract.operator import Because
+from edgewright.server.access import RIGHTS, Role, csrf_of, may
+from edgewright.server.security import COOKIE, IDLE_S, LIFETIME_S, Who, cookie, guard, log_in, logins, right_of
+
+from .plant import PASSWORD, ROLES, Answer, Plant
+
+# Nobody needs to be known for these; and for the page's login, once it is there.
+OPEN = {("GET", "/healthz"), ("GET", "/openapi.json")}
+# What stands in a path, so that a route is reached at all.
+NAMES = {"number": "1", "verdict": "approve"}
+
+
+@dataclass(frozen=True)
+class Route:
+    """A verb on a path, and the right that it takes."""
+
+    method: str
+    form: str
+    right: str | None
+
+    @property
+    def path(self) -> str:
+        path = self.form
+        while "{" in path:
+            before, _, rest = path.partition("{")
+            name, _, after = rest.partition("}")
+            path = before + NAMES.get(name.partition(":")[0], "x") + after
+        return path
+
+
+def routes(plant: Plant) -> Iterator[Route]:
+    for route in plant.app.pages.routes:
+        assert isinstance(route, HTTPRoute)
+        for method, (handler, _) in route.route_handler_map.items():
+            if str(method) != "OPTIONS":
+                yield Route(str(method), route.path, right_of(handler))
+
+
+def send(plant: Plant, route: Route, headers: dict[str, str]) -> Answer:
+    body = b"" if route.method in ("GET", "HEAD") else b"{}"
+    return plant.ask(route.method, route.path, body, headers | {"Content-Type": "application/json"})
+
+
+def session(plant: Plant, name: str, role: Role, *, client: str = "192.0.2.1") -> str:
+    """Log in, and return the session's secret."""
+    if name not in {user.name for user in plant.services.store.people.users()}:
+        plant.services.store.people.add_user(name, role, PASSWORD, now_s=plant.services.now())
+    found = plant.run(log_in(plant.services, logins(), name, PASSWORD, client))
+    assert found is not None
+    secret: str = found[0]
+    return secret
+
+
+def test_every_route_asks_for_a_right_or_is_known_to_need_none(standing: Plant) -> None:
+    found = list(routes(standing))
+    assert len(found) > 35
+    assert {(each.method, each.form) for each in found if each.right is None} == OPEN
+
+
+def test_there_is_no_right_that_no_route_asks_for(standing: Plant) -> None:
+    # Queries are signed offline and asked by the leader; the right is the page's and the command line's.
+    assert set(RIGHTS) - {each.right for each in routes(standing)} <= {"ask queries"}
+
+
+def test_what_changes_something_takes_more_than_looking(standing: Plant) -> None:
+    for each in routes(standing):
+        if (each.method, each.form) not in OPEN:
+            assert (each.right == "look") <= (each.method == "GET"), each
+
+
+def credentials(plant: Plant) -> dict[str, dict[str, str]]:
+    """Headers of everybody who is nobody."""
+    people, now = plant.services.store.people, plant.services.now()
+    known = {token.name for token in people.tokens()}
+    secrets = {}
+    for name in ("expired", "retired"):
+        if name not in known:
+            lifetime_s = 0.0 if name == "expired" else 3600.0
+            secrets[name] = people.add_token(
+                name, Role.RELEASE_MANAGER, made_by="server", now_s=now, lifetime_s=lifetime_s
+            )
+    people.retire_token("retired", now_s=now)
+    ended = session(plant, "zoe", Role.RELEASE_MANAGER)
+    people.log_out(ended)
+    good = plant.token("release manager")
+    return {
+        "nobody": {},
+        "empty": {"Authorization": ""},
+        "no bearer": {"Authorization": good},
+        "another scheme": {"Authorization": f"Basic {good}"},
+        "lower case": {"Authorization": f"bearer {good}"},
+        "made up": {"Authorization": "Bearer ew_token_" + "A" * 43},
+        "a letter more": {"Authorization": f"Bearer {good}A"},
+        "a letter less": {"Authorization": f"Bearer {good[:-1]}"},
+        "long": {"Authorization": "Bearer " + "A" * 10_000},
+        "no text": {"Authorization": "Bearer \xff\xfe\x00"},
+        "injection": {"Authorization": "Bearer ' OR '1'='1"},
+        "expired": {"Authorization": f"Bearer {secrets['expired']}"},
+        "retired": {"Authorization": f"Bearer {secrets['retired']}"},
+        "a token as cookie": {"Cookie": f"{COOKIE}={good}"},
+        "a session as token": {"Authorization": f"Bearer {session(plant, 'zoe', Role.RELEASE_MANAGER)}"},
+        "an ended session": {"Cookie": f"{COOKIE}={ended}", "X-CSRF": csrf_of(ended)},
+        "a made up session": {"Cookie": f"{COOKIE}=ew_session_{'A' * 43}"},
+    }
+
+
+def test_nobody_passes_anywhere_but_where_nobody_needs_to_be_known(plant: Plant) -> None:
+    for who, headers in credentials(plant).items():
+        for each in routes(plant):
+            answer = send(plant, each, headers)
+            if each.right is None:
+                assert answer.status == 200, (who, each)
+            else:
+                assert answer.status == 401, (who, each)
+                assert answer.header("www-authenticate") == "Bearer"
+                assert answer.problem.error == "NotAuthorized"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_passes_where_its_rights_say_and_nowhere_else(plant: Plant, role: str) -> None:
+    before = plant.services.store.audit.head()
+    refused = 0
+    for each in routes(plant):
+        if each.right is None:
+            continue
+        answer = send(plant, each, {"Authorization": f"Bearer {plant.token(role)}"})
+        if may(ROLES[role], each.right):  # type: ignore[arg-type]
+            assert answer.status not in (401, 403), each
+            assert answer.status < 500, each
+        else:
+            refused += 1
+            assert (answer.status, answer.problem.error) == (403, "PermissionDenied"), each
+            assert role.replace(" ", "-") in answer.problem.message
+    assert (refused == 0) == (role == "release manager")
+    if role == "viewer":
+        assert plant.services.store.audit.head() == before, "who may only look has changed nothing"
+
+
+def test_a_session_changes_things_only_if_the_page_was_read(plant: Plant) -> None:
+    secret = session(plant, "ann", Role.RELEASE_MANAGER)
+    other = session(plant, "bob", Role.RELEASE_MANAGER)
+    wrong: list[dict[str, str]] = [
+        {},
+        {"X-CSRF": ""},
+        {"X-CSRF": csrf_of(other)},
+        {"X-CSRF": csrf_of(secret)[:-1]},
+        {"X-CSRF": secret},
+        {"X-CSRF": "\xff" * 64},
+    ]
+    before = plant.services.store.audit.head()
+    for each in routes(plant):
+        for headers in wrong:
+            answer = send(plant, each, {"Cookie": f"{COOKIE}={secret}"} | headers)
+            if each.method == "GET":
+                assert answer.status not in (401, 403), each
+            else:
+                assert (answer.status, answer.problem.error) == (403, "PermissionDenied"), each
+    assert plant.services.store.audit.head() == before
+    for each in routes(plant):
+        answer = send(plant, each, {"Cookie": f"{COOKIE}={secret}", "X-CSRF": csrf_of(secret)})
+        assert answer.status not in (401, 403), each
+
+
+def test_a_form_proves_that_the_page_was_read_by_a_field(put_up: Any) -> None:
+    @post("/form", guards=[guard("pause rollouts")], status_code=200)
+    async def form(request: Request[Who, Any, Any]) -> dict[str, str]:
+        return {name: str(value) for name, value in (await request.form()).items()}
+
+    plant: Plant = put_up(pages=[form])
+    secret = session(plant, "ann", Role.OPERATOR)
+    headers = {"Cookie": f"{COOKIE}={secret}", "Content-Type": "application/x-www-form-urlencoded"}
+    good = plant.post("/form", f"csrf={csrf_of(secret)}&a=1".encode(), headers)
+    assert (good.status, good.said["a"]) == (200, "1"), "the handler still gets the form"
+    for body in (b"", b"csrf=", b"csrf=0", b"a=1"):
+        assert plant.post("/form", body, headers).status == 403
+    plain = headers | {"Content-Type": "text/plain"}
+    assert plant.post("/form", f"csrf={csrf_of(secret)}".encode(), plain).status == 403
+
+
+def test_a_token_needs_no_such_proof_for_no_browser_sends_it_by_itself(plant: Plant) -> None:
+    assert plant.operate("POST", "/api/invitations", {}).status == 201
+
+
+def test_a_cookie_beside_a_token_gives_nothing(plant: Plant) -> None:
+    secret = session(plant, "ann", Role.RELEASE_MANAGER)
+    headers = {"Cookie": f"{COOKIE}={secret}", "X-CSRF": csrf_of(secret)}
+    viewer = headers | {"Authorization": f"Bearer {plant.token('viewer')}"}
+    assert plant.post("/api/invitations", b"{}", viewer).status == 403
+    assert plant.post("/api/invitations", b"{}", headers | {"Authorization": "Bearer nonsense"}).status == 401
+
+
+def test_a_session_is_never_one_that_came_with_the_login(plant: Plant) -> None:
+    planted = "ew_session_" + "A" * 43
+    secret = session(plant, "ann", Role.VIEWER)
+    assert secret != planted
+    assert plant.get("/api/fleet", {"Cookie": f"{COOKIE}={planted}"}).status == 401
+    again = session(plant, "ann", Role.VIEWER)
+    assert again != secret
+
+
+def looks(plant: Plant, secret: str) -> int:
+    return plant.get("/api/fleet", {"Cookie": f"{COOKIE}={secret}"}).status
+
+
+def test_a_session_ends_with_the_logout_and_only_that_one(plant: Plant) -> None:
+    first, second = (session(plant, "ann", Role.VIEWER) for _ in range(2))
+    plant.services.store.people.log_out(first)
+    assert (looks(plant, first), looks(plant, second)) == (401, 200)
+
+
+def test_sessions_end_when_the_role_or_the_password_changes_or_the_user_goes(plant: Plant) -> None:
+    changes: list[dict[str, Any]] = [
+        {"role": Role.OPERATOR},
+        {"password": "another long password"},
+        {"retired_s": plant.services.now()},
+    ]
+    for number, change in enumerate(changes):
+        secret = session(plant, f"u{number}", Role.VIEWER)
+        assert looks(plant, secret) == 200
+        plant.services.store.people.change_user(f"u{number}", **change)
+        assert looks(plant, secret) == 401
+
+
+def test_a_session_ends_when_it_is_not_used(plant: Plant) -> None:
+    secret = session(plant, "ann", Role.VIEWER)
+    plant.clock.turn(seconds=IDLE_S - 1)
+    assert looks(plant, secret) == 200
+    plant.clock.turn(seconds=IDLE_S - 1)
+    assert looks(plant, secret) == 200
+    plant.clock.turn(seconds=IDLE_S)
+    assert looks(plant, secret) == 401
+
+
+def test_a_session_ends_however_much_it_is_used(plant: Plant) -> None:
+    secret = session(plant, "ann", Role.VIEWER)
+    ends = plant.clock.at + timedelta(seconds=LIFETIME_S)
+    while plant.clock.at + timedelta(seconds=IDLE_S / 2) < ends:
+        assert looks(plant, secret) == 200
+        plant.clock.turn(seconds=IDLE_S / 2)
+    assert looks(plant, secret) == 200
+    plant.clock.at = ends
+    assert looks(plant, secret) == 401
+
+
+def test_the_cookie_is_read_by_no_script_and_sent_by_no_other_site() -> None:
+    given = cookie("s", secure=True)
+    assert given.startswith(f"{COOKIE}=s; ")
+    assert {"HttpOnly", "SameSite=Strict", "Secure", "Path=/"} <= set(given.split("; "))
+    assert "Secure" not in cookie("s", secure=False)
+    assert "Max-Age=0" in cookie("", secure=True)
+
+
+# Guessing
+
+
+def test_guessing_a_password_goes_slowly_from_one_address_and_for_one_name(plant: Plant) -> None:
+    plant.services.store.people.add_user("ann", Role.VIEWER, PASSWORD, now_s=plant.services.now())
+
+    def tries(names: list[str], clients: list[str]) -> int:
+        limiters, tried = logins(), 0
+        for name, client in zip(names, clients, strict=True):
+            with suppress(TooManyRequestsException):
+                assert plant.run(log_in(plant.services, limiters, name, "wrong password!", client)) is None
+                tried += 1
+        return tried
+
+    many = [str(n) for n in range(14)]
+    assert tries(["n" + name for name in many], ["192.0.2.1"] * 14) in range(10, 13)
+    assert tries(["ann"] * 14, [f"192.0.2.{n}" for n in many]) in range(10, 13)
+    assert tries(["Ann", "ann"] * 7, [f"192.0.2.{n}" for n in many]) in range(10, 13), "one name in two spellings"
+    assert tries(["n" + name for name in many], [f"2001:db8::{n}" for n in many]) in range(10, 13), "one network"
+
+
+def test_logins_are_audited_without_the_password(plant: Plant) -> None:
+    session(plant, "ann", Role.VIEWER, client="192.0.2.9")
+    assert plant.run(log_in(plant.services, logins(), "ann", "wrong password!", "192.0.2.9")) is None
+    assert plant.run(log_in(plant.services, logins(), "x" * 5000 + "\ud800", "wrong password!", "c" * 500)) is None
+    stranger, failed, good, *_ = plant.services.store.audit.page()
+    assert (good.actor, good.action) == ("user:ann", "log in")
+    assert (failed.actor, failed.action, failed.subject) == ("server", "log in failed", "ann")
+    assert len(stranger.subject) <= 64
+    said = msgspec.json.encode([stranger, failed, good]).decode()
+    assert "wrong password" not in said
+    assert PASSWORD not in said
+    assert plant.services.store.audit.broken_at() is None
+
+
+def test_a_retired_user_and_odd_names_do_not_log_in(plant: Plant) -> None:
+    session(plant, "ann", Role.VIEWER)
+    plant.services.store.people.change_user("ann", retired_s=plant.services.now())
+    for name in ("ann", "", "' OR 1=1 --", "\u0000", "ann\n", "\ud800"):
+        assert plant.run(log_in(plant.services, logins(), name, PASSWORD, "192.0.2.1")) is None
+
+
+def test_a_stranger_s_login_takes_as_long_as_a_wrong_password(plant: Plant) -> None:
+    plant.services.store.people.add_user("ann", Role.VIEWER, PASSWORD, now_s=plant.services.now())
+
+    def took(name: str) -> float:
+        begun = time.process_time()
+        plant.run(log_in(plant.services, logins(), name, "wrong password!", "192.0.2.1"))
+        return time.process_time() - begun
+
+    took("ann")
+    known, unknown, none = (min(took(name) for _ in range(5)) for name in ("ann", "bob", "no name"))
+    for other in (unknown, none):
+        assert 0.5 < known / other < 2.0
+
+
+def test_how_long_a_wrong_token_takes_says_nothing_of_how_wrong_it_is(plant: Plant) -> None:
+    # By construction: a secret is looked up by its SHA-256, so nobody steers what is compared.
+    good = plant.token("viewer")
+    people, now = plant.services.store.people, plant.services.now()
+
+    def took(secret: str) -> float:
+        begun = time.perf_counter()
+        assert people.token(secret, now_s=now) is None
+        return time.perf_counter() - begun
+
+    near, far = good[:-1] + ("A" if good[-1] != "A" else "B"), "ew_token_" + "A" * 43
+    took(near)
+    pairs = [(took(near), took(far)) for _ in range(300)]
+    ratio = statistics.median(a for a, _ in pairs) / statistics.median(b for _, b in pairs)
+    assert 0.67 < ratio < 1.5
+
+
+def test_one_address_that_asks_without_end_is_sent_away_and_others_are_not(plant: Plant) -> None:
+    async def flood() -> list[Answer]:
+        headers = {"Authorization": f"Bearer {plant.token('viewer')}"}
+        return [await plant.asked("GET", "/api/queries", b"", headers, client="192.0.2.1") for _ in range(900)]
+
+    plant.token("viewer")
+    answers = plant.run(flood())
+    assert answers[0].status == 200
+    away = [answer for answer in answers if answer.status == 429]
+    assert away
+    assert (away[0].header("retry-after"), away[0].problem.error) == ("10", "TooManyRequests")
+    assert plant.get("/api/queries", {"Authorization": f"Bearer {plant.token('viewer')}"}).status == 200
+
+
+def test_an_unknown_right_guards_nothing_for_it_cannot_be_written() -> None:
+    with pytest.raises(ValueError, match="there is no right"):
+        guard("everything")  # type: ignore[arg-type]
+
+
+def test_a_route_of_the_page_without_a_guard_would_be_found(put_up: Any) -> None:
+    @get("/forgotten")
+    async def forgotten() -> Because:
+        return Because("x")
+
+    plant: Plant = put_up(pages=[forgotten])
+    assert ("GET", "/forgotten") in {
+        (each.method, each.form) for each in routes(plant) if each.right is None
+    } - OPEN
