@@ -61,6 +61,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     parser.add_argument("--project", metavar="FILE", type=Path, help="edgewright.toml with alerts and actions")
     parser.add_argument("--helper", metavar="URL", default="", help="second operator of private sums")
     parser.add_argument("--only", choices=("api", "controller"), help="answer alone, or decide alone (both)")
+    parser.add_argument(
+        "--proxies", metavar="N", type=int, default=0, help="trusted ones in front, with X-Forwarded-For (0)"
+    )
     parser.add_argument("--tls", metavar="CERT,KEY", default="", help="PEM files; else put a proxy in front")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout once it answers")
     parser.set_defaults(run=run)
@@ -95,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     app = None
     if answers:
         pages = [page_router(services, hands, findings=findings_of(services), address=address)]
-        app = make_app(services, hands, pages=pages, secure=secure)
+        app = make_app(services, hands, pages=pages, secure=secure, proxies=arguments.proxies)
     secret = first_access(services.store, now_s=services.now()) if answers else None
     if answers:
         remember(arguments.state, address, secret)
