@@ -217,8 +217,7 @@ def _refused(_: Request[Any, Any, Any], error: HTTPException) -> Response[Proble
 
 
 def _too_deep(_: Request[Any, Any, Any], error: RecursionError) -> Response[Problem]:
-    """Answer for a body that ends in the interpreter's limit while it is decoded; nothing else here calls itself."""
-    LOG.warning(json.dumps({"event": "too deep"}), exc_info=error)
+    # A body that ends in the interpreter's limit while it is decoded; nothing else here calls itself.
     return _problem(400, bad(error).problem)
 
 
