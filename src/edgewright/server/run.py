@@ -18,6 +18,7 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
 from edgewright.contract.errors import InputError
+from edgewright.server.tracing import tracing
 
 __all__ = ["free_port", "serve"]
 
@@ -63,12 +64,16 @@ def serve(
         ready: Called once connections are taken.
         lead: What a thread beside it does until `ended` is set; None for nothing.
         tls: Certificate and private key, PEM; None for plain HTTP behind a proxy, or on this machine.
+
+    Raises:
+        InputError: The port cannot be served, or the environment asks for traces that nothing here can make.
     """
     thread = None if lead is None else threading.Thread(target=lead, name="leader", daemon=True)
     if thread is not None:
         thread.start()
     try:
-        asyncio.run(_answering(app, host, port, ended=ended, ready=ready, tls=tls))
+        with tracing(app) as served:
+            asyncio.run(_answering(served, host, port, ended=ended, ready=ready, tls=tls))
     finally:
         ended.set()
         if thread is not None:

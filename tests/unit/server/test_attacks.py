@@ -19,7 +19,6 @@ from edgewright.contract.door import PROOF, CheckingIn
 from edgewright.contract.status import Status
 from edgewright.server import intake as intake_module
 from edgewright.server.app import _HEADERS
-
 from edgewright.trust.identity import DeviceKey
 
 from .plant import Answer, Plant
