@@ -21,9 +21,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from benchmarks.parts import run_parts
-from benchmarks.report import Figure, Interval
+from benchmarks.report import Figure
+from benchmarks.serving import hot
 from benchmarks.serving.fleet import bare, batches, enrol
+from benchmarks.serving.kills import kills
+from benchmarks.serving.million import million
 from benchmarks.serving.postgres import Postgres
+from benchmarks.serving.room import room
+from benchmarks.serving.stated import quartiles, stated
 
 from edgewright.server.store.kept import CheckIn
 from edgewright.server.store.store import make_store
@@ -63,15 +68,6 @@ def _measured(
     return Cost([1e6 * cpu_s / rows], [1e6 * database_s / rows], [1e6 * wall_s / rows])
 
 
-def _quartiles(values: Sequence[float]) -> Interval:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return Interval(middle, low, high)
-
-
-def _figure(name: str, value: Interval, note: str, peer: str | None = None) -> Figure:
-    return Figure(name, value, None, peer, True, note)
-
-
 def _compared(part: str, address: str, server: Postgres | None, *, quick: bool) -> list[Figure]:
     """Take check-ins by the store and by the bare driver in turns, for batches of several sizes."""
     store = make_store(address)
@@ -92,25 +88,23 @@ def _compared(part: str, address: str, server: Postgres | None, *, quick: bool) 
         bare_both = [one + other for one, other in zip(theirs.worker_us, theirs.database_us, strict=True)]
         of = f"batches of {size}, {len(names)} devices"
         figures += [
-            _figure(
+            stated(
                 f"{part}.per_core_s_{size}",
-                _quartiles([1e6 / us for us in both]),
+                quartiles([1e6 / us for us in both]),
                 f"check-ins per second of CPU, the database's included; {of}; with nonces and roll-ups",
             ),
-            _figure(f"{part}.worker_us_{size}", _quartiles(ours.worker_us), "CPU of the worker, per check-in"),
-            _figure(f"{part}.wall_us_{size}", _quartiles(ours.wall_us), "until the batch is on the disk"),
-            _figure(
+            stated(f"{part}.worker_us_{size}", quartiles(ours.worker_us), "CPU of the worker, per check-in"),
+            stated(f"{part}.wall_us_{size}", quartiles(ours.wall_us), "until the batch is on the disk"),
+            stated(
                 f"{part}.to_bare_{size}",
-                _quartiles([one / other for one, other in zip(both, bare_both, strict=True)]),
+                quartiles([one / other for one, other in zip(both, bare_both, strict=True)]),
                 f"CPU of all; the peer updates three columns of the rows, {statistics.median(bare_both):.1f} us",
                 peer,
             ),
         ]
         if server:
             figures.append(
-                _figure(
-                    f"{part}.database_us_{size}", _quartiles(ours.database_us), "CPU of the server, per check-in"
-                )
+                stated(f"{part}.database_us_{size}", quartiles(ours.database_us), "CPU of the server, per check-in")
             )
     close()
     store.close()
@@ -138,7 +132,21 @@ def postgresql(*, quick: bool) -> list[Figure]:
         return _compared("postgresql", server.make("fleet"), server, quick=quick)
 
 
-PARTS: dict[str, Callable[..., list[Figure]]] = {part.__name__: part for part in (sqlite, postgresql)}
+def http_sqlite(*, quick: bool) -> list[Figure]:
+    """Signed check-ins over HTTP, into a file."""
+    return hot.http("http_sqlite", None, quick=quick)
+
+
+def http_postgresql(*, quick: bool) -> list[Figure]:
+    """Signed check-ins over HTTP, into a PostgreSQL on this machine."""
+    with _server() as server:
+        return hot.http("http_postgresql", server, quick=quick)
+
+
+PARTS: dict[str, Callable[..., list[Figure]]] = {
+    part.__name__: part
+    for part in (sqlite, postgresql, http_sqlite, http_postgresql, hot.goosebit, million, kills, room)
+}
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import itertools
 import random
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,7 +17,7 @@ from edgewright.server.store.kept import CheckIn
 from edgewright.server.store.records import devices, statuses
 from edgewright.server.store.store import Store
 
-__all__ = ["bare", "batches", "enrol"]
+__all__ = ["bare", "batches", "enrol", "put"]
 
 _CHUNK = 5000
 _CLASSES, _VERSIONS = ("camera", "hall", "wrist"), ("1.0", "1.1", "1.2")
@@ -25,15 +25,27 @@ _NOW_S = 1_795_000_000.0
 
 
 def enrol(store: Store, count: int) -> list[str]:
-    """Put devices into a store at once, as if each had been enrolled, and return their names."""
+    """Put devices that could sign nothing into a store at once, and return their names."""
     names = [f"{number:032x}" for number in range(count)]
+    put(store, {name: int(name, 16).to_bytes(32, "big") for name in names})
+    return names
+
+
+def put(store: Store, publics: Mapping[str, bytes]) -> None:
+    """Put devices into a store at once, as if each had been enrolled.
+
+    Args:
+        store: That takes them.
+        publics: Keys by name.
+    """
+    names = list(publics)
     nothing = {"model": "", "version": "", "digest": "", "arm": "", "refusal": "", "state": "empty"}
-    for start in range(0, count, _CHUNK):
+    for start in range(0, len(names), _CHUNK):
         part = names[start : start + _CHUNK]
         rows = [
             {
                 "id": name,
-                "public": int(name, 16).to_bytes(32, "big"),
+                "public": publics[name],
                 "device_class": _CLASSES[int(name, 16) % len(_CLASSES)],
                 "channel": "",
                 "labels": b"{}",
@@ -51,7 +63,6 @@ def enrol(store: Store, count: int) -> list[str]:
         )
     if not store.database.is_sqlite:
         store.database.write(lambda connection: connection.execute(text("ANALYZE")))
-    return names
 
 
 def batches(names: Sequence[str], size: int, *, seed: int = 0) -> Iterator[list[CheckIn]]:

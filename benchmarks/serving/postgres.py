@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
+from benchmarks.serving.process import cpu_s
 
 __all__ = ["Postgres", "programs"]
 
@@ -114,17 +115,7 @@ class Postgres:
         """Return the CPU time that the server and what it started has used, in seconds."""
         if self._process is None:
             return 0.0
-        ticks = 0
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = stat.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[1]) == self._process.pid or int(stat.parent.name) == self._process.pid:
-                ticks += int(fields[11]) + int(fields[12])
-        # Processes that have ended are counted by the one that started them.
-        own = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (ticks + int(own[13]) + int(own[14])) / os.sysconf("SC_CLK_TCK")
+        return cpu_s(self._process.pid)
 
     def _within_reach(self) -> Path:
         """Return the programs, or a copy where others than root cannot come to where they are installed."""

@@ -523,6 +523,37 @@ def test_a_job_whose_device_went_silent_is_given_out_again_and_fails_in_the_end(
     assert found.state == "failed"
 
 
+def test_a_job_that_was_cancelled_is_given_to_nobody_and_takes_no_answer(store: Store, enrol: Enrol) -> None:
+    bench = enrol(bench=True)
+    taken, waiting = (store.jobs.add(bench.id, "profile", b"x", made_by="user:ann", now_s=at) for at in (1.0, 2.0))
+    assert store.jobs.take(bench.id, now_s=3.0, lease_s=60.0) is not None
+    assert store.jobs.unanswered(bench.id) == 2
+    for name in (taken, waiting):
+        assert store.jobs.cancel(name, b"why", now_s=4.0)
+        assert not store.jobs.cancel(name, b"again", now_s=5.0)
+    assert not store.jobs.end(taken, bench.id, b"late", good=True, now_s=6.0)
+    assert store.jobs.take(bench.id, now_s=1e6, lease_s=60.0) is None
+    assert store.jobs.unanswered(bench.id) == 0
+    for name in (taken, waiting):
+        found = store.jobs.get(name)
+        assert found is not None
+        assert (found.state, found.result, found.ended_s) == ("failed", b"why", 4.0)
+    assert not store.jobs.cancel("0" * 16, b"", now_s=7.0)
+
+
+def test_what_a_job_asked_is_kept_only_until_it_is_over(store: Store, enrol: Enrol) -> None:
+    bench = enrol(bench=True)
+    done, died = (store.jobs.add(bench.id, "profile", b"x" * 99, made_by="user:ann", now_s=at) for at in (1.0, 2.0))
+    first = store.jobs.take(bench.id, now_s=3.0, lease_s=1.0)
+    assert first is not None
+    assert first.request == b"x" * 99
+    store.jobs.end(done, bench.id, b"yes", good=True, now_s=3.5)
+    for at in (4.0, 6.0, 8.0, 10.0):
+        store.jobs.take(bench.id, now_s=at, lease_s=1.0)
+    found = [store.jobs.get(name) for name in (done, died)]
+    assert [(job.state, job.request) for job in found if job is not None] == [("done", b""), ("failed", b"")]
+
+
 def test_only_bench_devices_take_jobs(store: Store, enrol: Enrol) -> None:
     device = enrol()
     with pytest.raises(InputError, match="no bench device"):

@@ -17,7 +17,7 @@ from edgewright.contract.status import StageOutcome, Status
 from edgewright.server.access import Role
 from edgewright.server.store import migration
 from edgewright.server.store.database import open_database
-from edgewright.server.store.kept import Alert, CheckIn, Decision, Device, KeptLetter
+from edgewright.server.store.kept import Act, Alert, CheckIn, Decision, Device, KeptLetter, Position
 from edgewright.server.store.migration import VersionError, head, migrate, version_of
 from edgewright.server.store.records import metadata
 from edgewright.server.store.store import Store, make_store, open_store
@@ -54,6 +54,8 @@ def fill(store: Store) -> Device:
     store.people.add_user("ann", Role.OPERATOR, "correct horse battery", now_s=0.0)
     store.people.add_token("ci", Role.VIEWER, made_by="server", now_s=0.0, lifetime_s=60.0)
     store.people.log_in("ann", "correct horse battery", now_s=0.0, lifetime_s=60.0)
+    store.acts.add(Act("1-pause", "pause", "camera", "crashes", "8 % crash", "waiting", "asks", 1.0))
+    store.positions.put(Position("log", 1))
     store.jobs.add(device.id, "profile", b"x", made_by="user:ann", now_s=0.0)
     return device
 

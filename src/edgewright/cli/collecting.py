@@ -3,14 +3,13 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import urllib3
 
 from edgewright.cli.desk import serving
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.contract.query import Query, Template, digest_of
+from edgewright.contract.query import Query, Template
 from edgewright.device.sums import Kept, post
 from edgewright.privacy.agreement import terms_of
 from edgewright.privacy.collect import Collector
@@ -20,7 +19,7 @@ from edgewright.privacy.pack import Words
 from edgewright.privacy.roster import DeclinedError, Enrolment
 from edgewright.privacy.sum import Recovered, recover
 
-__all__ = ["Patience", "as_json", "by_signal", "collect", "kept_in"]
+__all__ = ["Patience", "collect", "kept_in"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,29 +116,3 @@ def _neighbourly(desk: SumDesk, collector: Collector, patience: Patience) -> tup
         ends = time.monotonic() + patience.step_s
         desk.advance(terms)
     return desk.total(terms)
-
-
-def as_json(found: Recovered, query: Query, template: Template) -> dict[str, Any]:
-    """Return a sum for a script, with all that says what it is a sum of."""
-    return {
-        "query": query.id,
-        "digest": digest_of(query),
-        "template": template.name,
-        "template_digest": digest_of(template),
-        "release": query.release,
-        "window": (query.window_start, query.window_end),
-        "subgroup": query.subgroup,
-        "devices": found.survivors,
-        "noise_sd": found.noise_sd,
-        "rounding_sd": found.rounding_sd,
-        "beyond": found.beyond,
-        "sums": {name: values.tolist() for name, values in by_signal(found, template).items()},
-    }
-
-
-def by_signal(found: Recovered, template: Template) -> dict[str, Any]:
-    """Return the sums of each signal, or of the whole vector under the template's name."""
-    if template.kind == "vector":
-        return {template.name: found.values}
-    ends = np.cumsum([signal.bins for signal in template.signals])[:-1]
-    return dict(zip((signal.name for signal in template.signals), np.split(found.values, ends), strict=True))

@@ -109,7 +109,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     budget.add_argument("--min-metric", metavar="VALUE", type=float, help="least value of the metric")
     budget.add_argument("--confidence", metavar="LEVEL", type=float, help="of the certificate (default: 0.95)")
     search = parser.add_argument_group("search")
-    search.add_argument("--on", metavar="TARGET", help='where to measure: "local" or ssh://user@host[:port]')
+    search.add_argument(
+        "--on", metavar="TARGET", help='where to measure: "local", ssh://user@host[:port] or bench:NAME'
+    )
     search.add_argument(
         "--time-limit", metavar="SECONDS", type=float, help="for all of it (default: 120, with --train 600)"
     )

@@ -20,13 +20,15 @@ from edgewright.cli.terminal import SCHEMA_VERSION, label_of, print_json, workin
 from edgewright.contract.errors import DataError, InputError
 from edgewright.contract.query import Limits
 from edgewright.device.agent import Agent
+from edgewright.device.door import Door
 from edgewright.device.journal import Record
 from edgewright.device.keeper import keep_up
-from edgewright.device.keys import read_fleet_key
+from edgewright.device.keys import IDENTITY, read_fleet_key
 from edgewright.device.serve import LOOPBACK, serve_tcp, serve_unix
-from edgewright.device.settings import enrol
+from edgewright.device.settings import enrol, enrol_at
 from edgewright.device.trial import Probation
-from edgewright.device.uplink import IDENTITY
+from edgewright.profile.errand import run_errands
+from edgewright.trust.fetch import open_pool
 from edgewright.trust.identity import new_device_key
 
 __all__ = ["register"]
@@ -34,6 +36,7 @@ __all__ = ["register"]
 _EPILOG = """\
 examples:
   edgewright device enrol --repo https://updates.example --root 1.root.json --device-class default --state STATE
+  edgewright device enrol --server https://fleet.example --token TOKEN --root 1.root.json --state STATE
   edgewright device run --once --state STATE
   edgewright device run --socket /run/edgewright/model.sock --state STATE
   edgewright device predict --state STATE --input x.npz --json
@@ -43,6 +46,8 @@ EDGEWRIGHT_TOKEN is what requests to a running agent must bear; EDGEWRIGHT_TCTI 
 exit codes: 0 done; 1 the device refused an update, or rejected an input; 2 the input or usage is wrong.
 """
 _INTERVAL_S = 3600.0
+# Longest wait for the control plane and for the next bytes from it, seconds.
+_PATIENCE_S = 20.0
 _PROBATION = Probation()
 _PCRS = "sha256:0,2,4,7"
 _TOKEN = "EDGEWRIGHT_TOKEN"  # noqa: S105 - the name of a variable
@@ -59,9 +64,11 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     )
     acts = parser.add_subparsers(dest="act", metavar="ACT", required=True)
     joins = acts.add_parser("enrol", help="make this device's state")
-    joins.add_argument("--repo", metavar="URL", required=True, help="of the repository")
+    joins.add_argument("--server", metavar="URL", help="of a control plane, which says the rest but the root")
+    joins.add_argument("--token", metavar="TOKEN", help="with --server: enrols one device")
+    joins.add_argument("--repo", metavar="URL", help="of the repository, in a fleet without a control plane")
     joins.add_argument("--root", metavar="FILE", required=True, type=Path, help="root that the device believes")
-    joins.add_argument("--device-class", metavar="CLASS", default="default", help="of this device (default)")
+    joins.add_argument("--device-class", metavar="CLASS", default="", help="of this device (default)")
     joins.add_argument(
         "--limits", metavar="FILE", type=Path, help="JSON with what this device may tell in private sums"
     )
@@ -89,6 +96,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     runs.add_argument(
         "--seconds", metavar="S", type=float, default=_PROBATION.seconds, help="of a probation, if fewer came (600)"
     )
+    runs.add_argument(
+        "--bench", action="store_true", help="measure models that the control plane's operators send here"
+    )
     runs.set_defaults(run=run_agent)
     asks = acts.add_parser("predict", help="run the model on samples")
     asks.add_argument("--input", metavar="FILE", required=True, type=Path, help=".npz with an array for each input")
@@ -112,7 +122,9 @@ def run_enrol(arguments: argparse.Namespace) -> int:
 
     Raises:
         InputError: The folder is not empty, the root cannot be read, or something is no name or URL.
+        WorkError: The control plane does not enrol this device.
     """
+    at_server = _is_at_server(arguments)
     try:
         root = arguments.root.read_bytes()
     except OSError as error:
@@ -120,23 +132,28 @@ def run_enrol(arguments: argparse.Namespace) -> int:
             f"{arguments.root} cannot be read: {error.strerror}",
             remedy="Name metadata/1.root.json of the repository.",
         ) from error
-    labels = dict(label_of(text) for text in arguments.label)
-    settings = enrol(
-        arguments.state,
-        url=arguments.repo,
-        root=root,
-        device_class=arguments.device_class,
-        model=arguments.model,
-        labels=labels,
-        channel=arguments.channel,
-        sealed=not arguments.plain,
-        installer=shlex.split(arguments.installer),
-        tpm=arguments.tpm,
-        fleet={path.stem: read_fleet_key(path) for path in arguments.fleet_key},
-        limits=None
+    own: dict[str, Any] = {
+        "root": root,
+        "model": arguments.model,
+        "sealed": not arguments.plain,
+        "installer": shlex.split(arguments.installer),
+        "tpm": arguments.tpm,
+        "fleet": {path.stem: read_fleet_key(path) for path in arguments.fleet_key},
+        "limits": None
         if arguments.limits is None
         else read_record(arguments.limits, Limits, "limits", "See docs/reference/query.md for its form."),
-    )
+    }
+    if at_server:
+        settings = enrol_at(arguments.state, server=arguments.server, token=arguments.token, **own)
+    else:
+        settings = enrol(
+            arguments.state,
+            url=arguments.repo,
+            device_class=arguments.device_class or "default",
+            labels=dict(label_of(text) for text in arguments.label),
+            channel=arguments.channel,
+            **own,
+        )
     public = new_device_key(arguments.state / IDENTITY).public.hex()
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "device": settings, "public_key": public})
@@ -145,17 +162,51 @@ def run_enrol(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _is_at_server(arguments: argparse.Namespace) -> bool:
+    """Whether a control plane enrols this device.
+
+    Raises:
+        InputError: What only one of the two ways takes was given for the other, or for none.
+    """
+    own = {
+        "--repo": arguments.repo,
+        "--device-class": arguments.device_class,
+        "--label": arguments.label,
+        "--channel": arguments.channel,
+    }
+    given = [option for option, value in own.items() if value]
+    if arguments.server and arguments.token and not given:
+        return True
+    if arguments.repo and arguments.server is None and arguments.token is None:
+        return False
+    told = [option for option in ("--server", "--token") if getattr(arguments, option[2:]) is not None]
+    raise InputError(
+        f"a control plane enrols a device, or nobody does; given is {', '.join([*told, *given]) or 'neither'}",
+        remedy="Give --server and --token, or --repo with --device-class, --label and --channel as they apply.",
+    )
+
+
 def run_agent(arguments: argparse.Namespace) -> int:
-    """Check once, or until a signal ends it."""
+    """Check once, or until a signal ends it.
+
+    Raises:
+        InputError: Jobs are to be taken, and this device knows no control plane, or is to check only once.
+    """
     agent = Agent(arguments.state, probation=Probation(arguments.inferences, arguments.seconds))
     agent.must_change()
+    door = _door(agent, arguments) if arguments.bench else None
     if arguments.once:
         with working("checking, fetching, testing"):
             record = agent.check()
         return _shown(agent, record, as_json=arguments.json)
     ended = threading.Event()
+
+    def end(*_: object) -> None:
+        agent.will_end()
+        ended.set()
+
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: ended.set())
+        signal.signal(name, end)
     servers = []
     token = os.environ.get(_TOKEN, "")
     if arguments.socket is not None:
@@ -166,6 +217,8 @@ def run_agent(arguments: argparse.Namespace) -> int:
         print(f"http://{arguments.host}:{servers[-1].server_address[1]}", file=sys.stderr, flush=True)
     for server in servers:
         threading.Thread(target=server.serve_forever, daemon=True).start()
+    if door is not None:
+        threading.Thread(target=run_errands, args=(door, ended), kwargs={"tell": _say}, daemon=True).start()
     keep_up(agent, ended, every_s=arguments.every, tell=_tell)
     for server in servers:
         server.shutdown()
@@ -174,6 +227,28 @@ def run_agent(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, **status})
     return 0
+
+
+def _door(agent: Agent, arguments: argparse.Namespace) -> Door:
+    """Return where this device's jobs come from."""
+    settings = agent.settings
+    if arguments.once:
+        raise InputError("--bench takes jobs for as long as the agent runs", remedy="Leave --once out.")
+    if not settings.server:
+        raise InputError(
+            "this device knows no control plane, which jobs come from",
+            remedy="Enrol it with 'edgewright device enrol --server URL'.",
+        )
+    key = new_device_key(arguments.state / IDENTITY)
+    return Door(settings.server, settings.audience, key, open_pool(_PATIENCE_S), _now)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _say(line: str) -> None:
+    print(f"edgewright: {line}", file=sys.stderr, flush=True)
 
 
 def _tell(agent: Agent, error: Exception | None) -> None:
@@ -303,6 +378,10 @@ def _shown(agent: Agent, record: Record | None, *, as_json: bool) -> int:
         if status["last_refusal"] is not None:
             refusal = status["last_refusal"]
             print(f"refused ({refusal.code}): {refusal.reason}")
+        server = status["server"]
+        if server is not None:
+            trouble = f", not since: {server['trouble']}" if server["trouble"] else ""
+            print(f"{server['url']} was reached {server['reached'] or 'never'}{trouble}")
     return 1 if record is not None and record.last_refusal is not None else 0
 
 

@@ -2,13 +2,15 @@
 
 import argparse
 import datetime
+import time
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from edgewright.cli.remote import SERVER, TOKEN, Remote, add_remote_options, quoted, remote_of
-from edgewright.cli.terminal import SCHEMA_VERSION, label_of, print_json
+from edgewright.cli.terminal import SCHEMA_VERSION, label_of, print_json, working
 from edgewright.contract.errors import InputError
 from edgewright.contract.operator import Because, Bench, Invite, Made, NewToken, NewUser, Secret, Silencing
 
@@ -23,6 +25,8 @@ examples:
   edgewright fleet silence NAME --for 3600 --why 'maintenance' --fleet FLEET
   edgewright fleet bench DEVICE --fleet FLEET
   edgewright fleet token NAME --role viewer --fleet FLEET
+  edgewright fleet backup fleet.backup --fleet FLEET
+  edgewright fleet restore fleet.backup --fleet OTHER
 
 The control plane is named by --fleet DIR on its own machine, else by --server or {SERVER} with a token in {TOKEN}.
 exit codes: 0 done; 1 alerts fire, or the server cannot do it; 2 the input or usage is wrong, or the token may not.
@@ -87,6 +91,14 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     users.add_argument("--role", metavar="ROLE", default="viewer", help="viewer, operator or 'release manager'")
     users.add_argument("--retire", action="store_true", help="no more")
     users.set_defaults(run=run_user)
+    backs_up = acts.add_parser(
+        "backup", help="write all that the database holds to a file, while the fleet goes on"
+    )
+    restores = acts.add_parser("restore", help="fill an empty database from such a file")
+    for act, run in ((backs_up, run_backup), (restores, run_restore)):
+        act.add_argument("file", metavar="FILE", type=Path, help="of the backup")
+        act.add_argument("--database", metavar="URL", default="", help="PostgreSQL's, instead of SQLite in DIR")
+        act.set_defaults(run=run)
     for name in ("retire", "silence", "approve", "refuse"):
         acts.choices[name].add_argument("--why", metavar="TEXT", default="", help="for the audit log")
     for act in acts.choices.values():
@@ -249,6 +261,46 @@ def run_token(arguments: argparse.Namespace) -> int:
         return _shown(arguments, "retired", made, f"{made.id} is void.")
     secret = remote.post("tokens", NewToken(arguments.name, arguments.role, arguments.days * 86400), Secret)
     return _shown(arguments, "tokens", secret.secrets, secret.secrets[0])
+
+
+def _database(arguments: argparse.Namespace) -> str:
+    if bool(arguments.database) == bool(arguments.fleet):
+        raise InputError("no database is named, or two are", remedy="Give --fleet DIR or --database URL.")
+    return arguments.database or f"sqlite:///{(arguments.fleet / 'fleet.db').absolute()}"
+
+
+def run_backup(arguments: argparse.Namespace) -> int:
+    """Write all that the database holds to a file.
+
+    Raises:
+        OutputError: The file cannot be written, or is there.
+        GoneError: The database does not answer.
+    """
+    from edgewright.server.store.store import open_store
+
+    store = open_store(_database(arguments))
+    with working("writing"):
+        rows = store.backup(arguments.file, now_s=time.time())
+    store.close()
+    return _shown(arguments, "rows", rows, f"{rows} rows in {arguments.file}. Keep it as safe as the database.")
+
+
+def run_restore(arguments: argparse.Namespace) -> int:
+    """Fill an empty database from a file.
+
+    Raises:
+        InputError: The file is none, is damaged, or the database is not empty.
+        GoneError: The database does not answer.
+    """
+    from edgewright.server.store.store import make_store
+
+    if arguments.fleet is not None:
+        arguments.fleet.mkdir(parents=True, exist_ok=True, mode=0o700)
+    store = make_store(_database(arguments))
+    with working("reading"):
+        rows = store.restore(arguments.file)
+    store.close()
+    return _shown(arguments, "rows", rows, f"{rows} rows restored.")
 
 
 def run_user(arguments: argparse.Namespace) -> int:

@@ -14,15 +14,18 @@ __all__ = ["add_options", "opened"]
 _SEEN = "seen-timestamp"
 
 
-def add_options(act: argparse.ArgumentParser, *, signs: bool) -> None:
+def add_options(act: argparse.ArgumentParser, *, signs: bool, served: bool = False) -> None:
     """Add the options of an act on a repository.
 
     Args:
         act: That they are for.
         signs: Whether it needs private keys; what only reads can do with a root that is believed.
+        served: Whether a control plane can do it instead.
     """
-    act.add_argument("--keys", metavar="KEYS", type=Path, required=signs, help="folder with the keys")
-    act.add_argument("--repo", metavar="REPO", required=True, help="folder or URL of the repository")
+    act.add_argument(
+        "--keys", metavar="KEYS", type=Path, required=signs and not served, help="folder with the keys"
+    )
+    act.add_argument("--repo", metavar="REPO", required=not served, help="folder or URL of the repository")
     if not signs:
         act.add_argument("--root", metavar="FILE", type=Path, help="root that is believed, instead of --keys")
     act.add_argument("--json", action="store_true", help="print one JSON object on stdout")
@@ -39,6 +42,11 @@ def opened(arguments: argparse.Namespace, *, finishing: bool = False) -> Reposit
         InputError: There is none, or no root to verify it with.
         TrustError: It cannot be believed.
     """
+    if arguments.repo is None:
+        raise InputError(
+            "neither a repository nor a control plane is named",
+            remedy="Give --repo with --keys, or --fleet DIR or --server URL.",
+        )
     root = getattr(arguments, "root", None)
     if root is not None:
         try:

@@ -29,11 +29,14 @@ examples:
   edgewright profile model.onnx
   edgewright profile small.onnx --against large.onnx --seconds 30
   edgewright profile model.onnx --on ssh://pi@camera.local --data test.npz --json
+  edgewright profile model.onnx --on bench:camera-7
   edgewright profile model.onnx --device-class camera
 
 A remote target needs an ssh login without a password, Python 3.9 or newer, numpy and
 onnxruntime; nothing stays there.
 EDGEWRIGHT_SSH_OPTIONS adds options for the ssh client, EDGEWRIGHT_SSH_PYTHON names the Python there.
+A bench device is reached through the control plane: EDGEWRIGHT_SERVER is its address,
+EDGEWRIGHT_API_TOKEN a token of it that may run jobs.
 """
 
 
@@ -52,7 +55,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     what.add_argument("--against", metavar="OTHER", type=Path, help="measure another model in turns with it")
     what.add_argument("--data", metavar="DATA", help="take the first sample as input; random input without it")
     where = parser.add_argument_group("where")
-    where.add_argument("--on", metavar="TARGET", help='"local" or ssh://user@host[:port]; default: of the class')
+    where.add_argument(
+        "--on", metavar="TARGET", help='"local", ssh://user@host[:port] or bench:NAME (default: of the class)'
+    )
     where.add_argument("--device-class", metavar="CLASS", help="device class of the project file, with its budget")
     where.add_argument("--project", metavar="FILE", type=Path, help=f"project file (default: {PROJECT_FILE})")
     how = parser.add_argument_group("how")

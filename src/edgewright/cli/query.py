@@ -9,23 +9,22 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from edgewright.cli.collecting import Patience, as_json, by_signal, collect
+from edgewright.cli.collecting import Patience, collect
 from edgewright.cli.enrolled import read_enrolled
-from edgewright.cli.judge import judged, read_collected
+from edgewright.cli.judge import read_collected
 from edgewright.cli.opened import add_options, opened
 from edgewright.cli.records import read_record
 from edgewright.cli.signing import signing
 from edgewright.cli.terminal import SCHEMA_VERSION, label_of, print_json, working
 from edgewright.contract.errors import InputError
 from edgewright.contract.permit import Permit
-from edgewright.contract.profile import Profile
-from edgewright.contract.query import Backend, Counted, Limits, Query, Template
-from edgewright.contract.release import Manifest, stored
+from edgewright.contract.query import Backend, Counted, Limits, Template
 from edgewright.contract.times import time_of
 from edgewright.device.watched import TENTHS, widths
-from edgewright.privacy.price import instantiate, price
-from edgewright.trust.asking import ask, known_permit, known_questions, permit
-from edgewright.trust.paths import blob_name, release_path
+from edgewright.fleet.drift import judged
+from edgewright.privacy.price import price, question
+from edgewright.privacy.sum import as_json, by_signal
+from edgewright.trust.asking import ask, known_permit, known_questions, permit, profile_of
 from edgewright.trust.publish import releases
 from edgewright.trust.repository import Repository
 
@@ -48,8 +47,6 @@ input is wrong.
 _DAY_S = 86400.0
 _STATE = "keeps letters in case it is broken off (collected)"
 _SECAGG = "permit sums without a helper too; devices cannot tell there whether the server adds devices of its own"
-# Of vectors, grid units per unit of their values; counts are whole already.
-_SCALE = 1024.0
 # Of one device, in units of the clip; what an answer costs bounds it as well.
 _LEAST_NOISE = 0.05
 
@@ -190,25 +187,19 @@ def run_ask(arguments: argparse.Namespace) -> int:
     start, end = (_hour(what, getattr(arguments, what)) for what in ("start", "end"))
     deadline = end + datetime.timedelta(days=1) if arguments.deadline is None else time_of(arguments.deadline)
     cohort = arguments.cohort or template.min_cohort
-    whole = Query(
-        id=arguments.id,
-        template=template.name,
-        template_digest="0" * 64,
-        window_start=start.isoformat(),
-        window_end=end.isoformat(),
-        deadline=deadline.isoformat(),
-        bits=32,
-        scale=_SCALE if template.kind == "vector" else 1.0,
-        sigma=2.0,
+    query = question(
+        template,
+        name=arguments.id,
+        window=(start, end),
+        deadline=deadline,
+        release=_digest(repository, model, arguments.release),
+        epsilon=arguments.epsilon,
+        seed=os.urandom(32).hex(),
+        backend=arguments.backend,
         cohort=cohort,
         largest=arguments.largest or 100 * cohort,
-        rho=1.0,
-        backend=arguments.backend,
-        seed=os.urandom(32).hex(),
-        release=_digest(repository, model, arguments.release),
         subgroup=dict(label_of(text) for text in arguments.subgroup),
     )
-    query = instantiate(whole, template, arguments.epsilon)
     cost = price(query, template, Limits(least_cohort=2, rho_per_period=max(Limits().rho_per_period, query.rho)))
     with signing(arguments.keys, "signing") as keys:
         ask(repository, keys, model, device_class, query=query)
@@ -322,7 +313,7 @@ def run_judge(arguments: argparse.Namespace) -> int:
             remedy="A shift lies between 0 and 0.5, as alpha does.",
         )
     repository = opened(arguments)
-    profile = _profile(repository, arguments.model, arguments.release, arguments.device_class)
+    profile = profile_of(repository, arguments.model, arguments.release, arguments.device_class)
     cohorts = [read_collected(path) for path in arguments.sum]
     release = _digest(repository, arguments.model, arguments.release)
     found = judged(profile, cohorts, release=release, size=arguments.size, alpha=arguments.alpha)
@@ -372,7 +363,7 @@ def _signals(repository: Repository, arguments: argparse.Namespace) -> Template:
             "sums have neither a helper nor do without one",
             remedy="Give --helper KEY, or --secagg, under which a server can add devices of its own.",
         )
-    profile = _profile(repository, arguments.model, arguments.signals, arguments.device_class)
+    profile = profile_of(repository, arguments.model, arguments.signals, arguments.device_class)
     counted = [Counted(signal.name, len(signal.edges) + 2) for signal in profile.signals]
     counted += [Counted(name, bins) for name, bins in widths().items()]
     for name in arguments.outcome:
@@ -393,28 +384,6 @@ def _signals(repository: Repository, arguments: argparse.Namespace) -> Template:
         backends=tuple(backends),
         subgroups=tuple(arguments.by),
     )
-
-
-def _profile(repository: Repository, model: str, version: str, device_class: str) -> Profile:
-    path = release_path(model, version)
-    content = repository.read_target(repository.bin_of(path), path)
-    manifest = None if content is None else msgspec.json.decode(content, type=Manifest)
-    variant = None if manifest is None else manifest.variant(device_class)
-    if manifest is None or variant is None or not variant.reference:
-        raise InputError(
-            f"{model} {version} is not published for {device_class}, or without a reference profile",
-            remedy="Publish what compress wrote, or with --reference.",
-        )
-    file = variant.file(variant.reference)
-    if file.sealed is not None:
-        raise InputError(
-            f"the profile of {model} {version} is encrypted to {file.sealed.key}",
-            remedy="Write the template by hand, and name it with --template.",
-        )
-    held = repository.store.read(blob_name(stored(file)[0]))
-    if held is None:
-        raise InputError(f"the profile of {model} {version} is missing", remedy="Run 'edgewright repo check'.")
-    return msgspec.json.decode(held, type=Profile)
 
 
 def _digest(repository: Repository, model: str, version: str) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,11 +16,13 @@ from edgewright.contract.errors import InputError, WorkError
 from edgewright.trust.fetch import checked_url
 from edgewright.trust.keystore import write_secret
 
-__all__ = ["SERVER", "TOKEN", "RefusedError", "Remote", "add_remote_options", "quoted", "remember", "remote_of"]
+__all__ = ["SERVER", "TOKEN", "Remote", "add_remote_options", "quoted", "remember", "remote_of"]
 
 SERVER, TOKEN = "EDGEWRIGHT_SERVER", "EDGEWRIGHT_API_TOKEN"
 _FILE = "operator.json"
 _PATIENCE_S = 60.0
+# A server on this machine takes that long to start, at most.
+_STARTING_S = 30.0
 _LARGEST = 64 << 20
 
 _T = TypeVar("_T")
@@ -37,10 +40,6 @@ class _Access(msgspec.Struct):
     token: str = ""
 
 
-class RefusedError(WorkError):
-    """The server did not do it."""
-
-
 class Remote:
     """A control plane.
 
@@ -48,9 +47,11 @@ class Remote:
         server: Its address, without a slash at its end.
     """
 
-    def __init__(self, server: str, token: str) -> None:
+    def __init__(self, server: str, token: str, *, starting_s: float = 0.0) -> None:
         self.server = checked_url(server).rstrip("/")
         self._token = token
+        # A server on this machine may just be starting.
+        self._ends = time.monotonic() + starting_s
         self._pool = urllib3.PoolManager(timeout=_PATIENCE_S, retries=False)
 
     def get(self, path: str, kind: type[_T], query: Mapping[str, Any] | None = None) -> _T:
@@ -82,14 +83,7 @@ class Remote:
         if body is not None:
             headers["Content-Type"] = "application/json"
         try:
-            answer = self._pool.request(
-                method,
-                f"{self.server}/api/{path}",
-                body=body,
-                headers=headers,
-                redirect=False,
-                preload_content=False,
-            )
+            answer = self._answer(method, f"{self.server}/api/{path}", body, headers)
             content = answer.read(_LARGEST)
         except urllib3.exceptions.HTTPError as error:
             raise WorkError(
@@ -106,6 +100,19 @@ class Remote:
                 remedy="Use the same version on both sides.",
             ) from error
 
+    def _answer(
+        self, method: str, url: str, body: bytes | None, headers: dict[str, str]
+    ) -> urllib3.BaseHTTPResponse:
+        while True:
+            try:
+                return self._pool.request(
+                    method, url, body=body, headers=headers, redirect=False, preload_content=False
+                )
+            except urllib3.exceptions.NewConnectionError:
+                if time.monotonic() > self._ends:
+                    raise
+                time.sleep(0.1)
+
 
 def _failure(server: str, status: int, content: bytes) -> Exception:
     try:
@@ -114,7 +121,7 @@ def _failure(server: str, status: int, content: bytes) -> Exception:
         return WorkError(f"{server} answered {status}", remedy="Is this the address of 'edgewright serve'?")
     if status == 401:
         return InputError(f"{server} does not know the token", remedy=f"Set {TOKEN} to one that is valid.")
-    kind = InputError if status in (400, 403, 404) else RefusedError
+    kind = InputError if status in (400, 403, 404) else WorkError
     return kind(problem.message, remedy=problem.remedy or "See the server's log.")
 
 
@@ -141,21 +148,28 @@ def remote_of(arguments: argparse.Namespace) -> Remote | None:
     """
     folder = getattr(arguments, "fleet", None)
     if folder is not None:
-        try:
-            access = msgspec.json.decode((folder / _FILE).read_bytes(), type=_Access)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise InputError(
-                f"{folder} is no state folder of a control plane: {error}",
-                remedy="Name the DIR of 'edgewright serve --state DIR', or --server.",
-            ) from error
-        server, token = access.server, os.environ.get(TOKEN) or access.token
-    else:
-        server, token = getattr(arguments, "server", None) or os.environ.get(SERVER, ""), os.environ.get(TOKEN, "")
+        access = _access_in(folder)
+        return Remote(access.server, os.environ.get(TOKEN) or access.token, starting_s=_STARTING_S)
+    server, token = getattr(arguments, "server", None) or os.environ.get(SERVER, ""), os.environ.get(TOKEN, "")
     if not server:
         return None
     if not token:
         raise InputError(f"there is no token for {server}", remedy=f"Set {TOKEN}.")
     return Remote(server, token)
+
+
+def _access_in(folder: Path) -> _Access:
+    ends = time.monotonic() + _STARTING_S
+    while True:
+        try:
+            return msgspec.json.decode((folder / _FILE).read_bytes(), type=_Access)
+        except (OSError, msgspec.MsgspecError) as error:
+            if not folder.is_dir() or time.monotonic() > ends:
+                raise InputError(
+                    f"{folder} is no state folder of a control plane: {error}",
+                    remedy="Name the DIR of 'edgewright serve --state DIR', or --server.",
+                ) from error
+            time.sleep(0.1)
 
 
 def remember(folder: Path, server: str, token: str | None) -> None:

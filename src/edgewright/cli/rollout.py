@@ -1,20 +1,20 @@
 """`edgewright rollout`: start, advance, pause, resume, abort a rollout, or return to an earlier release."""
 
 import argparse
-import math
-from collections.abc import Callable
-from typing import Any
+import sys
+from pathlib import Path
 
-import msgspec
 from rich.console import Console
 
 from edgewright.cli.opened import add_options, opened
+from edgewright.cli.remote import Remote, add_remote_options, quoted, remote_of
 from edgewright.cli.signing import signing
 from edgewright.cli.terminal import SCHEMA_VERSION, label_of, print_json
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name, checked_version, version_key
+from edgewright.contract.operator import Because, Made, StartRollout, Wanted
 from edgewright.contract.plan import Arm, HealthRule, Hours, Plan, Selector, Stage
-from edgewright.contract.times import time_of
+from edgewright.rollout.plans import CHANGES, arms_of, at_once, begin
 from edgewright.trust.publish import known_plan, known_policy, publish_again, publish_plan, releases
 from edgewright.trust.repository import Repository, utc_now
 
@@ -28,9 +28,14 @@ examples:
   edgewright rollout abort digits --device-class default --keys KEYS --repo REPO
   edgewright rollout rollback digits==1.0.0 --device-class default --keys KEYS --repo REPO
   edgewright rollout status digits --device-class default --keys KEYS --repo REPO
+  edgewright rollout start digits==1.1.0 --stages 0.1,0.5,1 --rule crash=0.02 --fleet FLEET
+  edgewright rollout pause digits --why 'complaints' --server https://fleet.example
+  edgewright rollout why digits-1.1.0-2 --fleet FLEET
 
+A control plane is named by --fleet DIR on its own machine, else by --server with a token in EDGEWRIGHT_API_TOKEN.
 The online key signs, within the policy that the offline keys signed; a rollback needs the releases' keys as well.
-exit codes: 0 done; 1 the repository cannot be believed or written; 2 the policy forbids it, or the usage is wrong.
+exit codes: 0 done; 1 the repository cannot be believed or written, or a decision does not follow from its inputs;
+2 the policy forbids it, or the usage is wrong.
 """
 
 
@@ -62,6 +67,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         "--rule", metavar="METRIC=MARGIN", action="append", default=[], help="not worse by more; repeatable"
     )
     start.add_argument("--replace", action="store_true", help="another rollout that is not at its end")
+    start.add_argument(
+        "--force", action="store_true", help="begin though the control plane's fleet is too small ever to decide it"
+    )
     start.add_argument("--shadow", action="store_true", help="run it beside the old one and only compare")
     acts.add_parser("advance", help="go to the next stage")
     acts.add_parser("pause", help="no device begins an installation")
@@ -72,11 +80,24 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     back.add_argument("releases", metavar="NAME==VERSION", nargs=1, help="release to return to")
     back.add_argument("--as", dest="as_version", metavar="VERSION", default="", help="of the new release")
     back.add_argument("--stage", action="store_true", help="leave the signing to 'repo sign'; then start it")
+    cause = acts.add_parser("why", help="show every decision about a rollout, each decided again")
+    cause.add_argument("rollout", metavar="ROLLOUT", help="its name, or MODEL/CLASS/NAME")
+    cause.add_argument("--state", metavar="DIR", type=Path, help="its state folder, read without the control plane")
+    cause.add_argument("--last", metavar="N", type=_count, default=50, help="how many decisions (50)")
+    add_remote_options(cause)
+    cause.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    cause.set_defaults(run=explain)
     for name, act in acts.choices.items():
+        if name == "why":
+            continue
         if name not in ("start", "rollback"):
             act.add_argument("model", metavar="NAME", help="of the model")
         act.add_argument("--device-class", metavar="CLASS", default="default", help="that it is for (default)")
-        add_options(act, signs=name != "status")
+        add_options(act, signs=name != "status", served=name != "rollback")
+        if name != "rollback":
+            add_remote_options(act)
+        if name in CHANGES:
+            act.add_argument("--why", metavar="TEXT", default="", help="for the control plane's audit log")
         act.set_defaults(run=run)
 
 
@@ -87,11 +108,14 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: The policy forbids it, or there is no such release or rollout.
         TrustError: The repository cannot be believed.
     """
+    remote = None if arguments.repo is not None else remote_of(arguments)
+    if remote is not None and arguments.act != "rollback":
+        return _steered(arguments, remote)
     repository = opened(arguments)
     if arguments.act == "rollback":
         return _rolled_back(arguments, repository)
     if arguments.act == "start":
-        plan = _started(arguments, repository)
+        plan = _started(_asked(arguments), repository)
     else:
         known = known_plan(repository, arguments.model, arguments.device_class)
         if known is None:
@@ -99,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
                 f"there is no rollout of {arguments.model} for {arguments.device_class}",
                 remedy="Begin one with 'edgewright rollout start'.",
             )
-        plan = known if arguments.act == "status" else _CHANGES[arguments.act](known)
+        plan = known if arguments.act == "status" else CHANGES[arguments.act](known, utc_now())
     if arguments.act != "status":
         with signing(arguments.keys, "signing") as keys:
             publish_plan(repository, keys, plan)
@@ -110,49 +134,101 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _started(arguments: argparse.Namespace, repository: Repository) -> Plan:
+def explain(arguments: argparse.Namespace) -> int:
+    """Show what was decided about a rollout, and whether it would be decided again.
+
+    Raises:
+        InputError: There is no such rollout, or nobody who knows of it was named.
+    """
+    # Loaded for this alone: it takes what decides.
+    from edgewright.cli.why import print_why, told, told_by
+
+    remote = None if arguments.state is not None else remote_of(arguments)
+    if arguments.state is not None:
+        decisions = told(arguments.state, arguments.rollout)[-arguments.last :]
+    elif remote is not None:
+        decisions = told_by(remote, arguments.rollout, last=arguments.last)
+    else:
+        raise InputError(
+            "nobody was named who knows", remedy="Name --fleet or --state with its folder, or --server."
+        )
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, "decisions": decisions})
+    else:
+        print_why(Console(), decisions)
+    return int(any(each.replayed is False for each in decisions))
+
+
+def _asked(arguments: argparse.Namespace) -> StartRollout:
+    """Return what is to begin."""
     named = [_release(text) for text in arguments.releases]
     models = {model for model, _ in named}
     if len(models) != 1:
         raise InputError(
             f"a rollout is of one model, not of {', '.join(sorted(models))}", remedy="Start one for each."
         )
-    (model,) = models
-    published = dict(releases(repository, model))
     weights = _numbers("--weights", arguments.weights) if arguments.weights else [1.0] * len(named)
     if len(weights) != len(named):
         raise InputError(f"{len(weights)} weights for {len(named)} releases", remedy="Give one for each.")
-    for _, version in named:
-        if version not in published:
-            raise InputError(
-                f"{model} {version} is not published",
-                remedy=f"Publish it first; there are {', '.join(published) or 'no releases'}.",
-            )
     if (arguments.fraction is None) == (arguments.stages is None):
         raise InputError("a rollout needs --fraction or --stages", remedy="Give one of them.")
     fractions = [arguments.fraction] if arguments.stages is None else _numbers("--stages", arguments.stages)
-    _must_be_over(known_plan(repository, model, arguments.device_class), replace=arguments.replace)
-    epoch, counter = _next(repository, model, arguments.device_class)
-    labels = dict(label_of(text) for text in arguments.label)
     rules = tuple(_rule(text) for text in arguments.rule)
-    return Plan(
-        model=model,
-        device_class=arguments.device_class,
-        rollout=f"{model}-{'-'.join(version for _, version in named)}-{counter}",
-        epoch=epoch,
-        counter=counter,
-        arms=tuple(
-            Arm(version, published[version], weight) for (_, version), weight in zip(named, weights, strict=True)
-        ),
-        stages=tuple(Stage(fraction, arguments.stage_seconds, rules) for fraction in fractions),
-        selector=Selector(labels, arguments.channel),
-        since=utc_now().isoformat(),
-        start=arguments.start,
-        end=arguments.end,
-        min_battery=arguments.min_battery,
-        hours=None if arguments.hours is None else _hours(arguments.hours),
-        shadow=arguments.shadow,
+    return StartRollout(
+        models.pop(),
+        arguments.device_class,
+        tuple(Wanted(version, weight) for (_, version), weight in zip(named, weights, strict=True)),
+        tuple(Stage(fraction, arguments.stage_seconds, rules) for fraction in fractions),
+        Selector(dict(label_of(text) for text in arguments.label), arguments.channel),
+        arguments.start,
+        arguments.end,
+        arguments.min_battery,
+        None if arguments.hours is None else _hours(arguments.hours),
+        arguments.shadow,
+        arguments.replace,
+        arguments.force,
     )
+
+
+def _started(asked: StartRollout, repository: Repository) -> Plan:
+    published = dict(releases(repository, asked.model))
+    return begin(
+        asked.model,
+        asked.device_class,
+        arms_of(asked.model, [(arm.version, arm.weight) for arm in asked.arms], published),
+        asked.stages,
+        policy=known_policy(repository, asked.model, asked.device_class),
+        before=known_plan(repository, asked.model, asked.device_class),
+        now=utc_now(),
+        selector=asked.selector,
+        start=asked.start,
+        end=asked.end,
+        min_battery=asked.min_battery,
+        hours=asked.hours,
+        shadow=asked.shadow,
+        replace=asked.replace,
+    )
+
+
+def _steered(arguments: argparse.Namespace, remote: Remote) -> int:
+    """Have the control plane do it, or say how it stands."""
+    notes: tuple[str, ...] = ()
+    if arguments.act == "start":
+        asked = _asked(arguments)
+        notes = remote.post("rollouts", asked, Made).notes
+        plan = remote.get(quoted("rollouts", asked.model, asked.device_class), Plan)
+    elif arguments.act == "status":
+        plan = remote.get(quoted("rollouts", arguments.model, arguments.device_class), Plan)
+    else:
+        path = quoted("rollouts", arguments.model, arguments.device_class, arguments.act)
+        plan = remote.post(path, Because(arguments.why), Plan)
+    if arguments.json:
+        print_json({"schema": SCHEMA_VERSION, "rollout": plan, "notes": notes})
+    else:
+        for note in notes:
+            print(f"warning: {note}", file=sys.stderr)
+        _print(plan)
+    return 0
 
 
 def _rolled_back(arguments: argparse.Namespace, repository: Repository) -> int:
@@ -171,7 +247,14 @@ def _rolled_back(arguments: argparse.Namespace, repository: Repository) -> int:
         )
         new = published.manifest.version
         if published.landed:
-            plan = _at_once(repository, model, arguments.device_class, new, published.digest)
+            plan = at_once(
+                model,
+                arguments.device_class,
+                Arm(new, published.digest),
+                policy=known_policy(repository, model, arguments.device_class),
+                before=known_plan(repository, model, arguments.device_class),
+                now=utc_now(),
+            )
             publish_plan(repository, keys, plan)
     if arguments.json:
         print_json(
@@ -184,85 +267,6 @@ def _rolled_back(arguments: argparse.Namespace, repository: Repository) -> int:
     return 0
 
 
-def _at_once(repository: Repository, model: str, device_class: str, version: str, manifest: str) -> Plan:
-    """Return a plan for all devices in as few stages as the policy allows."""
-    policy = known_policy(repository, model, device_class)
-    step = 1.0 if policy is None else policy.largest_step
-    least = 0.0 if policy is None else policy.least_stage_s
-    epoch, counter = _next(repository, model, device_class)
-    count = math.ceil(1 / step - 1e-9)
-    return Plan(
-        model=model,
-        device_class=device_class,
-        rollout=f"{model}-{version}-{counter}",
-        epoch=epoch,
-        counter=counter,
-        arms=(Arm(version, manifest),),
-        stages=tuple(Stage(min(1.0, (number + 1) * step), least) for number in range(count)),
-        since=utc_now().isoformat(),
-    )
-
-
-def _must_be_over(plan: Plan | None, *, replace: bool) -> None:
-    if plan is None or replace or plan.state in ("aborted", "done") or plan.stage + 1 == len(plan.stages):
-        return
-    raise InputError(
-        f"rollout {plan.rollout} is {plan.state} at stage {plan.stage + 1} of {len(plan.stages)}",
-        remedy="Abort it first, or add --replace.",
-    )
-
-
-def _next(repository: Repository, model: str, device_class: str) -> tuple[int, int]:
-    """Return epoch and counter of the next plan."""
-    policy = known_policy(repository, model, device_class)
-    before = known_plan(repository, model, device_class)
-    epoch = 1 if policy is None else policy.epoch
-    return epoch, before.counter + 1 if before is not None and before.epoch == epoch else 1
-
-
-def _advanced(plan: Plan) -> Plan:
-    if plan.stage + 1 >= len(plan.stages):
-        raise InputError(f"rollout {plan.rollout} is at its last stage", remedy="There is nothing to advance to.")
-    least = plan.stages[plan.stage].min_seconds
-    lasted = (utc_now() - time_of(plan.since)).total_seconds() if plan.since else least
-    if lasted < least:
-        raise InputError(
-            f"stage {plan.stage + 1} of rollout {plan.rollout} lasts {lasted:.0f} s, it must last {least:.0f} s",
-            remedy="Wait, or start the rollout anew with other stages.",
-        )
-    return _from(plan, ("running", "paused"), stage=plan.stage + 1, since=utc_now().isoformat())
-
-
-def _paused(plan: Plan) -> Plan:
-    return _from(plan, ("running",), state="paused")
-
-
-def _resumed(plan: Plan) -> Plan:
-    return _from(plan, ("paused",), state="running")
-
-
-def _aborted(plan: Plan) -> Plan:
-    return _from(plan, ("running", "paused"), state="aborted")
-
-
-def _from(plan: Plan, states: tuple[str, ...], **changes: Any) -> Plan:
-    if plan.state not in states:
-        raise InputError(f"rollout {plan.rollout} is {plan.state}", remedy=f"It must be {' or '.join(states)}.")
-    return _changed(plan, **changes)
-
-
-def _changed(plan: Plan, **changes: Any) -> Plan:
-    return msgspec.structs.replace(plan, counter=plan.counter + 1, **changes)
-
-
-_CHANGES: dict[str, Callable[[Plan], Plan]] = {
-    "advance": _advanced,
-    "pause": _paused,
-    "resume": _resumed,
-    "abort": _aborted,
-}
-
-
 def _release(text: str) -> tuple[str, str]:
     model, found, version = text.partition("==")
     if not found:
@@ -270,6 +274,13 @@ def _release(text: str) -> tuple[str, str]:
     checked_name("model", model)
     version_key(version)
     return model, checked_version(version)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def _numbers(what: str, text: str) -> list[float]:

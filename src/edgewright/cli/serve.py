@@ -6,23 +6,23 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from edgewright.cli.remote import remember
 from edgewright.cli.terminal import SCHEMA_VERSION, print_json
 from edgewright.contract.errors import InputError
-from edgewright.contract.fleet import Fleet
-from edgewright.contract.project import load_fleet
-from edgewright.server.acting import Acts
+from edgewright.contract.fleet import Fleet, load_fleet
 from edgewright.server.app import make_app
+from edgewright.server.asking import Asking
+from edgewright.server.findings import findings_of
+from edgewright.server.hands import Hands
 from edgewright.server.loops import lead
 from edgewright.server.page.views import page_router
 from edgewright.server.plane import Where, first_access, open_services
 from edgewright.server.run import free_port, serve
 from edgewright.server.services import Services
-from edgewright.server.steps import steps_of
+from edgewright.server.steps import steps_of, tend
 
 __all__ = ["register"]
 
@@ -59,7 +59,11 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     parser.add_argument("--keys", metavar="KEYS", type=Path, help="folder with the online key (DIR/keys)")
     parser.add_argument("--root", metavar="FILE", type=Path, help="root that is believed, without --keys")
     parser.add_argument("--project", metavar="FILE", type=Path, help="edgewright.toml with alerts and actions")
+    parser.add_argument("--helper", metavar="URL", default="", help="second operator of private sums")
     parser.add_argument("--only", choices=("api", "controller"), help="answer alone, or decide alone (both)")
+    parser.add_argument(
+        "--proxies", metavar="N", type=int, default=0, help="trusted ones in front, with X-Forwarded-For (0)"
+    )
     parser.add_argument("--tls", metavar="CERT,KEY", default="", help="PEM files; else put a proxy in front")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout once it answers")
     parser.set_defaults(run=run)
@@ -83,17 +87,18 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.repo_url,
     )
     answers, decides = arguments.only != "controller", arguments.only != "api"
-    services = open_services(where, fleet, signs=True)
+    services = open_services(where, fleet, signs=True, helper_url=arguments.helper.rstrip("/"))
     tls = _tls(arguments.tls)
     port = free_port(arguments.host, arguments.port) if answers else 0
     address = arguments.url.rstrip("/") or f"{'https' if tls else 'http'}://{_named(arguments.host)}:{port}"
     secure = address.startswith("https://")
     ended = threading.Event()
-    acts = Acts(services, state=arguments.state, project=arguments.project)
-    steps = steps_of(services, acts) if decides else ()
+    hands, asking = Hands(services), Asking(services, answers=answers)
+    steps = steps_of(services, asking, state=arguments.state, project=arguments.project) if decides else ()
     app = None
     if answers:
-        app = make_app(services, acts, pages=[page_router(services, acts, address=address)], secure=secure)
+        pages = [page_router(services, hands, findings=findings_of(services), address=address)]
+        app = make_app(services, hands, pages=pages, secure=secure, proxies=arguments.proxies)
     secret = first_access(services.store, now_s=services.now()) if answers else None
     if answers:
         remember(arguments.state, address, secret)
@@ -101,15 +106,14 @@ def run(arguments: argparse.Namespace) -> int:
     def ready() -> None:
         _greet(arguments, services, address if answers else "", secret)
 
+    works: list[Callable[[], None]] = [lambda: tend(services, ended, asking)] if answers else []
+    if steps:
+        works.append(lambda: lead(services, ended, steps))
     try:
-        serve(app, arguments.host, port, ended=ended, ready=ready, lead=_leader(services, ended, steps), tls=tls)
+        serve(app, arguments.host, port, ended=ended, ready=ready, works=works, tls=tls)
     finally:
         services.store.close()
     return 0
-
-
-def _leader(services: Services, ended: threading.Event, steps: Sequence[Any]) -> Callable[[], None] | None:
-    return (lambda: lead(services, ended, steps)) if steps else None
 
 
 def _greet(arguments: argparse.Namespace, services: Services, address: str, secret: str | None) -> None:

@@ -8,22 +8,39 @@ import msgspec
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name
 
-__all__ = ["Action", "ActionPolicy", "AlertRule", "AlertState", "Reading", "Severity", "Silence", "State"]
+__all__ = [
+    "HEALTH_METRICS",
+    "SUM_FAMILIES",
+    "SUM_METRICS",
+    "Action",
+    "ActionPolicy",
+    "AlertRule",
+    "AlertState",
+    "Reading",
+    "Severity",
+    "Silence",
+    "State",
+]
 
 Severity = Literal["info", "warning", "critical"]
 State = Literal["ok", "pending", "firing"]
 Action = Literal["notify", "pause", "roll back", "ask", "retrain"]
 
-_METRICS = (
+HEALTH_METRICS = (
     "failing",
     "silent",
     "rolled_back",
     "refused",
-    "latency_p95_ms",
+    "latency_ms",
     "free_bytes",
-    "snapshots_differ",
+    "stale",
+    "strange_snapshots",
 )
-_FAMILIES = ("drift", "outcome", "confidence", "rejected", "unusual", "power")
+"""What devices say by name; `fleet/health.py` says what each is."""
+
+SUM_METRICS = ("confidence", "rejected", "unusual")
+SUM_FAMILIES = ("drift", "power", "outcome")
+"""What private sums say; `fleet/drift.py` says what each is. A family has a name after a dot."""
 
 
 class AlertRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,9 +48,8 @@ class AlertRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         name: Of the rule.
-        metric: Share of devices that are `failing`, `silent`, `rolled_back` or have `refused`; `latency_p95_ms`,
-            `free_bytes`; `snapshots_differ` (two digests for one version); or `drift.SIGNAL`, `outcome.NAME`,
-            `confidence`, `rejected`, `unusual`, `power.SIGNAL` of a private sum.
+        metric: One of `HEALTH_METRICS`; or of a private sum `confidence`, `rejected`, `unusual`, `drift.SIGNAL`,
+            `power.SIGNAL`, `outcome.NAME`.
         above: It fires above this; None if it does not.
         below: It fires below this; None if it does not.
         clear: It ends at this value at the earliest, None for the same; beyond, so that it does not flutter.
@@ -58,11 +74,12 @@ class AlertRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         checked_name("alert", self.name)
         if self.device_class:
             checked_name("device class", self.device_class)
-        family = self.metric.partition(".")[0]
-        if self.metric not in _METRICS and family not in _FAMILIES:
+        family, _, name = self.metric.partition(".")
+        if self.metric not in (*HEALTH_METRICS, *SUM_METRICS) and not (family in SUM_FAMILIES and name):
             raise InputError(
                 f"alert {self.name}: there is no metric {self.metric!r}",
-                remedy=f"Use {', '.join(_METRICS)}, or {', '.join(_FAMILIES)} with a name after a dot.",
+                remedy=f"Use {', '.join((*HEALTH_METRICS, *SUM_METRICS))}, or {', '.join(SUM_FAMILIES)} with a "
+                "name after a dot.",
             )
         limits = [limit for limit in (self.above, self.below) if limit is not None]
         if len(limits) != 1 or not all(math.isfinite(limit) for limit in (*limits, self.clear or 0.0)):

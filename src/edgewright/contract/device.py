@@ -62,7 +62,7 @@ class DeviceClass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         name: As used on the command line.
-        target: Where figures are measured: "local" or "ssh://user@host[:port]".
+        target: Where figures are measured: "local", "ssh://user@host[:port]" or "bench:NAME".
         threads: Threads that one inference may use.
         providers: Execution providers of onnxruntime, in order of preference.
         watts_per_core: Power of one busy core, for the energy estimate where no sensor is present.
@@ -88,10 +88,10 @@ class DeviceClass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"device class {self.name!r} has watts_per_core {self.watts_per_core}, it must be 0 to 1000",
                 remedy="Give the power that one busy core draws, in watts.",
             )
-        if self.target != "local" and not self.target.startswith("ssh://"):
+        if self.target != "local" and not self.target.startswith(("ssh://", "bench:")):
             raise ProjectError(
                 f"device class {self.name!r} has target {self.target!r}",
-                remedy='Write "local" or "ssh://user@host" with an optional :port.',
+                remedy='Write "local", "bench:NAME", or "ssh://user@host" with an optional :port.',
             )
 
 

@@ -13,7 +13,7 @@ POST /sums/…               as `privacy/desk.py` has it
 =========================  =====================================  =============================================
 
 A proof is the header `PROOF`, made by `trust.identity.DeviceKey.sign` for the audience that enrolment gave. All
-records are JSON. A refusal is a `Problem`.
+records are JSON; what a newer server adds to an answer is ignored by an older device. A refusal is a `Problem`.
 """
 
 import msgspec
@@ -51,7 +51,7 @@ class Enrolling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
-class Enrolled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Enrolled(msgspec.Struct, frozen=True):
     """What a device is from now on.
 
     Attributes:
@@ -85,7 +85,7 @@ class CheckingIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outcome: StageOutcome | None = None
 
 
-class CheckedIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CheckedIn(msgspec.Struct, frozen=True):
     """What a device is told when it has checked in.
 
     Attributes:

@@ -6,9 +6,12 @@ from typing import Literal
 import msgspec
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.plan import HealthRule, Hours, Selector
+from edgewright.contract.names import checked_name
+from edgewright.contract.plan import Hours, Selector, Stage
+from edgewright.contract.query import Backend
 
 __all__ = [
+    "AskQuery",
     "Because",
     "Bench",
     "Invite",
@@ -19,6 +22,7 @@ __all__ = [
     "Secret",
     "Silencing",
     "StartRollout",
+    "Wanted",
 ]
 
 RolloutAct = Literal["advance", "pause", "resume", "abort"]
@@ -38,42 +42,83 @@ def _checked_text(what: str, text: str) -> None:
         raise InputError(f"{what} has {len(text)} letters", remedy=f"Write at most {_LONGEST_TEXT}.")
 
 
+class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A release that a rollout brings.
+
+    Attributes:
+        version: Of the release.
+        weight: Its share among the arms, in proportion.
+    """
+
+    version: str
+    weight: float = 1.0
+
+
 class StartRollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A rollout to begin.
+    """A rollout that somebody wants to begin.
 
     Attributes:
         model: Which.
-        versions: Of the releases; several are the arms of an experiment.
-        device_class: That it is for.
-        fractions: Of its stages, which only rise.
-        stage_s: Least time of each stage.
-        weights: Of the arms, in proportion; equal if not given.
-        selector: Which devices of the class it is for.
-        start: Not before, ISO 8601, UTC; "" for at once.
+        device_class: Which.
+        arms: Releases; several are an experiment.
+        stages: In order of their fractions.
+        selector: Which devices it is for.
+        start: Not before, UTC, ISO 8601; "" for at once.
         end: Not after; "" for no end.
         min_battery: Least state of charge for an installation, 0 to 1.
         hours: When devices may install; None for at any time.
-        rules: That each stage must keep.
-        shadow: Run beside the old one and only compare.
-        replace: Whether another rollout that is not at its end may be replaced.
-        force: Whether to begin though the fleet is too small ever to decide; it is noted in the audit log.
+        shadow: Whether it only runs beside.
+        replace: Whether it may take the place of one that is not at its end.
+        force: Whether to begin though the fleet can never decide it.
     """
 
     model: str
-    versions: tuple[str, ...]
-    device_class: str = "default"
-    fractions: tuple[float, ...] = (1.0,)
-    stage_s: float = 0.0
-    weights: tuple[float, ...] = ()
+    device_class: str
+    arms: tuple[Wanted, ...]
+    stages: tuple[Stage, ...]
     selector: Selector = Selector()
     start: str = ""
     end: str = ""
     min_battery: float = 0.0
     hours: Hours | None = None
-    rules: tuple[HealthRule, ...] = ()
     shadow: bool = False
     replace: bool = False
     force: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what names nothing."""
+        checked_name("model", self.model)
+        checked_name("device class", self.device_class)
+
+
+class AskQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A question to the fleet, within what the offline keys permit.
+
+    Attributes:
+        id: Its name.
+        template: Of the permit.
+        version: Release that it is about.
+        start: Of what is counted: a whole hour, UTC, ISO 8601.
+        end: Of what is counted, likewise.
+        deadline: No answer after; a day after the end if "".
+        epsilon: That an answer may cost, when the others are honest.
+        backend: Over which it is answered.
+        cohort: Devices that must answer; the template's least if 0.
+        largest: Devices that may; a hundred times the cohort if 0.
+        subgroup: Labels and values that they have.
+    """
+
+    id: str
+    template: str
+    version: str
+    start: str
+    end: str
+    deadline: str = ""
+    epsilon: float = 1.0
+    backend: Backend = "helper"
+    cohort: int = 0
+    largest: int = 0
+    subgroup: dict[str, str] = {}
 
 
 class Because(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

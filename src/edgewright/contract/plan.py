@@ -213,7 +213,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         arms: What is rolled out.
         stages: In order of their fractions.
         stage: Which of them it is at.
-        state: Only a running one makes devices install.
+        state: A running one makes devices install; so does one that is done, for devices that come later, unless
+            it was an experiment between arms.
         selector: Which devices it is for.
         since: When it reached that stage, UTC, ISO 8601; "" if nobody said.
         start: Not before, UTC, ISO 8601; "" for at once.

@@ -147,7 +147,12 @@ def _device_class(entry: DeviceClass, said: Mapping[str, Sequence[str]]) -> str:
                 said.get("device_class"),
                 [
                     ("name", _string(entry.name), "", "for --device-class"),
-                    ("target", _string(entry.target), "", '"local", or "ssh://user@host" to measure there'),
+                    (
+                        "target",
+                        _string(entry.target),
+                        "",
+                        '"local", or "ssh://user@host" or "bench:NAME" to measure there',
+                    ),
                     ("threads", str(entry.threads), "", "threads that one inference may use"),
                     ("providers", _strings(entry.providers), "", "execution providers, best first"),
                     (

@@ -4,7 +4,7 @@ import datetime
 
 from edgewright.contract.errors import InputError
 
-__all__ = ["checked_time", "time_of"]
+__all__ = ["checked_time", "moment", "time_of"]
 
 
 def time_of(text: str) -> datetime.datetime:
@@ -23,6 +23,15 @@ def time_of(text: str) -> datetime.datetime:
             f"{text[:80]!r} is no time", remedy="Write it as 2027-12-31 or 2027-12-31T23:59:00+00:00."
         ) from error
     return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
+
+
+def moment(at_s: float) -> datetime.datetime:
+    """Return a Unix time as a moment, to the second.
+
+    >>> moment(0.5).isoformat()
+    '1970-01-01T00:00:00+00:00'
+    """
+    return datetime.datetime.fromtimestamp(int(at_s), datetime.UTC)
 
 
 def checked_time(what: str, text: str) -> str:

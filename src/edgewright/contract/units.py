@@ -14,7 +14,7 @@ __all__ = ["Dimension", "format_quantity", "parse_quantity"]
 Dimension = Literal["time", "size", "energy", "power"]
 
 _SCALES: dict[Dimension, dict[str, float]] = {
-    "time": {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0},
+    "time": {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0},
     "size": {
         "B": 1.0,
         "KB": 1e3,

@@ -2,6 +2,7 @@
 
 import datetime
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import urllib3
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import EdgewrightError, InputError, WorkError
@@ -32,12 +32,13 @@ from edgewright.device.lock import Lock
 from edgewright.device.monitor import Monitor, Watch
 from edgewright.device.outcomes import Outcomes
 from edgewright.device.predictor import Prediction, Predictor
+from edgewright.device.report import Report
 from edgewright.device.settings import Settings, read_settings
 from edgewright.device.shelves import Shelves
 from edgewright.device.trial import Probation
 from edgewright.device.update import Update
 from edgewright.device.uplink import Uplink
-from edgewright.trust.fetch import Fetcher
+from edgewright.trust.fetch import Fetcher, open_pool
 from edgewright.trust.keystore import KeyStore, LockedError
 from edgewright.trust.verify import View, refresh
 
@@ -46,7 +47,7 @@ __all__ = ["Agent", "RejectedError"]
 _LOCK = "lock"
 # Steps of a private sum that others follow.
 _UNDER_WAY = ("joined", "shared", "masked", "waiting")
-# Of a server that collects answers, seconds.
+# Of a server that collects answers or check-ins, seconds.
 _PATIENCE_S = 20.0
 # A plan names two or three releases.
 _MOST_SEEN = 16
@@ -87,6 +88,9 @@ class Agent:
         battery: Returns the state of charge, 0 to 1; None on mains or without a battery. The system's if not given.
         installer: Of the platform, for images; what the device was enrolled with if not given.
         answers: Whether to open the model; who only asks for the status need not.
+        jobs: Does the profiling jobs that wait for this device at the control plane; called after a check-in that
+            tells of one, if the device was enrolled for that.
+        waiting_job: Whether one waited when the control plane was last reached.
     """
 
     state: Path
@@ -99,6 +103,8 @@ class Agent:
     battery: Callable[[], float | None] = battery
     installer: Installer | None = None
     answers: bool = True
+    jobs: Callable[[], None] | None = None
+    waiting_job: bool = field(init=False, default=False)
     settings: Settings = field(init=False)
     predictor: Predictor = field(init=False, default_factory=Predictor)
     _anchor: bytes = field(init=False)
@@ -109,6 +115,8 @@ class Agent:
     _lock: Lock | None = field(init=False, default=None)
     _watch: Watch = field(init=False)
     _uplink: Uplink | None = field(init=False, default=None)
+    _report: Report | None = field(init=False, default=None)
+    _began_s: float = field(init=False, default_factory=time.monotonic)
     _asked: dict[str, str] = field(init=False, default_factory=dict)
     _answering: threading.Lock = field(init=False, default_factory=threading.Lock)
     _changing: threading.RLock = field(init=False, default_factory=threading.RLock)
@@ -144,8 +152,14 @@ class Agent:
         )
         predictor, journal = weakref.ref(self.predictor), self._journal
         self._watch = Watch(lambda: _monitor_of(predictor()), lambda: journal.keeps)
+        if self.settings.server:
+            self._report = Report(self.state, self.settings, self.files, self._update)
         if self.answers:
+            if self._report is not None and self.changes:
+                self._report.begin()  # before the model is opened: it may take the process along
             self._update.boot()
+            if self._report is not None and self.changes:
+                self._report.judge()
             self._watch.begin()
 
     @property
@@ -169,8 +183,15 @@ class Agent:
             self._watch.end()
             if self._lock is not None and self._lock.held:
                 self._settle()
+                if self._report is not None:
+                    self._report.end()
                 self._journal.keeps = False
                 self._lock.release()
+
+    def will_end(self) -> None:
+        """Take note that this process was told to end: whatever ends it now, the model has not."""
+        if self._report is not None and self.changes:
+            self._report.end()
 
     def __enter__(self) -> "Agent":
         return self
@@ -245,15 +266,39 @@ class Agent:
         Raises:
             WorkError: Another agent changes this device's state, or the disk does not take the journal.
         """
-        with self._changing:
-            self.must_change()
-            self._settle()
-            view = self._check()
-            self._watch.begin()
-            asked = None if view is None else self._questions(view)
-        if asked is not None:  # a server that is slow holds nobody up
+        self.must_change()
+        try:
+            with self._changing:
+                self.must_change()
+                self._settle()
+                view = self._check()
+                self._watch.begin()
+                asked = None if view is None else self._questions(view)
+                if self._report is not None:
+                    self._report.judge()
+        except Exception:
+            self.report()
+            raise
+        told = self.report()  # a server that is slow holds nobody up
+        if asked is not None:
             self._answer(*asked)
+        if told and self.waiting_job and self.settings.bench and self.jobs is not None:
+            self._work(self.jobs)
         return self.record
+
+    def report(self) -> bool:
+        """Tell the control plane, if there is one, how this device is and how it fares in its rollout.
+
+        What goes wrong there is remembered as a note, concerns no update, and is tried again with the next check.
+
+        Returns:
+            Whether it took what was told.
+        """
+        if self._report is None or not self.changes:
+            return False
+        said = self._report.tell(self.status)
+        self.waiting_job = self.waiting_job if said is None else said.job
+        return said is not None
 
     def settle(self) -> Record:
         """End a probation that is over: promote the release on trial, or return to the proven one."""
@@ -324,6 +369,9 @@ class Agent:
             "snapshot": record.snapshot or None,
             "free_bytes": self.files.free_bytes(self.state),
             "battery": self.battery(),
+            "latency_s": None if self.monitor is None else self.monitor.latency_s(),
+            "uptime_s": time.monotonic() - self._began_s if self.answers else None,
+            "server": None if self._report is None else self._report.contacted(),
         }
 
     def _retired(self) -> Refusal | None:
@@ -356,10 +404,20 @@ class Agent:
         except OSError as error:
             self._update.remember_if_possible(Refusal("disk", "", f"the disk failed: {error.strerror}"))
 
+    def _work(self, jobs: Callable[[], None]) -> None:
+        """Do the jobs that wait; what goes wrong with them concerns no update."""
+        try:
+            jobs()
+        except Exception as error:
+            if self._report is not None:
+                self._report.note(error)
+
     @property
     def awaited(self) -> bool:
-        """Whether a sum without a helper waits for this device's next step: then it should soon check again."""
-        return any(step in _UNDER_WAY for step in self._asked.values())
+        """Whether somebody waits for this device's next step, in a sum or for a job: it should soon check again."""
+        return any(step in _UNDER_WAY for step in self._asked.values()) or (
+            self.waiting_job and self.settings.bench
+        )
 
     def privacy(self) -> dict[str, Any]:
         """Return what this device was asked, what it told and what that cost, for its owner.
@@ -371,8 +429,7 @@ class Agent:
 
     def _linked(self) -> Uplink:
         if self._uplink is None:
-            pool = urllib3.PoolManager(timeout=_PATIENCE_S, retries=False)
-            self._uplink = Uplink(self.state, self.settings, self.files, pool)
+            self._uplink = Uplink(self.state, self.settings, self.files, open_pool(_PATIENCE_S))
         return self._uplink
 
     def _questions(self, view: View) -> tuple[Permit, tuple[Query, ...], str] | None:
@@ -461,6 +518,8 @@ class Agent:
             self.battery(),
             self._seen(plan),
         )
+        if refused is None and self._report is not None:
+            self._report.saw(plan, policy, situation)
         choice = choose(plan, policy, self.record.slots, self.record.failed, situation)
         if refused is not None and choice.why is None:
             choice = replace(choice, why=refused)
@@ -471,7 +530,7 @@ class Agent:
         # What was seen by a clock that was ahead is seen now.
         moment = self._update.moment()
         known = {manifest: at for manifest, at in self.record.seen.items() if time_of(at) <= moment}
-        for arm in () if plan is None or plan.state != "running" else plan.arms:
+        for arm in () if plan is None or plan.state not in ("running", "done") else plan.arms:
             known.setdefault(arm.manifest, moment.isoformat())
         newest = dict(sorted(known.items(), key=lambda entry: entry[1])[-_MOST_SEEN:])
         self._update.remember(seen=newest)

@@ -12,7 +12,7 @@ from edgewright.contract.times import time_of
 from edgewright.device.cohort import arm_of, is_held_back, is_in, step_of
 from edgewright.device.slots import Installed, Slots
 
-__all__ = ["Choice", "Situation", "choose", "notice"]
+__all__ = ["Choice", "Situation", "assigned", "choose", "has_begun", "is_for", "notice"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +70,15 @@ def choose(
     on_trial = slots.trial
     if on_trial is not None and _is_denied(on_trial, policy):
         return Choice("withdraw", why=_why("denied", on_trial.version, "the offline keys have denied it"))
-    if plan is None or not _is_for(plan, situation):
+    if plan is None or not is_for(plan, situation.labels, situation.channel):
         return Choice("keep")
     if plan.state == "aborted":
         if on_trial is not None and on_trial.rollout == plan.rollout:
             return Choice("withdraw", why=_why("policy", on_trial.version, f"rollout {plan.rollout} was aborted"))
         return Choice("keep")
-    if plan.state != "running" or not _has_begun(plan, situation.now):
+    # What is done still reaches devices that come later; an experiment that has its answer does not.
+    over = plan.state == "done" and len(plan.arms) > 1
+    if plan.state == "paused" or over or not has_begun(plan, situation.now):
         return Choice("keep")
     if slots.proven is not None and is_held_back(policy.holdback, policy.salt, situation.device_id):
         return Choice("keep")  # a device without a model has nothing to be compared with
@@ -123,14 +125,28 @@ def _arm(plan: Plan, policy: Policy, situation: Situation) -> tuple[Arm, int]:
     return plan.arms[number], number
 
 
-def _is_for(plan: Plan, situation: Situation) -> bool:
+def assigned(plan: Plan, policy: Policy, device_id: str) -> Arm | None:
+    """Return the arm that a device is assigned at the plan's stage, whatever it does; None for the control.
+
+    Control are those that the fraction has not reached, and the holdback. Who knows a device's name knows its arm.
+    """
+    if is_held_back(policy.holdback, policy.salt, device_id):
+        return None
+    weights = [arm.weight for arm in plan.arms]
+    arm = plan.arms[arm_of(weights, plan.rollout, policy.salt, device_id)]
+    return arm if is_in(plan.fraction, arm.manifest, policy.salt, device_id) else None
+
+
+def is_for(plan: Plan, labels: Mapping[str, str], channel: str) -> bool:
+    """Whether a rollout is for a device of this channel with these labels."""
     wanted = plan.selector
-    if wanted.channel and wanted.channel != situation.channel:
+    if wanted.channel and wanted.channel != channel:
         return False
-    return all(situation.labels.get(label) == value for label, value in wanted.labels.items())
+    return all(labels.get(label) == value for label, value in wanted.labels.items())
 
 
-def _has_begun(plan: Plan, now: datetime.datetime) -> bool:
+def has_begun(plan: Plan, now: datetime.datetime) -> bool:
+    """Whether it is neither before a rollout's start nor after its end."""
     if plan.start and now < time_of(plan.start):
         return False
     return not plan.end or now < time_of(plan.end)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgewright.trust.durable import sync
 
-__all__ = ["Files"]
+__all__ = ["Files", "body_of", "summed"]
 
 
 class Files:
@@ -57,3 +57,18 @@ class Files:
     def free_bytes(self, folder: Path) -> int:
         """Return how much may still be written."""
         return shutil.disk_usage(folder).free
+
+
+def summed(body: bytes) -> bytes:
+    """Return what `body_of` knows again, and knows to be sound."""
+    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def body_of(content: bytes) -> bytes | None:
+    """Return what was given to `summed`; None if a bit is not as it was.
+
+    >>> body_of(summed(b"x")), body_of(b"x")
+    (b'x', None)
+    """
+    line, _, body = content.partition(b"\n")
+    return body if hashlib.sha256(body).hexdigest().encode() == line else None

@@ -4,7 +4,6 @@ The record is written to the older of two files. Reading takes the newer one who
 copies are both gone has forgotten what it believed; it begins anew from the root that it was enrolled with.
 """
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import msgspec
 
 from edgewright.contract.plan import HealthRule
 from edgewright.contract.refusal import Refusal
-from edgewright.device.files import Files
+from edgewright.device.files import Files, body_of, summed
 from edgewright.device.lifecycle import State
 from edgewright.device.slots import Installed, Slots
 from edgewright.trust.verify import Memory
@@ -143,17 +142,14 @@ class Journal:
             return record
         record = msgspec.structs.replace(record, sequence=self.record.sequence + 1)
         content = msgspec.json.encode(record)
-        line = hashlib.sha256(content).hexdigest().encode()
-        self.files.write(self.folder / _NAMES[record.sequence % len(_NAMES)], line + b"\n" + content)
+        self.files.write(self.folder / _NAMES[record.sequence % len(_NAMES)], summed(content))
         self.record = record
         return record
 
 
 def _decoded(content: bytes) -> Record | None:
-    line, _, body = content.partition(b"\n")
-    if hashlib.sha256(body).hexdigest().encode() != line:
-        return None
+    body = body_of(content)
     try:
-        return msgspec.json.decode(body, type=Record)
+        return None if body is None else msgspec.json.decode(body, type=Record)
     except msgspec.MsgspecError:
         return None

@@ -15,9 +15,16 @@ from edgewright.trust.keystore import (
     write_secret,
 )
 
-__all__ = ["fleet_keys", "keep_fleet_keys", "own_keys", "read_fleet_key"]
+__all__ = ["IDENTITY", "MADE", "fleet_keys", "keep_fleet_keys", "own_keys", "read_fleet_key"]
+
+IDENTITY = "identity.key"
+"""The file with the key that a device proves its name with."""
 
 _FILE, _TPM, _FLEET = "device.key", "device.tpm", "fleet"
+
+MADE = (_FILE, _TPM, _FLEET)
+"""What the functions here make in a device's state."""
+
 _CONTEXT = b"edgewright.fleet.1"
 
 

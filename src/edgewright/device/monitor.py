@@ -5,6 +5,7 @@ calls it about every second. What was counted is written now and then, whole or 
 minutes and never what was there before.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ from edgewright.device.watched import (
     counts_between,
     described,
     from_bytes,
+    latency_s,
     learn,
     observe,
     start,
@@ -192,6 +194,14 @@ class Monitor:
     def finding(self) -> Finding:
         """Return what the stream shows."""
         return verdict(self.reference, self.watched)
+
+    def latency_s(self, since_s: float = -math.inf) -> float | None:
+        """Return the median of the latency in the last hours, None if nothing was inferred.
+
+        Args:
+            since_s: Unix time; hours that began before are left out.
+        """
+        return latency_s(self.watched, since_s)
 
     def describe(self) -> dict[str, Any]:
         """Return what there is to see, for the device's owner; it is not sent by name."""

@@ -109,6 +109,11 @@ class Outcomes:
             content, self.changed = msgspec.json.encode(self.known), False
         self.files.write(self.folder / _FILE, content)
 
+    def copied(self) -> dict[str, dict[str, Outcome]]:
+        """Return all of them, by manifest and name, as they are now."""
+        with self._changing:
+            return {manifest: dict(names) for manifest, names in self.known.items()}
+
     def of(self, manifest: str | None) -> Mapping[str, Outcome]:
         """Return the outcomes of a release, by name."""
         return self.known.get(manifest or "", {})

@@ -33,9 +33,14 @@ class Tally:
         self.tick: Callable[[], int] = self._count.__next__
 
     @property
+    def total(self) -> int:
+        """How often it was raised."""
+        return int(self._count.__reduce__()[1][0])
+
+    @property
     def value(self) -> int:
         """How often it was raised since it was taken."""
-        return int(self._count.__reduce__()[1][0]) - self._taken
+        return self.total - self._taken
 
     def take(self) -> int:
         """Return the number, and begin anew."""

@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import os
 import struct
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
@@ -16,7 +15,8 @@ from typing import Literal
 import msgspec
 import urllib3
 
-from edgewright.contract.errors import OutputError, WorkError
+from edgewright.contract.errors import OutputError
+from edgewright.device.door import UnansweredError, send
 from edgewright.device.files import Files
 from edgewright.privacy import secagg
 from edgewright.privacy.desk import Refused
@@ -32,15 +32,11 @@ Progress = Literal["joined", "shared", "masked", "revealed", "given", "waiting"]
 
 _OK, _EARLY = 200, 409
 # For a whole answer, seconds.
-_PATIENCE_S, _PIECE = 60.0, 1 << 16
+_PATIENCE_S = 60.0
 _LARGEST = 64 << 20
 _RECORD = struct.Struct(">32s32sI")  # key of the answer, what was asked, number of tags
 _TAG_BYTES, _CHECK_BYTES = 16, 16
 _STEPS = {"joined": "join", "shared": "share", "masked": "mask", "revealed": "reveal"}
-
-
-class UnansweredError(WorkError):
-    """The server cannot be reached, or does not answer as it should."""
 
 
 class Kept:
@@ -84,24 +80,11 @@ def post(pool: urllib3.PoolManager, url: str, body: bytes) -> bytes:
         DeclinedError: The desk refuses; with reason `step` if it does so for now.
         UnansweredError: It cannot be reached, or the answer is none of a desk.
     """
-    ends = time.monotonic() + _PATIENCE_S
-    content = b""
-    try:
-        answer = pool.request("POST", url, body=body, preload_content=False, redirect=False)
-        # Whoever sends a byte now and then keeps a timeout per read for ever.
-        while (piece := answer.read1(_PIECE)) and len(content) <= _LARGEST:
-            content += piece
-            if time.monotonic() > ends:
-                raise urllib3.exceptions.HTTPError("it is too slow")
-        answer.drain_conn() if len(content) <= _LARGEST else answer.close()
-    except urllib3.exceptions.HTTPError as error:
-        raise UnansweredError(f"{url} cannot be reached: {error}", remedy="It is tried again.") from error
-    if len(content) > _LARGEST:
-        raise UnansweredError(f"{url} answered more than {_LARGEST} bytes", remedy="Ask whoever runs it.")
+    answer = send(pool, url, body, largest=_LARGEST, patience_s=_PATIENCE_S)
     if answer.status == _OK:
-        return content
+        return answer.content
     try:
-        refused = msgspec.msgpack.decode(content, type=Refused)
+        refused = msgspec.msgpack.decode(answer.content, type=Refused)
     except msgspec.MsgspecError:
         raise UnansweredError(f"{url} answered {answer.status}", remedy="It is tried again.") from None
     raise DeclinedError(refused.reason, refused.message, refused.culprits)

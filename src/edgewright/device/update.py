@@ -209,15 +209,27 @@ class Update:
             fell = runs == self.record.ran
             return Refusal("probation", trial.version, f"the platform fell back to {runs!r}") if fell else None
         failures = self.predictor.failures
-        engine = self.predictor.engine
-        if failures > self.probation.most_failures:
-            served = self.record.served + self.predictor.served
-            other = engine is None or engine.release.manifest != trial.manifest
-            # If it passes its self-test, the inputs that it failed on were at fault.
-            passes = engine is None or other or self.opener.still_passes(engine)
-            if failures > _MOST_FAILING * (served + failures) or not passes:
-                return Refusal("probation", trial.version, f"{failures} inferences failed in its probation")
+        if self.at_fault(trial, failures, self.record.served + self.predictor.served):
+            return Refusal("probation", trial.version, f"{failures} inferences failed in its probation")
         return self._worse(trial)
+
+    def at_fault(self, release: Installed, failures: int, served: int) -> bool:
+        """Whether failed inferences are a release's own fault.
+
+        Args:
+            release: Which.
+            failures: Inferences that failed.
+            served: Inferences that did not.
+        """
+        if failures <= self.probation.most_failures:
+            return False
+        if failures > _MOST_FAILING * (served + failures):
+            return True
+        engine = self.predictor.engine
+        if engine is None or engine.release.manifest != release.manifest:
+            return False
+        # If it passes its self-test, the inputs that it failed on were at fault.
+        return not self.opener.still_passes(engine)
 
     def settle_image(self) -> None:
         """Find out whether an image that was handed over runs now."""
@@ -481,7 +493,7 @@ class Update:
             one, other = new.get(name, Outcome()), old.get(name, Outcome())
             if name and is_worse(one, other, margin=rule.margin, confidence=rule.confidence):
                 reason = f"its {name} is {one.mean:.3g} on the average, {other.mean:.3g} with {proven.version}"
-                return Refusal("probation", trial.version, reason)
+                return Refusal("probation", rule.metric, reason)
         return None
 
     def _promote(self, trial: Installed) -> None:

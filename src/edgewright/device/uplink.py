@@ -22,6 +22,7 @@ from edgewright.contract.query import Query, Template, digest_of, untimely
 from edgewright.contract.refusal import Refusal, RefusedError
 from edgewright.contract.times import time_of
 from edgewright.device.files import Files
+from edgewright.device.keys import IDENTITY
 from edgewright.device.ledger import LedgerFile
 from edgewright.device.settings import Settings
 from edgewright.device.sums import Kept, SumClient, UnansweredError
@@ -32,7 +33,6 @@ from edgewright.trust.identity import DeviceKey, new_device_key
 
 __all__ = ["IDENTITY", "Source", "Uplink", "concerns"]
 
-IDENTITY = "identity.key"
 _LETTERS, _LAST = "sums", "asked.json"
 
 Source = Callable[[Query, Template], NDArray[np.float64]]

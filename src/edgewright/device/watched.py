@@ -40,6 +40,7 @@ __all__ = [
     "counts_between",
     "described",
     "from_bytes",
+    "latency_s",
     "learn",
     "observe",
     "start",
@@ -310,6 +311,24 @@ def counts_between(
                 remedy="Have the template signed anew, from the release's profile.",
             )
     return np.concatenate(found).astype(np.float64)
+
+
+def latency_s(watched: Watched, since_s: float = -math.inf) -> float | None:
+    """Return the median of the inferences' latency, to within a bin's width of a factor of 1.8; None without any.
+
+    Args:
+        watched: Of the release.
+        since_s: Unix time; hours that began before are left out.
+    """
+    hours = [window for window in watched.windows if window.began_s >= since_s]
+    counts = np.array(added_up(*(hour.tallies for hour in hours)).get("latency", ()), np.int64)
+    half = counts.sum() / 2
+    if not half:
+        return None
+    place = int(np.searchsorted(np.cumsum(counts), half))
+    low, high = (LATENCY_EDGES_S[min(max(at, 0), len(LATENCY_EDGES_S) - 1)] for at in (place - 1, place))
+    part = (half - counts[:place].sum()) / counts[place]
+    return float(low * (high / low) ** part)
 
 
 def widths() -> dict[str, int]:

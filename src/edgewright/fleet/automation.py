@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from edgewright.contract.alert import Action, ActionPolicy
 
-__all__ = ["Done", "Permission", "permitted"]
+__all__ = ["Done", "Permission", "Wish", "decide", "permitted"]
 
 _DAY_S = 86400.0
 
@@ -68,3 +70,35 @@ def permitted(
     if policy.approval:
         return Permission(False, asks=True, why=f"{action!r} takes a person's approval")
     return Permission(True, asks=False, why=f"{action!r} is within its policy")
+
+
+class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that an action is permitted or refused by, so that it can be decided again.
+
+    Attributes:
+        item: Name of the action that is wanted; no two have the same.
+        action: Which.
+        about: Device class.
+        alert: Rule that wants it.
+        policies: Of the project file.
+        history: What was done before.
+        now_s: Unix time.
+        waiting: Whether the same waits for a person's approval already.
+    """
+
+    item: str
+    action: Action
+    about: str
+    alert: str
+    policies: tuple[ActionPolicy, ...]
+    history: tuple[Done, ...]
+    now_s: float
+    waiting: bool = False
+
+
+def decide(wish: Wish) -> Permission:
+    """Return whether what is wanted may be done: the same whenever it is asked."""
+    found = permitted(wish.action, wish.about, wish.policies, wish.history, now_s=wish.now_s)
+    if found.asks and wish.waiting:
+        return Permission(False, asks=False, why=f"{wish.action!r} waits for approval already")
+    return found

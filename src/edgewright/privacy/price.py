@@ -3,22 +3,26 @@
 Only functions here import it, and only when they are called: the extra `studio` brings it.
 """
 
+import datetime
 import importlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.query import LEAST_SIGMA, MOST_SIGMA, Limits, Query, Template, digest_of
+from edgewright.contract.query import LEAST_SIGMA, MOST_SIGMA, Backend, Limits, Query, Template, digest_of
 from edgewright.privacy.account import Cost, cost_of, epsilon_of, orders_for, rho_of, shares_of
 from edgewright.privacy.ledger import growth
 from edgewright.privacy.sum import objection, span_of
 
-__all__ = ["Price", "instantiate", "price", "sigma_for"]
+__all__ = ["Price", "instantiate", "price", "question", "sigma_for"]
 
 _YEARS = (1, 5, 10)
+# Of vectors, grid units per unit of their values; counts are whole already.
+_SCALE = 1024.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,59 @@ def sigma_for(query: Query, template: Template, epsilon: float) -> float:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
+
+
+def question(
+    template: Template,
+    *,
+    name: str,
+    window: tuple[datetime.datetime, datetime.datetime],
+    deadline: datetime.datetime,
+    release: str,
+    epsilon: float,
+    seed: str,
+    backend: Backend,
+    cohort: int,
+    largest: int,
+    subgroup: Mapping[str, str],
+) -> Query:
+    """Return a query that asks a template.
+
+    Args:
+        template: To be asked.
+        name: Of the query.
+        window: Of what is counted, from and to.
+        deadline: No answer after.
+        release: sha256 of the manifest that it is about.
+        epsilon: That an answer may cost, at the template's delta, when the others are honest.
+        seed: 64 hexadecimal digits, no secret.
+        backend: Over which it is answered.
+        cohort: Devices that must answer.
+        largest: Devices that may.
+        subgroup: Labels and values that they have, besides the template's.
+
+    Raises:
+        InputError: It cannot be had.
+    """
+    whole = Query(
+        id=name,
+        template=template.name,
+        template_digest=digest_of(template),
+        window_start=window[0].isoformat(),
+        window_end=window[1].isoformat(),
+        deadline=deadline.isoformat(),
+        bits=32,
+        scale=_SCALE if template.kind == "vector" else 1.0,
+        sigma=2.0,
+        cohort=cohort,
+        largest=largest,
+        rho=1.0,
+        backend=backend,
+        seed=seed,
+        release=release,
+        subgroup=dict(subgroup),
+    )
+    return instantiate(whole, template, epsilon)
 
 
 def instantiate(query: Query, template: Template, epsilon: float) -> Query:

@@ -9,12 +9,13 @@ cohort's sum.
 import math
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import DataError, InputError
-from edgewright.contract.query import Limits, Query, Template, beyond, grid_clip, laxer, size_of
+from edgewright.contract.query import Limits, Query, Template, beyond, digest_of, grid_clip, laxer, size_of
 from edgewright.contract.refusal import RefusedError
 from edgewright.privacy.account import sensitivity_of, understated
 from edgewright.privacy.encode import (
@@ -35,7 +36,7 @@ from edgewright.privacy.encode import (
 )
 from edgewright.privacy.noise import Entropy, draw
 
-__all__ = ["WRAP_CHANCE", "Recovered", "contribute", "objection", "recover", "span_of"]
+__all__ = ["WRAP_CHANCE", "Recovered", "as_json", "by_signal", "contribute", "objection", "recover", "span_of"]
 
 # Most that the probability of a wrapped number may be, over all numbers of a sum.
 WRAP_CHANCE = 1e-9
@@ -239,3 +240,29 @@ def _vector(values: _Floats, template: Template, query: Query, *, overwrite: boo
         turned = clip_norm(project(turned, query.projected, seed), template.clip)
     turned *= query.scale
     return turned
+
+
+def as_json(found: Recovered, query: Query, template: Template) -> dict[str, Any]:
+    """Return a sum for a script, with all that says what it is a sum of."""
+    return {
+        "query": query.id,
+        "digest": digest_of(query),
+        "template": template.name,
+        "template_digest": digest_of(template),
+        "release": query.release,
+        "window": (query.window_start, query.window_end),
+        "subgroup": query.subgroup,
+        "devices": found.survivors,
+        "noise_sd": found.noise_sd,
+        "rounding_sd": found.rounding_sd,
+        "beyond": found.beyond,
+        "sums": {name: values.tolist() for name, values in by_signal(found, template).items()},
+    }
+
+
+def by_signal(found: Recovered, template: Template) -> dict[str, Any]:
+    """Return the sums of each signal, or of the whole vector under the template's name."""
+    if template.kind == "vector":
+        return {template.name: found.values}
+    ends = np.cumsum([signal.bins for signal in template.signals])[:-1]
+    return dict(zip((signal.name for signal in template.signals), np.split(found.values, ends), strict=True))

@@ -14,12 +14,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import ModelError, TargetError
+from edgewright.profile.target import FREE_SPACE_HERE
 from edgewright.runtime.options import RuntimeOptions
 
-__all__ = ["FREE_SPACE_HERE", "Packed", "Subject", "external_files", "packed"]
-
-
-FREE_SPACE_HERE = "Free space in the folder for temporary files, or set TMPDIR to another one."
+__all__ = ["Packed", "Subject", "external_files", "packed"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The machine that measures: this one, or another over ssh.
+"""The machine that measures: this one, another over ssh, or a bench device that the control plane reaches.
 
 A target takes a request with the files that it names, runs `worker.py` there in a fresh process, and returns its
 reply. Nothing stays behind: the folder on the target is removed however the run ends, also when the connection is
@@ -23,9 +23,20 @@ from typing import IO, Any, Protocol
 import msgspec
 
 from edgewright.contract.errors import CandidateError, EdgewrightError, InputError, TargetError
-from edgewright.profile.subject import FREE_SPACE_HERE
+from edgewright.profile.bench import BENCH, BenchTarget
 
-__all__ = ["LocalTarget", "Machine", "SshTarget", "Target", "machine_in", "machine_of", "open_target"]
+__all__ = [
+    "FREE_SPACE_HERE",
+    "LocalTarget",
+    "Machine",
+    "SshTarget",
+    "Target",
+    "machine_in",
+    "machine_of",
+    "open_target",
+]
+
+FREE_SPACE_HERE = "Free space in the folder for temporary files, or set TMPDIR to another one."
 
 _WORKER_FILES = ("worker.py", "meters.py")
 _ADDRESS = re.compile(
@@ -102,18 +113,20 @@ def open_target(spec: str) -> Target:
     """Return the target that a specification names; no connection is made yet.
 
     Raises:
-        InputError: It is neither "local" nor "ssh://[user@]host[:port]".
+        InputError: It is neither "local" nor "ssh://[user@]host[:port]" nor "bench:NAME".
 
     >>> open_target("ssh://pi@camera.example:2222").name
     'ssh://pi@camera.example:2222'
     """
     if spec == "local":
         return LocalTarget()
+    if bench := BENCH.fullmatch(spec):
+        return BenchTarget(name=spec, device=bench["device"])
     match = _ADDRESS.fullmatch(spec)
     if match is None or not 0 < int(match["port"] or 22) < 65536:
         raise InputError(
             f"{spec!r} is not a target",
-            remedy='Write "local" or "ssh://user@host" with an optional :port from 1 to 65535.',
+            remedy='Write "local", "bench:NAME", or "ssh://user@host" with an optional :port from 1 to 65535.',
         )
     port = int(match["port"]) if match["port"] else None
     return SshTarget(name=spec, user=match["user"], host=match["host"].strip("[]"), port=port)
@@ -151,7 +164,7 @@ class LocalTarget:
                 code, out, err = _run(command, None, timeout_s, self.name, environment)
         except OSError as error:
             raise TargetError(
-                f"local: the worker could not be started: {error}",
+                f"{self.name}: the worker could not be started: {error}",
                 remedy=FREE_SPACE_HERE,
             ) from error
         return _reply(self.name, code, out, err)

@@ -53,6 +53,7 @@ def main(arguments: list[str]) -> int:
     request = json.loads(Path(arguments[0]).read_text())
     os.chdir(Path(arguments[0]).resolve().parent)  # the request's paths are relative to it
     try:
+        _limit(request.get("limits", {}))
         reply = _ACTIONS[request["action"]](request)
         reply["machine"] = machine()
     except ImportError as error:
@@ -66,6 +67,22 @@ def main(arguments: list[str]) -> int:
     reply_to.write(json.dumps(reply) + "\n")
     reply_to.flush()
     os._exit(0)  # sessions with many threads may take long to be destroyed
+
+
+def _limit(limits: dict[str, int]) -> None:
+    """Bound what this process and those that it starts may use, before it sees a model."""
+    if not limits:
+        return
+    import resource
+
+    # Memory that is written to, not address space, of which drivers and allocators reserve what they never use.
+    for name in ("DATA", "CPU", "FSIZE", "CORE"):
+        kind = getattr(resource, f"RLIMIT_{name}")
+        hard = resource.getrlimit(kind)[1]
+        least = limits[name] if hard == resource.RLIM_INFINITY else min(limits[name], hard)
+        resource.setrlimit(kind, (least, least))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")  # when memory is short, nobody else is to be ended
 
 
 def _end_with_stdin() -> None:

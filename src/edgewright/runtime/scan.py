@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from edgewright.contract.errors import ModelError
 
-__all__ = ["external_tensors"]
+__all__ = ["external_locations", "external_tensors"]
 
 # Field numbers of onnx.proto3, and what lies in them.
 _MODEL = {7: "graph", 20: "training", 25: "function"}
@@ -23,6 +23,7 @@ _NESTED: dict[str, dict[int, str]] = {
     "tensor": {},
 }
 _TENSOR_NAME, _EXTERNAL_DATA, _DATA_LOCATION = 8, 13, 14
+_KEY, _VALUE = 1, 2  # of an entry of the external data
 _DEEPEST = 64
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -33,25 +34,54 @@ def external_tensors(content: bytes) -> list[str]:
     Raises:
         ModelError: The bytes are no ONNX model, or nested too deeply.
     """
+    return [name for name, _ in _scanned(content)]
+
+
+def external_locations(content: bytes) -> set[str]:
+    """Return the paths, as the model writes them, of all files that its tensors lie in.
+
+    Raises:
+        ModelError: As `external_tensors`; or a tensor lies elsewhere and does not say where.
+    """
+    found: set[str] = set()
+    for name, locations in _scanned(content):
+        if not locations:
+            raise ModelError(f"the model does not say where {name!r} lies", remedy="Save it with all data inside.")
+        found |= locations
+    return found
+
+
+def _scanned(content: bytes) -> list[tuple[str, set[str]]]:
     try:
         return list(_external(memoryview(content), "model", 0))
     except (IndexError, ValueError, RecursionError) as error:
         raise ModelError(f"the model cannot be read: {error}", remedy="Publish it again.") from error
 
 
-def _external(content: memoryview, kind: str, depth: int) -> Iterator[str]:
+def _external(content: memoryview, kind: str, depth: int) -> Iterator[tuple[str, set[str]]]:
+    """Yield the name of each such tensor, and the locations that it gives."""
     if depth > _DEEPEST:
         raise ValueError("it is nested too deeply")
-    name, external = "", False
+    name, external, locations = "", False, set[str]()
     for number, value in _fields(content):
         if kind == "tensor":
             if number == _TENSOR_NAME and isinstance(value, memoryview):
                 name = bytes(value).decode("utf-8", "replace")
+            if number == _EXTERNAL_DATA and isinstance(value, memoryview):
+                locations |= _locations(value)
             external |= number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)
         elif number in _NESTED[kind] and isinstance(value, memoryview):
             yield from _external(value, _NESTED[kind][number], depth + 1)
     if external:
-        yield name
+        yield name, locations
+
+
+def _locations(entry: memoryview) -> set[str]:
+    """Return all values of an entry that calls itself a location; readers differ in which of several they take."""
+    fields = [(number, bytes(value)) for number, value in _fields(entry) if isinstance(value, memoryview)]
+    if (_KEY, b"location") not in fields:
+        return set()
+    return {value.decode("utf-8", "replace") for number, value in fields if number == _VALUE}
 
 
 def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:

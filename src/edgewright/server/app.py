@@ -17,7 +17,7 @@ import edgewright
 from edgewright.contract.door import Problem
 from edgewright.contract.errors import EdgewrightError, InputError, OutputError
 from edgewright.server.document import Records, openapi_document
-from edgewright.server.fleets import MissingError
+from edgewright.server.fleets import MissingError, gauge
 from edgewright.server.intake import Intake
 from edgewright.server.limits import client_of
 from edgewright.server.measures import CONTENT_TYPE, REQUESTS, exposition
@@ -120,7 +120,7 @@ class App:
             took = time.perf_counter() - begun
             route = str(scope.get("path_template") or "other") if not devices else self.route_of(path)
             REQUESTS.labels(route, str(status)).observe(took)
-            if LOG.isEnabledFor(logging.INFO) and (not devices or status >= 400):
+            if LOG.isEnabledFor(logging.INFO) and (not devices or (status >= 400 and route != "/repo")):
                 LOG.info(
                     json.dumps(
                         {
@@ -168,6 +168,7 @@ def make_app(
 
     @get("/metrics", guards=[guard("look")], sync_to_thread=True, include_in_schema=False)
     def metrics() -> Response[bytes]:
+        gauge(services)
         return Response(exposition(), media_type=CONTENT_TYPE)
 
     litestar = Litestar(
@@ -183,6 +184,7 @@ def make_app(
         plugins=[Records()],
         request_max_body_size=_LARGEST,
         debug=False,
+        logging_config=None,
     )
     return App(services, litestar, secure=secure, proxies=proxies)
 

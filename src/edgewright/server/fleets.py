@@ -4,12 +4,15 @@ from typing import Any
 
 import msgspec
 
+from edgewright.contract.decision import CONTROL
 from edgewright.contract.errors import InputError
 from edgewright.contract.plan import Plan, Policy
 from edgewright.contract.release import Manifest
 from edgewright.contract.status import Status
+from edgewright.server.measures import ALERTS, DEVICES, ROLLOUT_STAGE
 from edgewright.server.plans import all_plans
 from edgewright.server.services import Services
+from edgewright.server.stages import arm_in, candidates
 from edgewright.server.store.kept import Alert, AlertState, Device, Group, Job, JobState, KeptQuery, QueryState
 from edgewright.trust.paths import release_path
 from edgewright.trust.publish import known_plan, known_policy, releases
@@ -17,6 +20,7 @@ from edgewright.trust.publish import known_plan, known_policy, releases
 __all__ = [
     "AlertShown",
     "Awaiting",
+    "CohortShown",
     "DecisionShown",
     "DeviceShown",
     "FleetShown",
@@ -24,8 +28,10 @@ __all__ = [
     "MissingError",
     "QueryShown",
     "RolloutShown",
+    "cohorts",
     "decision",
     "decisions",
+    "gauge",
     "models",
     "overview",
     "plan",
@@ -122,6 +128,20 @@ class FleetShown(msgspec.Struct, frozen=True):
     rollouts: tuple[RolloutShown, ...]
     firing: int
     awaiting: int = 0
+
+
+class CohortShown(msgspec.Struct, frozen=True):
+    """Devices of one arm of a rollout at its stage.
+
+    Attributes:
+        version: That they are assigned, "" for what they have: the control and the holdback.
+        devices: Assigned, whatever they run.
+        alive: Of these, how many are not silent.
+    """
+
+    version: str
+    devices: int
+    alive: int
 
 
 class DecisionShown(msgspec.Struct, frozen=True):
@@ -336,6 +356,20 @@ def shown_job(job: Job) -> JobShown:
     )
 
 
+def gauge(services: Services) -> None:
+    """Set the metrics that are counted only when somebody looks: devices, alerts, stages of rollouts."""
+    DEVICES.clear()
+    for group in services.store.devices.groups(seen_since_s=1.0):
+        DEVICES.labels(group.device_class, group.version, group.state).inc(group.devices)
+    ALERTS.clear()
+    severities = {rule.name: rule.severity for rule in services.fleet.alerts}
+    for alert in services.store.alerts.all("firing"):
+        ALERTS.labels(alert.rule, severities.get(alert.rule, "warning")).inc()
+    ROLLOUT_STAGE.clear()
+    for each in all_plans(services):
+        ROLLOUT_STAGE.labels(each.model, each.device_class).set(each.stage)
+
+
 def models(services: Services) -> dict[str, list[str]]:
     """Return the versions of each model, in order.
 
@@ -390,6 +424,23 @@ def policy(services: Services, model: str, device_class: str) -> Policy:
     if found is None:
         raise MissingError(f"there is no policy for {model} on {device_class}", remedy="Publish a release first.")
     return found
+
+
+def cohorts(services: Services, model: str, device_class: str) -> list[CohortShown]:
+    """Return how many devices each arm of a rollout has, the control first.
+
+    Raises:
+        MissingError: There is no such rollout.
+    """
+    found, allowed = plan(services, model, device_class), policy(services, model, device_class)
+    heard_s = services.now() - services.fleet.looking.silent_s
+    counts = {CONTROL: [0, 0]} | {arm: [0, 0] for arm in range(len(found.arms))}
+    for page in candidates(services.store, found, allowed):
+        for device in page:
+            count = counts[arm_in(found, allowed, device.id)]
+            count[0] += 1
+            count[1] += device.seen_s >= heard_s
+    return [CohortShown("" if arm == CONTROL else found.arms[arm].version, *count) for arm, count in counts.items()]
 
 
 def decisions(services: Services, subject: str, limit: int) -> list[DecisionShown]:

@@ -22,15 +22,19 @@ import msgspec
 
 from edgewright.contract.door import JOB, PROOF, CheckedIn, CheckingIn, Enrolled, Enrolling, Problem
 from edgewright.contract.errors import EdgewrightError
+from edgewright.contract.plan import Plan
+from edgewright.contract.status import StageOutcome
 from edgewright.server.access import hash_of
+from edgewright.server.bench import MOST_REPLY_BYTES, end_job, take_job
 from edgewright.server.limits import Limiter, neighbourhood
 from edgewright.server.measures import FLUSHES, OVERLOADED, REFUSED, TAKEN, seconds
-from edgewright.server.plans import live_rollouts
+from edgewright.server.plans import live_plans
 from edgewright.server.services import Services
 from edgewright.server.shelf import Shelf
+from edgewright.server.stages import counts, subject_of
 from edgewright.server.store.database import GoneError
 from edgewright.server.store.devices import Known
-from edgewright.server.store.kept import CheckIn, rollout_key
+from edgewright.server.store.kept import CheckIn
 from edgewright.server.wire import (
     UNREADABLE,
     AnswerError,
@@ -53,7 +57,7 @@ LOG = logging.getLogger("edgewright.server")
 _T = TypeVar("_T")
 
 # Bytes of a body, by what it is for; sums and jobs carry vectors and profiles.
-_SMALL, _JOB_RESULT, _LETTER = 32 << 10, 16 << 20, 64 << 20
+_SMALL, _LETTER = 32 << 10, 64 << 20
 _BODY_S, _LETTER_S = 10.0, 60.0
 _BATCH, _MOST_WAITING = 500, 5000
 # Requests that are being answered, and bytes of their bodies: more than this is not held in memory at a time.
@@ -61,7 +65,6 @@ _MOST_INSIDE, _MOST_HELD = 8000, 256 << 20
 # Keys of devices that checked in lately; a retired device is believed for so long at most.
 _MOST_KEYS, _KEY_S = 250_000, 60.0
 _PLANS_S = 5.0
-_LEASE_S = 1800.0
 _JOB_END = re.compile(r"/device/job/([0-9a-f]{16})/(done|failed)", re.ASCII)
 _DEVICE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _LONGEST_PROOF = 2000
@@ -96,7 +99,7 @@ class Intake:
     _waiting: list[_Waiting] = field(init=False, default_factory=list)
     _flushing: bool = field(init=False, default=False)
     _tasks: set["asyncio.Task[None]"] = field(init=False, default_factory=set)
-    _rollouts: tuple[float, frozenset[tuple[str, str, str]]] | None = field(init=False, default=None)
+    _plans: tuple[float, dict[tuple[str, str], list[Plan]]] | None = field(init=False, default=None)
     _enrolments: Limiter = field(init=False, default_factory=lambda: Limiter(per_s=2.0, burst=60))
     _often: Limiter = field(init=False, default_factory=lambda: Limiter(per_s=0.5, burst=30))
     # Its own threads: whoever else waits for the database does not keep check-ins waiting.
@@ -226,41 +229,39 @@ class Intake:
 
     def _write(self, batch: list[_Waiting]) -> list[bool]:
         """Keep check-ins, and of those that are old enough the outcomes."""
-        store, outcome_s = self.services.store, self.services.fleet.looking.outcome_s
-        old = [one.asked.outcome is not None and one.asked.outcome.age_s >= outcome_s for one in batch]
+        store, looking = self.services.store, self.services.fleet.looking
+        old = [one.asked.outcome is not None and one.asked.outcome.age_s >= looking.outcome_s for one in batch]
         # Before anything is kept: an outcome is not thrown away for a store that is away.
-        live = self._live() if any(old) else frozenset()
-        counts = store.check_ins.take([one.check_in for one in batch])
-        said: dict[str, list[Any]] = {}
-        for one, good, counted in zip(batch, counts, old, strict=True):
+        live = self._live() if any(old) else {}
+        taken, now = store.check_ins.take([one.check_in for one in batch]), self.services.now()
+        said: dict[str, list[tuple[str, StageOutcome]]] = {}
+        for one, good in zip(batch, taken, strict=True):
             outcome, runs = one.asked.outcome, one.asked.status.model
-            if outcome is None or not (good and counted):
+            if outcome is None or not good:
                 continue
-            for model, device_class, rollout in live:
+            for plan in live.get((one.check_in.device_class, outcome.rollout), ()):
                 # A device that runs nothing yet does not say what it would run.
-                if (device_class, rollout) == (one.check_in.device_class, outcome.rollout) and runs in ("", model):
-                    key = rollout_key(model, device_class, rollout)
-                    said.setdefault(key, []).append((one.check_in.device_id, outcome))
-        now = self.services.now()
+                if runs in ("", plan.model) and counts(plan, looking, outcome, now):
+                    said.setdefault(subject_of(plan), []).append((one.check_in.device_id, outcome))
         for rollout, outcomes in said.items():
             store.outcomes.put(rollout, outcomes, at_s=now, deadline_s=now)
-        return counts
+        return taken
 
-    def _live(self) -> frozenset[tuple[str, str, str]]:
-        """Return model, class and name of the rollouts that there are: of others no outcomes are kept.
+    def _live(self) -> dict[tuple[str, str], list[Plan]]:
+        """Return the rollouts that there are, by device class and name: of others no outcomes are kept.
 
         Raises:
             GoneError: The store is away, and was so from the beginning.
         """
-        known = self._rollouts
+        known = self._plans
         if known is None or time.monotonic() - known[0] > _PLANS_S:
             try:
-                found = live_rollouts(self.services)
+                found = live_plans(self.services)
             except EdgewrightError as error:
                 if known is None:
                     raise GoneError("the repository does not answer", remedy="Come again later.") from error
                 found = known[1]  # of a store that is away for a while: what was known still holds
-            known = self._rollouts = (time.monotonic(), found)
+            known = self._plans = (time.monotonic(), found)
         return known[1]
 
     async def _enrol(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -298,21 +299,18 @@ class Intake:
 
     async def _job(self, scope: Scope, receive: Receive, send: Send) -> None:
         known, _ = await self._once(scope, receive, _SMALL, _BODY_S)
-        now, jobs = self.services.now(), self.services.store.jobs
-        job = None
-        if known.bench:
-            job = await asyncio.to_thread(jobs.take, known.id, now_s=now, lease_s=_LEASE_S)
+        job = await asyncio.to_thread(take_job, self.services, known.id)
         if job is None:
             await say(send, 204, b"")
         else:
+            name, request = job
             kind = b"application/octet-stream"
-            await say(send, 200, job.request, ((JOB.lower().encode(), job.id.encode()),), kind)
+            await say(send, 200, request, ((JOB.lower().encode(), name.encode()),), kind)
 
     async def _job_done(self, scope: Scope, receive: Receive, send: Send) -> None:
         _, _, _, job, verdict = scope["path"].split("/")
-        known, body = await self._once(scope, receive, _JOB_RESULT, _LETTER_S)
-        end, now, good = self.services.store.jobs.end, self.services.now(), verdict == "done"
-        if not await asyncio.to_thread(end, job, known.id, body, good=good, now_s=now):
+        known, body = await self._once(scope, receive, MOST_REPLY_BYTES, _LETTER_S)
+        if not await asyncio.to_thread(end_job, self.services, known.id, job, body, good=verdict == "done"):
             raise AnswerError(409, Problem("InputError", "the job is not this device's", "Ask for another one."))
         await say(send, 204, b"")
 
@@ -393,9 +391,12 @@ class Intake:
 
     def _remember(self, wanted: Iterable[str], found: dict[str, Known]) -> None:
         for device_id in wanted:
-            self._keys.pop(device_id, None)
-            if device_id in found:
-                self._keys[device_id] = (time.monotonic(), found[device_id])
+            before, known = self._keys.pop(device_id, None), found.get(device_id)
+            if known is None:
+                continue
+            if before is not None and before[1] == known:
+                known = before[1]  # else what others keep of it would be there twice
+            self._keys[known.id] = (time.monotonic(), known)
         while len(self._keys) > _MOST_KEYS:
             self._keys.popitem(last=False)
 

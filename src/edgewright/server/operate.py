@@ -13,6 +13,7 @@ from litestar.exceptions import NotFoundException
 from litestar.params import FromQuery, JSONBody, PathParameter, QueryParameter
 
 from edgewright.contract.operator import (
+    AskQuery,
     Because,
     Bench,
     Invite,
@@ -28,9 +29,11 @@ from edgewright.contract.plan import Plan, Policy
 from edgewright.contract.release import Manifest
 from edgewright.server import fleets
 from edgewright.server.access import Right, role_of
+from edgewright.server.bench import cancel_job
 from edgewright.server.fleets import (
     AlertShown,
     Awaiting,
+    CohortShown,
     DecisionShown,
     DeviceShown,
     FleetShown,
@@ -69,6 +72,12 @@ class Acting(Protocol):
 
     def change(self, who: str, model: str, device_class: str, act: RolloutAct, reason: str) -> Plan:
         """Advance, pause, resume or abort a rollout."""
+
+    def ask(self, who: str, model: str, device_class: str, asked: AskQuery) -> tuple[str, ...]:
+        """Ask the fleet, within the permit."""
+
+    def end_query(self, who: str, query_id: str) -> None:
+        """Ask no more."""
 
     def awaiting(self) -> Sequence[Awaiting]:
         """Return actions that wait for somebody's approval."""
@@ -288,6 +297,35 @@ def operator_router(services: Services, acting: Acting) -> Router:
             raise NotFoundException(f"there is no query {query_id[:80]!r}")
         return fleets.shown_query(found)
 
+    @post(
+        "/queries/{model:str}/{device_class:str}",
+        guards=[guard("ask queries")],
+        sync_to_thread=True,
+        summary="Ask the fleet, within what the offline keys permit",
+    )
+    def ask(request: _Request, model: str, device_class: str, data: AskQuery) -> Made:
+        return Made(data.id, acting.ask(request.user.name, model, device_class, data))
+
+    @delete(
+        "/queries/{query_id:str}",
+        guards=[guard("ask queries")],
+        sync_to_thread=True,
+        status_code=200,
+        summary="Ask a question no more",
+    )
+    def end_query(request: _Request, query_id: str) -> Made:
+        acting.end_query(request.user.name, query_id)
+        return Made(query_id)
+
+    @get(
+        "/cohorts/{model:str}/{device_class:str}",
+        guards=[guard("look")],
+        sync_to_thread=True,
+        summary="How many devices each arm of a rollout has, as they are assigned",
+    )
+    def cohorts(model: str, device_class: str) -> list[CohortShown]:
+        return fleets.cohorts(services, model, device_class)
+
     @get("/audit", guards=[guard("look")], sync_to_thread=True, summary="Who did what, the newest first")
     def audit(
         before: Annotated[int, QueryParameter(ge=1, le=1 << 62)] = 1 << 62, limit: _Limit = 100
@@ -365,6 +403,17 @@ def operator_router(services: Services, acting: Acting) -> Router:
             raise NotFoundException(f"there is no job {job_id[:80]!r}")
         return fleets.shown_job(found)
 
+    @delete(
+        "/jobs/{job_id:str}",
+        guards=[guard("run jobs")],
+        sync_to_thread=True,
+        status_code=200,
+        summary="End a profiling job that nobody waits for",
+    )
+    def cancel(request: _Request, job_id: str) -> Made:
+        over = not cancel_job(services, request.user.name, job_id)
+        return Made(job_id, ("It was over already.",) if over else ())
+
     @get(
         "/jobs/{job_id:str}/result",
         guards=[guard("look")],
@@ -407,6 +456,9 @@ def operator_router(services: Services, acting: Acting) -> Router:
             settle,
             queries,
             query,
+            ask,
+            end_query,
+            cohorts,
             audit,
             tokens,
             add_token,
@@ -417,6 +469,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
             jobs,
             add_job,
             job,
+            cancel,
             job_result,
         ],
     )

@@ -50,13 +50,16 @@ class Where:
     repository_url: str = ""
 
 
-def open_services(where: Where, fleet: Fleet, *, signs: bool, now: Callable[[], float] = time.time) -> Services:
+def open_services(
+    where: Where, fleet: Fleet, *, signs: bool, helper_url: str = "", now: Callable[[], float] = time.time
+) -> Services:
     """Return what a control plane works with; the database is made or brought to this release's version.
 
     Args:
         where: Its places.
         fleet: What the project file says.
         signs: Whether this process holds the online key.
+        helper_url: Of the second operator of private sums.
         now: Seconds since 1970, UTC.
 
     Raises:
@@ -88,7 +91,15 @@ def open_services(where: Where, fleet: Fleet, *, signs: bool, now: Callable[[], 
     repository()  # what cannot be believed is told at once
     store = make_store(where.database or f"sqlite:///{(where.state / 'fleet.db').absolute()}")
     return Services(
-        store, audience_of(first), repository, files, keys, fleet, now, where.repository_url or "/repo/"
+        store,
+        audience_of(first),
+        repository,
+        files,
+        keys,
+        fleet,
+        now,
+        where.repository_url or "/repo/",
+        helper_url,
     )
 
 
@@ -127,7 +138,7 @@ def _online(folder: Path) -> KeyFolder:
     if offline:
         raise InputError(
             f"{folder} holds the private keys {', '.join(offline)}, which must never be on a server",
-            remedy="Make a folder with the online key alone: edgewright keys hand-over --keys KEYS --to FOLDER.",
+            remedy="Make a folder with the online key alone: edgewright keys handover --keys KEYS --to FOLDER.",
         )
     return keys
 

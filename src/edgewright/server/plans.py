@@ -6,7 +6,7 @@ from edgewright.contract.plan import Plan
 from edgewright.server.services import Services
 from edgewright.trust.form import ROLLOUTS
 
-__all__ = ["all_plans", "live_rollouts"]
+__all__ = ["all_plans", "live_plans"]
 
 
 def all_plans(services: Services) -> list[Plan]:
@@ -25,10 +25,10 @@ def all_plans(services: Services) -> list[Plan]:
     return found
 
 
-def live_rollouts(services: Services) -> frozenset[tuple[str, str, str]]:
-    """Return model, device class and name of each rollout that may still be decided about."""
-    return frozenset(
-        (plan.model, plan.device_class, plan.rollout)
-        for plan in all_plans(services)
-        if plan.state in ("running", "paused")
-    )
+def live_plans(services: Services) -> dict[tuple[str, str], list[Plan]]:
+    """Return the plans of rollouts that may still be decided about, by device class and rollout."""
+    found: dict[tuple[str, str], list[Plan]] = {}
+    for plan in all_plans(services):
+        if plan.state in ("running", "paused"):
+            found.setdefault((plan.device_class, plan.rollout), []).append(plan)
+    return found

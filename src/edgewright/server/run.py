@@ -1,4 +1,4 @@
-"""One process: granian embedded in an event loop, and the leader's steps in a thread beside it."""
+"""One process: granian embedded in an event loop, and what is done beside it in threads."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def serve(
     *,
     ended: threading.Event,
     ready: Callable[[], None] = lambda: None,
-    lead: Callable[[], None] | None = None,
+    works: Sequence[Callable[[], None]] = (),
     tls: tuple[Path, Path] | None = None,
 ) -> None:
     """Answer until a signal or somebody else sets an end.
@@ -62,21 +62,21 @@ def serve(
         port: To listen on.
         ended: Set at the end; whoever sets it ends this.
         ready: Called once connections are taken.
-        lead: What a thread beside it does until `ended` is set; None for nothing.
+        works: What threads beside it do until `ended` is set.
         tls: Certificate and private key, PEM; None for plain HTTP behind a proxy, or on this machine.
 
     Raises:
         InputError: The port cannot be served, or the environment asks for traces that nothing here can make.
     """
-    thread = None if lead is None else threading.Thread(target=lead, name="leader", daemon=True)
-    if thread is not None:
+    threads = [threading.Thread(target=work, daemon=True) for work in works]
+    for thread in threads:
         thread.start()
     try:
         with tracing(app) as served:
             asyncio.run(_answering(served, host, port, ended=ended, ready=ready, tls=tls))
     finally:
         ended.set()
-        if thread is not None:
+        for thread in threads:
             thread.join(30)
 
 

@@ -26,6 +26,7 @@ class Services:
         fleet: What the project file says.
         now: Seconds since 1970, UTC.
         repository_url: That devices are told; a path of this server, or another one's address.
+        helper_url: Of the second operator of private sums, "" for none.
         desk: Takes answers to private sums.
     """
 
@@ -37,4 +38,5 @@ class Services:
     fleet: Fleet
     now: Callable[[], float]
     repository_url: str = "/repo/"
+    helper_url: str = ""
     desk: SumDesk = field(default_factory=SumDesk)

@@ -4,13 +4,15 @@ import msgspec
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.permit import Permit, Questions
+from edgewright.contract.profile import Profile
 from edgewright.contract.query import Query, laxer
+from edgewright.contract.release import Manifest, stored
 from edgewright.trust.keys import KeyFolder
-from edgewright.trust.paths import permit_path, questions_path
+from edgewright.trust.paths import blob_name, permit_path, questions_path, release_path
 from edgewright.trust.repository import Repository
 from edgewright.trust.signed import change_offline, change_online, record_at
 
-__all__ = ["ask", "known_permit", "known_questions", "permit"]
+__all__ = ["ask", "known_permit", "known_questions", "permit", "profile_of"]
 
 
 def known_permit(repository: Repository, model: str, device_class: str) -> Permit | None:
@@ -22,6 +24,33 @@ def known_questions(repository: Repository, model: str, device_class: str) -> Qu
     """Return what is asked."""
     found = record_at(repository, questions_path(model, device_class), Questions)
     return found or Questions(model, device_class)
+
+
+def profile_of(repository: Repository, model: str, version: str, device_class: str) -> Profile:
+    """Return the reference profile of a release: in whose bins devices count.
+
+    Raises:
+        InputError: There is no such release, it has none, or it is encrypted.
+    """
+    path = release_path(model, version)
+    content = repository.read_target(repository.bin_of(path), path)
+    manifest = None if content is None else msgspec.json.decode(content, type=Manifest)
+    variant = None if manifest is None else manifest.variant(device_class)
+    if manifest is None or variant is None or not variant.reference:
+        raise InputError(
+            f"{model} {version} is not published for {device_class}, or without a reference profile",
+            remedy="Publish what compress wrote, or with --reference.",
+        )
+    file = variant.file(variant.reference)
+    if file.sealed is not None:
+        raise InputError(
+            f"the profile of {model} {version} is encrypted to {file.sealed.key}",
+            remedy="Write the template by hand, and name it with --template.",
+        )
+    held = repository.store.read(blob_name(stored(file)[0]))
+    if held is None:
+        raise InputError(f"the profile of {model} {version} is missing", remedy="Run 'edgewright repo check'.")
+    return msgspec.json.decode(held, type=Profile)
 
 
 def permit(repository: Repository, keys: KeyFolder, record: Permit, *, only_stage: bool = False) -> bool:

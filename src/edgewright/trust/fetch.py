@@ -24,7 +24,7 @@ from edgewright.contract.errors import InputError
 from edgewright.contract.refusal import RefusalCode, RefusedError
 from edgewright.trust.durable import sync
 
-__all__ = ["Fetcher", "checked_url", "code_of"]
+__all__ = ["Fetcher", "checked_url", "code_of", "open_pool"]
 
 _CHUNK = 64 * 1024
 _LARGEST_METADATA = 4_000_000
@@ -57,13 +57,7 @@ class Fetcher(FetcherInterface):
         self.requests = 0
         self.received = 0
         self.latest = ""
-        self._pool = urllib3.PoolManager(
-            retries=False,
-            timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s),
-            headers={"User-Agent": "edgewright", "Accept-Encoding": "identity"},
-            ca_certs=certificates,
-        )
-        self._pool.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
+        self._pool = open_pool(timeout_s, certificates)
 
     @contextmanager
     def download_file(self, url: str, max_length: int) -> Iterator[IO[bytes]]:
@@ -220,6 +214,23 @@ class _SecurePool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _Secure
 
 
+def open_pool(timeout_s: float, certificates: str | None = None) -> urllib3.PoolManager:
+    """Return connections that no server holds up for long before it answers; nothing is tried twice.
+
+    Args:
+        timeout_s: Longest wait for a connection and for the next bytes.
+        certificates: File with those that are trusted, the system's if not given.
+    """
+    pool = urllib3.PoolManager(
+        retries=False,
+        timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s),
+        headers={"User-Agent": "edgewright", "Accept-Encoding": "identity"},
+        ca_certs=certificates,
+    )
+    pool.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
+    return pool
+
+
 # In this order: the first that an error is an instance of.
 _CODES: tuple[tuple[type[Exception], RefusalCode], ...] = (
     (DownloadLengthMismatchError, "oversized"),
@@ -234,8 +245,12 @@ def code_of(error: DownloadError) -> RefusalCode:
     return next(code for kind, code in _CODES if isinstance(error, kind))
 
 
-def checked_url(url: str) -> str:
+def checked_url(url: str, what: str = "a repository") -> str:
     """Return the URL of a repository, with a slash at its end.
+
+    Args:
+        url: With http or https.
+        what: It is of, for the message.
 
     Raises:
         InputError: It is none that devices may fetch from.
@@ -243,7 +258,7 @@ def checked_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise InputError(
-            f"{url!r} is no URL of a repository",
+            f"{url!r} is no URL of {what}",
             remedy="Give http:// or https:// with a host, without ? and #. What is fetched is signed in any case.",
         )
     return url if url.endswith("/") else f"{url}/"

@@ -112,6 +112,14 @@ class KeyFolder:
         """Return all keys of the folder, those of others included."""
         return [read_public(path) for path in sorted(self.path.glob("*.pub.json"))]
 
+    def private_roles(self) -> set[Role]:
+        """Return the roles of all keys whose private half is here, encrypted or not.
+
+        Raises:
+            InputError: A key's file is damaged.
+        """
+        return {role for path in self.path.glob("*.key.json") for role in _public(_read(path), path).roles}
+
     def signers(self, keyids: Sequence[str]) -> list[CryptoSigner]:
         """Return signers for those of some keys whose private half is here.
 

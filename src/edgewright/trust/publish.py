@@ -18,6 +18,7 @@ from edgewright.contract.release import Delta, Manifest, Sealed, StoredFile, Var
 from edgewright.contract.times import time_of
 from edgewright.trust.card import bill_of_materials, model_card
 from edgewright.trust.delta import smallest_delta
+from edgewright.trust.form import ROLLOUTS
 from edgewright.trust.keys import KeyFolder
 from edgewright.trust.keystore import KeyStore
 from edgewright.trust.paths import blob_name, plan_path, policy_path, release_path
@@ -30,6 +31,7 @@ __all__ = [
     "known_plan",
     "known_policy",
     "new_salt",
+    "planned",
     "publish_again",
     "publish_plan",
     "publish_release",
@@ -249,6 +251,14 @@ def known_policy(repository: Repository, model: str, device_class: str) -> Polic
 def known_plan(repository: Repository, model: str, device_class: str) -> Plan | None:
     """Return the plan that is signed, None if there is none."""
     return record_at(repository, plan_path(model, device_class), Plan)
+
+
+def planned(repository: Repository) -> list[tuple[str, str]]:
+    """Return model and device class of all plans that are signed, in order."""
+    metadata = repository.role(ROLLOUTS)
+    paths = [] if metadata is None else sorted(metadata.signed.targets)
+    parts = [path.removesuffix(".json").split("/") for path in paths]
+    return [(part[1], part[2]) for part in parts if len(part) == 3 and part[0] == "rollouts"]
 
 
 def new_salt() -> str:

@@ -203,6 +203,15 @@ class Repository:
         finally:
             self.store.delete(_LOCK)
 
+    def holder(self) -> dict[str, Any] | None:
+        """Return who is publishing: `host`, `process` and since when; None if nobody is."""
+        content = self.store.read(_LOCK)
+        try:
+            found = {} if content is None else json.loads(content)
+        except ValueError:
+            found = {}
+        return None if content is None else found if isinstance(found, dict) else {}
+
     def unlock(self) -> None:
         """Remove the lock of a publisher that is gone."""
         self.store.delete(_LOCK)

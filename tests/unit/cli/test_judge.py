@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.cli.judge import Collected, judged, read_collected
+from edgewright.cli.judge import read_collected
 from edgewright.contract.errors import InputError
 from edgewright.contract.profile import Profile, Signal
 from edgewright.contract.query import Counted, Query, Template
+from edgewright.fleet.drift import Collected, judged
 from edgewright.privacy.price import instantiate
 from edgewright.privacy.sum import contribute, recover
 

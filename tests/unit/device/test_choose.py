@@ -43,7 +43,7 @@ KEEPS: dict[str, dict[str, Any]] = {
     "over": {"end": "2026-11-21T00:00:00+00:00"},
     "paused": {"state": "paused"},
     "aborted": {"state": "aborted"},
-    "done": {"state": "done"},
+    "an experiment that is done": {"state": "done", "arms": (Arm("1.1.0", NEW), Arm("1.2.0", OTHER))},
     "not in": {"stages": (Stage(0.0),)},
     "above its own channel's ceiling, whatever the plan's": {
         "policy": msgspec.structs.replace(POLICY, channels={"beta": "1.0.5"})
@@ -66,6 +66,7 @@ def test_without_a_plan_nothing_is_done() -> None:
     "changes",
     [
         {"selector": Selector({"site": "berlin"}, "beta")},
+        {"state": "done"},
         {"start": "2026-11-21T11:59:00", "end": "2026-11-21T12:01:00"},
     ],
 )

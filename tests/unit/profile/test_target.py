@@ -33,6 +33,11 @@ Make = Callable[..., Subject]
         "ssh://user@",
         "ssh://host/path",
         "http://host",
+        "bench:",
+        "bench:../x",
+        "bench:a b",
+        "bench:a/b",
+        "bench:a\n",
         "ssh://host name",
         "ssh://host\n",
     ],
@@ -42,7 +47,9 @@ def test_a_bad_target_is_refused_with_the_right_form(spec: str) -> None:
         open_target(spec)
 
 
-@pytest.mark.parametrize("spec", ["local", "ssh://host", "ssh://pi@10.0.0.7:2222", "ssh://me@[::1]:22"])
+@pytest.mark.parametrize(
+    "spec", ["local", "ssh://host", "ssh://pi@10.0.0.7:2222", "bench:camera-7", "ssh://me@[::1]:22"]
+)
 def test_a_target_keeps_its_name(spec: str) -> None:
     assert open_target(spec).name == spec
 

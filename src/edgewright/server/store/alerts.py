@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, insert, select, update
+from sqlalchemy import Connection, Row, Select, func, insert, select, update
 
 from edgewright.server.store.database import Database
 from edgewright.server.store.kept import Alert, AlertChange, AlertState
@@ -54,6 +54,23 @@ class Alerts:
             .values(silenced_until_s=until_s)
         )
         return bool(self.database.write(lambda connection: connection.execute(change).rowcount))
+
+    def lift(self, *, now_s: float) -> int:
+        """End silences that are over, and return how many; what still fires is noted, so that people are told."""
+
+        def run(connection: Connection) -> int:
+            over = alerts.c.silenced_until_s <= now_s
+            for row in connection.execute(select(alerts).where(over, alerts.c.state == "firing")).all():
+                change = {"rule": row.rule, "subject": row.subject, "at_s": now_s, "message": row.message}
+                connection.execute(insert(alert_changes).values(before="silenced", after="firing", **change))
+            return connection.execute(update(alerts).where(over).values(silenced_until_s=None)).rowcount
+
+        return self.database.write(run)
+
+    def last_change(self) -> int:
+        """Return the number of the newest change, 0 if there was none."""
+        query = select(func.coalesce(func.max(alert_changes.c.id), 0))
+        return int(self.database.read(lambda connection: connection.execute(query).scalar_one()))
 
     def all(self, state: AlertState | None = None) -> list[Alert]:
         """Return alerts, those in a state or all, by rule and subject."""

@@ -171,7 +171,7 @@ def _read(path: Path) -> Iterator[_Rows]:
                 digest.update(line)
                 count += len(part.rows)
                 yield part
-    except (OSError, msgspec.MsgspecError, zstandard.ZstdError) as error:
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError, zstandard.ZstdError) as error:
         raise InputError(f"{path} is no backup: {error}", remedy="Give another file.") from error
     raise InputError(f"{path} is damaged or was cut off", remedy="Give another backup; nothing was restored.")
 

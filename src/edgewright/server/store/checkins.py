@@ -116,6 +116,15 @@ class CheckIns:
         query = select(rollups).where(rollups.c.start_s >= start_s, rollups.c.start_s < end_s).order_by(*order)
         return self.database.read(lambda connection: [Hour(**row) for row in connection.execute(query).mappings()])
 
+    def versions(self, since_s: float) -> set[tuple[str, str, str]]:
+        """Return device class, model and version of all that checked in since then, to the hour or day."""
+        query = (
+            select(rollups.c.device_class, rollups.c.model, rollups.c.version)
+            .where(rollups.c.start_s + rollups.c.span_s > since_s)
+            .distinct()
+        )
+        return self.database.read(lambda connection: {(*row,) for row in connection.execute(query)})
+
     def close_hour(self, start_s: int) -> int:
         """Write down how many devices each group had in an hour; the leader asks when it ends.
 

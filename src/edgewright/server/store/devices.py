@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,13 +13,14 @@ from edgewright.contract.names import checked_name
 from edgewright.contract.status import Status
 from edgewright.server.access import hash_of, new_secret
 from edgewright.server.store.database import Database
-from edgewright.server.store.kept import Device, Group, Invited
+from edgewright.server.store.kept import Candidate, Device, Group, Invited
 from edgewright.server.store.records import device_labels, devices, invitations, statuses
 from edgewright.trust.identity import UnknownError, device_id_of
 
 __all__ = ["Devices", "Known"]
 
 _PAGE = 1000
+_CANDIDATES = 2000
 _DEVICE = (devices, statuses.c.seen_s, statuses.c.arm, statuses.c.body)
 
 
@@ -143,6 +145,13 @@ class Devices:
         )
         return self.database.read(lambda connection: {row.id: Known(*row) for row in connection.execute(query)})
 
+    def publics(self, device_class: str) -> frozenset[bytes]:
+        """Return the keys of all devices of a class that are not retired."""
+        query = select(devices.c.public).where(
+            devices.c.device_class == device_class, devices.c.retired_s.is_(None)
+        )
+        return self.database.read(lambda connection: frozenset(connection.execute(query).scalars()))
+
     def retire(self, device_id: str, *, now_s: float) -> None:
         """Believe a device no more; what it said stays.
 
@@ -218,6 +227,68 @@ class Devices:
             yield from page
             page = self.page(after=page[-1].id, limit=_PAGE, device_class=device_class)
 
+    def candidates(self, device_class: str) -> Iterator[list[Candidate]]:
+        """Return what rollouts ask of a class's devices that are not retired, in pages, by their names."""
+        after = ""
+        decoder = msgspec.json.Decoder(_Slots)
+        labels = msgspec.json.Decoder(dict[str, str])
+        of = select(
+            devices.c.id,
+            devices.c.labels,
+            devices.c.channel,
+            devices.c.enrolled_s,
+            statuses.c.seen_s,
+            statuses.c.body,
+        ).join(statuses, statuses.c.device_id == devices.c.id)
+        while True:
+            query = (
+                of.where(
+                    devices.c.device_class == device_class, devices.c.id > after, devices.c.retired_s.is_(None)
+                )
+                .order_by(devices.c.id)
+                .limit(_CANDIDATES)
+            )
+            rows = self.database.read(partial(_rows, query))
+            if not rows:
+                return
+            page = []
+            for name, labelled, channel, enrolled_s, seen_s, body in rows:
+                slots = decoder.decode(body)
+                page.append(
+                    Candidate(
+                        name,
+                        labels.decode(labelled),
+                        channel,
+                        enrolled_s,
+                        seen_s,
+                        slots.model,
+                        slots.proven,
+                        slots.previous,
+                    )
+                )
+            yield page
+            after = page[-1].id
+
+    def heard_s(self) -> float:
+        """Return when any device checked in last, 0 for never."""
+        query = select(func.max(statuses.c.seen_s))
+        return self.database.read(lambda connection: connection.execute(query).scalar()) or 0.0
+
+    def label_counts(self, device_class: str, label: str) -> dict[str, int]:
+        """Return how many devices of a class, not retired, have each value of a label."""
+        query = (
+            select(device_labels.c.value, func.count())
+            .join(devices, devices.c.id == device_labels.c.device_id)
+            .where(
+                device_labels.c.name == label,
+                devices.c.device_class == device_class,
+                devices.c.retired_s.is_(None),
+            )
+            .group_by(device_labels.c.value)
+            .order_by(device_labels.c.value)
+        )
+        return self.database.read(lambda connection: {row[0]: row[1] for row in connection.execute(query)})
+
     def groups(self, *, seen_since_s: float = 0.0) -> list[Group]:
         """Return how many devices are alike, of those that checked in since then and are not retired."""
         alike = (
@@ -236,6 +307,18 @@ class Devices:
             .order_by(*alike)
         )
         return self.database.read(lambda connection: [Group(**row) for row in connection.execute(query).mappings()])
+
+
+class _Slots(msgspec.Struct):
+    """The little of a status that rollouts ask for; the rest is passed over."""
+
+    model: str = ""
+    proven: str = ""
+    previous: str = ""
+
+
+def _rows(query: Select[Any], connection: Connection) -> Sequence[Any]:
+    return connection.execute(query).all()
 
 
 def _enter(connection: Connection, device_id: str, public: bytes, invited: Invited, now_s: float) -> None:

@@ -97,6 +97,29 @@ class Outcomes:
 
         return self.database.read(run)
 
+    def between(
+        self, rollout: str, stage: int, first: str, last: str
+    ) -> dict[str, list[tuple[int, str, tuple[str, ...], float]]]:
+        """Return what the devices from one name to another said, up to a stage: its number, arm, failures, when.
+
+        In order of the stages.
+        """
+        query = (
+            select(outcomes.c.device_id, outcomes.c.stage, outcomes.c.arm, outcomes.c.failed, outcomes.c.at_s)
+            .where(
+                outcomes.c.rollout == rollout,
+                outcomes.c.stage <= stage,
+                outcomes.c.device_id >= first,
+                outcomes.c.device_id <= last,
+            )
+            .order_by(outcomes.c.stage)
+        )
+        found: dict[str, list[tuple[int, str, tuple[str, ...], float]]] = {}
+        rows = self.database.read(lambda connection: connection.execute(query).all())
+        for name, number, arm, failed, at_s in rows:
+            found.setdefault(name, []).append((number, arm, tuple(failed.split()), at_s))
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
@@ -141,6 +164,21 @@ class Decisions:
     def last_number(self, subject: str) -> int:
         """Return the number of the last decision about something, 0 if there is none."""
         return self.database.read(lambda connection: self._last(connection, subject))
+
+    def last(self, subject: str, verdict: str | None = None) -> Decision | None:
+        """Return the last decision about something, or the last one with some verdict; None if there is none."""
+        query = select(decisions).where(decisions.c.subject == subject)
+        if verdict is not None:
+            query = query.where(decisions.c.verdict == verdict)
+        query = query.order_by(decisions.c.number.desc()).limit(1)
+        row = self.database.read(lambda connection: connection.execute(query).first())
+        return None if row is None else _decision(row)
+
+    def subjects(self, rollout: str) -> list[str]:
+        """Return the keys of the rollouts of a name that anything was decided about."""
+        query = select(decisions.c.subject).distinct().order_by(decisions.c.subject)
+        query = query.where(decisions.c.subject.endswith(f"/{rollout}", autoescape=True))
+        return self.database.read(lambda connection: list(connection.execute(query).scalars()))
 
     def of(self, subject: str) -> list[Decision]:
         """Return all decisions about something, in order."""

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, or_, select, update
+from sqlalchemy import Connection, Row, func, or_, select, update
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name
@@ -20,7 +20,7 @@ _PAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
-    """Jobs.
+    """Jobs. What was asked is kept until it is answered: it holds whole models.
 
     Attributes:
         database: That holds them.
@@ -85,7 +85,7 @@ class Jobs:
                 if row.tries < _MOST_TRIES:
                     connection.execute(mine.values(state="taken", until_s=now_s + lease_s, tries=row.tries + 1))
                     return _job(connection.execute(select(jobs).where(jobs.c.id == row.id)).one())
-                connection.execute(mine.values(state="failed", ended_s=now_s))
+                connection.execute(mine.values(state="failed", request=b"", ended_s=now_s))
             return None
 
         return self.database.write(run)
@@ -99,9 +99,31 @@ class Jobs:
         change = (
             update(jobs)
             .where(jobs.c.id == job_id, jobs.c.device_id == device_id, jobs.c.state == "taken")
-            .values(state="done" if good else "failed", result=result, ended_s=now_s)
+            .values(state="done" if good else "failed", result=result, request=b"", ended_s=now_s)
         )
         return bool(self.database.write(lambda connection: connection.execute(change).rowcount))
+
+    def cancel(self, job_id: str, result: bytes, *, now_s: float) -> bool:
+        """End a job as failed; what its device says later counts for nothing.
+
+        Returns:
+            Whether it was not over already.
+        """
+        change = (
+            update(jobs)
+            .where(jobs.c.id == job_id, jobs.c.state.in_(("waiting", "taken")))
+            .values(state="failed", result=result, request=b"", ended_s=now_s)
+        )
+        return bool(self.database.write(lambda connection: connection.execute(change).rowcount))
+
+    def unanswered(self, device_id: str) -> int:
+        """Return how many jobs wait for a device or were given to it and not answered."""
+        query = (
+            select(func.count())
+            .select_from(jobs)
+            .where(jobs.c.device_id == device_id, jobs.c.state.in_(("waiting", "taken")))
+        )
+        return self.database.read(lambda connection: int(connection.execute(query).scalar_one()))
 
     def get(self, job_id: str) -> Job | None:
         """Return a job, None if there is none of that name."""

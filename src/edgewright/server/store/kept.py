@@ -7,14 +7,18 @@ from typing import Literal
 
 import msgspec
 
+from edgewright.contract.alert import Action
 from edgewright.contract.names import checked_name
 from edgewright.contract.status import Status
 
 __all__ = [
+    "Act",
+    "ActState",
     "Alert",
     "AlertChange",
     "AlertState",
     "AuditEntry",
+    "Candidate",
     "CheckIn",
     "Decision",
     "Device",
@@ -25,6 +29,7 @@ __all__ = [
     "JobState",
     "KeptLetter",
     "KeptQuery",
+    "Position",
     "QueryState",
     "Tally",
     "Token",
@@ -32,6 +37,7 @@ __all__ = [
     "rollout_key",
 ]
 
+ActState = Literal["waiting", "granted", "running", "done", "failed", "refused"]
 AlertState = Literal["pending", "firing", "resolved"]
 JobState = Literal["waiting", "taken", "done", "failed"]
 QueryState = Literal["open", "done", "failed"]
@@ -65,6 +71,30 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arm: str = ""
     status: Status = Status()
     retired_s: float | None = None
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """What decides whether a device takes part in a rollout.
+
+    Attributes:
+        id: Its name.
+        labels: Its labels.
+        channel: Its channel, "" for none.
+        enrolled_s: When.
+        seen_s: When it checked in last, 0 for never.
+        model: That it runs, "" for none.
+        proven: Version in its proven slot, "" for none.
+        previous: Version that it could go back to, "" for none.
+    """
+
+    id: str
+    labels: dict[str, str]
+    channel: str
+    enrolled_s: float
+    seen_s: float
+    model: str = ""
+    proven: str = ""
+    previous: str = ""
 
 
 class CheckIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -262,7 +292,7 @@ class AlertChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         number: Rises with each change.
         rule: Its name.
         subject: What it watches.
-        before: State, "" before the first.
+        before: State, "" before the first, `silenced` if a silence ended and it still fires.
         after: State.
         at_s: When.
         message: For people.
@@ -275,6 +305,53 @@ class AlertChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     after: str
     at_s: float
     message: str
+
+
+class Act(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an alert set off, or would if somebody approved.
+
+    Attributes:
+        id: Of the alert's change and the action, so that nothing is set off twice.
+        action: Which.
+        subject: Device class.
+        alert: Rule that wants it.
+        reason: What the alert said.
+        state: `waiting` for a person's approval, `granted` and about to be done, `running`; ended if `done`,
+            `failed` or `refused`.
+        why: Of the state.
+        asked_s: When it was wanted.
+        decided_s: When it was granted, None if it was not.
+        decided_by: Who granted or refused: `server`, or a person; "" for nobody yet.
+        ended_s: When it ended.
+    """
+
+    id: str
+    action: Action
+    subject: str
+    alert: str
+    reason: str
+    state: ActState
+    why: str
+    asked_s: float
+    decided_s: float | None = None
+    decided_by: str = ""
+    ended_s: float | None = None
+
+
+class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far somebody has come who takes up things in order.
+
+    Attributes:
+        name: Who.
+        number: Of the last one that is done.
+        tries: That failed since.
+        next_s: No try before.
+    """
+
+    name: str
+    number: int
+    tries: int = 0
+    next_s: float = 0.0
 
 
 class KeptQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

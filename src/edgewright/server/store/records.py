@@ -19,6 +19,7 @@ from sqlalchemy import (
 )
 
 __all__ = [
+    "acts",
     "alert_changes",
     "alerts",
     "audit",
@@ -31,6 +32,7 @@ __all__ = [
     "metadata",
     "nonces",
     "outcomes",
+    "positions",
     "queries",
     "rollups",
     "sessions",
@@ -203,6 +205,33 @@ alert_changes = Table(
     _time("at_s"),
     _text("message"),
     Index(None, "at_s"),
+)
+# What alerts set off, or would if somebody approved.
+acts = Table(
+    "acts",
+    metadata,
+    _text("id", key=True),
+    _text("action"),
+    _text("subject"),
+    _text("alert"),
+    _text("reason"),
+    _text("state"),
+    _text("why"),
+    _text("decided_by"),
+    _time("asked_s"),
+    _time("decided_s", nullable=True),
+    _time("ended_s", nullable=True),
+    Index(None, "state", "asked_s"),
+    Index(None, "decided_s"),
+)
+# How far somebody has come who takes up things in order, and when a next try is due.
+positions = Table(
+    "positions",
+    metadata,
+    _text("name", key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("tries", Integer, nullable=False),
+    _time("next_s"),
 )
 queries = Table(
     "queries",

@@ -11,6 +11,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from edgewright.server.store.checkins import HOUR_S
 from edgewright.server.store.database import Database
 from edgewright.server.store.records import (
+    acts,
     alert_changes,
     invitations,
     jobs,
@@ -49,6 +50,7 @@ class Retention:
         letters_s: Of private sums that nobody ended.
         jobs_s: That are done or have failed.
         alert_changes_s: When alerts went from a state to another.
+        acts_s: What alerts set off, once it ended.
         invitations_s: That are used or void.
     """
 
@@ -58,6 +60,7 @@ class Retention:
     letters_s: float = 14.0 * DAY_S
     jobs_s: float = 30.0 * DAY_S
     alert_changes_s: float = 366.0 * DAY_S
+    acts_s: float = 366.0 * DAY_S
     invitations_s: float = 30.0 * DAY_S
 
 
@@ -75,6 +78,7 @@ def sweep(database: Database, retention: Retention, *, now_s: float) -> dict[str
         "letters": _forget(database, letters, letters.c.at_s < now_s - retention.letters_s),
         "jobs": _forget(database, jobs, jobs.c.ended_s < now_s - retention.jobs_s),
         "alert_changes": _forget(database, alert_changes, alert_changes.c.at_s < now_s - retention.alert_changes_s),
+        "acts": _forget(database, acts, acts.c.ended_s < now_s - retention.acts_s),
         "invitations": _forget(database, invitations, invitations.c.expires_s < now_s - retention.invitations_s),
     }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgewright.server.store import backup as backups
 from edgewright.server.store import retention as retentions
+from edgewright.server.store.acts import Acts, Positions
 from edgewright.server.store.alerts import Alerts
 from edgewright.server.store.audit import Audit
 from edgewright.server.store.checkins import CheckIns
@@ -36,6 +37,8 @@ class Store:
         decisions: What was decided, from what.
         audit: Who did what.
         alerts: How rules stand.
+        acts: What alerts set off.
+        positions: How far readers of changes have come.
         sums: Queries, letters, results.
         people: Users, tokens, sessions.
         jobs: For bench devices.
@@ -48,6 +51,8 @@ class Store:
     decisions: Decisions = field(init=False)
     audit: Audit = field(init=False)
     alerts: Alerts = field(init=False)
+    acts: Acts = field(init=False)
+    positions: Positions = field(init=False)
     sums: Sums = field(init=False)
     people: People = field(init=False)
     jobs: Jobs = field(init=False)
@@ -61,6 +66,8 @@ class Store:
             ("decisions", Decisions),
             ("audit", Audit),
             ("alerts", Alerts),
+            ("acts", Acts),
+            ("positions", Positions),
             ("sums", Sums),
             ("people", People),
             ("jobs", Jobs),

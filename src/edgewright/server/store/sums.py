@@ -82,6 +82,16 @@ class Sums:
             query = query.where(queries.c.state == state)
         return self.database.read(lambda connection: [_query(row) for row in connection.execute(query)])
 
+    def done_since(self, since_s: float, *, limit: int = 1000) -> list[KeptQuery]:
+        """Return queries that ended with a result since then, the newest of them, the oldest first."""
+        query = (
+            select(queries)
+            .where(queries.c.state == "done", queries.c.ended_s >= since_s)
+            .order_by(queries.c.ended_s.desc(), queries.c.id)
+            .limit(limit)
+        )
+        return self.database.read(lambda connection: [_query(row) for row in connection.execute(query)])[::-1]
+
     def spent(self, device_class: str, *, since_s: float) -> float:
         """Return what the queries since then cost a device that answered them all, in zCDP.
 
@@ -111,11 +121,33 @@ class Sums:
 
         return self.database.write(run)
 
-    def letters(self, sum_id: str, step: str, *, after: bytes = b"", limit: int = 100) -> list[KeptLetter]:
-        """Return letters of a step in order of their senders, page by page."""
+    def put_marker(self, marker: KeptLetter) -> None:
+        """Keep what the server itself noted of a step, in the place of what it noted before."""
+        row = msgspec.structs.asdict(marker)
+        mine = (letters.c.sum == marker.sum, letters.c.step == marker.step, letters.c.sender == marker.sender)
+
+        def run(connection: Connection) -> None:
+            if not insert_new(connection, letters, [row]):
+                connection.execute(update(letters).where(*mine).values(body=marker.body, at_s=marker.at_s))
+
+        self.database.write(run)
+
+    def letters(
+        self, sum_id: str, step: str, *, after: bytes = b"", limit: int = 100, marker: bool = False
+    ) -> list[KeptLetter]:
+        """Return letters of a step in order of their senders, page by page.
+
+        Args:
+            sum_id: Of the sum.
+            step: Of the sum.
+            after: Sender of the last letter of the page before.
+            limit: Most that are returned.
+            marker: Whether to return what the server itself noted, which has no sender, instead.
+        """
+        whose = letters.c.sender == b"" if marker else letters.c.sender > after
         query = (
             select(letters)
-            .where(letters.c.sum == sum_id, letters.c.step == step, letters.c.sender > after)
+            .where(letters.c.sum == sum_id, letters.c.step == step, whose)
             .order_by(letters.c.sender)
             .limit(limit)
         )

@@ -1,0 +1,258 @@
+"""A crowd of devices that follow rollouts as they believe them, and say how they fare to whichever server answers.
+
+Which arm a device is in is worked out as the agent does it; it runs no model. It believes what TUF's client does
+(`Watcher`), which asks all the time and remembers what it has seen.
+"""
+
+import base64
+import hashlib
+import json
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import urllib3
+from benchmarks.serving.wire import CHECK_IN
+
+from edgewright.contract.decision import CONTROL
+from edgewright.contract.door import PROOF, CheckingIn
+from edgewright.contract.plan import Plan, Policy
+from edgewright.contract.refusal import RefusedError
+from edgewright.contract.status import StageOutcome, Status
+from edgewright.server.stages import arm_in
+from edgewright.trust.fetch import Fetcher
+from edgewright.trust.identity import DeviceKey
+from edgewright.trust.verify import Memory, refresh
+
+__all__ = ["MODEL", "Accepted", "Crowd", "Device", "Plans", "Watcher"]
+
+MODEL = "digits"
+_TIMEOUT_S = 15.0
+# Whoever cannot be reached has shown nothing that is not signed.
+_AWAY = ("unreachable", "missing", "slow")
+
+
+@dataclass(slots=True)
+class Plans:
+    """What is believed at present, and when each stage of each rollout was seen; shared by threads.
+
+    Attributes:
+        known: Plan and policy by device class.
+        seen: First and last moment, seconds since 1970, by rollout, stage and state.
+    """
+
+    known: dict[str, tuple[Plan, Policy]] = field(default_factory=dict)
+    seen: dict[tuple[str, int, str], tuple[float, float]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def believe(self, plan: Plan, policy: Policy, asked_s: float) -> None:
+        """Take over a plan that was believed, unless a later one was already; it was so when it was asked for."""
+        with self._lock:
+            before = self.known.get(plan.device_class)
+            if before is None or before[0].counter <= plan.counter:
+                self.known[plan.device_class] = plan, policy
+            key = plan.rollout, plan.stage, plan.state
+            first, last = self.seen.get(key, (asked_s, asked_s))
+            self.seen[key] = min(first, asked_s), max(last, asked_s)
+
+
+@dataclass(slots=True)
+class Watcher:
+    """TUF's client with a device's memory, that asks again and again.
+
+    Attributes:
+        url: Of the repository at one of the servers.
+        anchor: Root that it was enrolled with.
+        folder: For metadata.
+        classes: Device classes whose plans it follows.
+        plans: Takes what is believed.
+        checks: How often everything was believed.
+        away: How often nobody answered.
+        refused: What was not believed, in words: there must be nothing.
+    """
+
+    url: str
+    anchor: bytes
+    folder: Path
+    classes: tuple[str, ...]
+    plans: Plans
+    checks: int = 0
+    away: int = 0
+    refused: list[str] = field(default_factory=list)
+
+    def run(self, ended: threading.Event, *, every_s: float = 0.2) -> None:
+        """Ask until the end."""
+        memory, fetcher = Memory(), Fetcher(timeout_s=5)
+        while not ended.wait(every_s):
+            asked_s = time.time()
+            try:
+                view = refresh(self.folder, self.url, self.anchor, memory, fetcher, now=lambda: datetime.now(UTC))
+                for device_class in self.classes:
+                    policy = view.policy(MODEL, device_class)
+                    plan = view.plan(policy)
+                    if plan is not None:
+                        self.plans.believe(plan, policy, asked_s)
+                memory = view.memory
+                self.checks += 1
+            except RefusedError as error:
+                if error.refusal.code in _AWAY:
+                    self.away += 1
+                else:
+                    self.refused.append(f"{error.refusal.code}: {error}")
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A check-in that was answered with 200.
+
+    Attributes:
+        device: Whose.
+        spent: Its nonce as the database keeps it.
+        said: The device's count of what it said.
+        at_s: When it was sent, seconds since 1970.
+        rollout: Of its outcome, "" for none.
+        stage: Of its outcome.
+        age_s: Of its outcome.
+    """
+
+    device: str
+    spent: str
+    said: int
+    at_s: float
+    rollout: str
+    stage: int
+    age_s: float
+
+
+@dataclass(slots=True)
+class Device:
+    """A device.
+
+    Attributes:
+        name: Its own.
+        key: Its own.
+        device_class: Its own.
+        bad: Releases that crash on some devices.
+        said: How often it has tried to say something.
+    """
+
+    name: str
+    key: DeviceKey
+    device_class: str
+    bad: frozenset[str]
+    said: int = 0
+    _proven: str = "1.0"
+    _arm: str = ""
+    _stage: tuple[str, int] = ("", 0)
+    _seen_s: float = 0.0
+    _failed: bool = False
+
+    def says(self, plans: Plans, now_s: float) -> CheckingIn:
+        """Follow the plan that is believed, and say how it is going."""
+        self.said += 1
+        outcome = None
+        believed = plans.known.get(self.device_class)
+        if believed is not None:
+            plan, policy = believed
+            if plan.state == "running":
+                self._follow(plan, policy, now_s)
+                failed = ("crash",) if self._failed else ()
+                outcome = StageOutcome(plan.rollout, plan.stage, self._arm, failed, None, now_s - self._seen_s)
+            elif plan.rollout == self._stage[0]:
+                self._proven = self._arm if self._arm and plan.state == "done" else self._proven
+                self._arm = ""
+        runs = self._arm or self._proven
+        status = Status(
+            MODEL, runs, "a" * 64, "idle", proven=self._proven, uptime_s=float(self.said), agent="0.6.0"
+        )
+        return CheckingIn(status, outcome)
+
+    def _follow(self, plan: Plan, policy: Policy, now_s: float) -> None:
+        if self._stage == (plan.rollout, plan.stage):
+            return
+        if self._stage[0] != plan.rollout:
+            if self._arm:  # it was not asked between two rollouts
+                self._proven, self._arm = self._arm, ""
+            self._failed = False
+        self._stage, self._seen_s = (plan.rollout, plan.stage), now_s
+        number = arm_in(plan, policy, self.name)
+        self._arm = "" if number == CONTROL else plan.arms[number].version
+        chance = 0.6 if self._arm in self.bad else 0.01
+        self._failed = self._failed or random.random() < chance  # noqa: S311 (no secret)
+
+
+@dataclass(slots=True)
+class Crowd:
+    """Some of the devices, one after the other in one thread.
+
+    Attributes:
+        devices: Its own.
+        audience: Whom requests are for.
+        urls: Of the servers.
+        plans: What is believed.
+        every_s: How often each device checks in.
+        accepted: What was answered with 200.
+        requests: How many were sent.
+        answers: How many were answered how; 0 for no answer.
+    """
+
+    devices: list[Device]
+    audience: str
+    urls: tuple[str, ...]
+    plans: Plans
+    every_s: float
+    accepted: list[Accepted] = field(default_factory=list)
+    requests: int = 0
+    answers: dict[int, int] = field(default_factory=dict)
+    _pool: urllib3.PoolManager = field(
+        default_factory=lambda: urllib3.PoolManager(retries=False, timeout=_TIMEOUT_S, maxsize=2)
+    )
+
+    def run(self, ended: threading.Event) -> None:
+        """Check in until the end; whoever gets no answer asks another server, signed anew."""
+        turn = 0
+        while not ended.is_set():
+            begun_s = time.monotonic()
+            for number, device in enumerate(self.devices):
+                due_s = begun_s + self.every_s * number / len(self.devices)
+                if ended.wait(max(0.0, due_s - time.monotonic())):
+                    return
+                turn += 1
+                for attempt in range(len(self.urls)):
+                    if self._check_in(device, self.urls[(turn + attempt) % len(self.urls)]):
+                        break
+            ended.wait(max(0.0, begun_s + self.every_s - time.monotonic()))
+
+    def _check_in(self, device: Device, url: str) -> bool:
+        now_s = time.time()
+        asked = device.says(self.plans, now_s)
+        body = msgspec.json.encode(asked)
+        proof = device.key.sign(self.audience, "POST", CHECK_IN, body, now=datetime.fromtimestamp(now_s, UTC))
+        self.requests += 1
+        try:
+            status = self._pool.request("POST", url + CHECK_IN, body=body, headers={PROOF: proof}).status
+        except urllib3.exceptions.HTTPError:
+            status = 0
+        self.answers[status] = self.answers.get(status, 0) + 1
+        if status != 200:
+            return False
+        nonce = json.loads(base64.urlsafe_b64decode(proof.partition(".")[0]))["nonce"]
+        # As `server/store/checkins.py` binds it to the device.
+        spent = hashlib.sha256(f"{device.name}.{nonce}".encode()).hexdigest()[:32]
+        mine = asked.outcome
+        self.accepted.append(
+            Accepted(
+                device.name,
+                spent,
+                device.said,
+                now_s,
+                mine.rollout if mine else "",
+                mine.stage if mine else 0,
+                mine.age_s if mine else 0.0,
+            )
+        )
+        return True

@@ -1,0 +1,282 @@
+"""A profiling job as one body of bytes, and what comes back when it failed.
+
+Magic, length of the head (4 bytes, big-endian), the head as JSON, then the contents of the files, one after the
+other. Contents that several files have are there once. There is no compression, no link, no mode and no owner in
+it: what a job cannot say needs no refusing. The same request and files always make the same bytes.
+"""
+
+import hashlib
+import math
+import os
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from edgewright.contract.errors import InputError
+from edgewright.contract.refusal import RefusedError
+from edgewright.runtime.options import RuntimeOptions
+
+__all__ = [
+    "LONGEST_S",
+    "MOST_BYTES",
+    "MOST_REPLY_BYTES",
+    "Entry",
+    "Failure",
+    "Head",
+    "Request",
+    "head_of",
+    "pack",
+    "unpack",
+]
+
+MOST_BYTES = 64 << 20
+MOST_REPLY_BYTES = 16 << 20
+LONGEST_S = 6 * 3600.0
+
+_MAGIC = b"edgewright.job.1\n"
+_LENGTH = struct.Struct(">I")
+_MOST_HEAD_BYTES, _MOST_FILES, _LONGEST_NAME = 1 << 20, 4096, 512
+_MOST_THREADS, _MOST_SUBJECTS = 1024, 256
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_PROVIDER = re.compile(r"[A-Za-z0-9]{1,40}ExecutionProvider", re.ASCII)
+
+Action = Literal["machine", "latency", "memory", "sustained", "contention", "energy", "probe"]
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One model of a request.
+
+    Attributes:
+        model: Name of its file.
+        feed: Name of the file with its inputs.
+        inputs: Names of the inputs, in the order of that file.
+        options: Of the session.
+    """
+
+    model: str
+    feed: str
+    inputs: tuple[str, ...]
+    options: RuntimeOptions
+
+    def __post_init__(self) -> None:
+        """Refuse models of a form that is not read first, and what is no number of threads or no provider."""
+        if not self.model.endswith(".onnx"):
+            raise ValueError(f"{self.model[-80:]!r} does not end with .onnx")
+        if not 1 <= self.options.threads <= _MOST_THREADS:
+            raise ValueError(f"{self.options.threads} threads")
+        for provider in self.options.providers:
+            if not _PROVIDER.fullmatch(provider):
+                raise ValueError(f"{provider[:80]!r} is no execution provider")
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the worker is asked, and nothing else that it could be asked.
+
+    Attributes:
+        action: Of the worker.
+        subjects: Models.
+        seconds: For the measurement.
+        seed: Of orders.
+    """
+
+    action: Action
+    subjects: tuple[Entry, ...] = ()
+    seconds: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no time, and what takes no model or too many."""
+        if not 0 <= self.seconds <= LONGEST_S or not 0 <= self.seed < 1 << 64:
+            raise ValueError(f"{self.seconds} seconds with seed {self.seed}")
+        if len(self.subjects) > _MOST_SUBJECTS or bool(self.subjects) == (self.action == "machine"):
+            raise ValueError(f"{len(self.subjects)} models for {self.action!r}")
+
+
+class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What stands before the contents.
+
+    Attributes:
+        request: For the worker.
+        timeout_s: After which the worker is ended.
+        wanted_s: For so long after it was made somebody waits for the job; later nobody need do it.
+        files: Name of each file, and the sha256 of its content.
+        contents: The sha256 and the size of each content, in the order in which they lie in the body.
+    """
+
+    request: Request
+    timeout_s: float
+    wanted_s: float
+    files: dict[str, str]
+    contents: tuple[tuple[str, int], ...]
+
+    def __post_init__(self) -> None:
+        """Refuse names that lead elsewhere, sizes that cannot be, and files without content."""
+        if not 0 < self.timeout_s <= LONGEST_S or not 0 < self.wanted_s < math.inf:
+            raise ValueError(f"a timeout of {self.timeout_s} s, wanted for {self.wanted_s} s")
+        if len(self.files) > _MOST_FILES:
+            raise ValueError(f"{len(self.files)} files")
+        digests = [digest for digest, _ in self.contents]
+        if len(set(digests)) != len(digests) or set(digests) != set(self.files.values()):
+            raise ValueError("files and contents do not belong together")
+        if any(size < 0 or not _DIGEST.fullmatch(digest) for digest, size in self.contents):
+            raise ValueError("a content has no size or digest")
+        folders = {name[: found.start()] for name in self.files for found in re.finditer("/", name)}
+        for name in self.files:
+            _check_name(name)
+            if name in folders:
+                raise ValueError(f"{name[:80]!r} is a file and a folder")
+        for each in self.request.subjects:
+            if each.model not in self.files or each.feed not in self.files:
+                raise ValueError(f"{each.model[:80]!r} or its inputs are missing")
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a job came to nothing.
+
+    Attributes:
+        kind: Whether the model failed, the device, or the device refused.
+        message: What is wrong.
+        remedy: What to do.
+    """
+
+    kind: Literal["candidate", "target", "refused"]
+    message: str
+    remedy: str
+
+
+def pack(request: Mapping[str, Any], files: Mapping[str, Path], *, timeout_s: float, wanted_s: float) -> bytes:
+    """Return a job.
+
+    Args:
+        request: For the worker, as `Target.run` takes it.
+        files: Names on the device, relative, and where the files are here.
+        timeout_s: After which the worker is ended; at most 6 hours.
+        wanted_s: For so long somebody waits.
+
+    Raises:
+        InputError: It is larger than a bench device takes, or names what no job may.
+        OSError: A file cannot be read.
+    """
+    # Before anything is read: what is too large may not fit into the memory either.
+    sizes = {(status.st_dev, status.st_ino): status.st_size for status in map(os.stat, files.values())}
+    if sum(sizes.values()) > MOST_BYTES:
+        raise _too_large(sum(sizes.values()))
+    read: dict[Path, str] = {}
+    contents: dict[str, bytes] = {}
+    for _, path in sorted(files.items()):
+        if path not in read:
+            content = path.read_bytes()
+            read[path] = hashlib.sha256(content).hexdigest()
+            contents.setdefault(read[path], content)
+    try:
+        head = Head(
+            msgspec.convert(request, Request),
+            min(timeout_s, LONGEST_S),
+            wanted_s,
+            {name: read[path] for name, path in files.items()},
+            tuple((digest, len(content)) for digest, content in contents.items()),
+        )
+    except (msgspec.ValidationError, ValueError) as error:
+        raise InputError(
+            f"this cannot be measured on a bench device: {error}", remedy="Measure it locally or over ssh."
+        ) from error
+    encoded = msgspec.json.encode(head, order="deterministic")
+    body = b"".join((_MAGIC, _LENGTH.pack(len(encoded)), encoded, *contents.values()))
+    if len(body) > MOST_BYTES or len(encoded) > _MOST_HEAD_BYTES:
+        raise _too_large(len(body))
+    return body
+
+
+def head_of(body: bytes) -> Head:
+    """Return the checked head of a job; the contents are not looked at.
+
+    Raises:
+        RefusedError: It is too large, or no job.
+    """
+    return _opened(body)[0]
+
+
+def unpack(body: bytes, folder: Path) -> tuple[Head, dict[str, Path]]:
+    """Write the files of a job into a new folder.
+
+    Args:
+        body: From `pack`, or from anybody.
+        folder: Empty; nothing is written outside of it.
+
+    Returns:
+        The head, and where each file is.
+
+    Raises:
+        RefusedError: It is too large, no job, or not the files that its head lists.
+        OSError: The disk is full.
+    """
+    head, at = _opened(body)
+    view = memoryview(body)
+    where: dict[str, memoryview] = {}
+    # All of it is checked before any of it is written.
+    for digest, size in head.contents:
+        where[digest] = view[at : at + size]
+        at += size
+        if hashlib.sha256(where[digest]).hexdigest() != digest:
+            raise RefusedError("tampered", "", "the job was changed on its way", remedy="Try again.")
+    written: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
+    for name, digest in head.files.items():
+        paths[name] = folder / name
+        paths[name].parent.mkdir(parents=True, exist_ok=True)
+        if digest in written:
+            # One content under 4,096 names must not fill the disk.
+            paths[name].hardlink_to(written[digest])
+        else:
+            with paths[name].open("xb") as file:
+                file.write(where[digest])
+            written[digest] = paths[name]
+    return head, paths
+
+
+def _opened(body: bytes) -> tuple[Head, int]:
+    """Return the head and where the contents begin."""
+    if len(body) > MOST_BYTES:
+        raise RefusedError(
+            "oversized", "", f"a job of {len(body)} bytes", remedy=f"{MOST_BYTES} bytes are the most."
+        )
+    start = len(_MAGIC) + _LENGTH.size
+    if not body.startswith(_MAGIC) or len(body) < start:
+        raise _no_job("it does not begin as one")
+    (length,) = _LENGTH.unpack_from(body, len(_MAGIC))
+    if length > min(_MOST_HEAD_BYTES, len(body) - start):
+        raise _no_job(f"its head has {length} bytes")
+    try:
+        head = msgspec.json.decode(memoryview(body)[start : start + length], type=Head)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise _no_job(str(error)) from error
+    if start + length + sum(size for _, size in head.contents) != len(body):
+        raise _no_job("its contents are not as long as its head says")
+    return head, start + length
+
+
+def _check_name(name: str) -> None:
+    parts = name.split("/")
+    if (
+        not 0 < len(name.encode()) <= _LONGEST_NAME
+        or not {"", ".", ".."}.isdisjoint(parts)
+        or any(len(part.encode()) > 255 for part in parts)
+        or "\\" in name
+        or not name.isprintable()
+    ):
+        raise ValueError(f"{name[:80]!r} is no relative name")
+
+
+def _too_large(size: int) -> InputError:
+    return InputError(
+        f"the models and inputs to measure together have {size} bytes, a bench device takes {MOST_BYTES}",
+        remedy="Measure fewer at a time, or over ssh.",
+    )
+
+
+def _no_job(why: str) -> RefusedError:
+    return RefusedError("tampered", "", f"this is no job: {why[:300]}", remedy="Use one version of edgewright.")

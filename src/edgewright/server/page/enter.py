@@ -1,0 +1,107 @@
+"""Logging in and out, files of the pages, and what is said when something is not to be had."""
+
+import time
+from typing import Any
+from urllib.parse import quote
+
+from litestar import Response, get, post
+from litestar.exceptions import (
+    HTTPException,
+    NotFoundException,
+    PermissionDeniedException,
+    TooManyRequestsException,
+)
+from litestar.params import FromPath, FromQuery
+
+from edgewright.contract.errors import EdgewrightError, InputError
+from edgewright.server.fleets import MissingError
+from edgewright.server.page.assets import ASSETS
+from edgewright.server.page.fields import Form, local, text
+from edgewright.server.page.press import ASKED, Press, moved
+from edgewright.server.security import COOKIE, LIFETIME_S, Who, checked_csrf, cookie, logins
+from edgewright.server.store.database import GoneError
+from edgewright.trust.identity import UnknownError
+
+__all__ = ["doors", "refusals"]
+
+_FOREVER = "public, max-age=31536000, immutable"
+_WORDS = {
+    400: "That cannot be done",
+    403: "You may not do that",
+    404: "There is no such page",
+    405: "That is not done this way",
+    409: "That cannot be done now",
+    429: "Too many requests",
+    500: "The server failed",
+    503: "The database does not answer",
+}
+
+
+def doors(press: Press) -> list[Any]:
+    """Return the handlers."""
+    people, by_address, by_name = press.services.store.people, *logins()
+
+    @get("/static/{digest:str}/{name:str}", sync_to_thread=False)
+    def asset(digest: FromPath[str], name: FromPath[str]) -> Response[bytes]:
+        found = ASSETS.get(name)
+        if found is None or found.digest != digest:
+            raise NotFoundException(f"there is no file {name[:80]!r}")
+        return Response(found.content, media_type=found.kind, headers={"Cache-Control": _FOREVER})
+
+    @get("/login", sync_to_thread=True)
+    def enter(request: ASKED, then: FromQuery[str] = "/") -> Response[Any]:
+        if isinstance(request.scope.get("user"), Who):
+            return moved(local(then))
+        return press.page(request, "login", then=local(then), wrong="", name="")
+
+    @post("/login", sync_to_thread=True, status_code=200)
+    def log_in(request: ASKED, data: Form) -> Response[Any]:
+        if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+            raise PermissionDeniedException("another site's page tried to log you in")
+        name, then = text(data, "name"), local(text(data, "then", "/"))
+        address, clock = request.client.host if request.client else "", time.monotonic()
+        if not (by_address.allows(address, clock) and by_name.allows(name[:64], clock)):
+            raise TooManyRequestsException("too many tries to log in: wait for a minute")
+        made = people.log_in(name, data.get("password", ""), now_s=press.now_s, lifetime_s=LIFETIME_S)
+        audit = press.services.store.audit
+        if made is None:
+            # Of a name that nobody has it is not written down: it may be a password that slipped.
+            known = name if name in {user.name for user in people.users()} else ""
+            audit.write("server", "login refused", known, at_s=press.now_s)
+            wrong = "There is no such user, or the password is another one."
+            return press.page(request, "login", status=403, then=then, wrong=wrong, name=name[:64])
+        if before := request.cookies.get(COOKIE):
+            people.log_out(before)
+        audit.write(f"user:{name}", "log in", name, at_s=press.now_s)
+        return moved(then, headers={"Set-Cookie": cookie(made[0], secure=press.secure)})
+
+    @post("/logout", status_code=200)
+    async def log_out(request: ASKED) -> Response[Any]:
+        who = request.scope.get("user")
+        if isinstance(who, Who) and who.session:
+            await checked_csrf(request, who)
+            people.log_out(who.session)
+        return moved("/login", headers={"Set-Cookie": cookie("", secure=press.secure)})
+
+    return [asset, enter, log_in, log_out]
+
+
+def refusals(press: Press) -> dict[Any, Any]:
+    """Return what turns errors into pages."""
+
+    def said(request: ASKED, status: int, message: str, remedy: str) -> Response[Any]:
+        words = _WORDS.get(status, "That cannot be done")
+        return press.page(request, "error", status=status, title=words, message=message, remedy=remedy)
+
+    def refused(request: ASKED, error: HTTPException) -> Response[Any]:
+        if error.status_code == 401:
+            place = request.url.path if request.method == "GET" else "/"
+            return moved(f"/login?then={quote(place)}")
+        return said(request, error.status_code, error.detail[:1000], "")
+
+    def failed(request: ASKED, error: EdgewrightError) -> Response[Any]:
+        kinds = ((MissingError, 404), (UnknownError, 404), (GoneError, 503), (InputError, 400))
+        status = next((status for kind, status in kinds if isinstance(error, kind)), 409)
+        return said(request, status, error.message, error.remedy)
+
+    return {HTTPException: refused, EdgewrightError: failed}

@@ -1,0 +1,172 @@
+"""Numbers, times and states as people read them: with units, never a colour alone."""
+
+import datetime
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from edgewright.contract.units import format_quantity
+
+__all__ = [
+    "Badge",
+    "Moment",
+    "Tone",
+    "badge",
+    "count",
+    "duration",
+    "labels",
+    "moment",
+    "odds",
+    "percent",
+    "points",
+    "short",
+    "size",
+    "time",
+]
+
+Tone = Literal["good", "warn", "bad", "quiet"]
+_SIGNS: dict[Tone, str] = {"good": "✓", "warn": "!", "bad": "✗", "quiet": "–"}
+_STEPS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
+_UNKNOWN = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Badge:
+    """A state: a word, a sign before it, and a tone that only repeats them.
+
+    Attributes:
+        tone: For the style.
+        sign: For the eye.
+        word: That says it.
+    """
+
+    tone: Tone
+    sign: str
+    word: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A time.
+
+    Attributes:
+        iso: For machines.
+        words: For people, in UTC.
+        ago: How long before now, or after.
+    """
+
+    iso: str
+    words: str
+    ago: str
+
+
+def badge(tone: Tone, word: str) -> Badge:
+    """Return a state as it is shown."""
+    return Badge(tone, _SIGNS[tone], word)
+
+
+def moment(at_s: float | None, now_s: float) -> Moment | None:
+    """Return a time as it is shown, None for never.
+
+    >>> moment(0.5, 7200.5).words, moment(3600, 60 * 150).ago
+    ('1970-01-01 00:00 UTC', '90 min ago')
+    """
+    if not at_s:
+        return None
+    at = datetime.datetime.fromtimestamp(at_s, datetime.UTC)
+    return Moment(at.isoformat(timespec="seconds"), at.strftime("%Y-%m-%d %H:%M UTC"), _ago(now_s - at_s))
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in its largest unit of which there are two.
+
+    >>> duration(7200), duration(90), duration(200000)
+    ('2 h', '90 s', '2 d')
+    """
+    for step, unit in _STEPS:
+        if seconds >= 2 * step:
+            return f"{seconds / step:.0f} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def percent(share: float | None, places: int = 1) -> str:
+    """Return a share.
+
+    >>> percent(0.0213), percent(None)
+    ('2.1 %', '–')
+    """
+    return _UNKNOWN if share is None or not math.isfinite(share) else f"{100 * share:.{places}f} %"
+
+
+def points(difference: float | None) -> str:
+    """Return a difference of shares, in percentage points, with its sign.
+
+    >>> points(-0.0213), points(math.inf)
+    ('-2.13 pp', '–')
+    """
+    if difference is None or not math.isfinite(difference):
+        return _UNKNOWN
+    return f"{100 * difference:+.2f} pp"
+
+
+def odds(log: float) -> str:
+    """Return evidence from its natural logarithm.
+
+    >>> odds(0.0), odds(math.log(20)), odds(40.0), odds(-3.0)
+    ('1 to 1', '20 to 1', 'over a million to 1', '1 to 20.1')
+    """
+    if log > math.log(1e6):
+        return "over a million to 1"
+    if log < -math.log(1e6):
+        return "1 to over a million"
+    many = math.exp(abs(log))
+    words = f"{many:,.0f}" if many >= 100 else f"{many:.3g}"
+    return f"{words} to 1" if log >= 0 else f"1 to {words}"
+
+
+def size(size_bytes: float | None) -> str:
+    """Return a size.
+
+    >>> size(194_120)
+    '194 KB'
+    """
+    return _UNKNOWN if size_bytes is None else format_quantity(size_bytes, "size")
+
+
+def time(seconds: float | None) -> str:
+    """Return a short time, such as a latency.
+
+    >>> time(0.0123)
+    '12.3 ms'
+    """
+    return _UNKNOWN if seconds is None else format_quantity(seconds, "time")
+
+
+def count(number: int, what: str, many: str = "") -> str:
+    """Return how many there are of something.
+
+    >>> count(1, "device"), count(12_000, "device")
+    ('1 device', '12,000 devices')
+    """
+    return f"{number:,} {what if number == 1 else many or what + 's'}"
+
+
+def short(digest: str) -> str:
+    """Return the beginning of a digest or of a device's name, which is enough to tell it."""
+    return digest[:12]
+
+
+def labels(given: Mapping[str, str]) -> str:
+    """Return labels in one line.
+
+    >>> labels({"site": "berlin", "floor": "2"})
+    'floor=2, site=berlin'
+    """
+    return ", ".join(f"{name}={value}" for name, value in sorted(given.items()))
+
+
+def _ago(seconds: float) -> str:
+    if abs(seconds) < 2:
+        return "now"
+    return f"{duration(seconds)} ago" if seconds > 0 else f"in {duration(-seconds)}"

@@ -1,0 +1,429 @@
+"""A served fleet, filled with what real code made: a compressed release, decisions by the real rules, sums."""
+
+import contextlib
+import datetime
+import os
+import runpy
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgewright.cli.main import main
+from edgewright.contract.alert import ActionPolicy, AlertRule
+from edgewright.contract.decision import CONTROL, DeviceOutcome
+from edgewright.contract.fleet import Fleet
+from edgewright.contract.operator import RolloutAct, StartRollout
+from edgewright.contract.plan import Arm, HealthRule, Plan, Stage
+from edgewright.contract.profile import Profile, Signal
+from edgewright.contract.query import Counted, Query, Template
+from edgewright.contract.refusal import Refusal
+from edgewright.contract.status import Status
+from edgewright.fleet.drift import Collected, judged
+from edgewright.privacy.price import instantiate
+from edgewright.rollout.decide import decide
+from edgewright.rollout.evidence import collect
+from edgewright.trust import keys as keys_module
+from edgewright.trust.found import read_anchor
+from edgewright.trust.keys import KeyFolder
+from edgewright.trust.publish import known_plan, known_policy, publish_plan, releases
+from edgewright.trust.repository import Repository
+from edgewright.trust.store import LocalStore
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+CHROMIUM = Path("/usr/bin/chromium")
+MISSING = next(
+    (
+        f"the package {name} is not installed"
+        for name in ("playwright", "axe_playwright_python", "litestar", "granian")
+        if find_spec(name) is None
+    ),
+    "" if CHROMIUM.exists() else f"there is no {CHROMIUM}",
+)
+HERE = Path(__file__).parent
+DIGITS = HERE.parents[1] / "examples/digits"
+SCREENSHOTS = bool(os.environ.get("EDGEWRIGHT_SCREENSHOTS"))
+"""Whether docs/images/page is written anew; what attackers write is left out of it."""
+EVIL = "Berlin <east>" if SCREENSHOTS else '<script>document.title="taken"</script><img src=x onerror=alert(1)>'
+PASSWORD = "correct horse battery"  # noqa: S105 - of test users
+HOUR_S = 3600.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if MISSING:
+        for item in items:
+            if HERE in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason=MISSING))
+
+
+@dataclass
+class Book:
+    """Does what the controller would be asked to do, in a real repository."""
+
+    world: "World"
+    waiting: list[Any] = field(default_factory=list)
+    settled: list[tuple[str, str, bool]] = field(default_factory=list)
+
+    def start(self, who: str, asked: StartRollout) -> tuple[Plan, tuple[str, ...]]:
+        raise NotImplementedError
+
+    def change(self, who: str, model: str, device_class: str, act: RolloutAct, reason: str) -> Plan:
+        repository = self.world.repository()
+        plan = known_plan(repository, model, device_class)
+        assert plan is not None
+        states: dict[str, Literal["paused", "running", "aborted"]] = {
+            "pause": "paused",
+            "resume": "running",
+            "abort": "aborted",
+        }
+        if act == "advance":
+            new = msgspec.structs.replace(plan, stage=plan.stage + 1, counter=plan.counter + 1, since=_iso(0))
+        else:
+            new = msgspec.structs.replace(plan, state=states[act], counter=plan.counter + 1)
+        publish_plan(repository, self.world.keys(), new)
+        self.world.services.store.audit.write(
+            who, f"rollout {act}", f"{model}/{device_class}", at_s=time.time(), detail={"reason": reason}
+        )
+        return new
+
+    def awaiting(self) -> Sequence[Any]:
+        return self.waiting
+
+    def settle(self, who: str, item: str, *, approve: bool, reason: str) -> Sequence[str]:
+        self.waiting = [one for one in self.waiting if one.id != item]
+        self.settled.append((who, item, approve))
+        return ()
+
+    def add_job(self, who: str, device: str, body: bytes) -> str:
+        raise NotImplementedError
+
+
+class World:
+    """A served fleet."""
+
+    url: str
+    services: Any
+    acting: Book
+    devices: list[Any]
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def keys(self) -> KeyFolder:
+        return KeyFolder(self.path / "KEYS", lambda _: os.environ["EDGEWRIGHT_PASSPHRASE"])
+
+    def repository(self) -> Repository:
+        return Repository(LocalStore(self.path / "REPO"), read_anchor(self.path / "KEYS"))
+
+    def start_rollout(self, device_class: str, *, model: str = "digits", devices: int = 1600) -> Plan:
+        """Put a rollout at its second stage, with evidence that the real rules have judged."""
+        from edgewright.server.store import kept
+
+        repository = self.repository()
+        digest = dict(releases(repository, model))["1.1.0"]
+        before = known_plan(repository, model, device_class)
+        policy = known_policy(repository, model, device_class)
+        assert policy is not None
+        rules = (HealthRule("crash", 0.02), HealthRule("self_test", 0.05, 0.9))
+        plan = Plan(
+            *(model, device_class, "autumn"),
+            epoch=policy.epoch,
+            counter=1 if before is None else before.counter + 1,
+            arms=(Arm("1.1.0", digest),),
+            stages=(Stage(0.1, 3600.0, rules), Stage(0.5, 7200.0, rules), Stage(1.0)),
+            stage=1,
+            since=_iso(-3 * HOUR_S),
+        )
+        publish_plan(repository, self.keys(), plan)
+        random = np.random.default_rng(7)
+        outcomes = [
+            DeviceOutcome(
+                f"d{number}",
+                CONTROL if number % 2 else 0,
+                _iso(-600 if number % 16 > 1 else 3600),
+                {"crash": float(random.random() < 0.03), "self_test": 0.0} if number % 39 else None,
+            )
+            for number in range(devices)
+        ]
+        store = self.services.store
+        subject = f"{model}/{device_class}/autumn"
+        for part in (devices // 8, devices // 2, devices):
+            now = datetime.datetime.now(datetime.UTC)
+            decision = decide(plan, policy, collect(plan, outcomes[:part], now), now)
+            content = msgspec.json.encode({"decision": decision, "trial": None, "fact": None, "askew": 0})
+            number = store.decisions.last_number(subject) + 1
+            said = "; ".join(decision.missing or decision.reasons)
+            at_s = time.time() - HOUR_S + number
+            store.decisions.put(kept.Decision(subject, number, at_s, decision.action, said, msgspec.Raw(content)))
+        return plan
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A fleet behind a real server."""
+    from edgewright.server.app import make_app
+    from edgewright.server.page.views import page_router
+    from edgewright.server.run import free_port, serve
+    from edgewright.server.services import Services
+    from edgewright.server.store.store import make_store
+
+    made = World(tmp_path_factory.mktemp("world"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keys_module, "_SCRYPT_N", 2**4)
+        patch.setenv("EDGEWRIGHT_PASSPHRASE", "correct horse battery staple")
+        patch.setenv("EDGEWRIGHT_STATE", str(made.path / "state"))
+        _publish(made.path)
+        store = make_store(f"sqlite:///{made.path / 'fleet.db'}")
+        fleet = Fleet(
+            alerts=(
+                AlertRule("many-silent", "silent", above=0.2, for_s=600.0, actions=("notify", "pause")),
+                AlertRule("slow", "latency_ms", above=20.0, severity="info"),
+            ),
+            actions=(ActionPolicy("pause", approval=True),),
+        )
+        made.services = Services(
+            store, "fleet:3f9a1c2b", made.repository, LocalStore(made.path / "REPO"), made.keys(), fleet, time.time
+        )
+        made.acting = Book(made)
+        made.devices = _fill(made)
+        found = judged(_PROFILE, _cohorts(), release="r", size=0.05, alpha=0.05)
+        router = page_router(
+            made.services, made.acting, findings=lambda _, device_class: found if device_class == "camera" else None
+        )
+        port, ended, ready = free_port("127.0.0.1", 0), threading.Event(), threading.Event()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # how the API's parameters are declared
+            app = make_app(made.services, made.acting, pages=[router])
+        thread = threading.Thread(
+            target=serve, args=(app, "127.0.0.1", port), kwargs={"ended": ended, "ready": ready.set}, daemon=True
+        )
+        thread.start()
+        assert ready.wait(20)
+        made.url = f"http://127.0.0.1:{port}"
+        yield made
+        ended.set()
+        thread.join(20)
+        store.close()
+
+
+def _iso(seconds: float) -> str:
+    return (datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)).isoformat(timespec="seconds")
+
+
+def _publish(path: Path) -> None:
+    """Compress the digits for a few seconds and publish what came out, for two classes of devices."""
+    held_out: dict[str, Any] = runpy.run_path(str(DIGITS / "data.py"))["held_out"]()
+    np.savez(path / "digits.npz", **held_out)
+    signing = ("--keys", str(path / "KEYS"), "--repo", str(path / "REPO"))
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        assert main(["keys", "init", *signing]) == 0
+        model, limits = str(DIGITS / "model.onnx"), ("--time-limit", "2", "--trials", "2", "--max-drop", "0.02")
+        out = str(path / "out")
+        code = main(["compress", model, "--data", str(path / "digits.npz"), "--out", out, *limits, "--json"])
+        assert code in (0, 1)
+        for device_class in ("camera", "hall"):
+            named = ("--name", "digits" if device_class == "camera" else "doors", "--device-class", device_class)
+            assert main(["publish", model, *named, "--version", "1.0.0", *signing]) == 0
+            more = ("--licence", EVIL, *signing)
+            assert main(["publish", out, *named, "--version", "1.1.0", *more]) == 0
+
+
+def _fill(world: World) -> list[Any]:
+    """Enrol devices, and have them say what devices say, for two days."""
+    from edgewright.server.access import Role
+    from edgewright.server.fleets import Awaiting
+    from edgewright.server.store.kept import Alert, CheckIn
+
+    store, now = world.services.store, time.time()
+    for name, role in (("ann", Role.RELEASE_MANAGER), ("otto", Role.OPERATOR), ("vera", Role.VIEWER)):
+        store.people.add_user(name, role, PASSWORD, now_s=now - 9 * 86400)
+    store.people.add_token("nightly", Role.VIEWER, made_by="user:ann", now_s=now, lifetime_s=86400.0)
+    devices = []
+    for number in range(70):
+        labels = {"site": EVIL if number == 0 else ("berlin", "paris")[number % 2]}
+        token = store.devices.invite(
+            "hall" if number % 5 == 4 else "camera", made_by="user:ann", now_s=now, lifetime_s=60.0, labels=labels
+        )
+        devices.append(store.devices.enrol(token, os.urandom(32), now_s=now - 9 * 86400))
+    for hour in range(48, -1, -1):
+        batch = []
+        for number, device in enumerate(devices):
+            if (number % 9 == 8 and hour < 5) or number == 69 or (hour > 20 and number % 7 == 3):
+                continue
+            model = "digits" if device.device_class == "camera" else "doors"
+            new = number % 4 == 0 and hour < 8
+            refusal = Refusal("disk", EVIL, f"the disk is full {EVIL}") if number in (0, 11) and hour < 6 else None
+            status = Status(
+                *(model, "1.1.0" if new else "1.0.0", ("b" if new else "a") * 64),
+                *("probation" if new and hour < 2 else "idle", "1.0.0"),
+                trial="1.1.0" if new else "",
+                refusal=refusal,
+                failures=int(number % 13 == 0),
+                latency_s=0.004 + number * 1e-5,
+                free_bytes=10**9,
+                battery=0.8,
+                agent="0.1",
+                checked=_iso(-hour * HOUR_S),
+            )
+            at_s = now - hour * HOUR_S - number
+            batch.append(CheckIn(device.id, device.device_class, status, at_s, arm="1.1.0" if new else ""))
+        store.check_ins.take(batch)
+    store.alerts.put(
+        [
+            Alert("many-silent", "camera", "firing", now - 1800, now, f"silent on camera is 0.24 {EVIL}"),
+            Alert("slow", "hall", "pending", now - 60, now, "latency_ms on hall is 21, above 20"),
+        ]
+    )
+    world.acting.waiting.append(Awaiting("w1", "pause", "digits/camera/autumn", "many-silent fires", now - 1700))
+    for device_class in ("camera", "hall"):
+        template = Template(
+            *("signals", "histogram", device_class),
+            clip=100.0,
+            least_noise=0.05,
+            min_cohort=100,
+            dearest_rho=0.05,
+            every_s=86400.0,
+            expires=_iso(86400.0 * 100),
+            signals=(Counted("mean", 17), Counted("class", 11)),
+            subgroups=("site",),
+        )
+        for number in range(3):
+            asked = Query(
+                id=f"{device_class}-{number}",
+                template="signals",
+                template_digest="0" * 64,
+                window_start=_iso(-2 * 86400.0),
+                window_end=_iso(-86400.0),
+                deadline=_iso(86400.0),
+                bits=32,
+                scale=1.0,
+                sigma=2.0,
+                cohort=100,
+                largest=10_000,
+                rho=1.0,
+                backend="helper",
+                seed=os.urandom(32).hex(),
+                subgroup={"site": EVIL} if number == 2 else {},
+            )
+            query = instantiate(asked, template, 1.0)
+            store.sums.ask(query, template, "digits" if device_class == "camera" else "doors", now_s=now - number)
+            if number:
+                store.sums.end(query.id, result={"sums": {}}, devices=140, now_s=now)
+    for number in range(60):
+        store.audit.write("user:ann", "look", f"{number} {EVIL}", at_s=now, detail={"said": EVIL})
+    world.start_rollout("camera")
+    return devices
+
+
+_PROFILE = Profile(
+    "image",
+    64,
+    tuple(
+        Signal(name, tuple(np.linspace(-1, 1, 15).tolist()), (*[400] * 16, 0))
+        for name in ("mean", "spread", "edge")
+    ),
+)
+
+
+def _cohorts() -> list[Collected]:
+    """Sums whose first signal has moved, and whose second subgroup fares worse."""
+    random, found = np.random.default_rng(0), []
+    for number in range(24):
+        site = ("berlin", "paris")[number % 2]
+        counts = {}
+        for name, moved in (("mean", 0.08), ("spread", 0.0), ("edge", 0.0)):
+            shares = np.full(16, 1 / 16)
+            shares[:8] -= moved / 8
+            shares[8:] += moved / 8
+            scale = 20 if name == "edge" else 200
+            total = sum(random.multinomial(100, each) for each in random.dirichlet(shares * scale, 40))
+            counts[name] = [*(total + random.normal(0, 20, 16)).tolist(), float(random.normal(0, 20))]
+        wrong = random.binomial(4000, 0.2 if site == "paris" else 0.1)
+        counts["outcome.wrong"] = (np.array([4000 - wrong, wrong]) + random.normal(0, 20, 2)).tolist()
+        found.append(
+            Collected(
+                query=f"q{number}",
+                digest=f"d{number}",
+                template="signals",
+                template_digest="t",
+                release="r",
+                window=("2026-06-01", "2026-06-02"),
+                devices=40,
+                noise_sd=20.0,
+                beyond=int(number == 0),
+                sums=counts,
+                subgroup={"site": EVIL if number == 3 else site},
+            )
+        )
+    return found
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@dataclass
+class Seen:
+    """What went wrong in a browser."""
+
+    faults: list[str] = field(default_factory=list)
+
+    def add(self, fault: str, really: bool = True) -> None:
+        if really:
+            self.faults.append(fault)
+
+    def asked(self, dialog: Any) -> None:
+        self.faults.append(dialog.message)
+        dialog.dismiss()
+
+
+@pytest.fixture
+def opened(world: World, browser: "Browser") -> "Iterator[Callable[..., tuple[Page, Seen]]]":
+    """Opens a browser's window, logged in as somebody, that notes all that goes wrong."""
+    contexts: list[BrowserContext] = []
+
+    def run(user: str = "ann", **given: Any) -> "tuple[Page, Seen]":
+        context = browser.new_context(base_url=world.url, **given)
+        contexts.append(context)
+        page, seen = context.new_page(), Seen()
+        page.on("console", lambda said: seen.add(said.text, said.type in ("error", "warning")))
+        page.on("pageerror", lambda error: seen.add(str(error)))
+        page.on("dialog", lambda dialog: seen.asked(dialog))
+        # A page that is left takes its open requests with it.
+        page.on("requestfailed", lambda one: seen.add(f"{one.url} failed", one.failure != "net::ERR_ABORTED"))
+        page.on("request", lambda one: seen.add(f"asked {one.url}", not one.url.startswith((world.url, "data:"))))
+        page.on("response", lambda answer: seen.add(f"{answer.url} {answer.status}", answer.status >= 400))
+        if user:
+            name = f"{user}:{PASSWORD}"
+            secret = _SESSIONS.get(name)
+            if secret is None:
+                made = world.services.store.people.log_in(user, PASSWORD, now_s=time.time(), lifetime_s=3600.0)
+                assert made is not None
+                secret = _SESSIONS[name] = made[0]
+            context.add_cookies(
+                [{"name": "edgewright_session", "value": secret, "url": world.url, "sameSite": "Strict"}]
+            )
+        return page, seen
+
+    yield run
+    for context in contexts:
+        context.close()
+
+
+_SESSIONS: dict[str, str] = {}

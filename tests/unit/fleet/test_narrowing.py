@@ -1,0 +1,77 @@
+"""What is asked to narrow a cause down, and only within what is permitted."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from edgewright.contract.permit import Permit
+from edgewright.contract.query import Counted, Template
+from edgewright.fleet.narrowing import Asking, narrow
+
+NOW = 1_795_000_000.0
+TEMPLATE = Template(
+    *("signals", "histogram", "camera"),
+    clip=100.0,
+    least_noise=0.05,
+    min_cohort=50,
+    dearest_rho=0.05,
+    every_s=86400.0,
+    expires="2027-12-31",
+    signals=(Counted("mean", 18),),
+    subgroups=("site", "board"),
+)
+LABELS = {"site": {"a": 60, "b": 40, "c": 49}, "board": {"x": 70, "y": 60, "z": 19}}
+
+
+def permit(*templates: Template) -> Permit:
+    return Permit("m", "camera", 1, "https://sums.example", "ab" * 32, templates)
+
+
+def asked(**more: Any) -> Asking | str:
+    given: dict[str, Any] = {"permit": permit(TEMPLATE), "devices": 149, "labels": LABELS, "asked_s": {}}
+    return narrow(**(given | more), now_s=NOW)
+
+
+def test_it_splits_by_the_label_with_the_most_large_subgroups() -> None:
+    found = asked()
+    assert isinstance(found, Asking)
+    assert [(one.labels, one.devices) for one in found.subgroups] == [({"board": "x"}, 70), ({"board": "y"}, 60)]
+    assert found.end.timestamp() <= NOW
+    assert found.end.timestamp() % 3600 == 0
+    assert (found.end - found.start).total_seconds() == 6 * 3600
+
+
+def test_where_no_label_splits_all_are_asked() -> None:
+    found = asked(labels={"site": {"a": 149}})
+    assert isinstance(found, Asking)
+    assert [(one.labels, one.devices) for one in found.subgroups] == [({}, 149)]
+
+
+def changed(**more: Any) -> Permit:
+    return permit(msgspec.structs.replace(TEMPLATE, **more))
+
+
+NOTHING: dict[str, tuple[dict[str, Any], str]] = {
+    "no permit": ({"permit": None}, "no permit"),
+    "no template": ({"permit": permit()}, "no permit"),
+    "too few": ({"devices": 49, "labels": {}}, "takes 50 devices, there are 49"),
+    "asked lately": ({"asked_s": {"signals": NOW - 3600}}, "was asked less than"),
+    "expired": ({"permit": changed(expires="2026-01-01")}, "expires 2026-01-01"),
+    "vectors": ({"permit": changed(kind="vector", signals=(), length=3)}, "counts nothing"),
+}
+
+
+@pytest.mark.parametrize("what", NOTHING)
+def test_otherwise_nothing_is_asked_and_it_says_why(what: str) -> None:
+    changes, why = NOTHING[what]
+    found = asked(**changes)
+    assert isinstance(found, str)
+    assert why in found
+
+
+def test_the_next_template_is_taken_where_one_cannot_be() -> None:
+    other = msgspec.structs.replace(TEMPLATE, name="other")
+    found = asked(permit=permit(TEMPLATE, other), asked_s={"signals": NOW - 60})
+    assert isinstance(found, Asking)
+    assert found.template.name == "other"

@@ -1,0 +1,144 @@
+"""A job can measure models, and nothing else."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgewright.contract.errors import ModelError
+from edgewright.profile.errand import Grant, Outcome, do_errand
+from edgewright.profile.latency import Subject
+from edgewright.profile.parcel import Failure, pack
+from edgewright.profile.subject import packed
+from edgewright.profile.target import machine_in
+from edgewright.runtime.options import RuntimeOptions
+from edgewright.runtime.scan import external_locations
+
+Make = Callable[..., Subject]
+_GRANT = Grant.usual()
+
+
+def _do(subject: Subject, action: str = "probe", *, grant: Grant = _GRANT, timeout_s: float = 60.0) -> Outcome:
+    with packed([subject]) as bundle:
+        request = {"action": action, "subjects": bundle.subjects, "seconds": 0.2, "seed": 0}
+        return do_errand(pack(request, bundle.files, timeout_s=timeout_s, wanted_s=60.0), grant)
+
+
+def _failure(outcome: Outcome) -> Failure:
+    assert not outcome.good
+    return msgspec.json.decode(outcome.content, type=Failure)
+
+
+@pytest.mark.parametrize("action", ["probe", "latency", "memory", "sustained", "contention", "energy"])
+def test_every_action_of_the_worker_works_within_its_limits(action: str, subject: Make) -> None:
+    outcome = _do(subject(), action)
+    assert outcome.good, outcome.content
+    assert machine_in(json.loads(outcome.content)).cores >= 1
+
+
+def test_tensors_in_a_file_that_came_along_are_read(external: Path) -> None:
+    feed = {"x": np.ones((1, 64), np.float32)}
+    assert _do(Subject("external", external, RuntimeOptions(), feed)).good
+
+
+def _moved(model: Path, to: str) -> bytes:
+    proto = onnx.load(str(model), load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = to
+    return bytes(proto.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["/etc/hostname", "../1.npz", "./weights.bin", "other.bin", "*/_ORT_MEM_ADDR_/*", "0/weights.bin", ""],
+)
+def test_tensors_anywhere_else_are_refused_before_the_runtime_sees_them(
+    place: str, external: Path, subject: Make, tmp_path: Path
+) -> None:
+    made = subject(64)
+    changed = tmp_path / "changed.onnx"
+    changed.write_bytes(_moved(external, place))
+    with packed([made]) as bundle:
+        files = bundle.files | {"0/model.onnx": changed, "0/weights.bin": external.parent / "weights.bin"}
+        request = {"action": "probe", "subjects": bundle.subjects}
+        outcome = do_errand(pack(request, files, timeout_s=60.0, wanted_s=60.0), _GRANT)
+    failure = _failure(outcome)
+    assert failure.kind == "refused"
+    assert "did not come with it" in failure.message
+
+
+def test_an_entry_with_two_places_is_judged_by_both() -> None:
+    def field(number: int, content: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    entry = field(1, b"location") + field(2, b"weights.bin") + field(2, b"/etc/passwd")
+    assert external_locations(field(7, field(5, field(13, entry)))) == {"weights.bin", "/etc/passwd"}
+    with pytest.raises(ModelError, match="does not say where"):
+        external_locations(field(7, field(5, field(13, field(1, b"offset") + field(2, b"4")))))
+
+
+def test_a_provider_that_sends_inputs_elsewhere_is_refused(subject: Make) -> None:
+    failure = _failure(_do(subject(options=RuntimeOptions(providers=("AzureExecutionProvider",)))))
+    assert failure.kind == "refused"
+    assert "AzureExecutionProvider" in failure.message
+
+
+def test_a_model_that_the_runtime_lacks_an_operator_for_is_the_models_failure(lacking_op: Path) -> None:
+    failure = _failure(_do(Subject("lacking", lacking_op, RuntimeOptions(), {"x": np.ones((1, 16), np.float32)})))
+    assert failure.kind == "candidate"
+    assert "NoSuchThing" in failure.message
+
+
+def _hungry(path: Path, megabytes: int) -> Subject:
+    """A model of a few bytes that fills as much memory as it is told."""
+    graph = helper.make_graph(
+        [helper.make_node("ConstantOfShape", ["n"], ["y"])],
+        "hungry",
+        [helper.make_tensor_value_info("n", TensorProto.INT64, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    return Subject("hungry", path, RuntimeOptions(), {"n": np.array([megabytes << 18], np.int64)})
+
+
+def test_a_model_gets_no_more_memory_than_was_granted(tmp_path: Path) -> None:
+    hungry = _hungry(tmp_path / "hungry.onnx", 1024)
+    assert _do(hungry, grant=Grant(4 << 30)).good
+    failure = _failure(_do(hungry, grant=Grant(512 << 20)))
+    assert failure.kind == "candidate"
+
+
+def test_a_model_that_takes_too_long_is_ended(subject: Make) -> None:
+    with packed([subject()]) as bundle:
+        request = {"action": "sustained", "subjects": bundle.subjects, "seconds": 60.0}
+        failure = _failure(do_errand(pack(request, bundle.files, timeout_s=1.0, wanted_s=60.0), _GRANT))
+    assert failure.kind == "target"
+    assert "longer than 1 s" in failure.message
+
+
+def test_bytes_that_are_no_job_are_an_answer_too() -> None:
+    failure = _failure(do_errand(b"rm -rf /", _GRANT))
+    assert failure.kind == "refused"
+
+
+def test_nothing_stays_on_the_device(subject: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    made = subject()
+    with packed([made]) as bundle:
+        request = {"action": "probe", "subjects": bundle.subjects}
+        body = pack(request, bundle.files, timeout_s=60.0, wanted_s=60.0)
+    shutil.rmtree(made.model.parent / "nothing", ignore_errors=True)
+    assert do_errand(body, _GRANT).good
+    assert list(folder.iterdir()) == []
+    assert os.environ.get("TMPDIR") != str(folder)

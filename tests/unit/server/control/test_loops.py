@@ -1,0 +1,142 @@
+"""The leader's loop: one leads, what fails is tried again, hours are closed and what is old goes."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from edgewright.contract.fleet import Fleet, Looking
+from edgewright.contract.status import Status
+from edgewright.server.loops import lead
+from edgewright.server.services import Services
+from edgewright.server.store.database import GoneError
+from edgewright.server.store.evidence import TakenError
+from edgewright.server.store.kept import CheckIn
+
+World = Any
+Make = Callable[..., World]
+
+
+def _services(world: World) -> Services:
+    services: Services = world.services
+    return replace(services, fleet=Fleet(Looking(look_s=0.01)))
+
+
+def _led(services: Services, steps: list[Any], until: Callable[[], bool]) -> None:
+    ended = threading.Event()
+    leader = threading.Thread(target=lead, args=(services, ended, steps))
+    leader.start()
+    deadline = time.monotonic() + 20
+    while not until() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    ended.set()
+    leader.join(10)
+    assert not leader.is_alive()
+    assert until()
+
+
+def test_steps_are_done_again_and_again_and_the_lock_is_given_back(make: Make) -> None:
+    world = make(count=0)
+    looks: list[float] = []
+
+    def step(now_s: float) -> list[str]:
+        assert not world.store.leadership().take()
+        looks.append(now_s)
+        return ["looked"]
+
+    _led(_services(world), [step], lambda: len(looks) >= 3)
+    assert world.store.leadership().take()
+
+
+@pytest.mark.parametrize("error", [GoneError("away", remedy="Wait."), OSError("disk"), ValueError("a bug")])
+def test_a_step_that_fails_is_tried_again_and_keeps_no_other_from_it(
+    make: Make, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = make(count=0)
+    tries, others = [], []
+
+    def broken(_: float) -> list[str]:
+        tries.append(1)
+        if len(tries) < 5:
+            raise error
+        return []
+
+    def other(_: float) -> list[str]:
+        others.append(1)
+        return []
+
+    with caplog.at_level(logging.INFO, "edgewright.server.loops"):
+        _led(_services(world), [broken, other], lambda: len(others) >= 6)
+    assert sum("a look failed" in line for line in caplog.messages) == 1
+    assert "what failed works again" in caplog.messages
+
+
+def test_whoever_finds_another_one_deciding_lets_go(make: Make) -> None:
+    world = make(count=0)
+    seen: list[bool] = []
+
+    def taken(_: float) -> list[str]:
+        if len(seen) == 1:
+            return []
+        raise TakenError("somebody else decides", remedy="Read.")
+
+    def never(_: float) -> list[str]:
+        seen.append(True)
+        return []
+
+    services = _services(world)
+    ended = threading.Event()
+    leader = threading.Thread(target=lead, args=(services, ended, [taken, never]))
+    leader.start()
+    other = world.store.leadership()
+    deadline = time.monotonic() + 20
+    while not (took := other.take()) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    ended.set()
+    leader.join(10)
+    assert took
+    assert seen == []
+
+
+def test_who_does_not_lead_does_nothing(make: Make) -> None:
+    world = make(count=0)
+    holder = world.store.leadership()
+    assert holder.take()
+    looks: list[float] = []
+    ended = threading.Event()
+
+    def step(now_s: float) -> list[str]:
+        looks.append(now_s)
+        return []
+
+    leader = threading.Thread(target=lead, args=(_services(world), ended, [step]))
+    leader.start()
+    time.sleep(0.1)
+    assert looks == []
+    holder.release()
+    deadline = time.monotonic() + 20
+    while not looks and time.monotonic() < deadline:
+        time.sleep(0.005)
+    ended.set()
+    leader.join(10)
+    assert looks
+
+
+def test_an_hour_is_closed_once_when_it_is_over(make: Make) -> None:
+    world = make(count=3)
+    hour_s = world.at.timestamp() // 3600 * 3600
+    status = Status("m", "1.0")
+    world.store.check_ins.take([CheckIn(each.id, "pi", status, hour_s + 5) for each in world.devices])
+    now = [hour_s + 3599.0]
+    services = replace(_services(world), now=lambda: now[0])
+    _led(services, [], lambda: world.store.check_ins.hours(hour_s, hour_s + 1)[0].devices == 0)
+
+    def closed() -> bool:
+        now[0] = hour_s + 3601.0
+        return bool(world.store.check_ins.hours(hour_s, hour_s + 1)[0].devices == 3)
+
+    _led(services, [], closed)
