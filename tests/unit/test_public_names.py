@@ -26,7 +26,7 @@ NAMES = {
     "device.uplink": "IDENTITY Source Uplink concerns",
     "privacy.agreement": "DEGREE terms_of threshold_of",
     "privacy.helper": "Answer Ask Gatherer Gift Helper Slip Used UsedInMemory give",
-    "privacy.sum": "WRAP_CHANCE Recovered contribute objection recover span_of",
+    "privacy.sum": "WRAP_CHANCE Recovered as_json by_signal contribute objection recover span_of",
     "rollout.decide": "IMBALANCE_ALPHA decide replay",
     "rollout.evidence": "collect",
     "rollout.experiment": "judge rejudge",

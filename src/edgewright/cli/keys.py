@@ -28,7 +28,7 @@ examples:
   edgewright keys init --keys KEYS --repo REPO
   edgewright keys init --keys KEYS --repo s3://bucket/models --offline 3 --threshold 2
   edgewright keys init --keys KEYS --repo FLEET/repo --online FLEET/keys
-  edgewright keys hand-over --keys KEYS --to FLEET/keys
+  edgewright keys handover --keys KEYS --to FLEET/keys
   edgewright keys show --keys KEYS --repo REPO
   edgewright keys add releases --name releases-4 --keys KEYS
   edgewright keys add releases --name releases-4 --threshold 2 --keys KEYS --repo REPO
@@ -66,9 +66,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     init.add_argument("--online", metavar="FOLDER", type=Path, help="new folder for the online key: the server's")
     init.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     init.set_defaults(run=run_init)
-    hands = acts.add_parser(
-        "hand-over", help="move the online key to the folder of the machine that signs rollouts"
-    )
+    hands = acts.add_parser("handover", help="move the online key to the folder of the machine that signs rollouts")
     hands.add_argument("--keys", metavar="KEYS", type=Path, required=True, help="folder with the keys")
     hands.add_argument("--to", metavar="FOLDER", type=Path, required=True, help="new folder")
     hands.set_defaults(run=run_hand_over)

@@ -16,7 +16,7 @@ from edgewright.contract.errors import InputError, WorkError
 from edgewright.trust.fetch import checked_url
 from edgewright.trust.keystore import write_secret
 
-__all__ = ["SERVER", "TOKEN", "RefusedError", "Remote", "add_remote_options", "quoted", "remember", "remote_of"]
+__all__ = ["SERVER", "TOKEN", "Remote", "add_remote_options", "quoted", "remember", "remote_of"]
 
 SERVER, TOKEN = "EDGEWRIGHT_SERVER", "EDGEWRIGHT_API_TOKEN"
 _FILE = "operator.json"
@@ -38,10 +38,6 @@ class _Access(msgspec.Struct):
 
     server: str
     token: str = ""
-
-
-class RefusedError(WorkError):
-    """The server did not do it."""
 
 
 class Remote:
@@ -87,14 +83,7 @@ class Remote:
         if body is not None:
             headers["Content-Type"] = "application/json"
         try:
-            answer = self._pool.request(
-                method,
-                f"{self.server}/api/{path}",
-                body=body,
-                headers=headers,
-                redirect=False,
-                preload_content=False,
-            )
+            answer = self._answer(method, f"{self.server}/api/{path}", body, headers)
             content = answer.read(_LARGEST)
         except urllib3.exceptions.HTTPError as error:
             raise WorkError(
@@ -132,7 +121,7 @@ def _failure(server: str, status: int, content: bytes) -> Exception:
         return WorkError(f"{server} answered {status}", remedy="Is this the address of 'edgewright serve'?")
     if status == 401:
         return InputError(f"{server} does not know the token", remedy=f"Set {TOKEN} to one that is valid.")
-    kind = InputError if status in (400, 403, 404) else RefusedError
+    kind = InputError if status in (400, 403, 404) else WorkError
     return kind(problem.message, remedy=problem.remedy or "See the server's log.")
 
 

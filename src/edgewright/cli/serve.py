@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgewright.cli.remote import remember
@@ -17,7 +17,7 @@ from edgewright.server.app import make_app
 from edgewright.server.asking import Asking
 from edgewright.server.findings import findings_of
 from edgewright.server.hands import Hands
-from edgewright.server.loops import lead
+from edgewright.server.loops import Step, lead
 from edgewright.server.page.views import page_router
 from edgewright.server.plane import Where, first_access, open_services
 from edgewright.server.run import free_port, serve
@@ -61,6 +61,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     parser.add_argument("--project", metavar="FILE", type=Path, help="edgewright.toml with alerts and actions")
     parser.add_argument("--helper", metavar="URL", default="", help="second operator of private sums")
     parser.add_argument("--only", choices=("api", "controller"), help="answer alone, or decide alone (both)")
+    parser.add_argument(
+        "--proxies", metavar="N", type=int, default=0, help="trusted ones in front, with X-Forwarded-For (0)"
+    )
     parser.add_argument("--tls", metavar="CERT,KEY", default="", help="PEM files; else put a proxy in front")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout once it answers")
     parser.set_defaults(run=run)
@@ -91,11 +94,14 @@ def run(arguments: argparse.Namespace) -> int:
     secure = address.startswith("https://")
     ended = threading.Event()
     hands, asking = Hands(services), Asking(services, answers=answers)
-    steps = steps_of(services, asking, state=arguments.state, project=arguments.project) if decides else ()
+    steps: Sequence[Step] = ()
+    close: Callable[[], None] = services.store.close
+    if decides:
+        steps, close = steps_of(services, asking, state=arguments.state, project=arguments.project)
     app = None
     if answers:
         pages = [page_router(services, hands, findings=findings_of(services), address=address)]
-        app = make_app(services, hands, pages=pages, secure=secure)
+        app = make_app(services, hands, pages=pages, secure=secure, proxies=arguments.proxies)
     secret = first_access(services.store, now_s=services.now()) if answers else None
     if answers:
         remember(arguments.state, address, secret)
@@ -109,6 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         serve(app, arguments.host, port, ended=ended, ready=ready, works=works, tls=tls)
     finally:
+        close()
         services.store.close()
     return 0
 

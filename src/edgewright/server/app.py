@@ -25,7 +25,7 @@ from edgewright.server.operate import Acting, operator_router
 from edgewright.server.security import Gate, guard
 from edgewright.server.services import Services
 from edgewright.server.store.database import GoneError
-from edgewright.server.wire import Receive, Scope, Send, problem_of
+from edgewright.server.wire import Receive, Scope, Send, bad, problem_of
 from edgewright.server.wire import say as answer
 from edgewright.trust.identity import UnknownError
 
@@ -174,7 +174,12 @@ def make_app(
     litestar = Litestar(
         route_handlers=[healthz, openapi, metrics, operator_router(services, acting), *pages],
         middleware=[DefineMiddleware(Gate, services=services)],
-        exception_handlers={EdgewrightError: _failed, HTTPException: _refused, Exception: _broken},
+        exception_handlers={
+            EdgewrightError: _failed,
+            HTTPException: _refused,
+            RecursionError: _too_deep,
+            Exception: _broken,
+        },
         openapi_config=None,  # its routes would be open to everybody, with pages of theirs
         plugins=[Records()],
         request_max_body_size=_LARGEST,
@@ -211,6 +216,11 @@ def _refused(_: Request[Any, Any, Any], error: HTTPException) -> Response[Proble
         words = "; ".join(f"{each.get('key', '')}: {each.get('message', '')}" for each in error.extra)
     problem = Problem(_KINDS.get(error.status_code, "InputError"), words[:1000], "See /openapi.json.")
     return _problem(error.status_code, problem, dict(error.headers or {}))
+
+
+def _too_deep(_: Request[Any, Any, Any], error: RecursionError) -> Response[Problem]:
+    # A body that ends in the interpreter's limit while it is decoded; nothing else here calls itself.
+    return _problem(400, bad(error).problem)
 
 
 def _broken(_: Request[Any, Any, Any], error: Exception) -> Response[Problem]:

@@ -3,6 +3,7 @@
 Litestar's own schemas drop that unknown fields are refused, and docstrings; so they are taken from msgspec.
 """
 
+import math
 from functools import cache
 from typing import Any
 
@@ -55,6 +56,10 @@ def openapi_document(app: Litestar) -> bytes:
     seen = app.plugins.get(Records).seen
     records: list[type[msgspec.Struct]] = sorted({*_DEVICE, *seen}, key=lambda each: each.__name__)
     _, schemas = msgspec.json.schema_components(records, ref_template=_REF)
+    for schema in schemas.values():
+        for known in schema.get("properties", {}).values():
+            if known.get("default") == math.inf:
+                del known["default"]  # JSON has no such number
     document.setdefault("components", {})["schemas"] = schemas
     document["components"]["securitySchemes"] = {
         "token": {"type": "http", "scheme": "bearer", "description": "Of 'edgewright fleet', or of the page."},

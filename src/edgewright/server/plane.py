@@ -138,7 +138,7 @@ def _online(folder: Path) -> KeyFolder:
     if offline:
         raise InputError(
             f"{folder} holds the private keys {', '.join(offline)}, which must never be on a server",
-            remedy="Make a folder with the online key alone: edgewright keys hand-over --keys KEYS --to FOLDER.",
+            remedy="Make a folder with the online key alone: edgewright keys handover --keys KEYS --to FOLDER.",
         )
     return keys
 

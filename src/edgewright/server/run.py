@@ -18,6 +18,7 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
 from edgewright.contract.errors import InputError
+from edgewright.server.tracing import tracing
 
 __all__ = ["free_port", "serve"]
 
@@ -63,12 +64,16 @@ def serve(
         ready: Called once connections are taken.
         works: What threads beside it do until `ended` is set.
         tls: Certificate and private key, PEM; None for plain HTTP behind a proxy, or on this machine.
+
+    Raises:
+        InputError: The port cannot be served, or the environment asks for traces that nothing here can make.
     """
     threads = [threading.Thread(target=work, daemon=True) for work in works]
     for thread in threads:
         thread.start()
     try:
-        asyncio.run(_answering(app, host, port, ended=ended, ready=ready, tls=tls))
+        with tracing(app) as served:
+            asyncio.run(_answering(served, host, port, ended=ended, ready=ready, tls=tls))
     finally:
         ended.set()
         for thread in threads:

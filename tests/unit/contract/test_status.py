@@ -131,4 +131,5 @@ def test_what_the_agent_shows_of_itself_has_a_place_here_or_is_its_owners_alone(
         "served",
         "rejected",
         "shadow",
+        "server",
     }

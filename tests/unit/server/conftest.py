@@ -1,10 +1,13 @@
 """A control plane for each test, on a copy of one ground."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from edgewright.server.run import free_port, serve
 
 from .plant import Plant, make_ground, stand
 
@@ -44,3 +47,20 @@ def standing(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def plant(put_up: Callable[..., Plant]) -> Plant:
     """A control plane."""
     return put_up()
+
+
+@pytest.fixture(scope="module")
+def port(standing: Plant) -> Iterator[int]:
+    """Where `standing` answers on a real socket."""
+    found = free_port("127.0.0.1", 0)
+    ended, ready = threading.Event(), threading.Event()
+    thread = threading.Thread(
+        target=serve, args=(standing.app, "127.0.0.1", found), kwargs={"ended": ended, "ready": ready.set}
+    )
+    thread.start()
+    try:
+        assert ready.wait(20)
+        yield found
+    finally:
+        ended.set()
+        thread.join(30)

@@ -1,8 +1,8 @@
 """Private sums on the server: kept in the database, closed in time, taken up by any process."""
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,8 +24,7 @@ from edgewright.server.services import Services
 from edgewright.server.store.store import Store, make_store
 from edgewright.trust.store import LocalStore
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "privacy"))
-from examples import HISTOGRAM, query_of, template_like
+from ..privacy.examples import HISTOGRAM, query_of, template_like  # noqa: TID252 - no package to name it by
 
 FLEET = Fleet(8)
 BEGINS, ENDS = (time_of(text).timestamp() for text in ("2026-06-02", "2026-06-20"))
@@ -52,7 +51,7 @@ def services(store: Store, tmp_path: Path) -> Callable[..., Services]:
 
 @pytest.fixture
 def ask(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Query, Template, Terms]]:
-    def run(**changes: object) -> tuple[Query, Template, Terms]:
+    def run(**changes: Any) -> tuple[Query, Template, Terms]:
         template = template_like(HISTOGRAM, backends=("helper", "secagg"), model="digits")
         query = query_of(template, **changes)
         monkeypatch.setattr(asking, "live_queries", lambda _: [Live("digits", query, template)])
@@ -77,7 +76,7 @@ def sent(services: Services, terms: Terms, act: str, content: bytes) -> int:
     return services.desk.handle(f"/sums/{terms.digest.hex()}/{act}", content)[0]
 
 
-def ones(terms: Terms) -> dict[bytes, np.ndarray]:  # type: ignore[type-arg]
+def ones(terms: Terms) -> dict[bytes, np.ndarray]:
     return {name: np.ones(terms.length, np.uint32) for name in FLEET.names}
 
 
@@ -138,16 +137,16 @@ def test_two_workers_and_a_controller_come_to_one_sum_without_a_helper(
     fleet = Round(FLEET, terms, ones(terms))
     for number, step in enumerate(("join", "share", "mask", "reveal")):
         for at, name in enumerate(FLEET.names):
-            worker = workers[(at + number) % 2].services
-            opened = worker.desk.open(terms)
+            taking = workers[(at + number) % 2].services
+            opened = taking.desk.open(terms)
             assert isinstance(opened, Collector)
             assert opened.step == step
             fleet.server = opened
             fleet.members[name] = fleet.act(name)
-            assert sent(worker, terms, step, fleet.members[name].said) == 200
+            assert sent(taking, terms, step, fleet.members[name].said) == 200
         (words,) = controller.step(BEGINS + 1)
-        for worker_ in workers:
-            worker_.tend(BEGINS + 1)
+        for worker in workers:
+            worker.tend(BEGINS + 1)
     assert words == "query q0: 8 devices"
     kept = store.sums.get("q0")
     assert kept is not None

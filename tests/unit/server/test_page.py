@@ -129,6 +129,8 @@ def test_harm_fills_its_gauge_where_the_rollout_is_taken_back() -> None:
     assert found.harm is not None
     assert found.harm.share == 100.0
     assert "roll back" in found.said
+    assert "evidence of harm" in found.harmful[0]
+    assert shown(decided(2000, 0)).harmful == ()
 
 
 def test_people_are_offered_only_what_they_may_do_and_what_can_be_done() -> None:

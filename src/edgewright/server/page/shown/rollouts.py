@@ -228,6 +228,7 @@ class RolloutShown:
         experiment: What an experiment between arms has come to, in words.
         harm: All metrics together, None if nothing was counted yet.
         missing: What has to happen before it goes on.
+        harmful: Why it is to be rolled back; empty unless it is.
         reasons: Why it stands as it does.
         askew: A warning if arms are not as large as they should be, else "".
         decisions: The newest first, 50 of them at most.
@@ -250,6 +251,7 @@ class RolloutShown:
     experiment: tuple[str, ...]
     harm: HarmShown | None
     missing: tuple[str, ...]
+    harmful: tuple[str, ...]
     reasons: tuple[str, ...]
     askew: str
     decisions: tuple[DecisionRow, ...]
@@ -341,6 +343,7 @@ def rollout_shown(
         experiment=_experiment(ground.trial),
         harm=None if of_now is None else _harm(of_now),
         missing=missing,
+        harmful=of_now.reasons if of_now is not None and of_now.action == "roll_back" else (),
         reasons=() if of_now is None else of_now.reasons,
         askew=_askew(of_now),
         decisions=rows[::-1][:_ROWS],
