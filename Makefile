@@ -19,7 +19,7 @@ help:  ## show this list
 
 .venv/.dev: .venv/.user
 	@echo "Adding the developers' tools to .venv (once)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[studio,cluster,server]' $$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['dev'])" | sed 's/>=[^ ]*//g')
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[studio,cluster,server,telemetry]' $$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['dev'])" | sed 's/>=[^ ]*//g')
 	@if pkg-config --exists tss2-esys 2>/dev/null; then $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[tpm]'; fi
 	@touch $@
 

@@ -21,7 +21,7 @@ from edgewright.cli.main import main
 from edgewright.contract.alert import ActionPolicy, AlertRule
 from edgewright.contract.decision import CONTROL, DeviceOutcome
 from edgewright.contract.fleet import Fleet
-from edgewright.contract.operator import RolloutAct, StartRollout
+from edgewright.contract.operator import AskQuery, RolloutAct, StartRollout
 from edgewright.contract.plan import Arm, HealthRule, Plan, Stage
 from edgewright.contract.profile import Profile, Signal
 from edgewright.contract.query import Counted, Query, Template
@@ -95,6 +95,12 @@ class Book:
             who, f"rollout {act}", f"{model}/{device_class}", at_s=time.time(), detail={"reason": reason}
         )
         return new
+
+    def ask(self, who: str, model: str, device_class: str, asked: AskQuery) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    def end_query(self, who: str, query_id: str) -> None:
+        raise NotImplementedError
 
     def awaiting(self) -> Sequence[Any]:
         return self.waiting

@@ -1,12 +1,15 @@
 """What people do from the page, with the mouse or keys alone, and what nobody can do who has not read it."""
 
 import re
+import shlex
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 
+from edgewright.cli import main as entry
 from edgewright.contract.plan import Plan
 from edgewright.trust.publish import known_plan
 
@@ -205,6 +208,9 @@ def test_an_invitation_is_shown_once_and_enrols_a_device(world: Any, opened: Ope
     page.get_by_role("button", name="Make an invitation").click()
     command = page.get_by_label("Command for the device").inner_text()
     assert command.startswith(f"edgewright device enrol --server {world.url} --token ew_invitation_")
+    with mock.patch.object(entry, "run_guarded", return_value=0) as run:
+        assert entry.main(shlex.split(command)[1:]) == 0
+    run.assert_called_once()
     secret = command.split()[command.split().index("--token") + 1]
     device = world.services.store.devices.enrol(secret, bytes(32), now_s=time.time())
     assert (device.device_class, device.labels) == ("camera", {"site": "berlin"})

@@ -594,6 +594,16 @@ def test_a_check_in_that_comes_after_its_day_was_folded_still_counts_once(store:
     assert [hour.check_ins for hour in store.check_ins.hours(0.0, DAY_S)] == [2]
 
 
+def test_nonces_go_as_soon_as_no_request_with_them_would_be_believed(store: Store, enrol: Enrol) -> None:
+    device = enrol()
+    store.check_ins.take([check_in(device, at_s=10.0, nonce="n")])
+    assert store.forget_nonces(now_s=600.0) == 0
+    assert store.check_ins.take([check_in(device, at_s=500.0, nonce="n")]) == [False]
+    gone = store.forget_nonces(now_s=2000.0)
+    assert gone >= 1
+    assert store.forget_nonces(now_s=2000.0) == 0
+
+
 def test_what_is_due_goes_and_decisions_and_the_audit_log_stay(store: Store, enrol: Enrol) -> None:
     device = enrol(bench=True)
     store.check_ins.take([check_in(device, nonce="n")])

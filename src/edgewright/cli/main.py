@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 importlib.import_module(module).register(verbs)
             except ModuleNotFoundError as error:
-                return _missing(error, as_json="--json" in given)
+                return _missing(verb, error, as_json="--json" in given)
         else:
             verbs.add_parser(verb, help=SUMMARIES[verb])
     try:
@@ -77,11 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_guarded(arguments.run, arguments)
 
 
-def _missing(error: ModuleNotFoundError, *, as_json: bool) -> int:
+def _missing(verb: str, error: ModuleNotFoundError, *, as_json: bool) -> int:
     """Tell which library a bare installation lacks, and how to get it."""
     if (error.name or "").partition(".")[0] == "edgewright":
         raise error
-    remedy = "Install what this verb needs: pip install 'edgewright[studio]'."
+    extra = "server" if verb == "serve" else "studio"
+    remedy = f"Install what this verb needs: pip install 'edgewright[{extra}]'."
     print(f"edgewright: error: the library {error.name} is not installed.\n  {remedy}", file=sys.stderr)
     if as_json:
         print_failure("InputError", f"the library {error.name} is not installed", remedy)

@@ -23,6 +23,8 @@ Step = Callable[[float], Sequence[str]]
 _log = logging.getLogger(__name__)
 # Hours that a leader closes when it begins, should the one before it have failed to.
 _HOURS_BACK = 2
+# Of 100,000 devices and a day they would be a gigabyte.
+_NONCES_S = 600.0
 
 
 @dataclass(slots=True)
@@ -36,9 +38,10 @@ class _Housekeeping:
     services: Services
     _hour_s: int | None = field(default=None)
     _swept_s: float | None = field(default=None)
+    _spent_s: float | None = field(default=None)
 
     def step(self, now_s: float) -> Sequence[str]:
-        """Close hours that are over, and once a day forget what is due."""
+        """Close hours that are over, and forget what is due: nonces soon, for each check-in leaves one."""
         store, done = self.services.store, []
         this_s = int(now_s // HOUR_S) * HOUR_S
         first_s = this_s - _HOURS_BACK * HOUR_S if self._hour_s is None else self._hour_s
@@ -52,6 +55,9 @@ class _Housekeeping:
             gone = store.sweep(Retention(), now_s=now_s)
             done += [f"forgot {count} rows of {table}" for table, count in gone.items() if count]
             self._swept_s = now_s
+        elif self._spent_s is None or now_s - self._spent_s >= _NONCES_S:
+            store.forget_nonces(now_s=now_s)
+            self._spent_s = now_s
         return done
 
 

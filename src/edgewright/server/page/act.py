@@ -112,7 +112,8 @@ def levers(press: Press) -> list[Any]:
             by=by(request),
         )
         server = press.address or f"{request.url.scheme}://{request.url.netloc}"
-        command = f"edgewright device enrol --server {server} --token {secret} --state edgewright-device"
+        rest = "--root 1.root.json --state edgewright-device"
+        command = f"edgewright device enrol --server {server} --token {secret} {rest}"
         return access_page(press, request, what="An invitation for one device", secret=secret, command=command)
 
     @post(

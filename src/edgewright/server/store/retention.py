@@ -22,7 +22,7 @@ from edgewright.server.store.records import (
     sessions,
 )
 
-__all__ = ["DAY_S", "Retention", "sweep"]
+__all__ = ["DAY_S", "Retention", "forget_nonces", "sweep"]
 
 DAY_S = 86400
 _CHUNK = 5000
@@ -72,7 +72,7 @@ def sweep(database: Database, retention: Retention, *, now_s: float) -> dict[str
     return {
         "rollups": _fold(database, now_s - retention.hours_s)
         + _forget(database, rollups, (rollups.c.span_s == DAY_S) & (rollups.c.start_s < now_s - retention.days_s)),
-        "nonces": _forget(database, nonces, nonces.c.until_s < now_s),
+        "nonces": forget_nonces(database, now_s=now_s),
         "sessions": _forget(database, sessions, sessions.c.expires_s < now_s),
         "outcomes": _forget(database, outcomes, outcomes.c.at_s < now_s - retention.outcomes_s),
         "letters": _forget(database, letters, letters.c.at_s < now_s - retention.letters_s),
@@ -81,6 +81,11 @@ def sweep(database: Database, retention: Retention, *, now_s: float) -> dict[str
         "acts": _forget(database, acts, acts.c.ended_s < now_s - retention.acts_s),
         "invitations": _forget(database, invitations, invitations.c.expires_s < now_s - retention.invitations_s),
     }
+
+
+def forget_nonces(database: Database, *, now_s: float) -> int:
+    """Forget nonces of requests that are too old to be believed anyway, and return how many went."""
+    return _forget(database, nonces, nonces.c.until_s < now_s)
 
 
 def _fold(database: Database, before_s: float) -> int:

@@ -90,6 +90,10 @@ class Store:
         """See `retention.sweep`."""
         return retentions.sweep(self.database, retention, now_s=now_s)
 
+    def forget_nonces(self, *, now_s: float) -> int:
+        """See `retention.forget_nonces`."""
+        return retentions.forget_nonces(self.database, now_s=now_s)
+
     def close(self) -> None:
         """Give back all connections."""
         self.database.close()

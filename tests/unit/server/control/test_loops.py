@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from edgewright.contract.fleet import Fleet, Looking
 from edgewright.contract.status import Status
@@ -140,3 +141,19 @@ def test_an_hour_is_closed_once_when_it_is_over(make: Make) -> None:
         return bool(world.store.check_ins.hours(hour_s, hour_s + 1)[0].devices == 3)
 
     _led(services, [], closed)
+
+
+def test_spent_nonces_do_not_wait_for_the_daily_sweep(make: Make) -> None:
+    world = make(count=1)
+    begun_s = world.at.timestamp()
+    world.store.check_ins.take([CheckIn(world.devices[0].id, "pi", Status("m", "1.0"), begun_s, "n")])
+    now = [begun_s]
+    services = replace(_services(world), now=lambda: now[0])
+
+    def gone() -> bool:
+        now[0] += 100.0
+        rows = text("SELECT count(*) FROM nonces")
+        return not world.store.database.read(lambda connection: connection.execute(rows).scalar())
+
+    _led(services, [], gone)
+    assert now[0] - begun_s < 86400 / 2
