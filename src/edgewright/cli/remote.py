@@ -48,6 +48,10 @@ class Remote:
     """
 
     def __init__(self, server: str, token: str, *, starting_s: float = 0.0) -> None:
+        if not token.isascii() or not token.isprintable() or " " in token:
+            raise InputError(
+                "the token holds what no token does", remedy=f"Set {TOKEN} to it, without a line's end."
+            )
         self.server = checked_url(server).rstrip("/")
         self._token = token
         # A server on this machine may just be starting.

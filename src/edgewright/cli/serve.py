@@ -26,6 +26,7 @@ from edgewright.server.steps import steps_of, tend
 
 __all__ = ["register"]
 
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _EPILOG = """\
 examples:
   edgewright keys init --keys KEYS --repo FLEET/repo --online FLEET/keys
@@ -77,6 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
         GoneError: The database does not answer.
     """
     _log()
+    if arguments.proxies < 0:
+        raise InputError(f"--proxies is {arguments.proxies}", remedy="Give 0 or how many there are.")
     fleet = Fleet() if arguments.project is None else load_fleet(arguments.project)
     where = Where(
         arguments.state,
@@ -170,9 +173,12 @@ class _Lines(logging.Formatter):
 
 
 def _log() -> None:
+    level = os.environ.get("EDGEWRIGHT_LOG", "INFO").upper()
+    if level not in _LEVELS:
+        raise InputError(f"EDGEWRIGHT_LOG is {level[:80]!r}", remedy=f"Set it to one of {', '.join(_LEVELS)}.")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(os.environ.get("EDGEWRIGHT_LOG", "INFO").upper())
+    root.setLevel(level)
     logging.getLogger("tuf").setLevel(logging.WARNING)

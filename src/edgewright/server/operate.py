@@ -303,7 +303,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         sync_to_thread=True,
         summary="Ask the fleet, within what the offline keys permit",
     )
-    def ask(request: _Request, model: str, device_class: str, data: AskQuery) -> Made:
+    def ask(request: _Request, model: _Name, device_class: _Name, data: JSONBody[AskQuery]) -> Made:
         return Made(data.id, acting.ask(request.user.name, model, device_class, data))
 
     @delete(
@@ -313,7 +313,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         status_code=200,
         summary="Ask a question no more",
     )
-    def end_query(request: _Request, query_id: str) -> Made:
+    def end_query(request: _Request, query_id: _Name) -> Made:
         acting.end_query(request.user.name, query_id)
         return Made(query_id)
 
@@ -323,7 +323,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         sync_to_thread=True,
         summary="How many devices each arm of a rollout has, as they are assigned",
     )
-    def cohorts(model: str, device_class: str) -> list[CohortShown]:
+    def cohorts(model: _Name, device_class: _Name) -> list[CohortShown]:
         return fleets.cohorts(services, model, device_class)
 
     @get("/audit", guards=[guard("look")], sync_to_thread=True, summary="Who did what, the newest first")
@@ -410,7 +410,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         status_code=200,
         summary="End a profiling job that nobody waits for",
     )
-    def cancel(request: _Request, job_id: str) -> Made:
+    def cancel(request: _Request, job_id: _Name) -> Made:
         over = not cancel_job(services, request.user.name, job_id)
         return Made(job_id, ("It was over already.",) if over else ())
 

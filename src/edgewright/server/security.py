@@ -174,13 +174,13 @@ def logins() -> tuple[Limiter, Limiter]:
     return Limiter(per_s=0.2, burst=10, most=100_000), Limiter(per_s=0.1, burst=10, most=100_000)
 
 
-async def log_in(
+def log_in(
     services: Services, limiters: tuple[Limiter, Limiter], name: str, password: str, client: str
 ) -> tuple[str, Who] | None:
     """Return a session's secret for a cookie, and whose it is; None if name and password do not fit.
 
     The session is always a new one, whatever cookie came with the request, and which of the two did not fit is told
-    nobody. What failed is in the audit log, without the password.
+    nobody. What failed is in the audit log, without the password; a name that nobody has may be one that slipped.
 
     Args:
         services: What the server works with.
@@ -193,26 +193,23 @@ async def log_in(
         TooManyRequestsException: Somebody guesses.
     """
     now, clock = services.now(), time.monotonic()
-    known = "".join(letter if letter.isprintable() else "\ufffd" for letter in name[:_LONGEST_NAME])
     # Both are asked, so that who is stopped by the one does not guess more often by the other.
-    allowed = [limiters[0].allows(neighbourhood(client), clock), limiters[1].allows(known.casefold(), clock)]
+    typed = name[:_LONGEST_NAME].casefold()
+    allowed = [limiters[0].allows(neighbourhood(client), clock), limiters[1].allows(typed, clock)]
     if not all(allowed):
-        raise TooManyRequestsException("too many logins: wait a minute", headers={"Retry-After": "60"})
-
-    def work() -> tuple[str, Who] | None:
-        store = services.store
-        try:
-            checked_name("user", name)
-            found = store.people.log_in(name, password, now_s=now, lifetime_s=LIFETIME_S)
-        except InputError:
-            password_matches(password, None)  # takes as long
-            found = None
-        if found is None:
-            store.audit.write("server", "log in failed", known, at_s=now, detail={"client": client[:64]})
-            return None
-        secret, session = found
-        who = Who(f"user:{session.user}", session.role, secret)
-        store.audit.write(who.name, "log in", session.user, at_s=now, detail={"client": client[:64]})
-        return secret, who
-
-    return await asyncio.to_thread(work)
+        raise TooManyRequestsException("too many tries to log in: wait a minute", headers={"Retry-After": "60"})
+    people, audit = services.store.people, services.store.audit
+    try:
+        found = people.log_in(checked_name("user", name), password, now_s=now, lifetime_s=LIFETIME_S)
+    except InputError:
+        password_matches(password, None)  # takes as long
+        found = None
+    from_where = {"client": client[:64]}
+    if found is None:
+        known = name if name in {user.name for user in people.users()} else ""
+        audit.write("server", "login refused", known, at_s=now, detail=from_where)
+        return None
+    secret, session = found
+    who = Who(f"user:{session.user}", session.role, secret)
+    audit.write(who.name, "log in", session.user, at_s=now, detail=from_where)
+    return secret, who

@@ -1,7 +1,7 @@
 """Requests as OpenTelemetry's spans, for whoever has a place for them: named by route, and without names in them.
 
 What the instrumentation sees is a request's verb, the form of its path and whose trace it belongs to; paths,
-queries, addresses and headers stay here. It is asked for by the environment, as OpenTelemetry has it, or by a provider.
+queries, addresses and headers stay here. The environment asks for it, or a provider is given.
 """
 
 import os

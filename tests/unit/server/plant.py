@@ -17,13 +17,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgewright.contract.door import PROOF, CheckingIn, Enrolled, Enrolling, Problem
 from edgewright.contract.fleet import Fleet
-from edgewright.contract.operator import RolloutAct, StartRollout
+from edgewright.contract.operator import AskQuery, RolloutAct, StartRollout
 from edgewright.contract.plan import Arm, Plan, Stage
 from edgewright.contract.release import Manifest, StoredFile, Variant
 from edgewright.contract.status import Status
+from edgewright.profile.parcel import pack
 from edgewright.server.access import Role
 from edgewright.server.app import App, make_app
+from edgewright.server.bench import KIND, add_job
 from edgewright.server.fleets import Awaiting
+from edgewright.server.operate import Acting
 from edgewright.server.plane import Where, open_services
 from edgewright.server.services import Services
 from edgewright.server.store.store import make_store
@@ -36,6 +39,7 @@ from edgewright.trust.repository import Repository
 from edgewright.trust.store import LocalStore
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+SINCE = (NOW - timedelta(days=1)).isoformat()
 PASSPHRASE = "correct horse"  # noqa: S105 - of test keys
 CONTENT = bytes(range(256)) * 16
 ROLES: dict[str, Role] = {
@@ -83,6 +87,13 @@ class FakeActing:
         self.asked.append(Asked(act, who, (model, device_class, reason)))
         return plan_of(self.services.repository())
 
+    def ask(self, who: str, model: str, device_class: str, asked: AskQuery) -> tuple[str, ...]:
+        self.asked.append(Asked("ask", who, (model, device_class, asked)))
+        return ("asked",)
+
+    def end_query(self, who: str, query_id: str) -> None:
+        self.asked.append(Asked("end query", who, query_id))
+
     def awaiting(self) -> Sequence[Awaiting]:
         return [Awaiting("a1", "roll back", "m/default/r", "devices fail", NOW.timestamp())]
 
@@ -91,12 +102,12 @@ class FakeActing:
         return ["done"]
 
     def add_job(self, who: str, device: str, body: bytes) -> str:
-        return self.services.store.jobs.add(device, "profile", body, made_by=who, now_s=self.services.now())
+        return add_job(self.services, who, device, KIND, body)
 
 
 def plan_of(repository: Repository) -> Plan:
     """The rollout that the ground comes with."""
-    return Plan("m", "default", "r", 1, 1, (Arm("1.0.0", digest_of_release()),), (Stage(1.0),))
+    return Plan("m", "default", "r", 1, 1, (Arm("1.0.0", digest_of_release()),), (Stage(1.0),), since=SINCE)
 
 
 def manifest() -> Manifest:
@@ -182,11 +193,20 @@ class Machine:
 class Plant:
     """A control plane that answers in this process."""
 
-    def __init__(self, state: Path, *, fleet: Fleet | None = None, **more: Any) -> None:
+    def __init__(
+        self,
+        state: Path,
+        *,
+        fleet: Fleet | None = None,
+        pages: Callable[[Services, Acting], list[Any]] | None = None,
+        **more: Any,
+    ) -> None:
         self.clock = Clock()
         self.state = state
         self.services = open_services(Where(state), fleet or Fleet(), signs=True, now=self.clock)
         self.acting = FakeActing(self.services)
+        if pages is not None:
+            more["pages"] = pages(self.services, self.acting)
         self.app: App = make_app(self.services, self.acting, **more)
         self.runner = asyncio.Runner()
         self._tokens: dict[str, str] = {}
@@ -304,6 +324,12 @@ class Plant:
 
         await self.app(scope, receive or given, send)
         return Answer(status, sent, content)
+
+
+def work(folder: Path, *, size: int = 10) -> bytes:
+    """A profiling job, with a file of as many bytes."""
+    (folder / "model.onnx").write_bytes(bytes(size))
+    return pack({"action": "machine"}, {"model.onnx": folder / "model.onnx"}, timeout_s=10.0, wanted_s=1e6)
 
 
 def unquoted(path: str) -> str:

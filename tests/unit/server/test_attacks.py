@@ -107,6 +107,7 @@ def test_nothing_that_is_written_into_a_path_or_a_query_does_more_than_it_says(p
     assert plant.services.store.audit.broken_at() is None
 
 
+ROLLOUT = {"model": "m", "device_class": "default", "arms": [], "stages": []}
 BODIES: list[tuple[str, dict[str, Any], str]] = [
     ("/api/invitations", {}, "device_class"),
     ("/api/invitations", {}, "channel"),
@@ -116,9 +117,10 @@ BODIES: list[tuple[str, dict[str, Any], str]] = [
     ("/api/users", {"name": "a", "role": "viewer", "password": "x" * 11}, "role"),
     ("/api/alerts/silence", {"rule": "a"}, "rule"),
     ("/api/alerts/silence", {"rule": "a"}, "device_class"),
-    ("/api/rollouts", {"model": "m", "versions": []}, "model"),
-    ("/api/rollouts", {"model": "m", "versions": []}, "device_class"),
-    ("/api/rollouts", {"model": "m", "versions": []}, "start"),
+    ("/api/rollouts", ROLLOUT, "model"),
+    ("/api/rollouts", ROLLOUT, "device_class"),
+    ("/api/rollouts", ROLLOUT, "start"),
+    ("/api/queries/m/default", {"id": "q", "template": "t", "version": "1", "start": "", "end": ""}, "id"),
     ("/api/rollouts/m/default/pause", {}, "reason"),
 ]
 
@@ -168,7 +170,7 @@ def test_no_field_can_be_set_that_nobody_asked_for(kind: type[msgspec.Struct]) -
         ("/api/users", {"name": "a", "role": "viewer", "password": "x" * 12, "secret": "scrypt$1"}),
         ("/api/devices/x/retire", {"reason": "", "who": "user:root"}),
         ("/api/devices/x/bench", {"bench": True, "device_class": "other"}),
-        ("/api/rollouts", {"model": "m", "versions": ["1.0.0"], "state": "running", "epoch": 9}),
+        ("/api/rollouts", ROLLOUT | {"state": "running", "epoch": 9}),
     ],
 )
 def test_no_request_sets_more_than_its_own(standing: Plant, path: str, body: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from edgewright.server.access import hash_of
 from edgewright.server.store.database import GoneError
 from edgewright.trust.store import LocalStore
 
-from .plant import CONTENT, Answer, Machine, Plant, enrolling
+from .plant import CONTENT, Answer, Machine, Plant, enrolling, work
 
 CHECK_IN = "/device/check-in"
 BODY = msgspec.json.encode(CheckingIn(Status()))
@@ -409,12 +409,13 @@ def test_outcomes_of_rollouts_that_are_none_are_not_kept(
         assert connection.exec_driver_sql("SELECT count(*) FROM outcomes").scalar() == 0
 
 
-def test_a_bench_device_gets_its_job_and_ends_it(plant: Plant) -> None:
+def test_a_bench_device_gets_its_job_and_ends_it(plant: Plant, tmp_path: Path) -> None:
     machine = plant.machine(bench=True)
-    job = plant.services.store.jobs.add(machine.id, "profile", b"\x00work", made_by="user:ann", now_s=0.0)
+    asked = work(tmp_path)
+    job = plant.acting.add_job("user:ann", machine.id, asked)
     assert machine.check_in().said["job"] is True
     given = machine.post("/device/job")
-    assert (given.status, given.content, given.header(JOB.lower())) == (200, b"\x00work", job)
+    assert (given.status, given.content, given.header(JOB.lower())) == (200, asked, job)
     ended = machine.post(f"/device/job/{job}/done", b"\xffresult")
     assert (ended.status, ended.content, ended.header("content-length")) == (204, b"", None)
     assert machine.post(f"/device/job/{job}/failed", b"no").status == 409
@@ -422,9 +423,9 @@ def test_a_bench_device_gets_its_job_and_ends_it(plant: Plant) -> None:
     assert plant.operate("GET", f"/api/jobs/{job}/result").content == b"\xffresult"
 
 
-def test_a_job_is_nobody_else_s(plant: Plant) -> None:
+def test_a_job_is_nobody_else_s(plant: Plant, tmp_path: Path) -> None:
     bench, other, plain = plant.machine(bench=True), plant.machine(bench=True), plant.machine()
-    job = plant.services.store.jobs.add(bench.id, "profile", b"work", made_by="user:ann", now_s=0.0)
+    job = plant.acting.add_job("user:ann", bench.id, work(tmp_path))
     assert [machine.post("/device/job").status for machine in (other, plain)] == [204, 204]
     assert other.post(f"/device/job/{job}/done", b"forged").status == 409
     bench.post("/device/job")
@@ -485,7 +486,7 @@ def test_an_outcome_is_not_accepted_while_nobody_can_say_whether_its_rollout_exi
         raise WorkError("the bucket is away", remedy="")
 
     with monkeypatch.context() as patch:
-        patch.setattr(intake_module, "live_rollouts", away)
+        patch.setattr(intake_module, "live_plans", away)
         assert machine.check_in().status == 200, "who says nothing of a rollout does not depend on it"
         assert machine.check_in(outcome=OUTCOME).status == 503
     assert machine.check_in(outcome=OUTCOME).status == 200

@@ -1,6 +1,7 @@
 """Every endpoint does what it says, says who did it, and tells what is wrong so that it can be mended."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from edgewright.server.access import Role
 from edgewright.server.store.database import GoneError
 from edgewright.server.store.kept import Alert, Decision
 
-from .plant import PASSWORD, Answer, Plant
+from .plant import PASSWORD, Answer, Plant, work
 
 NOW_S = 1795262400.0
 
@@ -140,12 +141,13 @@ def test_releases_rollouts_and_policies_are_shown_as_they_are_signed(standing: P
 
 
 def test_a_rollout_is_begun_in_the_name_of_whoever_asked(plant: Plant) -> None:
-    asked = {"model": "m", "versions": ["1.0.0"], "fractions": [0.1, 1.0], "stage_s": 3600.0}
+    stages = [{"fraction": 0.1, "min_seconds": 3600.0}, {"fraction": 1.0}]
+    asked = {"model": "m", "device_class": "default", "arms": [{"version": "1.0.0"}], "stages": stages}
     made = ok(plant.operate("POST", "/api/rollouts", asked), 201)
     assert made == {"id": "r", "notes": ["noted"]}
     ((done),) = plant.acting.asked
     assert (done.act, done.who) == ("start", "token:t-release-manager")
-    assert done.what.fractions == (0.1, 1.0)
+    assert [stage.fraction for stage in done.what.stages] == [0.1, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -253,16 +255,16 @@ def test_somebody_may_log_in_and_no_more(plant: Plant) -> None:
 # Jobs
 
 
-def test_a_bench_device_is_given_work_and_what_came_of_it_is_shown(plant: Plant) -> None:
+def test_a_bench_device_is_given_work_and_what_came_of_it_is_shown(plant: Plant, tmp_path: Path) -> None:
     machine = plant.machine(bench=True)
     headers = {"Authorization": f"Bearer {plant.token('operator')}", "Content-Type": "application/octet-stream"}
-    work = bytes(range(256)) * 8192  # more than the other requests may have
-    made = plant.post(f"/api/jobs?device={machine.id}", work, headers)
+    asked = work(tmp_path, size=2 << 20)  # more than the other requests may have
+    made = plant.post(f"/api/jobs?device={machine.id}", asked, headers)
     job = ok(made, 201)["id"]
     shown = ok(plant.operate("GET", f"/api/jobs/{job}", role="viewer"))
-    assert (shown["state"], shown["bytes"], shown["made_by"]) == ("waiting", len(work), "token:t-operator")
+    assert (shown["state"], shown["bytes"], shown["made_by"]) == ("waiting", len(asked), "token:t-operator")
     assert plant.operate("GET", f"/api/jobs/{job}/result").status == 404
-    assert machine.post("/device/job").content == work
+    assert machine.post("/device/job").content == asked
     machine.post(f"/device/job/{job}/done", b"\x00done")
     result = plant.operate("GET", f"/api/jobs/{job}/result", role="viewer")
     assert (result.status, result.content, result.header("content-type")) == (
@@ -272,6 +274,11 @@ def test_a_bench_device_is_given_work_and_what_came_of_it_is_shown(plant: Plant)
     )
     assert [one["id"] for one in ok(plant.operate("GET", "/api/jobs?job_state=done"))] == [job]
     assert ok(plant.operate("GET", "/api/jobs?job_state=waiting")) == []
+    again = ok(plant.post(f"/api/jobs?device={machine.id}", asked, headers), 201)["id"]
+    assert ok(plant.operate("DELETE", f"/api/jobs/{again}", role="operator")) == {"id": again, "notes": []}
+    assert last(plant)[:2] == ("token:t-operator", "cancel job")
+    assert machine.post("/device/job").status == 204
+    assert ok(plant.operate("DELETE", f"/api/jobs/{again}"))["notes"] == ["It was over already."]
 
 
 # What is wrong
@@ -329,12 +336,15 @@ def test_a_bench_device_is_given_work_and_what_came_of_it_is_shown(plant: Plant)
         ("POST", "/api/users", {"name": "a", "role": "viewer", "password": "short"}, 400),
         ("POST", "/api/users", {"name": "a", "role": "viewer", "password": "x" * 1025}, 400),
         ("POST", "/api/rollouts", {"model": "m"}, 400),
-        ("POST", "/api/rollouts", {"model": "m", "versions": "1.0.0"}, 400),
+        ("POST", "/api/rollouts", {"model": "m", "device_class": "d", "arms": "1.0.0", "stages": []}, 400),
+        ("POST", "/api/rollouts", {"model": "../m", "device_class": "d", "arms": [], "stages": []}, 400),
+        ("POST", "/api/queries/m/default", {"id": "q"}, 400),
         ("POST", "/api/rollouts/m/default/explode", {}, 404),
         ("POST", "/api/rollouts/m/default/pause", {"reason": "x" * 501}, 400),
         ("POST", "/api/alerts/silence", {"rule": "a", "for_s": -5.0}, 400),
         ("POST", "/api/jobs?device=nobody", None, 400),
         ("POST", "/api/jobs", None, 400),
+        ("DELETE", "/api/jobs/none", None, 404),
         ("PATCH", "/api/fleet", None, 405),
     ],
 )
@@ -466,6 +476,26 @@ def test_questions_to_the_fleet_are_listed_and_shown(plant: Plant) -> None:
     shown = ok(plant.operate("GET", f"/api/queries/{query.id}"))
     assert (shown["state"], shown["devices"], shown["result"]) == ("done", 7, {"sum": [1, 2]})
     assert ok(plant.operate("GET", "/api/queries?query_state=open")) == []
+
+
+def test_a_question_is_asked_and_ended_in_the_name_of_whoever_did(plant: Plant) -> None:
+    times = {"start": "2026-11-20T00:00:00+00:00", "end": "2026-11-21T00:00:00+00:00"}
+    asked = {"id": "q1", "template": "drift", "version": "1.0.0"} | times
+    made = ok(plant.operate("POST", "/api/queries/m/default", asked, role="operator"), 201)
+    assert made == {"id": "q1", "notes": ["asked"]}
+    ok(plant.operate("DELETE", "/api/queries/q1", role="operator"))
+    assert [(one.act, one.who) for one in plant.acting.asked] == [
+        ("ask", "token:t-operator"),
+        ("end query", "token:t-operator"),
+    ]
+
+
+def test_cohorts_are_counted_as_they_are_assigned(plant: Plant) -> None:
+    for _ in range(5):
+        plant.machine().check_in(Status("m", "0.9.0", proven="0.9.0", state="idle"))
+    shown = ok(plant.operate("GET", "/api/cohorts/m/default", role="viewer"))
+    assert sum(cohort["devices"] for cohort in shown) == 5
+    assert plant.operate("GET", "/api/cohorts/m/camera").status == 404
 
 
 def test_a_role_is_one_of_three(plant: Plant) -> None:

@@ -1,24 +1,19 @@
 """Logging in and out, files of the pages, and what is said when something is not to be had."""
 
-import time
 from typing import Any
 from urllib.parse import quote
 
 from litestar import Response, get, post
-from litestar.exceptions import (
-    HTTPException,
-    NotFoundException,
-    PermissionDeniedException,
-    TooManyRequestsException,
-)
+from litestar.exceptions import HTTPException, NotFoundException, PermissionDeniedException
 from litestar.params import FromPath, FromQuery
 
 from edgewright.contract.errors import EdgewrightError, InputError
+from edgewright.server import security
 from edgewright.server.fleets import MissingError
 from edgewright.server.page.assets import ASSETS
 from edgewright.server.page.fields import Form, local, text
 from edgewright.server.page.press import ASKED, Press, moved
-from edgewright.server.security import COOKIE, LIFETIME_S, Who, checked_csrf, cookie, logins
+from edgewright.server.security import COOKIE, Who, checked_csrf, cookie, logins
 from edgewright.server.store.database import GoneError
 from edgewright.trust.identity import UnknownError
 
@@ -39,7 +34,7 @@ _WORDS = {
 
 def doors(press: Press) -> list[Any]:
     """Return the handlers."""
-    people, by_address, by_name = press.services.store.people, *logins()
+    people, limiters = press.services.store.people, logins()
 
     @get("/static/{digest:str}/{name:str}", sync_to_thread=False)
     def asset(digest: FromPath[str], name: FromPath[str]) -> Response[bytes]:
@@ -59,20 +54,13 @@ def doors(press: Press) -> list[Any]:
         if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             raise PermissionDeniedException("another site's page tried to log you in")
         name, then = text(data, "name"), local(text(data, "then", "/"))
-        address, clock = request.client.host if request.client else "", time.monotonic()
-        if not (by_address.allows(address, clock) and by_name.allows(name[:64], clock)):
-            raise TooManyRequestsException("too many tries to log in: wait for a minute")
-        made = people.log_in(name, data.get("password", ""), now_s=press.now_s, lifetime_s=LIFETIME_S)
-        audit = press.services.store.audit
+        client = request.client.host if request.client else ""
+        made = security.log_in(press.services, limiters, name, data.get("password", ""), client)
         if made is None:
-            # Of a name that nobody has it is not written down: it may be a password that slipped.
-            known = name if name in {user.name for user in people.users()} else ""
-            audit.write("server", "login refused", known, at_s=press.now_s)
             wrong = "There is no such user, or the password is another one."
             return press.page(request, "login", status=403, then=then, wrong=wrong, name=name[:64])
         if before := request.cookies.get(COOKIE):
             people.log_out(before)
-        audit.write(f"user:{name}", "log in", name, at_s=press.now_s)
         return moved(then, headers={"Set-Cookie": cookie(made[0], secure=press.secure)})
 
     @post("/logout", status_code=200)
