@@ -94,7 +94,7 @@ class Intake:
     _inside: int = field(init=False, default=0)
     _held: int = field(init=False, default=0)
     _keys: OrderedDict[str, tuple[float, Known]] = field(init=False, default_factory=OrderedDict)
-    _wanted: dict[str, "asyncio.Future[bool]"] = field(init=False, default_factory=dict)
+    _wanted: dict[str, "list[asyncio.Future[bool]]"] = field(init=False, default_factory=dict)
     _looking: bool = field(init=False, default=False)
     _waiting: list[_Waiting] = field(init=False, default_factory=list)
     _flushing: bool = field(init=False, default=False)
@@ -359,13 +359,13 @@ class Intake:
         if known is not None and time.monotonic() - known[0] < _KEY_S:
             self._keys.move_to_end(device_id)
             return True
-        wanted = self._wanted.get(device_id)
-        if wanted is None:
-            wanted = self._wanted[device_id] = asyncio.get_running_loop().create_future()
-            if not self._looking:
-                self._looking = True
-                self._begin(self._look_up())
-        if not await asyncio.shield(wanted):  # others wait for it too
+        # One for each that waits: whoever goes away takes no other's answer along.
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._wanted.setdefault(device_id, []).append(answer)
+        if not self._looking:
+            self._looking = True
+            self._begin(self._look_up())
+        if not await answer:
             raise busy("the database does not answer")
         return device_id in self._keys
 
@@ -382,10 +382,11 @@ class Intake:
                 except Exception as error:
                     LOG.error(_encode({"event": "look up", "error": type(error).__name__}).decode())
                 finally:
-                    for device_id, future in wanted.items():
+                    for device_id, answers in wanted.items():
                         del self._wanted[device_id]
-                        if not future.done():
-                            future.set_result(good)
+                        for answer in answers:
+                            if not answer.done():
+                                answer.set_result(good)
         finally:
             self._looking = False
 
