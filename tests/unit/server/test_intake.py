@@ -558,6 +558,31 @@ def test_bodies_of_all_requests_together_are_bounded(plant: Plant, monkeypatch: 
     assert plant.app.intake._held == 0
 
 
+def test_no_more_requests_are_answered_at_a_time_than_there_is_room_for(
+    standing: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_module, "_MOST_INSIDE", 10)
+    let_go = asyncio.Event()
+
+    async def later() -> dict[str, Any]:
+        await let_go.wait()
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def crowd() -> tuple[list[Answer], list[Answer]]:
+        inside = [
+            asyncio.create_task(standing.asked("POST", "/device/enrol", told=2, receive=later)) for _ in range(10)
+        ]
+        await asyncio.sleep(0)
+        away = [await standing.asked("POST", "/device/enrol", b"{}") for _ in range(3)]
+        let_go.set()
+        return list(await asyncio.gather(*inside)), away
+
+    inside, away = standing.run(crowd())
+    assert [answer.status for answer in inside] == [400] * 10
+    assert [(answer.status, answer.header("retry-after")) for answer in away] == [(503, "5")] * 3
+    assert standing.post("/device/enrol", b"{}").status == 400
+
+
 # The repository
 
 
