@@ -6,6 +6,7 @@ Which arm a device is in is worked out as the agent does it; it runs no model. I
 
 import base64
 import hashlib
+import itertools
 import json
 import random
 import threading
@@ -23,7 +24,8 @@ from edgewright.contract.door import PROOF, CheckingIn
 from edgewright.contract.plan import Plan, Policy
 from edgewright.contract.refusal import RefusedError
 from edgewright.contract.status import StageOutcome, Status
-from edgewright.server.stages import arm_in
+from edgewright.server.stages import arm_in, subject_of
+from edgewright.server.store.kept import rollout_key
 from edgewright.trust.fetch import Fetcher
 from edgewright.trust.identity import DeviceKey
 from edgewright.trust.verify import Memory, refresh
@@ -42,7 +44,7 @@ class Plans:
 
     Attributes:
         known: Plan and policy by device class.
-        seen: First and last moment, seconds since 1970, by rollout, stage and state.
+        seen: First and last moment, seconds since 1970, by rollout's key, stage and state.
     """
 
     known: dict[str, tuple[Plan, Policy]] = field(default_factory=dict)
@@ -55,47 +57,48 @@ class Plans:
             before = self.known.get(plan.device_class)
             if before is None or before[0].counter <= plan.counter:
                 self.known[plan.device_class] = plan, policy
-            key = plan.rollout, plan.stage, plan.state
+            key = subject_of(plan), plan.stage, plan.state
             first, last = self.seen.get(key, (asked_s, asked_s))
             self.seen[key] = min(first, asked_s), max(last, asked_s)
 
 
 @dataclass(slots=True)
 class Watcher:
-    """TUF's client with a device's memory, that asks again and again.
+    """TUF's client with a device's memory, that asks again and again, each time another server.
 
     Attributes:
-        url: Of the repository at one of the servers.
+        urls: Of the repository at the servers.
         anchor: Root that it was enrolled with.
         folder: For metadata.
-        classes: Device classes whose plans it follows.
+        device_class: Its own.
         plans: Takes what is believed.
         checks: How often everything was believed.
         away: How often nobody answered.
         refused: What was not believed, in words: there must be nothing.
     """
 
-    url: str
+    urls: tuple[str, ...]
     anchor: bytes
     folder: Path
-    classes: tuple[str, ...]
+    device_class: str
     plans: Plans
     checks: int = 0
     away: int = 0
     refused: list[str] = field(default_factory=list)
 
-    def run(self, ended: threading.Event, *, every_s: float = 0.2) -> None:
+    def run(self, ended: threading.Event, *, every_s: float = 0.3) -> None:
         """Ask until the end."""
         memory, fetcher = Memory(), Fetcher(timeout_s=5)
-        while not ended.wait(every_s):
+        for url in itertools.cycle(self.urls):
+            if ended.wait(every_s):
+                return
             asked_s = time.time()
             try:
-                view = refresh(self.folder, self.url, self.anchor, memory, fetcher, now=lambda: datetime.now(UTC))
-                for device_class in self.classes:
-                    policy = view.policy(MODEL, device_class)
-                    plan = view.plan(policy)
-                    if plan is not None:
-                        self.plans.believe(plan, policy, asked_s)
+                view = refresh(self.folder, url, self.anchor, memory, fetcher, now=lambda: datetime.now(UTC))
+                policy = view.policy(MODEL, self.device_class)
+                plan = view.plan(policy)
+                if plan is not None:
+                    self.plans.believe(plan, policy, asked_s)
                 memory = view.memory
                 self.checks += 1
             except RefusedError as error:
@@ -114,7 +117,7 @@ class Accepted:
         spent: Its nonce as the database keeps it.
         said: The device's count of what it said.
         at_s: When it was sent, seconds since 1970.
-        rollout: Of its outcome, "" for none.
+        subject: Key of the rollout that its outcome is of, "" for none.
         stage: Of its outcome.
         age_s: Of its outcome.
     """
@@ -123,7 +126,7 @@ class Accepted:
     spent: str
     said: int
     at_s: float
-    rollout: str
+    subject: str
     stage: int
     age_s: float
 
@@ -250,7 +253,7 @@ class Crowd:
                 spent,
                 device.said,
                 now_s,
-                mine.rollout if mine else "",
+                rollout_key(MODEL, device.device_class, mine.rollout) if mine else "",
                 mine.stage if mine else 0,
                 mine.age_s if mine else 0.0,
             )

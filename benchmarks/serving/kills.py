@@ -5,28 +5,21 @@ the database and the repository hold: a check-in that was answered, a decision, 
 """
 
 import hashlib
-import os
-import random
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psycopg
-from benchmarks.report import ROOT, Figure
-from benchmarks.serving.crowd import MODEL, Accepted, Crowd, Device, Plans, Watcher
+from benchmarks.report import Figure
+from benchmarks.serving.crowd import MODEL, Crowd, Device, Plans, Watcher
 from benchmarks.serving.fleet import put
 from benchmarks.serving.host import made_repository
+from benchmarks.serving.judge import Judge, behind, decided, lost_outcomes
 from benchmarks.serving.postgres import Postgres
+from benchmarks.serving.processes import Process, kill_at_random, started
 from benchmarks.serving.stated import count
 from benchmarks.serving.wire import device_keys
 
@@ -34,7 +27,7 @@ from edgewright.contract.errors import EdgewrightError
 from edgewright.contract.plan import HealthRule, Plan, Stage
 from edgewright.contract.release import Manifest, StoredFile, Variant
 from edgewright.rollout.plans import arms_of, begin
-from edgewright.server.ground import ACTIONS, explain, ground_of
+from edgewright.server.ground import ACTIONS
 from edgewright.server.run import free_port
 from edgewright.server.store.store import Store, make_store
 from edgewright.trust.keys import KeyFolder
@@ -48,9 +41,6 @@ _CLASSES = ("camera", "hall", "wrist")
 _PROJECT = '[fleet]\noutcome = "{outcome} s"\nsilent = "{silent} s"\nlook = "1 s"\n'
 _STAGES = (0.3, 0.6, 1.0)
 _RULES = (HealthRule("crash", margin=0.2),)
-# An answer that was given while the worker still believed the plan before is no outcome of the stage.
-_PLANS_S = 6.0
-_STARTS_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,66 +68,8 @@ class _Size:
     pause_s: tuple[float, float]
 
 
-_FULL = _Size(600.0, 900, 6, 4.0, 4, 10, 40, (1.0, 7.0))
+_FULL = _Size(600.0, 900, 6, 4.0, 4, 10, 40, (2.0, 8.0))
 _QUICK = _Size(20.0, 300, 3, 2.0, 1, 5, 4, (4.0, 7.0))
-
-
-@dataclass(slots=True)
-class _Process:
-    """One of the processes.
-
-    Attributes:
-        name: Of its folder.
-        command: Starts it.
-        folder: For its output.
-        port: That it listens on; None for the controller.
-        kills: How often it was killed.
-    """
-
-    name: str
-    command: Sequence[str]
-    folder: Path
-    port: int | None
-    kills: int = 0
-    _running: "subprocess.Popen[bytes] | None" = None
-
-    def start(self) -> None:
-        with (self.folder / f"{self.name}.log").open("ab") as log:
-            self._running = subprocess.Popen(
-                [sys.executable, "-m", "edgewright", *self.command],
-                cwd=self.folder,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
-            )
-
-    def kill(self) -> None:
-        """Kill it with SIGKILL and start it again."""
-        self.stop(signal.SIGKILL)
-        self.kills += 1
-        self.start()
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        if self._running is not None:
-            self._running.send_signal(how)
-            try:
-                self._running.wait(30)
-            except subprocess.TimeoutExpired:
-                self._running.kill()
-                self._running.wait()
-            self._running = None
-
-    def await_answer(self) -> None:
-        ends = time.monotonic() + _STARTS_S
-        while self.port is not None:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            except OSError:
-                if time.monotonic() > ends or self._running is None or self._running.poll() is not None:
-                    said = (self.folder / f"{self.name}.log").read_text()[-1500:]
-                    raise RuntimeError(f"{self.name} did not start: {said}") from None
-                time.sleep(0.1)
 
 
 @dataclass(slots=True)
@@ -204,45 +136,6 @@ class _Operator:
         self.started.append(plan)
 
 
-@dataclass(slots=True)
-class _Judge:
-    """Looks for every check-in that was answered, while it can still be found by its nonce.
-
-    Attributes:
-        address: Of the database.
-        crowds: That were answered.
-        found: How many are there.
-        lost: Those that are not.
-    """
-
-    address: str
-    crowds: Sequence[Crowd]
-    found: int = 0
-    lost: list[Accepted] = field(default_factory=list)
-    _at: dict[int, int] = field(default_factory=dict)
-
-    def run(self, ended: threading.Event) -> None:
-        """Look every few seconds until the end, and once more then."""
-        while not ended.wait(5.0):
-            self._look()
-
-    def finish(self) -> None:
-        self._look()
-
-    def _look(self) -> None:
-        with psycopg.connect(self.address) as connection:
-            for number, crowd in enumerate(self.crowds):
-                begin_, end = self._at.get(number, 0), len(crowd.accepted)
-                some = crowd.accepted[begin_:end]
-                rows = connection.execute(
-                    "SELECT nonce FROM nonces WHERE nonce = ANY(%s)", ([one.spent for one in some],)
-                )
-                there = {row[0] for row in rows}
-                self.found += len(there)
-                self.lost += [one for one in some if one.spent not in there]
-                self._at[number] = end
-
-
 def kills(*, quick: bool) -> list[Figure]:
     """Kill processes at random, and compare what they promised with what is kept."""
     size = _QUICK if quick else _FULL
@@ -273,12 +166,10 @@ def _killed(folder: Path, address: str, size: _Size) -> list[Figure]:
         for number in range(size.threads)
     ]
     anchor = (folder / "repo" / "metadata" / "1.root.json").read_bytes()
-    watchers = [
-        Watcher(f"{url}/repo/", anchor, folder / f"client{number}", _CLASSES, plans)
-        for number, url in enumerate(urls)
-    ]
-    judge = _Judge(address, crowds)
-    with _started(processes):
+    repositories = tuple(f"{url}/repo/" for url in urls)
+    watchers = [Watcher(repositories, anchor, folder / f"client-{each}", each, plans) for each in _CLASSES]
+    judge = Judge(address, crowds)
+    with started(processes):
         ended = threading.Event()
         works: list[Callable[[threading.Event], None]] = [operator.run, judge.run]
         works += [crowd.run for crowd in crowds] + [watcher.run for watcher in watchers]
@@ -286,7 +177,7 @@ def _killed(folder: Path, address: str, size: _Size) -> list[Figure]:
         for each in threads:
             each.start()
         try:
-            _kill_at_random(processes, size)
+            kill_at_random(processes, size.seconds, size.pause_s)
         finally:
             ended.set()
             for each in threads:
@@ -298,7 +189,7 @@ def _killed(folder: Path, address: str, size: _Size) -> list[Figure]:
         store.close()
 
 
-def _processes(folder: Path, address: str, size: _Size) -> list[_Process]:
+def _processes(folder: Path, address: str, size: _Size) -> list[Process]:
     project = folder / "edgewright.toml"
     project.write_text(_PROJECT.format(outcome=size.outcome_s, silent=size.silent_s))
     common: Sequence[str] = (
@@ -314,40 +205,18 @@ def _processes(folder: Path, address: str, size: _Size) -> list[_Process]:
     for name in ("worker-1", "worker-2"):
         port = free_port("127.0.0.1", 0)
         command = ["serve", "--state", str(folder / name), "--only", "api", "--port", str(port), *common]
-        made.append(_Process(name, command, folder, port))
+        made.append(Process(name, command, folder, port))
     command = ["serve", "--state", str(folder / "controller"), "--only", "controller", *common]
-    return [*made, _Process("controller", [*command, "--keys", str(folder / "keys")], folder, None)]
-
-
-@contextmanager
-def _started(processes: Sequence[_Process]) -> Iterator[None]:
-    try:
-        for each in processes:
-            each.start()
-        for each in processes:
-            each.await_answer()
-        yield
-    finally:
-        for each in processes:
-            each.stop()
-
-
-def _kill_at_random(processes: Sequence[_Process], size: _Size) -> None:
-    ends = time.monotonic() + size.seconds
-    while True:
-        time.sleep(random.uniform(*size.pause_s))  # noqa: S311 (no secret)
-        if time.monotonic() > ends:
-            return
-        random.choice(processes).kill()  # noqa: S311
+    return [*made, Process("controller", [*command, "--keys", str(folder / "keys")], folder, None)]
 
 
 def _figures(
     store: Store,
     operator: _Operator,
-    processes: Sequence[_Process],
+    processes: Sequence[Process],
     crowds: Sequence[Crowd],
     watchers: Sequence[Watcher],
-    judge: _Judge,
+    judge: Judge,
     plans: Plans,
     size: _Size,
 ) -> list[Figure]:
@@ -357,8 +226,8 @@ def _figures(
     for crowd in crowds:
         answers.update(crowd.answers)
     counted = sum(hour.check_ins for hour in store.check_ins.hours(0.0, 2e10))
-    outcomes, lost = _outcomes(store, operator, accepted, plans, size)
-    decided, double, unlike = _decisions(store, operator)
+    outcomes, lost = lost_outcomes(store, accepted, plans, size.outcome_s)
+    verdicts, double, unlike = decided(store, operator.repository, operator.started)
     refused = [words for watcher in watchers for words in watcher.refused]
     words = ", ".join(f"{process.name} {process.kills}" for process in processes)
     checks = sum(watcher.checks for watcher in watchers)
@@ -375,11 +244,10 @@ def _figures(
             f"roll-ups count {counted}: fewer than were accepted, or more than were sent",
             limit=0,
         ),
-        count(
-            "kills.behind", _behind(store, accepted), "devices whose last status is older than accepted", limit=0
-        ),
+        count("kills.behind", behind(store, accepted), "devices whose last status is older than accepted", limit=0),
         count("kills.lost_outcomes", lost, f"of {outcomes} that were accepted and old enough, not kept", limit=0),
-        count("kills.rollouts", len(operator.started), f"begun; decisions about them: {dict(decided)}"),
+        count("kills.acts", sum(verdicts[act] for act in ACTIONS), "decisions after which a plan was signed anew"),
+        count("kills.rollouts", len(operator.started), f"begun; decisions about them: {dict(verdicts)}"),
         count(
             "kills.double_decisions", double, "a plan that was decided about twice, or changed undecided", limit=0
         ),
@@ -387,53 +255,10 @@ def _figures(
         count(
             "kills.audit_broken", float(store.audit.broken_at() is not None), "whether its chain breaks", limit=0
         ),
-        count("kills.checks", checks, f"by TUF clients; {sum(each.away for each in watchers)} more got no answer"),
+        count(
+            "kills.checks",
+            checks,
+            f"by TUF clients, of both workers in turns; {sum(each.away for each in watchers)} more got no answer",
+        ),
         count("kills.unsigned", len(refused), f"refused by TUF clients: {refused[:3] or 'nothing'}", limit=0),
     ]
-
-
-def _behind(store: Store, accepted: Iterable[Accepted]) -> int:
-    """Return how many devices' last status is older than one that was accepted."""
-    last: dict[str, int] = {}
-    for one in accepted:
-        last[one.device] = max(last.get(one.device, 0), one.said)
-    return sum((device.status.uptime_s or 0) < last.get(device.id, 0) for device in store.devices.each())
-
-
-def _outcomes(
-    store: Store, operator: _Operator, accepted: Iterable[Accepted], plans: Plans, size: _Size
-) -> tuple[int, int]:
-    """Return how many outcomes must have been kept, and how many were not."""
-    begun = {(plan.rollout): f"{plan.model}/{plan.device_class}/{plan.rollout}" for plan in operator.started}
-    owed: dict[tuple[str, int], set[str]] = {}
-    for one in accepted:
-        first_s, last_s = plans.seen.get((one.rollout, one.stage, "running"), (0.0, 0.0))
-        old = one.age_s >= size.outcome_s and one.at_s > first_s + size.outcome_s + _PLANS_S
-        if one.rollout in begun and old and one.at_s < last_s:
-            owed.setdefault((begun[one.rollout], one.stage), set()).add(one.device)
-    lost = 0
-    for (subject, stage), devices in owed.items():
-        lost += len(devices - {name for name, *_ in store.outcomes.of(subject, stage)})
-    return sum(map(len, owed.values())), lost
-
-
-def _decisions(store: Store, operator: _Operator) -> tuple[Counter[str], int, int]:
-    """Return verdicts, how many plans were decided about twice or changed undecided, and what is not replayed."""
-    verdicts, double, unlike = Counter[str](), 0, 0
-    now = {each: known_plan(operator.repository, MODEL, each) for each in _CLASSES}
-    for plan in operator.started:
-        kept = store.decisions.of(f"{plan.model}/{plan.device_class}/{plan.rollout}")
-        verdicts.update(one.verdict for one in kept)
-        unlike += sum(explain(one).replayed is False for one in kept)
-        about = []
-        for one in kept:
-            decision = ground_of(one).decision if one.verdict in ACTIONS else None
-            if decision is not None:
-                about.append(decision.inputs.plan.counter)
-        double += len(about) - len(set(about)) + ([one.number for one in kept] != list(range(1, len(kept) + 1)))
-        last = now[plan.device_class]
-        if last is not None and last.rollout == plan.rollout:
-            # The last decision may still wait to be signed: it was killed in between.
-            changes = last.counter - plan.counter
-            double += changes not in (len(about), len(about) - 1)
-    return verdicts, double, unlike

@@ -48,7 +48,7 @@ def _of(kind: str, address: str, devices: int) -> list[Figure]:
                 "nonce",
                 ("nonces",),
                 2 * devices,
-                "a check-in's nonce, kept for ten minutes and until the next sweep",
+                "a check-in's nonce, kept for ten minutes, and ten more until it is swept",
             ),
             ("outcome", ("outcomes",), devices, "how a device fared in a stage, kept for two years"),
         )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -68,7 +68,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass
 class Book:
-    """Does what the controller would be asked to do, in a real repository."""
+    """Changes rollouts as the server does; what waits for approval is made up."""
 
     world: "World"
     waiting: list[Any] = field(default_factory=list)
@@ -78,23 +78,9 @@ class Book:
         raise NotImplementedError
 
     def change(self, who: str, model: str, device_class: str, act: RolloutAct, reason: str) -> Plan:
-        repository = self.world.repository()
-        plan = known_plan(repository, model, device_class)
-        assert plan is not None
-        states: dict[str, Literal["paused", "running", "aborted"]] = {
-            "pause": "paused",
-            "resume": "running",
-            "abort": "aborted",
-        }
-        if act == "advance":
-            new = msgspec.structs.replace(plan, stage=plan.stage + 1, counter=plan.counter + 1, since=_iso(0))
-        else:
-            new = msgspec.structs.replace(plan, state=states[act], counter=plan.counter + 1)
-        publish_plan(repository, self.world.keys(), new)
-        self.world.services.store.audit.write(
-            who, f"rollout {act}", f"{model}/{device_class}", at_s=time.time(), detail={"reason": reason}
-        )
-        return new
+        from edgewright.server.hands import Hands
+
+        return Hands(self.world.services).change(who, model, device_class, act, reason)
 
     def ask(self, who: str, model: str, device_class: str, asked: AskQuery) -> tuple[str, ...]:
         raise NotImplementedError
@@ -127,6 +113,15 @@ class World:
 
     def keys(self) -> KeyFolder:
         return KeyFolder(self.path / "KEYS", lambda _: os.environ["EDGEWRIGHT_PASSPHRASE"])
+
+    def online(self) -> KeyFolder:
+        """The keys that a server has."""
+        folder = self.path / "ONLINE"
+        if not folder.exists():
+            folder.mkdir()
+            for name in ("trusted-root.json", "online.pub.json", "online.key.json"):
+                (folder / name).write_bytes((self.path / "KEYS" / name).read_bytes())
+        return KeyFolder(folder, lambda _: "")
 
     def repository(self) -> Repository:
         return Repository(LocalStore(self.path / "REPO"), read_anchor(self.path / "KEYS"))
@@ -198,7 +193,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             actions=(ActionPolicy("pause", approval=True),),
         )
         made.services = Services(
-            store, "fleet:3f9a1c2b", made.repository, LocalStore(made.path / "REPO"), made.keys(), fleet, time.time
+            store,
+            "fleet:3f9a1c2b",
+            made.repository,
+            LocalStore(made.path / "REPO"),
+            made.online(),
+            fleet,
+            time.time,
         )
         made.acting = Book(made)
         made.devices = _fill(made)

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgewright.cli.remote import remember
@@ -17,7 +17,7 @@ from edgewright.server.app import make_app
 from edgewright.server.asking import Asking
 from edgewright.server.findings import findings_of
 from edgewright.server.hands import Hands
-from edgewright.server.loops import lead
+from edgewright.server.loops import Step, lead
 from edgewright.server.page.views import page_router
 from edgewright.server.plane import Where, first_access, open_services
 from edgewright.server.run import free_port, serve
@@ -97,7 +97,10 @@ def run(arguments: argparse.Namespace) -> int:
     secure = address.startswith("https://")
     ended = threading.Event()
     hands, asking = Hands(services), Asking(services, answers=answers)
-    steps = steps_of(services, asking, state=arguments.state, project=arguments.project) if decides else ()
+    steps: Sequence[Step] = ()
+    close: Callable[[], None] = services.store.close
+    if decides:
+        steps, close = steps_of(services, asking, state=arguments.state, project=arguments.project)
     app = None
     if answers:
         pages = [page_router(services, hands, findings=findings_of(services), address=address)]
@@ -115,6 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         serve(app, arguments.host, port, ended=ended, ready=ready, works=works, tls=tls)
     finally:
+        close()
         services.store.close()
     return 0
 

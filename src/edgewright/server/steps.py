@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgewright.server.asking import Asking
@@ -19,8 +19,10 @@ __all__ = ["steps_of", "tend"]
 _LOG = logging.getLogger("edgewright.server")
 
 
-def steps_of(services: Services, asking: Asking, *, state: Path, project: Path | None) -> Sequence[Step]:
-    """Return the steps: keep the repository believable, decide, ask, watch.
+def steps_of(
+    services: Services, asking: Asking, *, state: Path, project: Path | None
+) -> tuple[Sequence[Step], Callable[[], None]]:
+    """Return the steps, and what ends them: keep the repository believable, decide, ask, watch.
 
     Args:
         services: What they work with.
@@ -41,7 +43,7 @@ def steps_of(services: Services, asking: Asking, *, state: Path, project: Path |
         return keep_believable(services, now_s)
 
     decides = () if services.keys is None else (kept, Controller(services).step)
-    return (*decides, asking.step, watched)
+    return (*decides, asking.step, watched), watcher.close
 
 
 def tend(services: Services, ended: threading.Event, asking: Asking) -> None:

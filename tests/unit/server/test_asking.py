@@ -76,7 +76,7 @@ def sent(services: Services, terms: Terms, act: str, content: bytes) -> int:
     return services.desk.handle(f"/sums/{terms.digest.hex()}/{act}", content)[0]
 
 
-def ones(terms: Terms) -> dict[bytes, np.ndarray]:  # type: ignore[type-arg]
+def ones(terms: Terms) -> dict[bytes, np.ndarray]:
     return {name: np.ones(terms.length, np.uint32) for name in FLEET.names}
 
 

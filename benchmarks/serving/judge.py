@@ -1,0 +1,104 @@
+"""What was promised compared with what is kept: check-ins, outcomes, decisions."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+from benchmarks.serving.crowd import MODEL, Accepted, Crowd, Plans
+
+from edgewright.contract.plan import Plan
+from edgewright.server.ground import ACTIONS, explain, ground_of
+from edgewright.server.stages import subject_of
+from edgewright.server.store.store import Store
+from edgewright.trust.publish import known_plan
+from edgewright.trust.repository import Repository
+
+__all__ = ["Judge", "behind", "decided", "lost_outcomes"]
+
+# An answer that was given while the worker still believed the plan before is no outcome of the stage.
+_PLANS_S = 6.0
+
+
+@dataclass(slots=True)
+class Judge:
+    """Looks for every check-in that was answered, while it can still be found by its nonce.
+
+    Attributes:
+        address: Of the database.
+        crowds: That were answered.
+        found: How many are there.
+        lost: Those that are not.
+    """
+
+    address: str
+    crowds: Sequence[Crowd]
+    found: int = 0
+    lost: list[Accepted] = field(default_factory=list)
+    _at: dict[int, int] = field(default_factory=dict)
+
+    def run(self, ended: threading.Event) -> None:
+        """Look every few seconds until the end."""
+        while not ended.wait(5.0):
+            self._look()
+
+    def finish(self) -> None:
+        """Look for the last ones."""
+        self._look()
+
+    def _look(self) -> None:
+        with psycopg.connect(self.address) as connection:
+            for number, crowd in enumerate(self.crowds):
+                begin_, end = self._at.get(number, 0), len(crowd.accepted)
+                some = crowd.accepted[begin_:end]
+                rows = connection.execute(
+                    "SELECT nonce FROM nonces WHERE nonce = ANY(%s)", ([one.spent for one in some],)
+                )
+                there = {row[0] for row in rows}
+                self.found += len(there)
+                self.lost += [one for one in some if one.spent not in there]
+                self._at[number] = end
+
+
+def behind(store: Store, accepted: Iterable[Accepted]) -> int:
+    """Return how many devices' last status is older than one that was accepted."""
+    last: dict[str, int] = {}
+    for one in accepted:
+        last[one.device] = max(last.get(one.device, 0), one.said)
+    return sum((device.status.uptime_s or 0) < last.get(device.id, 0) for device in store.devices.each())
+
+
+def lost_outcomes(store: Store, accepted: Iterable[Accepted], plans: Plans, outcome_s: float) -> tuple[int, int]:
+    """Return how many outcomes must have been kept, and how many were not."""
+    owed: dict[tuple[str, int], set[str]] = {}
+    for one in accepted:
+        first_s, last_s = plans.seen.get((one.subject, one.stage, "running"), (0.0, 0.0))
+        old = one.age_s >= outcome_s and one.at_s > first_s + outcome_s + _PLANS_S
+        if one.subject and old and one.at_s < last_s:
+            owed.setdefault((one.subject, one.stage), set()).add(one.device)
+    lost = 0
+    for (subject, stage), devices in owed.items():
+        lost += len(devices - {name for name, *_ in store.outcomes.of(subject, stage)})
+    return sum(map(len, owed.values())), lost
+
+
+def decided(store: Store, repository: Repository, started: Sequence[Plan]) -> tuple[Counter[str], int, int]:
+    """Return verdicts, how many plans were decided about twice or changed undecided, and what is not replayed."""
+    verdicts, double, unlike = Counter[str](), 0, 0
+    for plan in started:
+        kept = store.decisions.of(subject_of(plan))
+        verdicts.update(one.verdict for one in kept)
+        unlike += sum(explain(one).replayed is False for one in kept)
+        about = []
+        for one in kept:
+            decision = ground_of(one).decision if one.verdict in ACTIONS else None
+            if decision is not None:
+                about.append(decision.inputs.plan.counter)
+        double += len(about) - len(set(about)) + ([one.number for one in kept] != list(range(1, len(kept) + 1)))
+        last = known_plan(repository, MODEL, plan.device_class)
+        if last is not None and last.rollout == plan.rollout:
+            # The last decision may still wait to be signed: it was killed in between.
+            changes = last.counter - plan.counter
+            double += changes not in (len(about), len(about) - 1)
+    return verdicts, double, unlike
