@@ -75,7 +75,7 @@ def traced(app: App, provider: Any) -> Any:
         inner, default_span_details=details, tracer_provider=provider, exclude_spans=["receive", "send"]
     )
 
-    async def outer(scope: Scope, receive: Receive, send: Send) -> None:
+    async def outer(scope: Scope, receive: Receive, send: Any) -> None:
         if scope["type"] == "http":
             await spans(_bare(app, scope), receive, send)
         else:

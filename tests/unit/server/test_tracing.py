@@ -82,7 +82,9 @@ def test_no_span_tells_of_a_device_a_query_a_token_or_an_address(kept: Traced) -
 def test_a_span_belongs_to_the_trace_that_the_request_came_with(kept: Traced) -> None:
     kept.plant.get("/healthz", {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"})
     (span,) = kept.spans()
-    assert f"{span.get_span_context().trace_id:032x}" == "ab" * 16
+    context = span.get_span_context()
+    assert context is not None
+    assert f"{context.trace_id:032x}" == "ab" * 16
 
 
 def test_nothing_is_traced_unless_it_is_asked_for(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
