@@ -375,7 +375,8 @@ def _cohorts() -> list[Collected]:
     return found
 
 
-@pytest.fixture(scope="session")
+# Until the last test here: its event loop would be in the way of others that begin one.
+@pytest.fixture(scope="package")
 def browser() -> "Iterator[Browser]":
     from playwright.sync_api import sync_playwright
 

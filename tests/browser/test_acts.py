@@ -50,9 +50,9 @@ def test_a_rollout_is_advanced_paused_resumed_and_rolled_back_from_the_page(
     assert "What is missing" in page.locator("details.act[open]").inner_text()
     page.reload()
     for button, stage, state in (
-        ("Pause", 1, "paused"),
-        ("Resume", 1, "running"),
         ("Advance to 100", 2, "running"),
+        ("Pause", 2, "paused"),
+        ("Resume", 2, "running"),
         ("Roll back", 2, "aborted"),
     ):
         act(page, button, f"because of {button}")
