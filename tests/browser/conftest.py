@@ -375,8 +375,8 @@ def _cohorts() -> list[Collected]:
     return found
 
 
-# Until the last test here: its event loop would be in the way of others that begin one.
-@pytest.fixture(scope="package")
+# For a file alone: its event loop would be in the way of others that begin one.
+@pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
     from playwright.sync_api import sync_playwright
 

@@ -15,19 +15,18 @@ from litestar.middleware import DefineMiddleware
 
 import edgewright
 from edgewright.contract.door import Problem
-from edgewright.contract.errors import EdgewrightError, InputError, OutputError
+from edgewright.contract.errors import EdgewrightError
 from edgewright.server.document import Records, openapi_document
-from edgewright.server.fleets import MissingError, gauge
+from edgewright.server.fleets import gauge
 from edgewright.server.intake import Intake
 from edgewright.server.limits import client_of
 from edgewright.server.measures import CONTENT_TYPE, REQUESTS, exposition
 from edgewright.server.operate import Acting, operator_router
 from edgewright.server.security import Gate, guard
 from edgewright.server.services import Services
-from edgewright.server.store.database import GoneError
-from edgewright.server.wire import Receive, Scope, Send, bad, problem_of
+from edgewright.server.told import told
+from edgewright.server.wire import Receive, Scope, Send, bad
 from edgewright.server.wire import say as answer
-from edgewright.trust.identity import UnknownError
 
 __all__ = ["LOG", "App", "make_app"]
 
@@ -190,18 +189,7 @@ def make_app(
 
 
 def _failed(_: Request[Any, Any, Any], error: EdgewrightError) -> Response[Problem]:
-    """Tell whoever asks what they can mend, and nothing of how this machine looks."""
-    if isinstance(error, UnknownError | MissingError):
-        return _problem(404, problem_of(error))
-    if isinstance(error, InputError):
-        return _problem(400, problem_of(error))
-    outside = error.__cause__ is not None and not isinstance(error.__cause__, EdgewrightError)
-    if outside or isinstance(error, GoneError | OutputError):
-        # Addresses, paths and what a database says are for the log.
-        LOG.error(json.dumps({"event": "failure", "error": type(error).__name__}), exc_info=error)
-        what = "database" if isinstance(error, GoneError) else "database or the repository's store"
-        return _problem(503, Problem(type(error).__name__, f"the {what} does not answer", "Try again later."))
-    return _problem(409, problem_of(error))
+    return _problem(*told(error))
 
 
 def _problem(status: int, problem: Problem, headers: dict[str, str] | None = None) -> Response[Problem]:

@@ -67,15 +67,3 @@ def test_killed_processes_keep_what_they_promised() -> None:
     limited = {name: figure for name, figure in figures.items() if figure["limit"] is not None}
     assert len(limited) == 8
     assert all(figure["holds"] for figure in limited.values()), limited
-
-
-@pytest.mark.slow
-@starlette
-@pytest.mark.skipif(
-    not (PEERS / "venv-goosebit" / "made-from").exists(),
-    reason="gooseBit's environment is made by the first run of benchmarks/server.py",
-)
-def test_goosebit_answers_polls_beside_us() -> None:
-    figures = smoke("goosebit")
-    assert figures["goosebit.poll_us_200"]["value"] > 0
-    assert figures["goosebit.poll_us_200"]["limit"] is None

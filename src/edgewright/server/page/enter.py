@@ -7,15 +7,13 @@ from litestar import Response, get, post
 from litestar.exceptions import HTTPException, NotFoundException, PermissionDeniedException
 from litestar.params import FromPath, FromQuery
 
-from edgewright.contract.errors import EdgewrightError, InputError
+from edgewright.contract.errors import EdgewrightError
 from edgewright.server import security
-from edgewright.server.fleets import MissingError
 from edgewright.server.page.assets import ASSETS
 from edgewright.server.page.fields import Form, local, text
 from edgewright.server.page.press import ASKED, Press, moved
 from edgewright.server.security import COOKIE, Who, checked_csrf, cookie, logins
-from edgewright.server.store.database import GoneError
-from edgewright.trust.identity import UnknownError
+from edgewright.server.told import told
 
 __all__ = ["doors", "refusals"]
 
@@ -88,8 +86,7 @@ def refusals(press: Press) -> dict[Any, Any]:
         return said(request, error.status_code, error.detail[:1000], "")
 
     def failed(request: ASKED, error: EdgewrightError) -> Response[Any]:
-        kinds = ((MissingError, 404), (UnknownError, 404), (GoneError, 503), (InputError, 400))
-        status = next((status for kind, status in kinds if isinstance(error, kind)), 409)
-        return said(request, status, error.message, error.remedy)
+        status, problem = told(error)
+        return said(request, status, problem.message, problem.remedy)
 
     return {HTTPException: refused, EdgewrightError: failed}
