@@ -16,12 +16,13 @@ from litestar.middleware import DefineMiddleware
 import edgewright
 from edgewright.contract.door import Problem
 from edgewright.contract.errors import EdgewrightError
+from edgewright.server.acts import Acting
 from edgewright.server.document import Records, openapi_document
 from edgewright.server.fleets import gauge
 from edgewright.server.intake import Intake
 from edgewright.server.limits import client_of
 from edgewright.server.measures import CONTENT_TYPE, REQUESTS, exposition
-from edgewright.server.operate import Acting, operator_router
+from edgewright.server.operate import operator_router
 from edgewright.server.security import Gate, guard
 from edgewright.server.services import Services
 from edgewright.server.told import told

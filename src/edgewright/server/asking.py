@@ -7,7 +7,6 @@ one that decides closes a step and writes down whose letters were in it, so that
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import msgspec
 import numpy as np
 import urllib3
 
@@ -21,10 +20,10 @@ from edgewright.privacy.collect import STEPS
 from edgewright.privacy.pack import Words
 from edgewright.privacy.roster import DeclinedError, Enrolment, Terms
 from edgewright.privacy.sum import as_json, recover
+from edgewright.server.plans import signed_in
 from edgewright.server.services import Services
 from edgewright.server.store.kept import KeptLetter
 from edgewright.trust.asking import known_permit
-from edgewright.trust.form import ROLLOUTS
 
 __all__ = ["Asking", "Live", "live_queries"]
 
@@ -55,14 +54,8 @@ def live_queries(services: Services) -> list[Live]:
     Raises:
         TrustError: The repository cannot be believed.
     """
-    repository = services.repository()
-    metadata = repository.role(ROLLOUTS)
-    found = []
-    for path in () if metadata is None else sorted(metadata.signed.targets):
-        content = repository.read_target(ROLLOUTS, path) if path.startswith("questions/") else None
-        if content is None:
-            continue
-        questions = msgspec.json.decode(content, type=Questions)
+    repository, found = services.repository(), []
+    for questions in signed_in(services, "questions", Questions):
         permit = known_permit(repository, questions.model, questions.device_class)
         for query in questions.queries:
             template = None if permit is None else permit.template(query)

@@ -4,8 +4,7 @@ Each route names the right that it takes; a test makes the table of roles and ro
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from litestar import Response, Router, delete, get, post
 from litestar.connection import Request
@@ -28,7 +27,8 @@ from edgewright.contract.operator import (
 from edgewright.contract.plan import Plan, Policy
 from edgewright.contract.release import Manifest
 from edgewright.server import fleets
-from edgewright.server.access import Right, role_of
+from edgewright.server.access import Right
+from edgewright.server.acts import Acting, Acts
 from edgewright.server.bench import cancel_job
 from edgewright.server.fleets import (
     AlertShown,
@@ -54,7 +54,7 @@ from edgewright.server.store.kept import (
     User,
 )
 
-__all__ = ["Acting", "operator_router"]
+__all__ = ["operator_router"]
 
 _Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="Most that are returned.")]
 _After = Annotated[str, QueryParameter(max_length=64, description="Name of the last one of the page before.")]
@@ -62,31 +62,6 @@ _Text = Annotated[str, QueryParameter(max_length=200)]
 _Name = Annotated[str, PathParameter(min_length=1, max_length=200)]
 _Number = Annotated[int, PathParameter(ge=1, le=1 << 62)]
 _Request = Request[Who, Any, Any]
-
-
-class Acting(Protocol):
-    """What changes the fleet; each returns what whoever asked should know."""
-
-    def start(self, who: str, asked: StartRollout) -> tuple[Plan, tuple[str, ...]]:
-        """Begin a rollout."""
-
-    def change(self, who: str, model: str, device_class: str, act: RolloutAct, reason: str) -> Plan:
-        """Advance, pause, resume or abort a rollout."""
-
-    def ask(self, who: str, model: str, device_class: str, asked: AskQuery) -> tuple[str, ...]:
-        """Ask the fleet, within the permit."""
-
-    def end_query(self, who: str, query_id: str) -> None:
-        """Ask no more."""
-
-    def awaiting(self) -> Sequence[Awaiting]:
-        """Return actions that wait for somebody's approval."""
-
-    def settle(self, who: str, item: str, *, approve: bool, reason: str) -> Sequence[str]:
-        """Approve or refuse one."""
-
-    def add_job(self, who: str, device: str, body: bytes) -> str:
-        """Give a bench device a profiling job, and return its name."""
 
 
 def operator_router(services: Services, acting: Acting) -> Router:
@@ -97,9 +72,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         acting: What changes the fleet.
     """
     store = services.store
-
-    def note(request: _Request, action: str, subject: str, **detail: Any) -> None:
-        store.audit.write(request.user.name, action, subject, at_s=services.now(), detail=detail)
+    acts = Acts(services, acting)
 
     @get("/fleet", guards=[guard("look")], sync_to_thread=True, summary="The fleet at a glance")
     def fleet() -> FleetShown:
@@ -148,8 +121,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         summary="Believe a device no more",
     )
     def retire(request: _Request, device_id: _Name, data: JSONBody[Because]) -> Made:
-        store.devices.retire(device_id, now_s=services.now())
-        note(request, "retire device", device_id, reason=data.reason)
+        acts.retire_device(request.user.name, device_id, data.reason)
         return Made(device_id, ("It may be believed for a minute more.",))
 
     @post(
@@ -160,8 +132,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         summary="Have a device take profiling jobs, or not",
     )
     def bench_device(request: _Request, device_id: _Name, data: JSONBody[Bench]) -> Made:
-        store.devices.mark_bench(device_id, bench=data.bench)
-        note(request, "mark bench", device_id, bench=data.bench)
+        acts.mark_bench(request.user.name, device_id, bench=data.bench)
         return Made(device_id)
 
     @get("/invitations", guards=[guard("look")], sync_to_thread=True, summary="Tokens that devices may still use")
@@ -170,20 +141,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
 
     @post("/invitations", guards=[guard("invite devices")], sync_to_thread=True, summary="Tokens to enrol devices")
     def invite(request: _Request, data: JSONBody[Invite]) -> Secret:
-        secrets = tuple(
-            store.devices.invite(
-                data.device_class,
-                made_by=request.user.name,
-                now_s=services.now(),
-                lifetime_s=data.lifetime_s,
-                labels=data.labels,
-                channel=data.channel,
-                bench=data.bench,
-            )
-            for _ in range(data.count)
-        )
-        note(request, "invite", data.device_class, count=data.count, labels=data.labels, bench=data.bench)
-        return Secret(secrets)
+        return Secret(acts.invite(request.user.name, data))
 
     @get("/releases", guards=[guard("look")], sync_to_thread=True, summary="Models and their versions")
     def models() -> dict[str, list[str]]:
@@ -263,10 +221,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         summary="Tell nobody of an alert for a while",
     )
     def silence(request: _Request, data: JSONBody[Silencing]) -> Made:
-        until_s = services.now() + data.for_s if data.for_s else None
-        if not store.alerts.silence(data.rule, data.device_class, until_s=until_s):
-            raise NotFoundException(f"there is no alert {data.rule[:80]!r} for {data.device_class[:80]!r}")
-        note(request, "silence", data.rule, device_class=data.device_class, for_s=data.for_s, reason=data.reason)
+        acts.silence(request.user.name, data)
         return Made(data.rule)
 
     @get("/approvals", guards=[guard("look")], sync_to_thread=True, summary="Actions that wait for approval")
@@ -338,15 +293,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
 
     @post("/tokens", guards=[guard("manage access")], sync_to_thread=True, summary="A token for a program")
     def add_token(request: _Request, data: JSONBody[NewToken]) -> Secret:
-        secret = store.people.add_token(
-            data.name,
-            role_of(data.role),
-            made_by=request.user.name,
-            now_s=services.now(),
-            lifetime_s=data.lifetime_s,
-        )
-        note(request, "add token", data.name, role=data.role)
-        return Secret((secret,))
+        return Secret((acts.add_token(request.user.name, data),))
 
     @delete(
         "/tokens/{name:str}",
@@ -356,8 +303,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         summary="Make a token void",
     )
     def retire_token(request: _Request, name: _Name) -> Made:
-        store.people.retire_token(name, now_s=services.now())
-        note(request, "retire token", name)
+        acts.retire_token(request.user.name, name)
         return Made(name)
 
     @get("/users", guards=[guard("manage access")], sync_to_thread=True, summary="Who may log in")
@@ -366,8 +312,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
 
     @post("/users", guards=[guard("manage access")], sync_to_thread=True, summary="Let somebody log in")
     def add_user(request: _Request, data: JSONBody[NewUser]) -> Made:
-        store.people.add_user(data.name, role_of(data.role), data.password, now_s=services.now())
-        note(request, "add user", data.name, role=data.role)
+        acts.add_user(request.user.name, data)
         return Made(data.name)
 
     @delete(
@@ -378,8 +323,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         summary="Let somebody log in no more",
     )
     def retire_user(request: _Request, name: _Name) -> Made:
-        store.people.change_user(name, retired_s=services.now())
-        note(request, "retire user", name)
+        acts.retire_user(request.user.name, name)
         return Made(name)
 
     @get("/jobs", guards=[guard("look")], sync_to_thread=True, summary="Profiling jobs, the newest first")

@@ -1,12 +1,29 @@
 """The rollouts that there are, as they are signed."""
 
+from typing import TypeVar
+
 import msgspec
 
 from edgewright.contract.plan import Plan
 from edgewright.server.services import Services
 from edgewright.trust.form import ROLLOUTS
 
-__all__ = ["all_plans", "live_plans"]
+__all__ = ["all_plans", "live_plans", "signed_in"]
+
+_T = TypeVar("_T")
+
+
+def signed_in(services: Services, folder: str, kind: type[_T]) -> list[_T]:
+    """Return what the online key signed in a folder of targets, by its path.
+
+    Raises:
+        TrustError: The repository cannot be believed.
+    """
+    repository = services.repository()
+    metadata = repository.role(ROLLOUTS)
+    paths = () if metadata is None else sorted(metadata.signed.targets)
+    found = [repository.read_target(ROLLOUTS, path) for path in paths if path.startswith(f"{folder}/")]
+    return [msgspec.json.decode(content, type=kind) for content in found if content is not None]
 
 
 def all_plans(services: Services) -> list[Plan]:
@@ -15,14 +32,7 @@ def all_plans(services: Services) -> list[Plan]:
     Raises:
         TrustError: The repository cannot be believed.
     """
-    repository = services.repository()
-    metadata = repository.role(ROLLOUTS)
-    found = []
-    for path in () if metadata is None else sorted(metadata.signed.targets):
-        content = repository.read_target(ROLLOUTS, path) if path.startswith("rollouts/") else None
-        if content is not None:
-            found.append(msgspec.json.decode(content, type=Plan))
-    return found
+    return signed_in(services, "rollouts", Plan)
 
 
 def live_plans(services: Services) -> dict[tuple[str, str], list[Plan]]:

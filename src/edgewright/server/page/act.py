@@ -6,7 +6,7 @@ from litestar import Response, post
 from litestar.params import FromPath
 
 from edgewright.contract.errors import WorkError
-from edgewright.contract.operator import RolloutAct
+from edgewright.contract.operator import Invite, NewToken, NewUser, RolloutAct, Silencing
 from edgewright.server import fleets
 from edgewright.server.access import Right
 from edgewright.server.page.fields import Form, number, text
@@ -23,6 +23,7 @@ _RIGHTS: dict[RolloutAct, Right] = {
     "resume": "advance rollouts",
     "abort": "roll back",
 }
+_HOUR_S, _DAY_S = 3600.0, 86400.0
 
 
 def levers(press: Press) -> list[Any]:
@@ -72,8 +73,8 @@ def levers(press: Press) -> list[Any]:
     )
     def silence(request: ASKED, data: Form) -> Response[Any]:
         hours = number(data, "hours", least=0, most=24 * 30)
-        why = text(data, "why")
-        acts.silence(text(data, "rule"), text(data, "subject"), hours=hours, by=by(request), why=why)
+        asked = Silencing(text(data, "rule"), text(data, "subject"), hours * _HOUR_S, text(data, "why"))
+        acts.silence(by(request), asked)
         return moved("/alerts")
 
     @post(
@@ -83,7 +84,7 @@ def levers(press: Press) -> list[Any]:
         status_code=200,
     )
     def retire(request: ASKED, device_id: FromPath[str], data: Form) -> Response[Any]:
-        acts.retire_device(device_id, by=by(request), why=text(data, "why"))
+        acts.retire_device(by(request), device_id, text(data, "why"))
         return moved(f"/devices/{device_id}")
 
     @post(
@@ -93,7 +94,7 @@ def levers(press: Press) -> list[Any]:
         status_code=200,
     )
     def bench(request: ASKED, device_id: FromPath[str], data: Form) -> Response[Any]:
-        acts.mark_bench(device_id, bench=text(data, "bench") == "yes", by=by(request))
+        acts.mark_bench(by(request), device_id, bench=text(data, "bench") == "yes")
         return moved(f"/devices/{device_id}")
 
     @post(
@@ -103,14 +104,14 @@ def levers(press: Press) -> list[Any]:
         status_code=200,
     )
     def invite(request: ASKED, data: Form) -> Response[str]:
-        secret = acts.invite(
+        asked = Invite(
             text(data, "device_class"),
-            labels=labels_of(text(data, "labels")),
-            channel=text(data, "channel"),
-            bench=text(data, "bench") == "yes",
-            hours=number(data, "hours", least=0.1, most=24 * 90),
-            by=by(request),
+            labels_of(text(data, "labels")),
+            text(data, "channel"),
+            text(data, "bench") == "yes",
+            number(data, "hours", least=0.1, most=24 * 90) * _HOUR_S,
         )
+        (secret,) = acts.invite(by(request), asked)
         server = press.address or f"{request.url.scheme}://{request.url.netloc}"
         rest = "--root 1.root.json --state edgewright-device"
         command = f"edgewright device enrol --server {server} --token {secret} {rest}"
@@ -123,8 +124,8 @@ def levers(press: Press) -> list[Any]:
         status_code=200,
     )
     def add_token(request: ASKED, data: Form) -> Response[str]:
-        days = number(data, "days", least=1, most=3650)
-        secret = acts.add_token(text(data, "name"), text(data, "role"), days=days, by=by(request))
+        days = number(data, "days", least=1, most=366)
+        secret = acts.add_token(by(request), NewToken(text(data, "name"), text(data, "role"), days * _DAY_S))
         return access_page(press, request, what=f"Token {text(data, 'name')}", secret=secret, command="")
 
     @post(
@@ -134,7 +135,7 @@ def levers(press: Press) -> list[Any]:
         status_code=200,
     )
     def retire_token(request: ASKED, name: FromPath[str]) -> Response[Any]:
-        acts.retire_token(name, by=by(request))
+        acts.retire_token(by(request), name)
         return moved("/access")
 
     @post(
@@ -144,7 +145,7 @@ def levers(press: Press) -> list[Any]:
         status_code=200,
     )
     def add_user(request: ASKED, data: Form) -> Response[Any]:
-        acts.add_user(text(data, "name"), text(data, "role"), data.get("password", ""), by=by(request))
+        acts.add_user(by(request), NewUser(text(data, "name"), text(data, "role"), data.get("password", "")))
         return moved("/access")
 
     @post(
@@ -154,7 +155,7 @@ def levers(press: Press) -> list[Any]:
         status_code=200,
     )
     def retire_user(request: ASKED, name: FromPath[str]) -> Response[Any]:
-        acts.retire_user(name, by=by(request))
+        acts.retire_user(by(request), name)
         return moved("/access")
 
     return [

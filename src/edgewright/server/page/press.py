@@ -1,5 +1,6 @@
 """Makes pages: templates that escape everything, and what stands on every page."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,13 +8,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from litestar import Response
 from litestar.connection import Request
 
-from edgewright.server.page.acts import Acts, Findings
+from edgewright.server.acts import Acts
 from edgewright.server.page.assets import address_of
 from edgewright.server.page.catalogue import Catalogue
 from edgewright.server.security import Who
 from edgewright.server.services import Services
 
-__all__ = ["ASKED", "Press", "moved"]
+__all__ = ["ASKED", "Findings", "Press", "moved", "nothing_found"]
+
+Findings = Callable[[str, str], dict[str, Any] | None]
+"""What private sums say about a model on a device class, as `edgewright query judge --json` has it; None if no sums
+were judged."""
 
 ASKED = Request[Who | None, Any, Any]
 """What handlers of the page get."""
@@ -107,3 +112,7 @@ class Press:
 def moved(place: str, *, headers: dict[str, str] | None = None) -> Response[None]:
     """Return the answer that has a browser load another page."""
     return Response(None, status_code=303, headers={"Location": place, **_PRIVATE, **(headers or {})})
+
+
+def nothing_found(_model: str, _device_class: str) -> None:
+    """Say that nobody knows."""

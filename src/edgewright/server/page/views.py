@@ -2,13 +2,12 @@
 
 from litestar import Router
 
-from edgewright.server.operate import Acting
+from edgewright.server.acts import Acting, Acts
 from edgewright.server.page.act import levers
-from edgewright.server.page.acts import Acts, Findings, nothing_found
 from edgewright.server.page.catalogue import Catalogue
 from edgewright.server.page.enter import doors, refusals
 from edgewright.server.page.look import windows
-from edgewright.server.page.press import Press
+from edgewright.server.page.press import Findings, Press, nothing_found
 from edgewright.server.services import Services
 
 __all__ = ["page_router"]
