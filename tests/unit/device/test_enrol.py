@@ -190,8 +190,16 @@ ATTACKS: dict[str, tuple[Reply, str]] = {
     "an audience that is too long": (said(audience="a" * 1000), "whom requests are for"),
     "a repository on the disk": (said(repository="file:///etc/"), "names the repository"),
     "a repository that is no URL": (said(repository="http://[x/"), "names the repository"),
-    "more than was agreed": (said(root="{}"), "none of its answers"),
 }
+
+
+def test_a_root_that_a_server_sends_along_is_not_believed(world: World, plane: Plane) -> None:
+    state = world.path / "device"
+    state.mkdir()
+    said.__dict__["name"] = own_id(state)
+    plane.replies["/device/enrol"] = said(root="{}")
+    joined(world, plane)
+    assert (state / "root.json").read_bytes() == (world.repo / "metadata/1.root.json").read_bytes()
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
