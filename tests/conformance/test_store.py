@@ -1,6 +1,7 @@
 """What the store promises, whichever database is under it."""
 
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -626,3 +627,21 @@ def test_what_is_due_goes_and_decisions_and_the_audit_log_stay(store: Store, enr
     assert store.devices.get(device.id) is not None
     assert store.jobs.get(waiting) is not None
     assert store.decisions.last_number(ROLLOUT) == store.audit.head()[0] == 1
+
+
+def test_of_two_who_make_a_token_of_one_name_at_once_one_is_told(store: Store) -> None:
+    told: list[str] = []
+
+    def make() -> None:
+        try:
+            store.people.add_token("first", Role.VIEWER, made_by="test", now_s=1.0, lifetime_s=60.0)
+            told.append("made")
+        except InputError as error:
+            told.append(error.message)
+
+    threads = [threading.Thread(target=make) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(told) == ["made", *["there is a token first already"] * 7]

@@ -1,6 +1,7 @@
 """Names and versions that become paths: what could lead out of a folder is no name."""
 
 import re
+from functools import lru_cache
 
 from edgewright.contract.errors import InputError
 
@@ -11,6 +12,11 @@ _VERSION = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:\.(?:0|[1-9][0-9]{0,8})){0,3}", 
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
+# The same few names come again and again; only what is right is remembered, so it is short.
+_remembered = lru_cache(maxsize=1024)
+
+
+@_remembered
 def checked_name(what: str, name: str) -> str:
     """Return a name that is safe in a path, a URL and a shell.
 
@@ -32,6 +38,7 @@ def checked_name(what: str, name: str) -> str:
     return name
 
 
+@_remembered
 def checked_version(version: str) -> str:
     """Return a version of one to four numbers.
 
@@ -45,6 +52,7 @@ def checked_version(version: str) -> str:
     return version
 
 
+@_remembered
 def checked_digest(what: str, digest: str) -> str:
     """Return a sha256 in lower-case hexadecimal digits.
 

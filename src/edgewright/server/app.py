@@ -21,7 +21,7 @@ from edgewright.server.document import Records, openapi_document
 from edgewright.server.fleets import gauge
 from edgewright.server.intake import Intake
 from edgewright.server.limits import client_of
-from edgewright.server.measures import CONTENT_TYPE, REQUESTS, exposition
+from edgewright.server.measures import CONTENT_TYPE, exposition, timed
 from edgewright.server.operate import operator_router
 from edgewright.server.security import Gate, guard
 from edgewright.server.services import Services
@@ -59,6 +59,7 @@ _HEADERS = [
 ]
 # What is told here is somebody's; whatever may be kept says so itself.
 _UNCACHED = (b"cache-control", b"no-store")
+_UNCACHED_LETTERS = len(_UNCACHED[0])
 _HSTS = (b"strict-transport-security", b"max-age=31536000")
 
 
@@ -100,10 +101,12 @@ class App:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message["headers"], *self._headers]
-                if not any(name.lower() == b"cache-control" for name, _ in headers):
-                    headers.append(_UNCACHED)
-                message = {**message, "headers": headers}
+                headers = message["headers"]
+                kept = [_UNCACHED]
+                for name, _ in headers:
+                    if len(name) == _UNCACHED_LETTERS and name.lower() == _UNCACHED[0]:
+                        kept = []
+                message = {**message, "headers": [*headers, *self._headers, *kept]}
             await send(message)
 
         try:
@@ -119,7 +122,7 @@ class App:
         finally:
             took = time.perf_counter() - begun
             route = str(scope.get("path_template") or "other") if not devices else self.route_of(path)
-            REQUESTS.labels(route, str(status)).observe(took)
+            timed(route, str(status)).observe(took)
             if LOG.isEnabledFor(logging.INFO) and (not devices or (status >= 400 and route != "/repo")):
                 LOG.info(
                     json.dumps(

@@ -6,7 +6,6 @@ together no more than so much is held: who comes then is to come again.
 """
 
 import asyncio
-import base64
 import logging
 import re
 import time
@@ -49,7 +48,7 @@ from edgewright.server.wire import (
     say,
     too_many,
 )
-from edgewright.trust.identity import Requests, UnknownError
+from edgewright.trust.identity import Requests, UnknownError, read_proof
 
 __all__ = ["Intake"]
 
@@ -59,7 +58,7 @@ _T = TypeVar("_T")
 # Bytes of a body, by what it is for; sums and jobs carry vectors and profiles.
 _SMALL, _LETTER = 32 << 10, 64 << 20
 _BODY_S, _LETTER_S = 10.0, 60.0
-_BATCH, _MOST_WAITING = 500, 5000
+_BATCH, _MOST_WAITING, _GATHER_S = 500, 5000, 0.002
 # Requests that are being answered, and bytes of their bodies: more than this is not held in memory at a time.
 _MOST_INSIDE, _MOST_HELD = 8000, 256 << 20
 # Keys of devices that checked in lately; a retired device is believed for so long at most.
@@ -199,6 +198,8 @@ class Intake:
         """Write what waits, batch by batch, until nothing does."""
         try:
             while self._waiting:
+                # Others come meanwhile: many that are written together cost little more than one.
+                await asyncio.sleep(_GATHER_S)
                 batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
                 counts: Sequence[bool | None] = [None] * len(batch)
                 try:
@@ -337,9 +338,12 @@ class Intake:
         proof = next((value for name, value in scope["headers"] if name == _PROOF_NAME), b"")
         if not proof or len(proof) > _LONGEST_PROOF:
             raise _unproved("the request carries no proof")
-        text = proof.decode("latin-1")
-        claimed = _device_of(text)
-        if claimed is None:
+        try:
+            read = read_proof(proof.decode("latin-1"))
+        except UnknownError as error:
+            raise AnswerError(401, problem_of(error)) from error
+        claimed = read.claims.device_id
+        if not _DEVICE_ID.fullmatch(claimed):
             raise _unproved("the proof cannot be read")
         # Of a stranger no body is read; and in the time that it takes, the key may have been forgotten.
         if not await self._load(claimed):
@@ -348,7 +352,7 @@ class Intake:
         if claimed not in self._keys:
             await self._load(claimed)
         try:
-            device_id, nonce = self._requests.proved(text, scope["method"], scope["path"], body)
+            device_id, nonce = self._requests.signed(read, scope["method"], scope["path"], body)
         except UnknownError as error:
             raise AnswerError(401, problem_of(error)) from error
         return self._keys[device_id][1], nonce, body
@@ -415,23 +419,6 @@ class Intake:
 
 
 _PROOF_NAME = PROOF.lower().encode()
-
-
-class _Claimed(msgspec.Struct):
-    device_id: str
-
-
-_decode_claimed = msgspec.json.Decoder(_Claimed).decode
-
-
-def _device_of(proof: str) -> str | None:
-    """Return whose a proof says it is, which is not believed yet."""
-    try:
-        content = base64.b64decode(proof.partition(".")[0], altchars=b"-_", validate=True)
-        device_id = _decode_claimed(content).device_id
-        return device_id if _DEVICE_ID.fullmatch(device_id) else None
-    except (ValueError, msgspec.MsgspecError, RecursionError):
-        return None
 
 
 async def _refuse(scope: Scope, send: Send, ended: AnswerError) -> None:

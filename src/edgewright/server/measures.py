@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -24,6 +25,7 @@ __all__ = [
     "TAKEN",
     "exposition",
     "seconds",
+    "timed",
 ]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -90,6 +92,12 @@ def seconds(histogram: Histogram) -> Iterator[None]:
         yield
     finally:
         histogram.observe(time.perf_counter() - begun)
+
+
+@lru_cache(maxsize=4096)
+def timed(route: str, status: str) -> Histogram:
+    """Return where the times of a route's answers of one status are kept."""
+    return REQUESTS.labels(route, status)
 
 
 def exposition() -> bytes:

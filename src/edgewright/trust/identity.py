@@ -5,6 +5,7 @@ method and path, its body and its time, and its nonce counts once, so that one t
 """
 
 import base64
+import binascii
 import datetime
 import hashlib
 import os
@@ -22,7 +23,18 @@ from edgewright.contract.names import checked_name
 from edgewright.trust.keystore import write_secret
 from edgewright.trust.store import ExistsError, Store
 
-__all__ = ["DeviceKey", "Invitation", "Requests", "Tokens", "UnknownError", "device_id_of", "new_device_key"]
+__all__ = [
+    "Claims",
+    "DeviceKey",
+    "Invitation",
+    "Proof",
+    "Requests",
+    "Tokens",
+    "UnknownError",
+    "device_id_of",
+    "new_device_key",
+    "read_proof",
+]
 
 _KEY_BYTES = 32
 _LIFETIME = datetime.timedelta(minutes=5)
@@ -51,7 +63,19 @@ class Invitation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     public: str = ""
 
 
-class _Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a proof says.
+
+    Attributes:
+        device_id: Who sends the request.
+        audience: Whom it is for.
+        method: Of the request.
+        path: Of the request.
+        body: sha256 of the body, hexadecimal.
+        issued: When, UTC, ISO 8601.
+        nonce: That counts once.
+    """
+
     device_id: str
     audience: str
     method: str
@@ -59,6 +83,11 @@ class _Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body: str
     issued: str
     nonce: str
+
+
+_decode_claims = msgspec.json.Decoder(Claims).decode
+# No + and / are permitted where - and _ stand for them.
+_URL_SAFE = str.maketrans("-_+/", "+/!!")
 
 
 def device_id_of(public: bytes) -> str:
@@ -95,7 +124,7 @@ class DeviceKey:
             body: Of the request.
             now: The device's clock.
         """
-        claims = _Claims(
+        claims = Claims(
             device_id_of(self.public),
             audience,
             method,
@@ -172,6 +201,35 @@ class Tokens:
         return used
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A proof that was read, and is not believed yet.
+
+    Attributes:
+        content: That was signed.
+        signature: Of it, if it is one.
+        claims: That it holds.
+    """
+
+    content: bytes
+    signature: bytes
+    claims: Claims
+
+
+def read_proof(text: str) -> Proof:
+    """Return what a request carries to prove who sends it.
+
+    Raises:
+        UnknownError: It cannot be read.
+    """
+    try:
+        content, _, signature = text.translate(_URL_SAFE).encode("ascii").partition(b".")
+        read = binascii.a2b_base64(content, strict_mode=True)
+        return Proof(read, binascii.a2b_base64(signature, strict_mode=True), _decode_claims(read))
+    except (ValueError, TypeError, RecursionError, msgspec.MsgspecError) as error:
+        raise _unbelievable("its proof cannot be read or is not the device's") from error
+
+
 @dataclass(slots=True)
 class Requests:
     """Which signed requests are believed.
@@ -211,18 +269,19 @@ class Requests:
         Raises:
             UnknownError: It is not signed by that device, for others, changed, or old.
         """
+        return self.signed(read_proof(proof), method, path, body)
+
+    def signed(self, proof: "Proof", method: str, path: str, body: bytes) -> tuple[str, str]:
+        """As `proved`, for a proof that was read."""
+        claims = proof.claims
+        public = self.public_of(claims.device_id)
+        if public is None or device_id_of(public) != claims.device_id:
+            raise _unbelievable("its device is unknown")
         try:
-            content, signature = (
-                base64.b64decode(part, altchars=b"-_", validate=True) for part in proof.split(".")
-            )
-            claims = msgspec.json.decode(content, type=_Claims)
             issued = datetime.datetime.fromisoformat(claims.issued)
-            public = self.public_of(claims.device_id)
-            if public is None or device_id_of(public) != claims.device_id:
-                raise _unbelievable("its device is unknown")
-            Ed25519PublicKey.from_public_bytes(public).verify(signature, content)
+            Ed25519PublicKey.from_public_bytes(public).verify(proof.signature, proof.content)
             age = abs(self.now() - issued)
-        except (ValueError, TypeError, msgspec.MsgspecError, InvalidSignature) as error:
+        except (ValueError, TypeError, InvalidSignature) as error:
             raise _unbelievable("its proof cannot be read or is not the device's") from error
         told = (claims.audience, claims.method, claims.path, claims.body)
         if told != (self.audience, method, path, hashlib.sha256(body).hexdigest()):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, delete, func, or_, select, update
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name
@@ -151,10 +151,10 @@ class People:
         }
 
         def run(connection: Connection) -> None:
+            if insert_new(connection, tokens, [row]):
+                return
             known = connection.execute(select(tokens.c.hash).where(tokens.c.name == name)).scalar()
-            if known is None:
-                connection.execute(insert(tokens).values(**row))
-            elif known != row["hash"]:
+            if known != row["hash"]:
                 raise InputError(f"there is a token {name} already", remedy="Give another name.")
 
         self.database.write(run)
