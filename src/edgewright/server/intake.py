@@ -377,6 +377,7 @@ class Intake:
         """Look up the keys that are wanted, many at once, until none is."""
         try:
             while self._wanted:
+                await asyncio.sleep(_GATHER_S)
                 wanted = dict(list(self._wanted.items())[:_BATCH])
                 good = False
                 try:
