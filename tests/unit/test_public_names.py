@@ -38,8 +38,7 @@ NAMES = {
     "signals.paired": "MIN_CLUSTERS betting_bound bootstrap_bounds cluster_bound cluster_labels t_bound",
     "signals.sequential": "Arms count growth_to_refute interval log_harm log_imbalance log_refuted lower_bound "
     "upper_bound",
-    "trust.identity": "Claims DeviceKey Invitation Proof Requests Tokens UnknownError device_id_of new_device_key "
-    "read_proof",
+    "trust.identity": "Claims DeviceKey Proof Requests UnknownError device_id_of new_device_key read_proof",
     "runtime.options": "RuntimeOptions session_options",
     "profile.latency": "Latency Subject measure_latency measure_ratios paired_ratio",
     "profile.memory": "Memory measure_memory",

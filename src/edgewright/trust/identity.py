@@ -1,6 +1,6 @@
-"""Who a device is: a key that never leaves it, an enrolment that a token allows once, and requests signed with it.
+"""Who a device is: a key that never leaves it, and requests signed with it.
 
-Pure functions and a registry; whoever serves HTTP hands them what came in. A request is bound to its audience, its
+Whoever serves HTTP hands them what came in. A request is bound to its audience, its
 method and path, its body and its time, and its nonce counts once, so that one that was overheard is of no use.
 """
 
@@ -9,7 +9,7 @@ import binascii
 import datetime
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,17 +19,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.contract.names import checked_name
 from edgewright.trust.keystore import write_secret
-from edgewright.trust.store import ExistsError, Store
 
 __all__ = [
     "Claims",
     "DeviceKey",
-    "Invitation",
     "Proof",
     "Requests",
-    "Tokens",
     "UnknownError",
     "device_id_of",
     "new_device_key",
@@ -43,24 +39,6 @@ _MOST_NONCES = 100_000
 
 class UnknownError(WorkError):
     """A token or a request is not to be believed."""
-
-
-class Invitation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a token offers to one device, and which one has taken it.
-
-    Attributes:
-        device_class: Of the device.
-        labels: Of the device.
-        expires: UTC, ISO 8601.
-        device_id: Who has used it, "" for nobody yet.
-        public: Its key, hexadecimal.
-    """
-
-    device_class: str
-    labels: dict[str, str]
-    expires: str
-    device_id: str = ""
-    public: str = ""
 
 
 class Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -151,54 +129,6 @@ def new_device_key(path: Path) -> DeviceKey:
     if len(content) != _KEY_BYTES:
         raise InputError(f"{path} holds no device key", remedy="Enrol the device again.")
     return DeviceKey(Ed25519PrivateKey.from_private_bytes(content))
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """Tokens that each enrol one device.
-
-    Attributes:
-        store: Holds them, by their hash: who reads it can enrol nobody.
-        now: The clock.
-    """
-
-    store: Store
-    now: Callable[[], datetime.datetime]
-
-    def issue(self, device_class: str, labels: Mapping[str, str], lifetime: datetime.timedelta) -> str:
-        """Return a new token.
-
-        Args:
-            device_class: That it enrols into.
-            labels: That it gives.
-            lifetime: After which it is void.
-        """
-        checked_name("device class", device_class)
-        token = base64.b32encode(os.urandom(20)).decode()
-        invitation = Invitation(device_class, dict(labels), (self.now() + lifetime).isoformat())
-        self.store.create(f"tokens/{_hash(token)}.json", msgspec.json.encode(invitation))
-        return token
-
-    def redeem(self, token: str, public: bytes) -> Invitation:
-        """Enrol a device; the token is used up.
-
-        Raises:
-            UnknownError: The token is none, void or used.
-        """
-        known = self.store.read(f"tokens/{_hash(token)}.json")
-        if known is None:
-            raise UnknownError("the token is none of this fleet", remedy="Ask for a new one.")
-        invitation = msgspec.json.decode(known, type=Invitation)
-        if datetime.datetime.fromisoformat(invitation.expires) <= self.now():
-            raise UnknownError(f"the token is void since {invitation.expires}", remedy="Ask for a new one.")
-        used = msgspec.structs.replace(invitation, device_id=device_id_of(public), public=public.hex())
-        try:
-            self.store.create(f"enrolled/{_hash(token)}.json", msgspec.json.encode(used))
-        except ExistsError:
-            raise UnknownError(
-                "the token was used already", remedy="Ask for a new one; if nobody used it, somebody has copied it."
-            ) from None
-        return used
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,10 +230,6 @@ class Requests:
             if len(self._seen) >= _MOST_NONCES:
                 raise _unbelievable("too many requests came at the same time")
         self._seen[nonce] = now
-
-
-def _hash(token: str) -> str:
-    return hashlib.sha256(b"edgewright.token.1" + token.encode()).hexdigest()
 
 
 def _unbelievable(why: str) -> UnknownError:

@@ -1,14 +1,12 @@
-"""Enrolment once, and requests that cannot be sent again, changed or sent elsewhere."""
+"""A key of its own, and requests that cannot be sent again, changed or sent elsewhere."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgewright.contract.errors import InputError
-from edgewright.trust.identity import DeviceKey, Requests, Tokens, UnknownError, device_id_of, new_device_key
-from edgewright.trust.store import LocalStore
+from edgewright.trust.identity import DeviceKey, Requests, UnknownError, device_id_of, new_device_key
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -27,11 +25,6 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def tokens(tmp_path: Path, clock: Clock) -> Tokens:
-    return Tokens(LocalStore(tmp_path / "fleet"), clock)
-
-
-@pytest.fixture
 def device(tmp_path: Path) -> DeviceKey:
     return new_device_key(tmp_path / "device.key")
 
@@ -40,58 +33,6 @@ def device(tmp_path: Path) -> DeviceKey:
 def requests(device: DeviceKey, clock: Clock) -> Requests:
     known = {device_id_of(device.public): device.public}
     return Requests("updates.example", known.get, clock)
-
-
-def test_a_token_enrols_one_device(tokens: Tokens, device: DeviceKey) -> None:
-    taken = tokens.redeem(tokens.issue("camera", {"site": "berlin"}, HOUR), device.public)
-    assert (taken.device_class, taken.labels) == ("camera", {"site": "berlin"})
-    assert taken.device_id == device_id_of(device.public)
-
-
-def test_the_registry_holds_no_token(tokens: Tokens) -> None:
-    token = tokens.issue("camera", {}, HOUR)
-    store = tokens.store
-    held = [name + str(store.read(name)) for name in store.names("")]
-    assert held
-    assert all(token not in entry for entry in held)
-
-
-def replayed(tokens: Tokens, clock: Clock) -> str:
-    token = tokens.issue("camera", {}, HOUR)
-    tokens.redeem(token, Ed25519PrivateKey.generate().public_key().public_bytes_raw())
-    return token
-
-
-def late(tokens: Tokens, clock: Clock) -> str:
-    token = tokens.issue("camera", {}, HOUR)
-    clock.at += HOUR
-    return token
-
-
-def guessed(tokens: Tokens, clock: Clock) -> str:
-    tokens.issue("camera", {}, HOUR)
-    return "A" * 32
-
-
-def path_of_another(tokens: Tokens, clock: Clock) -> str:
-    return "../enrolled/x"
-
-
-@pytest.mark.parametrize(
-    ("attack", "message"),
-    [
-        (replayed, "used already"),
-        (late, "void since"),
-        (guessed, "none of this"),
-        (path_of_another, "none of this"),
-    ],
-)
-def test_a_token_that_is_not_good_enrols_nobody(
-    tokens: Tokens, clock: Clock, device: DeviceKey, attack: object, message: str
-) -> None:
-    token = attack(tokens, clock)  # type: ignore[operator]
-    with pytest.raises(UnknownError, match=message):
-        tokens.redeem(token, device.public)
 
 
 def test_a_signed_request_is_believed_once(requests: Requests, device: DeviceKey) -> None:
