@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser.parse_args(given)
     except SystemExit as ended:
         if ended.code == 2 and "--json" in given:
-            print_failure("UsageError", "the arguments cannot be read", "See the message on stderr, and --help.")
+            print_failure("usage", "the arguments cannot be read", "See the message on stderr, and --help.")
         raise
     return run_guarded(arguments.run, arguments)
 
@@ -85,5 +85,5 @@ def _missing(verb: str, error: ModuleNotFoundError, *, as_json: bool) -> int:
     remedy = f"Install what this verb needs: pip install 'edgewright[{extra}]'."
     print(f"edgewright: error: the library {error.name} is not installed.\n  {remedy}", file=sys.stderr)
     if as_json:
-        print_failure("InputError", f"the library {error.name} is not installed", remedy)
+        print_failure("invalid_input", f"the library {error.name} is not installed", remedy)
     return 2

@@ -38,11 +38,11 @@ def print_json(document: object) -> None:
     sys.stdout.flush()
 
 
-def print_failure(kind: str, message: str, remedy: str) -> None:
+def print_failure(code: str, message: str, remedy: str) -> None:
     """Write the one JSON document of a command that failed."""
     failure: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
-        "error": {"kind": kind, "message": message, "remedy": remedy},
+        "error": {"code": code, "message": message, "remedy": remedy},
     }
     print_json(failure)
 
@@ -56,13 +56,13 @@ def run_guarded(action: Callable[[argparse.Namespace], int], arguments: argparse
         if was_interrupted(error):
             print("edgewright: interrupted", file=sys.stderr)
             if as_json:
-                print_failure("Interrupted", "the command was interrupted", "Give it again.")
+                print_failure("interrupted", "the command was interrupted", "Give it again.")
             return 130
         if not isinstance(error, EdgewrightError):
             raise
         print(f"edgewright: error: {error.message}.\n  {error.remedy}", file=sys.stderr)
         if as_json:
-            print_failure(type(error).__name__, error.message, error.remedy)
+            print_failure(error.code, error.message, error.remedy)
         return error.exit_code
 
 

@@ -101,11 +101,11 @@ class Problem(msgspec.Struct, frozen=True):
     """Why a request was not done.
 
     Attributes:
-        error: The kind, as the command line names it.
+        code: What kind of error it is, as in the JSON of the command line.
         message: What is wrong.
         remedy: What to do.
     """
 
-    error: str
+    code: str
     message: str
     remedy: str = ""

@@ -13,8 +13,11 @@
         ├── OutputError     the output folder cannot be written or its disk is full
         └── CandidateError  one candidate could not be built or run; a search records it and goes on
 
-Each carries its own advice: the message names the value and the limit, `remedy` the next step.
+Each carries its own advice: the message names the value and the limit, `remedy` the next step. `code` is the error's name
+in JSON and in the HTTP API; it stays when a class is renamed.
 """
+
+from typing import ClassVar
 
 __all__ = [
     "CandidateError",
@@ -38,6 +41,17 @@ class EdgewrightError(Exception):
     """
 
     exit_code = 1
+    code: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        """Ask every kind of error for a code of its own.
+
+        Raises:
+            TypeError: It has none.
+        """
+        super().__init_subclass__()
+        if "code" not in cls.__dict__:
+            raise TypeError(f"{cls.__name__} needs a code of its own")
 
     def __init__(self, message: str, *, remedy: str) -> None:
         self.message = message.rstrip(".")
@@ -48,36 +62,54 @@ class EdgewrightError(Exception):
 class InputError(EdgewrightError):
     """The input or the usage is wrong."""
 
+    code = "invalid_input"
+
     exit_code = 2
 
 
 class ModelError(InputError):
     """The model file is broken, or uses what the runtime lacks."""
 
+    code = "invalid_model"
+
 
 class DataError(InputError):
     """The data does not fit the model or the task."""
+
+    code = "invalid_data"
 
 
 class ProjectError(InputError):
     """The project file holds something that it may not."""
 
+    code = "invalid_project"
+
 
 class UnitError(InputError):
     """A quantity cannot be read."""
+
+    code = "invalid_quantity"
 
 
 class WorkError(EdgewrightError):
     """The work was understood and failed."""
 
+    code = "failed"
+
 
 class TargetError(WorkError):
     """The machine that measures was lost, lacks something, or took too long."""
+
+    code = "target_failed"
 
 
 class OutputError(WorkError):
     """The output cannot be written."""
 
+    code = "output_failed"
+
 
 class CandidateError(WorkError):
     """One candidate could not be built or run."""
+
+    code = "candidate_failed"

@@ -269,7 +269,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def canonical(record: Template | Query) -> bytes:
     """Return the bytes that stand for a record: equal records have equal bytes, and no others have them."""
-    return f"edgewright.{type(record).__name__.lower()}.1\n".encode() + msgspec.json.encode(record, order="sorted")
+    kind = b"template" if isinstance(record, Template) else b"query"
+    return b"edgewright." + kind + b".1\n" + msgspec.json.encode(record, order="sorted")
 
 
 def digest_of(record: Template | Query) -> str:

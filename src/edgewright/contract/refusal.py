@@ -51,6 +51,8 @@ class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RefusedError(WorkError):
     """The device refuses; the proven model goes on serving."""
 
+    code = "release_refused"
+
     def __init__(self, code: RefusalCode, file: str, reason: str, *, remedy: str = "") -> None:
         self.refusal = Refusal(code, file, reason)
         super().__init__(reason, remedy=remedy or "The proven model goes on serving.")

@@ -65,6 +65,8 @@ def _monitor_of(predictor: Predictor | None) -> Monitor | None:
 class RejectedError(WorkError):
     """An input did not reach the model, or an output did not leave it."""
 
+    code = "input_rejected"
+
     def __init__(self, rejection: Rejection) -> None:
         self.rejection = rejection
         super().__init__(rejection.reason, remedy="See the guard's rules of the release.")

@@ -33,6 +33,8 @@ Said = TypeVar("Said", bound=msgspec.Struct)
 class UnansweredError(WorkError):
     """The server cannot be reached, or does not answer as it should."""
 
+    code = "no_answer"
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -21,6 +21,8 @@ _TIMEOUT_S = 3600.0
 class InstallerError(WorkError):
     """The platform's installer failed."""
 
+    code = "installer_failed"
+
 
 class Installer(Protocol):
     """What installs images on a platform with two slots."""

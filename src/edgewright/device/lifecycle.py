@@ -44,6 +44,8 @@ class Event(StrEnum):
 class LifecycleError(WorkError):
     """An event came in a state that has no place for it."""
 
+    code = "invalid_transition"
+
 
 # From a state, an event leads to a state. `EMPTY` stands for "no proven model yet": what would return to the
 # proven model returns there.

@@ -14,6 +14,8 @@ __all__ = ["Installed", "NoTrialError", "Slots", "begin_trial", "end_trial", "ro
 class NoTrialError(WorkError):
     """There is no model on trial."""
 
+    code = "no_trial"
+
 
 class Installed(msgspec.Struct, frozen=True):
     """A release that lies in a slot.

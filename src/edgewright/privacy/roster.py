@@ -72,6 +72,8 @@ class DeclinedError(WorkError):
         culprits: Devices without which it could go on.
     """
 
+    code = "sum_declined"
+
     def __init__(self, reason: Reason, message: str, culprits: Iterable[bytes] = ()) -> None:
         self.reason: Reason = reason
         self.culprits = tuple(culprits)

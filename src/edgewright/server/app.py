@@ -35,14 +35,14 @@ LOG = logging.getLogger("edgewright.server")
 _DEVICES = ("/device/", "/sums/", "/repo/")
 _DEVICE_FORMS = ("/device/enrol", "/device/check-in", "/device/job")
 _LARGEST = 1 << 20
-_FAILURE = Problem("Failure", "the server failed; its log says why", "Try again.")
+_FAILURE = Problem("internal_error", "the server failed; its log says why", "Try again.")
 _KINDS = {
-    401: "NotAuthorized",
-    403: "PermissionDenied",
-    404: "Missing",
-    429: "TooManyRequests",
-    500: "Failure",
-    503: "GoneError",
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not_found",
+    429: "too_many_requests",
+    500: "internal_error",
+    503: "unavailable",
 }
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -206,7 +206,7 @@ def _refused(_: Request[Any, Any, Any], error: HTTPException) -> Response[Proble
     words = error.detail
     if error.extra and isinstance(error.extra, list):
         words = "; ".join(f"{each.get('key', '')}: {each.get('message', '')}" for each in error.extra)
-    problem = Problem(_KINDS.get(error.status_code, "InputError"), words[:1000], "See /openapi.json.")
+    problem = Problem(_KINDS.get(error.status_code, "invalid_input"), words[:1000], "See /openapi.json.")
     return _problem(error.status_code, problem, dict(error.headers or {}))
 
 

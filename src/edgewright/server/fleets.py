@@ -47,6 +47,8 @@ __all__ = [
 class MissingError(InputError):
     """What was asked for is not there."""
 
+    code = "not_found"
+
 
 class DeviceShown(msgspec.Struct, frozen=True):
     """A device.

@@ -158,7 +158,7 @@ class Intake:
         else:
             raise none(path)
         if scope["method"] not in allowed:
-            problem = Problem("InputError", f"{scope['method'][:20]} is not for this path", "See /openapi.json.")
+            problem = Problem("invalid_input", f"{scope['method'][:20]} is not for this path", "See /openapi.json.")
             raise AnswerError(405, problem, (b"allow", ", ".join(allowed).encode()))
         await act(scope, receive, send)
 
@@ -312,7 +312,7 @@ class Intake:
         _, _, _, job, verdict = scope["path"].split("/")
         known, body = await self._once(scope, receive, MOST_REPLY_BYTES, _LETTER_S)
         if not await asyncio.to_thread(end_job, self.services, known.id, job, body, good=verdict == "done"):
-            raise AnswerError(409, Problem("InputError", "the job is not this device's", "Ask for another one."))
+            raise AnswerError(409, Problem("invalid_input", "the job is not this device's", "Ask for another one."))
         await say(send, 204, b"")
 
     async def _letter(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -423,15 +423,15 @@ _PROOF_NAME = PROOF.lower().encode()
 
 
 async def _refuse(scope: Scope, send: Send, ended: AnswerError) -> None:
-    REFUSED.labels(ended.problem.error).inc()
+    REFUSED.labels(ended.problem.code).inc()
     content = _encode(ended.problem)
     head_of = len(content) if scope["method"] == "HEAD" else None
     await say(send, ended.status, content, ended.extra, head_of=head_of)
 
 
 def _unproved(why: str) -> AnswerError:
-    return AnswerError(401, Problem("UnknownError", why, "Enrol the device."))
+    return AnswerError(401, Problem("unauthenticated", why, "Enrol the device."))
 
 
 def _sent_before() -> AnswerError:
-    return AnswerError(409, Problem("UnknownError", "the request was sent before", "Sign a new one."))
+    return AnswerError(409, Problem("replayed", "the request was sent before", "Sign a new one."))

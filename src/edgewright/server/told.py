@@ -25,5 +25,5 @@ def told(error: EdgewrightError) -> tuple[int, Problem]:
     if outside or isinstance(error, GoneError | OutputError):
         _LOG.error(json.dumps({"event": "failure", "error": type(error).__name__}), exc_info=error)
         what = "database" if isinstance(error, GoneError) else "database or the repository's store"
-        return 503, Problem(type(error).__name__, f"the {what} does not answer", "Try again later.")
+        return 503, Problem(error.code, f"the {what} does not answer", "Try again later.")
     return 409, problem_of(error)

@@ -68,12 +68,12 @@ async def body_of(scope: Scope, receive: Receive, most: int, patience_s: float) 
         if name == b"content-length":
             length = value
         elif name == b"content-encoding" and value != b"identity":
-            raise AnswerError(415, Problem("InputError", "compressed requests are not read", "Send it plain."))
+            raise AnswerError(415, Problem("invalid_input", "compressed requests are not read", "Send it plain."))
     if not (length.isdigit() and len(length) < 12):
-        raise AnswerError(411, Problem("InputError", "the request does not tell its length", "Tell it."))
+        raise AnswerError(411, Problem("invalid_input", "the request does not tell its length", "Tell it."))
     if int(length) > most:
         message = f"the request has {int(length)} bytes, at most {most} are read"
-        raise AnswerError(413, Problem("InputError", message, "Send less."))
+        raise AnswerError(413, Problem("invalid_input", message, "Send less."))
     parts: list[bytes] = []
     left = int(length)
     try:
@@ -81,15 +81,15 @@ async def body_of(scope: Scope, receive: Receive, most: int, patience_s: float) 
             while left > 0:
                 message_ = await receive()
                 if message_["type"] != "http.request":
-                    raise AnswerError(400, Problem("InputError", "the request broke off", "Send it again."))
+                    raise AnswerError(400, Problem("invalid_input", "the request broke off", "Send it again."))
                 parts.append(message_.get("body", b""))
                 left -= len(parts[-1])
                 if not message_.get("more_body", False):
                     break
     except TimeoutError:
-        raise AnswerError(408, Problem("InputError", "the request came too slowly", "Send it again.")) from None
+        raise AnswerError(408, Problem("invalid_input", "the request came too slowly", "Send it again.")) from None
     if left:
-        raise AnswerError(400, Problem("InputError", "the request is not as long as it says", "Send it again."))
+        raise AnswerError(400, Problem("invalid_input", "the request is not as long as it says", "Send it again."))
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -130,7 +130,7 @@ async def say(
 
 def problem_of(error: EdgewrightError) -> Problem:
     """Return what is told of an error."""
-    return Problem(type(error).__name__, error.message, error.remedy)
+    return Problem(error.code, error.message, error.remedy)
 
 
 def bad(error: Exception) -> AnswerError:
@@ -139,20 +139,20 @@ def bad(error: Exception) -> AnswerError:
         return AnswerError(400, problem_of(error))
     words = "nested too deeply" if isinstance(error, RecursionError) else str(error)
     return AnswerError(
-        400, Problem("InputError", f"the request cannot be read: {words[:300]}", "See /openapi.json.")
+        400, Problem("invalid_input", f"the request cannot be read: {words[:300]}", "See /openapi.json.")
     )
 
 
 def busy(why: str) -> AnswerError:
     """Return that something that is needed does not answer at present."""
-    return AnswerError(503, Problem("GoneError", why, "Come again later."), (b"retry-after", b"5"))
+    return AnswerError(503, Problem("unavailable", why, "Come again later."), (b"retry-after", b"5"))
 
 
 def too_many(why: str) -> AnswerError:
     """Return that somebody asks too often."""
-    return AnswerError(429, Problem("InputError", why, "Come again later."), (b"retry-after", b"60"))
+    return AnswerError(429, Problem("too_many_requests", why, "Come again later."), (b"retry-after", b"60"))
 
 
 def none(path: str) -> AnswerError:
     """Return that there is nothing at a path."""
-    return AnswerError(404, Problem("InputError", f"there is nothing at {path[:80]}", "See /openapi.json."))
+    return AnswerError(404, Problem("not_found", f"there is nothing at {path[:80]}", "See /openapi.json."))

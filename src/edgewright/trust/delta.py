@@ -31,6 +31,8 @@ _LARGEST_WINDOW = 1 << 27
 class DeltaError(WorkError):
     """A delta is damaged or hostile; the whole file can be fetched instead."""
 
+    code = "invalid_delta"
+
 
 def smallest_delta(old: bytes, new: bytes, *, below: int) -> tuple[Codec, bytes] | None:
     """Return the smallest delta, None if none is smaller than a limit.

@@ -40,6 +40,8 @@ _MOST_NONCES = 100_000
 class UnknownError(WorkError):
     """A token or a request is not to be believed."""
 
+    code = "unauthenticated"
+
 
 class Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a proof says.

@@ -23,6 +23,8 @@ KEY_BYTES, _NONCE_BYTES = 32, 12
 class LockedError(WorkError):
     """The key store does not open what it is given."""
 
+    code = "keys_locked"
+
 
 class KeyStore(Protocol):
     """Wraps content keys so that only this device, or this fleet, can unwrap them."""

@@ -35,6 +35,8 @@ _LOCK = "lock.json"
 class TrustError(WorkError):
     """Signed metadata is missing, damaged, or not signed by enough of the keys that count."""
 
+    code = "untrusted_metadata"
+
 
 def utc_now() -> datetime.datetime:
     """Return the time, to the second, as metadata holds it."""

@@ -42,6 +42,8 @@ _STAGED = "staged.json"
 class AwayError(InputError):
     """The online keys are on another machine."""
 
+    code = "online_keys_elsewhere"
+
 
 # Metadata of `root`, or of `targets` and what it delegates to, by name.
 Changed = Mapping[str, Metadata[Any]]

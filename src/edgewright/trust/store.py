@@ -17,6 +17,8 @@ __all__ = ["ExistsError", "LocalStore", "Store", "plain"]
 class ExistsError(WorkError):
     """Something lies already where something new was to be."""
 
+    code = "already_exists"
+
 
 class Store(Protocol):
     """Named bytes. Names are relative POSIX paths."""

@@ -225,7 +225,7 @@ def refused(out: Path, *arguments: str | Path, code: int = 2) -> str:
     assert done.code == code
     assert set(done.document) == {"schema", "error"}
     error = done.document["error"]
-    assert set(error) == {"kind", "message", "remedy"}
+    assert set(error) == {"code", "message", "remedy"}
     assert error["message"]
     assert error["remedy"]
     assert done.stderr.count("edgewright: error:") == 1
@@ -431,7 +431,7 @@ def test_usage_that_cannot_be_parsed(original: Path, capsys: pytest.CaptureFixtu
         assert ended.value.code == 2
         said = capsys.readouterr()
         assert "--max-drop" in said.err
-        assert (json.loads(said.out)["error"]["kind"] == "UsageError") if extra else said.out == ""
+        assert (json.loads(said.out)["error"]["code"] == "usage") if extra else said.out == ""
 
 
 def test_an_unwritable_output_folder(unwritable: Path, original: Path, data: WriteData) -> None:
@@ -451,7 +451,7 @@ def test_a_full_output_folder(full_disk: Path, original: Path, data: WriteData) 
 def refused_by_disk(out: Path, *arguments: str | Path) -> str:
     done = compress(out, *arguments)
     assert done.code == 1
-    assert done.document["error"]["kind"] == "OutputError"
+    assert done.document["error"]["code"] == "output_failed"
     assert done.stderr.count("edgewright: error:") == 1
     return f"{done.document['error']['message']}. {done.document['error']['remedy']}"
 
@@ -539,7 +539,7 @@ def test_an_interrupt_leaves_a_search_that_can_be_resumed(original: Path, digits
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 130, stderr
-    assert json.loads(stdout)["error"]["kind"] == "Interrupted"
+    assert json.loads(stdout)["error"]["code"] == "interrupted"
     assert "--resume" in stderr
     assert "Traceback" not in stderr
     assert not (out / "model.onnx").exists()

@@ -222,7 +222,7 @@ def test_a_training_that_is_killed_and_interrupted_goes_on(
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert json.loads(stdout)["error"]["kind"] == "Interrupted"
+    assert json.loads(stdout)["error"]["code"] == "interrupted"
     assert "--resume" in stderr
     assert "Traceback" not in stderr
     ended(workers)

@@ -107,7 +107,7 @@ def test_a_folder_that_is_missing_or_cannot_be_written_ends_in_a_clear_error(
     assert init(digits, tmp_path / "none" / "edgewright.toml", "--json") == 1
     captured = capsys.readouterr()
     assert "cannot be written" in captured.err
-    assert json.loads(captured.out)["error"]["kind"] == "OutputError"
+    assert json.loads(captured.out)["error"]["code"] == "output_failed"
     assert init(digits, tmp_path) == 1
 
 

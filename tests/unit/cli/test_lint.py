@@ -84,6 +84,6 @@ def test_bad_models_and_places_are_one_message(
     signed: Path, lint: Lint, tmp_path: Path, unwritable: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"GIF89a" * 50)
-    assert lint(tmp_path / "bad.onnx", code=2)["error"]["kind"] == "ModelError"
-    assert lint(tmp_path / "nowhere.onnx", code=2)["error"]["kind"] == "ModelError"
-    assert lint(signed, "--fix", unwritable / "mended.onnx", code=1)["error"]["kind"] == "OutputError"
+    assert lint(tmp_path / "bad.onnx", code=2)["error"]["code"] == "invalid_model"
+    assert lint(tmp_path / "nowhere.onnx", code=2)["error"]["code"] == "invalid_model"
+    assert lint(signed, "--fix", unwritable / "mended.onnx", code=1)["error"]["code"] == "output_failed"

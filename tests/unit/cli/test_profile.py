@@ -157,7 +157,7 @@ def test_a_bad_model_is_the_users_to_mend(
     make: Callable[[Dense], Path], said: str, dense: Dense, profile_json: Callable[..., dict[str, Any]]
 ) -> None:
     error = profile_json(make(dense), code=2)["error"]
-    assert error["kind"] == "ModelError"
+    assert error["code"] == "invalid_model"
     assert said in error["message"]
     assert error["remedy"]
 
@@ -181,7 +181,7 @@ def test_bad_usage_is_refused_before_anything_is_measured(
 
 def test_an_unreachable_target_is_failed_work(dense: Dense, profile_json: Callable[..., dict[str, Any]]) -> None:
     error = profile_json(dense(), "--on", "ssh://127.0.0.1:1", code=1)["error"]
-    assert error["kind"] == "TargetError"
+    assert error["code"] == "target_failed"
     assert "Check the port" in error["remedy"] or "OpenSSH" in error["message"]
 
 

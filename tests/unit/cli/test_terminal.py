@@ -16,7 +16,7 @@ def test_an_interrupt_is_one_whatever_is_raised_while_cleaning_up(capsys: pytest
             raise RuntimeError("did not possess lock")
 
     assert run_guarded(interrupted, argparse.Namespace(json=True)) == 130
-    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "Interrupted"
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "interrupted"
 
     def broken(_: argparse.Namespace) -> int:
         raise RuntimeError("a fault of ours")

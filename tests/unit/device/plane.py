@@ -59,7 +59,7 @@ class Plane:
         public = bytes.fromhex(asked.public)
         name = device_id_of(public)
         if asked.token not in self.offers or self.taken.setdefault(asked.token, name) != name:
-            return 403, Problem("UnknownError", "the token is none of this fleet", "Ask for a new one.")
+            return 403, Problem("unauthenticated", "the token is none of this fleet", "Ask for a new one.")
         self.known[name] = public
         return 200, Enrolled(**{"device_id": name, "audience": self.audience} | self.offers[asked.token])
 
@@ -67,7 +67,7 @@ class Plane:
         try:
             name = self._believed.believe(proof, "POST", path, body)
         except UnknownError as error:
-            return 401, Problem("UnknownError", error.message, error.remedy)
+            return 401, Problem("unauthenticated", error.message, error.remedy)
         self.told.append((name, msgspec.json.decode(body, type=CheckingIn)))
         return 200, CheckedIn(self.now().timestamp(), self.job)
 
@@ -92,7 +92,7 @@ def planes(now: Callable[[], datetime], **more: Any) -> Iterator[Plane]:
             elif self.path == "/device/check-in":
                 status, said = plane.check_in(self.headers.get(PROOF, ""), self.path, body)
             else:
-                status, said = 404, Problem("InputError", "there is nothing")
+                status, said = 404, Problem("invalid_input", "there is nothing")
             reply(status, msgspec.json.encode(said))(self)
 
         def log_message(self, *_: object) -> None:

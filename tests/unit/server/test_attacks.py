@@ -175,7 +175,7 @@ def test_no_field_can_be_set_that_nobody_asked_for(kind: type[msgspec.Struct]) -
 )
 def test_no_request_sets_more_than_its_own(standing: Plant, path: str, body: dict[str, Any]) -> None:
     answer = standing.operate("POST", path, body)
-    assert (answer.status, answer.problem.error) == (400, "InputError")
+    assert (answer.status, answer.problem.code) == (400, "invalid_input")
     assert "unknown field" in answer.problem.message
 
 

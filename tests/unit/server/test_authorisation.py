@@ -141,10 +141,10 @@ def is_nobody_s(route: Route, answer: Answer) -> bool:
     """Whether an answer says that nobody known has asked: in words to programs, by the login to people."""
     if is_page(route):
         return answer.status in (302, 303, 401) and (answer.header("location") or "").startswith("/login?then=")
-    return (answer.status, answer.header("www-authenticate"), answer.problem.error) == (
+    return (answer.status, answer.header("www-authenticate"), answer.problem.code) == (
         401,
         "Bearer",
-        "NotAuthorized",
+        "unauthenticated",
     )
 
 
@@ -178,7 +178,7 @@ def test_each_role_passes_where_its_rights_say_and_nowhere_else(paged: Plant, ro
         else:
             refused += 1
             assert answer.status == 403, each
-            assert is_page(each) or answer.problem.error == "PermissionDenied", each
+            assert is_page(each) or answer.problem.code == "forbidden", each
             assert role.replace(" ", "-") in answer.content.decode()
     assert (refused == 0) == (role == "release manager")
     if role == "viewer":
@@ -206,7 +206,7 @@ def test_a_session_changes_things_only_if_the_page_was_read(paged: Plant) -> Non
                 assert answer.status not in (401, 403), each
             else:
                 assert answer.status == 403, each
-                assert is_page(each) or answer.problem.error == "PermissionDenied", each
+                assert is_page(each) or answer.problem.code == "forbidden", each
     assert paged.services.store.audit.head() == before
     assert paged.acting.asked == []
     for each in routes(paged):
@@ -411,7 +411,7 @@ def test_one_address_that_asks_without_end_is_sent_away_and_others_are_not(plant
     assert answers[0].status == 200
     away = [answer for answer in answers if answer.status == 429]
     assert away
-    assert (away[0].header("retry-after"), away[0].problem.error) == ("10", "TooManyRequests")
+    assert (away[0].header("retry-after"), away[0].problem.code) == ("10", "TooManyRequests")
     assert plant.get("/api/queries", {"Authorization": f"Bearer {plant.token('viewer')}"}).status == 200
 
 

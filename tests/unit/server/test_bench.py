@@ -235,7 +235,7 @@ def test_what_is_not_set_is_named(
     monkeypatch.delenv(missing)
     assert main(["profile", str(digits_model), "--on", "bench:camera-7", "--json"]) == 2
     error = json.loads(capsys.readouterr().out)["error"]
-    assert error["kind"] == "InputError"
+    assert error["code"] == "invalid_input"
     assert f"{missing} is not set" in error["message"]
     assert "EDGEWRIGHT_API_TOKEN" in error["remedy"]
     assert world.states() == []

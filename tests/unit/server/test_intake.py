@@ -55,7 +55,7 @@ def test_a_token_enrols_one_device_and_the_same_one_again(plant: Plant) -> None:
     _, same = enrolling(plant, first, token["secrets"][0])
     assert same == enrolled
     refused, _ = enrolling(plant, second, token["secrets"][0])
-    assert (refused.status, refused.problem.error) == (403, "UnknownError")
+    assert (refused.status, refused.problem.code) == (403, "unauthenticated")
     assert "used already" in refused.problem.message
     assert first.check_in().status == 200
     assert second.check_in().status == 401
@@ -152,7 +152,7 @@ def test_a_proof_for_something_else_is_none(standing: Plant, other: dict[str, An
     given = {"path": CHECK_IN, "body": BODY} | other
     proof = machine.proof(given.pop("path"), given.pop("body"), **given)
     answer = standing.post(CHECK_IN, BODY, {PROOF: proof})
-    assert (answer.status, answer.problem.error) == (401, "UnknownError")
+    assert (answer.status, answer.problem.code) == (401, "unauthenticated")
     assert answer.problem.remedy
 
 
@@ -183,7 +183,7 @@ def _encoded(claims: Any) -> str:
 )
 def test_nonsense_proves_nothing(standing: Plant, proof: str) -> None:
     answer = standing.post(CHECK_IN, BODY, {PROOF: proof})
-    assert (answer.status, answer.problem.error) == (401, "UnknownError")
+    assert (answer.status, answer.problem.code) == (401, "unauthenticated")
     assert standing.post(CHECK_IN, BODY).status == 401
 
 
@@ -230,7 +230,7 @@ def test_a_retired_device_is_believed_for_a_minute_at_most(plant: Plant, monkeyp
     assert plant.operate("POST", f"/api/devices/{machine.id}/retire", {"reason": "sold"}).status == 200
     clock.at += 60.0
     answer = machine.check_in()
-    assert (answer.status, answer.problem.error) == (401, "UnknownError")
+    assert (answer.status, answer.problem.code) == (401, "unauthenticated")
 
 
 def test_a_device_that_is_enrolled_after_it_was_a_stranger_is_believed_at_once(plant: Plant) -> None:
@@ -269,7 +269,7 @@ def test_too_large_a_body_is_refused_before_it_is_read(standing: Plant, path: st
 
     headers = {PROOF: standing.machine().proof(path, b"")}
     answer = standing.post(path, b"", headers, told=most + 1, receive=never)
-    assert (answer.status, answer.problem.error) == (413, "InputError")
+    assert (answer.status, answer.problem.code) == (413, "invalid_input")
     assert str(most) in answer.problem.message
 
 
@@ -354,7 +354,7 @@ def test_compressed_bodies_are_not_opened(standing: Plant, coding: str) -> None:
 def test_what_no_device_could_say_is_refused_and_nothing_is_kept(standing: Plant, body: bytes) -> None:
     machine = standing.machine()
     answer = machine.post(CHECK_IN, body)
-    assert (answer.status, answer.problem.error) == (400, "InputError")
+    assert (answer.status, answer.problem.code) == (400, "invalid_input")
     assert answer.problem.remedy
     assert standing.services.store.devices.get(machine.id).seen_s == 0  # type: ignore[union-attr]
 
@@ -707,7 +707,7 @@ def test_no_path_leads_out_of_what_is_public(plant: Plant) -> None:
     (plant.state / "repo/metadata/.1.root.json.1234.abcd").write_text("secret")
     for path in OUTSIDE:
         answer = plant.get(f"/repo/{path}")
-        assert (answer.status, answer.problem.error) == (404, "InputError"), path
+        assert (answer.status, answer.problem.code) == (404, "invalid_input"), path
 
 
 def test_links_are_not_followed(plant: Plant, tmp_path: Path) -> None:
@@ -805,7 +805,7 @@ def test_other_verbs_do_nothing(standing: Plant, method: str, path: str, allowed
 )
 def test_there_is_nothing_anywhere_else(standing: Plant, path: str) -> None:
     answer = standing.post(path, b"")
-    assert (answer.status, answer.problem.error) == (404, "InputError")
+    assert (answer.status, answer.problem.code) == (404, "invalid_input")
 
 
 def test_letters_go_to_the_desk_and_its_answers_back(standing: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -831,7 +831,7 @@ def test_a_failure_that_nobody_thought_of_is_a_problem_and_no_trace(
 
     monkeypatch.setattr(type(standing.services.store.devices), "enrol", broken)
     answer, _ = enrolling(standing, Machine(standing), "t")
-    assert (answer.status, answer.problem.error) == (500, "Failure")
+    assert (answer.status, answer.problem.code) == (500, "Failure")
     assert b"secret" not in answer.content
     assert answer.header("x-content-type-options") == "nosniff"
 

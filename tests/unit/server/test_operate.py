@@ -372,7 +372,7 @@ def test_a_body_that_cannot_be_read_is_refused(standing: Plant, body: bytes) -> 
         "Content-Type": "application/json",
     }
     answer = standing.post("/api/devices/x/retire", body, headers)
-    assert (answer.status, answer.problem.error) == (400, "InputError")
+    assert (answer.status, answer.problem.code) == (400, "invalid_input")
 
 
 def test_a_body_that_is_too_large_is_refused(standing: Plant) -> None:

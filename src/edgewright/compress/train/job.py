@@ -50,7 +50,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recipe: str | None = None
 
 
-class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="outcome"):
     """What came of a job.
 
     Attributes:

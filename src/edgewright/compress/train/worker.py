@@ -44,7 +44,7 @@ class Order(msgspec.Struct, frozen=True):
     seconds: float | None
 
 
-class Progress(msgspec.Struct, frozen=True, tag=True):
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
     """How far the order is."""
 
     share: float

@@ -46,6 +46,8 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.02, 1.0
 class GoneError(WorkError):
     """The database did not answer for as long as one waits for it."""
 
+    code = "unavailable"
+
 
 @dataclass(slots=True)
 class Database:

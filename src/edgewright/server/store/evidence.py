@@ -21,6 +21,8 @@ _PAGE = 1000
 class TakenError(WorkError):
     """Another decision has this number: somebody else decides here too, or has already."""
 
+    code = "conflict"
+
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:

@@ -27,6 +27,8 @@ _LOCK = 0x6564_6765_6D69_67
 class VersionError(WorkError):
     """The database is of a version that this release does not read."""
 
+    code = "wrong_database_version"
+
 
 def head(places: Sequence[Path] = (_PLACE,)) -> str:
     """Return the version that this release reads."""
