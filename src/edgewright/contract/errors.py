@@ -13,7 +13,7 @@
         ├── OutputError     the output folder cannot be written or its disk is full
         └── CandidateError  one candidate could not be built or run; a search records it and goes on
 
-Each carries its own advice: the message names the value and the limit, `remedy` the next step. `code` is the error's name
+Each carries its own advice: the message names the value and the limit, `remedy` the next step. `code` is its name
 in JSON and in the HTTP API; it stays when a class is renamed.
 """
 

@@ -411,7 +411,7 @@ def test_one_address_that_asks_without_end_is_sent_away_and_others_are_not(plant
     assert answers[0].status == 200
     away = [answer for answer in answers if answer.status == 429]
     assert away
-    assert (away[0].header("retry-after"), away[0].problem.code) == ("10", "TooManyRequests")
+    assert (away[0].header("retry-after"), away[0].problem.code) == ("10", "too_many_requests")
     assert plant.get("/api/queries", {"Authorization": f"Bearer {plant.token('viewer')}"}).status == 200
 
 

@@ -707,7 +707,7 @@ def test_no_path_leads_out_of_what_is_public(plant: Plant) -> None:
     (plant.state / "repo/metadata/.1.root.json.1234.abcd").write_text("secret")
     for path in OUTSIDE:
         answer = plant.get(f"/repo/{path}")
-        assert (answer.status, answer.problem.code) == (404, "invalid_input"), path
+        assert (answer.status, answer.problem.code) == (404, "not_found"), path
 
 
 def test_links_are_not_followed(plant: Plant, tmp_path: Path) -> None:
@@ -805,7 +805,7 @@ def test_other_verbs_do_nothing(standing: Plant, method: str, path: str, allowed
 )
 def test_there_is_nothing_anywhere_else(standing: Plant, path: str) -> None:
     answer = standing.post(path, b"")
-    assert (answer.status, answer.problem.code) == (404, "invalid_input")
+    assert (answer.status, answer.problem.code) == (404, "not_found")
 
 
 def test_letters_go_to_the_desk_and_its_answers_back(standing: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -831,7 +831,7 @@ def test_a_failure_that_nobody_thought_of_is_a_problem_and_no_trace(
 
     monkeypatch.setattr(type(standing.services.store.devices), "enrol", broken)
     answer, _ = enrolling(standing, Machine(standing), "t")
-    assert (answer.status, answer.problem.code) == (500, "Failure")
+    assert (answer.status, answer.problem.code) == (500, "internal_error")
     assert b"secret" not in answer.content
     assert answer.header("x-content-type-options") == "nosniff"
 

@@ -210,7 +210,7 @@ def test_a_server_that_is_gone_is_nobody_s_input(
         (200, {}, b"[]", 1),
         (500, {}, b"<html>", 1),
         (503, {}, b'{"code":"unavailable","message":"the database does not answer","remedy":"Later."}', 1),
-        (403, {}, b'{"error":"PermissionDenied","message":"no","remedy":""}', 2),
+        (403, {}, b'{"code":"forbidden","message":"no","remedy":""}', 2),
         (418, {}, b"\xff\xfe", 1),
     ],
 )
