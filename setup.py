@@ -5,8 +5,8 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension(
-            "edgewright.signals._look",
-            ["src/edgewright/signals/_look.c"],
+            "edgewright.stats._look",
+            ["src/edgewright/stats/_input_stats.c"],
             extra_compile_args=["-O3", "-fno-strict-aliasing"],
             py_limited_api=True,
             optional=True,

@@ -9,15 +9,15 @@ import numpy as np
 from benchmarks.report import Interval
 from numpy.typing import NDArray
 
-from edgewright.compress.dataset import Dataset
-from edgewright.compress.outputs import outputs_of
+from edgewright.compress.data.dataset import Dataset
+from edgewright.compress.data.model_outputs import outputs_of
 from edgewright.contract.errors import EdgewrightError
-from edgewright.contract.signature import InputContract
-from edgewright.profile.latency import Latency, Subject, measure_latency, paired_ratio
-from edgewright.profile.target import open_target
+from edgewright.contract.model_signature import InputContract
+from edgewright.profiling.latency import Latency, Subject, measure_latency, paired_ratio
+from edgewright.profiling.target import open_target
 from edgewright.runtime.options import RuntimeOptions
-from edgewright.signals.exact import exact_bound
-from edgewright.signals.paired import cluster_bound
+from edgewright.stats.exact_paired_bound import exact_bound
+from edgewright.stats.paired_bounds import cluster_bound
 
 __all__ = ["Judged", "correct", "judge", "latencies", "ratio", "snr_db", "top_agreement"]
 

@@ -24,7 +24,7 @@ from benchmarks.parts import Part, run_parts
 from benchmarks.report import Figure, Interval, table
 from scipy import stats
 
-from edgewright.signals import bins, drift, episodes, fleet
+from edgewright.stats import histograms as bins, drift_test as drift, thinning as episodes, cohort_tests as fleet
 
 NAME = "drift"
 PACKAGES = ("edgewright", "numpy", "river", "scikit-learn", "scipy")

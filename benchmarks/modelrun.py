@@ -12,12 +12,12 @@ from benchmarks.tasks import peer_models, sound
 from benchmarks.tasks.preparation import write_arrays
 from benchmarks.tools import SEED, compress_by_edgewright
 
-from edgewright.compress.data import load_data
-from edgewright.compress.model import read_model
-from edgewright.compress.outputs import outputs_of
-from edgewright.compress.splits import split
+from edgewright.compress.data.loader import load_data
+from edgewright.compress.model.loading import read_model
+from edgewright.compress.data.model_outputs import outputs_of
+from edgewright.compress.data.splits import split
 from edgewright.contract.errors import EdgewrightError
-from edgewright.profile.latency import Latency
+from edgewright.profiling.latency import Latency
 
 __all__ = ["run_model"]
 

@@ -22,8 +22,8 @@ from benchmarks.overhead import overhead, tail
 from benchmarks.parts import run_parts
 from benchmarks.report import Figure, Interval
 
-from edgewright.contract.profile import Profile, Signal
-from edgewright.device.watched import Reference, observe, start, to_bytes
+from edgewright.contract.reference_profile import Profile, Signal
+from edgewright.device.monitoring.aggregates import Reference, observe, start, to_bytes
 
 NAME = "monitor"
 PACKAGES = ("edgewright", "numpy", "onnxruntime")

@@ -25,12 +25,12 @@ from benchmarks.report import Figure, Interval
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from edgewright.contract.decision import CONTROL, Evidence, Tally
-from edgewright.contract.plan import METRICS, Arm, HealthRule, Plan, Policy, Stage
-from edgewright.rollout.decide import decide
-from edgewright.rollout.design import share_of, sizes
-from edgewright.rollout.feasible import devices_to_clear
-from edgewright.signals import sequential
+from edgewright.contract.rollout_decision import CONTROL, Evidence, Tally
+from edgewright.contract.rollout_plan import METRICS, Arm, HealthRule, Plan, Policy, Stage
+from edgewright.rollout.decision import decide
+from edgewright.rollout.comparison_design import share_of, sizes
+from edgewright.rollout.power_analysis import devices_to_clear
+from edgewright.stats import sequential_ab as sequential
 
 NAME = "rollouts"
 PACKAGES = ("edgewright", "numpy", "scipy")

@@ -30,7 +30,7 @@ from benchmarks.serving.postgres import Postgres
 from benchmarks.serving.room import room
 from benchmarks.serving.stated import quartiles, stated
 
-from edgewright.server.store.kept import CheckIn
+from edgewright.server.store.records import CheckIn
 from edgewright.server.store.store import make_store
 
 NAME = "server"

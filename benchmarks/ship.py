@@ -28,7 +28,7 @@ from benchmarks.shipping.switching import ask_while_switching
 from benchmarks.shipping.world import World, scaler, serving
 
 from edgewright.device.agent import Agent
-from edgewright.device.trial import Probation
+from edgewright.device.update.self_test import Probation
 
 NAME = "ship"
 PACKAGES = ("edgewright", "cryptography", "numpy", "onnxruntime", "tuf", "zstandard")

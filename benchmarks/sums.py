@@ -43,13 +43,13 @@ import sys
 from pathlib import Path
 import msgspec
 import numpy as np
-import edgewright.device.uplink
+import edgewright.device.queries.responder
 from edgewright.contract.query import Limits, Query, Template
-from edgewright.device.files import Files
-from edgewright.device.ledger import LedgerFile
-from edgewright.privacy.agreement import terms_of
+from edgewright.device.filesystem import Files
+from edgewright.device.queries.ledger_file import LedgerFile
+from edgewright.privacy.protocol_params import terms_of
 from edgewright.privacy.helper import give
-from edgewright.privacy.sum import contribute
+from edgewright.privacy.private_sum import contribute
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 folder = Path(sys.argv[1])
@@ -67,9 +67,9 @@ import sys
 from pathlib import Path
 import msgspec
 import numpy as np
-import edgewright.device.uplink
+import edgewright.device.queries.responder
 from edgewright.contract.query import Query, Template
-from edgewright.privacy.sum import contribute
+from edgewright.privacy.private_sum import contribute
 query, template = msgspec.json.decode(Path(sys.argv[1], "asked").read_bytes(), type=tuple[Query, Template])
 noised = contribute(np.ones(template.values, np.float32), template, query, overwrite=True)
 {_LIGHT}
@@ -80,7 +80,7 @@ import sys
 from pathlib import Path
 import msgspec
 import numpy as np
-import edgewright.device.sums
+import edgewright.device.queries.sum_client
 from edgewright.privacy import secagg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 member = msgspec.msgpack.decode(Path(sys.argv[1], "member").read_bytes(), type=secagg.Member)

@@ -19,7 +19,7 @@ from benchmarks.tools import SEED, TRAINING_PEERS, Compressed, Peer, compress_by
 from benchmarks.training_figures import Floor, TrainingRun
 
 from edgewright.contract.errors import EdgewrightError
-from edgewright.profile.latency import Latency
+from edgewright.profiling.latency import Latency
 
 __all__ = ["TrainingOutcome", "run_training_task"]
 

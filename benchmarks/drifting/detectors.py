@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from river import drift as river
 from scipy import stats
 
-from edgewright.signals import bins, distance, drift
+from edgewright.stats import histograms as bins, divergences as distance, drift_test as drift
 
 __all__ = ["DETECTORS", "Detector", "watch"]
 

@@ -19,16 +19,16 @@ import msgspec
 import urllib3
 from benchmarks.serving.wire import CHECK_IN
 
-from edgewright.contract.decision import CONTROL
-from edgewright.contract.door import PROOF, CheckingIn
-from edgewright.contract.plan import Plan, Policy
+from edgewright.contract.rollout_decision import CONTROL
+from edgewright.contract.device_api import PROOF, CheckingIn
+from edgewright.contract.rollout_plan import Plan, Policy
 from edgewright.contract.refusal import RefusedError
-from edgewright.contract.status import StageOutcome, Status
-from edgewright.server.stages import arm_in, subject_of
-from edgewright.server.store.kept import rollout_key
-from edgewright.trust.fetch import Fetcher
-from edgewright.trust.identity import DeviceKey
-from edgewright.trust.verify import Memory, refresh
+from edgewright.contract.device_status import StageOutcome, Status
+from edgewright.server.controller.stage_participants import arm_in, subject_of
+from edgewright.server.store.records import rollout_key
+from edgewright.trust.fetcher import Fetcher
+from edgewright.trust.device_identity import DeviceKey
+from edgewright.trust.client import Memory, refresh
 
 __all__ = ["MODEL", "Accepted", "Crowd", "Device", "Plans", "Watcher"]
 
@@ -244,7 +244,7 @@ class Crowd:
         if status != 200:
             return False
         nonce = json.loads(base64.urlsafe_b64decode(proof.partition(".")[0]))["nonce"]
-        # As `server/store/checkins.py` binds it to the device.
+        # As `server/store/check_ins.py` binds it to the device.
         spent = hashlib.sha256(f"{device.name}.{nonce}".encode()).hexdigest()[:32]
         mine = asked.outcome
         self.accepted.append(

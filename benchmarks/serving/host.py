@@ -27,17 +27,17 @@ from benchmarks.serving.process import cpu_s
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from edgewright.contract.door import PROOF
-from edgewright.contract.fleet import Fleet
+from edgewright.contract.device_api import PROOF
+from edgewright.contract.config.fleet import Fleet
 from edgewright.server.app import make_app
-from edgewright.server.hands import Hands
-from edgewright.server.plane import Where, audience_of, open_services
-from edgewright.server.run import free_port, serve
+from edgewright.server.commands.service import Hands
+from edgewright.server.state_folder import Where, audience_of, open_services
+from edgewright.server.process import free_port, serve
 from edgewright.server.store.database import checked_address, file_of
-from edgewright.trust.found import found, hand_over
-from edgewright.trust.keys import KeyFolder
+from edgewright.trust.bootstrap import found, hand_over
+from edgewright.trust.signing_keys import KeyFolder
 from edgewright.trust.repository import Repository
-from edgewright.trust.store import LocalStore
+from edgewright.trust.storage import LocalStore
 
 __all__ = ["Host", "made_repository"]
 

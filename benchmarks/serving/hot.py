@@ -20,9 +20,9 @@ from benchmarks.serving.process import cpu_s
 from benchmarks.serving.stated import held, quartiles, stated
 from benchmarks.serving.wire import Load, device_keys, signed
 
-from edgewright.server.run import free_port
+from edgewright.server.process import free_port
 from edgewright.server.store.store import make_store
-from edgewright.trust.identity import DeviceKey
+from edgewright.trust.device_identity import DeviceKey
 
 __all__ = ["Ready", "goosebit", "http", "ready"]
 

@@ -18,7 +18,7 @@ from benchmarks.shipping.world import World, answer_of, copied
 
 from edgewright.contract.errors import EdgewrightError
 from edgewright.device.agent import Agent
-from edgewright.device.trial import Probation
+from edgewright.device.update.self_test import Probation
 
 __all__ = ["ERRORS", "KINDS", "Disk", "PowerCutError", "Tally", "try_all", "update_twice"]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.shipping.world import World, answer_of
 
 from edgewright.device.agent import Agent
-from edgewright.device.trial import Probation
+from edgewright.device.update.self_test import Probation
 
 __all__ = ["Kills", "kill_often"]
 

@@ -9,8 +9,8 @@ from benchmarks.shipping.world import World, scaler
 from tuf.api.metadata import TargetFile, Targets
 
 from edgewright.device.agent import Agent
-from edgewright.device.trial import Probation
-from edgewright.trust.paths import release_path
+from edgewright.device.update.self_test import Probation
+from edgewright.trust.target_paths import release_path
 from edgewright.trust.staging import draft, online_signers
 
 __all__ = ["Cost", "checks", "fill"]

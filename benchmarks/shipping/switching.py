@@ -11,8 +11,8 @@ import numpy as np
 from benchmarks.shipping.world import INPUTS, NAME, World
 
 from edgewright.device.agent import Agent
-from edgewright.device.serve import serve_tcp
-from edgewright.device.trial import Probation
+from edgewright.device.serving.http_server import serve_tcp
+from edgewright.device.update.self_test import Probation
 
 __all__ = ["Switching", "ask_while_switching"]
 

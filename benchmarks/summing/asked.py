@@ -8,11 +8,11 @@ import numpy as np
 
 from edgewright.contract.query import Counted, Limits, Query, Template, digest_of
 from edgewright.contract.refusal import Refusal
-from edgewright.privacy.agreement import terms_of
+from edgewright.privacy.protocol_params import terms_of
 from edgewright.privacy.helper import give
-from edgewright.privacy.ledger import Ledger, debit
-from edgewright.privacy.price import instantiate
-from edgewright.privacy.sum import contribute
+from edgewright.privacy.budget_ledger import Ledger, debit
+from edgewright.privacy.query_calibration import instantiate
+from edgewright.privacy.private_sum import contribute
 
 __all__ = ["NOW_S", "Gift", "question"]
 

@@ -8,10 +8,10 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
-from edgewright.privacy import secagg
-from edgewright.privacy.collect import Collector
+from edgewright.privacy import secagg_client as secagg
+from edgewright.privacy.secagg_server import Collector
 from edgewright.privacy.helper import Gatherer, Helper, UsedInMemory, give
-from edgewright.privacy.pack import Words
+from edgewright.privacy.bit_packing import Words
 from edgewright.privacy.roster import DeclinedError, Enrolment, Terms
 
 __all__ = ["HELPER_KEY", "Fleet", "Round", "drawn", "helper_terms", "neighbour_terms"]

@@ -10,8 +10,8 @@ import numpy as np
 from benchmarks.report import Interval
 from benchmarks.summing.fleet import Fleet, Round, neighbour_terms
 
-from edgewright.privacy import secagg
-from edgewright.privacy.agreement import DEGREE, threshold_of
+from edgewright.privacy import secagg_client as secagg
+from edgewright.privacy.protocol_params import DEGREE, threshold_of
 
 __all__ = [
     "DEGREE",

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgewright.privacy.pack import Words
+from edgewright.privacy.bit_packing import Words
 
 __all__ = ["Values", "drawn_values"]
 
-# Returns what a device sums, shape [length]; `edgewright.privacy.sum.contribute` with its query fits.
+# Returns what a device sums, shape [length]; `edgewright.privacy.private_sum.contribute` with its query fits.
 Values = Callable[[], Words]
 
 

@@ -8,13 +8,13 @@ import msgspec
 import numpy as np
 import urllib3
 
-from edgewright.cli.desk import serving
-from edgewright.device.sums import Kept, SumClient, UnansweredError, UsedFile, post
-from edgewright.privacy.collect import Collector
-from edgewright.privacy.desk import HelperDesk, SumDesk
+from edgewright.cli.aggregation_server import serving
+from edgewright.device.queries.sum_client import Kept, SumClient, UnansweredError, UsedFile, post
+from edgewright.privacy.secagg_server import Collector
+from edgewright.privacy.aggregation_handler import HelperDesk, SumDesk
 from edgewright.privacy.helper import Helper
 from edgewright.privacy.roster import DeclinedError, Enrolment, Terms
-from edgewright.trust.identity import new_device_key
+from edgewright.trust.device_identity import new_device_key
 
 __all__ = ["Task"]
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from edgewright.compress.train.network import Network
+from edgewright.compress.train.torch_graph.onnx_module import Network
 
 __all__ = ["ATTACKS", "Attack"]
 

@@ -5,7 +5,7 @@ from benchmarks.report import Interval
 from numpy.typing import NDArray
 from scipy import stats
 
-from edgewright.signals.exact import clopper_pearson
+from edgewright.stats.exact_paired_bound import clopper_pearson
 
 __all__ = ["auroc", "kept_coverage", "share"]
 

@@ -7,7 +7,7 @@ from benchmarks.unusual.material import Material
 from onnx import numpy_helper
 from torch.nn import functional
 
-from edgewright.compress.train.network import Network
+from edgewright.compress.train.torch_graph.onnx_module import Network
 
 __all__ = ["trained"]
 

@@ -19,24 +19,24 @@ import pytest
 
 from edgewright.cli.main import main
 from edgewright.contract.alert import ActionPolicy, AlertRule
-from edgewright.contract.decision import CONTROL, DeviceOutcome
-from edgewright.contract.fleet import Fleet
-from edgewright.contract.operator import AskQuery, RolloutAct, StartRollout
-from edgewright.contract.plan import Arm, HealthRule, Plan, Stage
-from edgewright.contract.profile import Profile, Signal
+from edgewright.contract.rollout_decision import CONTROL, DeviceOutcome
+from edgewright.contract.config.fleet import Fleet
+from edgewright.contract.operator_api import AskQuery, RolloutAct, StartRollout
+from edgewright.contract.rollout_plan import Arm, HealthRule, Plan, Stage
+from edgewright.contract.reference_profile import Profile, Signal
 from edgewright.contract.query import Counted, Query, Template
 from edgewright.contract.refusal import Refusal
-from edgewright.contract.status import Status
-from edgewright.fleet.drift import Collected, judged
-from edgewright.privacy.price import instantiate
-from edgewright.rollout.decide import decide
-from edgewright.rollout.evidence import collect
-from edgewright.trust import keys as keys_module
-from edgewright.trust.found import read_anchor
-from edgewright.trust.keys import KeyFolder
+from edgewright.contract.device_status import Status
+from edgewright.fleet.cohort_drift import Collected, judged
+from edgewright.privacy.query_calibration import instantiate
+from edgewright.rollout.decision import decide
+from edgewright.rollout.outcome_counts import collect
+from edgewright.trust import signing_keys as keys_module
+from edgewright.trust.bootstrap import read_anchor
+from edgewright.trust.signing_keys import KeyFolder
 from edgewright.trust.publish import known_plan, known_policy, publish_plan, releases
 from edgewright.trust.repository import Repository
-from edgewright.trust.store import LocalStore
+from edgewright.trust.storage import LocalStore
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -78,7 +78,7 @@ class Book:
         raise NotImplementedError
 
     def change(self, who: str, model: str, device_class: str, act: RolloutAct, reason: str) -> Plan:
-        from edgewright.server.hands import Hands
+        from edgewright.server.commands.service import Hands
 
         return Hands(self.world.services).change(who, model, device_class, act, reason)
 
@@ -128,7 +128,7 @@ class World:
 
     def start_rollout(self, device_class: str, *, model: str = "digits", devices: int = 1600) -> Plan:
         """Put a rollout at its second stage, with evidence that the real rules have judged."""
-        from edgewright.server.store import kept
+        from edgewright.server.store import records as kept
 
         repository = self.repository()
         digest = dict(releases(repository, model))["1.1.0"]
@@ -173,8 +173,8 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A fleet behind a real server."""
     from edgewright.server.app import make_app
-    from edgewright.server.page.views import page_router
-    from edgewright.server.run import free_port, serve
+    from edgewright.server.web.router import page_router
+    from edgewright.server.process import free_port, serve
     from edgewright.server.services import Services
     from edgewright.server.store.store import make_store
 
@@ -247,9 +247,9 @@ def _publish(path: Path) -> None:
 
 def _fill(world: World) -> list[Any]:
     """Enrol devices, and have them say what devices say, for two days."""
-    from edgewright.server.access import Role
-    from edgewright.server.fleets import Awaiting
-    from edgewright.server.store.kept import Alert, CheckIn
+    from edgewright.server.access_control import Role
+    from edgewright.server.api.read_models import Awaiting
+    from edgewright.server.store.records import Alert, CheckIn
 
     store, now = world.services.store, time.time()
     for name, role in (("ann", Role.RELEASE_MANAGER), ("otto", Role.OPERATOR), ("vera", Role.VIEWER)):

@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 
 from edgewright.cli import main as entry
-from edgewright.contract.plan import Plan
+from edgewright.contract.rollout_plan import Plan
 from edgewright.trust.publish import known_plan
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def test_nothing_is_done_for_who_has_not_read_the_page(csrf: str, world: Any, op
 
 
 def test_the_routes_above_are_all_that_change_anything(world: Any) -> None:
-    from edgewright.server.page.views import page_router
+    from edgewright.server.web.router import page_router
 
     found = set()
     for route in page_router(world.services, world.acting).routes:

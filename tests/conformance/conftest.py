@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from benchmarks.serving.postgres import Postgres
 
-from edgewright.server.store.kept import Device
+from edgewright.server.store.records import Device
 from edgewright.server.store.store import Store, make_store
 
 _NUMBERS = itertools.count()

@@ -12,23 +12,14 @@ from sqlalchemy import Connection, select, text
 from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.query import Counted, Query, Template, digest_of
 from edgewright.contract.refusal import Refusal
-from edgewright.contract.status import StageOutcome, Status
-from edgewright.server.access import Role
-from edgewright.server.store import records
-from edgewright.server.store.evidence import TakenError
-from edgewright.server.store.kept import (
-    Alert,
-    AlertState,
-    CheckIn,
-    Decision,
-    Device,
-    KeptLetter,
-    Tally,
-    rollout_key,
-)
+from edgewright.contract.device_status import StageOutcome, Status
+from edgewright.server.access_control import Role
+from edgewright.server.store import tables as records
+from edgewright.server.store.decisions import TakenError
+from edgewright.server.store.records import Alert, AlertState, CheckIn, Decision, Device, KeptLetter, Tally, rollout_key
 from edgewright.server.store.retention import DAY_S, Retention
 from edgewright.server.store.store import Store
-from edgewright.trust.identity import UnknownError, device_id_of
+from edgewright.trust.device_identity import UnknownError, device_id_of
 
 Enrol = Callable[..., Device]
 HOUR = 3600.0

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import msgspec
 
 from edgewright.contract.query import Counted, Query, Template, digest_of
-from edgewright.contract.status import Status
-from edgewright.server.store.kept import Act, Alert, CheckIn, Device, Position
+from edgewright.contract.device_status import Status
+from edgewright.server.store.records import Act, Alert, CheckIn, Device, Position
 from edgewright.server.store.store import Store
 
 Enrol = Callable[..., Device]

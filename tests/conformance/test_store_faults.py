@@ -17,13 +17,13 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import OperationalError
 
 from edgewright.contract.errors import InputError, OutputError, WorkError
-from edgewright.contract.status import StageOutcome, Status
-from edgewright.server.access import Role
+from edgewright.contract.device_status import StageOutcome, Status
+from edgewright.server.access_control import Role
 from edgewright.server.store.database import GoneError, checked_address, open_database
-from edgewright.server.store.evidence import TakenError
-from edgewright.server.store.kept import CheckIn, Decision, Device, KeptLetter
+from edgewright.server.store.decisions import TakenError
+from edgewright.server.store.records import CheckIn, Decision, Device, KeptLetter
 from edgewright.server.store.store import Store, make_store, open_store
-from edgewright.trust.identity import UnknownError
+from edgewright.trust.device_identity import UnknownError
 
 Enrol = Callable[..., Device]
 GOOD = Status("digits", "1.0", "a" * 64, "idle")
@@ -31,8 +31,8 @@ ROLLOUT = "digits/camera/r1"
 
 WRITER = """
 import sys
-from edgewright.contract.status import StageOutcome, Status
-from edgewright.server.store.kept import CheckIn
+from edgewright.contract.device_status import StageOutcome, Status
+from edgewright.server.store.records import CheckIn
 from edgewright.server.store.store import open_store
 store, (name, turns), devices = open_store(sys.argv[1]), sys.argv[2:4], sys.argv[4:]
 for turn in range(int(turns)):

@@ -2,10 +2,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewright.compress.certify import least_samples
-from edgewright.compress.ledger import look_alpha
-from edgewright.signals.exact import clopper_pearson, exact_bound
-from edgewright.signals.paired import betting_bound
+from edgewright.compress.certify.certificate import least_samples
+from edgewright.compress.certify.look_ledger import look_alpha
+from edgewright.stats.exact_paired_bound import clopper_pearson, exact_bound
+from edgewright.stats.paired_bounds import betting_bound
 
 alphas = st.sampled_from([0.2, 0.05, 0.025, 0.0083, 0.001])
 

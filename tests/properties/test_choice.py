@@ -4,9 +4,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewright.compress.choice import closeness, contenders, front_of, is_better, ranking
-from edgewright.contract.candidate import Trial
-from edgewright.contract.device import Budget
+from edgewright.compress.search.ranking import closeness, contenders, front_of, is_better, ranking
+from edgewright.contract.compression_report import Trial
+from edgewright.contract.device_class import Budget
 
 budgets = st.builds(
     Budget,

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewright.compress.train.plan import Prospect, Standing, passes, shortlist, survivors, tightness
+from edgewright.compress.train.policy import Prospect, Standing, passes, shortlist, survivors, tightness
 
 prospects = st.lists(
     st.builds(

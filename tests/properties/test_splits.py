@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewright.compress.dataset import Dataset
-from edgewright.compress.splits import Splits, split
+from edgewright.compress.data.dataset import Dataset
+from edgewright.compress.data.splits import Splits, split
 from edgewright.contract.errors import DataError
 
 

@@ -18,27 +18,27 @@ import numpy as np
 import pytest
 
 from edgewright.cli.main import VERBS, main
-from edgewright.compress.certify import least_samples
-from edgewright.compress.ledger import look_alpha
-from edgewright.compress.metric import METRICS
-from edgewright.compress.pack import DIGITS, bits_per_weight, peak_of
-from edgewright.compress.train.architecture import LADDERS, Architecture, Family
-from edgewright.compress.train.augment import augmentations
-from edgewright.compress.train.families import families_for
-from edgewright.compress.train.form import Kind
-from edgewright.compress.train.recipe import OwnRecipe
-from edgewright.compress.train.settings import Distillation, Training
-from edgewright.contract import candidate, errors, evidence, guarantee, measure, outlier, permit, query, training
-from edgewright.contract import profile as reference
+from edgewright.compress.certify.certificate import least_samples
+from edgewright.compress.certify.look_ledger import look_alpha
+from edgewright.compress.certify.metric import METRICS
+from edgewright.compress.quantize.bit_packing import DIGITS, bits_per_weight, peak_of
+from edgewright.compress.train.nas.architecture import LADDERS, Architecture, Family
+from edgewright.compress.train.data.augmentation import augmentations
+from edgewright.compress.train.nas.families import families_for
+from edgewright.compress.train.data.modality import Kind
+from edgewright.compress.train.custom_recipe import OwnRecipe
+from edgewright.compress.train.config import Distillation, Training
+from edgewright.contract import compression_report as candidate, errors, certificate as evidence, guarantee, measurement as measure, outlier, query_permit as permit, query, training_report as training
+from edgewright.contract import reference_profile as reference
 from edgewright.contract.alert import HEALTH_METRICS, SUM_METRICS
 from edgewright.contract.guard import Action, Check, GuardRules, InputRule
-from edgewright.contract.project import parse_project
+from edgewright.contract.config.project import parse_project
 from edgewright.contract.refusal import RefusalCode
-from edgewright.contract.sections import Task
-from edgewright.contract.signature import InputContract, TensorSpec
-from edgewright.device.lifecycle import State, diagram
-from edgewright.profile import endurance, options, profile, target
-from edgewright.signals.exact import exact_bound
+from edgewright.contract.config.sections import Task
+from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.device.update.state_machine import State, diagram
+from edgewright.profiling import sustained_load as endurance, runtime_tuning as options, profiler as profile, target
+from edgewright.stats.exact_paired_bound import exact_bound
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -21,10 +21,10 @@ sys.meta_path.insert(0, Absent())
 import edgewright, edgewright.contract, edgewright.device, edgewright.privacy, edgewright.runtime, edgewright.trust
 for room in (edgewright.contract, edgewright.device, edgewright.privacy, edgewright.runtime, edgewright.trust):
     for module in pkgutil.walk_packages(room.__path__, room.__name__ + "."):
-        if module.name not in ("edgewright.trust.bucket", "edgewright.trust.tpm"):  # each with an extra of its own
+        if module.name not in ("edgewright.trust.object_store", "edgewright.trust.tpm"):  # each with an extra of its own
             importlib.import_module(module.name)
             print(module.name)
-import edgewright.cli.device, edgewright.cli.helper, edgewright.server.access, edgewright.server.store.kept
+import edgewright.cli.commands.device, edgewright.cli.commands.helper, edgewright.server.access_control, edgewright.server.store.records
 assert "onnxruntime" not in sys.modules, "the core of the agent loads the runtime"
 """
 
@@ -33,10 +33,10 @@ def test_what_a_device_runs_imports_in_a_bare_installation() -> None:
     done = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert {
-        "edgewright.contract.project",
+        "edgewright.contract.config.project",
         "edgewright.device.agent",
-        "edgewright.privacy.sum",
-        "edgewright.trust.verify",
+        "edgewright.privacy.private_sum",
+        "edgewright.trust.client",
     } <= set(done.stdout.split())
 
 

@@ -6,28 +6,28 @@ import sys
 from collections.abc import Sequence
 
 import edgewright
-from edgewright.cli.terminal import print_failure, run_guarded
+from edgewright.cli.console import print_failure, run_guarded
 
 __all__ = ["main"]
 
 # Verb to module; loaded only when named, so that a device's commands start fast.
 VERBS = {
-    "compress": "edgewright.cli.compress",
-    "profile": "edgewright.cli.profile",
-    "lint": "edgewright.cli.lint",
-    "calibrate": "edgewright.cli.calibrate",
-    "keys": "edgewright.cli.keys",
-    "publish": "edgewright.cli.publish",
-    "policy": "edgewright.cli.policy",
-    "rollout": "edgewright.cli.rollout",
-    "repo": "edgewright.cli.repo",
-    "device": "edgewright.cli.device",
-    "serve": "edgewright.cli.serve",
-    "fleet": "edgewright.cli.fleet",
-    "query": "edgewright.cli.query",
-    "helper": "edgewright.cli.helper",
-    "init": "edgewright.cli.init",
-    "doctor": "edgewright.cli.doctor",
+    "compress": "edgewright.cli.commands.compress",
+    "profile": "edgewright.cli.commands.profile",
+    "lint": "edgewright.cli.commands.lint",
+    "calibrate": "edgewright.cli.commands.calibrate",
+    "keys": "edgewright.cli.commands.keys",
+    "publish": "edgewright.cli.commands.publish",
+    "policy": "edgewright.cli.commands.policy",
+    "rollout": "edgewright.cli.commands.rollout",
+    "repo": "edgewright.cli.commands.repo",
+    "device": "edgewright.cli.commands.device",
+    "serve": "edgewright.cli.commands.serve",
+    "fleet": "edgewright.cli.commands.fleet",
+    "query": "edgewright.cli.commands.query",
+    "helper": "edgewright.cli.commands.helper",
+    "init": "edgewright.cli.commands.init",
+    "doctor": "edgewright.cli.commands.doctor",
 }
 
 SUMMARIES = {

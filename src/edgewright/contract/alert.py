@@ -40,7 +40,7 @@ HEALTH_METRICS = (
 
 SUM_METRICS = ("confidence", "rejected", "unusual")
 SUM_FAMILIES = ("drift", "power", "outcome")
-"""What private sums say; `fleet/drift.py` says what each is. A family has a name after a dot."""
+"""What private sums say; `fleet/cohort_drift.py` says what each is. A family has a name after a dot."""
 
 
 class AlertRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

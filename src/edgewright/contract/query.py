@@ -1,7 +1,7 @@
 """What a fleet may be asked: the template of the offline keys, the query that online keys make of it, and limits.
 
 A query instantiates a template and may only be stricter; a device's own limits stand above both. All three are
-data: what a query costs is computed in `privacy/account.py`, and what was spent is kept in `privacy/ledger.py`.
+data: what a query costs is computed in `privacy/accountant.py`, and what was spent is kept in `privacy/budget_ledger.py`.
 """
 
 import hashlib
@@ -12,8 +12,8 @@ import msgspec
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_digest, checked_name
-from edgewright.contract.plan import Selector
-from edgewright.contract.times import checked_time, time_of
+from edgewright.contract.rollout_plan import Selector
+from edgewright.contract.timestamps import checked_time, time_of
 
 __all__ = [
     "LEAST_SIGMA",

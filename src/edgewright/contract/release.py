@@ -8,15 +8,15 @@ from typing import Any, Literal
 
 import msgspec
 
-from edgewright.contract.device import Budget
+from edgewright.contract.device_class import Budget
 from edgewright.contract.errors import InputError
-from edgewright.contract.evidence import Certificate
+from edgewright.contract.certificate import Certificate
 from edgewright.contract.guard import GuardRules
-from edgewright.contract.measure import Measurement
+from edgewright.contract.measurement import Measurement
 from edgewright.contract.names import checked_digest, checked_name, checked_version
 from edgewright.contract.preprocess import Preprocess
-from edgewright.contract.signature import InputContract
-from edgewright.contract.times import checked_time
+from edgewright.contract.model_signature import InputContract
+from edgewright.contract.timestamps import checked_time
 
 __all__ = [
     "Codec",

@@ -4,6 +4,6 @@ It imports neither torch nor a web framework, and signs nothing that others beli
 """
 
 from edgewright.device.agent import Agent, RejectedError
-from edgewright.device.predictor import Prediction
+from edgewright.device.inference.predictor import Prediction
 
 __all__ = ["Agent", "Prediction", "RejectedError"]

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.contract.guard import Action, GuardRules, InputRule
-from edgewright.contract.signature import InputContract, TensorSpec
-from edgewright.signals.look import within
+from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.stats.input_stats import within
 
 __all__ = ["Guard", "Rejection"]
 

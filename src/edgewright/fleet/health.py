@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgewright.contract.alert import HEALTH_METRICS, Reading
-from edgewright.contract.status import Status
-from edgewright.contract.times import time_of
+from edgewright.contract.device_status import Status
+from edgewright.contract.timestamps import time_of
 
 __all__ = ["STALE_S", "Alike", "By", "Evidence", "Figure", "Health", "Said", "Seen", "health", "readings"]
 
@@ -36,7 +36,7 @@ By = Literal["class", "version", "arm"]
 
 _LEAST_DEVICES = 3
 _TAIL = 0.05
-# A release was tried and failed; `device/update.py` knows them as final.
+# A release was tried and failed; `device/update/updater.py` knows them as final.
 _WENT_BACK = ("self-test", "budget", "probation", "installer", "external data")
 _WAITS = ("battery", "hours")
 

@@ -3,7 +3,7 @@
 Encoding, noise, what it costs and what may be spent; masks, and both protocols that add what is masked. All of it
 is pure, over bytes and arrays: whoever has sockets, files and clocks hands in what came and stores what is kept.
 
->>> from edgewright.privacy.account import epsilon_of
+>>> from edgewright.privacy.accountant import epsilon_of
 >>> round(epsilon_of(rho=0.05, delta=1e-6), 2)
 1.47
 """

@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from edgewright.contract.errors import DataError
 from edgewright.privacy.mask import KEY_BYTES, add_mask, derive, digest, subtract_mask
-from edgewright.privacy.pack import Words, fitted, pack, unpack, words
+from edgewright.privacy.bit_packing import Words, fitted, pack, unpack, words
 from edgewright.privacy.roster import (
     MOST_DEVICES,
     DeclinedError,

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from edgewright.privacy.pack import Words
+from edgewright.privacy.bit_packing import Words
 
 __all__ = ["KEY_BYTES", "add_mask", "derive", "digest", "subtract_mask"]
 

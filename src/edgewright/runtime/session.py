@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from edgewright.contract.errors import CandidateError, ModelError
 from edgewright.runtime.options import RuntimeOptions, session_options
-from edgewright.runtime.scan import external_tensors
+from edgewright.runtime.external_data import external_tensors
 
 __all__ = ["OnnxSession", "Session", "open_session"]
 

@@ -14,20 +14,20 @@ from litestar.exceptions import HTTPException
 from litestar.middleware import DefineMiddleware
 
 import edgewright
-from edgewright.contract.door import Problem
+from edgewright.contract.device_api import Problem
 from edgewright.contract.errors import EdgewrightError
-from edgewright.server.acts import Acting
-from edgewright.server.document import Records, openapi_document
-from edgewright.server.fleets import gauge
-from edgewright.server.intake import Intake
-from edgewright.server.limits import client_of
-from edgewright.server.measures import CONTENT_TYPE, exposition, timed
-from edgewright.server.operate import operator_router
-from edgewright.server.security import Gate, guard
+from edgewright.server.commands.acts import Acting
+from edgewright.server.openapi import Records, openapi_document
+from edgewright.server.api.read_models import gauge
+from edgewright.server.device_api.endpoint import Intake
+from edgewright.server.auth.rate_limits import client_of
+from edgewright.server.metrics import CONTENT_TYPE, exposition, timed
+from edgewright.server.api.operator_routes import operator_router
+from edgewright.server.auth.authentication import Gate, guard
 from edgewright.server.services import Services
-from edgewright.server.told import told
-from edgewright.server.wire import Receive, Scope, Send, bad
-from edgewright.server.wire import say as answer
+from edgewright.server.errors import told
+from edgewright.server.device_api.asgi import Receive, Scope, Send, bad
+from edgewright.server.device_api.asgi import say as answer
 
 __all__ = ["LOG", "App", "make_app"]
 

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from edgewright.contract.fleet import Fleet
-from edgewright.privacy.desk import SumDesk
+from edgewright.contract.config.fleet import Fleet
+from edgewright.privacy.aggregation_handler import SumDesk
 from edgewright.server.store.store import Store
-from edgewright.trust.keys import KeyFolder
+from edgewright.trust.signing_keys import KeyFolder
 from edgewright.trust.repository import Repository
-from edgewright.trust.store import Store as Files
+from edgewright.trust.storage import Store as Files
 
 __all__ = ["Services"]
 

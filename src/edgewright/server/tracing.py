@@ -11,7 +11,7 @@ from typing import Any
 
 from edgewright.contract.errors import InputError
 from edgewright.server.app import App
-from edgewright.server.wire import Receive, Scope, Send
+from edgewright.server.device_api.asgi import Receive, Scope, Send
 
 __all__ = ["traced", "tracing"]
 

@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgewright.contract.errors import InputError, OutputError, WorkError
-from edgewright.trust.durable import sync
+from edgewright.trust.fsync import sync
 
 __all__ = ["KEY_BYTES", "KeyStore", "LockedError", "RawKeyStore", "new_key_file", "open_key_file", "write_secret"]
 

@@ -13,18 +13,18 @@ import msgspec
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import next_version, version_key
-from edgewright.contract.plan import Plan, Policy, refusals
+from edgewright.contract.rollout_plan import Plan, Policy, refusals
 from edgewright.contract.release import Delta, Manifest, Sealed, StoredFile, Variant, stored
-from edgewright.contract.times import time_of
-from edgewright.trust.card import bill_of_materials, model_card
+from edgewright.contract.timestamps import time_of
+from edgewright.trust.release_documents import bill_of_materials, model_card
 from edgewright.trust.delta import smallest_delta
-from edgewright.trust.form import ROLLOUTS
-from edgewright.trust.keys import KeyFolder
+from edgewright.trust.metadata_rules import ROLLOUTS
+from edgewright.trust.signing_keys import KeyFolder
 from edgewright.trust.keystore import KeyStore
-from edgewright.trust.paths import blob_name, plan_path, policy_path, release_path
+from edgewright.trust.target_paths import blob_name, plan_path, policy_path, release_path
 from edgewright.trust.repository import Repository
-from edgewright.trust.seal import seal, unseal
-from edgewright.trust.signed import change_offline, change_online, create, record_at
+from edgewright.trust.file_encryption import seal, unseal
+from edgewright.trust.signed_records import change_offline, change_online, create, record_at
 
 __all__ = [
     "Published",

@@ -24,8 +24,8 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, SuccinctRoles, TargetFile, Targets, Timestamp
 
 from edgewright.contract.errors import WorkError
-from edgewright.trust.form import BIN, BINS, LIFETIMES, faults
-from edgewright.trust.store import ExistsError, Store
+from edgewright.trust.metadata_rules import BIN, BINS, LIFETIMES, faults
+from edgewright.trust.storage import ExistsError, Store
 
 __all__ = ["Repository", "TrustError", "target_name", "utc_now"]
 

@@ -13,11 +13,11 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root, Targets
 
 from edgewright.contract.errors import InputError
-from edgewright.trust.form import BIN, BINS, ROLLOUTS, lifetime_of
-from edgewright.trust.keys import KeyFolder
-from edgewright.trust.reading import read_aloud
+from edgewright.trust.metadata_rules import BIN, BINS, ROLLOUTS, lifetime_of
+from edgewright.trust.signing_keys import KeyFolder
+from edgewright.trust.change_summary import read_aloud
 from edgewright.trust.repository import Repository, TrustError
-from edgewright.trust.store import ExistsError
+from edgewright.trust.storage import ExistsError
 
 __all__ = [
     "Changed",

@@ -16,7 +16,7 @@ from benchmarks.unusual.network import trained
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from edgewright.compress.train.network import Network
+from edgewright.compress.train.torch_graph.onnx_module import Network
 
 SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "outliers.py"
 

@@ -11,13 +11,13 @@ import pytest
 import urllib3
 from benchmarks.summing.fleet import HELPER_KEY, Fleet, Round, helper_terms, neighbour_terms
 
-from edgewright.cli.collecting import Patience, _helped, _neighbourly, kept_in
-from edgewright.cli.desk import serving
-from edgewright.cli.enrolled import read_enrolled
+from edgewright.cli.query_collect import Patience, _helped, _neighbourly, kept_in
+from edgewright.cli.aggregation_server import serving
+from edgewright.cli.device_list import read_enrolled
 from edgewright.contract.errors import InputError, OutputError
-from edgewright.device.sums import Kept, post
-from edgewright.privacy.collect import Collector
-from edgewright.privacy.desk import HelperDesk, SumDesk
+from edgewright.device.queries.sum_client import Kept, post
+from edgewright.privacy.secagg_server import Collector
+from edgewright.privacy.aggregation_handler import HelperDesk, SumDesk
 from edgewright.privacy.helper import Gatherer, Helper, UsedInMemory
 from edgewright.privacy.roster import DeclinedError, Terms
 
@@ -228,7 +228,7 @@ def test_what_is_not_wanted_is_not_read(tmp_path: Path, path: str, length: str, 
 
 
 def test_so_many_connections_are_held_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgewright.cli.desk._MOST_CONNECTIONS", 3)
+    monkeypatch.setattr("edgewright.cli.aggregation_server._MOST_CONNECTIONS", 3)
     with serving(lambda *_: (200, b""), "127.0.0.1", 0) as url:
         host, _, port = url.removeprefix("http://").partition(":")
         held = [socket.create_connection((host, int(port)), timeout=5) for _ in range(3)]

@@ -16,9 +16,9 @@ from sklearn.decomposition import PCA
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from edgewright.cli.main import main
-from edgewright.compress.calibrate import observe
-from edgewright.compress.graph import Graph, clean
-from edgewright.compress.static import StaticInt8, quantize_static, tensors_to_observe
+from edgewright.compress.quantize.activation_ranges import observe
+from edgewright.compress.model.graph import Graph, clean
+from edgewright.compress.quantize.static_int8 import StaticInt8, quantize_static, tensors_to_observe
 
 Compress = Callable[..., dict[str, Any]]
 Arrays = dict[str, NDArray[Any]]

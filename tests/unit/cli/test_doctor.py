@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.cli import doctor
+from edgewright.cli.commands import doctor
 from edgewright.cli.main import main
 
 

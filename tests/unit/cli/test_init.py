@@ -11,14 +11,14 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from edgewright.cli.main import main
-from edgewright.compress.data import load_data
-from edgewright.compress.model import read_model
-from edgewright.contract.project import load_project
+from edgewright.compress.data.loader import load_data
+from edgewright.compress.model.loading import read_model
+from edgewright.contract.config.project import load_project
 
 
 @pytest.fixture(autouse=True)
 def short_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgewright.cli.init._LATENCY_SECONDS", 0.1)
+    monkeypatch.setattr("edgewright.cli.commands.init._LATENCY_SECONDS", 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_a_full_disk_leaves_nothing_behind(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("edgewright.cli.init.os.fsync", full)
+    monkeypatch.setattr("edgewright.cli.commands.init.os.fsync", full)
     assert init(digits, tmp_path / "edgewright.toml") == 1
     assert "No space left on device" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

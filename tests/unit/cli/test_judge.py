@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.cli.judge import read_collected
+from edgewright.cli.commands.judge import read_collected
 from edgewright.contract.errors import InputError
-from edgewright.contract.profile import Profile, Signal
+from edgewright.contract.reference_profile import Profile, Signal
 from edgewright.contract.query import Counted, Query, Template
-from edgewright.fleet.drift import Collected, judged
-from edgewright.privacy.price import instantiate
-from edgewright.privacy.sum import contribute, recover
+from edgewright.fleet.cohort_drift import Collected, judged
+from edgewright.privacy.query_calibration import instantiate
+from edgewright.privacy.private_sum import contribute, recover
 
 SHARES = np.full(16, 1 / 16)
 PROFILE = Profile(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgewright.cli.main import main
 from edgewright.contract.errors import EdgewrightError, InputError, WorkError
-from edgewright.trust import keys as keys_module
+from edgewright.trust import signing_keys as keys_module
 
 Run = Callable[..., dict[str, Any]]
 
@@ -196,7 +196,7 @@ def test_a_new_key_is_removed_only_if_it_cannot_count_yet(
     def fails(*_: object, **__: object) -> None:
         raise error("no", remedy="none")
 
-    monkeypatch.setattr("edgewright.cli.keys.change_keys", fails)
+    monkeypatch.setattr("edgewright.cli.commands.keys.change_keys", fails)
     run("keys", "rotate", "online", "--name", "new", *places.signing, code=1 if stays else 2)
     assert (tmp_path / "KEYS/new.key.json").exists() is stays
 

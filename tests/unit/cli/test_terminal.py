@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from edgewright.cli.terminal import run_guarded
+from edgewright.cli.console import run_guarded
 
 
 def test_an_interrupt_is_one_whatever_is_raised_while_cleaning_up(capsys: pytest.CaptureFixture[str]) -> None:

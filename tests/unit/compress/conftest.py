@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from edgewright.compress.graph import session_bytes
+from edgewright.compress.model.graph import session_bytes
 
 Answers = list[NDArray[Any]]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.certify import certify, least_samples
-from edgewright.compress.ledger import LookLedger
+from edgewright.compress.certify.certificate import certify, least_samples
+from edgewright.compress.certify.look_ledger import LookLedger
 from edgewright.contract.errors import DataError
-from edgewright.contract.evidence import Certificate
+from edgewright.contract.certificate import Certificate
 
 
 def judge(

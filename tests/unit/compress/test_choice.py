@@ -5,18 +5,9 @@ from dataclasses import asdict, dataclass
 import pytest
 from msgspec.structs import replace as replaced
 
-from edgewright.compress.choice import (
-    chance,
-    closeness,
-    contenders,
-    foremost,
-    front_of,
-    is_better,
-    pooled,
-    ranking,
-)
-from edgewright.contract.candidate import Trial
-from edgewright.contract.device import Budget
+from edgewright.compress.search.ranking import chance, closeness, contenders, foremost, front_of, is_better, pooled, ranking
+from edgewright.contract.compression_report import Trial
+from edgewright.contract.device_class import Budget
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgewright.compress.codes import channel_steps, encode
+from edgewright.compress.quantize.weight_quantizer import channel_steps, encode
 
 RANDOM = np.random.default_rng(1)
 

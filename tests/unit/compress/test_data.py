@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.datasets import load_diabetes, load_digits
 
-from edgewright.compress.data import Dataset, Task, load_data
+from edgewright.compress.data.loader import Dataset, Task, load_data
 from edgewright.contract.errors import DataError
 from edgewright.contract.preprocess import Preprocess
-from edgewright.contract.signature import InputContract, TensorSpec
+from edgewright.contract.model_signature import InputContract, TensorSpec
 
 Spec = tuple[str, str, tuple[int | str, ...]]
 RNG = np.random.default_rng(0)
@@ -468,5 +468,5 @@ def test_missing_groups_are_refused(npz: Callable[..., str]) -> None:
 def test_a_file_that_claims_to_unpack_to_more_than_memory_is_refused(
     npz: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgewright.compress.sources.arrays.MAX_DATA_BYTES", 1000)
+    monkeypatch.setattr("edgewright.compress.data.sources.arrays.MAX_DATA_BYTES", 1000)
     assert "the limit is 1000" in refused(npz(row=floats(120, 4), y=ids(120, 3)), FOUR)

@@ -5,10 +5,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgewright.compress.figures import judge_budget
-from edgewright.contract.candidate import Figures
-from edgewright.contract.device import Budget
-from edgewright.contract.evidence import Certificate
+from edgewright.compress.search.final_measurement import judge_budget
+from edgewright.contract.compression_report import Figures
+from edgewright.contract.device_class import Budget
+from edgewright.contract.certificate import Certificate
 
 ORIGIN = {"kind": "measured", "machine": "m", "method": "m"}
 

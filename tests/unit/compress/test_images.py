@@ -10,11 +10,11 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from edgewright.compress.data import load_data
-from edgewright.compress.model import read_model
+from edgewright.compress.data.loader import load_data
+from edgewright.compress.model.loading import read_model
 from edgewright.contract.errors import DataError
 from edgewright.contract.preprocess import Preprocess
-from edgewright.contract.signature import InputContract, TensorSpec
+from edgewright.contract.model_signature import InputContract, TensorSpec
 
 SIZE = 16
 

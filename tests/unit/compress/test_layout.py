@@ -9,10 +9,10 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.layout import adds_in_32_bits, lay_out
-from edgewright.compress.recipe import CleanUp, Trained, Workbench
-from edgewright.compress.static import StaticInt8
-from edgewright.profile.target import LocalTarget, Machine, machine_of
+from edgewright.compress.search.layer_analysis import adds_in_32_bits, lay_out
+from edgewright.compress.search.recipe import CleanUp, Trained, Workbench
+from edgewright.compress.quantize.static_int8 import StaticInt8
+from edgewright.profiling.target import LocalTarget, Machine, machine_of
 
 STUDENT = Trained("ab" * 32, "student")
 With = Callable[..., Machine]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.compress.ledger import LookLedger, state_folder
+from edgewright.compress.certify.look_ledger import LookLedger, state_folder
 from edgewright.contract.errors import InputError, OutputError
 
 LOOK = """
 import sys
 from pathlib import Path
-from edgewright.compress.ledger import LookLedger
+from edgewright.compress.certify.look_ledger import LookLedger
 ledger = LookLedger(Path(sys.argv[1]))
 for i in range(40):
     ledger.look("data", "accuracy", f"{sys.argv[2]}-{i}")
@@ -22,7 +22,7 @@ for i in range(40):
 DIE_IN_WRITE = """
 import json, os, signal, sys
 from pathlib import Path
-from edgewright.compress.ledger import LookLedger
+from edgewright.compress.certify.look_ledger import LookLedger
 def dump(content, file, **_):
     file.write('{"schema": 1, "lo')
     file.flush()

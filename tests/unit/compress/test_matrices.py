@@ -8,8 +8,8 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.graph import Graph, clean
-from edgewright.compress.matrices import DynamicInt8, WeightBlocks, matrix_layers, quantize_blocks, quantize_dynamic
+from edgewright.compress.model.graph import Graph, clean
+from edgewright.compress.quantize.dynamic_int8 import DynamicInt8, WeightBlocks, matrix_layers, quantize_blocks, quantize_dynamic
 from edgewright.contract.errors import CandidateError
 
 Build = Callable[..., onnx.ModelProto]

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgewright.compress.model import read_model
+from edgewright.compress.model.loading import read_model
 from edgewright.contract.errors import ModelError
 
 SHARED = Path(__file__).parents[4] / "shared" / "models"

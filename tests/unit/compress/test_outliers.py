@@ -13,11 +13,11 @@ from sklearn.covariance import EmpiricalCovariance
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from edgewright.compress.expose import EMBEDDING, expose
-from edgewright.compress.outliers import fit_mahalanobis, fit_neighbours, least_samples, outlier_rule
+from edgewright.compress.model.embedding_output import EMBEDDING, expose
+from edgewright.compress.uncertainty.ood_fit import fit_mahalanobis, fit_neighbours, least_samples, outlier_rule
 from edgewright.contract.errors import DataError
 from edgewright.contract.outlier import LogitMeasure, Measure, OutlierRule
-from edgewright.signals.outlier import scorer, unusual
+from edgewright.stats.ood_scores import scorer, unusual
 
 Arrays = dict[str, NDArray[Any]]
 MEASURES = ["energy", "confidence", "margin", "mahalanobis", "relative", "neighbours"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.compress.output import JOURNAL, OutputFolder, open_folder, write_file
+from edgewright.compress.output_folder import JOURNAL, OutputFolder, open_folder, write_file
 from edgewright.contract.errors import InputError, OutputError
 
 

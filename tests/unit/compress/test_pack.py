@@ -8,8 +8,8 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.graph import optimized
-from edgewright.compress.pack import DIGITS, bits_per_weight, digits_for, pack_integers, peak_of
+from edgewright.compress.model.graph import optimized
+from edgewright.compress.quantize.bit_packing import DIGITS, bits_per_weight, digits_for, pack_integers, peak_of
 
 Build = Callable[..., onnx.ModelProto]
 Run = Callable[..., list[NDArray[Any]]]

@@ -10,12 +10,12 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.compact import compact
-from edgewright.compress.graph import Graph, clean, session_bytes
-from edgewright.compress.model import read_model
-from edgewright.compress.pack import pack_integers
-from edgewright.compress.sensitivity import probe_on
-from edgewright.compress.stored import StoreWeights, store_weights
+from edgewright.compress.model.strip_metadata import compact
+from edgewright.compress.model.graph import Graph, clean, session_bytes
+from edgewright.compress.model.loading import read_model
+from edgewright.compress.quantize.bit_packing import pack_integers
+from edgewright.compress.quantize.sensitivity import probe_on
+from edgewright.compress.quantize.weight_only import StoreWeights, store_weights
 
 MODELS = Path(__file__).parents[4] / "shared" / "models"
 NAMES = [path.name for path in sorted(MODELS.glob("*.onnx"))]

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.figures import Measured
-from edgewright.compress.proof import choose
-from edgewright.compress.run import Run
-from edgewright.contract.candidate import Figures
-from edgewright.contract.device import Budget
+from edgewright.compress.search.final_measurement import Measured
+from edgewright.compress.finalist_selection import choose
+from edgewright.compress.context import Run
+from edgewright.contract.compression_report import Figures
+from edgewright.contract.device_class import Budget
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.measure import Measurement, Origin
+from edgewright.contract.measurement import Measurement, Origin
 
 EXACT = Origin(kind="computed", machine="any", method="given")
 

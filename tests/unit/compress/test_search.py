@@ -16,14 +16,14 @@ import onnx
 import optuna
 import pytest
 
-from edgewright.compress.graph import clean
-from edgewright.compress.output import JOURNAL, OutputFolder
-from edgewright.compress.recipe import Trained
-from edgewright.compress.search import Search, SearchLimits, any_gain
-from edgewright.compress.space import AS_TRAINED, Params, Space, space_of
-from edgewright.compress.trials import TrialRunner
-from edgewright.contract.candidate import Trial
-from edgewright.contract.device import Budget
+from edgewright.compress.model.graph import clean
+from edgewright.compress.output_folder import JOURNAL, OutputFolder
+from edgewright.compress.search.recipe import Trained
+from edgewright.compress.search.search import Search, SearchLimits, any_gain
+from edgewright.compress.search.space import AS_TRAINED, Params, Space, space_of
+from edgewright.compress.search.trial_runner import TrialRunner
+from edgewright.contract.compression_report import Trial
+from edgewright.contract.device_class import Budget
 from edgewright.contract.errors import InputError, OutputError
 
 BUDGET = Budget(max_drop=0.01)

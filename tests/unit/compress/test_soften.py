@@ -11,17 +11,17 @@ import pytest
 from numpy.typing import NDArray
 from scipy import special
 
-from edgewright.compress.calibrate import observe
-from edgewright.compress.expose import expose
-from edgewright.compress.graph import Graph, clean, optimized
-from edgewright.compress.matrices import DynamicInt8, WeightBlocks
-from edgewright.compress.recipe import CleanUp, Recipe, Workbench
-from edgewright.compress.soften import soften
-from edgewright.compress.sparsify import Sparsify
-from edgewright.compress.static import StaticInt8, quantize_static, tensors_to_observe
-from edgewright.compress.stored import StoreHalf, StoreWeights
+from edgewright.compress.quantize.activation_ranges import observe
+from edgewright.compress.model.embedding_output import expose
+from edgewright.compress.model.graph import Graph, clean, optimized
+from edgewright.compress.quantize.dynamic_int8 import DynamicInt8, WeightBlocks
+from edgewright.compress.search.recipe import CleanUp, Recipe, Workbench
+from edgewright.compress.uncertainty.temperature_scaling import soften
+from edgewright.compress.quantize.sparsity import Sparsify
+from edgewright.compress.quantize.static_int8 import StaticInt8, quantize_static, tensors_to_observe
+from edgewright.compress.quantize.weight_only import StoreHalf, StoreWeights
 from edgewright.contract.errors import CandidateError
-from edgewright.signals.calibration import Softening, fit_temperature, nll, softmax
+from edgewright.stats.calibration import Softening, fit_temperature, nll, softmax
 
 Build = Callable[..., onnx.ModelProto]
 Run = Callable[..., list[NDArray[Any]]]

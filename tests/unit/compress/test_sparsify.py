@@ -4,9 +4,9 @@ import numpy as np
 import onnx
 import pytest
 
-from edgewright.compress.graph import Graph, clean
-from edgewright.compress.layers import layer_weights
-from edgewright.compress.sparsify import Sparsify, compressed_size, sparsify
+from edgewright.compress.model.graph import Graph, clean
+from edgewright.compress.model.layers import layer_weights
+from edgewright.compress.quantize.sparsity import Sparsify, compressed_size, sparsify
 from edgewright.contract.errors import CandidateError
 
 

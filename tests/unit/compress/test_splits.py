@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from edgewright.compress.dataset import Dataset, Task
-from edgewright.compress.splits import split
+from edgewright.compress.data.dataset import Dataset, Task
+from edgewright.compress.data.splits import split
 from edgewright.contract.errors import DataError
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.trials import predicted_bound
+from edgewright.compress.search.trial_runner import predicted_bound
 
 
 def bound(lost: int, gained: int = 0, samples: int = 300, certify: int = 600, kind: str = "binary") -> float:

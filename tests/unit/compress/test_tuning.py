@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress import tuning
-from edgewright.compress.run import Run
-from edgewright.compress.tuning import faster_options
-from edgewright.contract.candidate import Figures
+from edgewright.compress import faster_options as tuning
+from edgewright.compress.context import Run
+from edgewright.compress.faster_options import faster_options
+from edgewright.contract.compression_report import Figures
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.measure import Measurement, Origin
-from edgewright.profile.options import OptionsResult
+from edgewright.contract.measurement import Measurement, Origin
+from edgewright.profiling.runtime_tuning import OptionsResult
 from edgewright.runtime.options import RuntimeOptions
 
 USUAL = RuntimeOptions(threads=2)

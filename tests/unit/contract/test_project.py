@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgewright.contract.errors import ProjectError
-from edgewright.contract.project import load_project, parse_project
+from edgewright.contract.config.project import load_project, parse_project
 
 BASE = '[model]\npath = "m.onnx"\n[data]\nsource = "d.npz"\n'
 CLASS = BASE + '[[device_class]]\nname = "watch"\n'

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name, checked_version, next_version, version_key
-from edgewright.contract.plan import Arm, HealthRule, Hours, Plan, Policy, Stage, refusals
+from edgewright.contract.rollout_plan import Arm, HealthRule, Hours, Plan, Policy, Stage, refusals
 from edgewright.contract.release import (
     Delta,
     Manifest,

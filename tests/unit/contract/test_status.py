@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.plan import METRICS
+from edgewright.contract.rollout_plan import METRICS
 from edgewright.contract.refusal import Refusal
-from edgewright.contract.status import StageOutcome, Status, UpdateState
-from edgewright.device.lifecycle import State
+from edgewright.contract.device_status import StageOutcome, Status, UpdateState
+from edgewright.device.update.state_machine import State
 
 FULL = Status(
     "digits",

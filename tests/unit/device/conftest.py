@@ -16,19 +16,19 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgewright.compress.variant import variant_of
-from edgewright.contract.device import DeviceClass
-from edgewright.contract.plan import Arm, Plan, Stage
+from edgewright.compress.release_variant import variant_of
+from edgewright.contract.device_class import DeviceClass
+from edgewright.contract.rollout_plan import Arm, Plan, Stage
 from edgewright.contract.release import Manifest
 from edgewright.device.agent import Agent
-from edgewright.device.settings import enrol
-from edgewright.trust import keys as keys_module
-from edgewright.trust.fetch import Fetcher
-from edgewright.trust.found import found, read_anchor
-from edgewright.trust.keys import KeyFolder
+from edgewright.device.enrolment import enrol
+from edgewright.trust import signing_keys as keys_module
+from edgewright.trust.fetcher import Fetcher
+from edgewright.trust.bootstrap import found, read_anchor
+from edgewright.trust.signing_keys import KeyFolder
 from edgewright.trust.publish import Published, publish_plan, publish_release, releases
 from edgewright.trust.repository import Repository
-from edgewright.trust.store import LocalStore
+from edgewright.trust.storage import LocalStore
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 

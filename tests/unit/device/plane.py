@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from edgewright.contract.door import PROOF, CheckedIn, CheckingIn, Enrolled, Enrolling, Problem
-from edgewright.device.settings import Settings, enrol_at
-from edgewright.trust.identity import Requests, UnknownError, device_id_of
+from edgewright.contract.device_api import PROOF, CheckedIn, CheckingIn, Enrolled, Enrolling, Problem
+from edgewright.device.enrolment import Settings, enrol_at
+from edgewright.trust.device_identity import Requests, UnknownError, device_id_of
 
 from .conftest import World
 

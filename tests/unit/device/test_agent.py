@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgewright.device.files import Files
-from edgewright.device.lifecycle import State
-from edgewright.device.trial import Probation
+from edgewright.device.filesystem import Files
+from edgewright.device.update.state_machine import State
+from edgewright.device.update.self_test import Probation
 
 from .conftest import World, answer, failed
 

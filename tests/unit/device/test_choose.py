@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgewright.contract.plan import Arm, Hours, Plan, Policy, Selector, Stage
+from edgewright.contract.rollout_plan import Arm, Hours, Plan, Policy, Selector, Stage
 from edgewright.contract.refusal import Refusal
-from edgewright.device.choose import Choice, Situation, choose, notice
+from edgewright.device.update.selection import Choice, Situation, choose, notice
 from edgewright.device.slots import Installed, Slots
 
 OLD, NEW, OTHER = "a" * 64, "b" * 64, "c" * 64

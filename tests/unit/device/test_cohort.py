@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgewright.device.cohort import arm_of, is_held_back, is_in, place
+from edgewright.rollout.assignment import arm_of, is_held_back, is_in, place
 
 DEVICES = [f"device-{number}" for number in range(4000)]
 SALT = "00112233445566778899aabbccddeeff"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.guard import GuardRules, InputRule
-from edgewright.contract.signature import InputContract, TensorSpec
+from edgewright.contract.model_signature import InputContract, TensorSpec
 from edgewright.device.guard import Guard, Rejection
 
 CONTRACT = InputContract(

@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgewright.device.files import Files
-from edgewright.device.journal import Journal, Record
+from edgewright.device.filesystem import Files
+from edgewright.device.update.journal import Journal, Record
 
 
 def test_the_latest_record_comes_back(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import threading
 from typing import Any
 
 from edgewright.contract.errors import WorkError
-from edgewright.device.keeper import keep_up
+from edgewright.device.run_loop import keep_up
 
 
 class Settings:

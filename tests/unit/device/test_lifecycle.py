@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgewright.device.lifecycle import TRANSITIONS, Event, LifecycleError, State, after, diagram
+from edgewright.device.update.state_machine import TRANSITIONS, Event, LifecycleError, State, after, diagram
 
 
 def test_every_state_can_be_reached_and_left() -> None:

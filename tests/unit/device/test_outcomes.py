@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from edgewright.contract.errors import InputError
-from edgewright.device.files import Files
-from edgewright.device.outcomes import Outcome, Outcomes, is_worse
+from edgewright.device.filesystem import Files
+from edgewright.device.monitoring.outcomes import Outcome, Outcomes, is_worse
 
 
 def test_what_was_counted_is_there_after_a_restart(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgewright.contract.errors import InputError
-from edgewright.device.serve import Server, serve_tcp, serve_unix
+from edgewright.device.serving.http_server import Server, serve_tcp, serve_unix
 
 from .conftest import World
 

@@ -9,15 +9,16 @@ import numpy as np
 import onnx
 import pytest
 
-from edgewright.compress.variant import image_of, variant_of
-from edgewright.contract.device import Budget, DeviceClass
+from edgewright.compress.release_variant import image_of, variant_of
+from edgewright.contract.device_class import Budget, DeviceClass
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.contract.plan import HealthRule, Stage
+from edgewright.contract.rollout_plan import HealthRule, Stage
 from edgewright.contract.refusal import RefusedError
 from edgewright.contract.release import Manifest
-from edgewright.device import RejectedError, host, opening
-from edgewright.device.installer import CommandInstaller, InstallerError, RaucInstaller, installer_of
-from edgewright.device.lifecycle import State
+from edgewright.device import RejectedError, host_info as host
+from edgewright.device.update import release_loader as opening
+from edgewright.device.update.installer import CommandInstaller, InstallerError, RaucInstaller, installer_of
+from edgewright.device.update.state_machine import State
 from edgewright.trust.keystore import new_key_file
 from edgewright.trust.publish import (
     known_policy,
@@ -459,7 +460,7 @@ def platform(world: World, monkeypatch: pytest.MonkeyPatch) -> Platform:
 
 
 def roll_out(world: World, version: str, counter: int, **changes: Any) -> None:
-    from edgewright.contract.plan import Arm, Plan
+    from edgewright.contract.rollout_plan import Arm, Plan
 
     digest = dict(releases(world.repository(), "os"))[version]
     plan = Plan("os", "default", f"os-{version}", 1, counter, (Arm(version, digest),), (Stage(1.0),), **changes)

@@ -13,24 +13,24 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgewright.cli.desk import serving
-from edgewright.contract.permit import Permit, Questions
-from edgewright.contract.profile import Profile, Signal
+from edgewright.cli.aggregation_server import serving
+from edgewright.contract.query_permit import Permit, Questions
+from edgewright.contract.reference_profile import Profile, Signal
 from edgewright.contract.query import Counted, Limits, Query, Template
 from edgewright.contract.refusal import RefusedError
 from edgewright.contract.release import StoredFile
-from edgewright.device import sums
+from edgewright.device.queries import sum_client as sums
 from edgewright.device.agent import Agent
-from edgewright.privacy.agreement import terms_of
-from edgewright.privacy.desk import SumDesk
+from edgewright.privacy.protocol_params import terms_of
+from edgewright.privacy.aggregation_handler import SumDesk
 from edgewright.privacy.helper import Gift
-from edgewright.privacy.price import instantiate
+from edgewright.privacy.query_calibration import instantiate
 from edgewright.privacy.roster import decode
-from edgewright.trust.asking import ask, permit
-from edgewright.trust.paths import questions_path
+from edgewright.trust.queries import ask, permit
+from edgewright.trust.target_paths import questions_path
 from edgewright.trust.publish import releases
-from edgewright.trust.refresh import renew
-from edgewright.trust.signed import change_online
+from edgewright.trust.metadata_renewal import renew
+from edgewright.trust.signed_records import change_online
 
 from .conftest import NOW, World, answer
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from edgewright.contract.alert import AlertRule, Reading
-from edgewright.contract.profile import Profile, Signal
-from edgewright.fleet.alerts import judge
-from edgewright.fleet.drift import Collected, disjoint, judged, readings
+from edgewright.contract.reference_profile import Profile, Signal
+from edgewright.fleet.alert_rules import judge
+from edgewright.fleet.cohort_drift import Collected, disjoint, judged, readings
 
 SHARES = np.full(16, 1 / 16)
 EDGES = tuple(np.linspace(-1, 1, 15).tolist())

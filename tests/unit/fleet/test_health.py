@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewright.contract.alert import HEALTH_METRICS
-from edgewright.contract.status import Status
-from edgewright.contract.times import moment
+from edgewright.contract.device_status import Status
+from edgewright.contract.timestamps import moment
 from edgewright.fleet.health import STALE_S, Alike, Evidence, Said, Seen, health, readings
 
 NOW = 1_800_000_000.0

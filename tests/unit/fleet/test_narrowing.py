@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgewright.contract.permit import Permit
+from edgewright.contract.query_permit import Permit
 from edgewright.contract.query import Counted, Template
-from edgewright.fleet.narrowing import Asking, narrow
+from edgewright.fleet.drill_down import Asking, narrow
 
 NOW = 1_795_000_000.0
 TEMPLATE = Template(

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewright.contract.fleet import Retirement
+from edgewright.contract.config.fleet import Retirement
 from edgewright.contract.names import version_key
-from edgewright.fleet.retirement import Old, propose
+from edgewright.fleet.release_retirement import Old, propose
 
 FIVE = ("1.0", "1.1", "1.2", "1.10", "2.0")
 BY_COUNT, BY_USE = Retirement(after_versions=2), Retirement(unused_s=86400.0)

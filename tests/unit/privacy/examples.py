@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 
 from edgewright.contract.query import Counted, Query, Template, digest_of
-from edgewright.contract.times import time_of
-from edgewright.privacy.account import cost_of
-from edgewright.privacy.sum import span_of
+from edgewright.contract.timestamps import time_of
+from edgewright.privacy.accountant import cost_of
+from edgewright.privacy.private_sum import span_of
 
 HISTOGRAM = Template(
     name="inputs",

@@ -5,7 +5,7 @@ import sys
 
 LOADED = """
 import importlib, pkgutil, sys
-import edgewright.privacy, edgewright.device.ledger
+import edgewright.privacy, edgewright.device.queries.ledger_file
 for module in pkgutil.walk_packages(edgewright.privacy.__path__, "edgewright.privacy."):
     importlib.import_module(module.name)
 print(*sorted({name.split(".")[0] for name in sys.modules}))

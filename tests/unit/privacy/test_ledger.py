@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from edgewright.contract.query import Limits, Query
 from edgewright.contract.refusal import Refusal, RefusedError
-from edgewright.device.files import Files
-from edgewright.device.ledger import LedgerFile
-from edgewright.privacy.ledger import Ledger, answered, debit, growth, spent
+from edgewright.device.filesystem import Files
+from edgewright.device.queries.ledger_file import LedgerFile
+from edgewright.privacy.budget_ledger import Ledger, answered, debit, growth, spent
 
 from .examples import HISTOGRAM, NOW_S, query_of, template_like
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewright.contract.errors import DataError
-from edgewright.privacy.pack import Words, fitted, pack, packed_bytes, unpack, words
+from edgewright.privacy.bit_packing import Words, fitted, pack, packed_bytes, unpack, words
 
 
 @given(st.integers(2, 32), st.integers(0, 300), st.integers(0, 2**32 - 1))

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewright.contract.errors import InputError
-from edgewright.privacy import secagg
+from edgewright.privacy import secagg_client as secagg
 from edgewright.privacy.roster import DeclinedError, Letter, Letters, Roster, Terms, decode
-from edgewright.privacy.shares import combine, split
+from edgewright.privacy.shamir import combine, split
 
 
 @st.composite

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from edgewright.contract.errors import DataError
 from edgewright.contract.query import Limits, Query, Template
 from edgewright.contract.refusal import RefusedError
-from edgewright.privacy.account import cost_of, sensitivity_of
-from edgewright.privacy.encode import centred, round_within
+from edgewright.privacy.accountant import cost_of, sensitivity_of
+from edgewright.privacy.encoding import centred, round_within
 from edgewright.privacy.noise import draw
-from edgewright.privacy.sum import _counts, _vector, contribute, objection, recover, span_of
-from edgewright.signals.exact import clopper_pearson
+from edgewright.privacy.private_sum import _counts, _vector, contribute, objection, recover, span_of
+from edgewright.stats.exact_paired_bound import clopper_pearson
 
 from .examples import HISTOGRAM, VECTOR, query_of, template_like
 
@@ -142,7 +142,7 @@ def test_whatever_the_values_the_answer_without_noise_keeps_the_norm(
 ) -> None:
     query = query_of(VECTOR, number, projected=projected, sigma=64.0)
     silent = mock.patch(
-        "edgewright.privacy.sum.draw", lambda noise, sigma, count, entropy: np.zeros(count, np.int64)
+        "edgewright.privacy.private_sum.draw", lambda noise, sigma, count, entropy: np.zeros(count, np.int64)
     )
     with silent:
         sent = contribute(np.array(values), VECTOR, query)

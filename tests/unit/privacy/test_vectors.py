@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgewright.privacy.helper import Gift, give
 from edgewright.privacy.mask import add_mask, derive, digest, subtract_mask
-from edgewright.privacy.pack import Words, words
+from edgewright.privacy.bit_packing import Words, words
 from edgewright.privacy.roster import decode
-from edgewright.privacy.shares import SHARE_BYTES, combine, split
+from edgewright.privacy.shamir import SHARE_BYTES, combine, split
 
 # AES-128 under the key 0 of the counters 0, 1 and 2: H, the tag of case 1 and the ciphertext of case 2 of the GCM
 # specification (McGrew and Viega 2005, appendix B).

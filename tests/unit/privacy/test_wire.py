@@ -12,15 +12,15 @@ import urllib3
 from benchmarks.summing.fleet import HELPER_KEY, Fleet, Round, helper_terms, neighbour_terms
 from benchmarks.summing.wire import Task
 
-from edgewright.cli.desk import serving
+from edgewright.cli.aggregation_server import serving
 from edgewright.contract.errors import OutputError
-from edgewright.device.sums import Kept, SumClient, UnansweredError, UsedFile, post
-from edgewright.privacy.collect import Collector
-from edgewright.privacy.desk import HelperDesk, SumDesk
+from edgewright.device.queries.sum_client import Kept, SumClient, UnansweredError, UsedFile, post
+from edgewright.privacy.secagg_server import Collector
+from edgewright.privacy.aggregation_handler import HelperDesk, SumDesk
 from edgewright.privacy.helper import Gatherer, Helper, UsedInMemory
-from edgewright.privacy.pack import Words
+from edgewright.privacy.bit_packing import Words
 from edgewright.privacy.roster import DeclinedError, Enrolment, Terms
-from edgewright.trust.identity import DeviceKey, new_device_key
+from edgewright.trust.device_identity import DeviceKey, new_device_key
 
 ROOT = Path(__file__).resolve().parents[3]
 HELPER = Helper(HELPER_KEY, Enrolment(1, frozenset()), UsedInMemory()).public

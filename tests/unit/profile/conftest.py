@@ -15,8 +15,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgewright.profile.latency import Subject
-from edgewright.profile.target import SshTarget
+from edgewright.profiling.latency import Subject
+from edgewright.profiling.target import SshTarget
 from edgewright.runtime.options import RuntimeOptions
 
 

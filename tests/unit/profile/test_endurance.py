@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.profile import worker
-from edgewright.profile.endurance import Slice, judge_slices, measure_contention, measure_sustained
-from edgewright.profile.latency import Subject
-from edgewright.profile.target import LocalTarget
+from edgewright.profiling import worker
+from edgewright.profiling.sustained_load import Slice, judge_slices, measure_contention, measure_sustained
+from edgewright.profiling.latency import Subject
+from edgewright.profiling.target import LocalTarget
 
 Make = Callable[..., Subject]
 

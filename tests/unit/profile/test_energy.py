@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgewright.profile.energy import measure_energy
-from edgewright.profile.latency import Latency, Subject, measure_latency
-from edgewright.profile.target import LocalTarget
+from edgewright.profiling.energy import measure_energy
+from edgewright.profiling.latency import Latency, Subject, measure_latency
+from edgewright.profiling.target import LocalTarget
 
 Make = Callable[..., Subject]
 

@@ -13,13 +13,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgewright.contract.errors import ModelError
-from edgewright.profile.errand import Grant, Outcome, do_errand
-from edgewright.profile.latency import Subject
-from edgewright.profile.parcel import Failure, pack
-from edgewright.profile.subject import packed
-from edgewright.profile.target import machine_in
+from edgewright.profiling.job_runner import Grant, Outcome, do_errand
+from edgewright.profiling.latency import Subject
+from edgewright.profiling.job_archive import Failure, pack
+from edgewright.profiling.workload import packed
+from edgewright.profiling.target import machine_in
 from edgewright.runtime.options import RuntimeOptions
-from edgewright.runtime.scan import external_locations
+from edgewright.runtime.external_data import external_locations
 
 Make = Callable[..., Subject]
 _GRANT = Grant.usual()

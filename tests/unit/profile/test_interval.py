@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from edgewright.contract.measure import Origin
-from edgewright.profile.interval import median_interval, median_measurement, percentile_measurement
+from edgewright.contract.measurement import Origin
+from edgewright.profiling.quantile_intervals import median_interval, median_measurement, percentile_measurement
 
 ORIGIN = Origin(kind="measured", machine="-", method="test")
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.measure import Measurement, Origin
-from edgewright.profile import latency as latency_module
-from edgewright.profile.latency import Latency, Subject, measure_latency, measure_ratios, paired_ratio
-from edgewright.profile.memory import measure_memory
-from edgewright.profile.target import LocalTarget, Machine
+from edgewright.contract.measurement import Measurement, Origin
+from edgewright.profiling import latency as latency_module
+from edgewright.profiling.latency import Latency, Subject, measure_latency, measure_ratios, paired_ratio
+from edgewright.profiling.memory import measure_memory
+from edgewright.profiling.target import LocalTarget, Machine
 from edgewright.runtime.options import RuntimeOptions
 
 Make = Callable[..., Subject]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.profile.meters import Meter, chosen_meters, find_meters, joules_between, read_meter
+from edgewright.profiling.power_meters import Meter, chosen_meters, find_meters, joules_between, read_meter
 
 Tree = Callable[[Mapping[str, str]], Path]
 

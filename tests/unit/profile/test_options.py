@@ -2,10 +2,10 @@ from collections.abc import Callable
 
 import pytest
 
-from edgewright.contract.measure import Measurement, Origin
-from edgewright.profile.latency import Subject
-from edgewright.profile.options import TriedOptions, best_options, choose
-from edgewright.profile.target import LocalTarget
+from edgewright.contract.measurement import Measurement, Origin
+from edgewright.profiling.latency import Subject
+from edgewright.profiling.runtime_tuning import TriedOptions, best_options, choose
+from edgewright.profiling.target import LocalTarget
 from edgewright.runtime.options import RuntimeOptions
 
 ORIGIN = Origin(kind="measured", machine="-", method="-")

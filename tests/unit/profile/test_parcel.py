@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.refusal import RefusedError
-from edgewright.profile import parcel, worker
-from edgewright.profile.latency import Subject
-from edgewright.profile.parcel import Head, head_of, pack, unpack
-from edgewright.profile.subject import packed
+from edgewright.profiling import job_archive as parcel, worker
+from edgewright.profiling.latency import Subject
+from edgewright.profiling.job_archive import Head, head_of, pack, unpack
+from edgewright.profiling.workload import packed
 
 Make = Callable[..., Subject]
 _MAGIC = b"edgewright.job.1\n"

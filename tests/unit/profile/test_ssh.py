@@ -13,10 +13,10 @@ import pytest
 
 from edgewright.cli.main import main
 from edgewright.contract.errors import CandidateError, TargetError
-from edgewright.profile.latency import Latency, Subject, measure_latency, paired_ratio
-from edgewright.profile.memory import measure_memory
-from edgewright.profile.subject import packed
-from edgewright.profile.target import machine_of, open_target
+from edgewright.profiling.latency import Latency, Subject, measure_latency, paired_ratio
+from edgewright.profiling.memory import measure_memory
+from edgewright.profiling.workload import packed
+from edgewright.profiling.target import machine_of, open_target
 from edgewright.runtime.options import RuntimeOptions
 
 from .conftest import Sshd

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from edgewright.contract.errors import CandidateError, InputError, TargetError
-from edgewright.profile.latency import Subject
-from edgewright.profile.memory import measure_memory
-from edgewright.profile.subject import packed
-from edgewright.profile.target import LocalTarget, Machine, machine_of, open_target
+from edgewright.profiling.latency import Subject
+from edgewright.profiling.memory import measure_memory
+from edgewright.profiling.workload import packed
+from edgewright.profiling.target import LocalTarget, Machine, machine_of, open_target
 
 Make = Callable[..., Subject]
 

@@ -7,7 +7,7 @@ from typing import get_args
 import msgspec
 import pytest
 
-from edgewright.profile import worker
+from edgewright.profiling import worker
 from edgewright.runtime.options import OptimizationLevel, RuntimeOptions, session_options
 
 FILES = [Path(worker.__file__), Path(worker.__file__).with_name("meters.py")]

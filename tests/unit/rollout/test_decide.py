@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgewright.contract.decision import CONTROL, Decision, Evidence, Tally
+from edgewright.contract.rollout_decision import CONTROL, Decision, Evidence, Tally
 from edgewright.contract.errors import InputError
-from edgewright.contract.plan import Arm, HealthRule, Plan, Policy, Stage
-from edgewright.rollout.decide import decide, replay
+from edgewright.contract.rollout_plan import Arm, HealthRule, Plan, Policy, Stage
+from edgewright.rollout.decision import decide, replay
 
 NOW = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.UTC)
 Counted = Callable[..., Evidence]

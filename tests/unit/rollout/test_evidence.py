@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewright.contract.decision import CONTROL, DeviceOutcome, Evidence, Tally
+from edgewright.contract.rollout_decision import CONTROL, DeviceOutcome, Evidence, Tally
 from edgewright.contract.errors import InputError
-from edgewright.contract.plan import Arm, HealthRule, Plan, Policy, Stage
-from edgewright.device.cohort import arm_of, is_held_back, is_in
-from edgewright.rollout.design import sizes
-from edgewright.rollout.evidence import collect
+from edgewright.contract.rollout_plan import Arm, HealthRule, Plan, Policy, Stage
+from edgewright.rollout.assignment import arm_of, is_held_back, is_in
+from edgewright.rollout.comparison_design import sizes
+from edgewright.rollout.outcome_counts import collect
 
 NOW = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.UTC)
 PAST, FUTURE = "2026-11-21T11:59:59", "2026-11-21T12:00:01"

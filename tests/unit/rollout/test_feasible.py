@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from edgewright.contract.plan import Arm, HealthRule, Plan, Policy, Stage
-from edgewright.rollout import feasible
-from edgewright.signals import sequential
+from edgewright.contract.rollout_plan import Arm, HealthRule, Plan, Policy, Stage
+from edgewright.rollout import power_analysis as feasible
+from edgewright.stats import sequential_ab as sequential
 
 RULE = HealthRule("crash", margin=0.01)
 

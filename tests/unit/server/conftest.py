@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgewright.server.run import free_port, serve
+from edgewright.server.process import free_port, serve
 
 from .plant import Plant, make_ground, stand
 

@@ -14,12 +14,12 @@ import urllib3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from litestar.routes import HTTPRoute
 
-from edgewright.contract import door, operator
-from edgewright.contract.door import PROOF, CheckingIn
-from edgewright.contract.status import Status
-from edgewright.server import intake as intake_module
+from edgewright.contract import device_api as door, operator_api as operator
+from edgewright.contract.device_api import PROOF, CheckingIn
+from edgewright.contract.device_status import Status
+from edgewright.server.device_api import endpoint as intake_module
 from edgewright.server.app import _HEADERS
-from edgewright.trust.identity import DeviceKey
+from edgewright.trust.device_identity import DeviceKey
 
 from .plant import Answer, Plant
 
@@ -511,7 +511,7 @@ def test_who_goes_away_in_the_middle_leaves_nothing_behind(standing: Plant, port
 
 
 def test_an_end_lets_requests_finish(ground: Any, tmp_path: Any) -> None:
-    from edgewright.server.run import free_port, serve
+    from edgewright.server.process import free_port, serve
 
     from .plant import stand
 

@@ -20,27 +20,27 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgewright.cli.main import main
 from edgewright.contract.errors import CandidateError, InputError, TargetError
-from edgewright.contract.fleet import Fleet
-from edgewright.device.door import Door, UnansweredError, send
-from edgewright.profile import bench as client
-from edgewright.profile import errand
-from edgewright.profile.bench import BenchTarget, checked_server
-from edgewright.profile.errand import Grant, Outcome, run_errands
-from edgewright.profile.latency import Subject, measure_latency
-from edgewright.profile.parcel import pack
-from edgewright.profile.subject import packed
-from edgewright.profile.target import LocalTarget, machine_of, open_target
+from edgewright.contract.config.fleet import Fleet
+from edgewright.device.control_plane_client import Door, UnansweredError, send
+from edgewright.profiling import bench_target as client
+from edgewright.profiling import job_runner as errand
+from edgewright.profiling.bench_target import BenchTarget, checked_server
+from edgewright.profiling.job_runner import Grant, Outcome, run_errands
+from edgewright.profiling.latency import Subject, measure_latency
+from edgewright.profiling.job_archive import pack
+from edgewright.profiling.workload import packed
+from edgewright.profiling.target import LocalTarget, machine_of, open_target
 from edgewright.runtime.options import RuntimeOptions
-from edgewright.server import bench
-from edgewright.server.access import Role
+from edgewright.server import profiling_jobs as bench
+from edgewright.server.access_control import Role
 from edgewright.server.app import make_app
-from edgewright.server.run import free_port, serve
+from edgewright.server.process import free_port, serve
 from edgewright.server.services import Services
 from edgewright.server.store.store import make_store
-from edgewright.trust import keys as keys_module
-from edgewright.trust.fetch import open_pool
-from edgewright.trust.identity import DeviceKey
-from edgewright.trust.store import LocalStore
+from edgewright.trust import signing_keys as keys_module
+from edgewright.trust.fetcher import open_pool
+from edgewright.trust.device_identity import DeviceKey
+from edgewright.trust.storage import LocalStore
 
 _AUDIENCE = "fleet"
 pytestmark = pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDeprecationWarning")

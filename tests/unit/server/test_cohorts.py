@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from edgewright.contract.plan import Arm, Plan, Policy, Stage
-from edgewright.device.choose import Situation, assigned, choose
+from edgewright.contract.rollout_plan import Arm, Plan, Policy, Stage
+from edgewright.device.update.selection import Situation, assigned, choose
 from edgewright.device.slots import Installed, Slots
-from edgewright.device.stages import outcome_of, see
-from edgewright.server.stages import arm_in
-from edgewright.trust.identity import device_id_of
+from edgewright.device.reporting.stage_outcomes import outcome_of, see
+from edgewright.server.controller.stage_participants import arm_in
+from edgewright.trust.device_identity import device_id_of
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 POLICY = Policy("m", "default", 1, "5a" * 8, holdback=0.1)

@@ -17,16 +17,16 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from edgewright.contract.door import JOB, PROOF, CheckingIn
+from edgewright.contract.device_api import JOB, PROOF, CheckingIn
 from edgewright.contract.errors import OutputError, WorkError
-from edgewright.contract.fleet import Fleet
-from edgewright.contract.status import StageOutcome, Status
-from edgewright.privacy.desk import SumDesk
-from edgewright.server import intake as intake_module
-from edgewright.server import wire
-from edgewright.server.access import hash_of
+from edgewright.contract.config.fleet import Fleet
+from edgewright.contract.device_status import StageOutcome, Status
+from edgewright.privacy.aggregation_handler import SumDesk
+from edgewright.server.device_api import endpoint as intake_module
+from edgewright.server.device_api import asgi as wire
+from edgewright.server.access_control import hash_of
 from edgewright.server.store.database import GoneError
-from edgewright.trust.store import LocalStore
+from edgewright.trust.storage import LocalStore
 
 from .plant import CONTENT, Answer, Machine, Plant, enrolling, work
 
@@ -743,7 +743,7 @@ def test_a_store_that_is_away_is_told_with_when_to_come_again(
 def test_many_large_files_at_once_are_not_held_in_memory_together(
     standing: Plant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgewright.server import shelf
+    from edgewright.server.device_api import repository_files as shelf
 
     monkeypatch.setattr(shelf, "_MOST_LENT", 3 * len(CONTENT))
     path = blob(standing)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewright.server.limits import Limiter, client_of, neighbourhood
+from edgewright.server.auth.rate_limits import Limiter, client_of, neighbourhood
 
 from .plant import Plant
 

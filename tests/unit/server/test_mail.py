@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.contract.fleet import Mail
-from edgewright.server.mail import letter, post
+from edgewright.contract.config.fleet import Mail
+from edgewright.server.alerting.email import letter, post
 
 from .test_webhook import Receiver
 

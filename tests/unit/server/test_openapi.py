@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from litestar.routes import HTTPRoute
 
-from edgewright.contract import door, operator
-from edgewright.contract.door import PROOF
+from edgewright.contract import device_api as door, operator_api as operator
+from edgewright.contract.device_api import PROOF
 
 from .plant import Answer, Machine, Plant, unquoted, work
 

@@ -9,11 +9,11 @@ import pytest
 
 from edgewright.contract.errors import OutputError, WorkError
 from edgewright.contract.query import Counted, Query, Template, digest_of
-from edgewright.contract.status import Status
-from edgewright.server import fleets
-from edgewright.server.access import Role
+from edgewright.contract.device_status import Status
+from edgewright.server.api import read_models as fleets
+from edgewright.server.access_control import Role
 from edgewright.server.store.database import GoneError
-from edgewright.server.store.kept import Alert, Decision
+from edgewright.server.store.records import Alert, Decision
 
 from .plant import PASSWORD, Answer, Plant, work
 

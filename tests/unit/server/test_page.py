@@ -11,19 +11,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgewright.contract.decision import CONTROL, DeviceOutcome
-from edgewright.contract.plan import Arm, HealthRule, Plan, PlanState, Policy, Stage
-from edgewright.rollout.decide import decide
-from edgewright.rollout.evidence import collect
-from edgewright.server.access import Role
-from edgewright.server.store import kept
+from edgewright.contract.rollout_decision import CONTROL, DeviceOutcome
+from edgewright.contract.rollout_plan import Arm, HealthRule, Plan, PlanState, Policy, Stage
+from edgewright.rollout.decision import decide
+from edgewright.rollout.outcome_counts import collect
+from edgewright.server.access_control import Role
+from edgewright.server.store import records as kept
 
 pytest.importorskip("litestar", reason="the extra `server` is not installed")
 
-from edgewright.server.measures import NAMES
-from edgewright.server.page import assets
-from edgewright.server.page.shown import bars, drift, overview, rollouts
-from edgewright.server.store.kept import Group, Hour
+from edgewright.server.metrics import NAMES
+from edgewright.server.web import assets
+from edgewright.server.web.view_models import interval_bars as bars, drift, overview, rollouts
+from edgewright.server.store.records import Group, Hour
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "src/edgewright/server/page"

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import urllib3
 
-from edgewright.cli import remote
-from edgewright.cli import serve as serving
+from edgewright.cli import api_client as remote
+from edgewright.cli.commands import serve as serving
 from edgewright.cli.main import main
 
 from .plant import make_ground

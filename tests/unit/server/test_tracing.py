@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from edgewright.contract.errors import InputError
-from edgewright.server.run import free_port, serve
+from edgewright.server.process import free_port, serve
 from edgewright.server.tracing import traced, tracing
 
 from .plant import Plant

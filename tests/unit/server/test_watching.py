@@ -16,36 +16,36 @@ import msgspec
 import pytest
 
 from edgewright.contract.errors import EdgewrightError, InputError, WorkError
-from edgewright.contract.fleet import Fleet, parse_fleet
-from edgewright.contract.permit import Permit
-from edgewright.contract.plan import Arm, Plan, Stage
+from edgewright.contract.config.fleet import Fleet, parse_fleet
+from edgewright.contract.query_permit import Permit
+from edgewright.contract.rollout_plan import Arm, Plan, Stage
 from edgewright.contract.query import Counted, Query, Template, laxer
 from edgewright.contract.release import Manifest, StoredFile, Variant
-from edgewright.contract.status import Status
-from edgewright.contract.times import moment
-from edgewright.fleet.automation import Wish, decide
-from edgewright.fleet.retirement import Old, propose
-from edgewright.server import acting as acting_module
-from edgewright.server import telling as telling_module
-from edgewright.server import watching as watching_module
-from edgewright.server.acting import approve, awaiting, refuse
+from edgewright.contract.device_status import Status
+from edgewright.contract.timestamps import moment
+from edgewright.fleet.action_policy import Wish, decide
+from edgewright.fleet.release_retirement import Old, propose
+from edgewright.server.alerting import automated_actions as acting_module
+from edgewright.server.alerting import notifications as telling_module
+from edgewright.server.alerting import monitor as watching_module
+from edgewright.server.alerting.automated_actions import approve, awaiting, refuse
 from edgewright.server.services import Services
-from edgewright.server.store.acts import Acts, Positions
+from edgewright.server.store.actions import Acts, Positions
 from edgewright.server.store.alerts import Alerts
 from edgewright.server.store.audit import Audit
-from edgewright.server.store.evidence import Decisions
-from edgewright.server.store.kept import Act, CheckIn, Device
+from edgewright.server.store.decisions import Decisions
+from edgewright.server.store.records import Act, CheckIn, Device
 from edgewright.server.store.store import Store, make_store
-from edgewright.server.telling import Channel, Notice, Teller
-from edgewright.server.watching import Watcher, fleet_health, make_watcher, watch
-from edgewright.trust import keys as keys_module
-from edgewright.trust.asking import known_questions, permit
-from edgewright.trust.found import found, read_anchor
-from edgewright.trust.keys import OFFLINE, KeyFolder
+from edgewright.server.alerting.notifications import Channel, Notice, Teller
+from edgewright.server.alerting.monitor import Watcher, fleet_health, make_watcher, watch
+from edgewright.trust import signing_keys as keys_module
+from edgewright.trust.queries import known_questions, permit
+from edgewright.trust.bootstrap import found, read_anchor
+from edgewright.trust.signing_keys import OFFLINE, KeyFolder
 from edgewright.trust.publish import known_policy, publish_plan, publish_release, releases
 from edgewright.trust.repository import Repository
 from edgewright.trust.staging import staged
-from edgewright.trust.store import LocalStore
+from edgewright.trust.storage import LocalStore
 
 START = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
 PASSPHRASE = "correct horse"  # noqa: S105 - of test keys

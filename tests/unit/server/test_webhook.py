@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.server.webhook import SIGNATURE, Webhook, checked_addresses, deliver
+from edgewright.server.alerting.webhook import SIGNATURE, Webhook, checked_addresses, deliver
 
 SECRET = b"sixteen bytes or"
 LOOPBACK = (ipaddress.IPv4Network("127.0.0.0/8"),)

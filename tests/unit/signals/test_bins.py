@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgewright.signals.bins import class_edges, count, diff, merge, place, quantile_edges, take_reference
+from edgewright.stats.histograms import class_edges, count, diff, merge, place, quantile_edges, take_reference
 
 VALUES = hnp.arrays(
     np.float32,
@@ -111,7 +111,7 @@ def test_devices_need_numpy_alone() -> None:
     code = """
 import sys
 sys.modules["scipy"] = sys.modules["sklearn"] = None
-from edgewright.signals import bins, distance, drift, episodes
+from edgewright.stats import bins, distance, drift, episodes
 drift.make_plan(bins.take_reference([[float(i % 7)] for i in range(200)], seed=0).counts)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -13,14 +13,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss
 
-from edgewright.signals.calibration import (
-    brier,
-    calibration_error,
-    fit_temperature,
-    fit_vector,
-    nll,
-    softmax,
-)
+from edgewright.stats.calibration import brier, calibration_error, fit_temperature, fit_vector, nll, softmax
 
 Arrays = dict[str, NDArray[Any]]
 

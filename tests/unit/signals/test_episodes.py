@@ -6,17 +6,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from edgewright.signals.bins import count, place, quantile_edges
-from edgewright.signals.episodes import (
-    Dependence,
-    Thinning,
-    begin_check,
-    check,
-    choose_thinning,
-    depends,
-    overdispersion,
-    pick,
-)
+from edgewright.stats.histograms import count, place, quantile_edges
+from edgewright.stats.thinning import Dependence, Thinning, begin_check, check, choose_thinning, depends, overdispersion, pick
 
 DATA = Path(__file__).parents[4] / "shared" / "data" / "fashion_mnist.npz"
 ROWS = 20_000

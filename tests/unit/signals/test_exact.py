@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from edgewright.signals.exact import clopper_pearson, exact_bound, likelihood_limit
+from edgewright.stats.exact_paired_bound import clopper_pearson, exact_bound, likelihood_limit
 
 RATES = np.unique(np.concatenate([np.linspace(0, 1, 41) ** 2, np.linspace(0, 1, 21)]))
 

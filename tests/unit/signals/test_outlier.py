@@ -12,8 +12,8 @@ from scipy import ndimage, special
 
 from edgewright.contract.guarantee import Guarantee
 from edgewright.contract.outlier import LogitMeasure, OutlierRule, Squeezing
-from edgewright.signals.calibration import softmax
-from edgewright.signals.outlier import disagreement, score, scorer, squeezed, unusual
+from edgewright.stats.calibration import softmax
+from edgewright.stats.ood_scores import disagreement, score, scorer, squeezed, unusual
 
 Arrays = dict[str, NDArray[Any]]
 LOGITS = hnp.arrays(

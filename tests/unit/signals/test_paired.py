@@ -6,8 +6,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from edgewright.signals.exact import exact_bound
-from edgewright.signals.paired import betting_bound, bootstrap_bounds, cluster_bound, t_bound
+from edgewright.stats.exact_paired_bound import exact_bound
+from edgewright.stats.paired_bounds import betting_bound, bootstrap_bounds, cluster_bound, t_bound
 
 
 def test_betting_covers_in_small_samples_of_every_shape() -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgewright.signals import sequential
-from edgewright.signals.sequential import Arms
+from edgewright.stats import sequential_ab as sequential
+from edgewright.stats.sequential_ab import Arms
 
 OUTCOMES = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.7, 1.0]), max_size=30)
 SHARES = st.floats(0.02, 0.98)

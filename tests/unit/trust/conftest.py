@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from edgewright.contract.release import Manifest, StoredFile, Variant
-from edgewright.trust import keys as keys_module
-from edgewright.trust.found import found, read_anchor
-from edgewright.trust.keys import KeyFolder
+from edgewright.trust import signing_keys as keys_module
+from edgewright.trust.bootstrap import found, read_anchor
+from edgewright.trust.signing_keys import KeyFolder
 from edgewright.trust.publish import Published, publish_release
 from edgewright.trust.repository import Repository
-from edgewright.trust.store import LocalStore
+from edgewright.trust.storage import LocalStore
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 PASSPHRASE = "correct horse"  # noqa: S105 - of test keys

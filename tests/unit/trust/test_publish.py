@@ -11,14 +11,14 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from edgewright.contract.errors import EdgewrightError, InputError, WorkError
-from edgewright.contract.evidence import Certificate
-from edgewright.contract.measure import Measurement, Origin
-from edgewright.contract.plan import Arm, Plan, Stage
+from edgewright.contract.certificate import Certificate
+from edgewright.contract.measurement import Measurement, Origin
+from edgewright.contract.rollout_plan import Arm, Plan, Stage
 from edgewright.contract.release import Evidence, Lineage, Manifest
-from edgewright.trust.card import bill_of_materials, model_card
-from edgewright.trust.check import check_repository
+from edgewright.trust.release_documents import bill_of_materials, model_card
+from edgewright.trust.repository_check import check_repository
 from edgewright.trust.keystore import new_key_file
-from edgewright.trust.paths import blob_name
+from edgewright.trust.target_paths import blob_name
 from edgewright.trust.publish import (
     known_plan,
     known_policy,
@@ -28,9 +28,9 @@ from edgewright.trust.publish import (
     releases,
     set_policy,
 )
-from edgewright.trust.refresh import renew
+from edgewright.trust.metadata_renewal import renew
 from edgewright.trust.repository import Repository, TrustError
-from edgewright.trust.store import Store
+from edgewright.trust.storage import Store
 
 from .conftest import Place
 

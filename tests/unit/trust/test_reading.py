@@ -2,9 +2,9 @@
 
 import msgspec
 
-from edgewright.contract.permit import Permit
+from edgewright.contract.query_permit import Permit
 from edgewright.contract.query import Counted, Template
-from edgewright.trust.asking import permit
+from edgewright.trust.queries import permit
 from edgewright.trust.staging import changes, discard, staged
 
 from .conftest import Place

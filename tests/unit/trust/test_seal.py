@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewright.trust.keystore import KeyStore, LockedError, new_key_file
-from edgewright.trust.seal import seal, sealed_size, unseal
+from edgewright.trust.file_encryption import seal, sealed_size, unseal
 
 CONTENT = bytes(range(256)) * 10
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

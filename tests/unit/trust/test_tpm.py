@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.device.keys import own_keys
+from edgewright.device.encryption_keys import own_keys
 from edgewright.trust.keystore import LockedError
 
 tpm = pytest.importorskip(

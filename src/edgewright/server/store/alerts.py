@@ -8,8 +8,8 @@ import msgspec
 from sqlalchemy import Connection, Row, Select, func, insert, select, update
 
 from edgewright.server.store.database import Database
-from edgewright.server.store.kept import Alert, AlertChange, AlertState
-from edgewright.server.store.records import alert_changes, alerts
+from edgewright.server.store.records import Alert, AlertChange, AlertState
+from edgewright.server.store.tables import alert_changes, alerts
 
 __all__ = ["Alerts"]
 

@@ -13,8 +13,8 @@ import msgspec
 from sqlalchemy import Connection, Row, Select, insert, select, text
 
 from edgewright.server.store.database import Database
-from edgewright.server.store.kept import AuditEntry
-from edgewright.server.store.records import audit
+from edgewright.server.store.records import AuditEntry
+from edgewright.server.store.tables import audit
 
 __all__ = ["Audit", "chained"]
 

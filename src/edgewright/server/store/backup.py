@@ -18,8 +18,8 @@ from sqlalchemy import Connection, Table, func, insert, select, text
 from edgewright.contract.errors import InputError, OutputError, WorkError
 from edgewright.server.store.database import Database
 from edgewright.server.store.migration import check_version, head
-from edgewright.server.store.records import alert_changes, metadata
-from edgewright.trust.durable import sync
+from edgewright.server.store.tables import alert_changes, metadata
+from edgewright.trust.fsync import sync
 
 __all__ = ["backup", "restore"]
 

@@ -9,8 +9,8 @@ from sqlalchemy import Connection, Row, func, or_, select, update
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name
 from edgewright.server.store.database import Database, insert_new
-from edgewright.server.store.kept import Job, JobState
-from edgewright.server.store.records import devices, jobs
+from edgewright.server.store.records import Job, JobState
+from edgewright.server.store.tables import devices, jobs
 
 __all__ = ["Jobs"]
 

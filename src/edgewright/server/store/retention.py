@@ -8,19 +8,9 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Table, delete, select, text, tuple_
 from sqlalchemy.sql.elements import ColumnElement
 
-from edgewright.server.store.checkins import HOUR_S
+from edgewright.server.store.check_ins import HOUR_S
 from edgewright.server.store.database import Database
-from edgewright.server.store.records import (
-    acts,
-    alert_changes,
-    invitations,
-    jobs,
-    letters,
-    nonces,
-    outcomes,
-    rollups,
-    sessions,
-)
+from edgewright.server.store.tables import acts, alert_changes, invitations, jobs, letters, nonces, outcomes, rollups, sessions
 
 __all__ = ["DAY_S", "Retention", "forget_nonces", "sweep"]
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from edgewright.compress.train.account import contributions_of
-from edgewright.contract.training import TrainedNetwork
+from edgewright.compress.train.ablation import contributions_of
+from edgewright.contract.training_report import TrainedNetwork
 
 ORIGINAL = 0.98
 

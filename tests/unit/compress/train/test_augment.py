@@ -8,13 +8,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from edgewright.compress.dataset import Dataset
-from edgewright.compress.train.augment import DRAWS, augment, augmentations, spread_of
-from edgewright.compress.train.evidence import admissible
-from edgewright.compress.train.form import Form
-from edgewright.compress.train.lessons import teach
-from edgewright.compress.train.teacher import Teacher
-from edgewright.compress.train.views import Views
+from edgewright.compress.data.dataset import Dataset
+from edgewright.compress.train.data.augmentation import DRAWS, augment, augmentations, spread_of
+from edgewright.compress.train.distill.augmentation_selection import admissible
+from edgewright.compress.train.data.modality import Form
+from edgewright.compress.train.data.training_data import teach
+from edgewright.compress.train.distill.teacher import Teacher
+from edgewright.compress.train.data.batches import Views
 from edgewright.contract.errors import CandidateError
 
 FORMS = [

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from edgewright.compress.train import cluster
-from edgewright.compress.train.cluster import RayEngine
+from edgewright.compress.train.engine import ray_engine as cluster
+from edgewright.compress.train.engine.ray_engine import RayEngine
 from edgewright.contract.errors import InputError, TargetError
 
 

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from onnx import helper
 from torch import Tensor, nn
 
-from edgewright.compress.dataset import Dataset
-from edgewright.compress.train.answers import read_answers, write_answers
-from edgewright.compress.train.distill import feature_loss, relation_loss
-from edgewright.compress.train.ends import ending_of, feature_of
-from edgewright.compress.train.lessons import Lessons, teach
-from edgewright.compress.train.loop import fit
-from edgewright.compress.train.loss import scores_of, teacher_loss
-from edgewright.compress.train.settings import Distillation, Training
-from edgewright.compress.train.teacher import Teacher, ask
+from edgewright.compress.data.dataset import Dataset
+from edgewright.compress.train.data.teacher_outputs import read_answers, write_answers
+from edgewright.compress.train.loop.feature_losses import feature_loss, relation_loss
+from edgewright.compress.train.loop.output_kind import ending_of, feature_of
+from edgewright.compress.train.data.training_data import Lessons, teach
+from edgewright.compress.train.loop.trainer import fit
+from edgewright.compress.train.loop.losses import scores_of, teacher_loss
+from edgewright.compress.train.config import Distillation, Training
+from edgewright.compress.train.distill.teacher import Teacher, ask
 from edgewright.contract.errors import CandidateError
 
 SETTINGS = Training(epochs=25, batch=64, rate=1e-2, distillation=Distillation(weight=0.8))
@@ -69,7 +69,7 @@ def softmaxed(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def agreement(network: nn.Module, model: onnx.ModelProto, digits: dict[str, NDArray[Any]]) -> float:
-    from edgewright.compress.graph import session_bytes
+    from edgewright.compress.model.graph import session_bytes
 
     rows = digits["x"][600:]
     (scores,) = session_bytes(model).run(None, {model.graph.input[0].name: rows})
@@ -102,8 +102,8 @@ def test_a_teacher_with_softmax_gives_the_same_answers_as_one_with_scores(
 
 
 def test_teachers_see_the_rows_that_students_see(lessons: Lessons, digits_proto: onnx.ModelProto) -> None:
-    from edgewright.compress.graph import session_bytes
-    from edgewright.compress.train.views import Views
+    from edgewright.compress.model.graph import session_bytes
+    from edgewright.compress.train.data.batches import Views
 
     answers = ask(Teacher((digits_proto,)), lessons, ("shift", "light"), seed=4, views=2)
     places = np.array([5, 3, 200])

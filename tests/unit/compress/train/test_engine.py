@@ -15,12 +15,12 @@ import pytest
 from onnx import numpy_helper
 from sklearn.datasets import load_digits
 
-from edgewright.compress.dataset import Dataset
-from edgewright.compress.train.engine import Engine, open_engine
-from edgewright.compress.train.job import Job, Outcome, perform
-from edgewright.compress.train.lessons import Lessons, teach
-from edgewright.compress.train.local import LocalEngine
-from edgewright.compress.train.settings import CurvePoint, Training
+from edgewright.compress.data.dataset import Dataset
+from edgewright.compress.train.engine.engine import Engine, open_engine
+from edgewright.compress.train.engine.job import Job, Outcome, perform
+from edgewright.compress.train.data.training_data import Lessons, teach
+from edgewright.compress.train.engine.local import LocalEngine
+from edgewright.compress.train.config import CurvePoint, Training
 from edgewright.contract.errors import InputError
 
 SETTINGS = Training(epochs=3, batch=64, patience=0)
@@ -255,7 +255,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from test_engine import a_job, digit_lessons
-from edgewright.compress.train.local import LocalEngine
+from edgewright.compress.train.engine.local import LocalEngine
 with LocalEngine(2, Path(sys.argv[2])) as engine:
     list(engine.run([a_job(key, epochs=500, recipe="slow") for key in "ab"], digit_lessons()))
 """

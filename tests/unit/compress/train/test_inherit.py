@@ -6,11 +6,11 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.graph import Graph, session_bytes
-from edgewright.compress.train.architecture import Architecture, Family
-from edgewright.compress.train.draft import draft
-from edgewright.compress.train.inherit import inherit
-from edgewright.contract.signature import InputContract, TensorSpec
+from edgewright.compress.model.graph import Graph, session_bytes
+from edgewright.compress.train.nas.architecture import Architecture, Family
+from edgewright.compress.train.nas.graph_builder import draft
+from edgewright.compress.train.nas.weight_inheritance import inherit
+from edgewright.contract.model_signature import InputContract, TensorSpec
 
 RANDOM = np.random.default_rng(2)
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgewright.compress.train.intake import export_module
+from edgewright.compress.train.export.module_to_onnx import export_module
 from edgewright.contract.errors import InputError, ModelError
 from edgewright.contract.preprocess import Preprocess
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.dataset import Dataset
-from edgewright.compress.train.form import Form, find_form
-from edgewright.compress.train.lessons import read_lessons, teach, write_lessons
+from edgewright.compress.data.dataset import Dataset
+from edgewright.compress.train.data.modality import Form, find_form
+from edgewright.compress.train.data.training_data import read_lessons, teach, write_lessons
 from edgewright.contract.errors import CandidateError, DataError
 
 

@@ -15,11 +15,11 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from edgewright.compress.dataset import Dataset
-from edgewright.compress.train.lessons import Lessons, teach
-from edgewright.compress.train.loop import Fit, fit
-from edgewright.compress.train.recipe import OwnRecipe, load_recipe
-from edgewright.compress.train.settings import Training, usual_training
+from edgewright.compress.data.dataset import Dataset
+from edgewright.compress.train.data.training_data import Lessons, teach
+from edgewright.compress.train.loop.trainer import Fit, fit
+from edgewright.compress.train.custom_recipe import OwnRecipe, load_recipe
+from edgewright.compress.train.config import Training, usual_training
 from edgewright.contract.errors import CandidateError, InputError
 
 SETTINGS = Training(epochs=5, batch=64, augment=("shift", "light"), patience=0)
@@ -208,7 +208,7 @@ def test_halves_that_do_not_fit_in_memory_fail_with_a_reason(lessons: Lessons) -
 
 
 def test_both_halves_together_give_the_gradient_of_the_whole(lessons: Lessons) -> None:
-    from edgewright.compress.train.steps import accumulate
+    from edgewright.compress.train.loop.optimizer_step import accumulate
 
     layer = nn.Linear(64, 10)
     rows = torch.from_numpy(lessons.inputs[0]).flatten(1)

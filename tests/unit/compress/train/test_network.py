@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgewright.compress.graph import Graph, session_bytes
-from edgewright.compress.layers import layer_weights
-from edgewright.compress.train.architecture import Architecture
-from edgewright.compress.train.draft import draft
-from edgewright.compress.train.export import export
-from edgewright.compress.train.network import Network
-from edgewright.compress.train.prune import Prune, prunable, prune
+from edgewright.compress.model.graph import Graph, session_bytes
+from edgewright.compress.model.layers import layer_weights
+from edgewright.compress.train.nas.architecture import Architecture
+from edgewright.compress.train.nas.graph_builder import draft
+from edgewright.compress.train.export.pytorch import export
+from edgewright.compress.train.torch_graph.onnx_module import Network
+from edgewright.compress.train.prune.pruner import Prune, prunable, prune
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.signature import InputContract, TensorSpec
+from edgewright.contract.model_signature import InputContract, TensorSpec
 
 MODELS = Path(__file__).parents[5] / "shared" / "models"
 PEERS = [

@@ -7,23 +7,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace as replaced
 
-from edgewright.compress.train.plan import (
-    Prospect,
-    Standing,
-    anchor,
-    finalists,
-    keeps,
-    parent,
-    passes,
-    rows_each,
-    score,
-    shortlist,
-    standing_of,
-    survivors,
-    tightness,
-    trainable,
-)
-from edgewright.contract.training import Origin, TrainedNetwork
+from edgewright.compress.train.policy import Prospect, Standing, anchor, finalists, keeps, parent, passes, rows_each, score, shortlist, standing_of, survivors, tightness, trainable
+from edgewright.contract.training_report import Origin, TrainedNetwork
 
 
 def prospect(title: str, ratio: float, size: float, family: str = "conv", origin: Origin = "fresh") -> Prospect:

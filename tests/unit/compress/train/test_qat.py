@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgewright.compress.calibrate import Observation, observe
-from edgewright.compress.compact import compact
-from edgewright.compress.graph import Graph, clean, session_bytes
-from edgewright.compress.lint import lint
-from edgewright.compress.pack import pack_integers
-from edgewright.compress.static import StaticInt8, integer_layers, quantize_static, tensors_to_observe
-from edgewright.compress.train.network import Network
-from edgewright.compress.train.qat import quantized_start
+from edgewright.compress.quantize.activation_ranges import Observation, observe
+from edgewright.compress.model.strip_metadata import compact
+from edgewright.compress.model.graph import Graph, clean, session_bytes
+from edgewright.compress.model.fusion_lint import lint
+from edgewright.compress.quantize.bit_packing import pack_integers
+from edgewright.compress.quantize.static_int8 import StaticInt8, integer_layers, quantize_static, tensors_to_observe
+from edgewright.compress.train.torch_graph.onnx_module import Network
+from edgewright.compress.train.qat.start import quantized_start
 
 Build = Callable[..., onnx.ModelProto]
 Images = NDArray[np.float32]
@@ -171,7 +171,7 @@ def test_a_start_answers_as_the_quantised_model_and_holds_its_floats(
 
 
 def test_steps_learn_by_the_published_gradient() -> None:
-    from edgewright.compress.train.fake import FakeQuantizer
+    from edgewright.compress.train.qat.fake_quant import FakeQuantizer
 
     values = torch.tensor([0.3, -0.6, 5.0, -5.0])
     quantizer = FakeQuantizer(torch.tensor(0.5), -2, 2, batched=False)
@@ -185,7 +185,7 @@ def test_steps_learn_by_the_published_gradient() -> None:
 
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_gradients_of_many_values_are_summed_exactly_enough(per_channel: bool) -> None:
-    from edgewright.compress.train.fake import FakeQuantizer
+    from edgewright.compress.train.qat.fake_quant import FakeQuantizer
 
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(32, 16, 12, 12, generator=generator).requires_grad_()

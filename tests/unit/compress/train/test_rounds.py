@@ -11,14 +11,14 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from edgewright.compress.train import rounds
-from edgewright.compress.train.course import Course, Task
-from edgewright.compress.train.plan import Prospect
-from edgewright.compress.train.rounds import train_in_rounds
-from edgewright.compress.train.settings import Distillation
-from edgewright.compress.train.store import TrainingStore
+from edgewright.compress.train import successive_halving as rounds
+from edgewright.compress.train.training_session import Course, Task
+from edgewright.compress.train.policy import Prospect
+from edgewright.compress.train.successive_halving import train_in_rounds
+from edgewright.compress.train.config import Distillation
+from edgewright.compress.train.artifact_store import TrainingStore
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.training import TrainedNetwork
+from edgewright.contract.training_report import TrainedNetwork
 
 ROWS = 1000
 

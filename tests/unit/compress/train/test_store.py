@@ -7,11 +7,11 @@ from pathlib import Path
 import onnx
 import pytest
 
-from edgewright.compress.train.course import Task
-from edgewright.compress.train.settings import usual_training
-from edgewright.compress.train.store import TrainingStore
+from edgewright.compress.train.training_session import Task
+from edgewright.compress.train.config import usual_training
+from edgewright.compress.train.artifact_store import TrainingStore
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.training import CurvePoint, TrainedNetwork
+from edgewright.contract.training_report import CurvePoint, TrainedNetwork
 
 NETWORK = TrainedNetwork(
     network="ab" * 32,

@@ -10,14 +10,14 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.data import load_data
-from edgewright.compress.model import read_model
-from edgewright.compress.recipe import Workbench
-from edgewright.compress.run import Run
-from edgewright.compress.train.families import parameters
-from edgewright.compress.train.lessons import Lessons, teach
-from edgewright.compress.train.store import TrainingStore
-from edgewright.compress.train.survey import Idea, eight_bit, few_batches, ideas, survey
+from edgewright.compress.data.loader import load_data
+from edgewright.compress.model.loading import read_model
+from edgewright.compress.search.recipe import Workbench
+from edgewright.compress.context import Run
+from edgewright.compress.train.nas.families import parameters
+from edgewright.compress.train.data.training_data import Lessons, teach
+from edgewright.compress.train.artifact_store import TrainingStore
+from edgewright.compress.train.nas.candidates import Idea, eight_bit, few_batches, ideas, survey
 
 Build = Callable[..., onnx.ModelProto]
 MATRIX = np.ones((64, 10), np.float32)
@@ -99,7 +99,7 @@ def test_where_nothing_can_be_measured_there_is_no_shortlist(
         for idea in some:
             idea.ratio = float("inf")
 
-    monkeypatch.setattr("edgewright.compress.train.survey._measure", nothing)
+    monkeypatch.setattr("edgewright.compress.train.nas.candidates._measure", nothing)
     odd = built("g (float[n,1,8,8] image) => (float[n,10] y) { f = Flatten(image)\n y = MatMul(f, w) }", w=MATRIX)
     known = [Idea("odd", "", "fresh", odd)]
     limits: dict[str, Any] = {"places": 4, "slowest": 1.0, "core_seconds": 9.0, "until": 0.0, "seen": []}

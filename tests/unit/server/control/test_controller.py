@@ -8,19 +8,19 @@ import msgspec
 import pytest
 from scipy import stats
 
-from edgewright.contract.decision import CONTROL
+from edgewright.contract.rollout_decision import CONTROL
 from edgewright.contract.errors import InputError
-from edgewright.contract.fleet import Looking
-from edgewright.contract.plan import HealthRule, Policy, Selector
-from edgewright.contract.status import StageOutcome
-from edgewright.device.choose import Situation, choose
+from edgewright.contract.config.fleet import Looking
+from edgewright.contract.rollout_plan import HealthRule, Policy, Selector
+from edgewright.contract.device_status import StageOutcome
+from edgewright.device.update.selection import Situation, choose
 from edgewright.device.slots import Installed, Slots
-from edgewright.rollout.plans import CHANGES
-from edgewright.server import ground, stages
-from edgewright.server.controller import Controller
+from edgewright.rollout.plan_transitions import CHANGES
+from edgewright.server.controller import decision_records as ground, stage_participants as stages
+from edgewright.server.controller.rollout_controller import Controller
 from edgewright.server.store.database import GoneError
-from edgewright.server.store.evidence import Decisions, TakenError
-from edgewright.server.store.kept import Candidate
+from edgewright.server.store.decisions import Decisions, TakenError
+from edgewright.server.store.records import Candidate
 from edgewright.trust.publish import known_policy, publish_plan, set_policy
 from edgewright.trust.staging import staged
 
@@ -304,7 +304,7 @@ def test_a_decision_that_was_not_done_is_done_by_the_next_one(make: Make, monkey
     def killed(*_: Any) -> None:
         raise KilledError
 
-    monkeypatch.setattr("edgewright.server.controller.publish_plan", killed)
+    monkeypatch.setattr("edgewright.server.controller.rollout_controller.publish_plan", killed)
     with pytest.raises(KilledError):
         world.run(Controller(world.services), 60)
     monkeypatch.undo()
@@ -405,7 +405,7 @@ def test_a_rollout_that_cannot_be_judged_does_not_keep_others_waiting(
             raise InputError("broken", remedy="Mend it.")
         return ["looked"]
 
-    monkeypatch.setattr("edgewright.server.controller.planned", lambda _: [("a", "pi"), ("m", "pi")])
+    monkeypatch.setattr("edgewright.server.controller.rollout_controller.planned", lambda _: [("a", "pi"), ("m", "pi")])
     monkeypatch.setattr(Controller, "_look", look)
     assert Controller(world.services).step(world.at.timestamp()) == ["looked"]
     assert looked == ["a", "m"]

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from edgewright.contract.fleet import Fleet, Looking
-from edgewright.contract.status import Status
-from edgewright.server.loops import lead
+from edgewright.contract.config.fleet import Fleet, Looking
+from edgewright.contract.device_status import Status
+from edgewright.server.controller.leader_loop import lead
 from edgewright.server.services import Services
 from edgewright.server.store.database import GoneError
-from edgewright.server.store.evidence import TakenError
-from edgewright.server.store.kept import CheckIn
+from edgewright.server.store.decisions import TakenError
+from edgewright.server.store.records import CheckIn
 
 World = Any
 Make = Callable[..., World]
@@ -70,7 +70,7 @@ def test_a_step_that_fails_is_tried_again_and_keeps_no_other_from_it(
         others.append(1)
         return []
 
-    with caplog.at_level(logging.INFO, "edgewright.server.loops"):
+    with caplog.at_level(logging.INFO, "edgewright.server.controller.leader_loop"):
         _led(_services(world), [broken, other], lambda: len(others) >= 6)
     assert sum("a look failed" in line for line in caplog.messages) == 1
     assert "what failed works again" in caplog.messages

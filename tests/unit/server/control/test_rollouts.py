@@ -8,13 +8,13 @@ import msgspec
 import pytest
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.operator import StartRollout, Wanted
-from edgewright.contract.plan import HealthRule, Stage
-from edgewright.contract.status import StageOutcome
-from edgewright.server.controller import Controller
-from edgewright.server.ground import Ground, explain, ground_of, packed, why
-from edgewright.server.rollouts import Change, change, observed_rates, start
-from edgewright.server.store.kept import Decision
+from edgewright.contract.operator_api import StartRollout, Wanted
+from edgewright.contract.rollout_plan import HealthRule, Stage
+from edgewright.contract.device_status import StageOutcome
+from edgewright.server.controller.rollout_controller import Controller
+from edgewright.server.controller.decision_records import Ground, explain, ground_of, packed, why
+from edgewright.server.commands.rollouts import Change, change, observed_rates, start
+from edgewright.server.store.records import Decision
 
 World = Any
 Make = Callable[..., World]

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from edgewright.cli.main import main
-from edgewright.server.controller import Controller
-from edgewright.server.ground import ground_of, packed
-from edgewright.server.store.kept import Decision
+from edgewright.server.controller.rollout_controller import Controller
+from edgewright.server.controller.decision_records import ground_of, packed
+from edgewright.server.store.records import Decision
 
 World = Any
 

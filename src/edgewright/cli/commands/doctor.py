@@ -1,0 +1,183 @@
+"""`edgewright doctor`: what this machine can do, and what is missing."""
+
+import argparse
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import edgewright
+from edgewright.cli.console import SCHEMA_VERSION, print_json
+from edgewright.contract.errors import TargetError
+from edgewright.contract.units import format_quantity
+from edgewright.profiling.power_meters import chosen_meters, find_meters
+from edgewright.profiling.target import Machine, machine_of, open_target
+
+__all__ = ["Check", "Diagnosis", "register", "run"]
+
+# Instructions for dot products of bytes: with one of them int8 can be faster than float.
+_DOT_PRODUCTS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+_LEAST_FREE_BYTES = 500_000_000
+
+_EPILOG = """\
+examples:
+  edgewright doctor
+  edgewright doctor --json
+
+Ends with 1 if something is missing that Edgewright cannot work without.
+"""
+
+
+class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One finding.
+
+    Attributes:
+        topic: runtime, cpu, sensors, disk, packages or ssh.
+        name: What was looked at.
+        state: `ok`, `absent` (something optional is not there) or `broken` (Edgewright cannot work).
+        detail: What was found.
+        remedy: What to do, empty if nothing.
+    """
+
+    topic: str
+    name: str
+    state: Literal["ok", "absent", "broken"]
+    detail: str
+    remedy: str = ""
+
+
+class Diagnosis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All findings."""
+
+    schema: int
+    version: str
+    machine: Machine | None
+    checks: tuple[Check, ...]
+
+
+def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "doctor",
+        help="show the runtime, CPU features, sensors and disk of this machine",
+        description="Show the runtime, CPU features, sensors, disk, optional packages and the ssh client.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Look and print; returns 1 if something needed is missing."""
+    machine: Machine | None = None
+    checks: list[Check] = []
+    try:
+        machine = machine_of(open_target("local"))
+        checks += _runtime_and_cpu(machine)
+    except TargetError as error:
+        checks.append(Check("runtime", "worker", "broken", error.message, error.remedy))
+    checks += [*_sensors(Path("/sys")), *_disks(), *_packages(), _ssh()]
+    diagnosis = Diagnosis(SCHEMA_VERSION, edgewright.__version__, machine, tuple(checks))
+    if arguments.json:
+        print_json(diagnosis)
+    else:
+        _print(diagnosis, Console())
+    return 1 if any(check.state == "broken" for check in checks) else 0
+
+
+def _runtime_and_cpu(machine: Machine) -> Iterator[Check]:
+    yield Check("runtime", "python", "ok", f"{machine.python} at {sys.executable}")
+    yield Check("runtime", "onnxruntime", "ok", f"{machine.runtime}: {', '.join(machine.providers)}")
+    yield Check("cpu", "processor", "ok", f"{machine.cpu}, {machine.cores} cores, {machine.arch}")
+    yield Check("cpu", "memory", "ok", format_quantity(machine.memory_bytes, "size"))
+    found = [name for name in _DOT_PRODUCTS if name in machine.features]
+    if found:
+        yield Check("cpu", "int8 dot products", "ok", ", ".join(found))
+    else:
+        yield Check(
+            "cpu",
+            "int8 dot products",
+            "absent",
+            "none",
+            "int8 may be slower than float here; size is still gained.",
+        )
+
+
+def _sensors(root: Path) -> Iterator[Check]:
+    meters = find_meters(root)
+    chosen = chosen_meters(meters)
+    for meter in meters:
+        state: Literal["ok", "absent"] = "ok" if meter in chosen else "absent"
+        detail = meter.problem or ("used" if meter in chosen else "a better one is used")
+        yield Check("sensors", f"energy {meter.kind} {meter.name}", state, detail)
+    if not chosen:
+        remedy = "Energy will be estimated from CPU time and labelled so."
+        if any("may not be read" in meter.problem for meter in meters):
+            remedy += " To measure it, allow reading: sudo chmod a+r /sys/class/powercap/*/energy_uj."
+        yield Check("sensors", "energy", "absent", "no meter can be used", remedy)
+    shown = {
+        "clock": sorted((root / "devices/system/cpu").glob("cpu*/cpufreq/scaling_cur_freq")),
+        "temperature": sorted((root / "class/thermal").glob("thermal_zone*/temp")),
+    }
+    for name, paths in shown.items():
+        if paths:
+            yield Check("sensors", name, "ok", f"{len(paths)} in sysfs")
+        else:
+            yield Check("sensors", name, "absent", "not in sysfs", "Throttling is judged without it.")
+
+
+def _disks() -> Iterator[Check]:
+    for name, folder in (("this folder", Path.cwd()), ("temporary files", Path(tempfile.gettempdir()))):
+        free = shutil.disk_usage(folder).free
+        detail = f"{format_quantity(free, 'size')} free in {folder}"
+        if not os.access(folder, os.W_OK):
+            yield Check(
+                "disk", name, "broken", f"{folder} cannot be written", "Change its permissions, or go elsewhere."
+            )
+        elif free < _LEAST_FREE_BYTES:
+            yield Check("disk", name, "absent", detail, "Free some space before compressing.")
+        else:
+            yield Check("disk", name, "ok", detail)
+
+
+def _packages() -> Iterator[Check]:
+    """Look at what the package's own extras ask for."""
+    for requirement in importlib.metadata.requires("edgewright") or []:
+        match = re.match(r"([A-Za-z0-9_.-]+).*extra\s*==\s*['\"]([\w-]+)['\"]", requirement)
+        if match is None:
+            continue
+        package, extra = match.groups()
+        try:
+            yield Check("packages", package, "ok", importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            yield Check("packages", package, "absent", "not installed", f"pip install 'edgewright[{extra}]'")
+
+
+def _ssh() -> Check:
+    client = shutil.which("ssh")
+    if client is None:
+        remedy = "Install it to measure on other machines: apt install openssh-client."
+        return Check("ssh", "client", "absent", "not found", remedy)
+    shown = subprocess.run([client, "-V"], capture_output=True, text=True, check=False)
+    return Check("ssh", "client", "ok", shown.stderr.strip() or client)
+
+
+def _print(diagnosis: Diagnosis, console: Console) -> None:
+    colours = {"ok": "green", "absent": "yellow", "broken": "red"}
+    table = Table("topic", "what", "state", "found", title=f"edgewright {diagnosis.version}")
+    for check in diagnosis.checks:
+        found = f"{check.detail}\n{check.remedy}" if check.remedy else check.detail
+        table.add_row(check.topic, check.name, f"[{colours[check.state]}]{check.state}[/]", escape(found))
+    console.print(table)

@@ -1,0 +1,113 @@
+"""Why a rollout is where it is: every decision about it in words, and whether it follows from what was kept."""
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from edgewright.cli.api_client import Remote, quoted
+from edgewright.contract.errors import InputError
+from edgewright.server.controller.decision_records import Explained, explain, one_of, why
+from edgewright.server.store import records as kept
+
+__all__ = ["STORE", "print_why", "told", "told_by"]
+
+STORE = "fleet.db"
+"""Name of the database in a server's state."""
+
+# As many as the control plane lists at once.
+_MOST = 1000
+_AGAIN = {True: "decided again, the same", False: "decided again, and NOT the same", None: ""}
+
+
+class _Shown(msgspec.Struct):
+    """A decision, as the control plane shows it.
+
+    Attributes:
+        subject: What it is about.
+        number: Counts the subject's decisions.
+        at_s: When.
+        verdict: In a word.
+        reason: In a sentence.
+        decision: What it was made from.
+    """
+
+    subject: str
+    number: int
+    at_s: float
+    verdict: str
+    reason: str
+    decision: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+def told_by(remote: Remote, rollout: str, *, last: int) -> Sequence[Explained]:
+    """Return what a control plane decided about a rollout; it is decided again here, not there.
+
+    Args:
+        remote: The control plane.
+        rollout: Its name, or MODEL/CLASS/NAME.
+        last: Most that are returned, the newest of all.
+
+    Raises:
+        InputError: There is no such rollout.
+        WorkError: The control plane cannot be reached, or what was kept cannot be read.
+    """
+    subject = rollout
+    if "/" not in rollout:
+        newest = remote.get("decisions", list[_Shown], {"limit": _MOST})
+        subject = one_of(rollout, {each.subject for each in newest if each.subject.endswith(f"/{rollout}")})
+    listed = remote.get("decisions", list[_Shown], {"subject": subject, "limit": min(last, _MOST)})
+    if not listed:
+        raise InputError(f"nothing was decided about {subject[:200]!r}", remedy="Name it as MODEL/CLASS/NAME.")
+    found = []
+    for each in reversed(listed):
+        one = remote.get(quoted("decisions", *subject.split("/"), str(each.number)), _Shown)
+        found.append(
+            explain(kept.Decision(one.subject, one.number, one.at_s, one.verdict, one.reason, one.decision))
+        )
+    return found
+
+
+def told(state: Path, rollout: str) -> Sequence[Explained]:
+    """Return all that a server decided about a rollout; nothing is written.
+
+    Args:
+        state: Folder of the server, which may run.
+        rollout: Its name, or MODEL/CLASS/NAME.
+
+    Raises:
+        InputError: There is no such rollout, or no state.
+        WorkError: What was kept cannot be read.
+    """
+    # Where a control plane does not run, nothing is there to open its store with.
+    from edgewright.server.store.store import open_store
+
+    path = state / STORE
+    if not path.is_file():
+        raise InputError(
+            f"{state} is no state of a server", remedy="Name the folder of 'edgewright serve --state'."
+        )
+    store = open_store(f"sqlite:///{path.absolute()}")
+    try:
+        return why(store, rollout)
+    finally:
+        store.close()
+
+
+def print_why(console: Console, decisions: Sequence[Explained]) -> None:
+    """Print decisions, the oldest first.
+
+    Args:
+        console: To print on.
+        decisions: From `told`, or from a server.
+    """
+    for one in decisions:
+        at = datetime.datetime.fromtimestamp(one.at_s, datetime.UTC)
+        console.print(f"{one.number:>4}  {at:%Y-%m-%d %H:%M:%S}  {one.verdict.replace('_', ' ')}", highlight=False)
+        console.print(f"      {one.reason}", markup=False, highlight=False)
+        made = one.ground.decision
+        if made is not None:
+            counted = f"{sum(made.inputs.evidence.waiting)} devices waited for"
+            console.print(f"      {counted}; {_AGAIN[one.replayed]}", markup=False, highlight=False)

@@ -1,0 +1,196 @@
+"""What a verdict means and what to do next, in sentences for the page and the terminal alike."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+from edgewright.compress.report import formatting as notation
+from edgewright.compress.report.comparison import is_original
+from edgewright.compress.report.formatting import Writer, is_known
+from edgewright.contract.compression_report import Report
+from edgewright.contract.certificate import Certificate
+
+__all__ = ["Limit", "limits", "method_sentence", "multiplicity_sentence", "next_steps", "subject"]
+
+_METHODS = {
+    "exact": "an exact bound on paired right and wrong answers; it holds for any number of samples",
+    "betting": "a betting bound on paired scores between 0 and 1; it holds for any number of samples",
+    "t (asymptotic)": "Student's t on paired differences; it relies on many samples",
+    "BCa bootstrap (asymptotic)": "a bootstrap of the whole metric; it relies on many samples",
+    "cluster t (asymptotic in clusters)": "Student's t over groups, since samples of one group are alike; "
+    "it relies on many groups",
+    "the same model": "none is needed, the model is the original",
+}
+_LIMITS: dict[str, tuple[str, str, Writer]] = {
+    "latency_p50_ms": ("median latency", "--max-latency-p50", notation.latency),
+    "latency_p95_ms": ("95th percentile of the latency", "--max-latency", notation.latency),
+    "size_bytes": ("size of the file", "--max-size", notation.size),
+    "peak_memory_bytes": ("peak memory", "--max-memory", notation.size),
+    "energy_mj": ("energy per inference", "--max-energy", notation.energy),
+    "max_drop": ("bound of the drop", "--max-drop", notation.number),
+    "min_metric": ("least metric", "--min-metric", notation.number),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit of the budget in words.
+
+    Attributes:
+        name: What is limited.
+        flag: Option that sets the limit.
+        limit: Allowed.
+        value: Reached.
+        share: Value over limit; over 1 is broken; None where unknown.
+        kept: Whether it is kept.
+        binding: Whether it is the one that decides.
+        estimated: Whether the value is an estimate.
+    """
+
+    name: str
+    flag: str
+    limit: str
+    value: str
+    share: float | None
+    kept: bool
+    binding: bool
+    estimated: bool
+
+    @property
+    def reached(self) -> str:
+        """The value, labelled where it is an estimate."""
+        return f"{self.value} (estimated)" if self.estimated else self.value
+
+
+def limits(report: Report) -> list[Limit]:
+    """Return the budget's limits, the binding one first."""
+    found = []
+    for name, entry in report.budget.limits.items():
+        title, flag, write = _LIMITS.get(name, (name, "", notation.number))
+        if name == "max_drop":
+            write = partial(notation.drop, report.certificate.metric)
+        elif name == "min_metric":
+            write = partial(notation.level, report.certificate.metric)
+        figure = getattr(report.chosen, name, None)
+        share = entry.get("share")
+        found.append(
+            Limit(
+                name=title,
+                flag=flag,
+                limit=write(entry.get("limit")),
+                value=write(entry.get("value")),
+                share=share if is_known(share) else None,
+                kept=bool(entry.get("kept")),
+                binding=name == report.budget.binding,
+                estimated=figure is not None and figure.origin.kind == "estimated",
+            )
+        )
+    return sorted(found, key=lambda limit: not limit.binding)
+
+
+def subject(report: Report) -> str:
+    """Name the model that certificate and budget are about.
+
+    A certificate that failed is about the best candidate, which was then not returned.
+    """
+    if is_original(report):
+        return "the best candidate, which is not returned" if report.certificate.look else "the original"
+    return "the chosen model"
+
+
+def method_sentence(certificate: Certificate) -> str:
+    """Explain the bound's method."""
+    return _METHODS.get(certificate.method, certificate.method)
+
+
+def multiplicity_sentence(certificate: Certificate) -> str:
+    """Explain what the number of looks did to the bound."""
+    if certificate.look < 1:
+        return "No look at the certify split was spent."
+    single = f"{certificate.look_confidence:.2%}"
+    return (
+        f"This was look number {certificate.look} at this certify split: every further candidate that is judged on "
+        f"the same samples must pass a stricter test, here {single}, so that all looks together keep "
+        f"{certificate.confidence:.0%}."
+    )
+
+
+def next_steps(report: Report) -> list[str]:
+    """Return what to do, the most promising first; nothing if the result is good as it is."""
+    certificate = report.certificate
+    match certificate.verdict:
+        case "insufficient data":
+            return _insufficient(report)
+        case "refuted":
+            return [
+                "More data will not help: even the most favourable bound breaks the limit.",
+                f"Accept a larger loss: raise --max-drop (now {notation.number(certificate.max_drop)}), or lower "
+                "--min-metric if you set it.",
+                "Give the search room: a longer --time-limit, and looser limits on size and latency, if set.",
+                "Check that the data is what the model sees in use, scaled as in training.",
+            ]
+        case "certified":
+            return [] if report.budget.met else _over_budget(report)
+
+
+def _insufficient(report: Report) -> list[str]:
+    certificate = report.certificate
+    steps = []
+    kind = "unlabelled" if certificate.metric in ("agreement", "fidelity") else "labelled"
+    if certificate.more_samples:
+        more = certificate.more_samples
+        whole = report.data.get("samples") or 0
+        held = report.data.get("certify") or 0
+        total = ""
+        if whole and held:
+            every = math.ceil(more * whole / held)
+            total = f", at most {_round(every)} in all, since {held / whole:.0%} of the data go there"
+        steps.append(
+            f"Add about {_round(more)} more {kind} samples to the certify split{total}. They must not come from "
+            "the training data, and should not repeat the ones you have."
+        )
+    elif certificate.clusters is not None:
+        steps.append("Add samples of more groups: the bound counts groups, not samples.")
+    else:
+        steps.append("The drop seen is no smaller than the limit: more samples would more likely refute it.")
+    if is_known(certificate.upper_bound) and certificate.max_drop < certificate.upper_bound < 1:
+        bound = math.ceil(certificate.upper_bound * 1.1e4) / 1e4
+        steps.append(
+            "Or accept what this data can show, a drop of at most "
+            f"{notation.drop(certificate.metric, certificate.upper_bound)}: "
+            f"--max-drop {bound:g} leaves room for it."
+        )
+    if certificate.look > 1:
+        steps.append("Fresh samples also start the count of looks anew.")
+    return steps
+
+
+def _round(count: int) -> str:
+    """Write an estimated count with two digits of meaning, rounded up.
+
+    >>> _round(3088), _round(7), _round(1204321)
+    ('3,100', '7', '1,300,000')
+    """
+    step = 10 ** max(0, len(str(count)) - 2)
+    return f"{math.ceil(count / step) * step:,}"
+
+
+def _over_budget(report: Report) -> list[str]:
+    broken = [limit for limit in limits(report) if not limit.kept]
+    steps = []
+    for limit in broken:
+        factor = "" if limit.share is None else f", {limit.share:.3g} times the limit"
+        what = f"{limit.reached} against {limit.limit}{factor}"
+        steps.append(
+            f"The {limit.name} is {what}. Raise {limit.flag}, or take a larger device." if limit.flag else what
+        )
+    if any(limit.flag in ("--max-size", "--max-latency", "--max-latency-p50") for limit in broken):
+        steps.append("The front may hold a candidate that is closer at a larger loss: see --max-drop.")
+    if report.training is None:
+        steps.append(
+            "A longer --time-limit tries more candidates; beyond that only a smaller network helps: --train DATA "
+            "trains some with this one as their teacher."
+        )
+    else:
+        steps.append("A longer --time-limit tries more candidates, and trains the smaller networks for longer.")
+    return steps

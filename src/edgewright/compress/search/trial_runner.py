@@ -1,0 +1,241 @@
+"""Trying one candidate: build it, predict cheaply, judge it on the select split, measure what is new about it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgewright.compress.data.dataset import Dataset
+from edgewright.compress.certify.look_ledger import look_alpha
+from edgewright.compress.model.fusion_lint import lint
+from edgewright.compress.certify.metric import Metric, agreement, sqnr_db
+from edgewright.compress.output_folder import OutputFolder
+from edgewright.compress.data.model_outputs import outputs_of
+from edgewright.compress.search.recipe import Recipe, Workbench
+from edgewright.compress.search.space import AS_TRAINED, Params, Space
+from edgewright.contract.compression_report import Trial
+from edgewright.contract.device_class import Budget
+from edgewright.contract.errors import CandidateError, EdgewrightError
+from edgewright.contract.measurement import Measurement
+from edgewright.contract.model_signature import InputContract
+from edgewright.profiling.latency import Latency, Subject, measure_ratios
+from edgewright.profiling.target import Target
+from edgewright.runtime.options import RuntimeOptions
+from edgewright.stats.exact_paired_bound import likelihood_limit
+
+__all__ = ["Judge", "TrialRunner", "predicted_bound"]
+
+_ON_INTEGERS = ("static", "mended", AS_TRAINED)
+# So many samples tell whether a candidate is hopeless.
+_GLANCE = 64
+_SECONDS_PER_FORM = 0.8
+# Chance that a candidate's true drop is worse than what the choice assumes.
+_DOUBT = 0.3
+
+
+@dataclass(slots=True)
+class Judge:
+    """Scores candidates against the original on one part of the data.
+
+    Attributes:
+        dataset: All samples as the original takes them.
+        fed: The same samples as candidates take them.
+        indices: The part.
+        contract: Of the candidates.
+        metric: The rule.
+        reference: The original's outputs on the part.
+        scores: The original's scores on the part.
+    """
+
+    dataset: Dataset
+    fed: Dataset
+    indices: NDArray[np.intp]
+    contract: InputContract
+    metric: Metric
+    reference: list[NDArray[Any]]
+    scores: NDArray[np.float64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.scores = self.score(self.reference, len(self.indices))
+
+    def score(self, outputs: Sequence[NDArray[Any]], count: int) -> NDArray[np.float64]:
+        """Return the scores of outputs for the first `count` samples of the part."""
+        chosen = self.indices[:count]
+        labels = None if self.dataset.labels is None else self.dataset.labels[chosen]
+        inputs = {name: array[chosen] for name, array in self.dataset.inputs.items()}
+        return self.metric.scores(outputs, [r[:count] for r in self.reference], labels, inputs)
+
+    def outputs(self, model: bytes, count: int) -> list[NDArray[Any]]:
+        """Run a candidate on the first `count` samples of the part."""
+        return outputs_of(model, self.fed, self.indices[:count], self.contract)
+
+
+def predicted_bound(
+    original: NDArray[np.float64],
+    candidate: NDArray[np.float64],
+    *,
+    kind: str,
+    confidence: float,
+    certify_samples: int,
+    groups: NDArray[Any] | None = None,
+    certify_groups: int = 0,
+) -> float:
+    """Return the bound that a certify split would give if the truth is somewhat worse than the select split says.
+
+    Among many candidates the luckiest looks best, so the drop is taken at the upper end of what the select
+    split allows, and a gain is not believed. It only steers the choice; the certificate is computed from the
+    certify split alone.
+    """
+    differences = original - candidate
+    drop = float(differences.mean())
+    count = len(differences)
+    alpha = look_alpha(1 - confidence, 1)
+    if kind == "binary":
+        lost, gained = float((differences > 0).sum()), float((differences < 0).sum())
+        scale = certify_samples / count
+        margin = likelihood_limit(lost * scale, gained * scale, float(certify_samples), alpha) - drop
+        bound = max(likelihood_limit(lost, gained, float(count), _DOUBT), 0.0) + margin
+    else:
+        spread = float(differences.std(ddof=1)) if count > 1 else 0.0
+        bound = max(drop + 0.5 * spread / np.sqrt(count), 0.0) + 2.0 * spread / np.sqrt(max(1, certify_samples))
+    if groups is not None and certify_groups > 1:
+        means = np.array([differences[groups == group].mean() for group in np.unique(groups)])
+        spread = float(means.std(ddof=1)) if len(means) > 1 else abs(drop)
+        doubt = 0.5 * spread / np.sqrt(len(means))
+        bound = max(bound, max(drop + doubt, 0.0) + 2.2 * spread / np.sqrt(certify_groups))
+    return float(bound)
+
+
+@dataclass(slots=True)
+class TrialRunner:
+    """Performs trials of one search.
+
+    Attributes:
+        bench: Builds candidates.
+        select: The judge on the select split.
+        certify_samples: Size of the certify split.
+        certify_groups: Its groups, 0 for independent samples.
+        budget: The limits.
+        target: Where latency is measured.
+        options: Runtime options while searching.
+        folder: Where candidates are stored.
+        original: The original's file.
+        seed: Of the search.
+        ratios: Latency ratio by speed key, as far as measured.
+        originals: Latency of the original in each measurement.
+    """
+
+    bench: Workbench
+    select: Judge
+    certify_samples: int
+    certify_groups: int
+    budget: Budget
+    target: Target
+    options: RuntimeOptions
+    folder: OutputFolder
+    original: Path
+    seed: int
+    ratios: dict[str, Measurement] = field(default_factory=dict)
+    originals: list[Latency] = field(default_factory=list)
+
+    def run(self, number: int, params: Params, space: Space) -> Trial:
+        """Try one candidate of a space; what goes wrong becomes part of the record."""
+        began = time.monotonic()
+        recipe = Recipe(())
+        found: dict[str, Any] = {"state": "failed", "reason": ""}
+        try:
+            recipe = space.recipe(params)
+            found = self._judged(self.bench.build(recipe), params, space)
+        except CandidateError as error:
+            found["reason"] = error.message
+        except MemoryError:
+            found["reason"] = "out of memory"
+        except EdgewrightError:
+            raise
+        except Exception as error:  # a model may be odd in ways that nobody thought of; the others still count
+            found["reason"] = f"{type(error).__name__}: {error}"
+        return Trial(
+            number=number,
+            title=recipe.title,
+            recipe=msgspec.to_builtins(recipe)["steps"],
+            seconds=time.monotonic() - began,
+            seed=self.seed,
+            network=space.network,
+            **found,
+        )
+
+    def predicted(self, scores: NDArray[np.float64]) -> float:
+        """Return the bound that the certify split would give a candidate with these scores on the select split."""
+        groups = self.select.dataset.groups
+        return predicted_bound(
+            self.select.scores,
+            scores,
+            kind=self.select.metric.kind,
+            confidence=self.budget.confidence,
+            certify_samples=self.certify_samples,
+            groups=None if groups is None else groups[self.select.indices],
+            certify_groups=self.certify_groups,
+        )
+
+    def recorded_ratios(self) -> dict[str, Any]:
+        """Return the measured latency ratios in a form that a journal keeps."""
+        return {key: msgspec.to_builtins(ratio) for key, ratio in self.ratios.items()}
+
+    def recover_ratio(self, key: str, ratio: Any) -> None:
+        """Take a ratio from the journal of an earlier run on the same target."""
+        self.ratios.setdefault(key, msgspec.convert(ratio, Measurement))
+
+    def _judged(self, model: onnx.ModelProto, params: Params, space: Space) -> dict[str, Any]:
+        content = model.SerializeToString()
+        max_drop = self.budget.max_drop or 0.01
+        glance = min(_GLANCE, len(self.select.indices))
+        outputs = self.select.outputs(content, glance)
+        differences = self.select.scores[:glance] - self.select.score(outputs, glance)
+        error = float(differences.std()) / np.sqrt(glance)
+        facts: dict[str, Any] = {"size_bytes": len(content)}
+        if float(differences.mean()) - 3 * error > max(max_drop, 1e-9) and self.select.metric.kind != "scalar":
+            reference = [r[:glance] for r in self.select.reference]
+            return {
+                "state": "pruned",
+                "reason": f"drop of {differences.mean():.3g} on the first {glance} samples",
+                "drop": float(differences.mean()),
+                "sqnr_db": sqnr_db(reference, outputs),
+                **facts,
+            }
+        count = len(self.select.indices)
+        outputs = self.select.outputs(content, count)
+        scores = self.select.score(outputs, count)
+        digest, path = self.folder.candidate(content)
+        share = agreement(self.select.reference, outputs)
+        facts |= {
+            "sha256": digest,
+            "metric": float(scores.mean()),
+            "drop": float(self.select.scores.mean() - scores.mean()),
+            "predicted_bound": self.predicted(scores),
+            "flips": float((scores != self.select.scores).mean()) if self.select.metric.kind == "binary" else None,
+            "sqnr_db": sqnr_db(self.select.reference, outputs),
+            "agreement": None if np.isnan(share) else share,
+            "fused_fraction": lint(model).fused_fraction if params["form"] in _ON_INTEGERS else None,
+        }
+        ratio = self._ratio(path, space.speed_key(params))
+        return {"state": "complete", "reason": "judged on the select split", "latency_ratio": ratio.value, **facts}
+
+    def _ratio(self, path: Path, key: str) -> Measurement:
+        if key not in self.ratios:
+            sample = int(self.select.indices[0])
+            original = Subject("original", self.original, self.options, self.select.dataset.feed(sample))
+            candidate = Subject("candidate", path, self.options, self.select.fed.feed(sample))
+            reference, (ratio,) = measure_ratios(
+                self.target, original, [candidate], seconds=_SECONDS_PER_FORM, seed=self.seed
+            )
+            if isinstance(ratio, CandidateError):
+                raise ratio
+            self.originals.append(reference)
+            self.ratios[key] = ratio
+        return self.ratios[key]

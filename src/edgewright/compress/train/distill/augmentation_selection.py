@@ -1,0 +1,100 @@
+"""Which augmentations leave the meaning of these samples alone: those that the teacher still answers rightly."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgewright.compress.certify.scores import target_variances
+from edgewright.compress.train.data.augmentation import augmentations
+from edgewright.compress.train.data.training_data import Lessons
+from edgewright.compress.train.loop.losses import metric_sum
+from edgewright.compress.train.distill.teacher import OpenTeacher, Teacher
+from edgewright.compress.train.data.batches import Views
+
+__all__ = ["Admission", "admissible"]
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Which augmentations may be used, and why.
+
+    Attributes:
+        names: Kept, in the order of `augmentations`.
+        drops: What each costs the teacher alone, as a fraction of its metric.
+        notes: The same for people.
+    """
+
+    names: tuple[str, ...]
+    drops: dict[str, float]
+    notes: tuple[str, ...]
+
+
+def admissible(
+    lessons: Lessons, teacher: Teacher, *, seed: int, most_drop: float = 0.03, rows: int = 1000
+) -> Admission:
+    """Try every augmentation on some rows that the teacher can answer.
+
+    One is kept if it costs the teacher at most `most_drop` of its metric, or of its agreement with its own answers
+    where there are no labels; all together may cost twice that, else the dearest is left out.
+
+    Args:
+        lessons: Their form says what can be tried.
+        teacher: Who judges.
+        seed: Of the rows and of the numbers drawn.
+        most_drop: Allowed for each, as a fraction.
+        rows: Training rows to try, at most.
+
+    Raises:
+        CandidateError: The teacher cannot be run.
+    """
+    tried = augmentations(lessons.form.kind)
+    if not tried:
+        return Admission((), {}, (f"no augmentation: none is known for samples of kind {lessons.form.kind}",))
+    chosen = np.sort(np.random.default_rng(seed).permutation(lessons.train)[:rows])
+    trial = _Trial(replace(lessons, train=chosen), teacher.open(lessons), seed)
+    base = trial.metric(())
+    drops = {name: base - trial.metric((name,)) for name in tried}
+    kept = [name for name in tried if drops[name] <= most_drop]
+    while len(kept) > 1 and base - trial.metric(kept) > 2 * most_drop:
+        kept.remove(max(kept, key=drops.__getitem__))
+    notes = [
+        f"augmentation {name!r}: {'used' if name in kept else 'not used'}, the teacher's metric falls by "
+        f"{100 * drops[name]:.1f} points"
+        for name in tried
+    ]
+    return Admission(tuple(kept), drops, tuple(notes))
+
+
+@dataclass(slots=True)
+class _Trial:
+    """Some rows, and the teacher that answers them."""
+
+    lessons: Lessons
+    teacher: OpenTeacher
+    seed: int
+    _plain: Tensor | None = None
+
+    def metric(self, names: Sequence[str]) -> float:
+        """Return the teacher's metric on the augmented rows."""
+        places = np.arange(len(self.lessons.train))
+        inputs = Views(self.lessons, names, self.seed).inputs(0, places)
+        scores = self.teacher.answer(inputs)[0][0].flatten(1)
+        if self._plain is None:
+            self._plain = scores
+        wanted = self._wanted(inputs)
+        reading = self.teacher.reading
+        spread = torch.ones(())
+        if reading == "values":
+            spread = torch.as_tensor(target_variances(wanted.numpy()).mean())
+        return metric_sum(scores, wanted, reading, spread) / len(places)
+
+    def _wanted(self, inputs: Sequence[Tensor]) -> Tensor:
+        if self.lessons.task == "reconstruction":
+            return inputs[0].flatten(1)
+        if self.lessons.labels is not None:
+            return torch.from_numpy(np.asarray(self.lessons.labels[self.lessons.train]))
+        assert self._plain is not None  # noqa: S101 - the first answers are those to plain rows
+        return self._plain

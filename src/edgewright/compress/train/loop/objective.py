@@ -1,0 +1,220 @@
+"""What a training makes small and what it is judged by: labels, a teacher's answers, its features."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgewright.compress.certify.scores import target_variances
+from edgewright.compress.train.data.teacher_outputs import Answers, Reading
+from edgewright.compress.train.loop.feature_losses import FeatureReader, feature_loss, flat_features, relation_loss
+from edgewright.compress.train.data.training_data import Lessons
+from edgewright.compress.train.loop.losses import Ending, ending_seen, label_loss, metric_sum, reading_of, scores_of, teacher_loss
+from edgewright.compress.train.config import Distillation, Training
+from edgewright.compress.train.data.batches import plain
+from edgewright.contract.errors import CandidateError
+
+__all__ = ["Objective", "OwnLoss"]
+
+OwnLoss = Callable[[Any, Tensor], Tensor]
+
+_JUDGED_AT_ONCE = 256
+
+
+@dataclass(slots=True)
+class Objective:
+    """The loss of one training.
+
+    Attributes:
+        lessons: Rows and labels.
+        settings: Weights of the loss's parts.
+        answers: The teacher's; needed where the lessons have no labels.
+        ending: How the network's answer ends; found out from its values if None.
+        feature: Name of the network's tensor that is held against the teacher's features.
+        own: The user's loss of (outputs, labels) instead of the task's.
+        reading: What the answer means; set by `prepare`.
+        reader: Maps features to the teacher's; set by `prepare` where features are learned.
+    """
+
+    lessons: Lessons
+    settings: Training
+    answers: Answers | None = None
+    ending: Ending | None = None
+    feature: str | None = None
+    own: OwnLoss | None = None
+    reading: Reading = "values"
+    reader: FeatureReader | None = None
+    _variances: list[Tensor] = field(default_factory=list)
+    _class_weights: Tensor | None = None
+
+    @property
+    def distillation(self) -> Distillation | None:
+        """What is learned from the teacher; without labels at least its answers."""
+        if self.answers is None:
+            return None
+        if not self._has_targets:
+            return self.settings.distillation or Distillation()
+        return self.settings.distillation
+
+    @property
+    def _has_targets(self) -> bool:
+        return self.lessons.labels is not None or self.lessons.task == "reconstruction"
+
+    def prepare(self, network: nn.Module) -> None:
+        """Find out what the answers mean by looking at some of them.
+
+        Raises:
+            CandidateError: There is nothing to learn from, or answers and labels do not fit each other.
+        """
+        if not self._has_targets and self.answers is None:
+            raise CandidateError(
+                "the lessons have no labels and there is no teacher", remedy="Give labels, or a teacher's answers."
+            )
+        network.eval()
+        with torch.no_grad():
+            outputs, features = self._run(network, plain(self.lessons, self.lessons.validation[:_JUDGED_AT_ONCE]))
+        self.ending = self.ending or ending_seen(outputs[0])
+        self.reading = reading_of(self.lessons.task, outputs, self.ending)
+        if self.answers is not None and not self._has_targets:
+            self.reading = self.answers.reading
+        self._variances = self._spreads(outputs)
+        classes = outputs[0][0].numel() if self.reading == "classes" else 2
+        self._class_weights = self._weights(classes)
+        if features is not None and self.answers is not None and self.answers.features is not None:
+            self.reader = FeatureReader(features.shape[1], self.answers.features.shape[-1])
+
+    def loss(self, network: nn.Module, inputs: Sequence[Tensor], view: int, places: NDArray[np.intp]) -> Tensor:
+        """Return the mean loss of a batch.
+
+        Args:
+            network: In training mode.
+            inputs: Of the batch, as augmented.
+            view: Which augmented copy they are, if a teacher answered it.
+            places: Of the rows in `lessons.train`.
+        """
+        outputs, features = self._run(network, inputs)
+        scores = scores_of(outputs[0], self.reading, self.ending or "scores")
+        learned = self.distillation
+        if learned is None or self.answers is None:
+            return self._of_labels(outputs, scores, inputs, self.lessons.train[places])
+        truths = [_float(array[view, places]) for array in self.answers.train]
+        total = self._of_teacher(outputs, scores, truths, learned.temperature)
+        if self._has_targets and learned.weight < 1:
+            own = self._of_labels(outputs, scores, inputs, self.lessons.train[places])
+            total = learned.weight * total + (1 - learned.weight) * own
+        wanted = None if self.answers.features is None else _float(self.answers.features[view, places])
+        if learned.features and wanted is not None and features is not None and self.reader is not None:
+            total = total + learned.features * feature_loss(self.reader(features), wanted)
+        if learned.relations and len(places) > 1:
+            pair = (scores, truths[0].flatten(1)) if features is None or wanted is None else (features, wanted)
+            total = total + learned.relations * relation_loss(*pair)
+        return total
+
+    def judge(self, network: nn.Module) -> tuple[float, float]:
+        """Return loss and metric over the validation rows; labels count, where there are any."""
+        network.eval()
+        rows = self.lessons.validation
+        losses, metrics = 0.0, 0.0
+        with torch.no_grad():
+            for start in range(0, len(rows), _JUDGED_AT_ONCE):
+                part = rows[start : start + _JUDGED_AT_ONCE]
+                inputs = plain(self.lessons, part)
+                outputs, _ = self._run(network, inputs, inner=False)
+                scores = scores_of(outputs[0], self.reading, self.ending or "scores")
+                if self._has_targets:
+                    wanted = self._targets(inputs, part)
+                    loss = self._of_labels(outputs, scores, inputs, part, smoothing=0.0)
+                else:
+                    assert self.answers is not None  # noqa: S101 - `prepare` has checked it
+                    truths = [_float(array[start : start + len(part)]) for array in self.answers.validation]
+                    wanted = truths[0].reshape(scores.shape)
+                    loss = self._of_teacher(outputs, scores, truths, 1.0)
+                losses += float(loss.detach()) * len(part)
+                metrics += metric_sum(scores, wanted, self.reading, self._variances[0])
+        return losses / len(rows), metrics / len(rows)
+
+    def _run(
+        self, network: nn.Module, inputs: Sequence[Tensor], *, inner: bool = True
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Return the float outputs, and flat features where they are learned."""
+        learned = self.distillation
+        wanted = learned is not None and (learned.features > 0 or learned.relations > 0)
+        run_with = getattr(network, "run_with", None)
+        if inner and wanted and self.feature is not None and run_with is not None:
+            outputs, tensors = run_with(inputs, [self.feature])
+            features = flat_features(tensors[self.feature])
+        else:
+            outputs, features = network(*inputs), None
+        floats = [output for output in outputs if output.is_floating_point()]
+        if not floats:
+            raise CandidateError("the network has no float output", remedy="Train on one that has scores.")
+        return floats, features
+
+    def _targets(self, inputs: Sequence[Tensor], rows: NDArray[np.intp]) -> Tensor:
+        if self.lessons.labels is None:
+            return inputs[0]
+        return torch.from_numpy(np.asarray(self.lessons.labels[rows]))
+
+    def _of_labels(
+        self,
+        outputs: Sequence[Tensor],
+        scores: Tensor,
+        inputs: Sequence[Tensor],
+        rows: NDArray[np.intp],
+        smoothing: float | None = None,
+    ) -> Tensor:
+        targets = self._targets(inputs, rows)
+        if self.own is not None:
+            return self.own(outputs[0] if len(outputs) == 1 else tuple(outputs), targets)
+        return label_loss(
+            scores,
+            targets,
+            self.reading,
+            smoothing=self.settings.label_smoothing if smoothing is None else smoothing,
+            class_weights=self._class_weights if smoothing is None else None,
+            variances=self._variances[0],
+        )
+
+    def _of_teacher(
+        self, outputs: Sequence[Tensor], scores: Tensor, truths: Sequence[Tensor], temperature: float
+    ) -> Tensor:
+        first = truths[0].reshape(scores.shape)
+        total = teacher_loss(scores, first, self.reading, temperature=temperature, variances=self._variances[0])
+        for output, truth, variance in zip(outputs[1:], truths[1:], self._variances[1:], strict=False):
+            total = total + ((output - truth.reshape(output.shape)).square() / variance).mean()
+        return total
+
+    def _spreads(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return the variance of what each output shall be; the first's per value where labels give it."""
+        spreads = [torch.ones(())] * len(outputs)
+        if self.answers is not None:
+            spreads = [_variance(array[0]) for array in self.answers.train]
+        if self.reading != "values":
+            return [torch.ones(()), *spreads[1:]]
+        if self.lessons.labels is not None:
+            per_target = target_variances(self.lessons.labels[self.lessons.train])
+            return [torch.as_tensor(per_target, dtype=torch.float32), *spreads[1:]]
+        if self.lessons.task == "reconstruction":
+            return [_variance(self.lessons.inputs[0][self.lessons.train[:4096]]), *spreads[1:]]
+        return spreads
+
+    def _weights(self, classes: int) -> Tensor | None:
+        given = self.lessons.class_weights
+        if given is None or not self.settings.balance:
+            return None
+        weights = torch.ones(max(classes, len(given)))
+        weights[: len(given)] = torch.from_numpy(np.array(given))
+        return weights
+
+
+def _variance(rows: NDArray[Any]) -> Tensor:
+    """Return the mean variance of values over rows."""
+    return torch.as_tensor(float(target_variances(rows[:4096]).mean()))
+
+
+def _float(array: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.array(array, np.float32))

@@ -1,0 +1,43 @@
+"""How long training takes, measured on a few steps before it is planned."""
+
+import time
+
+import numpy as np
+import onnx
+import torch
+
+from edgewright.compress.train.data.training_data import Lessons
+from edgewright.compress.train.torch_graph.onnx_module import Network
+from edgewright.compress.train.threads import one_thread
+
+__all__ = ["seconds_per_row"]
+
+_STEPS = 3
+# Beside forward and backward: the optimiser, the augmentation, the teacher's share.
+_MORE = 1.25
+
+
+def seconds_per_row(model: onnx.ModelProto, lessons: Lessons, batch: int) -> float:
+    """Return how long one thread takes to train a network on one row.
+
+    Args:
+        model: Float, or quantised to be trained.
+        lessons: Whose rows.
+        batch: Rows per step.
+
+    Raises:
+        CandidateError: The network cannot be trained.
+    """
+    with one_thread():
+        network = Network(model)
+        rows = lessons.train[:batch]
+        inputs = [torch.from_numpy(np.ascontiguousarray(array[rows])) for array in lessons.inputs]
+        network.train()
+        times = []
+        for _ in range(_STEPS):
+            began = time.perf_counter()
+            loss = sum(output.float().square().mean() for output in network(*inputs) if output.is_floating_point())
+            network.zero_grad(set_to_none=True)
+            torch.as_tensor(loss).backward()
+            times.append(time.perf_counter() - began)
+    return _MORE * min(times) / len(rows)

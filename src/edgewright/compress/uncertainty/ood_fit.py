@@ -1,0 +1,154 @@
+"""By what devices will know unusual inputs: measures fitted to embeddings, and thresholds of a stated rate.
+
+What devices apply is in `edgewright.stats.ood_scores`; this needs scipy and stays in the studio.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.contract.errors import DataError
+from edgewright.contract.guarantee import Guarantee
+from edgewright.contract.outlier import Ellipsoid, Mahalanobis, Measure, Neighbours, Numbers, OutlierRule
+from edgewright.stats.exact_paired_bound import clopper_pearson
+
+__all__ = ["fit_mahalanobis", "fit_neighbours", "least_samples", "outlier_rule"]
+
+_Floats = NDArray[np.float64]
+
+# A direction in which nothing varied gets this share of the mean variance: else a speck there is infinitely far.
+_LEAST_VARIANCE = 1e-3
+
+
+def least_samples(rate: float, confidence: float = 0.95) -> int:
+    """Return how many samples a threshold needs; with them, it is their greatest score.
+
+    >>> least_samples(0.01), least_samples(0.05)
+    (299, 59)
+    """
+    return math.ceil(math.log1p(-confidence) / math.log1p(-rate))
+
+
+def outlier_rule(measure: Measure, scores: NDArray[Any], rate: float, *, confidence: float = 0.95) -> OutlierRule:
+    """Return the lowest threshold whose false rejection rate is at most `rate`, with a confidence.
+
+    A new usual input scores above the k-th smallest of n scores with a probability that has the distribution
+    Beta(n - k + 1, k), so the bound for n - k rejections is Clopper and Pearson's (Wilks 1941). With equal scores
+    the rate is only smaller.
+
+    Args:
+        measure: What made the scores.
+        scores: Shape [samples], of usual inputs to which neither the model nor the measure was fitted.
+        rate: Greatest share of usual inputs that may be rejected, between 0 and 1.
+        confidence: Probability, over calibration sets, that the promise holds.
+
+    Raises:
+        DataError: Too few samples, or a score that is no number.
+        ValueError: Impossible rate or confidence.
+    """
+    if not 0 < rate < 1 or not 0 < confidence < 1:
+        raise ValueError(f"rate is {rate}, confidence {confidence}")
+    ordered = np.sort(np.asarray(scores, np.float64))
+    if not np.isfinite(ordered).all():
+        raise DataError(
+            "a usual input has a score that is no number", remedy="Look for NaN or infinity in the model's answers."
+        )
+    needed = least_samples(rate, confidence)
+    if ordered.size < needed:
+        raise DataError(
+            f"{ordered.size} samples cannot show a false rejection rate of {rate:g} with confidence {confidence:g}",
+            remedy=f"Give {needed} or more, or allow a greater rate.",
+        )
+    fewest, most = 0, ordered.size - 1
+    while fewest < most:
+        middle = (fewest + most + 1) // 2
+        kept = clopper_pearson(middle, ordered.size, 1 - confidence)[1] <= rate
+        fewest, most = (middle, most) if kept else (fewest, middle - 1)
+    threshold = float(ordered[ordered.size - 1 - fewest])
+    return OutlierRule(measure, threshold, Guarantee("rejection", rate, ordered.size, confidence))
+
+
+def fit_mahalanobis(
+    output: str,
+    embedding: NDArray[Any],
+    labels: NDArray[Any],
+    *,
+    relative: bool = False,
+    most_directions: int = 64,
+) -> Mahalanobis:
+    """Return class means and their common covariance.
+
+    Args:
+        output: Name of the graph's output with the embedding.
+        embedding: Shape [samples, features]; best of the training data, and never of what sets the threshold.
+        labels: Shape [samples].
+        relative: Subtract the distance from the mean of all samples in their covariance: less is made of what
+            varies in every class.
+        most_directions: Directions with a variance of their own; the others share one.
+
+    Raises:
+        DataError: Fewer samples than classes and one, or embeddings that are not finite or do not vary.
+    """
+    values = _finite(embedding)
+    classes, member = np.unique(labels, return_inverse=True)
+    if len(values) <= len(classes):
+        raise DataError(
+            f"{len(values)} samples of {len(classes)} classes have no spread", remedy="Give more samples per class."
+        )
+    means = np.stack([values[member == place].mean(axis=0) for place in range(len(classes))])
+    within = _ellipsoid(values - means[member], most_directions)
+    if not relative:
+        return Mahalanobis(output, Numbers.of(means), within)
+    overall = values.mean(axis=0, keepdims=True)
+    background = _ellipsoid(values - overall, most_directions)
+    return Mahalanobis(output, Numbers.of(means), within, Numbers.of(overall), background)
+
+
+def fit_neighbours(
+    output: str, embedding: NDArray[Any], *, nearest: int = 5, most_points: int = 500, seed: int = 0
+) -> Neighbours:
+    """Return some embeddings to compare with, of 16-bit floats.
+
+    Args:
+        output: Name of the graph's output with the embedding.
+        embedding: Shape [samples, features]; best of the training data, and never of what sets the threshold.
+        nearest: Which neighbour's distance counts.
+        most_points: How many are kept, drawn by the seed.
+        seed: Of the draw.
+
+    Raises:
+        DataError: Fewer samples than neighbours, or embeddings that are not finite.
+    """
+    values = _finite(embedding)
+    if len(values) < nearest:
+        raise DataError(f"{len(values)} samples have no neighbour number {nearest}", remedy="Give more samples.")
+    picks = np.sort(np.random.default_rng(seed).permutation(len(values))[:most_points])
+    length = np.linalg.norm(values[picks], axis=1, keepdims=True)
+    points = values[picks] / np.where(length > 0, length, 1)
+    return Neighbours(output, Numbers.of(points, "float16"), nearest)
+
+
+def _ellipsoid(centred: _Floats, most_directions: int) -> Ellipsoid:
+    """Return the covariance of centred rows: its greatest directions, and the mean of what is left."""
+    covariance = centred.T @ centred / len(centred)
+    variances, directions = np.linalg.eigh(covariance)
+    variances, directions = variances[::-1], directions[:, ::-1]
+    least = _LEAST_VARIANCE * float(variances.mean())
+    if not least > 0:
+        raise DataError("the embedding does not vary within classes", remedy="Give more samples, or other ones.")
+    kept = min(most_directions, len(variances))
+    left = variances[kept:]
+    rest = max(float(left.mean()) if left.size else least, least)
+    return Ellipsoid(Numbers.of(directions[:, :kept]), Numbers.of(np.maximum(variances[:kept], least)), rest)
+
+
+def _finite(embedding: NDArray[Any]) -> _Floats:
+    values = np.asarray(embedding, np.float64)
+    values = values.reshape(len(values), -1)
+    if not values.size or not np.isfinite(values).all():
+        raise DataError(
+            "the embedding is empty or not finite", remedy="Look at the model's answers to these samples."
+        )
+    return values

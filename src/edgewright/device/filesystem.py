@@ -1,0 +1,74 @@
+"""The few things that the agent does with a disk, so that a test can break each of them.
+
+A name appears only after its bytes are on the disk, and the folder knows it before anything relies on it.
+"""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from edgewright.trust.fsync import sync
+
+__all__ = ["Files", "body_of", "summed"]
+
+
+class Files:
+    """A disk that keeps its word."""
+
+    def read(self, path: Path) -> bytes:
+        """Return the bytes of a file."""
+        return path.read_bytes()
+
+    def digest(self, path: Path) -> str:
+        """Return the sha256 of a file, hexadecimal."""
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Put bytes under a name, whole or not at all; they survive a power cut from the return on."""
+        partial = path.with_name(f".{path.name}.new")
+        self.put(partial, content)
+        self.rename(partial, path)
+
+    def put(self, path: Path, content: bytes) -> None:
+        """Write bytes to a file in place and bring them to the disk; its name is safe only after `sync`."""
+        with path.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def rename(self, path: Path, to: Path) -> None:
+        """Move a file or an own folder in one step, and bring the step to the disk."""
+        path.replace(to)
+        self.sync(to.parent)
+
+    def sync(self, folder: Path) -> None:
+        """Bring the names in a folder to the disk."""
+        sync(folder)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file or a folder with all in it, if it is there."""
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+    def free_bytes(self, folder: Path) -> int:
+        """Return how much may still be written."""
+        return shutil.disk_usage(folder).free
+
+
+def summed(body: bytes) -> bytes:
+    """Return what `body_of` knows again, and knows to be sound."""
+    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def body_of(content: bytes) -> bytes | None:
+    """Return what was given to `summed`; None if a bit is not as it was.
+
+    >>> body_of(summed(b"x")), body_of(b"x")
+    (b'x', None)
+    """
+    line, _, body = content.partition(b"\n")
+    return body if hashlib.sha256(body).hexdigest().encode() == line else None

@@ -1,0 +1,155 @@
+"""The device's ledger on the disk, outside the slots: what was spent stays spent, over restarts and rollbacks.
+
+It is kept twice, with the same content. A debit is complete when both copies are on the disk, so one that rots
+loses nothing. When neither can be read, or both are gone though there was a first use, nothing is answered any
+more: whoever enrols the device anew, or restores it whole from before, begins a new budget.
+"""
+
+import hashlib
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from edgewright.contract.query import Limits, Query, Template
+from edgewright.contract.refusal import Refusal, RefusedError
+from edgewright.device.filesystem import Files
+from edgewright.privacy.budget_ledger import Ledger, answered, debit
+
+__all__ = ["LedgerFile"]
+
+_NAMES = ("privacy.0", "privacy.1")
+_USED = "privacy.used"
+_ANSWERS = "privacy.answers"
+_REMEDY = "Enrol the device anew; that begins a new budget."
+
+
+@dataclass(slots=True)
+class LedgerFile:
+    """The ledger, and the answers that may have to be sent again.
+
+    Attributes:
+        folder: That holds them.
+        files: The disk.
+        limits: Of this device.
+        ledger: As it is on the disk.
+        behind: Names of copies that are damaged, gone or old; they are written before anything is sent.
+
+    Raises:
+        RefusedError: The ledger is damaged, or gone though it was used.
+    """
+
+    folder: Path
+    files: Files
+    limits: Limits
+    ledger: Ledger = field(init=False)
+    behind: tuple[str, ...] = field(init=False, default=())
+    _debiting: threading.Lock = field(init=False, default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        """Read the copy that knows of more."""
+        found: dict[str, Ledger] = {}
+        rotten = False
+        for name in _NAMES:
+            try:
+                found[name] = _decoded(self.files.read(self.folder / name))
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError):
+                rotten = True
+        if not found and (rotten or self._used()):
+            raise RefusedError(
+                "budget",
+                "ledger",
+                "what this device has told is not known any more: its ledger is lost",
+                remedy=_REMEDY,
+            )
+        self.ledger = max(found.values(), key=lambda ledger: ledger.count_ever, default=Ledger())
+        self.behind = tuple(name for name in _NAMES if found.get(name) != self.ledger) if found else ()
+
+    def debit(self, query: Query, template: Template, answer: bytes, *, now_s: float) -> Refusal | None:
+        """Take an answer's cost off the budget; on None it and the answer are on the disk, and it may be sent.
+
+        Args:
+            query: That is answered.
+            template: That the offline keys signed.
+            answer: From `privacy.sum.contribute`, as bytes.
+            now_s: Seconds since 1970, UTC: the lesser of the clock and the latest signed time.
+
+        Raises:
+            OSError: The disk is full or broken; nothing may be sent.
+        """
+        with self._debiting:
+            after = debit(self.ledger, query, template, self.limits, answer=answer, now_s=now_s)
+            if isinstance(after, Refusal):
+                return after
+            if after is not self.ledger:
+                self._begin()
+                # The answer first: an entry without its answer could never be sent, and would cost nevertheless.
+                self.files.write(self.folder / _ANSWERS / after.entries[-1].answer, answer)
+                # Spent from here on, whether or not it can be written: what could not be is written before the
+                # next.
+                self.ledger, self.behind = after, _NAMES
+            self._write()
+            return None
+
+    def answer(self, query: Query) -> bytes | None:
+        """Return what was answered to a question, to be sent again; None if it was not answered.
+
+        Raises:
+            RefusedError: It was answered, and the answer is not known any more.
+        """
+        entry = answered(self.ledger, query)
+        if entry is None:
+            return None
+        try:
+            content = self.files.read(self.folder / _ANSWERS / entry.answer)
+        except OSError:
+            content = b""
+        if hashlib.sha256(content).hexdigest() != entry.answer:
+            raise RefusedError(
+                "budget", f"query {query.id}", "it was answered, and the answer is lost: another would tell more"
+            )
+        with self._debiting:
+            self._write()
+        return content
+
+    def forget_answers(self, keep: tuple[str, ...] = ()) -> None:
+        """Remove answers that need not be sent again, but for those with these digests; their cost stays."""
+        folder = self.folder / _ANSWERS
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.name not in keep:
+                self.files.remove(path)
+
+    def _begin(self) -> None:
+        """Leave the mark of the first use, after there is a ledger that could be missed."""
+        if not self._used():
+            (self.folder / _ANSWERS).mkdir(parents=True, exist_ok=True)
+            self.behind = _NAMES
+            self._write()
+            self.files.write(self.folder / _USED, b"")
+
+    def _write(self) -> None:
+        """Bring the ledger into each copy that is behind it."""
+        body = msgspec.json.encode(self.ledger)
+        content = hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+        for name in self.behind:
+            self.files.write(self.folder / name, content)
+            self.behind = self.behind[1:]
+
+    def _used(self) -> bool:
+        try:
+            self.files.read(self.folder / _USED)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return True
+
+
+def _decoded(content: bytes) -> Ledger:
+    line, _, body = content.partition(b"\n")
+    if hashlib.sha256(body).hexdigest().encode() != line:
+        raise ValueError("the checksum does not hold")
+    return msgspec.json.decode(body, type=Ledger)

@@ -1,0 +1,192 @@
+"""Getting a variant's files: from another slot, by a delta, or whole; checked, sealed and synced."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgewright.contract.refusal import RefusedError
+from edgewright.contract.release import Delta, StoredFile, Variant, stored
+from edgewright.device.filesystem import Files
+from edgewright.trust.delta import CODECS, DeltaError, apply_delta
+from edgewright.trust.fetcher import Fetcher
+from edgewright.trust.keystore import KeyStore, LockedError
+from edgewright.trust.target_paths import blob_name
+from edgewright.trust.file_encryption import seal, unseal
+
+__all__ = ["Shelf", "Source", "fetch_variant", "needed_bytes"]
+
+# Beside the files themselves: a download and its result lie on the disk together, and others write there too.
+_ROOM = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """A folder with the sealed files of one release.
+
+    Attributes:
+        folder: Holds them under their names.
+        files: The disk.
+        keys: Of this device; None stores files as they are.
+    """
+
+    folder: Path
+    files: Files
+    keys: KeyStore | None
+
+    def read(self, file: StoredFile) -> bytes:
+        """Return the verified bytes of a file.
+
+        Raises:
+            LockedError: They are damaged, or sealed elsewhere.
+            OSError: They are missing or cannot be read.
+        """
+        content = self.files.read(self.folder / file.name)
+        if self.keys is not None:
+            content = unseal(content, file.sha256, self.keys)
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            raise _changed(file)
+        return content
+
+    def check(self, file: StoredFile) -> None:
+        """Verify the bytes of a file, without holding all of them if they are not sealed.
+
+        Raises:
+            LockedError: They are damaged, or sealed elsewhere.
+            OSError: They are missing or cannot be read.
+        """
+        if self.keys is not None:
+            self.read(file)
+        elif self.files.digest(self.folder / file.name) != file.sha256:
+            raise _changed(file)
+
+    def put(self, file: StoredFile, content: bytes) -> None:
+        """Store bytes that were verified.
+
+        Raises:
+            OSError: The disk is full or broken.
+        """
+        self.files.write(
+            self.folder / file.name, content if self.keys is None else seal(content, file.sha256, self.keys)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where files come from.
+
+    Attributes:
+        url: Of the repository, with a slash at its end.
+        fetcher: Gets bytes.
+        fleet: Keys of the fleet by name, for files that are stored encrypted.
+        others: Shelves of this device with the files on each, to take from or to start deltas from.
+    """
+
+    url: str
+    fetcher: Fetcher
+    fleet: Mapping[str, KeyStore]
+    others: Sequence[tuple[Shelf, Sequence[StoredFile]]] = ()
+
+    def at_hand(self, digest: str) -> bytes | None:
+        """Return the bytes of a digest if they lie on another shelf and are sound."""
+        for shelf, files in self.others:
+            for file in files:
+                if file.sha256 == digest:
+                    try:
+                        return shelf.read(file)
+                    except (LockedError, OSError):
+                        continue
+        return None
+
+
+def needed_bytes(variant: Variant, shelf: Shelf) -> int:
+    """Return how much free disk an installation takes at most, beside what lies on its shelf already."""
+    streamed = [shelf.keys is None and file.sealed is None for file in variant.files]
+    there = sum(path.stat().st_size for path in shelf.folder.glob("*")) if shelf.folder.is_dir() else 0
+    beside = [
+        0 if streams else stored(file)[1] + file.size_bytes
+        for file, streams in zip(variant.files, streamed, strict=True)
+    ]
+    return max(0, sum(file.size_bytes for file in variant.files) + max(beside, default=0) - there) + _ROOM
+
+
+def fetch_variant(variant: Variant, shelf: Shelf, source: Source) -> dict[str, str]:
+    """Fill a shelf with a variant's files; what lies there already and is sound stays.
+
+    Args:
+        variant: What to fetch.
+        shelf: Its folder exists.
+        source: Where from.
+
+    Returns:
+        How each file came: "there", "slot", the codec of a delta, or "whole".
+
+    Raises:
+        RefusedError: A file is not what was signed, there is no room, or a key of the fleet is missing.
+        OSError: The disk is full or broken.
+    """
+    free, need = shelf.files.free_bytes(shelf.folder), needed_bytes(variant, shelf)
+    if free < need:
+        raise RefusedError(
+            "disk",
+            variant.device_class,
+            f"{free} bytes are free, {need} are needed",
+            remedy="Free space on the device; the installation goes on by itself.",
+        )
+    return {file.name: _fetch(file, shelf, source) for file in variant.files}
+
+
+def _fetch(file: StoredFile, shelf: Shelf, source: Source) -> str:
+    try:
+        shelf.check(file)
+    except (LockedError, OSError):
+        pass
+    else:
+        return "there"
+    known = source.at_hand(file.sha256)
+    if known is not None:
+        shelf.put(file, known)
+        return "slot"
+    for delta in sorted(file.deltas, key=lambda delta: stored(delta)[1]):
+        base = source.at_hand(delta.base) if delta.codec in CODECS else None
+        if base is None:
+            continue
+        try:
+            made = apply_delta(delta.codec, base, _blob(delta, delta.sha256, shelf, source), size=file.size_bytes)
+        except (DeltaError, RefusedError):
+            continue  # the whole file is signed as well
+        if hashlib.sha256(made).hexdigest() == file.sha256:
+            shelf.put(file, made)
+            return delta.codec
+    if shelf.keys is None and file.sealed is None:  # an image may be larger than the memory
+        url = f"{source.url}{blob_name(file.sha256)}"
+        source.fetcher.download(url, shelf.folder / file.name, sha256=file.sha256, size=file.size_bytes)
+    else:
+        shelf.put(file, _blob(file, file.sha256, shelf, source))
+    return "whole"
+
+
+def _changed(file: StoredFile) -> LockedError:
+    return LockedError(f"{file.name} was changed on the disk", remedy="It is fetched again.")
+
+
+def _blob(content: StoredFile | Delta, digest: str, shelf: Shelf, source: Source) -> bytes:
+    """Return the bytes of a file or a delta from the server."""
+    name, size = stored(content)
+    path = shelf.folder / f".{name}"
+    try:
+        source.fetcher.download(f"{source.url}{blob_name(name)}", path, sha256=name, size=size)
+        found = shelf.files.read(path)
+    finally:
+        shelf.files.remove(path)
+    if content.sealed is not None:
+        keys = source.fleet.get(content.sealed.key)
+        if keys is None:
+            raise RefusedError("locked", name, f"this device lacks the fleet key {content.sealed.key!r}")
+        try:
+            found = unseal(found, digest, keys)
+        except LockedError as error:
+            raise RefusedError("tampered", name, error.message) from error
+    if hashlib.sha256(found).hexdigest() != digest:
+        raise RefusedError("tampered", name, "it is not what was signed")
+    return found

@@ -1,0 +1,56 @@
+"""Energy per inference: from the target's own meters, or estimated from CPU time and labelled so."""
+
+import numpy as np
+
+from edgewright.contract.measurement import Measurement, Origin
+from edgewright.profiling.quantile_intervals import median_measurement
+from edgewright.profiling.latency import Latency
+from edgewright.profiling.power_meters import Meter, find_meters
+from edgewright.profiling.workload import Subject, packed
+from edgewright.profiling.target import Target, machine_in
+
+__all__ = ["Meter", "estimated_energy", "find_meters", "measure_energy"]
+
+
+def measure_energy(
+    target: Target, subject: Subject, *, watts_per_core: float, latency: Latency, seconds: float = 2.0
+) -> Measurement:
+    """Return joules per inference beyond what the idle machine draws.
+
+    Args:
+        target: The machine.
+        subject: What to run.
+        watts_per_core: Power of one busy core, used where no meter can be read.
+        latency: Of the same subject on the same machine; it says how much CPU time an inference takes.
+        seconds: Duration of idling and running together.
+
+    Returns:
+        Measured where the machine has a meter that resolves the difference, otherwise estimated.
+
+    Raises:
+        CandidateError: The model cannot be run there.
+        TargetError: The machine cannot measure.
+    """
+    estimate = estimated_energy(latency, watts_per_core)
+    if not latency.machine.meters:
+        return estimate
+    with packed([subject]) as bundle:
+        request = {"action": "energy", "subjects": bundle.subjects, "seconds": seconds}
+        reply = target.run(request, bundle.files, timeout_s=120 + 10 * seconds)
+    pairs = reply["pairs"]
+    if not pairs:
+        return estimate
+    joules = [(pair["busy_j"] - pair["idle_w"] * pair["busy_s"]) / pair["inferences"] for pair in pairs]
+    method = (
+        f"{' + '.join(reply['meters'])} less idle power, {sum(pair['inferences'] for pair in pairs)} inferences"
+    )
+    origin = Origin(kind="measured", machine=machine_in(reply).summary, method=method)
+    # A meter that is too coarse or dominated by other loads may even show that running saves energy.
+    return estimate if np.median(joules) <= 0 else median_measurement(joules, "J", origin)
+
+
+def estimated_energy(latency: Latency, watts_per_core: float) -> Measurement:
+    """Return joules per inference as CPU time times the power of a busy core."""
+    method = f"CPU time {latency.cpu_s * 1e3:.3g} ms x {watts_per_core:g} W per busy core"
+    origin = Origin(kind="estimated", machine=latency.machine.summary, method=method)
+    return Measurement(latency.cpu_s * watts_per_core, "J", origin)

@@ -1,0 +1,148 @@
+"""What the store and the repository hold, brought together for the pure judges of `fleet/`."""
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from edgewright.contract.alert import Reading
+from edgewright.contract.errors import EdgewrightError
+from edgewright.contract.query import Query
+from edgewright.fleet.cohort_drift import Collected, disjoint, readings
+from edgewright.fleet.health import Alike, Evidence, Said, Seen
+from edgewright.server.services import Services
+from edgewright.server.store.records import Device, Group, KeptQuery
+from edgewright.trust.queries import profile_of
+from edgewright.trust.publish import releases
+from edgewright.trust.repository import Repository
+
+__all__ = ["Gatherer"]
+
+_LOG = logging.getLogger("edgewright.watching")
+_LOOKED_AT = 1000
+_HOUR_S = 3600.0
+_SUMS_S, _SUMS_EVERY_S = 14 * 86400.0, 300.0
+_SNAPSHOTS = 1000
+
+
+@dataclass(slots=True)
+class Gatherer:
+    """Gathers, and remembers what does not change; nothing is lost with it.
+
+    Attributes:
+        services: Of the server.
+    """
+
+    services: Services
+    _snapshots: dict[str, str] = field(default_factory=dict)
+    _sums: list[Reading] = field(default_factory=list)
+    _sums_at_s: float = float("-inf")
+
+    def evidence(self, now_s: float) -> Evidence:
+        """Return how devices are, by what they said by name."""
+        store, looking = self.services.store, self.services.fleet.looking
+        everyone = store.devices.groups()
+        heard = store.devices.groups(seen_since_s=now_s - looking.silent_s)
+        began = (now_s // _HOUR_S - 1) * _HOUR_S
+        said = [
+            Said(
+                each.device_class,
+                each.version,
+                each.arm,
+                each.check_ins,
+                each.troubled,
+                each.latency_count,
+                each.latency_sum_s,
+            )
+            for each in store.check_ins.hours(began, now_s + _HOUR_S)
+        ]
+        classes = sorted({group.device_class for group in heard})
+        seen = [one for name in classes for one in self._sample(name, now_s)]
+        return Evidence(_alike(everyone, heard), said, seen, self._known_snapshots(), now_s)
+
+    def sums(self, now_s: float) -> list[Reading]:
+        """Return what private sums say; they come seldom, so they are looked at seldom."""
+        if now_s - self._sums_at_s >= _SUMS_EVERY_S or now_s < self._sums_at_s:
+            self._sums = list(self._read_sums(self.services.store.sums.done_since(now_s - _SUMS_S)))
+            self._sums_at_s = now_s
+        return self._sums
+
+    def _sample(self, device_class: str, now_s: float) -> list[Seen]:
+        """Return devices of a class that are not silent: others each time, for their names are hashes."""
+        looking, devices = self.services.fleet.looking, self.services.store.devices
+        begin = hashlib.sha256(f"{device_class} {now_s // looking.look_s}".encode()).hexdigest()[:32]
+        try:
+            found = devices.page(after=begin, limit=_LOOKED_AT, device_class=device_class)
+            if left := _LOOKED_AT - len(found):
+                first = devices.page(limit=left, device_class=device_class)
+                found += [one for one in first if one.id <= begin]
+        except EdgewrightError as error:  # a device of a later release: the others are counted all the same
+            _LOG.warning("no devices of %s were looked at: %s", device_class, error.message)
+            return []
+        return [_seen(one) for one in found if one.seen_s >= now_s - looking.silent_s]
+
+    def _known_snapshots(self) -> frozenset[str]:
+        """Return sha256 of the snapshots that the repository had; none if it cannot be read."""
+        try:
+            store = self.services.repository().store
+            names = [name for name in store.names("metadata") if name.endswith(".snapshot.json")]
+            for name in sorted(names, key=_number)[-_SNAPSHOTS:]:
+                if name not in self._snapshots and (content := store.read(name)) is not None:
+                    self._snapshots[name] = hashlib.sha256(content).hexdigest()
+        except (EdgewrightError, OSError) as error:
+            _LOG.warning("the repository cannot be read: %s", error)
+            return frozenset()
+        return frozenset(self._snapshots.values())
+
+    def _read_sums(self, queries: Iterable[KeptQuery]) -> Iterable[Reading]:
+        """Return readings of the newest sums of each class: of the template and release that were asked last."""
+        groups: dict[tuple[str, str, str, str], list[tuple[KeptQuery, Collected]]] = {}
+        for kept in queries:
+            try:
+                asked = msgspec.json.decode(kept.body, type=Query)
+                found = msgspec.json.decode(kept.result or b"", type=Collected)
+            except msgspec.MsgspecError as error:
+                _LOG.warning("the result of query %s cannot be read: %s", kept.id, error)
+                continue
+            key = (kept.device_class, kept.model, asked.template_digest, asked.release)
+            groups.setdefault(key, []).append((kept, found))
+        newest = {key[0]: key for key in sorted(groups, key=lambda key: groups[key][-1][0].ended_s or 0.0)}
+        for device_class, model, template, release in newest.values():
+            pairs = groups[device_class, model, template, release]
+            at_s = max(kept.ended_s or 0.0 for kept, _ in pairs)
+            try:
+                repository = self.services.repository()
+                version = _version_of(repository, model, release)
+                profile = profile_of(repository, model, version, device_class)
+                cohorts = disjoint([found for _, found in pairs])
+                yield from readings(profile, cohorts, device_class=device_class, release=release, at_s=at_s)
+            except (EdgewrightError, OSError) as error:
+                _LOG.warning("sums over %s on %s cannot be judged: %s", model, device_class, error)
+
+
+def _version_of(repository: Repository, model: str, release: str) -> str:
+    """Return the version of a release, "" if it is not published."""
+    return next((version for version, digest in releases(repository, model) if digest == release), "0")
+
+
+def _alike(everyone: Iterable[Group], heard: Iterable[Group]) -> list[Alike]:
+    def key(group: Group) -> tuple[str, str, str, str]:
+        return group.device_class, group.version, group.arm, group.refusal
+
+    counts: dict[tuple[str, str, str, str], list[int]] = {}
+    for number, groups in enumerate((everyone, heard)):
+        for group in groups:
+            counts.setdefault(key(group), [0, 0])[number] += group.devices
+    # A device that checked in between the two counts is in the second alone.
+    return [Alike(*each, max(devices, live), live) for each, (devices, live) in sorted(counts.items())]
+
+
+def _seen(device: Device) -> Seen:
+    return Seen(device.device_class, device.status.version, device.arm, device.status)
+
+
+def _number(name: str) -> int:
+    digits = name.rpartition("/")[2].partition(".")[0]
+    return int(digits) if digits.isdigit() else 0

@@ -1,0 +1,44 @@
+"""The rollouts that there are, as they are signed."""
+
+from typing import TypeVar
+
+import msgspec
+
+from edgewright.contract.rollout_plan import Plan
+from edgewright.server.services import Services
+from edgewright.trust.metadata_rules import ROLLOUTS
+
+__all__ = ["all_plans", "live_plans", "signed_in"]
+
+_T = TypeVar("_T")
+
+
+def signed_in(services: Services, folder: str, kind: type[_T]) -> list[_T]:
+    """Return what the online key signed in a folder of targets, by its path.
+
+    Raises:
+        TrustError: The repository cannot be believed.
+    """
+    repository = services.repository()
+    metadata = repository.role(ROLLOUTS)
+    paths = () if metadata is None else sorted(metadata.signed.targets)
+    found = [repository.read_target(ROLLOUTS, path) for path in paths if path.startswith(f"{folder}/")]
+    return [msgspec.json.decode(content, type=kind) for content in found if content is not None]
+
+
+def all_plans(services: Services) -> list[Plan]:
+    """Return all plans, by model and device class.
+
+    Raises:
+        TrustError: The repository cannot be believed.
+    """
+    return signed_in(services, "rollouts", Plan)
+
+
+def live_plans(services: Services) -> dict[tuple[str, str], list[Plan]]:
+    """Return the plans of rollouts that may still be decided about, by device class and rollout."""
+    found: dict[tuple[str, str], list[Plan]] = {}
+    for plan in all_plans(services):
+        if plan.state in ("running", "paused"):
+            found.setdefault((plan.device_class, plan.rollout), []).append(plan)
+    return found

@@ -1,0 +1,156 @@
+"""The control plane of a state folder: with its defaults, or pointed at a database and a repository elsewhere.
+
+What lies in the folder by default: `fleet.db`, `repo` (signed), `keys` (of the online roles alone).
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from edgewright.contract.errors import InputError, OutputError
+from edgewright.contract.config.fleet import Fleet
+from edgewright.server.access_control import Role
+from edgewright.server.services import Services
+from edgewright.server.store.store import Store, make_store
+from edgewright.trust.bootstrap import read_anchor
+from edgewright.trust.signing_keys import OFFLINE, KeyFolder
+from edgewright.trust.open_storage import open_store
+from edgewright.trust.repository import Repository
+
+__all__ = ["FIRST", "Where", "audience_of", "first_access", "open_services"]
+
+FIRST = "first"
+"""Name of the token and the user that a new control plane begins with."""
+
+_ANCHOR = "metadata/1.root.json"
+_FIRST_S = 30 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where a control plane keeps what it has.
+
+    Attributes:
+        state: Its folder.
+        database: Address, "" for SQLite in the folder.
+        repo: Folder or URL of the repository, "" for `repo` in the folder.
+        keys: Folder with the keys of the online roles, None for `keys` in the folder.
+        root: Root that is believed, None for that of the keys, or the repository's first.
+        repository_url: That devices are told, "" for this server.
+    """
+
+    state: Path
+    database: str = ""
+    repo: str = ""
+    keys: Path | None = None
+    root: Path | None = None
+    repository_url: str = ""
+
+
+def open_services(
+    where: Where, fleet: Fleet, *, signs: bool, helper_url: str = "", now: Callable[[], float] = time.time
+) -> Services:
+    """Return what a control plane works with; the database is made or brought to this release's version.
+
+    Args:
+        where: Its places.
+        fleet: What the project file says.
+        signs: Whether this process holds the online key.
+        helper_url: Of the second operator of private sums.
+        now: Seconds since 1970, UTC.
+
+    Raises:
+        InputError: There is no repository, or offline keys lie with the online ones.
+        OutputError: The folder cannot be written.
+        GoneError: The database does not answer.
+    """
+    try:
+        where.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise OutputError(
+            f"{where.state} cannot be written: {error.strerror}", remedy="Name another folder."
+        ) from error
+    files = open_store(where.repo or str(where.state / "repo"))
+    first = files.read(_ANCHOR)
+    if first is None:
+        raise InputError(
+            f"there is no repository in {where.repo or where.state / 'repo'}",
+            remedy=f"Make one: edgewright keys init --keys KEYS --repo {where.state / 'repo'} "
+            f"--online {where.state / 'keys'}",
+        )
+    folder = where.keys or where.state / "keys"
+    keys = _online(folder) if signs and folder.exists() else None
+    anchor = _anchor(where, keys, first)
+
+    def repository() -> Repository:
+        return Repository(files, anchor, lambda: datetime.fromtimestamp(now(), UTC))
+
+    repository()  # what cannot be believed is told at once
+    store = make_store(where.database or f"sqlite:///{(where.state / 'fleet.db').absolute()}")
+    return Services(
+        store,
+        audience_of(first),
+        repository,
+        files,
+        keys,
+        fleet,
+        now,
+        where.repository_url or "/repo/",
+        helper_url,
+    )
+
+
+def audience_of(root: bytes) -> str:
+    """Return a fleet's name, for which devices sign their requests: it is its first root's.
+
+    Args:
+        root: Metadata of the first root.
+    """
+    return f"fleet:{hashlib.sha256(root).hexdigest()[:32]}"
+
+
+def first_access(store: Store, *, now_s: float) -> str | None:
+    """Return the first token, which is the first user's password as well; None if somebody has access already."""
+    if store.people.tokens() or store.people.users():
+        return None
+    try:
+        secret = store.people.add_token(
+            FIRST, Role.RELEASE_MANAGER, made_by="server", now_s=now_s, lifetime_s=_FIRST_S
+        )
+    except InputError:  # another process was faster, and shows it
+        return None
+    store.people.add_user(FIRST, Role.RELEASE_MANAGER, secret, now_s=now_s)
+    store.audit.write("server", "first access", FIRST, at_s=now_s)
+    return secret
+
+
+def _online(folder: Path) -> KeyFolder:
+    """Return the keys of the online roles; a server that holds others is a way to all devices."""
+    keys = KeyFolder(folder, _never)
+    offline = [
+        key.name
+        for key in keys.public_keys()
+        if any(role in OFFLINE for role in key.roles) and (folder / f"{key.name}.key.json").exists()
+    ]
+    if offline:
+        raise InputError(
+            f"{folder} holds the private keys {', '.join(offline)}, which must never be on a server",
+            remedy="Make a folder with the online key alone: edgewright keys handover --keys KEYS --to FOLDER.",
+        )
+    return keys
+
+
+def _never(key: str) -> str:
+    raise InputError(f"the key {key} is none of the online roles", remedy="A server opens no other keys.")
+
+
+def _anchor(where: Where, keys: KeyFolder | None, first: bytes) -> bytes:
+    if where.root is not None:
+        try:
+            return where.root.read_bytes()
+        except OSError as error:
+            raise InputError(f"{where.root} cannot be read: {error.strerror}", remedy="Name a root.") from error
+    return first if keys is None else read_anchor(keys.path)

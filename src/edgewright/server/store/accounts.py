@@ -1,0 +1,193 @@
+"""Who may ask: users, tokens and sessions. Of secrets only hashes are kept."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, or_, select, update
+
+from edgewright.contract.errors import InputError
+from edgewright.contract.names import checked_name
+from edgewright.server.access_control import Role, Session, hash_of, new_secret, new_session, password_matches, protected, role_of
+from edgewright.server.store.database import Database, insert_new
+from edgewright.server.store.records import Token, User
+from edgewright.server.store.tables import sessions, tokens, users
+
+__all__ = ["People"]
+
+# How exactly it is kept when something was used last: a write for each request would cost more than the request.
+_SEEN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class People:
+    """Users, tokens and sessions.
+
+    Attributes:
+        database: That holds them.
+    """
+
+    database: Database
+
+    def add_user(self, name: str, role: Role, password: str, *, now_s: float) -> None:
+        """Let somebody log in.
+
+        Raises:
+            InputError: The name is none or taken, or the password too short.
+        """
+        checked_name("user", name)
+        row = {"name": name, "role": _name(role), "secret": protected(password), "made_s": now_s}
+
+        def run(connection: Connection) -> None:
+            if not insert_new(connection, users, [row]):
+                known = connection.execute(select(users.c.secret).where(users.c.name == name)).scalar_one()
+                if known != row["secret"]:
+                    raise InputError(f"there is a user {name} already", remedy="Give another name.")
+
+        self.database.write(run)
+
+    def change_user(
+        self,
+        name: str,
+        *,
+        role: Role | None = None,
+        password: str | None = None,
+        retired_s: float | None = None,
+    ) -> None:
+        """Change a user; sessions end, for they were begun under what held before.
+
+        Raises:
+            InputError: There is none of that name, or the password is too short.
+        """
+        values: dict[str, object] = {}
+        if role is not None:
+            values["role"] = _name(role)
+        if password is not None:
+            values["secret"] = protected(password)
+        if retired_s is not None:
+            values["retired_s"] = retired_s
+        if not values:
+            return
+
+        def run(connection: Connection) -> None:
+            if not connection.execute(update(users).where(users.c.name == name).values(**values)).rowcount:
+                raise InputError(f"there is no user {name[:80]!r}", remedy="List the users.")
+            connection.execute(delete(sessions).where(sessions.c.user == name))
+
+        self.database.write(run)
+
+    def users(self) -> list[User]:
+        """Return everybody, by name."""
+        query = select(users).order_by(users.c.name)
+        return self.database.read(
+            lambda connection: [
+                User(row.name, row.role, row.made_s, row.retired_s) for row in connection.execute(query)
+            ]
+        )
+
+    def log_in(self, name: str, password: str, *, now_s: float, lifetime_s: float) -> tuple[str, Session] | None:
+        """Return a session and its secret, None if name and password do not fit; which of them is not told."""
+        query = select(users).where(users.c.name == name, users.c.retired_s.is_(None))
+        user = self.database.read(lambda connection: connection.execute(query).first())
+        # Outside of a transaction, for it takes long; and for strangers too, so that nobody finds out who exists.
+        if not password_matches(password, None if user is None else user.secret) or user is None:
+            return None
+        secret, session = new_session(name, role_of(user.role), now_s=now_s, lifetime_s=lifetime_s)
+        row = {
+            "hash": hash_of(secret),
+            "user": name,
+            "made_s": now_s,
+            "seen_s": now_s,
+            "expires_s": session.expires_s,
+        }
+        self.database.write(lambda connection: insert_new(connection, sessions, [row]))
+        return secret, session
+
+    def session(self, secret: str, *, now_s: float, idle_s: float) -> Session | None:
+        """Return the session of a secret, None if there is none that still counts."""
+        key = hash_of(secret)
+        query = (
+            select(sessions, users.c.role)
+            .join(users, users.c.name == sessions.c.user)
+            .where(sessions.c.hash == key, users.c.retired_s.is_(None))
+            .where(sessions.c.expires_s > now_s, sessions.c.seen_s > now_s - idle_s)
+        )
+        row = self.database.read(lambda connection: connection.execute(query).first())
+        if row is None:
+            return None
+        if now_s - row.seen_s >= _SEEN_S:
+            seen = update(sessions).where(sessions.c.hash == key, sessions.c.seen_s < now_s).values(seen_s=now_s)
+            self.database.write(lambda connection: connection.execute(seen))
+        return Session(row.user, role_of(row.role), row.made_s, max(row.seen_s, now_s), row.expires_s)
+
+    def log_out(self, secret: str) -> None:
+        """End a session."""
+        gone = delete(sessions).where(sessions.c.hash == hash_of(secret))
+        self.database.write(lambda connection: connection.execute(gone))
+
+    def add_token(self, name: str, role: Role, *, made_by: str, now_s: float, lifetime_s: float) -> str:
+        """Return a token; it is shown this once.
+
+        Raises:
+            InputError: The name is none or taken.
+        """
+        checked_name("token", name)
+        secret = new_secret("token")
+        row = {
+            "hash": hash_of(secret),
+            "name": name,
+            "role": _name(role),
+            "made_by": made_by,
+            "made_s": now_s,
+            "expires_s": now_s + lifetime_s,
+        }
+
+        def run(connection: Connection) -> None:
+            if insert_new(connection, tokens, [row]):
+                return
+            known = connection.execute(select(tokens.c.hash).where(tokens.c.name == name)).scalar()
+            if known != row["hash"]:
+                raise InputError(f"there is a token {name} already", remedy="Give another name.")
+
+        self.database.write(run)
+        return secret
+
+    def token(self, secret: str, *, now_s: float) -> Token | None:
+        """Return the token of a secret, None if there is none that still counts."""
+        key = hash_of(secret)
+        query = select(tokens).where(tokens.c.hash == key, tokens.c.retired_s.is_(None), tokens.c.expires_s > now_s)
+        row = self.database.read(lambda connection: connection.execute(query).first())
+        if row is None:
+            return None
+        if row.used_s is None or now_s - row.used_s >= _SEEN_S:
+            used = (
+                update(tokens)
+                .where(tokens.c.hash == key, or_(tokens.c.used_s.is_(None), tokens.c.used_s < now_s))
+                .values(used_s=now_s)
+            )
+            self.database.write(lambda connection: connection.execute(used))
+        return _token(row)
+
+    def tokens(self) -> list[Token]:
+        """Return all tokens, by name, without their secrets."""
+        query = select(tokens).order_by(tokens.c.name)
+        return self.database.read(lambda connection: [_token(row) for row in connection.execute(query)])
+
+    def retire_token(self, name: str, *, now_s: float) -> None:
+        """Make a token void.
+
+        Raises:
+            InputError: There is none of that name.
+        """
+        gone = (
+            update(tokens).where(tokens.c.name == name).values(retired_s=func.coalesce(tokens.c.retired_s, now_s))
+        )
+        if not self.database.write(lambda connection: connection.execute(gone).rowcount):
+            raise InputError(f"there is no token {name[:80]!r}", remedy="List the tokens.")
+
+
+def _name(role: Role) -> str:
+    return role.name.lower().replace("_", " ")
+
+
+def _token(row: Row[Any]) -> Token:
+    return Token(row.name, row.role, row.made_by, row.made_s, row.expires_s, row.used_s, row.retired_s)

@@ -1,0 +1,106 @@
+"""What alerts set off: each thing once, from wanted to ended; and how far readers of changes have come."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, Select, insert, select, update
+
+from edgewright.server.store.database import Database, insert_new
+from edgewright.server.store.records import Act, ActState, Position
+from edgewright.server.store.tables import acts, positions
+
+__all__ = ["Acts", "Positions"]
+
+_PAGE = 1000
+_ENDED = ("done", "failed", "refused")
+
+
+@dataclass(frozen=True, slots=True)
+class Acts:
+    """What alerts set off, or would if somebody approved.
+
+    Attributes:
+        database: That holds them.
+    """
+
+    database: Database
+
+    def add(self, act: Act) -> bool:
+        """Keep an act, and return whether it is new; one that is there stays as it is."""
+        row = msgspec.structs.asdict(act)
+        return bool(self.database.write(lambda connection: insert_new(connection, acts, [row])))
+
+    def move(
+        self, act_id: str, before: Sequence[ActState], after: ActState, *, why: str, at_s: float, by: str = ""
+    ) -> bool:
+        """Bring an act from one of some states to another.
+
+        Args:
+            act_id: Which.
+            before: States that it may be in.
+            after: State that it comes to.
+            why: Of the state.
+            at_s: When.
+            by: Who granted or refused it; "" where nobody does.
+
+        Returns:
+            Whether it did; not if it is in another state, or there is none.
+        """
+        values: dict[str, Any] = {"state": after, "why": why}
+        if by:
+            values |= {"decided_by": by} | ({"decided_s": at_s} if after == "granted" else {})
+        if after in _ENDED:
+            values["ended_s"] = at_s
+        change = update(acts).where(acts.c.id == act_id, acts.c.state.in_(before)).values(**values)
+        return bool(self.database.write(lambda connection: connection.execute(change).rowcount))
+
+    def get(self, act_id: str) -> Act | None:
+        """Return an act, None if there is none of that name."""
+        found = self._some(select(acts).where(acts.c.id == act_id))
+        return found[0] if found else None
+
+    def all(self, *states: ActState, limit: int = 100) -> list[Act]:
+        """Return acts, those in some states or all, the newest first; at most 1,000."""
+        query = select(acts).order_by(acts.c.asked_s.desc(), acts.c.id).limit(min(limit, _PAGE))
+        return self._some(query.where(acts.c.state.in_(states)) if states else query)
+
+    def granted_since(self, at_s: float) -> list[Act]:
+        """Return acts that were granted from then on, in order."""
+        return self._some(select(acts).where(acts.c.decided_s >= at_s).order_by(acts.c.decided_s, acts.c.id))
+
+    def _some(self, query: Select[Any]) -> list[Act]:
+        return self.database.read(lambda connection: [_act(row) for row in connection.execute(query)])
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """How far readers of changes have come.
+
+    Attributes:
+        database: That holds them.
+    """
+
+    database: Database
+
+    def get(self, name: str) -> Position | None:
+        """Return a reader's position, None if it has none yet."""
+        query = select(positions).where(positions.c.name == name)
+        row = self.database.read(lambda connection: connection.execute(query).mappings().first())
+        return None if row is None else Position(**row)
+
+    def put(self, position: Position) -> None:
+        """Keep a reader's position."""
+        row = msgspec.structs.asdict(position)
+
+        def run(connection: Connection) -> None:
+            mine = update(positions).where(positions.c.name == position.name).values(**row)
+            if not connection.execute(mine).rowcount:
+                connection.execute(insert(positions).values(**row))
+
+        self.database.write(run)
+
+
+def _act(row: Row[Any]) -> Act:
+    return Act(**row._mapping)

@@ -1,0 +1,182 @@
+"""Questions to the fleet: queries, the letters that devices send for them, what came out and what it cost."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import Connection, Row, delete, func, select, update
+
+from edgewright.contract.errors import WorkError
+from edgewright.contract.query import Query, Template
+from edgewright.server.store.database import Database, insert_new
+from edgewright.server.store.records import KeptLetter, KeptQuery, QueryState
+from edgewright.server.store.tables import letters, queries
+
+__all__ = ["Sums"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Private sums.
+
+    Attributes:
+        database: That holds them.
+    """
+
+    database: Database
+
+    def ask(self, query: Query, template: Template, model: str, *, now_s: float) -> None:
+        """Keep a query. Whoever was interrupted may say the same again.
+
+        Raises:
+            WorkError: There is another query of that name.
+        """
+        row = {
+            "id": query.id,
+            "model": model,
+            "device_class": template.device_class,
+            "state": "open",
+            "body": msgspec.json.encode(query),
+            "template": msgspec.json.encode(template),
+            "asked_s": now_s,
+            "rho": query.rho,
+        }
+
+        def run(connection: Connection) -> None:
+            if insert_new(connection, queries, [row]):
+                return
+            known = connection.execute(select(queries.c.body).where(queries.c.id == query.id)).scalar_one()
+            if known != row["body"]:
+                raise WorkError(f"there is another query {query.id} already", remedy="Give it another name.")
+
+        self.database.write(run)
+
+    def end(self, query_id: str, *, result: dict[str, Any] | None, devices: int | None, now_s: float) -> bool:
+        """Keep what came out of a query, None for nothing; the first to say it counts.
+
+        Returns:
+            Whether this was the first.
+        """
+        change = (
+            update(queries)
+            .where(queries.c.id == query_id, queries.c.state == "open")
+            .values(
+                state="failed" if result is None else "done",
+                result=None if result is None else msgspec.json.encode(result),
+                devices=devices,
+                ended_s=now_s,
+            )
+        )
+        return bool(self.database.write(lambda connection: connection.execute(change).rowcount))
+
+    def get(self, query_id: str) -> KeptQuery | None:
+        """Return a query, None if there is none of that name."""
+        query = select(queries).where(queries.c.id == query_id)
+        row = self.database.read(lambda connection: connection.execute(query).first())
+        return None if row is None else _query(row)
+
+    def all(self, state: QueryState | None = None) -> list[KeptQuery]:
+        """Return queries, those in a state or all, the newest first."""
+        query = select(queries).order_by(queries.c.asked_s.desc(), queries.c.id)
+        if state is not None:
+            query = query.where(queries.c.state == state)
+        return self.database.read(lambda connection: [_query(row) for row in connection.execute(query)])
+
+    def done_since(self, since_s: float, *, limit: int = 1000) -> list[KeptQuery]:
+        """Return queries that ended with a result since then, the newest of them, the oldest first."""
+        query = (
+            select(queries)
+            .where(queries.c.state == "done", queries.c.ended_s >= since_s)
+            .order_by(queries.c.ended_s.desc(), queries.c.id)
+            .limit(limit)
+        )
+        return self.database.read(lambda connection: [_query(row) for row in connection.execute(query)])[::-1]
+
+    def spent(self, device_class: str, *, since_s: float) -> float:
+        """Return what the queries since then cost a device that answered them all, in zCDP.
+
+        What is asked counts, answered or not: a device debits before it sends. Devices keep their own ledgers, and
+        those alone decide.
+        """
+        query = select(func.coalesce(func.sum(queries.c.rho), 0.0)).where(
+            queries.c.device_class == device_class, queries.c.asked_s >= since_s
+        )
+        return float(self.database.read(lambda connection: connection.execute(query).scalar_one()))
+
+    def put_letter(self, letter: KeptLetter) -> Literal["new", "same", "other"]:
+        """Keep a device's first letter of a step.
+
+        Returns:
+            "same" if it had sent the very same before, "other" if it had sent another one, which stays.
+        """
+        row = msgspec.structs.asdict(letter)
+
+        def run(connection: Connection) -> Literal["new", "same", "other"]:
+            if insert_new(connection, letters, [row]):
+                return "new"
+            query = select(letters.c.body).where(
+                letters.c.sum == letter.sum, letters.c.step == letter.step, letters.c.sender == letter.sender
+            )
+            return "same" if connection.execute(query).scalar_one() == letter.body else "other"
+
+        return self.database.write(run)
+
+    def put_marker(self, marker: KeptLetter) -> None:
+        """Keep what the server itself noted of a step, in the place of what it noted before."""
+        row = msgspec.structs.asdict(marker)
+        mine = (letters.c.sum == marker.sum, letters.c.step == marker.step, letters.c.sender == marker.sender)
+
+        def run(connection: Connection) -> None:
+            if not insert_new(connection, letters, [row]):
+                connection.execute(update(letters).where(*mine).values(body=marker.body, at_s=marker.at_s))
+
+        self.database.write(run)
+
+    def letters(
+        self, sum_id: str, step: str, *, after: bytes = b"", limit: int = 100, marker: bool = False
+    ) -> list[KeptLetter]:
+        """Return letters of a step in order of their senders, page by page.
+
+        Args:
+            sum_id: Of the sum.
+            step: Of the sum.
+            after: Sender of the last letter of the page before.
+            limit: Most that are returned.
+            marker: Whether to return what the server itself noted, which has no sender, instead.
+        """
+        whose = letters.c.sender == b"" if marker else letters.c.sender > after
+        query = (
+            select(letters)
+            .where(letters.c.sum == sum_id, letters.c.step == step, whose)
+            .order_by(letters.c.sender)
+            .limit(limit)
+        )
+        return self.database.read(
+            lambda connection: [KeptLetter(**row) for row in connection.execute(query).mappings()]
+        )
+
+    def count_letters(self, sum_id: str, step: str) -> int:
+        """Return how many devices sent a letter of a step."""
+        query = select(func.count()).where(letters.c.sum == sum_id, letters.c.step == step)
+        return self.database.read(lambda connection: connection.execute(query).scalar_one())
+
+    def forget_letters(self, sum_id: str) -> int:
+        """Remove the letters of a sum that is over, and return how many they were."""
+        gone = delete(letters).where(letters.c.sum == sum_id)
+        return self.database.write(lambda connection: connection.execute(gone).rowcount)
+
+
+def _query(row: Row[Any]) -> KeptQuery:
+    return KeptQuery(
+        row.id,
+        row.model,
+        row.device_class,
+        row.state,
+        msgspec.Raw(row.body),
+        msgspec.Raw(row.template),
+        row.asked_s,
+        row.rho,
+        row.ended_s,
+        row.devices,
+        None if row.result is None else msgspec.Raw(row.result),
+    )

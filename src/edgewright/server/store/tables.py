@@ -1,0 +1,309 @@
+"""The tables. Times are seconds since 1970, UTC; what is JSON or another record is bytes.
+
+Whoever changes them adds a migration; a test compares the two.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+__all__ = [
+    "acts",
+    "alert_changes",
+    "alerts",
+    "audit",
+    "decisions",
+    "device_labels",
+    "devices",
+    "invitations",
+    "jobs",
+    "letters",
+    "metadata",
+    "nonces",
+    "outcomes",
+    "positions",
+    "queries",
+    "rollups",
+    "sessions",
+    "statuses",
+    "tokens",
+    "users",
+]
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+# SQLite counts up by itself only where a key is called INTEGER.
+_COUNTED = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _time(name: str, *, nullable: bool = False) -> Column[float]:
+    return Column(name, Double, nullable=nullable)
+
+
+def _text(name: str, *, key: bool = False, nullable: bool = False) -> Column[str]:
+    return Column(name, Text, primary_key=key, nullable=nullable)
+
+
+def _bytes(name: str, *, nullable: bool = False) -> Column[bytes]:
+    return Column(name, LargeBinary, nullable=nullable)
+
+
+devices = Table(
+    "devices",
+    metadata,
+    _text("id", key=True),
+    _bytes("public"),
+    _text("device_class"),
+    _text("channel"),
+    _bytes("labels"),
+    Column("bench", Boolean, nullable=False),
+    _time("enrolled_s"),
+    _time("retired_s", nullable=True),
+    Index(None, "device_class", "id"),
+)
+# What rollouts and operators select by.
+device_labels = Table(
+    "device_labels",
+    metadata,
+    Column("device_id", Text, ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True),
+    _text("name", key=True),
+    _text("value"),
+    Index(None, "name", "value", "device_id"),
+)
+# The hot table: a row is made at enrolment and only ever updated. No index but its key, and free space in each
+# page, let PostgreSQL update a row where it lies.
+statuses = Table(
+    "statuses",
+    metadata,
+    Column("device_id", Text, ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True),
+    _time("seen_s"),
+    _text("model"),
+    _text("version"),
+    _text("digest"),
+    _text("state"),
+    _text("arm"),
+    _text("refusal"),
+    _bytes("body"),
+    postgresql_with={"fillfactor": 70},
+)
+rollups = Table(
+    "rollups",
+    metadata,
+    Column("span_s", Integer, primary_key=True, autoincrement=False),
+    Column("start_s", BigInteger, primary_key=True, autoincrement=False),
+    _text("device_class", key=True),
+    _text("model", key=True),
+    _text("version", key=True),
+    _text("arm", key=True),
+    Column("devices", BigInteger, nullable=False),
+    Column("check_ins", BigInteger, nullable=False),
+    Column("refused", BigInteger, nullable=False),
+    Column("troubled", BigInteger, nullable=False),
+    Column("latency_count", BigInteger, nullable=False),
+    Column("latency_sum_s", Double, nullable=False),
+    Column("battery_count", BigInteger, nullable=False),
+    Column("battery_sum", Double, nullable=False),
+    postgresql_with={"fillfactor": 70},
+)
+invitations = Table(
+    "invitations",
+    metadata,
+    _text("hash", key=True),
+    _text("device_class"),
+    _text("channel"),
+    _bytes("labels"),
+    Column("bench", Boolean, nullable=False),
+    _text("made_by"),
+    _time("made_s"),
+    _time("expires_s"),
+    _text("device_id", nullable=True),
+    _time("used_s", nullable=True),
+)
+nonces = Table(
+    "nonces",
+    metadata,
+    _text("nonce", key=True),
+    _time("until_s"),
+    Index(None, "until_s"),
+    sqlite_with_rowid=False,
+)
+outcomes = Table(
+    "outcomes",
+    metadata,
+    _text("rollout", key=True),
+    Column("stage", Integer, primary_key=True, autoincrement=False),
+    _text("device_id", key=True),
+    _text("arm"),
+    _text("failed"),
+    Column("latency_s", Double),
+    _time("at_s"),
+    Column("late", Boolean, nullable=False),
+    sqlite_with_rowid=False,
+)
+decisions = Table(
+    "decisions",
+    metadata,
+    _text("subject", key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    _time("at_s"),
+    _text("verdict"),
+    _text("reason"),
+    _bytes("inputs"),
+    Index(None, "at_s"),
+)
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    _text("id"),
+    _time("at_s"),
+    _text("actor"),
+    _text("action"),
+    _text("subject"),
+    _bytes("detail"),
+    _text("before"),
+    _text("digest"),
+    UniqueConstraint("id"),
+)
+alerts = Table(
+    "alerts",
+    metadata,
+    _text("rule", key=True),
+    _text("subject", key=True),
+    _text("state"),
+    _time("since_s"),
+    _time("at_s"),
+    _text("message"),
+    _bytes("inputs"),
+    _time("silenced_until_s", nullable=True),
+)
+alert_changes = Table(
+    "alert_changes",
+    metadata,
+    Column("id", _COUNTED, primary_key=True),
+    _text("rule"),
+    _text("subject"),
+    _text("before"),
+    _text("after"),
+    _time("at_s"),
+    _text("message"),
+    Index(None, "at_s"),
+)
+# What alerts set off, or would if somebody approved.
+acts = Table(
+    "acts",
+    metadata,
+    _text("id", key=True),
+    _text("action"),
+    _text("subject"),
+    _text("alert"),
+    _text("reason"),
+    _text("state"),
+    _text("why"),
+    _text("decided_by"),
+    _time("asked_s"),
+    _time("decided_s", nullable=True),
+    _time("ended_s", nullable=True),
+    Index(None, "state", "asked_s"),
+    Index(None, "decided_s"),
+)
+# How far somebody has come who takes up things in order, and when a next try is due.
+positions = Table(
+    "positions",
+    metadata,
+    _text("name", key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("tries", Integer, nullable=False),
+    _time("next_s"),
+)
+queries = Table(
+    "queries",
+    metadata,
+    _text("id", key=True),
+    _text("model"),
+    _text("device_class"),
+    _text("state"),
+    _bytes("body"),
+    _bytes("template"),
+    _time("asked_s"),
+    _time("ended_s", nullable=True),
+    Column("devices", Integer),
+    Column("rho", Double, nullable=False),
+    _bytes("result", nullable=True),
+    Index(None, "state"),
+)
+letters = Table(
+    "letters",
+    metadata,
+    _text("sum", key=True),
+    _text("step", key=True),
+    Column("sender", LargeBinary, primary_key=True),
+    _bytes("body"),
+    _time("at_s"),
+    Index(None, "at_s"),
+)
+users = Table(
+    "users",
+    metadata,
+    _text("name", key=True),
+    _text("role"),
+    _text("secret"),
+    _time("made_s"),
+    _time("retired_s", nullable=True),
+)
+tokens = Table(
+    "tokens",
+    metadata,
+    _text("hash", key=True),
+    _text("name"),
+    _text("role"),
+    _text("made_by"),
+    _time("made_s"),
+    _time("expires_s"),
+    _time("used_s", nullable=True),
+    _time("retired_s", nullable=True),
+    UniqueConstraint("name"),
+)
+sessions = Table(
+    "sessions",
+    metadata,
+    _text("hash", key=True),
+    Column("user", Text, ForeignKey("users.name", ondelete="CASCADE"), nullable=False),
+    _time("made_s"),
+    _time("seen_s"),
+    _time("expires_s"),
+    Index(None, "expires_s"),
+)
+jobs = Table(
+    "jobs",
+    metadata,
+    _text("id", key=True),
+    Column("device_id", Text, ForeignKey("devices.id", ondelete="CASCADE"), nullable=False),
+    _text("kind"),
+    _text("state"),
+    _bytes("request"),
+    _bytes("result", nullable=True),
+    _text("made_by"),
+    _time("made_s"),
+    _time("until_s", nullable=True),
+    _time("ended_s", nullable=True),
+    Column("tries", Integer, nullable=False),
+    Index(None, "device_id", "state", "made_s"),
+)

@@ -1,0 +1,114 @@
+"""Releases, plans and policies as they are signed, read once for each state of the repository."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Lock
+
+import msgspec
+
+from edgewright.contract.names import version_key
+from edgewright.contract.rollout_plan import Plan, Policy
+from edgewright.contract.release import Manifest
+from edgewright.trust.metadata_rules import ROLLOUTS
+from edgewright.trust.publish import known_policy
+from edgewright.trust.repository import Repository
+from edgewright.trust.staging import staged
+
+__all__ = ["Catalogue", "Held"]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a repository holds.
+
+    Attributes:
+        version: Of the snapshot, 0 for an empty repository.
+        releases: sha256 of the manifest, by model and version, the newest version first.
+        plans: By model and device class.
+        awaiting: Signed roles that wait for offline keys.
+    """
+
+    version: int
+    releases: dict[tuple[str, str], str]
+    plans: dict[tuple[str, str], Plan]
+    awaiting: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Catalogue:
+    """What a repository holds, kept as long as it stays.
+
+    Attributes:
+        repository: Opens it and verifies it.
+    """
+
+    repository: Callable[[], Repository]
+    _held: Held | None = field(init=False, default=None)
+    _manifests: dict[str, Manifest] = field(init=False, default_factory=dict)
+    _lock: Lock = field(init=False, default_factory=Lock)
+
+    def held(self) -> Held:
+        """Return what the repository holds now.
+
+        Raises:
+            TrustError: It cannot be believed.
+        """
+        repository = self.repository()
+        version = 0 if repository.snapshot is None else repository.snapshot.signed.version
+        awaiting = tuple(sorted(staged(repository)))
+        with self._lock:
+            known = self._held
+            if known is None or (known.version, known.awaiting) != (version, awaiting):
+                known = self._held = Held(version, _releases(repository), _plans(repository), awaiting)
+            return known
+
+    def manifest(self, model: str, version: str) -> Manifest | None:
+        """Return a release, None if there is none.
+
+        Raises:
+            TrustError: It cannot be believed.
+        """
+        digest = self.held().releases.get((model, version))
+        if digest is None:
+            return None
+        with self._lock:
+            known = self._manifests.get(digest)
+        if known is None:
+            repository = self.repository()
+            path = f"releases/{model}/{version}.json"
+            content = repository.read_target(repository.bin_of(path), path)
+            if content is None:
+                return None
+            known = msgspec.json.decode(content, type=Manifest)
+            with self._lock:
+                self._manifests[digest] = known
+        return known
+
+    def policy(self, model: str, device_class: str) -> Policy | None:
+        """Return what the offline keys allow, None if nothing."""
+        return known_policy(self.repository(), model, device_class)
+
+
+def _releases(repository: Repository) -> dict[tuple[str, str], str]:
+    found = []
+    spread = repository.spread()
+    for name in () if spread is None else spread.get_roles():
+        metadata = repository.role(name)
+        for path, target in () if metadata is None else metadata.signed.targets.items():
+            kind, _, rest = path.partition("/")
+            if kind == "releases":
+                model, _, version = rest.removesuffix(".json").partition("/")
+                found.append((model, version, target.hashes["sha256"]))
+    found.sort(key=lambda one: version_key(one[1]), reverse=True)
+    found.sort(key=lambda one: one[0])
+    return {(model, version): digest for model, version, digest in found}
+
+
+def _plans(repository: Repository) -> dict[tuple[str, str], Plan]:
+    metadata = repository.role(ROLLOUTS)
+    found = {}
+    for path, target in () if metadata is None else sorted(metadata.signed.targets.items()):
+        if path.startswith("rollouts/"):
+            plan = msgspec.json.decode(str(target.custom["record"]), type=Plan)
+            found[plan.model, plan.device_class] = plan
+    return found

@@ -1,0 +1,149 @@
+"""Alerts: what rings, what waits, what was; and what may be done only if somebody agrees."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgewright.contract.alert import AlertRule
+from edgewright.server.api.read_models import Awaiting
+from edgewright.server.web.view_models.formatting import Badge, Moment, Tone, badge, duration, moment
+from edgewright.server.store.records import Alert, AlertChange
+
+__all__ = [
+    "AlertRow",
+    "AwaitingRow",
+    "ChangeRow",
+    "RuleRow",
+    "alert_rows",
+    "awaiting_rows",
+    "change_rows",
+    "rule_rows",
+]
+
+_TONES: dict[str, Tone] = {"firing": "bad", "pending": "warn", "resolved": "good"}
+
+
+@dataclass(frozen=True, slots=True)
+class AlertRow:
+    """How a rule stands for a subject.
+
+    Attributes:
+        rule: Its name.
+        subject: What it watches.
+        state: Of the rule.
+        message: For people.
+        since: When that state began.
+        silenced: Until when nobody is told, None if people are.
+    """
+
+    rule: str
+    subject: str
+    state: Badge
+    message: str
+    since: Moment | None
+    silenced: Moment | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRow:
+    """When an alert changed.
+
+    Attributes:
+        at: When.
+        rule: Its name.
+        subject: What it watches.
+        after: What it became.
+        message: For people.
+    """
+
+    at: Moment | None
+    rule: str
+    subject: str
+    after: Badge
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitingRow:
+    """An action that waits for somebody.
+
+    Attributes:
+        id: Of the action.
+        action: What would be done.
+        about: To what.
+        why: For people.
+        since: How long it waits.
+    """
+
+    id: str
+    action: str
+    about: str
+    why: str
+    since: Moment | None
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRow:
+    """A rule of the project file.
+
+    Attributes:
+        name: Of the rule.
+        says: When it fires, in words.
+        actions: What follows.
+        severity: Of it.
+    """
+
+    name: str
+    says: str
+    actions: str
+    severity: str
+
+
+def alert_rows(alerts: Sequence[Alert], now_s: float) -> tuple[AlertRow, ...]:
+    """Return alerts, those that ring first."""
+    order = list(_TONES)
+    return tuple(
+        AlertRow(
+            one.rule,
+            one.subject,
+            badge(_TONES[one.state], one.state),
+            one.message,
+            moment(one.since_s, now_s),
+            moment(one.silenced_until_s, now_s) if (one.silenced_until_s or 0.0) > now_s else None,
+        )
+        for one in sorted(alerts, key=lambda alert: (order.index(alert.state), alert.rule, alert.subject))
+    )
+
+
+def change_rows(changes: Sequence[AlertChange], now_s: float) -> tuple[ChangeRow, ...]:
+    """Return changes in the order given."""
+    return tuple(
+        ChangeRow(
+            moment(one.at_s, now_s),
+            one.rule,
+            one.subject,
+            badge(_TONES.get(one.after, "quiet"), one.after),
+            one.message,
+        )
+        for one in changes
+    )
+
+
+def awaiting_rows(awaiting: Sequence[Awaiting], now_s: float) -> tuple[AwaitingRow, ...]:
+    """Return actions that wait, in the order given."""
+    return tuple(
+        AwaitingRow(one.id, one.action, one.about, one.reason, moment(one.at_s, now_s)) for one in awaiting
+    )
+
+
+def rule_rows(rules: Sequence[AlertRule]) -> tuple[RuleRow, ...]:
+    """Return the rules of the project file."""
+    return tuple(
+        RuleRow(rule.name, _says(rule), ", ".join(rule.actions) or "nothing", rule.severity) for rule in rules
+    )
+
+
+def _says(rule: AlertRule) -> str:
+    side, limit = ("above", rule.above) if rule.above is not None else ("below", rule.below)
+    where = f" on {rule.device_class}" if rule.device_class else ""
+    lasting = f" for {duration(rule.for_s)}" if rule.for_s else ""
+    return f"{rule.metric}{where} {side} {limit:g}{lasting}"

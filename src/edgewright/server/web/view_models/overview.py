@@ -1,0 +1,200 @@
+"""The whole fleet on one page: who runs what, who is silent, what rings, and how it went over time."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from edgewright.contract.rollout_plan import Plan
+from edgewright.server.web.view_models.alerts import AlertRow, alert_rows
+from edgewright.server.web.view_models.rollouts import RolloutRow, rollout_row
+from edgewright.server.web.view_models.formatting import Badge, Moment, badge, moment, percent
+from edgewright.server.store.records import Alert, Group, Hour
+
+__all__ = ["ClassRow", "HourRow", "Overview", "VersionRow", "hour_rows", "overview"]
+
+_STATES = {
+    "waiting": "waits",
+    "fetching": "fetches",
+    "staged": "staged",
+    "testing": "tests",
+    "probation": "on probation",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """Devices of one class with one version.
+
+    Attributes:
+        model: That they run, "" for none.
+        version: That they run, "" for none.
+        devices: How many.
+        share: Of the class.
+        width: The same for a drawing, 0 to 100.
+        states: Of their updates, where it is not idle.
+        refused: How many refuse something.
+        href: Of their list.
+    """
+
+    model: str
+    version: str
+    devices: str
+    share: str
+    width: float
+    states: str
+    refused: int
+    href: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRow:
+    """Devices of one class.
+
+    Attributes:
+        name: Of the class.
+        devices: How many.
+        silent: How many of them are.
+        silence: In words.
+        silent_href: Of their list.
+        versions: The most first.
+    """
+
+    name: str
+    devices: str
+    silent: int
+    silence: Badge
+    silent_href: str
+    versions: tuple[VersionRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HourRow:
+    """What all devices said in an hour.
+
+    Attributes:
+        start_s: When it began.
+        at: The same in words.
+        check_ins: How many.
+        refused: With a refusal.
+        troubled: With failed inferences.
+    """
+
+    start_s: int
+    at: Moment | None
+    check_ins: int
+    refused: int
+    troubled: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The fleet.
+
+    Attributes:
+        devices: How many.
+        silent: How many say nothing.
+        silent_after: From when on that is said of them.
+        firing: Alerts that ring.
+        rollouts: That are under way.
+        ended: How many are over.
+        classes: By name.
+        awaiting: What waits for signatures of offline keys, in words; "" for nothing.
+    """
+
+    devices: int
+    silent: int
+    silent_after: str
+    firing: tuple[AlertRow, ...]
+    rollouts: tuple[RolloutRow, ...]
+    ended: int
+    classes: tuple[ClassRow, ...]
+    awaiting: str
+
+
+def overview(
+    groups: Sequence[Group],
+    heard: Sequence[Group],
+    plans: Mapping[tuple[str, str], Plan],
+    firing: Sequence[Alert],
+    staged: Sequence[str],
+    *,
+    silent_after: str,
+    now_s: float,
+) -> Overview:
+    """Return the fleet.
+
+    Args:
+        groups: Of all devices.
+        heard: Of those that are not silent.
+        plans: By model and device class.
+        firing: Alerts.
+        staged: Roles that wait for signatures.
+        silent_after: In words.
+        now_s: Unix time.
+    """
+    spoke = Counter[str]()
+    for group in heard:
+        spoke[group.device_class] += group.devices
+    names = sorted({group.device_class for group in groups})
+    classes = tuple(
+        _class_row(name, [group for group in groups if group.device_class == name], spoke[name]) for name in names
+    )
+    live = [plan for plan in plans.values() if plan.state in ("running", "paused")]
+    total = sum(group.devices for group in groups)
+    return Overview(
+        total,
+        total - sum(spoke.values()),
+        silent_after,
+        alert_rows(firing, now_s),
+        tuple(rollout_row(plan, now_s) for plan in live),
+        len(plans) - len(live),
+        classes,
+        ", ".join(staged),
+    )
+
+
+def hour_rows(hours: Sequence[Hour], start_s: float, now_s: float) -> tuple[HourRow, ...]:
+    """Return what all devices said, hour by hour, with zeros where nobody said anything.
+
+    Args:
+        hours: Of groups, in any order.
+        start_s: Of the first row.
+        now_s: Unix time.
+    """
+    step = 3600
+    sums = {at: [0, 0, 0] for at in range(int(start_s // step) * step, int(now_s) + 1, step)}
+    for hour in hours:
+        if hour.start_s in sums:
+            for index, value in enumerate((hour.check_ins, hour.refused, hour.troubled)):
+                sums[hour.start_s][index] += value
+    return tuple(HourRow(at, moment(at, now_s), *values) for at, values in sums.items())
+
+
+def _class_row(name: str, groups: Sequence[Group], spoke: int) -> ClassRow:
+    total = sum(group.devices for group in groups)
+    silent = total - spoke
+    by_version: dict[tuple[str, str], list[Group]] = {}
+    for group in groups:
+        by_version.setdefault((group.model, group.version), []).append(group)
+    rows = [_version_row(name, model, version, some, total) for (model, version), some in by_version.items()]
+    rows.sort(key=lambda row: -row.width)
+    silence = badge("warn", f"{silent:,} silent") if silent else badge("good", "none silent")
+    return ClassRow(name, f"{total:,}", silent, silence, f"/devices?device_class={name}&silent=yes", tuple(rows))
+
+
+def _version_row(name: str, model: str, version: str, groups: Sequence[Group], total: int) -> VersionRow:
+    devices = sum(group.devices for group in groups)
+    states = Counter[str]()
+    for group in groups:
+        if group.state in _STATES:
+            states[_STATES[group.state]] += group.devices
+    return VersionRow(
+        model,
+        version,
+        f"{devices:,}",
+        percent(devices / total),
+        round(100 * devices / total, 2),
+        ", ".join(f"{number:,} {state}" for state, number in sorted(states.items())),
+        sum(group.devices for group in groups if group.refusal),
+        f"/devices?device_class={name}&version={version or '-'}",
+    )

@@ -1,0 +1,289 @@
+"""Releases: what was proved and measured, each figure with its origin, and where they come from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgewright.contract.certificate import Certificate
+from edgewright.contract.measurement import Measurement
+from edgewright.contract.rollout_plan import Plan
+from edgewright.contract.release import Manifest, Variant, stored
+from edgewright.contract.units import Dimension, format_quantity
+from edgewright.server.web.view_models.interval_bars import Bar, difference_bar
+from edgewright.server.web.view_models.formatting import Badge, Tone, badge, percent, points, size
+from edgewright.server.store.records import Group
+
+__all__ = [
+    "CertificateShown",
+    "FigureRow",
+    "ReleaseRow",
+    "ReleaseShown",
+    "VariantShown",
+    "release_rows",
+    "release_shown",
+]
+
+_TONES: dict[str, Tone] = {"certified": "good", "refuted": "bad", "insufficient data": "warn"}
+_DIMENSIONS: dict[str, tuple[Dimension, float]] = {
+    "s": ("time", 1.0),
+    "ms": ("time", 1e-3),
+    "bytes": ("size", 1.0),
+    "J": ("energy", 1.0),
+    "mJ": ("energy", 1e-3),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRow:
+    """A release in a list.
+
+    Attributes:
+        model: Which.
+        version: Of it.
+        digest: sha256 of its manifest.
+        devices: How many run it.
+        href: Of its page.
+        rollouts: Device classes on which it is being rolled out.
+    """
+
+    model: str
+    version: str
+    digest: str
+    devices: str
+    href: str
+    rollouts: str
+
+
+@dataclass(frozen=True, slots=True)
+class FigureRow:
+    """A figure.
+
+    Attributes:
+        name: Of it.
+        value: With its unit.
+        interval: Of it, "" if it has no spread.
+        origin: `measured`, `estimated` or `computed`.
+        machine: Where.
+        method: How.
+    """
+
+    name: str
+    value: str
+    interval: str
+    origin: str
+    machine: str
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateShown:
+    """A certificate.
+
+    Attributes:
+        verdict: Of it.
+        reason: In a sentence.
+        rows: Name and value of all else.
+        bar: The loss between its bounds, and the limit.
+    """
+
+    verdict: Badge
+    reason: str
+    rows: tuple[tuple[str, str], ...]
+    bar: Bar
+
+
+@dataclass(frozen=True, slots=True)
+class VariantShown:
+    """The form of a release for a device class.
+
+    Attributes:
+        device_class: Which.
+        certificate: None if nothing was certified.
+        figures: By name.
+        files: Name, size, what it takes up in the repository, sha256.
+        tensors: What goes in and out: way, name, type and shape.
+        needs: What a device must have.
+    """
+
+    device_class: str
+    certificate: CertificateShown | None
+    figures: tuple[FigureRow, ...]
+    files: tuple[tuple[str, str, str, str], ...]
+    tensors: tuple[tuple[str, str, str], ...]
+    needs: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseShown:
+    """A release.
+
+    Attributes:
+        model: Which.
+        version: Of it.
+        digest: sha256 of its manifest.
+        href: Of its page.
+        facts: Name and value.
+        devices: How many run it.
+        variants: By device class.
+        data: For what, and the fingerprint.
+        steps: That made it.
+        environment: Name and version of what else made it.
+        parent: Version before it, "" for the first.
+        parent_href: Of that one's page, "" if it is not here.
+    """
+
+    model: str
+    version: str
+    digest: str
+    href: str
+    facts: tuple[tuple[str, str], ...]
+    devices: str
+    variants: tuple[VariantShown, ...]
+    data: tuple[tuple[str, str], ...]
+    steps: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    parent: str
+    parent_href: str
+
+
+def release_rows(
+    releases: Mapping[tuple[str, str], str], plans: Mapping[tuple[str, str], Plan], groups: Sequence[Group]
+) -> tuple[ReleaseRow, ...]:
+    """Return releases for a list, in the order given.
+
+    Args:
+        releases: sha256 of the manifest, by model and version.
+        plans: By model and device class.
+        groups: Of all devices.
+    """
+    return tuple(
+        ReleaseRow(
+            model,
+            version,
+            digest,
+            _devices(groups, model, version),
+            _href(model, version),
+            ", ".join(
+                device_class
+                for (of_model, device_class), plan in plans.items()
+                if of_model == model
+                and plan.state in ("running", "paused")
+                and version in {arm.version for arm in plan.arms}
+            ),
+        )
+        for (model, version), digest in releases.items()
+    )
+
+
+def release_shown(
+    manifest: Manifest, digest: str, releases: Mapping[tuple[str, str], str], groups: Sequence[Group]
+) -> ReleaseShown:
+    """Return a release.
+
+    Args:
+        manifest: As it is signed.
+        digest: Of it.
+        releases: All that are there.
+        groups: Of all devices.
+    """
+    lineage = manifest.lineage
+    known = (manifest.name, lineage.parent) in releases
+    facts = (
+        ("kind", manifest.kind),
+        ("made", manifest.created or "not said"),
+        ("licence", manifest.licence or "not said"),
+        ("end of life", manifest.end_of_life or "none"),
+        ("made by", f"Edgewright {lineage.code}" if lineage.code else "not said"),
+        ("original model", lineage.original or "not said"),
+        ("bytes of", lineage.again or "its own"),
+    )
+    return ReleaseShown(
+        manifest.name,
+        manifest.version,
+        digest,
+        _href(manifest.name, manifest.version),
+        facts,
+        _devices(groups, manifest.name, manifest.version),
+        tuple(_variant(variant) for variant in manifest.variants),
+        tuple(lineage.data.items()),
+        tuple(_step(step) for step in lineage.recipe),
+        tuple(sorted(lineage.environment.items())),
+        lineage.parent,
+        _href(manifest.name, lineage.parent) if known else "",
+    )
+
+
+def _href(model: str, version: str) -> str:
+    return f"/releases/{model}/{version}"
+
+
+def _devices(groups: Sequence[Group], model: str, version: str) -> str:
+    return f"{sum(one.devices for one in groups if (one.model, one.version) == (model, version)):,}"
+
+
+def _variant(variant: Variant) -> VariantShown:
+    contract, need = variant.contract, variant.requirement
+    tensors = () if contract is None else (("takes", contract.inputs), ("gives", contract.outputs))
+    return VariantShown(
+        variant.device_class,
+        None if variant.evidence.certificate is None else _certificate(variant.evidence.certificate),
+        tuple(_figure(name, figure) for name, figure in sorted(variant.evidence.figures.items())),
+        tuple((file.name, size(file.size_bytes), size(stored(file)[1]), file.sha256) for file in variant.files),
+        tuple(
+            (way, spec.name, f"{spec.dtype} [{', '.join(map(str, spec.shape))}]")
+            for way, specs in tensors
+            for spec in specs
+        ),
+        " ".join((f"{need.runtime} {need.at_least} or later", *need.providers, *need.features)),
+    )
+
+
+def _certificate(one: Certificate) -> CertificateShown:
+    sure = percent(one.confidence, 1)
+    rows = (
+        (f"{one.metric} of the original", percent(one.original, 2)),
+        (f"{one.metric} of this release", percent(one.chosen, 2)),
+        ("loss", points(one.drop)),
+        ("loss at most", f"{points(one.upper_bound)}, {sure} sure"),
+        ("loss at least", f"{points(one.lower_bound)}, {sure} sure"),
+        ("allowed", points(one.max_drop)),
+        ("samples", f"{one.samples:,}" + ("" if one.clusters is None else f" in {one.clusters:,} groups")),
+        ("bound", one.method),
+        ("look", f"number {one.look} at this data, {percent(one.look_confidence, 2)} by itself"),
+        ("data", one.data),
+    )
+    words = (
+        f"Loss of {one.metric} {points(one.drop)}, at most {points(one.upper_bound)}; "
+        f"{points(one.max_drop)} allowed"
+    )
+    return CertificateShown(
+        badge(_TONES[one.verdict], one.verdict),
+        one.reason,
+        rows,
+        difference_bar(
+            one.drop, one.lower_bound, one.upper_bound, bound=one.upper_bound, limit=one.max_drop, words=words
+        ),
+    )
+
+
+def _figure(name: str, figure: Measurement) -> FigureRow:
+    interval = ""
+    if figure.low is not None and figure.high is not None:
+        sure = percent(figure.confidence, 0)
+        interval = f"{_value(figure.low, figure.unit)} to {_value(figure.high, figure.unit)}, {sure} sure"
+    origin = figure.origin
+    return FigureRow(name, _value(figure.value, figure.unit), interval, origin.kind, origin.machine, origin.method)
+
+
+def _value(value: float, unit: str) -> str:
+    if unit in _DIMENSIONS:
+        dimension, scale = _DIMENSIONS[unit]
+        return format_quantity(value * scale, dimension)
+    return f"{value:.4g} {'' if unit == 'ratio' else unit}".strip()
+
+
+def _step(step: Mapping[str, Any]) -> str:
+    rest = ", ".join(
+        f"{name} {value}" for name, value in step.items() if name != "type" and not isinstance(value, dict)
+    )
+    return f"{step.get('type', 'step')}: {rest}" if rest else str(step.get("type", "step"))
