@@ -5,7 +5,7 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension(
-            "edgewright.stats._look",
+            "edgewright.stats._input_stats",
             ["src/edgewright/stats/_input_stats.c"],
             extra_compile_args=["-O3", "-fno-strict-aliasing"],
             py_limited_api=True,

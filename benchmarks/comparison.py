@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgewright.compress.data.dataset import Dataset
 from edgewright.compress.data.model_outputs import outputs_of
 from edgewright.contract.errors import EdgewrightError
-from edgewright.contract.model_signature import InputContract
+from edgewright.contract.model.signature import InputContract
 from edgewright.profiling.latency import Latency, Subject, measure_latency, paired_ratio
 from edgewright.profiling.target import open_target
 from edgewright.runtime.options import RuntimeOptions

@@ -24,7 +24,10 @@ from benchmarks.parts import Part, run_parts
 from benchmarks.report import Figure, Interval, table
 from scipy import stats
 
-from edgewright.stats import histograms as bins, drift_test as drift, thinning as episodes, cohort_tests as fleet
+from edgewright.stats import cohort_tests as fleet
+from edgewright.stats import drift_test as drift
+from edgewright.stats import histograms as bins
+from edgewright.stats import thinning as episodes
 
 NAME = "drift"
 PACKAGES = ("edgewright", "numpy", "river", "scikit-learn", "scipy")

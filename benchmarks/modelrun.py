@@ -13,9 +13,9 @@ from benchmarks.tasks.preparation import write_arrays
 from benchmarks.tools import SEED, compress_by_edgewright
 
 from edgewright.compress.data.loader import load_data
-from edgewright.compress.model.loading import read_model
 from edgewright.compress.data.model_outputs import outputs_of
 from edgewright.compress.data.splits import split
+from edgewright.compress.model.loading import read_model
 from edgewright.contract.errors import EdgewrightError
 from edgewright.profiling.latency import Latency
 

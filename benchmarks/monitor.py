@@ -22,7 +22,7 @@ from benchmarks.overhead import overhead, tail
 from benchmarks.parts import run_parts
 from benchmarks.report import Figure, Interval
 
-from edgewright.contract.reference_profile import Profile, Signal
+from edgewright.contract.model.reference_profile import Profile, Signal
 from edgewright.device.monitoring.aggregates import Reference, observe, start, to_bytes
 
 NAME = "monitor"

@@ -35,14 +35,14 @@ from sklearn.neighbors import LocalOutlierFactor
 
 from edgewright.compress.model.embedding_output import EMBEDDING, expose
 from edgewright.compress.model.graph import session_bytes
+from edgewright.compress.train.torch_graph.onnx_module import Network
 from edgewright.compress.uncertainty.ood_fit import fit_mahalanobis, fit_neighbours, outlier_rule
 from edgewright.compress.uncertainty.temperature_scaling import soften
-from edgewright.compress.train.torch_graph.onnx_module import Network
-from edgewright.contract.outlier import LogitMeasure, Measure, Squeezing
-from edgewright.stats.selective_prediction import fit_acceptance
+from edgewright.contract.model.ood_detector import LogitMeasure, Measure, Squeezing
 from edgewright.stats.calibration import calibration_error, fit_temperature, fit_vector, nll, softmax
 from edgewright.stats.conformal import accepts, coverage, fit_sets, prediction_sets
 from edgewright.stats.ood_scores import disagreement, score, scorer, squeezed, unusual
+from edgewright.stats.selective_prediction import fit_acceptance
 
 NAME = "outliers"
 PACKAGES = ("edgewright", "numpy", "onnxruntime", "scikit-learn", "torch")

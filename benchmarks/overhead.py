@@ -18,12 +18,12 @@ from onnx import TensorProto, helper
 
 from edgewright.compress.data.dataset import Dataset
 from edgewright.compress.uncertainty.reference_profile import reference_profile
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import InputContract, TensorSpec
 from edgewright.device.agent import Agent
 from edgewright.device.filesystem import Files
 from edgewright.device.guard import Guard
-from edgewright.device.monitoring.monitor import Monitor, Watch, open_monitor
 from edgewright.device.inference.predictor import Engine, Predictor
+from edgewright.device.monitoring.monitor import Monitor, Watch, open_monitor
 from edgewright.device.slots import Installed
 from edgewright.runtime.session import open_session
 

@@ -25,10 +25,10 @@ from benchmarks.report import Figure, Interval
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from edgewright.contract.rollout_decision import CONTROL, Evidence, Tally
-from edgewright.contract.rollout_plan import METRICS, Arm, HealthRule, Plan, Policy, Stage
-from edgewright.rollout.decision import decide
+from edgewright.contract.rollout.decision import CONTROL, Evidence, Tally
+from edgewright.contract.rollout.plan import METRICS, Arm, HealthRule, Plan, Policy, Stage
 from edgewright.rollout.comparison_design import share_of, sizes
+from edgewright.rollout.decision import decide
 from edgewright.rollout.power_analysis import devices_to_clear
 from edgewright.stats import sequential_ab as sequential
 

@@ -44,7 +44,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import edgewright.device.queries.responder
-from edgewright.contract.query import Limits, Query, Template
+from edgewright.contract.query.query import Limits, Query, Template
 from edgewright.device.filesystem import Files
 from edgewright.device.queries.ledger_file import LedgerFile
 from edgewright.privacy.protocol_params import terms_of
@@ -68,7 +68,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import edgewright.device.queries.responder
-from edgewright.contract.query import Query, Template
+from edgewright.contract.query.query import Query, Template
 from edgewright.privacy.private_sum import contribute
 query, template = msgspec.json.decode(Path(sys.argv[1], "asked").read_bytes(), type=tuple[Query, Template])
 noised = contribute(np.ones(template.values, np.float32), template, query, overwrite=True)

@@ -15,13 +15,13 @@ from benchmarks.tasks.preparation import Prepared
 from benchmarks.tools import SEED, Compressed, Peer, compress_by_edgewright, compress_by_peer
 from numpy.typing import NDArray
 
-from edgewright.compress.data.loader import load_data
-from edgewright.compress.data.dataset import Dataset
 from edgewright.compress.certify.look_ledger import look_alpha
-from edgewright.compress.model.loading import read_model
+from edgewright.compress.data.dataset import Dataset
+from edgewright.compress.data.loader import load_data
 from edgewright.compress.data.splits import Splits, split
+from edgewright.compress.model.loading import read_model
 from edgewright.contract.errors import EdgewrightError
-from edgewright.contract.model_signature import InputContract
+from edgewright.contract.model.signature import InputContract
 from edgewright.profiling.latency import Latency
 
 __all__ = [

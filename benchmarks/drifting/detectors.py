@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from river import drift as river
 from scipy import stats
 
-from edgewright.stats import histograms as bins, divergences as distance, drift_test as drift
+from edgewright.stats import divergences as distance
+from edgewright.stats import drift_test as drift
+from edgewright.stats import histograms as bins
 
 __all__ = ["DETECTORS", "Detector", "watch"]
 

@@ -19,16 +19,16 @@ import msgspec
 import urllib3
 from benchmarks.serving.wire import CHECK_IN
 
-from edgewright.contract.rollout_decision import CONTROL
-from edgewright.contract.device_api import PROOF, CheckingIn
-from edgewright.contract.rollout_plan import Plan, Policy
+from edgewright.contract.api.device_api import PROOF, CheckingIn
+from edgewright.contract.api.device_status import StageOutcome, Status
 from edgewright.contract.refusal import RefusedError
-from edgewright.contract.device_status import StageOutcome, Status
+from edgewright.contract.rollout.decision import CONTROL
+from edgewright.contract.rollout.plan import Plan, Policy
 from edgewright.server.controller.stage_participants import arm_in, subject_of
 from edgewright.server.store.records import rollout_key
-from edgewright.trust.fetcher import Fetcher
-from edgewright.trust.device_identity import DeviceKey
-from edgewright.trust.client import Memory, refresh
+from edgewright.trust.client.fetcher import Fetcher
+from edgewright.trust.client.verification import Memory, refresh
+from edgewright.trust.keys.device_identity import DeviceKey
 
 __all__ = ["MODEL", "Accepted", "Crowd", "Device", "Plans", "Watcher"]
 

@@ -10,12 +10,12 @@ import msgspec
 import psycopg
 from sqlalchemy import insert, text
 
+from edgewright.contract.api.device_status import Status
 from edgewright.contract.refusal import Refusal
-from edgewright.contract.device_status import Status
 from edgewright.server.store.database import checked_address, file_of
 from edgewright.server.store.records import CheckIn
-from edgewright.server.store.tables import devices, statuses
 from edgewright.server.store.store import Store
+from edgewright.server.store.tables import devices, statuses
 
 __all__ = ["bare", "batches", "enrol", "put"]
 

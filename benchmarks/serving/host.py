@@ -27,17 +27,17 @@ from benchmarks.serving.process import cpu_s
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from edgewright.contract.device_api import PROOF
+from edgewright.contract.api.device_api import PROOF
 from edgewright.contract.config.fleet import Fleet
 from edgewright.server.app import make_app
 from edgewright.server.commands.service import Hands
-from edgewright.server.state_folder import Where, audience_of, open_services
 from edgewright.server.process import free_port, serve
+from edgewright.server.state_folder import Where, audience_of, open_services
 from edgewright.server.store.database import checked_address, file_of
-from edgewright.trust.bootstrap import found, hand_over
-from edgewright.trust.signing_keys import KeyFolder
-from edgewright.trust.repository import Repository
-from edgewright.trust.storage import LocalStore
+from edgewright.trust.keys.signing_keys import KeyFolder
+from edgewright.trust.repository.bootstrap import found, hand_over
+from edgewright.trust.repository.repository import Repository
+from edgewright.trust.storage.storage import LocalStore
 
 __all__ = ["Host", "made_repository"]
 

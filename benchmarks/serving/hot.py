@@ -22,7 +22,7 @@ from benchmarks.serving.wire import Load, device_keys, signed
 
 from edgewright.server.process import free_port
 from edgewright.server.store.store import make_store
-from edgewright.trust.device_identity import DeviceKey
+from edgewright.trust.keys.device_identity import DeviceKey
 
 __all__ = ["Ready", "goosebit", "http", "ready"]
 

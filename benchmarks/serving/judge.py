@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import psycopg
 from benchmarks.serving.crowd import MODEL, Accepted, Crowd, Plans
 
-from edgewright.contract.rollout_plan import Plan
+from edgewright.contract.rollout.plan import Plan
 from edgewright.server.controller.decision_records import ACTIONS, explain, ground_of
 from edgewright.server.controller.stage_participants import subject_of
 from edgewright.server.store.store import Store
-from edgewright.trust.publish import known_plan
-from edgewright.trust.repository import Repository
+from edgewright.trust.publishing.publish import known_plan
+from edgewright.trust.repository.repository import Repository
 
 __all__ = ["Judge", "behind", "decided", "lost_outcomes"]
 

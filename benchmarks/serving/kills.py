@@ -24,16 +24,16 @@ from benchmarks.serving.stated import count
 from benchmarks.serving.wire import device_keys
 
 from edgewright.contract.errors import EdgewrightError
-from edgewright.contract.rollout_plan import HealthRule, Plan, Stage
 from edgewright.contract.release import Manifest, StoredFile, Variant
+from edgewright.contract.rollout.plan import HealthRule, Plan, Stage
 from edgewright.rollout.plan_transitions import arms_of, begin
 from edgewright.server.controller.decision_records import ACTIONS
 from edgewright.server.process import free_port
 from edgewright.server.store.store import Store, make_store
-from edgewright.trust.signing_keys import KeyFolder
-from edgewright.trust.publish import known_plan, known_policy, publish_plan, publish_release, releases
-from edgewright.trust.repository import Repository
-from edgewright.trust.storage import LocalStore
+from edgewright.trust.keys.signing_keys import KeyFolder
+from edgewright.trust.publishing.publish import known_plan, known_policy, publish_plan, publish_release, releases
+from edgewright.trust.repository.repository import Repository
+from edgewright.trust.storage.storage import LocalStore
 
 __all__ = ["kills"]
 

@@ -8,7 +8,7 @@ from benchmarks.serving.postgres import Postgres
 from benchmarks.serving.stated import count
 from sqlalchemy import text
 
-from edgewright.contract.device_status import StageOutcome
+from edgewright.contract.api.device_status import StageOutcome
 from edgewright.server.store.store import Store, make_store
 
 __all__ = ["room"]

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgewright.contract.device_api import PROOF, CheckingIn
-from edgewright.contract.device_status import Status
-from edgewright.trust.device_identity import DeviceKey, device_id_of
+from edgewright.contract.api.device_api import PROOF, CheckingIn
+from edgewright.contract.api.device_status import Status
+from edgewright.trust.keys.device_identity import DeviceKey, device_id_of
 
 __all__ = ["CHECK_IN", "Load", "device_keys", "post", "said", "signed"]
 

@@ -10,8 +10,8 @@ from tuf.api.metadata import TargetFile, Targets
 
 from edgewright.device.agent import Agent
 from edgewright.device.update.self_test import Probation
+from edgewright.trust.repository.staging import draft, online_signers
 from edgewright.trust.target_paths import release_path
-from edgewright.trust.staging import draft, online_signers
 
 __all__ = ["Cost", "checks", "fill"]
 

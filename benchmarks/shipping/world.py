@@ -21,16 +21,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgewright.compress.release_variant import variant_of
 from edgewright.contract.device_class import DeviceClass
-from edgewright.contract.rollout_plan import Arm, Plan, Stage
 from edgewright.contract.release import Manifest
+from edgewright.contract.rollout.plan import Arm, Plan, Stage
 from edgewright.device.agent import Agent
 from edgewright.device.enrolment import enrol
-from edgewright.trust import signing_keys as keys_module
-from edgewright.trust.bootstrap import found, read_anchor
-from edgewright.trust.signing_keys import KeyFolder
-from edgewright.trust.publish import known_plan, publish_plan, publish_release, releases
-from edgewright.trust.repository import Repository
-from edgewright.trust.storage import LocalStore
+from edgewright.trust.keys import signing_keys as keys_module
+from edgewright.trust.keys.signing_keys import KeyFolder
+from edgewright.trust.publishing.publish import known_plan, publish_plan, publish_release, releases
+from edgewright.trust.repository.bootstrap import found, read_anchor
+from edgewright.trust.repository.repository import Repository
+from edgewright.trust.storage.storage import LocalStore
 
 __all__ = ["World", "answer_of", "feed", "scaler", "serving"]
 

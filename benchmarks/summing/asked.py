@@ -6,13 +6,13 @@ import os
 import msgspec
 import numpy as np
 
-from edgewright.contract.query import Counted, Limits, Query, Template, digest_of
+from edgewright.contract.query.query import Counted, Limits, Query, Template, digest_of
 from edgewright.contract.refusal import Refusal
-from edgewright.privacy.protocol_params import terms_of
-from edgewright.privacy.helper import give
 from edgewright.privacy.budget_ledger import Ledger, debit
-from edgewright.privacy.query_calibration import instantiate
+from edgewright.privacy.helper import give
 from edgewright.privacy.private_sum import contribute
+from edgewright.privacy.protocol_params import terms_of
+from edgewright.privacy.query_calibration import instantiate
 
 __all__ = ["NOW_S", "Gift", "question"]
 

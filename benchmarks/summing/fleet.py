@@ -9,10 +9,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from edgewright.privacy import secagg_client as secagg
-from edgewright.privacy.secagg_server import Collector
-from edgewright.privacy.helper import Gatherer, Helper, UsedInMemory, give
 from edgewright.privacy.bit_packing import Words
+from edgewright.privacy.helper import Gatherer, Helper, UsedInMemory, give
 from edgewright.privacy.roster import DeclinedError, Enrolment, Terms
+from edgewright.privacy.secagg_server import Collector
 
 __all__ = ["HELPER_KEY", "Fleet", "Round", "drawn", "helper_terms", "neighbour_terms"]
 

@@ -10,11 +10,11 @@ import urllib3
 
 from edgewright.cli.aggregation_server import serving
 from edgewright.device.queries.sum_client import Kept, SumClient, UnansweredError, UsedFile, post
-from edgewright.privacy.secagg_server import Collector
 from edgewright.privacy.aggregation_handler import HelperDesk, SumDesk
 from edgewright.privacy.helper import Helper
 from edgewright.privacy.roster import DeclinedError, Enrolment, Terms
-from edgewright.trust.device_identity import new_device_key
+from edgewright.privacy.secagg_server import Collector
+from edgewright.trust.keys.device_identity import new_device_key
 
 __all__ = ["Task"]
 

@@ -19,24 +19,24 @@ import pytest
 
 from edgewright.cli.main import main
 from edgewright.contract.alert import ActionPolicy, AlertRule
-from edgewright.contract.rollout_decision import CONTROL, DeviceOutcome
+from edgewright.contract.api.device_status import Status
+from edgewright.contract.api.operator_api import AskQuery, RolloutAct, StartRollout
 from edgewright.contract.config.fleet import Fleet
-from edgewright.contract.operator_api import AskQuery, RolloutAct, StartRollout
-from edgewright.contract.rollout_plan import Arm, HealthRule, Plan, Stage
-from edgewright.contract.reference_profile import Profile, Signal
-from edgewright.contract.query import Counted, Query, Template
+from edgewright.contract.model.reference_profile import Profile, Signal
+from edgewright.contract.query.query import Counted, Query, Template
 from edgewright.contract.refusal import Refusal
-from edgewright.contract.device_status import Status
+from edgewright.contract.rollout.decision import CONTROL, DeviceOutcome
+from edgewright.contract.rollout.plan import Arm, HealthRule, Plan, Stage
 from edgewright.fleet.cohort_drift import Collected, judged
 from edgewright.privacy.query_calibration import instantiate
 from edgewright.rollout.decision import decide
 from edgewright.rollout.outcome_counts import collect
-from edgewright.trust import signing_keys as keys_module
-from edgewright.trust.bootstrap import read_anchor
-from edgewright.trust.signing_keys import KeyFolder
-from edgewright.trust.publish import known_plan, known_policy, publish_plan, releases
-from edgewright.trust.repository import Repository
-from edgewright.trust.storage import LocalStore
+from edgewright.trust.keys import signing_keys as keys_module
+from edgewright.trust.keys.signing_keys import KeyFolder
+from edgewright.trust.publishing.publish import known_plan, known_policy, publish_plan, releases
+from edgewright.trust.repository.bootstrap import read_anchor
+from edgewright.trust.repository.repository import Repository
+from edgewright.trust.storage.storage import LocalStore
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -173,10 +173,10 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A fleet behind a real server."""
     from edgewright.server.app import make_app
-    from edgewright.server.web.router import page_router
     from edgewright.server.process import free_port, serve
     from edgewright.server.services import Services
     from edgewright.server.store.store import make_store
+    from edgewright.server.web.router import page_router
 
     made = World(tmp_path_factory.mktemp("world"))
     with pytest.MonkeyPatch.context() as patch:

@@ -10,8 +10,8 @@ from unittest import mock
 import pytest
 
 from edgewright.cli import main as entry
-from edgewright.contract.rollout_plan import Plan
-from edgewright.trust.publish import known_plan
+from edgewright.contract.rollout.plan import Plan
+from edgewright.trust.publishing.publish import known_plan
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -9,17 +9,26 @@ import msgspec
 import pytest
 from sqlalchemy import Connection, select, text
 
+from edgewright.contract.api.device_status import StageOutcome, Status
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.contract.query import Counted, Query, Template, digest_of
+from edgewright.contract.query.query import Counted, Query, Template, digest_of
 from edgewright.contract.refusal import Refusal
-from edgewright.contract.device_status import StageOutcome, Status
 from edgewright.server.access_control import Role
 from edgewright.server.store import tables as records
 from edgewright.server.store.decisions import TakenError
-from edgewright.server.store.records import Alert, AlertState, CheckIn, Decision, Device, KeptLetter, Tally, rollout_key
+from edgewright.server.store.records import (
+    Alert,
+    AlertState,
+    CheckIn,
+    Decision,
+    Device,
+    KeptLetter,
+    Tally,
+    rollout_key,
+)
 from edgewright.server.store.retention import DAY_S, Retention
 from edgewright.server.store.store import Store
-from edgewright.trust.device_identity import UnknownError, device_id_of
+from edgewright.trust.keys.device_identity import UnknownError, device_id_of
 
 Enrol = Callable[..., Device]
 HOUR = 3600.0

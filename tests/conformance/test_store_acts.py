@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from edgewright.contract.query import Counted, Query, Template, digest_of
-from edgewright.contract.device_status import Status
+from edgewright.contract.api.device_status import Status
+from edgewright.contract.query.query import Counted, Query, Template, digest_of
 from edgewright.server.store.records import Act, Alert, CheckIn, Device, Position
 from edgewright.server.store.store import Store
 

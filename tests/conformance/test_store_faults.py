@@ -16,14 +16,14 @@ from benchmarks.serving.postgres import Postgres
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import OperationalError
 
+from edgewright.contract.api.device_status import StageOutcome, Status
 from edgewright.contract.errors import InputError, OutputError, WorkError
-from edgewright.contract.device_status import StageOutcome, Status
 from edgewright.server.access_control import Role
 from edgewright.server.store.database import GoneError, checked_address, open_database
 from edgewright.server.store.decisions import TakenError
 from edgewright.server.store.records import CheckIn, Decision, Device, KeptLetter
 from edgewright.server.store.store import Store, make_store, open_store
-from edgewright.trust.device_identity import UnknownError
+from edgewright.trust.keys.device_identity import UnknownError
 
 Enrol = Callable[..., Device]
 GOOD = Status("digits", "1.0", "a" * 64, "idle")
@@ -31,7 +31,7 @@ ROLLOUT = "digits/camera/r1"
 
 WRITER = """
 import sys
-from edgewright.contract.device_status import StageOutcome, Status
+from edgewright.contract.api.device_status import StageOutcome, Status
 from edgewright.server.store.records import CheckIn
 from edgewright.server.store.store import open_store
 store, (name, turns), devices = open_store(sys.argv[1]), sys.argv[2:4], sys.argv[4:]

@@ -12,15 +12,15 @@ from alembic.migration import MigrationContext
 from benchmarks.serving.postgres import Postgres
 from sqlalchemy import func, inspect, select, text
 
+from edgewright.contract.api.device_status import StageOutcome, Status
 from edgewright.contract.errors import InputError, OutputError, WorkError
-from edgewright.contract.device_status import StageOutcome, Status
 from edgewright.server.access_control import Role
 from edgewright.server.store import migration
 from edgewright.server.store.database import open_database
-from edgewright.server.store.records import Act, Alert, CheckIn, Decision, Device, KeptLetter, Position
 from edgewright.server.store.migration import VersionError, head, migrate, version_of
-from edgewright.server.store.tables import metadata
+from edgewright.server.store.records import Act, Alert, CheckIn, Decision, Device, KeptLetter, Position
 from edgewright.server.store.store import Store, make_store, open_store
+from edgewright.server.store.tables import metadata
 
 LATER = '''"""A later version, as a release after this one could bring it."""
 

@@ -4,7 +4,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewright.compress.search.ranking import closeness, contenders, front_of, is_better, ranking
+from edgewright.compress.certify.ranking import closeness, contenders, front_of, is_better, ranking
 from edgewright.contract.compression_report import Trial
 from edgewright.contract.device_class import Budget
 

@@ -5,11 +5,17 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewright.contract.device_class import Budget, DeviceClass
-from edgewright.contract.preprocess import Preprocess
 from edgewright.contract.config.project import Project, parse_project
-from edgewright.contract.config.sections import DataSection, MetricSection, ModelSection, PilotSection, SearchSection
 from edgewright.contract.config.project_template import project_text, quantity_text
+from edgewright.contract.config.sections import (
+    DataSection,
+    MetricSection,
+    ModelSection,
+    PilotSection,
+    SearchSection,
+)
+from edgewright.contract.device_class import Budget, DeviceClass
+from edgewright.contract.model.preprocess import Preprocess
 from edgewright.contract.units import Dimension, parse_quantity
 
 DIMENSIONS: tuple[Dimension, ...] = ("time", "size", "energy", "power")

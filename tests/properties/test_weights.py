@@ -10,9 +10,9 @@ from hypothesis.extra import numpy as hn
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgewright.compress.quantize.weight_quantizer import channel_steps, encode
 from edgewright.compress.model.graph import session_bytes
 from edgewright.compress.quantize.bit_packing import DIGITS, digits_for, pack_integers, peak_of
+from edgewright.compress.quantize.weight_quantizer import channel_steps, encode
 
 weights = hn.arrays(
     np.float32,

@@ -20,24 +20,34 @@ import pytest
 from edgewright.cli.main import VERBS, main
 from edgewright.compress.certify.certificate import least_samples
 from edgewright.compress.certify.look_ledger import look_alpha
-from edgewright.compress.certify.metric import METRICS
+from edgewright.compress.metrics.metric import METRICS
 from edgewright.compress.quantize.bit_packing import DIGITS, bits_per_weight, peak_of
-from edgewright.compress.train.nas.architecture import LADDERS, Architecture, Family
-from edgewright.compress.train.data.augmentation import augmentations
-from edgewright.compress.train.nas.families import families_for
-from edgewright.compress.train.data.modality import Kind
-from edgewright.compress.train.custom_recipe import OwnRecipe
 from edgewright.compress.train.config import Distillation, Training
-from edgewright.contract import compression_report as candidate, errors, certificate as evidence, guarantee, measurement as measure, outlier, query_permit as permit, query, training_report as training
-from edgewright.contract import reference_profile as reference
+from edgewright.compress.train.custom_recipe import OwnRecipe
+from edgewright.compress.train.data.augmentation import augmentations
+from edgewright.compress.train.data.modality import Kind
+from edgewright.compress.train.nas.architecture import LADDERS, Architecture, Family
+from edgewright.compress.train.nas.families import families_for
+from edgewright.contract import certificate as evidence
+from edgewright.contract import compression_report as candidate
+from edgewright.contract import errors
+from edgewright.contract import measurement as measure
+from edgewright.contract import training_report as training
 from edgewright.contract.alert import HEALTH_METRICS, SUM_METRICS
-from edgewright.contract.guard import Action, Check, GuardRules, InputRule
 from edgewright.contract.config.project import parse_project
-from edgewright.contract.refusal import RefusalCode
 from edgewright.contract.config.sections import Task
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model import guarantee
+from edgewright.contract.model import ood_detector as outlier
+from edgewright.contract.model import reference_profile as reference
+from edgewright.contract.model.guard import Action, Check, GuardRules, InputRule
+from edgewright.contract.model.signature import InputContract, TensorSpec
+from edgewright.contract.query import permit, query
+from edgewright.contract.refusal import RefusalCode
 from edgewright.device.update.state_machine import State, diagram
-from edgewright.profiling import sustained_load as endurance, runtime_tuning as options, profiler as profile, target
+from edgewright.profiling import profiler as profile
+from edgewright.profiling import runtime_tuning as options
+from edgewright.profiling import sustained_load as endurance
+from edgewright.profiling import target
 from edgewright.stats.exact_paired_bound import exact_bound
 
 ROOT = Path(__file__).parents[2]

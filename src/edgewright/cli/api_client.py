@@ -11,10 +11,10 @@ from urllib.parse import quote, urlencode
 import msgspec
 import urllib3
 
-from edgewright.contract.device_api import Problem
+from edgewright.contract.api.device_api import Problem
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.trust.fetcher import checked_url
-from edgewright.trust.keystore import write_secret
+from edgewright.trust.client.fetcher import checked_url
+from edgewright.trust.keys.keystore import write_secret
 
 __all__ = ["SERVER", "TOKEN", "Remote", "add_remote_options", "quoted", "remember", "remote_of"]
 

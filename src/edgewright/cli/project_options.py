@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from edgewright.contract.config.project import Project, load_project
 from edgewright.contract.device_class import DEFAULT_DEVICE_CLASS, DeviceClass
 from edgewright.contract.errors import ProjectError
-from edgewright.contract.config.project import Project, load_project
 
 __all__ = ["PROJECT_FILE", "device_class_of", "find_project"]
 

@@ -9,15 +9,15 @@ import urllib3
 
 from edgewright.cli.aggregation_server import serving
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.contract.query import Query, Template
+from edgewright.contract.query.query import Query, Template
 from edgewright.device.queries.sum_client import Kept, post
-from edgewright.privacy.protocol_params import terms_of
-from edgewright.privacy.secagg_server import Collector
 from edgewright.privacy.aggregation_handler import SumDesk
-from edgewright.privacy.helper import Gatherer
 from edgewright.privacy.bit_packing import Words
-from edgewright.privacy.roster import DeclinedError, Enrolment
+from edgewright.privacy.helper import Gatherer
 from edgewright.privacy.private_sum import Recovered, recover
+from edgewright.privacy.protocol_params import terms_of
+from edgewright.privacy.roster import DeclinedError, Enrolment
+from edgewright.privacy.secagg_server import Collector
 
 __all__ = ["Patience", "collect", "kept_in"]
 

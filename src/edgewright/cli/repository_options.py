@@ -5,9 +5,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgewright.contract.errors import InputError
-from edgewright.trust.bootstrap import read_anchor
-from edgewright.trust.open_storage import open_store
-from edgewright.trust.repository import Repository, TrustError
+from edgewright.trust.repository.bootstrap import read_anchor
+from edgewright.trust.repository.repository import Repository, TrustError
+from edgewright.trust.storage.open_storage import open_store
 
 __all__ = ["add_options", "opened"]
 

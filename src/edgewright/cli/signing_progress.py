@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from edgewright.cli.passphrase import ask
-from edgewright.trust.signing_keys import KeyFolder
+from edgewright.trust.keys.signing_keys import KeyFolder
 
 __all__ = ["signing"]
 

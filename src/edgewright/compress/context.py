@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from edgewright.compress.data.loader import Dataset
 from edgewright.compress.data.dataset import Task
-from edgewright.compress.certify.metric import Metric
+from edgewright.compress.data.loader import Dataset
+from edgewright.compress.metrics.metric import Metric
 from edgewright.compress.model.loading import LoadedModel
 from edgewright.compress.output_folder import OutputFolder
 from edgewright.compress.search.recipe import Workbench
@@ -19,7 +19,7 @@ from edgewright.compress.search.space import Space
 from edgewright.compress.search.trial_runner import Judge
 from edgewright.contract.compression_report import FasterOptions, Trial
 from edgewright.contract.device_class import DEFAULT_DEVICE_CLASS, Budget, DeviceClass
-from edgewright.contract.preprocess import Preprocess
+from edgewright.contract.model.preprocess import Preprocess
 from edgewright.contract.training_report import TrainingReport
 from edgewright.profiling.target import Machine, Target
 from edgewright.runtime.options import RuntimeOptions

@@ -11,25 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edgewright
-from edgewright.compress.search.ranking import contenders, foremost, pooled, ranking
-from edgewright.compress.data.loader import Dataset, load_data, split
-from edgewright.compress.search.final_measurement import Finalist, Measured, measure_finalists
-from edgewright.compress.quantize.preprocess_folding import FoldPreprocess, raw_contract, raw_dataset
-from edgewright.compress.search.layer_analysis import lay_out
+from edgewright.compress.certify.final_measurement import Finalist, Measured, measure_finalists
+from edgewright.compress.certify.finalist_selection import choose
 from edgewright.compress.certify.look_ledger import look_alpha
-from edgewright.compress.certify.metric import Metric, choose_metric
+from edgewright.compress.certify.ranking import contenders, foremost, pooled, ranking
+from edgewright.compress.certify.runtime_options import faster_options
+from edgewright.compress.context import Request, Run
+from edgewright.compress.data.loader import Dataset, load_data, split
+from edgewright.compress.data.model_outputs import outputs_of
+from edgewright.compress.data.splits import Splits
+from edgewright.compress.metrics.metric import Metric, choose_metric
 from edgewright.compress.model.loading import LoadedModel, read_model
 from edgewright.compress.output_folder import OutputFolder, open_folder
-from edgewright.compress.data.model_outputs import outputs_of
-from edgewright.compress.finalist_selection import choose
-from edgewright.compress.search.recipe import CleanUp, Recipe, Step, Workbench
+from edgewright.compress.quantize.preprocess_folding import FoldPreprocess, raw_contract, raw_dataset
 from edgewright.compress.report.json_report import record
-from edgewright.compress.context import Request, Run
+from edgewright.compress.search.layer_analysis import lay_out
+from edgewright.compress.search.recipe import CleanUp, Recipe, Step, Workbench
 from edgewright.compress.search.search import Search, SearchLimits
-from edgewright.compress.data.splits import Splits
-from edgewright.compress.train.artifact_store import TrainingStore
 from edgewright.compress.search.trial_runner import Judge, TrialRunner
-from edgewright.compress.faster_options import faster_options
+from edgewright.compress.train.artifact_store import TrainingStore
 from edgewright.contract.compression_report import Report, Trial
 from edgewright.contract.device_class import Budget
 from edgewright.contract.errors import CandidateError, InputError
@@ -188,7 +188,7 @@ def _trainer(request: Request, loaded: LoadedModel, dataset: Dataset) -> Train:
     """Read what there is to train with: whatever is wrong with it is told before anything else is done."""
     # PyTorch takes seconds to load: only who trains waits for it.
     from edgewright.compress.train.pipeline import explore
-    from edgewright.compress.train.inputs import gather
+    from edgewright.compress.train.training_inputs import gather
 
     request.tell("reading the training data", 0.02)
     return partial(explore, gather(request, loaded, dataset))

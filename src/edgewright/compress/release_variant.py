@@ -16,17 +16,17 @@ import onnx
 from numpy.typing import NDArray
 
 from edgewright.compress.data.loader import load_data
-from edgewright.compress.model.loading import read_model
 from edgewright.compress.data.model_outputs import open_session
+from edgewright.compress.model.loading import read_model
 from edgewright.compress.uncertainty.reference_profile import LEAST_SAMPLES, reference_profile
 from edgewright.contract.compression_report import Report
 from edgewright.contract.device_class import DeviceClass
 from edgewright.contract.errors import InputError
-from edgewright.contract.guard import GuardRules
-from edgewright.contract.preprocess import Preprocess
-from edgewright.contract.reference_profile import Profile
+from edgewright.contract.model.guard import GuardRules
+from edgewright.contract.model.preprocess import Preprocess
+from edgewright.contract.model.reference_profile import Profile
+from edgewright.contract.model.signature import InputContract, TensorSpec
 from edgewright.contract.release import Evidence, Lineage, Requirement, SelfTest, StoredFile, Variant
-from edgewright.contract.model_signature import InputContract, TensorSpec
 from edgewright.runtime.options import RuntimeOptions
 
 __all__ = ["Made", "Sample", "image_of", "variant_of"]

@@ -6,7 +6,7 @@ import msgspec
 
 from edgewright.contract.certificate import Certificate
 from edgewright.contract.measurement import Measurement
-from edgewright.contract.model_signature import InputContract
+from edgewright.contract.model.signature import InputContract
 from edgewright.contract.training_report import TrainingReport
 
 __all__ = ["REPORT_SCHEMA", "BudgetOutcome", "FasterOptions", "Figures", "Report", "Trial"]

@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 import msgspec
 
+from edgewright.contract.certificate import Certificate
 from edgewright.contract.device_class import Budget
 from edgewright.contract.errors import InputError
-from edgewright.contract.certificate import Certificate
-from edgewright.contract.guard import GuardRules
 from edgewright.contract.measurement import Measurement
+from edgewright.contract.model.guard import GuardRules
+from edgewright.contract.model.preprocess import Preprocess
+from edgewright.contract.model.signature import InputContract
 from edgewright.contract.names import checked_digest, checked_name, checked_version
-from edgewright.contract.preprocess import Preprocess
-from edgewright.contract.model_signature import InputContract
 from edgewright.contract.timestamps import checked_time
 
 __all__ = [

@@ -14,33 +14,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import EdgewrightError, InputError, WorkError
-from edgewright.contract.query_permit import Permit
-from edgewright.contract.rollout_plan import Plan, Policy
-from edgewright.contract.query import Query, Template
+from edgewright.contract.query.permit import Permit
+from edgewright.contract.query.query import Query, Template
 from edgewright.contract.refusal import Refusal, RefusedError
+from edgewright.contract.rollout.plan import Plan, Policy
 from edgewright.contract.timestamps import time_of
-from edgewright.device.update.selection import Choice, Situation, choose, notice
-from edgewright.device.inference.uncertainty import Doubt, doubt_of
+from edgewright.device.encryption_keys import fleet_keys, own_keys
+from edgewright.device.enrolment import Settings, read_settings
 from edgewright.device.filesystem import Files
 from edgewright.device.guard import Rejection
 from edgewright.device.host_info import battery
-from edgewright.device.update.installer import Installer, installer_of
-from edgewright.device.update.journal import Journal, Record
-from edgewright.device.encryption_keys import fleet_keys, own_keys
-from edgewright.device.update.state_machine import State
+from edgewright.device.inference.predictor import Prediction, Predictor
+from edgewright.device.inference.uncertainty import Doubt, doubt_of
 from edgewright.device.lock import Lock
 from edgewright.device.monitoring.monitor import Monitor, Watch
 from edgewright.device.monitoring.outcomes import Outcomes
-from edgewright.device.inference.predictor import Prediction, Predictor
-from edgewright.device.reporting.reporter import Report
-from edgewright.device.enrolment import Settings, read_settings
-from edgewright.device.update.release_store import Shelves
-from edgewright.device.update.self_test import Probation
-from edgewright.device.update.updater import Update
 from edgewright.device.queries.responder import Uplink
-from edgewright.trust.fetcher import Fetcher, open_pool
-from edgewright.trust.keystore import KeyStore, LockedError
-from edgewright.trust.client import View, refresh
+from edgewright.device.reporting.reporter import Report
+from edgewright.device.update.installer import Installer, installer_of
+from edgewright.device.update.journal import Journal, Record
+from edgewright.device.update.release_store import Shelves
+from edgewright.device.update.selection import Choice, Situation, choose, notice
+from edgewright.device.update.self_test import Probation
+from edgewright.device.update.state_machine import State
+from edgewright.device.update.updater import Update
+from edgewright.trust.client.fetcher import Fetcher, open_pool
+from edgewright.trust.client.verification import View, refresh
+from edgewright.trust.keys.keystore import KeyStore, LockedError
 
 __all__ = ["Agent", "RejectedError"]
 

@@ -13,10 +13,10 @@ from typing import TypeVar
 import msgspec
 import urllib3
 
-from edgewright.contract.device_api import PROOF, CheckedIn, CheckingIn, Enrolled, Enrolling, Problem
+from edgewright.contract.api.device_api import PROOF, CheckedIn, CheckingIn, Enrolled, Enrolling, Problem
 from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.names import checked_name
-from edgewright.trust.device_identity import DeviceKey, device_id_of
+from edgewright.trust.keys.device_identity import DeviceKey, device_id_of
 
 __all__ = ["Answer", "Door", "UnansweredError", "join", "send"]
 

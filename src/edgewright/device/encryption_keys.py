@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgewright.contract.errors import InputError
-from edgewright.trust.keystore import (
+from edgewright.trust.keys.keystore import (
     KEY_BYTES,
     KeyStore,
     LockedError,
@@ -47,7 +47,7 @@ def own_keys(state: Path, pcrs: str, *, make: bool) -> KeyStore:
     if not pcrs:
         return new_key_file(state / _FILE)
     try:
-        from edgewright.trust.tpm import open_tpm_key, seal_tpm_key  # its library is not on every device
+        from edgewright.trust.keys.tpm import open_tpm_key, seal_tpm_key  # its library is not on every device
     except ImportError as error:
         raise InputError(
             f"the TPM's library cannot be loaded: {error}",

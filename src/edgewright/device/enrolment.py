@@ -8,13 +8,13 @@ import msgspec
 
 from edgewright.contract.errors import InputError, OutputError, WorkError
 from edgewright.contract.names import checked_name
-from edgewright.contract.query import Limits
+from edgewright.contract.query.query import Limits
 from edgewright.device.control_plane_client import join
-from edgewright.device.filesystem import Files
 from edgewright.device.encryption_keys import IDENTITY, MADE, keep_fleet_keys, own_keys
-from edgewright.trust.fetcher import checked_url, open_pool
-from edgewright.trust.device_identity import device_id_of, new_device_key
-from edgewright.trust.client import checked_root
+from edgewright.device.filesystem import Files
+from edgewright.trust.client.fetcher import checked_url, open_pool
+from edgewright.trust.client.verification import checked_root
+from edgewright.trust.keys.device_identity import device_id_of, new_device_key
 
 __all__ = ["ANCHOR", "Settings", "enrol", "enrol_at", "read_settings"]
 

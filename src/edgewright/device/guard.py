@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.contract.guard import Action, GuardRules, InputRule
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.guard import Action, GuardRules, InputRule
+from edgewright.contract.model.signature import InputContract, TensorSpec
 from edgewright.stats.input_stats import within
 
 __all__ = ["Guard", "Rejection"]

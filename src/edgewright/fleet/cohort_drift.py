@@ -25,7 +25,7 @@ import numpy as np
 
 from edgewright.contract.alert import Reading
 from edgewright.contract.errors import InputError
-from edgewright.contract.reference_profile import Profile, Signal
+from edgewright.contract.model.reference_profile import Profile, Signal
 from edgewright.stats.cohort_tests import FleetVerdict, Rate, cohort_rate, compare_cohorts, difference, rate
 
 __all__ = ["Collected", "disjoint", "judged", "readings"]

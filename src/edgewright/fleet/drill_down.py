@@ -8,8 +8,8 @@ import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgewright.contract.query_permit import Permit
-from edgewright.contract.query import Template
+from edgewright.contract.query.permit import Permit
+from edgewright.contract.query.query import Template
 from edgewright.contract.timestamps import time_of
 
 __all__ = ["Asking", "Subgroup", "narrow"]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgewright.contract.alert import HEALTH_METRICS, Reading
-from edgewright.contract.device_status import Status
+from edgewright.contract.api.device_status import Status
 from edgewright.contract.timestamps import time_of
 
 __all__ = ["STALE_S", "Alike", "By", "Evidence", "Figure", "Health", "Said", "Seen", "health", "readings"]

@@ -9,7 +9,7 @@ ones told.
 import math
 from dataclasses import dataclass
 
-from edgewright.contract.query import Query, Template, grid_clip, size_of
+from edgewright.contract.query.query import Query, Template, grid_clip, size_of
 from edgewright.privacy.noise import table_error
 
 __all__ = [

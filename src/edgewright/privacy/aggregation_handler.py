@@ -23,10 +23,10 @@ from threading import Lock
 import msgspec
 
 from edgewright.contract.errors import OutputError
-from edgewright.privacy.secagg_server import STEPS, Collector
-from edgewright.privacy.helper import Ask, Gatherer, Gift, Helper
 from edgewright.privacy.bit_packing import Words
+from edgewright.privacy.helper import Ask, Gatherer, Gift, Helper
 from edgewright.privacy.roster import MOST_DEVICES, DeclinedError, Enrolment, Letter, Reason, Terms, decode
+from edgewright.privacy.secagg_server import STEPS, Collector
 
 __all__ = ["Handle", "HelperDesk", "Keep", "Refused", "SumDesk"]
 

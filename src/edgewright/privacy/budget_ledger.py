@@ -14,7 +14,16 @@ import math
 
 import msgspec
 
-from edgewright.contract.query import Limits, Query, Template, answer_bytes, beyond, digest_of, laxer, untimely
+from edgewright.contract.query.query import (
+    Limits,
+    Query,
+    Template,
+    answer_bytes,
+    beyond,
+    digest_of,
+    laxer,
+    untimely,
+)
 from edgewright.contract.refusal import Refusal, RefusalCode
 from edgewright.privacy.accountant import cost_of, epsilon_of, understated
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import DataError, InputError
-from edgewright.contract.query import Noise
+from edgewright.contract.query.query import Noise
 from edgewright.privacy.noise import Entropy, reach, tail
 
 __all__ = [

@@ -30,8 +30,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from edgewright.contract.errors import DataError
-from edgewright.privacy.mask import KEY_BYTES, add_mask, derive, digest, subtract_mask
 from edgewright.privacy.bit_packing import Words, fitted, pack, unpack, words
+from edgewright.privacy.mask import KEY_BYTES, add_mask, derive, digest, subtract_mask
 from edgewright.privacy.roster import (
     MOST_DEVICES,
     DeclinedError,

@@ -19,7 +19,7 @@ from decimal import Decimal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.contract.query import LEAST_SIGMA, MOST_SIGMA, Noise
+from edgewright.contract.query.query import LEAST_SIGMA, MOST_SIGMA, Noise
 
 __all__ = ["Entropy", "draw", "reach", "table_error", "tail"]
 

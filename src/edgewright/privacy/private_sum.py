@@ -15,10 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import DataError, InputError
-from edgewright.contract.query import Limits, Query, Template, beyond, digest_of, grid_clip, laxer, size_of
+from edgewright.contract.query.query import Limits, Query, Template, beyond, digest_of, grid_clip, laxer, size_of
 from edgewright.contract.refusal import RefusedError
 from edgewright.privacy.accountant import sensitivity_of, understated
-from edgewright.privacy.encoding import BLOCK, Span, centred, clip_norm, clip_total, mean_of, project, restore, rotate, round_within, span_of_counts, span_of_vectors, unrotate, weigh
+from edgewright.privacy.encoding import (
+    BLOCK,
+    Span,
+    centred,
+    clip_norm,
+    clip_total,
+    mean_of,
+    project,
+    restore,
+    rotate,
+    round_within,
+    span_of_counts,
+    span_of_vectors,
+    unrotate,
+    weigh,
+)
 from edgewright.privacy.noise import Entropy, draw
 
 __all__ = ["WRAP_CHANCE", "Recovered", "as_json", "by_signal", "contribute", "objection", "recover", "span_of"]

@@ -1,6 +1,6 @@
 """From a signed query to the terms that both protocols are bound to: device, server and helper compute the same."""
 
-from edgewright.contract.query import Query, Template, digest_of, size_of
+from edgewright.contract.query.query import Query, Template, digest_of, size_of
 from edgewright.privacy.roster import DIGEST_BYTES, Terms
 
 __all__ = ["DEGREE", "terms_of", "threshold_of"]

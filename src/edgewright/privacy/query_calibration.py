@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.query import LEAST_SIGMA, MOST_SIGMA, Backend, Limits, Query, Template, digest_of
+from edgewright.contract.query.query import LEAST_SIGMA, MOST_SIGMA, Backend, Limits, Query, Template, digest_of
 from edgewright.privacy.accountant import Cost, cost_of, epsilon_of, orders_for, rho_of, shares_of
 from edgewright.privacy.budget_ledger import growth
 from edgewright.privacy.private_sum import objection, span_of

@@ -18,8 +18,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.privacy.mask import digest
 from edgewright.privacy.bit_packing import LEAST_BITS, MOST_BITS
+from edgewright.privacy.mask import digest
 
 __all__ = [
     "MOST_DEVICES",

@@ -41,8 +41,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from edgewright.privacy.mask import add_mask, derive, digest, subtract_mask
 from edgewright.privacy.bit_packing import Words, fitted, pack
+from edgewright.privacy.mask import add_mask, derive, digest, subtract_mask
 from edgewright.privacy.roster import (
     DeclinedError,
     Enrolment,

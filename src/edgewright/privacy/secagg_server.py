@@ -11,8 +11,8 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from edgewright.contract.errors import DataError
-from edgewright.privacy.mask import add_mask, subtract_mask
 from edgewright.privacy.bit_packing import Words, unpack, words
+from edgewright.privacy.mask import add_mask, subtract_mask
 from edgewright.privacy.roster import (
     MOST_DEVICES,
     DeclinedError,
@@ -26,7 +26,21 @@ from edgewright.privacy.roster import (
     decode,
     encode,
 )
-from edgewright.privacy.secagg_client import Inbox, Keys, Kind, Lists, Parcel, Parcels, Reveals, commitment, keys_of, mask_key_pair, own_key, pair_key, tag
+from edgewright.privacy.secagg_client import (
+    Inbox,
+    Keys,
+    Kind,
+    Lists,
+    Parcel,
+    Parcels,
+    Reveals,
+    commitment,
+    keys_of,
+    mask_key_pair,
+    own_key,
+    pair_key,
+    tag,
+)
 from edgewright.privacy.shamir import combine
 
 __all__ = ["STEPS", "Collector"]

@@ -18,11 +18,11 @@ from urllib.parse import quote, urlsplit
 import msgspec
 import urllib3
 
-from edgewright.contract.device_api import Problem
+from edgewright.contract.api.device_api import Problem
 from edgewright.contract.errors import CandidateError, EdgewrightError, InputError, TargetError
 from edgewright.device.control_plane_client import Answer, UnansweredError, send
 from edgewright.profiling.job_archive import MOST_REPLY_BYTES, Failure, pack
-from edgewright.trust.fetcher import open_pool
+from edgewright.trust.client.fetcher import open_pool
 
 __all__ = ["BENCH", "BenchTarget", "JobView", "checked_server"]
 

@@ -3,11 +3,11 @@
 import numpy as np
 
 from edgewright.contract.measurement import Measurement, Origin
-from edgewright.profiling.quantile_intervals import median_measurement
 from edgewright.profiling.latency import Latency
 from edgewright.profiling.power_meters import Meter, find_meters
-from edgewright.profiling.workload import Subject, packed
+from edgewright.profiling.quantile_intervals import median_measurement
 from edgewright.profiling.target import Target, machine_in
+from edgewright.profiling.workload import Subject, packed
 
 __all__ = ["Meter", "estimated_energy", "find_meters", "measure_energy"]
 

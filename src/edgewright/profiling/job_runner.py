@@ -28,7 +28,7 @@ from typing import Any
 
 import msgspec
 
-from edgewright.contract.device_api import JOB
+from edgewright.contract.api.device_api import JOB
 from edgewright.contract.errors import CandidateError, EdgewrightError, ModelError, TargetError
 from edgewright.contract.refusal import RefusedError
 from edgewright.device.control_plane_client import Door, UnansweredError

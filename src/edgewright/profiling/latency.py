@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from edgewright.contract.errors import CandidateError, EdgewrightError, ModelError
 from edgewright.contract.measurement import Measurement, Origin
 from edgewright.profiling.quantile_intervals import median_measurement, percentile_measurement
-from edgewright.profiling.workload import Subject, external_files, packed
 from edgewright.profiling.target import Machine, Target, machine_in
+from edgewright.profiling.workload import Subject, external_files, packed
 
 __all__ = ["Latency", "Subject", "measure_latency", "measure_ratios", "paired_ratio"]
 

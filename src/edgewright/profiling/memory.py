@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from edgewright.contract.measurement import Measurement, Origin
 from edgewright.profiling.quantile_intervals import extremes
-from edgewright.profiling.workload import Subject, packed
 from edgewright.profiling.target import Target, machine_in
+from edgewright.profiling.workload import Subject, packed
 
 __all__ = ["Memory", "measure_memory"]
 

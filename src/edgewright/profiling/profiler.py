@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from edgewright.contract.device_class import DEFAULT_DEVICE_CLASS, Budget, DeviceClass
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.measurement import Measurement, Origin
-from edgewright.profiling.sustained_load import Contention, Sustained, measure_contention, measure_sustained
 from edgewright.profiling.energy import measure_energy
 from edgewright.profiling.latency import Latency, Subject, measure_latency, paired_ratio
 from edgewright.profiling.memory import measure_memory
 from edgewright.profiling.runtime_tuning import OptionsResult, best_options
-from edgewright.profiling.workload import external_files
+from edgewright.profiling.sustained_load import Contention, Sustained, measure_contention, measure_sustained
 from edgewright.profiling.target import Machine, Target, machine_of
+from edgewright.profiling.workload import external_files
 from edgewright.runtime.options import RuntimeOptions
 
 __all__ = ["Comparison", "Figures", "LimitCheck", "ModelInput", "Profile", "check_budget", "profile_model"]

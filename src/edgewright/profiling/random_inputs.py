@@ -9,7 +9,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import DataError
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import InputContract, TensorSpec
 from edgewright.runtime.options import RuntimeOptions, session_options
 
 __all__ = ["random_feed", "runnable_feed"]

@@ -8,8 +8,8 @@ import numpy as np
 
 from edgewright.contract.measurement import Measurement, Origin
 from edgewright.profiling.quantile_intervals import median_measurement
-from edgewright.profiling.workload import Subject, packed
 from edgewright.profiling.target import Target, machine_in
+from edgewright.profiling.workload import Subject, packed
 
 __all__ = ["Contention", "Slice", "Sustained", "judge_slices", "measure_contention", "measure_sustained"]
 

@@ -38,7 +38,7 @@ __all__ = [
 
 FREE_SPACE_HERE = "Free space in the folder for temporary files, or set TMPDIR to another one."
 
-_WORKER_FILES = ("worker.py", "meters.py")
+_WORKER_FILES = ("worker.py", "power_meters.py")
 _ADDRESS = re.compile(
     r"ssh://(?:(?P<user>[A-Za-z0-9_.][\w.-]*)@)?(?P<host>[A-Za-z0-9][\w.-]*|\[[0-9A-Fa-f:]+\])(?::(?P<port>\d+))?/?"
 )

@@ -1,7 +1,7 @@
 """What runs on the target: reads one request, measures, writes one JSON reply.
 
 Needs Python 3.9, numpy and onnxruntime, nothing of edgewright: it is started as a script, here or over ssh,
-with `meters.py` beside it. It ends when its standard input closes, so a lost connection leaves nothing running.
+with `power_meters.py` beside it. It ends when its standard input closes, so a lost connection leaves nothing running.
 Every duration is in seconds, every size in bytes.
 """
 
@@ -137,11 +137,13 @@ def _tree_bytes(folder: Path) -> int:
 
 
 def _meters() -> Any:
-    spec = importlib.util.spec_from_file_location("edgewright_meters", Path(__file__).with_name("meters.py"))
+    spec = importlib.util.spec_from_file_location(
+        "edgewright_power_meters", Path(__file__).with_name("power_meters.py")
+    )
     if spec is None or spec.loader is None:
-        raise FileNotFoundError("meters.py is missing beside worker.py")
+        raise FileNotFoundError("power_meters.py is missing beside worker.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules["edgewright_meters"] = module
+    sys.modules["edgewright_power_meters"] = module
     spec.loader.exec_module(module)
     return module
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgewright.contract.rollout_decision import CONTROL, Comparison, Evidence
-from edgewright.contract.rollout_plan import HealthRule
+from edgewright.contract.rollout.decision import CONTROL, Comparison, Evidence
+from edgewright.contract.rollout.plan import HealthRule
 from edgewright.rollout.comparison_design import share_of
 from edgewright.stats import sequential_ab as sequential
 

@@ -1,7 +1,7 @@
 """What is fixed about a rollout's comparison before any device is seen: arms, metrics, and how error is spent."""
 
-from edgewright.contract.rollout_decision import CONTROL
-from edgewright.contract.rollout_plan import METRICS, Plan
+from edgewright.contract.rollout.decision import CONTROL
+from edgewright.contract.rollout.plan import METRICS, Plan
 
 __all__ = ["harm_alpha", "share_of", "sizes", "watched"]
 

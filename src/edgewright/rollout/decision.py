@@ -11,9 +11,9 @@ import datetime
 import math
 from collections.abc import Sequence
 
-from edgewright.contract.rollout_decision import CONTROL, Action, Comparison, Decision, Evidence, Inputs, digest_of
 from edgewright.contract.errors import InputError
-from edgewright.contract.rollout_plan import HealthRule, Plan, Policy
+from edgewright.contract.rollout.decision import CONTROL, Action, Comparison, Decision, Evidence, Inputs, digest_of
+from edgewright.contract.rollout.plan import HealthRule, Plan, Policy
 from edgewright.contract.timestamps import time_of
 from edgewright.rollout.arm_comparison import arms_of, compare, imbalance
 from edgewright.rollout.comparison_design import harm_alpha, share_of, sizes, watched

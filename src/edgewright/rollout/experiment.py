@@ -8,13 +8,13 @@ that are compared, not over rules.
 import datetime
 import math
 
-from edgewright.contract.rollout_decision import Comparison, Evidence, Inputs, Outcome, Trial, digest_of
 from edgewright.contract.errors import InputError
-from edgewright.contract.rollout_plan import HealthRule, Plan, Policy
+from edgewright.contract.rollout.decision import Comparison, Evidence, Inputs, Outcome, Trial, digest_of
+from edgewright.contract.rollout.plan import HealthRule, Plan, Policy
 from edgewright.contract.timestamps import time_of
 from edgewright.rollout.arm_comparison import compare, imbalance
-from edgewright.rollout.decision import IMBALANCE_ALPHA
 from edgewright.rollout.comparison_design import sizes, watched
+from edgewright.rollout.decision import IMBALANCE_ALPHA
 
 __all__ = ["judge", "rejudge"]
 

@@ -4,9 +4,9 @@ import datetime
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from edgewright.contract.rollout_decision import CONTROL, DeviceOutcome, Evidence, Tally, digest_of
 from edgewright.contract.errors import InputError
-from edgewright.contract.rollout_plan import Plan
+from edgewright.contract.rollout.decision import CONTROL, DeviceOutcome, Evidence, Tally, digest_of
+from edgewright.contract.rollout.plan import Plan
 from edgewright.contract.timestamps import time_of
 from edgewright.rollout.comparison_design import watched
 

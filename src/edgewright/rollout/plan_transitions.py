@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.rollout_plan import Arm, Hours, Plan, Policy, Selector, Stage
+from edgewright.contract.rollout.plan import Arm, Hours, Plan, Policy, Selector, Stage
 from edgewright.contract.timestamps import time_of
 
 __all__ = [

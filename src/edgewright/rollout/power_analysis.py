@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
-from edgewright.contract.rollout_decision import CONTROL
-from edgewright.contract.rollout_plan import HealthRule, Plan, Policy
+from edgewright.contract.rollout.decision import CONTROL
+from edgewright.contract.rollout.plan import HealthRule, Plan, Policy
 from edgewright.rollout.comparison_design import harm_alpha, share_of, sizes, watched
 
 __all__ = [

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import CandidateError, ModelError
-from edgewright.runtime.options import RuntimeOptions, session_options
 from edgewright.runtime.external_data import external_tensors
+from edgewright.runtime.options import RuntimeOptions, session_options
 
 __all__ = ["OnnxSession", "Session", "open_session"]
 

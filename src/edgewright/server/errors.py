@@ -3,16 +3,25 @@
 import json
 import logging
 
-from edgewright.contract.device_api import Problem
+from edgewright.contract.api.device_api import Problem
 from edgewright.contract.errors import EdgewrightError, InputError, OutputError
-from edgewright.server.api.read_models import MissingError
 from edgewright.server.store.database import GoneError
-from edgewright.server.device_api.asgi import problem_of
-from edgewright.trust.device_identity import UnknownError
+from edgewright.trust.keys.device_identity import UnknownError
 
-__all__ = ["told"]
+__all__ = ["MissingError", "problem_of", "told"]
 
 _LOG = logging.getLogger("edgewright.server")
+
+
+class MissingError(InputError):
+    """What was asked for is not there."""
+
+    code = "not_found"
+
+
+def problem_of(error: EdgewrightError) -> Problem:
+    """Return what is told of an error."""
+    return Problem(error.code, error.message, error.remedy)
 
 
 def told(error: EdgewrightError) -> tuple[int, Problem]:

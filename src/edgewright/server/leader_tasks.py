@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgewright.server.queries.coordinator import Asking
-from edgewright.server.controller.rollout_controller import Controller
+from edgewright.server.alerting.monitor import make_watcher, watch
 from edgewright.server.commands.service import Hands
 from edgewright.server.controller.leader_loop import Step
-from edgewright.server.services import Services
 from edgewright.server.controller.metadata_maintenance import keep_believable
-from edgewright.server.alerting.monitor import make_watcher, watch
+from edgewright.server.controller.rollout_controller import Controller
+from edgewright.server.queries.coordinator import Asking
+from edgewright.server.services import Services
 
 __all__ = ["steps_of", "tend"]
 

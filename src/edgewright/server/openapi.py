@@ -17,7 +17,7 @@ from litestar.plugins import OpenAPISchemaPlugin
 from litestar.typing import FieldDefinition
 
 import edgewright
-from edgewright.contract.device_api import PROOF, CheckedIn, CheckingIn, Enrolled, Enrolling, Problem
+from edgewright.contract.api.device_api import PROOF, CheckedIn, CheckingIn, Enrolled, Enrolling, Problem
 
 __all__ = ["Records", "openapi_document"]
 

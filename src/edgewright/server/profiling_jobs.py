@@ -10,7 +10,7 @@ from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name
 from edgewright.contract.refusal import RefusedError
 from edgewright.profiling.job_archive import MOST_BYTES, MOST_REPLY_BYTES, Failure, head_of
-from edgewright.server.api.read_models import MissingError
+from edgewright.server.errors import MissingError
 from edgewright.server.services import Services
 from edgewright.server.store.records import Job
 

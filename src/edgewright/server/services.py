@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from edgewright.contract.config.fleet import Fleet
 from edgewright.privacy.aggregation_handler import SumDesk
 from edgewright.server.store.store import Store
-from edgewright.trust.signing_keys import KeyFolder
-from edgewright.trust.repository import Repository
-from edgewright.trust.storage import Store as Files
+from edgewright.trust.keys.signing_keys import KeyFolder
+from edgewright.trust.repository.repository import Repository
+from edgewright.trust.storage.storage import Store as Files
 
 __all__ = ["Services"]
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edgewright.contract.errors import InputError, OutputError
 from edgewright.contract.config.fleet import Fleet
+from edgewright.contract.errors import InputError, OutputError
 from edgewright.server.access_control import Role
 from edgewright.server.services import Services
 from edgewright.server.store.store import Store, make_store
-from edgewright.trust.bootstrap import read_anchor
-from edgewright.trust.signing_keys import OFFLINE, KeyFolder
-from edgewright.trust.open_storage import open_store
-from edgewright.trust.repository import Repository
+from edgewright.trust.keys.signing_keys import OFFLINE, KeyFolder
+from edgewright.trust.repository.bootstrap import read_anchor
+from edgewright.trust.repository.repository import Repository
+from edgewright.trust.storage.open_storage import open_store
 
 __all__ = ["FIRST", "Where", "audience_of", "first_access", "open_services"]
 

@@ -411,7 +411,7 @@ static PyType_Slot ring_slots[] = {
     {Py_tp_getset, ring_members}, {0, NULL},
 };
 
-static PyType_Spec ring_spec = {"edgewright.signals._look.Ring", sizeof(Ring), 0, Py_TPFLAGS_DEFAULT, ring_slots};
+static PyType_Spec ring_spec = {"edgewright.stats._input_stats.Ring", sizeof(Ring), 0, Py_TPFLAGS_DEFAULT, ring_slots};
 
 static PyObject *look_within(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -437,9 +437,9 @@ static PyMethodDef functions[] = {
 };
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_look", "What look.py does in numpy, compiled.", -1, functions, NULL, NULL, NULL, NULL};
+    PyModuleDef_HEAD_INIT, "_input_stats", "What input_stats.py does in numpy, compiled.", -1, functions, NULL, NULL, NULL, NULL};
 
-PyMODINIT_FUNC PyInit__look(void)
+PyMODINIT_FUNC PyInit__input_stats(void)
 {
     PyObject *module = PyModule_Create(&definition), *type = PyType_FromSpec(&ring_spec);
     PyObject *names = Py_BuildValue("(ss)", "Ring", "within");

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.contract.guarantee import AcceptRule, Guarantee, SetRule
+from edgewright.contract.model.guarantee import AcceptRule, Guarantee, SetRule
 
 __all__ = [
     "ControlledRisk",

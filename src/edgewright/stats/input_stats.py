@@ -1,6 +1,6 @@
 """One look at an input and at what the model made of it: range, summary statistics, confidence, latency.
 
-`Ring` keeps these of the latest inferences until somebody takes them, off the inference path. `_look.c` holds the
+`Ring` keeps these of the latest inferences until somebody takes them, off the inference path. `_input_stats.c` holds the
 same in C, at about 1 us an inference; where it was not compiled, numpy does it here, at about 40 us. This file says
 what the numbers mean, and reference profiles are made with it.
 
@@ -30,11 +30,11 @@ __all__ = [
 ]
 
 try:
-    from edgewright.stats import _look  # type: ignore[attr-defined,unused-ignore]
+    from edgewright.stats import _input_stats  # type: ignore[attr-defined,unused-ignore]
 except ImportError:  # no compiler was at hand
-    _look = None  # type: ignore[assignment,unused-ignore]
+    _input_stats = None  # type: ignore[assignment,unused-ignore]
 
-COMPILED = _look is not None
+COMPILED = _input_stats is not None
 """Whether the compiled form is there."""
 
 _Floats = NDArray[np.float64]
@@ -190,9 +190,9 @@ def open_ring(
         rows: Inferences that it holds.
     """
     bounds = (*_bounds(low, high), *_bounds(least, most))
-    if _look is None:
+    if _input_stats is None:
         return PlainRing(layout, *bounds, rows=rows)
-    ring: Ring = _look.Ring(
+    ring: Ring = _input_stats.Ring(
         rows,
         layout.values,
         layout.channels,
@@ -277,8 +277,8 @@ def within(array: NDArray[Any], low: float, high: float) -> bool | None:
         low: Least value.
         high: Greatest value.
     """
-    if _look is not None:
-        found: bool | None = _look.within(array, low, high)
+    if _input_stats is not None:
+        found: bool | None = _input_stats.within(array, low, high)
         return found
     return _plainly_within(array, low, high) if _is_float(array) else None
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.contract.outlier import (
+from edgewright.contract.model.ood_detector import (
     Ellipsoid,
     LogitMeasure,
     Mahalanobis,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.contract.guarantee import AcceptRule, Guarantee
+from edgewright.contract.model.guarantee import AcceptRule, Guarantee
 from edgewright.stats.exact_paired_bound import clopper_pearson
 
 __all__ = ["fit_acceptance", "least_accepted"]

@@ -8,16 +8,16 @@ import msgspec
 from tuf.api.metadata import Targets
 
 from edgewright.contract.errors import EdgewrightError
-from edgewright.contract.query_permit import Questions
-from edgewright.contract.rollout_plan import Plan, refusals
-from edgewright.contract.query import laxer
+from edgewright.contract.query.permit import Questions
+from edgewright.contract.query.query import laxer
 from edgewright.contract.release import Delta, Manifest, StoredFile, stored
+from edgewright.contract.rollout.plan import Plan, refusals
 from edgewright.contract.timestamps import time_of
-from edgewright.trust.queries import known_permit
-from edgewright.trust.metadata_rules import BINS, ROLLOUTS
+from edgewright.trust.publishing.publish import known_policy, releases
+from edgewright.trust.publishing.signed_queries import known_permit
+from edgewright.trust.repository.metadata_rules import BINS, ROLLOUTS
+from edgewright.trust.repository.repository import Repository, TrustError
 from edgewright.trust.target_paths import blob_name, release_path
-from edgewright.trust.publish import known_policy, releases
-from edgewright.trust.repository import Repository, TrustError
 
 __all__ = ["Check", "check_repository"]
 

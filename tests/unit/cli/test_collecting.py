@@ -11,15 +11,15 @@ import pytest
 import urllib3
 from benchmarks.summing.fleet import HELPER_KEY, Fleet, Round, helper_terms, neighbour_terms
 
-from edgewright.cli.query_collect import Patience, _helped, _neighbourly, kept_in
 from edgewright.cli.aggregation_server import serving
 from edgewright.cli.device_list import read_enrolled
+from edgewright.cli.query_collect import Patience, _helped, _neighbourly, kept_in
 from edgewright.contract.errors import InputError, OutputError
 from edgewright.device.queries.sum_client import Kept, post
-from edgewright.privacy.secagg_server import Collector
 from edgewright.privacy.aggregation_handler import HelperDesk, SumDesk
 from edgewright.privacy.helper import Gatherer, Helper, UsedInMemory
 from edgewright.privacy.roster import DeclinedError, Terms
+from edgewright.privacy.secagg_server import Collector
 
 FLEET = Fleet(6)
 TERMS = helper_terms(min_cohort=4)

@@ -16,8 +16,8 @@ from sklearn.decomposition import PCA
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from edgewright.cli.main import main
-from edgewright.compress.quantize.activation_ranges import observe
 from edgewright.compress.model.graph import Graph, clean
+from edgewright.compress.quantize.activation_ranges import observe
 from edgewright.compress.quantize.static_int8 import StaticInt8, quantize_static, tensors_to_observe
 
 Compress = Callable[..., dict[str, Any]]

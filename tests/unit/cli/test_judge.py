@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from edgewright.cli.commands.judge import read_collected
 from edgewright.contract.errors import InputError
-from edgewright.contract.reference_profile import Profile, Signal
-from edgewright.contract.query import Counted, Query, Template
+from edgewright.contract.model.reference_profile import Profile, Signal
+from edgewright.contract.query.query import Counted, Query, Template
 from edgewright.fleet.cohort_drift import Collected, judged
-from edgewright.privacy.query_calibration import instantiate
 from edgewright.privacy.private_sum import contribute, recover
+from edgewright.privacy.query_calibration import instantiate
 
 SHARES = np.full(16, 1 / 16)
 PROFILE = Profile(

@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from edgewright.cli.main import main
-from edgewright.compress.search.recipe import CleanUp, Recipe, Workbench
 from edgewright.compress.quantize.static_int8 import StaticInt8
+from edgewright.compress.search.recipe import CleanUp, Recipe, Workbench
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgewright.contract.query import Query, digest_of
+from edgewright.contract.query.query import Query, digest_of
 
 from .test_ship import Places, Run, places, run, url  # noqa: F401 - fixtures
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgewright.cli.main import main
 from edgewright.contract.errors import EdgewrightError, InputError, WorkError
-from edgewright.trust import signing_keys as keys_module
+from edgewright.trust.keys import signing_keys as keys_module
 
 Run = Callable[..., dict[str, Any]]
 

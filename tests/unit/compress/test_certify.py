@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from edgewright.compress.certify.certificate import certify, least_samples
 from edgewright.compress.certify.look_ledger import LookLedger
-from edgewright.contract.errors import DataError
 from edgewright.contract.certificate import Certificate
+from edgewright.contract.errors import DataError
 
 
 def judge(

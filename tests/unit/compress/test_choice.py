@@ -5,7 +5,16 @@ from dataclasses import asdict, dataclass
 import pytest
 from msgspec.structs import replace as replaced
 
-from edgewright.compress.search.ranking import chance, closeness, contenders, foremost, front_of, is_better, pooled, ranking
+from edgewright.compress.certify.ranking import (
+    chance,
+    closeness,
+    contenders,
+    foremost,
+    front_of,
+    is_better,
+    pooled,
+    ranking,
+)
 from edgewright.contract.compression_report import Trial
 from edgewright.contract.device_class import Budget
 

@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgewright.compress.model.strip_metadata import compact
 from edgewright.compress.model.graph import session_bytes
+from edgewright.compress.model.strip_metadata import compact
 
 
 def convolution(**attributes: Any) -> onnx.ModelProto:

@@ -13,8 +13,8 @@ from sklearn.datasets import load_diabetes, load_digits
 
 from edgewright.compress.data.loader import Dataset, Task, load_data
 from edgewright.contract.errors import DataError
-from edgewright.contract.preprocess import Preprocess
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.preprocess import Preprocess
+from edgewright.contract.model.signature import InputContract, TensorSpec
 
 Spec = tuple[str, str, tuple[int | str, ...]]
 RNG = np.random.default_rng(0)

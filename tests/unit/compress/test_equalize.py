@@ -8,9 +8,9 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from edgewright.compress.model.graph import Graph, clean
 from edgewright.compress.quantize.activation_ranges import observe
 from edgewright.compress.quantize.equalization import Equalize, Smooth, equalize, pairs, smooth
-from edgewright.compress.model.graph import Graph, clean
 from edgewright.compress.quantize.static_int8 import tensors_to_observe
 from edgewright.contract.errors import CandidateError
 

@@ -9,9 +9,9 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.quantize.activation_ranges import observe
 from edgewright.compress.model.embedding_output import EMBEDDING, expose
 from edgewright.compress.model.graph import Graph, clean, optimized
+from edgewright.compress.quantize.activation_ranges import observe
 from edgewright.compress.quantize.static_int8 import StaticInt8, quantize_static, tensors_to_observe
 from edgewright.contract.errors import CandidateError
 

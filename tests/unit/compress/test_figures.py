@@ -5,10 +5,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgewright.compress.search.final_measurement import judge_budget
+from edgewright.compress.certify.final_measurement import judge_budget
+from edgewright.contract.certificate import Certificate
 from edgewright.contract.compression_report import Figures
 from edgewright.contract.device_class import Budget
-from edgewright.contract.certificate import Certificate
 
 ORIGIN = {"kind": "measured", "machine": "m", "method": "m"}
 

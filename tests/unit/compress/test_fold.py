@@ -11,15 +11,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from edgewright.compress.quantize.activation_ranges import observe
 from edgewright.compress.data.dataset import Dataset
-from edgewright.compress.quantize.preprocess_folding import FoldPreprocess, fold_preprocess, raw_contract, raw_dataset
 from edgewright.compress.model.graph import Graph, clean, optimized, session_bytes
 from edgewright.compress.model.loading import read_model
-from edgewright.compress.search.recipe import CleanUp, Recipe, Workbench
+from edgewright.compress.quantize.activation_ranges import observe
+from edgewright.compress.quantize.preprocess_folding import (
+    FoldPreprocess,
+    fold_preprocess,
+    raw_contract,
+    raw_dataset,
+)
 from edgewright.compress.quantize.static_int8 import StaticInt8, quantize_static, tensors_to_observe
+from edgewright.compress.search.recipe import CleanUp, Recipe, Workbench
 from edgewright.contract.errors import DataError
-from edgewright.contract.preprocess import Preprocess
+from edgewright.contract.model.preprocess import Preprocess
 
 Build = Callable[..., onnx.ModelProto]
 

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgewright.compress.model.strip_metadata import compact
 from edgewright.compress.model.graph import Graph, clean, names_read, raise_opset, session_bytes, walk
+from edgewright.compress.model.strip_metadata import compact
 from edgewright.contract.errors import CandidateError
 
 Build = Callable[..., onnx.ModelProto]

@@ -13,8 +13,8 @@ from sklearn.datasets import load_sample_images
 from edgewright.compress.data.loader import load_data
 from edgewright.compress.model.loading import read_model
 from edgewright.contract.errors import DataError
-from edgewright.contract.preprocess import Preprocess
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.preprocess import Preprocess
+from edgewright.contract.model.signature import InputContract, TensorSpec
 
 SIZE = 16
 

@@ -9,9 +9,9 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from edgewright.compress.quantize.static_int8 import StaticInt8
 from edgewright.compress.search.layer_analysis import adds_in_32_bits, lay_out
 from edgewright.compress.search.recipe import CleanUp, Trained, Workbench
-from edgewright.compress.quantize.static_int8 import StaticInt8
 from edgewright.profiling.target import LocalTarget, Machine, machine_of
 
 STUDENT = Trained("ab" * 32, "student")

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edgewright.compress.quantize.activation_ranges import observe
-from edgewright.compress.model.graph import Graph, clean
 from edgewright.compress.model.fusion_lint import lint, mend
+from edgewright.compress.model.graph import Graph, clean
+from edgewright.compress.quantize.activation_ranges import observe
 from edgewright.compress.quantize.dynamic_int8 import DynamicInt8, quantize_dynamic
 from edgewright.compress.quantize.static_int8 import StaticInt8, integer_layers, quantize_static, tensors_to_observe
 from edgewright.contract.errors import CandidateError

@@ -9,7 +9,13 @@ import pytest
 from numpy.typing import NDArray
 
 from edgewright.compress.model.graph import Graph, clean
-from edgewright.compress.quantize.dynamic_int8 import DynamicInt8, WeightBlocks, matrix_layers, quantize_blocks, quantize_dynamic
+from edgewright.compress.quantize.dynamic_int8 import (
+    DynamicInt8,
+    WeightBlocks,
+    matrix_layers,
+    quantize_blocks,
+    quantize_dynamic,
+)
 from edgewright.contract.errors import CandidateError
 
 Build = Callable[..., onnx.ModelProto]

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, r2_score
 
 from edgewright.compress.data.dataset import Dataset, Task
-from edgewright.compress.certify.metric import Metric, agreement, choose_metric, sqnr_db
+from edgewright.compress.metrics.metric import Metric, agreement, choose_metric, sqnr_db
 from edgewright.contract.errors import CandidateError, DataError, ModelError
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import InputContract, TensorSpec
 
 RNG = np.random.default_rng(0)
 

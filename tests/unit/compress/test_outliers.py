@@ -16,7 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 from edgewright.compress.model.embedding_output import EMBEDDING, expose
 from edgewright.compress.uncertainty.ood_fit import fit_mahalanobis, fit_neighbours, least_samples, outlier_rule
 from edgewright.contract.errors import DataError
-from edgewright.contract.outlier import LogitMeasure, Measure, OutlierRule
+from edgewright.contract.model.ood_detector import LogitMeasure, Measure, OutlierRule
 from edgewright.stats.ood_scores import scorer, unusual
 
 Arrays = dict[str, NDArray[Any]]

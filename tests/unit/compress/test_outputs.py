@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgewright.compress.data.dataset import Dataset
 from edgewright.compress.data.model_outputs import open_session, outputs_of
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import InputContract, TensorSpec
 
 CONTRACT = InputContract((TensorSpec("x", "float32", ("n", 4)),), (TensorSpec("y", "float32", ("...",)),))
 X = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)

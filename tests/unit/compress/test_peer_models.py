@@ -10,9 +10,9 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.model.strip_metadata import compact
 from edgewright.compress.model.graph import Graph, clean, session_bytes
 from edgewright.compress.model.loading import read_model
+from edgewright.compress.model.strip_metadata import compact
 from edgewright.compress.quantize.bit_packing import pack_integers
 from edgewright.compress.quantize.sensitivity import probe_on
 from edgewright.compress.quantize.weight_only import StoreWeights, store_weights

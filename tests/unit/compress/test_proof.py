@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.search.final_measurement import Measured
-from edgewright.compress.finalist_selection import choose
+from edgewright.compress.certify.final_measurement import Measured
+from edgewright.compress.certify.finalist_selection import choose
 from edgewright.compress.context import Run
 from edgewright.contract.compression_report import Figures
 from edgewright.contract.device_class import Budget

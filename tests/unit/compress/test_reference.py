@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edgewright.compress.data.loader import load_data
 from edgewright.compress.model.loading import read_model
 from edgewright.compress.uncertainty.reference_profile import LEAST_SAMPLES, layout_of, reference_profile
-from edgewright.contract.reference_profile import Profile
+from edgewright.contract.model.reference_profile import Profile
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -12,10 +12,10 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from edgewright.compress.report.html_report import page, print_summary
-from edgewright.contract.compression_report import BudgetOutcome, Figures, Report, Trial
 from edgewright.contract.certificate import Certificate
+from edgewright.contract.compression_report import BudgetOutcome, Figures, Report, Trial
 from edgewright.contract.measurement import Measurement, Origin
-from edgewright.contract.model_signature import InputContract
+from edgewright.contract.model.signature import InputContract
 from edgewright.contract.training_report import Contribution, CurvePoint, TrainedNetwork, TrainingReport
 
 HOSTILE = "<script>alert(1)</script>&\"'`]]>--><!--{{ 7*7 }}[red]\x00\x1b[31m"

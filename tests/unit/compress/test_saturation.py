@@ -6,11 +6,11 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.quantize.activation_ranges import observe
 from edgewright.compress.model.graph import Graph, clean
+from edgewright.compress.quantize.activation_ranges import observe
+from edgewright.compress.quantize.static_int8 import StaticInt8, quantize_static, tensors_to_observe
 from edgewright.compress.search.layer_analysis import adds_in_32_bits
 from edgewright.compress.search.space import space_of
-from edgewright.compress.quantize.static_int8 import StaticInt8, quantize_static, tensors_to_observe
 from edgewright.profiling.target import Machine
 
 LAPTOP = Machine(

@@ -8,8 +8,8 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.quantize.activation_ranges import observe
 from edgewright.compress.model.graph import Graph, clean
+from edgewright.compress.quantize.activation_ranges import observe
 from edgewright.compress.quantize.bit_packing import DIGITS, peak_of
 from edgewright.compress.quantize.sensitivity import Probe, allocate_peaks, integer_noise, probe_on, weight_noise
 from edgewright.compress.quantize.static_int8 import StaticInt8, integer_layers, quantize_static, tensors_to_observe

@@ -11,15 +11,15 @@ import pytest
 from numpy.typing import NDArray
 from scipy import special
 
-from edgewright.compress.quantize.activation_ranges import observe
 from edgewright.compress.model.embedding_output import expose
 from edgewright.compress.model.graph import Graph, clean, optimized
+from edgewright.compress.quantize.activation_ranges import observe
 from edgewright.compress.quantize.dynamic_int8 import DynamicInt8, WeightBlocks
-from edgewright.compress.search.recipe import CleanUp, Recipe, Workbench
-from edgewright.compress.uncertainty.temperature_scaling import soften
 from edgewright.compress.quantize.sparsity import Sparsify
 from edgewright.compress.quantize.static_int8 import StaticInt8, quantize_static, tensors_to_observe
 from edgewright.compress.quantize.weight_only import StoreHalf, StoreWeights
+from edgewright.compress.search.recipe import CleanUp, Recipe, Workbench
+from edgewright.compress.uncertainty.temperature_scaling import soften
 from edgewright.contract.errors import CandidateError
 from edgewright.stats.calibration import Softening, fit_temperature, nll, softmax
 

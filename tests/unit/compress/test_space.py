@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from edgewright.compress.model.graph import Graph, clean
-from edgewright.compress.search.recipe import CleanUp, Recipe, Trained, Workbench
 from edgewright.compress.quantize.sensitivity import probe_on, weight_noise
-from edgewright.compress.search.space import AS_TRAINED, Params, Space, space_of
 from edgewright.compress.quantize.static_int8 import StaticInt8, integer_layers
+from edgewright.compress.search.recipe import CleanUp, Recipe, Trained, Workbench
+from edgewright.compress.search.space import AS_TRAINED, Params, Space, space_of
 from edgewright.contract.errors import CandidateError
 
 Build = Callable[..., onnx.ModelProto]

@@ -9,8 +9,8 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.quantize.activation_ranges import observe, range_of
 from edgewright.compress.model.graph import Graph, clean, optimized
+from edgewright.compress.quantize.activation_ranges import observe, range_of
 from edgewright.compress.quantize.static_int8 import StaticInt8, integer_layers, quantize_static, tensors_to_observe
 from edgewright.contract.errors import CandidateError
 

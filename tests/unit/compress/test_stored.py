@@ -8,10 +8,16 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.model.strip_metadata import compact
 from edgewright.compress.model.graph import Graph, clean, optimized
+from edgewright.compress.model.strip_metadata import compact
 from edgewright.compress.quantize.bit_packing import pack_integers
-from edgewright.compress.quantize.weight_only import StoreHalf, StoreWeights, store_half, store_weights, stored_layers
+from edgewright.compress.quantize.weight_only import (
+    StoreHalf,
+    StoreWeights,
+    store_half,
+    store_weights,
+    stored_layers,
+)
 
 Build = Callable[..., onnx.ModelProto]
 Run = Callable[..., list[NDArray[Any]]]

@@ -6,11 +6,21 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgewright.contract.config import fleet
 from edgewright.contract.alert import ActionPolicy, AlertRule
-from edgewright.contract.errors import ProjectError
-from edgewright.contract.config.fleet import Fleet, Looking, Mail, Notices, Retirement, Retraining, WebhookTarget, load_fleet, parse_fleet
+from edgewright.contract.config import fleet
+from edgewright.contract.config.fleet import (
+    Fleet,
+    Looking,
+    Mail,
+    Notices,
+    Retirement,
+    Retraining,
+    WebhookTarget,
+    load_fleet,
+    parse_fleet,
+)
 from edgewright.contract.config.project import _ProjectText, parse_project
+from edgewright.contract.errors import ProjectError
 
 FULL = """
 [fleet]

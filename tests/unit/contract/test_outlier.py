@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.guarantee import AcceptRule, Guarantee, SetRule
-from edgewright.contract.outlier import MOST_PARAMETER_BYTES, Numbers, OutlierRule
+from edgewright.contract.model.guarantee import AcceptRule, Guarantee, SetRule
+from edgewright.contract.model.ood_detector import MOST_PARAMETER_BYTES, Numbers, OutlierRule
 
 # What msgspec finds, and what the records find.
 REFUSED = (msgspec.ValidationError, InputError)

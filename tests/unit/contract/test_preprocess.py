@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgewright.contract.errors import DataError, ProjectError
-from edgewright.contract.preprocess import Preprocess
+from edgewright.contract.model.preprocess import Preprocess
 
 RAW = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3)).astype(np.uint8)
 

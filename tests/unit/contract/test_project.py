@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.contract.errors import ProjectError
 from edgewright.contract.config.project import load_project, parse_project
+from edgewright.contract.errors import ProjectError
 
 BASE = '[model]\npath = "m.onnx"\n[data]\nsource = "d.npz"\n'
 CLASS = BASE + '[[device_class]]\nname = "watch"\n'

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.query import (
+from edgewright.contract.query.query import (
     Counted,
     Limits,
     Query,

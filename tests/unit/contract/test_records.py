@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from edgewright.contract.device_class import Budget, DeviceClass
 from edgewright.contract.errors import DataError, EdgewrightError, InputError, ProjectError, UnitError, WorkError
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import InputContract, TensorSpec
 from edgewright.contract.units import Dimension, format_quantity, parse_quantity
 
 CONTRACT = InputContract(

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name, checked_version, next_version, version_key
-from edgewright.contract.rollout_plan import Arm, HealthRule, Hours, Plan, Policy, Stage, refusals
 from edgewright.contract.release import (
     Delta,
     Manifest,
@@ -21,6 +20,7 @@ from edgewright.contract.release import (
     Variant,
     stored,
 )
+from edgewright.contract.rollout.plan import Arm, HealthRule, Hours, Plan, Policy, Stage, refusals
 
 DIGEST = "0" * 64
 FILE = StoredFile("model.onnx", DIGEST, 10)

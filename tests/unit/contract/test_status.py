@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgewright.contract.api.device_status import StageOutcome, Status, UpdateState
 from edgewright.contract.errors import InputError
-from edgewright.contract.rollout_plan import METRICS
 from edgewright.contract.refusal import Refusal
-from edgewright.contract.device_status import StageOutcome, Status, UpdateState
+from edgewright.contract.rollout.plan import METRICS
 from edgewright.device.update.state_machine import State
 
 FULL = Status(

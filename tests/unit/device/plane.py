@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from edgewright.contract.device_api import PROOF, CheckedIn, CheckingIn, Enrolled, Enrolling, Problem
+from edgewright.contract.api.device_api import PROOF, CheckedIn, CheckingIn, Enrolled, Enrolling, Problem
 from edgewright.device.enrolment import Settings, enrol_at
-from edgewright.trust.device_identity import Requests, UnknownError, device_id_of
+from edgewright.trust.keys.device_identity import Requests, UnknownError, device_id_of
 
 from .conftest import World
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from edgewright.device.filesystem import Files
-from edgewright.device.update.state_machine import State
 from edgewright.device.update.self_test import Probation
+from edgewright.device.update.state_machine import State
 
 from .conftest import World, answer, failed
 

@@ -17,14 +17,14 @@ from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.release import Requirement, StoredFile
-from edgewright.trust.key_rotation import change_keys
 from edgewright.trust.delta import CODECS
-from edgewright.trust.metadata_rules import ROLLOUTS
-from edgewright.trust.signing_keys import KeyFolder
+from edgewright.trust.keys.signing_keys import KeyFolder
+from edgewright.trust.publishing.publish import known_policy, set_policy
+from edgewright.trust.repository.key_rotation import change_keys
+from edgewright.trust.repository.metadata_rules import ROLLOUTS
+from edgewright.trust.repository.repository import Repository
+from edgewright.trust.repository.staging import draft, online_signers
 from edgewright.trust.target_paths import blob_name, plan_path, policy_path
-from edgewright.trust.publish import known_policy, set_policy
-from edgewright.trust.repository import Repository
-from edgewright.trust.staging import draft, online_signers
 
 from .conftest import World, answer, digest
 

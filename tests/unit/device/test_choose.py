@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgewright.contract.rollout_plan import Arm, Hours, Plan, Policy, Selector, Stage
 from edgewright.contract.refusal import Refusal
-from edgewright.device.update.selection import Choice, Situation, choose, notice
+from edgewright.contract.rollout.plan import Arm, Hours, Plan, Policy, Selector, Stage
 from edgewright.device.slots import Installed, Slots
+from edgewright.device.update.selection import Choice, Situation, choose, notice
 
 OLD, NEW, OTHER = "a" * 64, "b" * 64, "c" * 64
 PROVEN = Installed("m", "1.0.0", OLD)

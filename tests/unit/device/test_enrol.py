@@ -9,14 +9,14 @@ import msgspec
 import pytest
 
 from edgewright.cli.main import main
-from edgewright.contract.device_api import Enrolled
+from edgewright.contract.api.device_api import Enrolled
 from edgewright.contract.errors import EdgewrightError, InputError, OutputError, WorkError
 from edgewright.device import control_plane_client as door
 from edgewright.device import enrolment as settings_module
-from edgewright.device.filesystem import Files
 from edgewright.device.encryption_keys import IDENTITY
 from edgewright.device.enrolment import enrol_at, read_settings
-from edgewright.trust.device_identity import device_id_of, new_device_key
+from edgewright.device.filesystem import Files
+from edgewright.trust.keys.device_identity import device_id_of, new_device_key
 
 from .conftest import World, answer
 from .plane import Plane, Reply, held, joined, planes, reply, root_of
@@ -264,9 +264,9 @@ def test_what_is_wrong_is_said_before_anybody_is_asked(
 
 def test_a_fleet_that_is_not_the_roots_installs_nothing(world: World, plane: Plane, tmp_path: Path) -> None:
     """A server may name any repository; what is not signed by the root that the device has is not believed."""
-    from edgewright.trust.bootstrap import found
-    from edgewright.trust.signing_keys import KeyFolder
-    from edgewright.trust.storage import LocalStore
+    from edgewright.trust.keys.signing_keys import KeyFolder
+    from edgewright.trust.repository.bootstrap import found
+    from edgewright.trust.storage.storage import LocalStore
 
     world.publish("1.0.0", 1.0)
     world.start("1.0.0")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.guard import GuardRules, InputRule
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.guard import GuardRules, InputRule
+from edgewright.contract.model.signature import InputContract, TensorSpec
 from edgewright.device.guard import Guard, Rejection
 
 CONTRACT = InputContract(

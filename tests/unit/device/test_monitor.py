@@ -17,16 +17,16 @@ from edgewright.compress.data.loader import load_data
 from edgewright.compress.model.loading import read_model
 from edgewright.compress.uncertainty.reference_profile import reference_profile
 from edgewright.contract.errors import CandidateError, InputError
-from edgewright.contract.guard import GuardRules, InputRule
-from edgewright.contract.reference_profile import Profile
-from edgewright.contract.query import Counted
-from edgewright.device.inference.uncertainty import doubt_of
+from edgewright.contract.model.guard import GuardRules, InputRule
+from edgewright.contract.model.reference_profile import Profile
+from edgewright.contract.query.query import Counted
 from edgewright.device.filesystem import Files
 from edgewright.device.guard import Guard
-from edgewright.device.monitoring.monitor import Monitor, Watch, open_monitor
 from edgewright.device.inference.predictor import Engine, Predictor
-from edgewright.device.slots import Installed
+from edgewright.device.inference.uncertainty import doubt_of
 from edgewright.device.monitoring.aggregates import CHECKS, counts_between, from_bytes, start, to_bytes
+from edgewright.device.monitoring.monitor import Monitor, Watch, open_monitor
+from edgewright.device.slots import Installed
 from edgewright.runtime.session import open_session
 
 Arrays = dict[str, NDArray[Any]]

@@ -16,22 +16,23 @@ import pytest
 
 from edgewright import __version__
 from edgewright.cli.main import main
-from edgewright.contract.device_api import Problem
-from edgewright.contract.rollout_plan import HealthRule, Stage
+from edgewright.contract.api.device_api import Problem
+from edgewright.contract.api.device_status import Status
 from edgewright.contract.refusal import Refusal
-from edgewright.contract.device_status import Status
+from edgewright.contract.rollout.plan import HealthRule, Stage
 from edgewright.contract.timestamps import time_of
 from edgewright.device import control_plane_client as door
-from edgewright.device.reporting import crash_marker as ending, reporter as report
-from edgewright.device.monitoring import aggregates as watched
 from edgewright.device.agent import Agent
-from edgewright.device.update.selection import assigned
 from edgewright.device.filesystem import Files
-from edgewright.device.update.state_machine import State
+from edgewright.device.monitoring import aggregates as watched
+from edgewright.device.reporting import crash_marker as ending
+from edgewright.device.reporting import reporter as report
 from edgewright.device.reporting.reporter import status_of
+from edgewright.device.update.selection import assigned
+from edgewright.device.update.state_machine import State
 from edgewright.device.update.updater import Update
-from edgewright.trust.device_identity import DeviceKey, device_id_of
-from edgewright.trust.publish import known_policy, set_policy
+from edgewright.trust.keys.device_identity import DeviceKey, device_id_of
+from edgewright.trust.publishing.publish import known_policy, set_policy
 
 from .conftest import World, answer, failed
 from .plane import Plane, Reply, held, joined, planes, reply

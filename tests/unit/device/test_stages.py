@@ -10,16 +10,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewright.contract.rollout_plan import METRICS, Arm, HealthRule, Plan, Policy, Selector, Stage
+from edgewright.contract.api.device_status import StageOutcome
 from edgewright.contract.refusal import Refusal, RefusalCode
-from edgewright.contract.device_status import StageOutcome
-from edgewright.device.update.selection import Situation, assigned, choose
+from edgewright.contract.rollout.plan import METRICS, Arm, HealthRule, Plan, Policy, Selector, Stage
 from edgewright.device.filesystem import Files
-from edgewright.device.update.journal import Postponed, Record
 from edgewright.device.monitoring.outcomes import Outcome
+from edgewright.device.reporting.stage_outcomes import (
+    Fate,
+    Fates,
+    fail,
+    metric_of,
+    metrics_of,
+    outcome_of,
+    see,
+    worse,
+)
 from edgewright.device.slots import Installed, Slots
-from edgewright.device.reporting.stage_outcomes import Fate, Fates, fail, metric_of, metrics_of, outcome_of, see, worse
-from edgewright.trust.device_identity import device_id_of
+from edgewright.device.update.journal import Postponed, Record
+from edgewright.device.update.selection import Situation, assigned, choose
+from edgewright.trust.keys.device_identity import device_id_of
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 ONE, TWO, OLD = "1" * 64, "2" * 64, "0" * 64

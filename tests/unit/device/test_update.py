@@ -12,15 +12,16 @@ import pytest
 from edgewright.compress.release_variant import image_of, variant_of
 from edgewright.contract.device_class import Budget, DeviceClass
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.contract.rollout_plan import HealthRule, Stage
 from edgewright.contract.refusal import RefusedError
 from edgewright.contract.release import Manifest
-from edgewright.device import RejectedError, host_info as host
+from edgewright.contract.rollout.plan import HealthRule, Stage
+from edgewright.device import RejectedError
+from edgewright.device import host_info as host
 from edgewright.device.update import release_loader as opening
 from edgewright.device.update.installer import CommandInstaller, InstallerError, RaucInstaller, installer_of
 from edgewright.device.update.state_machine import State
-from edgewright.trust.keystore import new_key_file
-from edgewright.trust.publish import (
+from edgewright.trust.keys.keystore import new_key_file
+from edgewright.trust.publishing.publish import (
     known_policy,
     publish_again,
     publish_plan,
@@ -460,7 +461,7 @@ def platform(world: World, monkeypatch: pytest.MonkeyPatch) -> Platform:
 
 
 def roll_out(world: World, version: str, counter: int, **changes: Any) -> None:
-    from edgewright.contract.rollout_plan import Arm, Plan
+    from edgewright.contract.rollout.plan import Arm, Plan
 
     digest = dict(releases(world.repository(), "os"))[version]
     plan = Plan("os", "default", f"os-{version}", 1, counter, (Arm(version, digest),), (Stage(1.0),), **changes)

@@ -14,23 +14,23 @@ import numpy as np
 import pytest
 
 from edgewright.cli.aggregation_server import serving
-from edgewright.contract.query_permit import Permit, Questions
-from edgewright.contract.reference_profile import Profile, Signal
-from edgewright.contract.query import Counted, Limits, Query, Template
+from edgewright.contract.model.reference_profile import Profile, Signal
+from edgewright.contract.query.permit import Permit, Questions
+from edgewright.contract.query.query import Counted, Limits, Query, Template
 from edgewright.contract.refusal import RefusedError
 from edgewright.contract.release import StoredFile
-from edgewright.device.queries import sum_client as sums
 from edgewright.device.agent import Agent
-from edgewright.privacy.protocol_params import terms_of
+from edgewright.device.queries import sum_client as sums
 from edgewright.privacy.aggregation_handler import SumDesk
 from edgewright.privacy.helper import Gift
+from edgewright.privacy.protocol_params import terms_of
 from edgewright.privacy.query_calibration import instantiate
 from edgewright.privacy.roster import decode
-from edgewright.trust.queries import ask, permit
+from edgewright.trust.publishing.publish import releases
+from edgewright.trust.publishing.signed_queries import ask, permit
+from edgewright.trust.repository.metadata_renewal import renew
+from edgewright.trust.repository.signed_records import change_online
 from edgewright.trust.target_paths import questions_path
-from edgewright.trust.publish import releases
-from edgewright.trust.metadata_renewal import renew
-from edgewright.trust.signed_records import change_online
 
 from .conftest import NOW, World, answer
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from edgewright.contract.alert import ActionPolicy, AlertRule, AlertState, Reading, Silence
 from edgewright.contract.errors import InputError
-from edgewright.fleet.alert_rules import Event, Key, judge
 from edgewright.fleet.action_policy import Done, permitted
+from edgewright.fleet.alert_rules import Event, Key, judge
 
 RULE = AlertRule("too-many", "failing", above=0.05, clear=0.03, for_s=100.0)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgewright.contract.alert import AlertRule, Reading
-from edgewright.contract.reference_profile import Profile, Signal
+from edgewright.contract.model.reference_profile import Profile, Signal
 from edgewright.fleet.alert_rules import judge
 from edgewright.fleet.cohort_drift import Collected, disjoint, judged, readings
 

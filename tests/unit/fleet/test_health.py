@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewright.contract.alert import HEALTH_METRICS
-from edgewright.contract.device_status import Status
+from edgewright.contract.api.device_status import Status
 from edgewright.contract.timestamps import moment
 from edgewright.fleet.health import STALE_S, Alike, Evidence, Said, Seen, health, readings
 

@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgewright.contract.query_permit import Permit
-from edgewright.contract.query import Counted, Template
+from edgewright.contract.query.permit import Permit
+from edgewright.contract.query.query import Counted, Template
 from edgewright.fleet.drill_down import Asking, narrow
 
 NOW = 1_795_000_000.0

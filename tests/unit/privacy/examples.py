@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from edgewright.contract.query import Counted, Query, Template, digest_of
+from edgewright.contract.query.query import Counted, Query, Template, digest_of
 from edgewright.contract.timestamps import time_of
 from edgewright.privacy.accountant import cost_of
 from edgewright.privacy.private_sum import span_of

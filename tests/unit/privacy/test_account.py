@@ -18,8 +18,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.query import Limits, Noise
-from edgewright.privacy.accountant import Sensitivity, cost_of, epsilon_of, excess, gaussian_rho, rho_of, sensitivity_of, shares_of, skellam_rho, understated
+from edgewright.contract.query.query import Limits, Noise
+from edgewright.privacy.accountant import (
+    Sensitivity,
+    cost_of,
+    epsilon_of,
+    excess,
+    gaussian_rho,
+    rho_of,
+    sensitivity_of,
+    shares_of,
+    skellam_rho,
+    understated,
+)
 from edgewright.privacy.query_calibration import instantiate, price, sigma_for
 
 from .examples import HISTOGRAM, VECTOR, query_of, template_like

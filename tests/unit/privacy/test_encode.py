@@ -12,9 +12,23 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from edgewright.contract.errors import DataError, InputError
-from edgewright.contract.query import Noise
+from edgewright.contract.query.query import Noise
 from edgewright.privacy.accountant import rounded_bound
-from edgewright.privacy.encoding import Span, centred, clip_norm, clip_total, mean_of, project, restore, rotate, round_within, span_of_counts, span_of_vectors, unrotate, weigh
+from edgewright.privacy.encoding import (
+    Span,
+    centred,
+    clip_norm,
+    clip_total,
+    mean_of,
+    project,
+    restore,
+    rotate,
+    round_within,
+    span_of_counts,
+    span_of_vectors,
+    unrotate,
+    weigh,
+)
 from edgewright.privacy.noise import draw
 
 SEED = hashlib.sha256(b"a seed").digest()

@@ -14,12 +14,14 @@ from benchmarks.summing.fleet import HELPER_KEY, Fleet, Round, drawn, helper_ter
 from numpy.typing import NDArray
 from scipy import stats
 
-from edgewright.privacy import secagg_server as collect, helper, secagg_client as secagg
-from edgewright.privacy.secagg_server import Collector
+from edgewright.privacy import helper
+from edgewright.privacy import secagg_client as secagg
+from edgewright.privacy import secagg_server as collect
+from edgewright.privacy.bit_packing import Words, unpack
 from edgewright.privacy.helper import Gift, Helper, UsedInMemory, give
 from edgewright.privacy.mask import add_mask, subtract_mask
-from edgewright.privacy.bit_packing import Words, unpack
 from edgewright.privacy.roster import Letter, Terms, decode
+from edgewright.privacy.secagg_server import Collector
 
 BITS, LENGTH, SUMS = 4, 800, 12
 # Each set is compared in several ways; at this level a run of the file is wrong once in ten thousand.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewright.contract.query import Limits, Query
+from edgewright.contract.query.query import Limits, Query
 from edgewright.contract.refusal import Refusal, RefusedError
 from edgewright.device.filesystem import Files
 from edgewright.device.queries.ledger_file import LedgerFile

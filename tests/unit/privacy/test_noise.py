@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from edgewright.contract.query import Noise
+from edgewright.contract.query.query import Noise
 from edgewright.privacy.noise import Entropy, _table, draw, reach, table_error, tail
 
 dp.enable_features("contrib")

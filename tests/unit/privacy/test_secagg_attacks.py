@@ -9,7 +9,6 @@ import pytest
 from benchmarks.summing.fleet import Fleet, Round, drawn, neighbour_terms
 
 from edgewright.privacy import secagg_client as secagg
-from edgewright.privacy.secagg_server import Collector
 from edgewright.privacy.mask import digest
 from edgewright.privacy.roster import (
     DeclinedError,
@@ -23,6 +22,7 @@ from edgewright.privacy.roster import (
     sign_letter,
 )
 from edgewright.privacy.secagg_client import Inbox, Keys, Lists, Parcel, Parcels, Reveals, Sealed
+from edgewright.privacy.secagg_server import Collector
 
 FLEET = Fleet(9)
 TERMS = neighbour_terms(min_cohort=7, degree=4, threshold=3)

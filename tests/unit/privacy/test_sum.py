@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import DataError
-from edgewright.contract.query import Limits, Query, Template
+from edgewright.contract.query.query import Limits, Query, Template
 from edgewright.contract.refusal import RefusedError
 from edgewright.privacy.accountant import cost_of, sensitivity_of
 from edgewright.privacy.encoding import centred, round_within

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from edgewright.privacy.bit_packing import Words, words
 from edgewright.privacy.helper import Gift, give
 from edgewright.privacy.mask import add_mask, derive, digest, subtract_mask
-from edgewright.privacy.bit_packing import Words, words
 from edgewright.privacy.roster import decode
 from edgewright.privacy.shamir import SHARE_BYTES, combine, split
 

@@ -15,12 +15,12 @@ from benchmarks.summing.wire import Task
 from edgewright.cli.aggregation_server import serving
 from edgewright.contract.errors import OutputError
 from edgewright.device.queries.sum_client import Kept, SumClient, UnansweredError, UsedFile, post
-from edgewright.privacy.secagg_server import Collector
 from edgewright.privacy.aggregation_handler import HelperDesk, SumDesk
-from edgewright.privacy.helper import Gatherer, Helper, UsedInMemory
 from edgewright.privacy.bit_packing import Words
+from edgewright.privacy.helper import Gatherer, Helper, UsedInMemory
 from edgewright.privacy.roster import DeclinedError, Enrolment, Terms
-from edgewright.trust.device_identity import DeviceKey, new_device_key
+from edgewright.privacy.secagg_server import Collector
+from edgewright.trust.keys.device_identity import DeviceKey, new_device_key
 
 ROOT = Path(__file__).resolve().parents[3]
 HELPER = Helper(HELPER_KEY, Enrolment(1, frozenset()), UsedInMemory()).public

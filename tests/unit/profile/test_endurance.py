@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from edgewright.profiling import worker
-from edgewright.profiling.sustained_load import Slice, judge_slices, measure_contention, measure_sustained
 from edgewright.profiling.latency import Subject
+from edgewright.profiling.sustained_load import Slice, judge_slices, measure_contention, measure_sustained
 from edgewright.profiling.target import LocalTarget
 
 Make = Callable[..., Subject]

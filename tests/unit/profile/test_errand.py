@@ -13,13 +13,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgewright.contract.errors import ModelError
+from edgewright.profiling.job_archive import Failure, pack
 from edgewright.profiling.job_runner import Grant, Outcome, do_errand
 from edgewright.profiling.latency import Subject
-from edgewright.profiling.job_archive import Failure, pack
-from edgewright.profiling.workload import packed
 from edgewright.profiling.target import machine_in
-from edgewright.runtime.options import RuntimeOptions
+from edgewright.profiling.workload import packed
 from edgewright.runtime.external_data import external_locations
+from edgewright.runtime.options import RuntimeOptions
 
 Make = Callable[..., Subject]
 _GRANT = Grant.usual()

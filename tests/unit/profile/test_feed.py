@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgewright.contract.errors import DataError
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import InputContract, TensorSpec
 from edgewright.profiling.random_inputs import random_feed, runnable_feed
 
 CONTRACT = InputContract((TensorSpec("x", "float32", ("batch", "time")),), ())

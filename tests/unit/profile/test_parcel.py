@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.refusal import RefusedError
-from edgewright.profiling import job_archive as parcel, worker
-from edgewright.profiling.latency import Subject
+from edgewright.profiling import job_archive as parcel
+from edgewright.profiling import worker
 from edgewright.profiling.job_archive import Head, head_of, pack, unpack
+from edgewright.profiling.latency import Subject
 from edgewright.profiling.workload import packed
 
 Make = Callable[..., Subject]

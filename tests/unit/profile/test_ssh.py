@@ -15,8 +15,8 @@ from edgewright.cli.main import main
 from edgewright.contract.errors import CandidateError, TargetError
 from edgewright.profiling.latency import Latency, Subject, measure_latency, paired_ratio
 from edgewright.profiling.memory import measure_memory
-from edgewright.profiling.workload import packed
 from edgewright.profiling.target import machine_of, open_target
+from edgewright.profiling.workload import packed
 from edgewright.runtime.options import RuntimeOptions
 
 from .conftest import Sshd

@@ -13,8 +13,8 @@ import pytest
 from edgewright.contract.errors import CandidateError, InputError, TargetError
 from edgewright.profiling.latency import Subject
 from edgewright.profiling.memory import measure_memory
-from edgewright.profiling.workload import packed
 from edgewright.profiling.target import LocalTarget, Machine, machine_of, open_target
+from edgewright.profiling.workload import packed
 
 Make = Callable[..., Subject]
 

@@ -10,7 +10,7 @@ import pytest
 from edgewright.profiling import worker
 from edgewright.runtime.options import OptimizationLevel, RuntimeOptions, session_options
 
-FILES = [Path(worker.__file__), Path(worker.__file__).with_name("meters.py")]
+FILES = [Path(worker.__file__), Path(worker.__file__).with_name("power_meters.py")]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from edgewright.contract.rollout_decision import CONTROL, Evidence, Tally
-from edgewright.contract.rollout_plan import Arm, HealthRule, Plan, Policy, Stage
+from edgewright.contract.rollout.decision import CONTROL, Evidence, Tally
+from edgewright.contract.rollout.plan import Arm, HealthRule, Plan, Policy, Stage
 
 NOW = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.UTC)
 CRASH = HealthRule("crash", margin=0.02)

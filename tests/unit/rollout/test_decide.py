@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgewright.contract.rollout_decision import CONTROL, Decision, Evidence, Tally
 from edgewright.contract.errors import InputError
-from edgewright.contract.rollout_plan import Arm, HealthRule, Plan, Policy, Stage
+from edgewright.contract.rollout.decision import CONTROL, Decision, Evidence, Tally
+from edgewright.contract.rollout.plan import Arm, HealthRule, Plan, Policy, Stage
 from edgewright.rollout.decision import decide, replay
 
 NOW = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.UTC)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewright.contract.rollout_decision import CONTROL, DeviceOutcome, Evidence, Tally
 from edgewright.contract.errors import InputError
-from edgewright.contract.rollout_plan import Arm, HealthRule, Plan, Policy, Stage
+from edgewright.contract.rollout.decision import CONTROL, DeviceOutcome, Evidence, Tally
+from edgewright.contract.rollout.plan import Arm, HealthRule, Plan, Policy, Stage
 from edgewright.rollout.assignment import arm_of, is_held_back, is_in
 from edgewright.rollout.comparison_design import sizes
 from edgewright.rollout.outcome_counts import collect

@@ -5,9 +5,9 @@ import datetime
 import msgspec
 import pytest
 
-from edgewright.contract.rollout_decision import CONTROL, Evidence, Tally, Trial
 from edgewright.contract.errors import InputError
-from edgewright.contract.rollout_plan import Arm, HealthRule, Plan, Policy, Stage
+from edgewright.contract.rollout.decision import CONTROL, Evidence, Tally, Trial
+from edgewright.contract.rollout.plan import Arm, HealthRule, Plan, Policy, Stage
 from edgewright.rollout.experiment import judge, rejudge
 
 NOW = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.UTC)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from edgewright.contract.rollout_plan import Arm, HealthRule, Plan, Policy, Stage
+from edgewright.contract.rollout.plan import Arm, HealthRule, Plan, Policy, Stage
 from edgewright.rollout import power_analysis as feasible
 from edgewright.stats import sequential_ab as sequential
 

@@ -15,28 +15,28 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgewright.contract.device_api import PROOF, CheckingIn, Enrolled, Enrolling, Problem
+from edgewright.contract.api.device_api import PROOF, CheckingIn, Enrolled, Enrolling, Problem
+from edgewright.contract.api.device_status import Status
+from edgewright.contract.api.operator_api import AskQuery, RolloutAct, StartRollout
 from edgewright.contract.config.fleet import Fleet
-from edgewright.contract.operator_api import AskQuery, RolloutAct, StartRollout
-from edgewright.contract.rollout_plan import Arm, Plan, Stage
 from edgewright.contract.release import Manifest, StoredFile, Variant
-from edgewright.contract.device_status import Status
+from edgewright.contract.rollout.plan import Arm, Plan, Stage
 from edgewright.profiling.job_archive import pack
 from edgewright.server.access_control import Role
-from edgewright.server.commands.acts import Acting
-from edgewright.server.app import App, make_app
-from edgewright.server.profiling_jobs import KIND, add_job
 from edgewright.server.api.read_models import Awaiting
-from edgewright.server.state_folder import Where, open_services
+from edgewright.server.app import App, make_app
+from edgewright.server.commands.acts import Acting
+from edgewright.server.profiling_jobs import KIND, add_job
 from edgewright.server.services import Services
+from edgewright.server.state_folder import Where, open_services
 from edgewright.server.store.store import make_store
-from edgewright.trust import signing_keys as keys_module
-from edgewright.trust.bootstrap import found, hand_over, read_anchor
-from edgewright.trust.device_identity import DeviceKey
-from edgewright.trust.signing_keys import KeyFolder
-from edgewright.trust.publish import publish_plan, publish_release
-from edgewright.trust.repository import Repository
-from edgewright.trust.storage import LocalStore
+from edgewright.trust.keys import signing_keys as keys_module
+from edgewright.trust.keys.device_identity import DeviceKey
+from edgewright.trust.keys.signing_keys import KeyFolder
+from edgewright.trust.publishing.publish import publish_plan, publish_release
+from edgewright.trust.repository.bootstrap import found, hand_over, read_anchor
+from edgewright.trust.repository.repository import Repository
+from edgewright.trust.storage.storage import LocalStore
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SINCE = (NOW - timedelta(days=1)).isoformat()

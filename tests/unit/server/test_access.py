@@ -7,7 +7,21 @@ import pytest
 
 from edgewright.contract.errors import InputError
 from edgewright.server import access_control as access
-from edgewright.server.access_control import RIGHTS, Right, Role, alive, csrf_matches, csrf_of, hash_of, may, new_secret, new_session, password_matches, protected, role_of
+from edgewright.server.access_control import (
+    RIGHTS,
+    Right,
+    Role,
+    alive,
+    csrf_matches,
+    csrf_of,
+    hash_of,
+    may,
+    new_secret,
+    new_session,
+    password_matches,
+    protected,
+    role_of,
+)
 
 PASSWORD = "correct horse battery"  # noqa: S105 (nobody's)
 

@@ -11,18 +11,18 @@ from benchmarks.summing.fleet import HELPER_KEY, Fleet, Round
 
 from edgewright.cli.aggregation_server import serving
 from edgewright.contract.config.fleet import Fleet as FleetFile
-from edgewright.contract.query import Query, Template
+from edgewright.contract.query.query import Query, Template
 from edgewright.contract.timestamps import time_of
-from edgewright.privacy.protocol_params import terms_of
-from edgewright.privacy.secagg_server import Collector
 from edgewright.privacy.aggregation_handler import HelperDesk
 from edgewright.privacy.helper import Helper, UsedInMemory
+from edgewright.privacy.protocol_params import terms_of
 from edgewright.privacy.roster import Terms
+from edgewright.privacy.secagg_server import Collector
 from edgewright.server.queries import coordinator as asking
 from edgewright.server.queries.coordinator import Asking, Live
 from edgewright.server.services import Services
 from edgewright.server.store.store import Store, make_store
-from edgewright.trust.storage import LocalStore
+from edgewright.trust.storage.storage import LocalStore
 
 from ..privacy.examples import HISTOGRAM, query_of, template_like  # noqa: TID252 - no package to name it by
 

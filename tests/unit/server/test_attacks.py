@@ -14,12 +14,13 @@ import urllib3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from litestar.routes import HTTPRoute
 
-from edgewright.contract import device_api as door, operator_api as operator
-from edgewright.contract.device_api import PROOF, CheckingIn
-from edgewright.contract.device_status import Status
-from edgewright.server.device_api import endpoint as intake_module
+from edgewright.contract.api import device_api as door
+from edgewright.contract.api import operator_api as operator
+from edgewright.contract.api.device_api import PROOF, CheckingIn
+from edgewright.contract.api.device_status import Status
 from edgewright.server.app import _HEADERS
-from edgewright.trust.device_identity import DeviceKey
+from edgewright.server.device_api import endpoint as intake_module
+from edgewright.trust.keys.device_identity import DeviceKey
 
 from .plant import Answer, Plant
 

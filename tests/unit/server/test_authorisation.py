@@ -14,10 +14,20 @@ from litestar import Request, get, post
 from litestar.exceptions import TooManyRequestsException
 from litestar.routes import HTTPRoute
 
-from edgewright.contract.operator_api import Because
+from edgewright.contract.api.operator_api import Because
 from edgewright.server.access_control import RIGHTS, Role, csrf_of, may
+from edgewright.server.auth.authentication import (
+    COOKIE,
+    IDLE_S,
+    LIFETIME_S,
+    Who,
+    cookie,
+    guard,
+    log_in,
+    logins,
+    right_of,
+)
 from edgewright.server.web.router import page_router
-from edgewright.server.auth.authentication import COOKIE, IDLE_S, LIFETIME_S, Who, cookie, guard, log_in, logins, right_of
 
 from .plant import PASSWORD, ROLES, Answer, Plant
 

@@ -19,17 +19,17 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgewright.cli.main import main
-from edgewright.contract.errors import CandidateError, InputError, TargetError
 from edgewright.contract.config.fleet import Fleet
+from edgewright.contract.errors import CandidateError, InputError, TargetError
 from edgewright.device.control_plane_client import Door, UnansweredError, send
 from edgewright.profiling import bench_target as client
 from edgewright.profiling import job_runner as errand
 from edgewright.profiling.bench_target import BenchTarget, checked_server
+from edgewright.profiling.job_archive import pack
 from edgewright.profiling.job_runner import Grant, Outcome, run_errands
 from edgewright.profiling.latency import Subject, measure_latency
-from edgewright.profiling.job_archive import pack
-from edgewright.profiling.workload import packed
 from edgewright.profiling.target import LocalTarget, machine_of, open_target
+from edgewright.profiling.workload import packed
 from edgewright.runtime.options import RuntimeOptions
 from edgewright.server import profiling_jobs as bench
 from edgewright.server.access_control import Role
@@ -37,10 +37,10 @@ from edgewright.server.app import make_app
 from edgewright.server.process import free_port, serve
 from edgewright.server.services import Services
 from edgewright.server.store.store import make_store
-from edgewright.trust import signing_keys as keys_module
-from edgewright.trust.fetcher import open_pool
-from edgewright.trust.device_identity import DeviceKey
-from edgewright.trust.storage import LocalStore
+from edgewright.trust.client.fetcher import open_pool
+from edgewright.trust.keys import signing_keys as keys_module
+from edgewright.trust.keys.device_identity import DeviceKey
+from edgewright.trust.storage.storage import LocalStore
 
 _AUDIENCE = "fleet"
 pytestmark = pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDeprecationWarning")

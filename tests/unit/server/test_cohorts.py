@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from edgewright.contract.rollout_plan import Arm, Plan, Policy, Stage
-from edgewright.device.update.selection import Situation, assigned, choose
-from edgewright.device.slots import Installed, Slots
+from edgewright.contract.rollout.plan import Arm, Plan, Policy, Stage
 from edgewright.device.reporting.stage_outcomes import outcome_of, see
+from edgewright.device.slots import Installed, Slots
+from edgewright.device.update.selection import Situation, assigned, choose
 from edgewright.server.controller.stage_participants import arm_in
-from edgewright.trust.device_identity import device_id_of
+from edgewright.trust.keys.device_identity import device_id_of
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 POLICY = Policy("m", "default", 1, "5a" * 8, holdback=0.1)

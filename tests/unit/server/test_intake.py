@@ -17,16 +17,16 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from edgewright.contract.device_api import JOB, PROOF, CheckingIn
-from edgewright.contract.errors import OutputError, WorkError
+from edgewright.contract.api.device_api import JOB, PROOF, CheckingIn
+from edgewright.contract.api.device_status import StageOutcome, Status
 from edgewright.contract.config.fleet import Fleet
-from edgewright.contract.device_status import StageOutcome, Status
+from edgewright.contract.errors import OutputError, WorkError
 from edgewright.privacy.aggregation_handler import SumDesk
-from edgewright.server.device_api import endpoint as intake_module
-from edgewright.server.device_api import asgi as wire
 from edgewright.server.access_control import hash_of
+from edgewright.server.device_api import asgi as wire
+from edgewright.server.device_api import endpoint as intake_module
 from edgewright.server.store.database import GoneError
-from edgewright.trust.storage import LocalStore
+from edgewright.trust.storage.storage import LocalStore
 
 from .plant import CONTENT, Answer, Machine, Plant, enrolling, work
 

@@ -10,19 +10,19 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgewright.contract.device_api import PROOF, CheckingIn
+from edgewright.contract.api.device_api import PROOF, CheckingIn
+from edgewright.contract.api.device_status import Status
 from edgewright.contract.config.fleet import Fleet
-from edgewright.contract.device_status import Status
 from edgewright.server.device_api.endpoint import Intake
-from edgewright.server.state_folder import Where, open_services
 from edgewright.server.services import Services
+from edgewright.server.state_folder import Where, open_services
 from edgewright.server.store.database import GoneError
 from edgewright.server.store.devices import Devices, Known
-from edgewright.trust import signing_keys as keys_module
-from edgewright.trust.bootstrap import found
-from edgewright.trust.device_identity import DeviceKey
-from edgewright.trust.signing_keys import KeyFolder
-from edgewright.trust.storage import LocalStore
+from edgewright.trust.keys import signing_keys as keys_module
+from edgewright.trust.keys.device_identity import DeviceKey
+from edgewright.trust.keys.signing_keys import KeyFolder
+from edgewright.trust.repository.bootstrap import found
+from edgewright.trust.storage.storage import LocalStore
 
 DEVICES = 40
 BODY = msgspec.json.encode(CheckingIn(Status()))

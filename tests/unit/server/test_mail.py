@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.config.fleet import Mail
+from edgewright.contract.errors import InputError, WorkError
 from edgewright.server.alerting.email import letter, post
 
 from .test_webhook import Receiver

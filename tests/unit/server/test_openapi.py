@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from litestar.routes import HTTPRoute
 
-from edgewright.contract import device_api as door, operator_api as operator
-from edgewright.contract.device_api import PROOF
+from edgewright.contract.api import device_api as door
+from edgewright.contract.api import operator_api as operator
+from edgewright.contract.api.device_api import PROOF
 
 from .plant import Answer, Machine, Plant, unquoted, work
 

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from edgewright.contract.api.device_status import Status
 from edgewright.contract.errors import OutputError, WorkError
-from edgewright.contract.query import Counted, Query, Template, digest_of
-from edgewright.contract.device_status import Status
-from edgewright.server.api import read_models as fleets
+from edgewright.contract.query.query import Counted, Query, Template, digest_of
 from edgewright.server.access_control import Role
+from edgewright.server.api import read_models as fleets
 from edgewright.server.store.database import GoneError
 from edgewright.server.store.records import Alert, Decision
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgewright.contract.rollout_decision import CONTROL, DeviceOutcome
-from edgewright.contract.rollout_plan import Arm, HealthRule, Plan, PlanState, Policy, Stage
+from edgewright.contract.rollout.decision import CONTROL, DeviceOutcome
+from edgewright.contract.rollout.plan import Arm, HealthRule, Plan, PlanState, Policy, Stage
 from edgewright.rollout.decision import decide
 from edgewright.rollout.outcome_counts import collect
 from edgewright.server.access_control import Role
@@ -21,9 +21,10 @@ from edgewright.server.store import records as kept
 pytest.importorskip("litestar", reason="the extra `server` is not installed")
 
 from edgewright.server.metrics import NAMES
-from edgewright.server.web import assets
-from edgewright.server.web.view_models import interval_bars as bars, drift, overview, rollouts
 from edgewright.server.store.records import Group, Hour
+from edgewright.server.web import assets
+from edgewright.server.web.view_models import drift, overview, rollouts
+from edgewright.server.web.view_models import interval_bars as bars
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "src/edgewright/server/page"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.contract.errors import OutputError
 from edgewright.contract.config.fleet import Retraining
+from edgewright.contract.errors import OutputError
 from edgewright.server.alerting.retraining import Ended, Retrainer
 
 Make = Callable[..., Retrainer]

@@ -15,20 +15,22 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgewright.contract.errors import EdgewrightError, InputError, WorkError
+from edgewright.contract.api.device_status import Status
 from edgewright.contract.config.fleet import Fleet, parse_fleet
-from edgewright.contract.query_permit import Permit
-from edgewright.contract.rollout_plan import Arm, Plan, Stage
-from edgewright.contract.query import Counted, Query, Template, laxer
+from edgewright.contract.errors import EdgewrightError, InputError, WorkError
+from edgewright.contract.query.permit import Permit
+from edgewright.contract.query.query import Counted, Query, Template, laxer
 from edgewright.contract.release import Manifest, StoredFile, Variant
-from edgewright.contract.device_status import Status
+from edgewright.contract.rollout.plan import Arm, Plan, Stage
 from edgewright.contract.timestamps import moment
 from edgewright.fleet.action_policy import Wish, decide
 from edgewright.fleet.release_retirement import Old, propose
 from edgewright.server.alerting import automated_actions as acting_module
-from edgewright.server.alerting import notifications as telling_module
 from edgewright.server.alerting import monitor as watching_module
+from edgewright.server.alerting import notifications as telling_module
 from edgewright.server.alerting.automated_actions import approve, awaiting, refuse
+from edgewright.server.alerting.monitor import Watcher, fleet_health, make_watcher, watch
+from edgewright.server.alerting.notifications import Channel, Notice, Teller
 from edgewright.server.services import Services
 from edgewright.server.store.actions import Acts, Positions
 from edgewright.server.store.alerts import Alerts
@@ -36,16 +38,14 @@ from edgewright.server.store.audit import Audit
 from edgewright.server.store.decisions import Decisions
 from edgewright.server.store.records import Act, CheckIn, Device
 from edgewright.server.store.store import Store, make_store
-from edgewright.server.alerting.notifications import Channel, Notice, Teller
-from edgewright.server.alerting.monitor import Watcher, fleet_health, make_watcher, watch
-from edgewright.trust import signing_keys as keys_module
-from edgewright.trust.queries import known_questions, permit
-from edgewright.trust.bootstrap import found, read_anchor
-from edgewright.trust.signing_keys import OFFLINE, KeyFolder
-from edgewright.trust.publish import known_policy, publish_plan, publish_release, releases
-from edgewright.trust.repository import Repository
-from edgewright.trust.staging import staged
-from edgewright.trust.storage import LocalStore
+from edgewright.trust.keys import signing_keys as keys_module
+from edgewright.trust.keys.signing_keys import OFFLINE, KeyFolder
+from edgewright.trust.publishing.publish import known_policy, publish_plan, publish_release, releases
+from edgewright.trust.publishing.signed_queries import known_questions, permit
+from edgewright.trust.repository.bootstrap import found, read_anchor
+from edgewright.trust.repository.repository import Repository
+from edgewright.trust.repository.staging import staged
+from edgewright.trust.storage.storage import LocalStore
 
 START = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
 PASSPHRASE = "correct horse"  # noqa: S105 - of test keys

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from edgewright.stats.selective_prediction import fit_acceptance, least_accepted
 from edgewright.stats.conformal import accepts
 from edgewright.stats.ood_scores import score
+from edgewright.stats.selective_prediction import fit_acceptance, least_accepted
 
 Arrays = dict[str, NDArray[Any]]
 

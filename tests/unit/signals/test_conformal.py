@@ -8,9 +8,16 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from edgewright.contract.guarantee import SetRule
+from edgewright.contract.model.guarantee import SetRule
 from edgewright.stats.calibration import softmax
-from edgewright.stats.conformal import conformal_quantile, control_risk, coverage, fit_sets, nonconformity, prediction_sets
+from edgewright.stats.conformal import (
+    conformal_quantile,
+    control_risk,
+    coverage,
+    fit_sets,
+    nonconformity,
+    prediction_sets,
+)
 
 Arrays = dict[str, NDArray[Any]]
 

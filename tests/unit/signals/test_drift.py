@@ -10,8 +10,22 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
+from edgewright.stats.drift_test import (
+    Finding,
+    Plan,
+    State,
+    Verdict,
+    begin,
+    clopper_pearson_upper,
+    event_bounds,
+    events,
+    judge,
+    log_wealth,
+    make_plan,
+    tolerance,
+    update,
+)
 from edgewright.stats.histograms import count, place, quantile_edges, take_reference
-from edgewright.stats.drift_test import Finding, Plan, State, Verdict, begin, clopper_pearson_upper, event_bounds, events, judge, log_wealth, make_plan, tolerance, update
 
 DATA = Path(__file__).parents[4] / "shared" / "data" / "wisdm51_watch.npz"
 BATCH = 100

@@ -7,7 +7,16 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from edgewright.stats.histograms import count, place, quantile_edges
-from edgewright.stats.thinning import Dependence, Thinning, begin_check, check, choose_thinning, depends, overdispersion, pick
+from edgewright.stats.thinning import (
+    Dependence,
+    Thinning,
+    begin_check,
+    check,
+    choose_thinning,
+    depends,
+    overdispersion,
+    pick,
+)
 
 DATA = Path(__file__).parents[4] / "shared" / "data" / "fashion_mnist.npz"
 ROWS = 20_000

@@ -3,7 +3,20 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from edgewright.stats.cohort_tests import FleetVerdict, Rate, calibration, cohort_rate, compare_cohorts, contrasts, difference, null_covariance, pooled_p_value, power, rate, shifts
+from edgewright.stats.cohort_tests import (
+    FleetVerdict,
+    Rate,
+    calibration,
+    cohort_rate,
+    compare_cohorts,
+    contrasts,
+    difference,
+    null_covariance,
+    pooled_p_value,
+    power,
+    rate,
+    shifts,
+)
 
 Floats = NDArray[np.float64]
 SHARES = np.full(16, 1 / 16)

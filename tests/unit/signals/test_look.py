@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.stats.input_stats import COMPILED, Layout, PlainRing, Ring, conclusions, open_ring, summaries, within
+from edgewright.stats.input_stats import (
+    COMPILED,
+    Layout,
+    PlainRing,
+    Ring,
+    conclusions,
+    open_ring,
+    summaries,
+    within,
+)
 
 LAYOUTS = [
     Layout(1),
@@ -211,7 +220,7 @@ def test_a_slot_that_is_never_released_stops_nothing(make: Make) -> None:
 
 @pytest.mark.skipif(not COMPILED, reason="there is no compiled part")
 def test_a_ring_that_was_not_made_is_of_no_use_and_does_no_harm() -> None:
-    compiled = importlib.import_module("edgewright.stats._look").Ring
+    compiled = importlib.import_module("edgewright.stats._input_stats").Ring
     ring = compiled.__new__(compiled)
     with pytest.raises(ValueError, match="was not made"):
         ring.admit(sample(4))

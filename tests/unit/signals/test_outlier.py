@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy import ndimage, special
 
-from edgewright.contract.guarantee import Guarantee
-from edgewright.contract.outlier import LogitMeasure, OutlierRule, Squeezing
+from edgewright.contract.model.guarantee import Guarantee
+from edgewright.contract.model.ood_detector import LogitMeasure, OutlierRule, Squeezing
 from edgewright.stats.calibration import softmax
 from edgewright.stats.ood_scores import disagreement, score, scorer, squeezed, unusual
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from edgewright.contract.release import Manifest, StoredFile, Variant
-from edgewright.trust import signing_keys as keys_module
-from edgewright.trust.bootstrap import found, read_anchor
-from edgewright.trust.signing_keys import KeyFolder
-from edgewright.trust.publish import Published, publish_release
-from edgewright.trust.repository import Repository
-from edgewright.trust.storage import LocalStore
+from edgewright.trust.keys import signing_keys as keys_module
+from edgewright.trust.keys.signing_keys import KeyFolder
+from edgewright.trust.publishing.publish import Published, publish_release
+from edgewright.trust.repository.bootstrap import found, read_anchor
+from edgewright.trust.repository.repository import Repository
+from edgewright.trust.storage.storage import LocalStore
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 PASSPHRASE = "correct horse"  # noqa: S105 - of test keys

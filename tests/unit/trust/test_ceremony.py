@@ -10,15 +10,15 @@ import pytest
 from tuf.api.metadata import Metadata, Root, TargetFile
 
 from edgewright.contract.errors import InputError
-from edgewright.trust.key_rotation import change_keys, whose
+from edgewright.trust.keys.signing_keys import ONLINE, KeyFolder, Role
+from edgewright.trust.publishing.publish import releases
+from edgewright.trust.repository.bootstrap import ANCHOR
+from edgewright.trust.repository.key_rotation import change_keys, whose
+from edgewright.trust.repository.metadata_rules import ROLLOUTS
+from edgewright.trust.repository.repository import Repository, TrustError
+from edgewright.trust.repository.staging import Changed, changes, discard, land, sign_staged, stage, staged, waiting
 from edgewright.trust.repository_check import check_repository
-from edgewright.trust.metadata_rules import ROLLOUTS
-from edgewright.trust.bootstrap import ANCHOR
-from edgewright.trust.signing_keys import ONLINE, KeyFolder, Role
-from edgewright.trust.publish import releases
-from edgewright.trust.repository import Repository, TrustError
-from edgewright.trust.staging import Changed, changes, discard, land, sign_staged, stage, staged, waiting
-from edgewright.trust.storage import Store
+from edgewright.trust.storage.storage import Store
 
 from .conftest import PASSPHRASE, Place
 
@@ -280,7 +280,7 @@ def test_a_root_that_skips_a_version_is_not_believed(place: Place) -> None:
 def test_the_repository_is_that_of_the_anchor(place: Place, tmp_path: Path) -> None:
     """Another repository under the same address, made by somebody else, is not signed on top of."""
     other = Place(tmp_path / "other")
-    from edgewright.trust.bootstrap import found
+    from edgewright.trust.repository.bootstrap import found
 
     found(other.store, other.keys(), passphrase=PASSPHRASE, bits=2, now=other.now)
     with pytest.raises(TrustError):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgewright.contract.errors import InputError
-from edgewright.trust.device_identity import DeviceKey, Requests, UnknownError, device_id_of, new_device_key
+from edgewright.trust.keys.device_identity import DeviceKey, Requests, UnknownError, device_id_of, new_device_key
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgewright.contract.errors import InputError
-from edgewright.trust.signing_keys import KeyFolder, read_public
+from edgewright.trust.keys.signing_keys import KeyFolder, read_public
 
 from .conftest import PASSPHRASE, Place
 

@@ -10,16 +10,13 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from edgewright.contract.errors import EdgewrightError, InputError, WorkError
 from edgewright.contract.certificate import Certificate
+from edgewright.contract.errors import EdgewrightError, InputError, WorkError
 from edgewright.contract.measurement import Measurement, Origin
-from edgewright.contract.rollout_plan import Arm, Plan, Stage
 from edgewright.contract.release import Evidence, Lineage, Manifest
-from edgewright.trust.release_documents import bill_of_materials, model_card
-from edgewright.trust.repository_check import check_repository
-from edgewright.trust.keystore import new_key_file
-from edgewright.trust.target_paths import blob_name
-from edgewright.trust.publish import (
+from edgewright.contract.rollout.plan import Arm, Plan, Stage
+from edgewright.trust.keys.keystore import new_key_file
+from edgewright.trust.publishing.publish import (
     known_plan,
     known_policy,
     publish_again,
@@ -28,9 +25,12 @@ from edgewright.trust.publish import (
     releases,
     set_policy,
 )
-from edgewright.trust.metadata_renewal import renew
-from edgewright.trust.repository import Repository, TrustError
-from edgewright.trust.storage import Store
+from edgewright.trust.publishing.release_documents import bill_of_materials, model_card
+from edgewright.trust.repository.metadata_renewal import renew
+from edgewright.trust.repository.repository import Repository, TrustError
+from edgewright.trust.repository_check import check_repository
+from edgewright.trust.storage.storage import Store
+from edgewright.trust.target_paths import blob_name
 
 from .conftest import Place
 

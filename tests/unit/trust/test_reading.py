@@ -2,10 +2,10 @@
 
 import msgspec
 
-from edgewright.contract.query_permit import Permit
-from edgewright.contract.query import Counted, Template
-from edgewright.trust.queries import permit
-from edgewright.trust.staging import changes, discard, staged
+from edgewright.contract.query.permit import Permit
+from edgewright.contract.query.query import Counted, Template
+from edgewright.trust.publishing.signed_queries import permit
+from edgewright.trust.repository.staging import changes, discard, staged
 
 from .conftest import Place
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewright.trust.keystore import KeyStore, LockedError, new_key_file
-from edgewright.trust.file_encryption import seal, sealed_size, unseal
+from edgewright.trust.keys.file_encryption import seal, sealed_size, unseal
+from edgewright.trust.keys.keystore import KeyStore, LockedError, new_key_file
 
 CONTENT = bytes(range(256)) * 10
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

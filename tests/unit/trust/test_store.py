@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.trust import signing_keys as keys_module
+from edgewright.trust.keys import signing_keys as keys_module
+from edgewright.trust.keys.signing_keys import KeyFolder
+from edgewright.trust.repository.bootstrap import found, read_anchor
+from edgewright.trust.repository.repository import Repository
 from edgewright.trust.repository_check import check_repository
-from edgewright.trust.bootstrap import found, read_anchor
-from edgewright.trust.signing_keys import KeyFolder
-from edgewright.trust.open_storage import open_store
-from edgewright.trust.repository import Repository
-from edgewright.trust.storage import ExistsError, LocalStore, Store
+from edgewright.trust.storage.open_storage import open_store
+from edgewright.trust.storage.storage import ExistsError, LocalStore, Store
 
 from .conftest import PASSPHRASE, Place
 

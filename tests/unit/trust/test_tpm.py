@@ -10,10 +10,10 @@ import pytest
 
 from edgewright.contract.errors import InputError, WorkError
 from edgewright.device.encryption_keys import own_keys
-from edgewright.trust.keystore import LockedError
+from edgewright.trust.keys.keystore import LockedError
 
 tpm = pytest.importorskip(
-    "edgewright.trust.tpm", reason="tpm2-pytss is not installed: make setup", exc_type=ImportError
+    "edgewright.trust.keys.tpm", reason="tpm2-pytss is not installed: make setup", exc_type=ImportError
 )
 
 pytestmark = pytest.mark.skipif(shutil.which("swtpm") is None, reason="swtpm is not installed: apt install swtpm")

@@ -7,10 +7,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from edgewright.cli.project_options import find_project
 from edgewright.cli.console import SCHEMA_VERSION, print_json, working
-from edgewright.compress.uncertainty.calibrated_classifier import calibrate_model
+from edgewright.cli.project_options import find_project
 from edgewright.compress.output_folder import write_file
+from edgewright.compress.uncertainty.calibrated_classifier import calibrate_model
 
 __all__ = ["register"]
 

@@ -11,18 +11,18 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from edgewright.cli.project_options import PROJECT_FILE, device_class_of, find_project
 from edgewright.cli.console import print_json, was_interrupted
-from edgewright.compress.pipeline import Request, compress_model
+from edgewright.cli.project_options import PROJECT_FILE, device_class_of, find_project
 from edgewright.compress.certify.look_ledger import state_folder
-from edgewright.compress.output_folder import ORIGINAL, OutputFolder
-from edgewright.compress.report.html_report import page, print_summary
 from edgewright.compress.context import TrainingRequest
 from edgewright.compress.data.sources.function import is_function_reference
-from edgewright.contract.device_class import Budget, DeviceClass
-from edgewright.contract.errors import InputError
+from edgewright.compress.output_folder import ORIGINAL, OutputFolder
+from edgewright.compress.pipeline import Request, compress_model
+from edgewright.compress.report.html_report import page, print_summary
 from edgewright.contract.config.project import Project
 from edgewright.contract.config.sections import Task
+from edgewright.contract.device_class import Budget, DeviceClass
+from edgewright.contract.errors import InputError
 from edgewright.contract.units import Dimension, parse_quantity
 
 __all__ = ["register", "run"]

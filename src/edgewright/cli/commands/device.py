@@ -15,21 +15,21 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.cli.records import read_record
 from edgewright.cli.console import SCHEMA_VERSION, label_of, print_json, working
+from edgewright.cli.records import read_record
 from edgewright.contract.errors import DataError, InputError
-from edgewright.contract.query import Limits
+from edgewright.contract.query.query import Limits
 from edgewright.device.agent import Agent
 from edgewright.device.control_plane_client import Door
-from edgewright.device.update.journal import Record
-from edgewright.device.run_loop import keep_up
 from edgewright.device.encryption_keys import IDENTITY, read_fleet_key
-from edgewright.device.serving.http_server import LOOPBACK, serve_tcp, serve_unix
 from edgewright.device.enrolment import enrol, enrol_at
+from edgewright.device.run_loop import keep_up
+from edgewright.device.serving.http_server import LOOPBACK, serve_tcp, serve_unix
+from edgewright.device.update.journal import Record
 from edgewright.device.update.self_test import Probation
 from edgewright.profiling.job_runner import run_errands
-from edgewright.trust.fetcher import open_pool
-from edgewright.trust.device_identity import new_device_key
+from edgewright.trust.client.fetcher import open_pool
+from edgewright.trust.keys.device_identity import new_device_key
 
 __all__ = ["register"]
 

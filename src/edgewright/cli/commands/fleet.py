@@ -11,8 +11,8 @@ from rich.table import Table
 
 from edgewright.cli.api_client import SERVER, TOKEN, Remote, add_remote_options, quoted, remote_of
 from edgewright.cli.console import SCHEMA_VERSION, label_of, print_json, working
+from edgewright.contract.api.operator_api import Because, Bench, Invite, Made, NewToken, NewUser, Secret, Silencing
 from edgewright.contract.errors import InputError
-from edgewright.contract.operator_api import Because, Bench, Invite, Made, NewToken, NewUser, Secret, Silencing
 
 __all__ = ["register"]
 

@@ -8,13 +8,13 @@ import threading
 from pathlib import Path
 
 from edgewright.cli.aggregation_server import serving
-from edgewright.cli.device_list import read_enrolled
 from edgewright.cli.console import SCHEMA_VERSION, print_json
+from edgewright.cli.device_list import read_enrolled
 from edgewright.contract.errors import InputError
 from edgewright.device.queries.sum_client import UsedFile
 from edgewright.privacy.aggregation_handler import HelperDesk
 from edgewright.privacy.helper import Helper
-from edgewright.trust.keystore import write_secret
+from edgewright.trust.keys.keystore import write_secret
 
 __all__ = ["register"]
 

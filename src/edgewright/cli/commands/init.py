@@ -14,19 +14,19 @@ from rich.console import Console
 
 from edgewright.cli.console import SCHEMA_VERSION, print_json
 from edgewright.compress.data.loader import Dataset, Splits, load_data, split
-from edgewright.compress.certify.metric import Metric, choose_metric, outputs_of
-from edgewright.compress.model.loading import LoadedModel, read_model
 from edgewright.compress.data.sources.function import is_function_reference
+from edgewright.compress.metrics.metric import Metric, choose_metric, outputs_of
+from edgewright.compress.model.loading import LoadedModel, read_model
+from edgewright.contract.config.project import Project, parse_project
+from edgewright.contract.config.project_template import project_text
+from edgewright.contract.config.sections import DataSection, MetricSection, ModelSection
 from edgewright.contract.device_class import DEFAULT_DEVICE_CLASS, Budget, DeviceClass
 from edgewright.contract.errors import EdgewrightError, OutputError, ProjectError
-from edgewright.contract.config.project import Project, parse_project
-from edgewright.contract.config.sections import DataSection, MetricSection, ModelSection
-from edgewright.contract.config.project_template import project_text
 from edgewright.contract.units import Dimension, format_quantity, parse_quantity
 from edgewright.profiling.latency import measure_latency
 from edgewright.profiling.memory import measure_memory
-from edgewright.profiling.workload import Subject
 from edgewright.profiling.target import open_target
+from edgewright.profiling.workload import Subject
 from edgewright.runtime.options import RuntimeOptions
 
 __all__ = ["register"]

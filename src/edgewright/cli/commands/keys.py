@@ -9,17 +9,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from edgewright.cli.repository_options import add_options, opened
-from edgewright.cli.passphrase import ask, ask_new
-from edgewright.cli.signing_progress import signing
 from edgewright.cli.console import SCHEMA_VERSION, print_json
+from edgewright.cli.passphrase import ask, ask_new
+from edgewright.cli.repository_options import add_options, opened
+from edgewright.cli.signing_progress import signing
 from edgewright.contract.errors import InputError
-from edgewright.trust.key_rotation import change_keys, whose
-from edgewright.trust.bootstrap import BITS, found, hand_over
-from edgewright.trust.signing_keys import OFFLINE, ONLINE, KeyFolder, PublicKey, Role, read_public
-from edgewright.trust.open_storage import open_store
-from edgewright.trust.repository import Repository
-from edgewright.trust.staging import staged, waiting
+from edgewright.trust.keys.signing_keys import OFFLINE, ONLINE, KeyFolder, PublicKey, Role, read_public
+from edgewright.trust.repository.bootstrap import BITS, found, hand_over
+from edgewright.trust.repository.key_rotation import change_keys, whose
+from edgewright.trust.repository.repository import Repository
+from edgewright.trust.repository.staging import staged, waiting
+from edgewright.trust.storage.open_storage import open_store
 
 __all__ = ["register"]
 

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from edgewright.cli.console import SCHEMA_VERSION, print_json
-from edgewright.compress.model.strip_metadata import compact
 from edgewright.compress.model.fusion_lint import Lint, lint, mend
 from edgewright.compress.model.loading import read_model
+from edgewright.compress.model.strip_metadata import compact
 from edgewright.compress.output_folder import write_file
 
 __all__ = ["register", "run"]

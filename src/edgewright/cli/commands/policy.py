@@ -5,14 +5,14 @@ import argparse
 import msgspec
 from rich.console import Console
 
+from edgewright.cli.console import SCHEMA_VERSION, print_json
 from edgewright.cli.repository_options import add_options, opened
 from edgewright.cli.signing_progress import signing
-from edgewright.cli.console import SCHEMA_VERSION, print_json
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_version
-from edgewright.contract.rollout_plan import Policy
-from edgewright.trust.publish import known_policy, new_salt, releases, set_policy
-from edgewright.trust.repository import Repository
+from edgewright.contract.rollout.plan import Policy
+from edgewright.trust.publishing.publish import known_policy, new_salt, releases, set_policy
+from edgewright.trust.repository.repository import Repository
 
 __all__ = ["register"]
 

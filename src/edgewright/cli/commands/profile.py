@@ -10,16 +10,16 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from edgewright.cli.project_options import PROJECT_FILE, device_class_of, find_project
 from edgewright.cli.console import print_json
+from edgewright.cli.project_options import PROJECT_FILE, device_class_of, find_project
 from edgewright.compress.data.loader import load_data
 from edgewright.compress.model.loading import read_model
 from edgewright.contract.errors import InputError
 from edgewright.contract.measurement import Measurement
 from edgewright.contract.units import Dimension, format_quantity
+from edgewright.profiling.profiler import Figures, ModelInput, Profile, profile_model
 from edgewright.profiling.random_inputs import runnable_feed
 from edgewright.profiling.runtime_tuning import describe
-from edgewright.profiling.profiler import Figures, ModelInput, Profile, profile_model
 from edgewright.profiling.target import open_target
 
 __all__ = ["register", "run"]

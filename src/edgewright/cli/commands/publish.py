@@ -7,22 +7,22 @@ import msgspec
 from rich.console import Console
 
 import edgewright
-from edgewright.cli.repository_options import add_options, opened
+from edgewright.cli.console import SCHEMA_VERSION, print_json
 from edgewright.cli.project_options import find_project
 from edgewright.cli.records import read_record
+from edgewright.cli.repository_options import add_options, opened
 from edgewright.cli.signing_progress import signing
-from edgewright.cli.console import SCHEMA_VERSION, print_json
 from edgewright.compress.release_variant import Made, Sample, image_of, variant_of
 from edgewright.contract.device_class import DeviceClass
 from edgewright.contract.errors import InputError
-from edgewright.contract.guard import GuardRules
+from edgewright.contract.model.guard import GuardRules
+from edgewright.contract.model.preprocess import Preprocess
 from edgewright.contract.names import checked_name
-from edgewright.contract.preprocess import Preprocess
 from edgewright.contract.release import Lineage, Manifest
 from edgewright.contract.timestamps import time_of
 from edgewright.contract.units import parse_quantity
-from edgewright.trust.keystore import KeyStore, new_key_file
-from edgewright.trust.publish import publish_release, releases
+from edgewright.trust.keys.keystore import KeyStore, new_key_file
+from edgewright.trust.publishing.publish import publish_release, releases
 
 __all__ = ["register"]
 

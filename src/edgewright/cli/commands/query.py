@@ -9,24 +9,24 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from edgewright.cli.query_collect import Patience, collect
-from edgewright.cli.device_list import read_enrolled
 from edgewright.cli.commands.judge import read_collected
-from edgewright.cli.repository_options import add_options, opened
-from edgewright.cli.records import read_record
-from edgewright.cli.signing_progress import signing
 from edgewright.cli.console import SCHEMA_VERSION, label_of, print_json, working
+from edgewright.cli.device_list import read_enrolled
+from edgewright.cli.query_collect import Patience, collect
+from edgewright.cli.records import read_record
+from edgewright.cli.repository_options import add_options, opened
+from edgewright.cli.signing_progress import signing
 from edgewright.contract.errors import InputError
-from edgewright.contract.query_permit import Permit
-from edgewright.contract.query import Backend, Counted, Limits, Template
+from edgewright.contract.query.permit import Permit
+from edgewright.contract.query.query import Backend, Counted, Limits, Template
 from edgewright.contract.timestamps import time_of
 from edgewright.device.monitoring.aggregates import TENTHS, widths
 from edgewright.fleet.cohort_drift import judged
-from edgewright.privacy.query_calibration import price, question
 from edgewright.privacy.private_sum import as_json, by_signal
-from edgewright.trust.queries import ask, known_permit, known_questions, permit, profile_of
-from edgewright.trust.publish import releases
-from edgewright.trust.repository import Repository
+from edgewright.privacy.query_calibration import price, question
+from edgewright.trust.publishing.publish import releases
+from edgewright.trust.publishing.signed_queries import ask, known_permit, known_questions, permit, profile_of
+from edgewright.trust.repository.repository import Repository
 
 __all__ = ["register"]
 

@@ -5,14 +5,14 @@ import argparse
 from rich.console import Console
 from rich.prompt import Confirm
 
+from edgewright.cli.console import SCHEMA_VERSION, print_json
 from edgewright.cli.repository_options import add_options, opened
 from edgewright.cli.signing_progress import signing
-from edgewright.cli.console import SCHEMA_VERSION, print_json
 from edgewright.contract.errors import InputError, WorkError
+from edgewright.trust.repository.metadata_renewal import renew
+from edgewright.trust.repository.repository import Repository
+from edgewright.trust.repository.staging import changes, discard, land, sign_staged, staged, waiting
 from edgewright.trust.repository_check import check_repository
-from edgewright.trust.metadata_renewal import renew
-from edgewright.trust.repository import Repository
-from edgewright.trust.staging import changes, discard, land, sign_staged, staged, waiting
 
 __all__ = ["register"]
 

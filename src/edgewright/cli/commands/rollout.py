@@ -6,17 +6,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from edgewright.cli.repository_options import add_options, opened
 from edgewright.cli.api_client import Remote, add_remote_options, quoted, remote_of
-from edgewright.cli.signing_progress import signing
 from edgewright.cli.console import SCHEMA_VERSION, label_of, print_json
+from edgewright.cli.repository_options import add_options, opened
+from edgewright.cli.signing_progress import signing
+from edgewright.contract.api.operator_api import Because, Made, StartRollout, Wanted
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name, checked_version, version_key
-from edgewright.contract.operator_api import Because, Made, StartRollout, Wanted
-from edgewright.contract.rollout_plan import Arm, HealthRule, Hours, Plan, Selector, Stage
+from edgewright.contract.rollout.plan import Arm, HealthRule, Hours, Plan, Selector, Stage
 from edgewright.rollout.plan_transitions import CHANGES, arms_of, at_once, begin
-from edgewright.trust.publish import known_plan, known_policy, publish_again, publish_plan, releases
-from edgewright.trust.repository import Repository, utc_now
+from edgewright.trust.publishing.publish import known_plan, known_policy, publish_again, publish_plan, releases
+from edgewright.trust.repository.repository import Repository, utc_now
 
 __all__ = ["register"]
 

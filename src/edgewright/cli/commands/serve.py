@@ -11,18 +11,18 @@ from pathlib import Path
 
 from edgewright.cli.api_client import remember
 from edgewright.cli.console import SCHEMA_VERSION, print_json
-from edgewright.contract.errors import InputError
 from edgewright.contract.config.fleet import Fleet, load_fleet
+from edgewright.contract.errors import InputError
 from edgewright.server.app import make_app
-from edgewright.server.queries.coordinator import Asking
-from edgewright.server.queries.findings import findings_of
 from edgewright.server.commands.service import Hands
 from edgewright.server.controller.leader_loop import Step, lead
-from edgewright.server.web.router import page_router
-from edgewright.server.state_folder import Where, first_access, open_services
-from edgewright.server.process import free_port, serve
-from edgewright.server.services import Services
 from edgewright.server.leader_tasks import steps_of, tend
+from edgewright.server.process import free_port, serve
+from edgewright.server.queries.coordinator import Asking
+from edgewright.server.queries.findings import findings_of
+from edgewright.server.services import Services
+from edgewright.server.state_folder import Where, first_access, open_services
+from edgewright.server.web.router import page_router
 
 __all__ = ["register"]
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from edgewright.compress.certify.bounds import LEAST_SAMPLES, METHODS, Bounds, Kind, Scalar
 from edgewright.compress.certify.look_ledger import LookLedger, look_alpha
-from edgewright.contract.errors import DataError
 from edgewright.contract.certificate import Certificate, Verdict
+from edgewright.contract.errors import DataError
 from edgewright.stats.exact_paired_bound import exact_bound, likelihood_limit
 from edgewright.stats.paired_bounds import MIN_CLUSTERS
 

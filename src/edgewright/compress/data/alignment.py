@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import DataError
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import InputContract, TensorSpec
 
 __all__ = ["align"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.contract.preprocess import Preprocess
 from edgewright.contract.config.sections import Task
-from edgewright.contract.model_signature import InputContract
+from edgewright.contract.model.preprocess import Preprocess
+from edgewright.contract.model.signature import InputContract
 
 __all__ = ["Dataset", "Task", "content_digest", "row_digests"]
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from edgewright.compress.data.dataset import Task
 from edgewright.contract.errors import DataError
-from edgewright.contract.model_signature import InputContract
+from edgewright.contract.model.signature import InputContract
 
 __all__ = ["answer_place", "class_count", "read_labels"]
 
@@ -17,7 +17,7 @@ def answer_place(contract: InputContract) -> int:
 
     Classifiers converted from scikit-learn give integer class ids first and probabilities second.
 
-    >>> from edgewright.contract.model_signature import TensorSpec
+    >>> from edgewright.contract.model.signature import TensorSpec
     >>> ids = TensorSpec("label", "int64", ("n",))
     >>> probabilities = TensorSpec("probabilities", "float32", ("n", 3))
     >>> answer_place(InputContract((), (ids, probabilities)))

@@ -24,8 +24,8 @@ from edgewright.compress.data.sources.raw import RawData
 from edgewright.compress.data.sources.table import read_table
 from edgewright.compress.data.splits import Splits, split
 from edgewright.contract.errors import DataError
-from edgewright.contract.preprocess import Preprocess
-from edgewright.contract.model_signature import InputContract
+from edgewright.contract.model.preprocess import Preprocess
+from edgewright.contract.model.signature import InputContract
 
 __all__ = ["Dataset", "Splits", "Task", "load_data", "split"]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgewright.compress.data.dataset import Dataset
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.model_signature import InputContract
+from edgewright.contract.model.signature import InputContract
 from edgewright.runtime.options import RuntimeOptions, session_options
 
 __all__ = ["Runnable", "open_session", "outputs_of"]

@@ -13,8 +13,8 @@ from edgewright.compress.data.model_outputs import open_session, outputs_of
 from edgewright.compress.data.sources.images import image_form
 from edgewright.compress.data.splits import split
 from edgewright.contract.errors import DataError
-from edgewright.contract.preprocess import Preprocess
-from edgewright.contract.model_signature import InputContract
+from edgewright.contract.model.preprocess import Preprocess
+from edgewright.contract.model.signature import InputContract
 
 __all__ = ["find_preprocess"]
 

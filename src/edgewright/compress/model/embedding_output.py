@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from edgewright.compress.model.graph import Graph
 from edgewright.compress.model.classifier_head import head_of
+from edgewright.compress.model.graph import Graph
 from edgewright.contract.errors import CandidateError
 
 __all__ = ["EMBEDDING", "expose"]

@@ -20,9 +20,14 @@ import onnxruntime as ort
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
 
-from edgewright.compress.model.tensor_checks import check_graph_sizes, check_stored_sizes, check_weights, every_tensor
+from edgewright.compress.model.tensor_checks import (
+    check_graph_sizes,
+    check_stored_sizes,
+    check_weights,
+    every_tensor,
+)
 from edgewright.contract.errors import ModelError
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import InputContract, TensorSpec
 from edgewright.runtime.options import RuntimeOptions, session_options
 
 __all__ = ["MAX_FILE_BYTES", "MIN_OPSET", "LoadedModel", "read_model"]

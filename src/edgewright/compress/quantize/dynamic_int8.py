@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgewright.compress.quantize.weight_quantizer import encode
 from edgewright.compress.model.graph import Graph, attribute
+from edgewright.compress.quantize.weight_quantizer import encode
 from edgewright.contract.errors import CandidateError
 
 __all__ = ["DynamicInt8", "WeightBlocks", "matrix_layers", "quantize_blocks", "quantize_dynamic"]

@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgewright.compress.quantize.activation_ranges import Observation
 from edgewright.compress.model.graph import Graph, attribute
 from edgewright.compress.model.layers import weights_of
+from edgewright.compress.quantize.activation_ranges import Observation
 from edgewright.contract.errors import CandidateError
 
 __all__ = ["Equalize", "Smooth", "equalize", "pairs", "smooth"]

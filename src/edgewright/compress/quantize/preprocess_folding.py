@@ -19,8 +19,8 @@ from onnx import TensorProto
 from edgewright.compress.data.dataset import Dataset
 from edgewright.compress.model.graph import Graph, attribute, raise_opset
 from edgewright.contract.errors import CandidateError, DataError
-from edgewright.contract.preprocess import Preprocess
-from edgewright.contract.model_signature import InputContract
+from edgewright.contract.model.preprocess import Preprocess
+from edgewright.contract.model.signature import InputContract
 
 __all__ = ["FoldPreprocess", "fold_preprocess", "integer_affine", "raw_contract", "raw_dataset"]
 

@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgewright.compress.quantize.weight_quantizer import encode
 from edgewright.compress.model.graph import Graph, session_bytes
 from edgewright.compress.quantize.bit_packing import DIGITS, bits_per_weight, peak_of
 from edgewright.compress.quantize.static_int8 import StaticInt8, integer_layers, quantize_static
 from edgewright.compress.quantize.weight_only import stored_layers
+from edgewright.compress.quantize.weight_quantizer import encode
 from edgewright.contract.errors import CandidateError
 
 __all__ = ["Probe", "allocate_peaks", "integer_noise", "probe_on", "weight_noise"]

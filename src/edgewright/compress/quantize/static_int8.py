@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgewright.compress.quantize.activation_ranges import Calibrator, Observation, range_of
-from edgewright.compress.quantize.weight_quantizer import Codes, encode
-from edgewright.compress.quantize.preprocess_folding import integer_affine
 from edgewright.compress.model.graph import Graph, attribute
 from edgewright.compress.model.layers import Weight, weights_of
+from edgewright.compress.quantize.activation_ranges import Calibrator, Observation, range_of
+from edgewright.compress.quantize.preprocess_folding import integer_affine
+from edgewright.compress.quantize.weight_quantizer import Codes, encode
 from edgewright.contract.errors import CandidateError
 
 __all__ = ["StaticInt8", "integer_layers", "quantize_static", "tensors_to_observe"]

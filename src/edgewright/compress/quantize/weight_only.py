@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from edgewright.compress.quantize.weight_quantizer import encode
 from edgewright.compress.model.graph import Graph
 from edgewright.compress.model.layers import Weight, layer_weights
+from edgewright.compress.quantize.weight_quantizer import encode
 
 __all__ = ["StoreHalf", "StoreWeights", "store_half", "store_weights", "stored_layers"]
 

@@ -7,8 +7,8 @@ from functools import partial
 from edgewright.compress.report import formatting as notation
 from edgewright.compress.report.comparison import is_original
 from edgewright.compress.report.formatting import Writer, is_known
-from edgewright.contract.compression_report import Report
 from edgewright.contract.certificate import Certificate
+from edgewright.contract.compression_report import Report
 
 __all__ = ["Limit", "limits", "method_sentence", "multiplicity_sentence", "next_steps", "subject"]
 

@@ -9,14 +9,15 @@ import msgspec
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from edgewright.compress.report import advice, formatting as notation, plots
+from edgewright.compress.report import advice, plots
+from edgewright.compress.report import formatting as notation
 from edgewright.compress.report.comparison import compare, is_original
-from edgewright.compress.report.learning_curves import learning_plot, legend_curve
-from edgewright.compress.report.svg import Mark
-from edgewright.compress.report.training_summary import gains, stages, training_sentence, validation_metric
 from edgewright.compress.report.formatting import is_known
+from edgewright.compress.report.learning_curves import learning_plot, legend_curve
 from edgewright.compress.report.sanitize import printable_report
+from edgewright.compress.report.svg import Mark
 from edgewright.compress.report.terminal_summary import print_summary
+from edgewright.compress.report.training_summary import gains, stages, training_sentence, validation_metric
 from edgewright.contract.compression_report import FasterOptions, Report
 
 __all__ = ["page", "print_summary"]
@@ -80,7 +81,7 @@ def _environment() -> Environment:
 
 
 def _source(name: str) -> str:
-    return files("edgewright.compress").joinpath(name).read_text(encoding="utf-8")
+    return files("edgewright.compress.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _key(shape: Mark, kind: str) -> Markup:

@@ -11,18 +11,18 @@ import onnx
 import onnxruntime as ort
 
 import edgewright
-from edgewright.compress.search.ranking import front_of
-from edgewright.compress.search.final_measurement import Measured
-from edgewright.compress.quantize.preprocess_folding import FoldPreprocess
+from edgewright.compress.certify.final_measurement import Measured
+from edgewright.compress.certify.ranking import front_of
+from edgewright.compress.context import Run
+from edgewright.compress.metrics.metric import agreement, sqnr_db
 from edgewright.compress.model.fusion_lint import lint
-from edgewright.compress.certify.metric import agreement, sqnr_db
+from edgewright.compress.quantize.preprocess_folding import FoldPreprocess
 from edgewright.compress.search.recipe import Recipe
 from edgewright.compress.uncertainty.reference_profile import reference_profile
-from edgewright.compress.context import Run
+from edgewright.contract.certificate import Certificate
 from edgewright.contract.compression_report import REPORT_SCHEMA, BudgetOutcome, Figures, Report
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.certificate import Certificate
-from edgewright.contract.model_signature import InputContract
+from edgewright.contract.model.signature import InputContract
 from edgewright.runtime.options import RuntimeOptions, session_options
 
 __all__ = ["record"]

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from edgewright.compress.report import formatting as notation
+from edgewright.compress.report.formatting import is_known
 from edgewright.compress.report.plot_axes import Scale
 from edgewright.compress.report.svg import Mark, across, drawing, label, line, mark, upward
-from edgewright.compress.report.formatting import is_known
-from edgewright.contract.compression_report import Trial
 from edgewright.contract.certificate import Certificate
+from edgewright.contract.compression_report import Trial
 
 __all__ = ["MOST_LAYERS", "bound_plot", "front_plot", "latency_plot", "legend_mark", "sensitivity_plot"]
 

@@ -13,9 +13,9 @@ from rich.text import Text
 from edgewright.compress.report import formatting as notation
 from edgewright.compress.report.advice import limits, next_steps, subject
 from edgewright.compress.report.comparison import compare, is_original
-from edgewright.compress.report.training_summary import contributions, ratio_in_words, training_sentence
 from edgewright.compress.report.formatting import ABSENT, Writer, is_known
 from edgewright.compress.report.sanitize import printable_report
+from edgewright.compress.report.training_summary import contributions, ratio_in_words, training_sentence
 from edgewright.contract.compression_report import Report, Trial
 
 __all__ = ["print_summary"]

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 import onnx
 
-from edgewright.compress.quantize.preprocess_folding import FoldPreprocess
 from edgewright.compress.model.graph import Graph
 from edgewright.compress.output_folder import write_file
-from edgewright.compress.search.recipe import Step, Trained, Workbench
+from edgewright.compress.quantize.preprocess_folding import FoldPreprocess
 from edgewright.compress.quantize.sensitivity import Probe, integer_noise, probe_on, weight_noise
-from edgewright.compress.search.space import Space, space_of
 from edgewright.compress.quantize.static_int8 import StaticInt8, integer_layers
+from edgewright.compress.search.recipe import Step, Trained, Workbench
+from edgewright.compress.search.space import Space, space_of
 from edgewright.profiling.target import Machine
 
 __all__ = ["adds_in_32_bits", "lay_out"]

@@ -8,14 +8,14 @@ import msgspec
 import onnx
 from numpy.typing import NDArray
 
-from edgewright.compress.quantize.activation_ranges import Observation, observe
+from edgewright.compress.model.fusion_lint import mend
+from edgewright.compress.model.graph import Graph, clean
 from edgewright.compress.model.strip_metadata import compact
+from edgewright.compress.quantize.activation_ranges import Observation, observe
+from edgewright.compress.quantize.bit_packing import pack_integers
+from edgewright.compress.quantize.dynamic_int8 import DynamicInt8, WeightBlocks, quantize_blocks, quantize_dynamic
 from edgewright.compress.quantize.equalization import Equalize, Smooth, equalize, smooth
 from edgewright.compress.quantize.preprocess_folding import FoldPreprocess, fold_preprocess
-from edgewright.compress.model.graph import Graph, clean
-from edgewright.compress.model.fusion_lint import mend
-from edgewright.compress.quantize.dynamic_int8 import DynamicInt8, WeightBlocks, quantize_blocks, quantize_dynamic
-from edgewright.compress.quantize.bit_packing import pack_integers
 from edgewright.compress.quantize.sparsity import Sparsify, sparsify
 from edgewright.compress.quantize.static_int8 import StaticInt8, quantize_static, tensors_to_observe
 from edgewright.compress.quantize.weight_only import StoreHalf, StoreWeights, store_half, store_weights

@@ -16,7 +16,7 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from edgewright.compress.search.ranking import closeness, front_of, is_better
+from edgewright.compress.certify.ranking import closeness, front_of, is_better
 from edgewright.compress.output_folder import OutputFolder
 from edgewright.compress.search.space import Params, Space
 from edgewright.compress.search.trial_runner import TrialRunner

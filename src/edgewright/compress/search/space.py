@@ -6,16 +6,16 @@ from typing import Any, Protocol
 
 import onnx
 
-from edgewright.compress.quantize.equalization import Equalize, Smooth, pairs
-from edgewright.compress.quantize.preprocess_folding import FoldPreprocess
 from edgewright.compress.model.graph import LOWEST_OPSET, Graph, attribute
 from edgewright.compress.model.layers import layer_weights, multiply_accumulates
 from edgewright.compress.quantize.dynamic_int8 import DynamicInt8, WeightBlocks, matrix_layers
-from edgewright.compress.search.recipe import CleanUp, Mend, Recipe, Step, Trained
+from edgewright.compress.quantize.equalization import Equalize, Smooth, pairs
+from edgewright.compress.quantize.preprocess_folding import FoldPreprocess
 from edgewright.compress.quantize.sensitivity import allocate_peaks
 from edgewright.compress.quantize.sparsity import Sparsify
 from edgewright.compress.quantize.static_int8 import StaticInt8, integer_layers
 from edgewright.compress.quantize.weight_only import StoreHalf, StoreWeights
+from edgewright.compress.search.recipe import CleanUp, Mend, Recipe, Step, Trained
 
 __all__ = ["AS_TRAINED", "Chooser", "Params", "Space", "space_of"]
 

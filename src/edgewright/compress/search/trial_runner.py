@@ -11,19 +11,19 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgewright.compress.data.dataset import Dataset
 from edgewright.compress.certify.look_ledger import look_alpha
-from edgewright.compress.model.fusion_lint import lint
-from edgewright.compress.certify.metric import Metric, agreement, sqnr_db
-from edgewright.compress.output_folder import OutputFolder
+from edgewright.compress.data.dataset import Dataset
 from edgewright.compress.data.model_outputs import outputs_of
+from edgewright.compress.metrics.metric import Metric, agreement, sqnr_db
+from edgewright.compress.model.fusion_lint import lint
+from edgewright.compress.output_folder import OutputFolder
 from edgewright.compress.search.recipe import Recipe, Workbench
 from edgewright.compress.search.space import AS_TRAINED, Params, Space
 from edgewright.contract.compression_report import Trial
 from edgewright.contract.device_class import Budget
 from edgewright.contract.errors import CandidateError, EdgewrightError
 from edgewright.contract.measurement import Measurement
-from edgewright.contract.model_signature import InputContract
+from edgewright.contract.model.signature import InputContract
 from edgewright.profiling.latency import Latency, Subject, measure_ratios
 from edgewright.profiling.target import Target
 from edgewright.runtime.options import RuntimeOptions

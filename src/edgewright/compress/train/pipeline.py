@@ -10,28 +10,28 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgewright.compress.search.ranking import closeness
+from edgewright.compress.certify.ranking import closeness
 from edgewright.compress.context import Run
 from edgewright.compress.search.search import Search
 from edgewright.compress.train.ablation import contributions_of
-from edgewright.compress.train.data.teacher_outputs import Answers
-from edgewright.compress.train.training_session import Course
-from edgewright.compress.train.nas.graph_builder import Ending, Targets
-from edgewright.compress.train.loop.output_kind import ending_of
-from edgewright.compress.train.engine.engine import open_engine
-from edgewright.compress.train.distill.augmentation_selection import admissible
-from edgewright.compress.train.qat_rounds import finalists_of, train_integers
-from edgewright.compress.train.data.training_data import Lessons
-from edgewright.compress.train.inputs import Material
-from edgewright.compress.train.policy import Prospect
-from edgewright.compress.train.nas.latency_model import Features
-from edgewright.compress.train.successive_halving import FINAL_SHARE, train_in_rounds
-from edgewright.compress.train.config import Distillation
-from edgewright.compress.train.sparse_rounds import train_sparse
 from edgewright.compress.train.artifact_store import TrainingStore
-from edgewright.compress.train.nas.candidates import ideas, survey
+from edgewright.compress.train.config import Distillation
+from edgewright.compress.train.data.teacher_outputs import Answers
+from edgewright.compress.train.data.training_data import Lessons
+from edgewright.compress.train.distill.augmentation_selection import admissible
 from edgewright.compress.train.distill.teacher import Teacher, ask
+from edgewright.compress.train.engine.engine import open_engine
+from edgewright.compress.train.loop.output_kind import ending_of
+from edgewright.compress.train.nas.candidates import ideas, survey
+from edgewright.compress.train.nas.graph_builder import Ending, Targets
+from edgewright.compress.train.nas.latency_model import Features
+from edgewright.compress.train.policy import Prospect
+from edgewright.compress.train.qat_rounds import finalists_of, train_integers
+from edgewright.compress.train.sparse_rounds import train_sparse
+from edgewright.compress.train.successive_halving import FINAL_SHARE, train_in_rounds
 from edgewright.compress.train.threads import one_thread
+from edgewright.compress.train.training_inputs import Material
+from edgewright.compress.train.training_session import Course
 from edgewright.contract.device_class import Budget
 from edgewright.contract.training_report import Contribution, TrainingReport
 

@@ -12,16 +12,16 @@ from typing import NamedTuple
 
 import msgspec
 
-from edgewright.compress.search.ranking import SIZE_WEIGHT, closeness
+from edgewright.compress.certify.ranking import SIZE_WEIGHT, closeness
 from edgewright.compress.model.graph import Graph
+from edgewright.compress.quantize.sensitivity import allocate_peaks
+from edgewright.compress.quantize.static_int8 import StaticInt8
 from edgewright.compress.search.layer_analysis import lay_out
 from edgewright.compress.search.recipe import CleanUp, Step, Trained
-from edgewright.compress.quantize.sensitivity import allocate_peaks
 from edgewright.compress.search.space import AS_TRAINED, Space
-from edgewright.compress.quantize.static_int8 import StaticInt8
-from edgewright.compress.train.training_session import Course, Task, untrained
 from edgewright.compress.train.policy import Standing, rows_each, tightness
-from edgewright.compress.train.qat.start import quantized_start
+from edgewright.compress.train.qat.initial_graph import quantized_start
+from edgewright.compress.train.training_session import Course, Task, untrained
 from edgewright.contract.compression_report import Trial
 from edgewright.contract.device_class import Budget
 from edgewright.contract.errors import CandidateError

@@ -12,9 +12,9 @@ from functools import partial
 import numpy as np
 
 from edgewright.compress.quantize.sparsity import Sparsify, sparsify
-from edgewright.compress.train.training_session import Course, Task, untrained
-from edgewright.compress.train.policy import Standing, keeps, rows_each, standing_of
 from edgewright.compress.train.loop.zero_masks import gradual_fractions
+from edgewright.compress.train.policy import Standing, keeps, rows_each, standing_of
+from edgewright.compress.train.training_session import Course, Task, untrained
 from edgewright.contract.errors import CandidateError
 
 __all__ = ["steps_of", "train_sparse"]

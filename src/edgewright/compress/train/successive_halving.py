@@ -10,14 +10,28 @@ import msgspec
 import numpy as np
 import onnx
 
+from edgewright.compress.train.nas.candidates import eight_bit, few_batches, measured_ratios, simd_width
 from edgewright.compress.train.nas.downsample import coarser
-from edgewright.compress.train.training_session import Course, Task, untrained
 from edgewright.compress.train.nas.families import parameters, work
+from edgewright.compress.train.policy import (
+    CHEAPER,
+    Prospect,
+    Standing,
+    anchor,
+    cheapest,
+    finalists,
+    keeps,
+    nearly,
+    parent,
+    rows_each,
+    shortlist,
+    standing_of,
+    survivors,
+)
 from edgewright.compress.train.prune.importance import Batch, Criterion
-from edgewright.compress.train.policy import CHEAPER, Prospect, Standing, anchor, cheapest, finalists, keeps, nearly, parent, rows_each, shortlist, standing_of, survivors
 from edgewright.compress.train.prune.pruner import Prune, prunable, prune
 from edgewright.compress.train.prune.ratio_allocation import prune_to_latency
-from edgewright.compress.train.nas.candidates import eight_bit, few_batches, measured_ratios, simd_width
+from edgewright.compress.train.training_session import Course, Task, untrained
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.training_report import Origin, TrainedNetwork
 

@@ -7,8 +7,8 @@ import onnx
 import torch
 
 from edgewright.compress.train.data.training_data import Lessons
-from edgewright.compress.train.torch_graph.onnx_module import Network
 from edgewright.compress.train.threads import one_thread
+from edgewright.compress.train.torch_graph.onnx_module import Network
 
 __all__ = ["seconds_per_row"]
 

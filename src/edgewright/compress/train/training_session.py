@@ -10,15 +10,15 @@ import onnx
 
 from edgewright.compress.context import Run
 from edgewright.compress.search.search import Search
+from edgewright.compress.train.artifact_store import TrainingStore
+from edgewright.compress.train.config import Distillation, Start, Training, usual_training
 from edgewright.compress.train.data.teacher_outputs import Answers
+from edgewright.compress.train.data.training_data import Lessons
 from edgewright.compress.train.engine.engine import Engine
 from edgewright.compress.train.engine.job import Hold, Job, Outcome
-from edgewright.compress.train.data.training_data import Lessons
-from edgewright.compress.train.throughput import seconds_per_row
-from edgewright.compress.train.policy import Prospect, passes
 from edgewright.compress.train.nas.latency_model import Features, LatencyModel, features
-from edgewright.compress.train.config import Distillation, Start, Training, usual_training
-from edgewright.compress.train.artifact_store import TrainingStore
+from edgewright.compress.train.policy import Prospect, passes
+from edgewright.compress.train.throughput import seconds_per_row
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.training_report import CurvePoint, Origin, TrainedNetwork
 

@@ -8,12 +8,21 @@ import onnx
 from numpy.typing import NDArray
 
 from edgewright.compress.data.loader import load_data, split
-from edgewright.compress.model.loading import read_model
 from edgewright.compress.data.model_outputs import outputs_of
+from edgewright.compress.model.loading import read_model
 from edgewright.compress.uncertainty.temperature_scaling import soften
 from edgewright.contract.errors import DataError
-from edgewright.contract.preprocess import Preprocess
-from edgewright.stats.calibration import are_probabilities, brier, calibration_error, fit_temperature, fit_vector, logs_of, nll, softmax
+from edgewright.contract.model.preprocess import Preprocess
+from edgewright.stats.calibration import (
+    are_probabilities,
+    brier,
+    calibration_error,
+    fit_temperature,
+    fit_vector,
+    logs_of,
+    nll,
+    softmax,
+)
 
 __all__ = ["Calibrated", "Judged", "calibrate_model"]
 

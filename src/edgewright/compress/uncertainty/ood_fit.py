@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import DataError
-from edgewright.contract.guarantee import Guarantee
-from edgewright.contract.outlier import Ellipsoid, Mahalanobis, Measure, Neighbours, Numbers, OutlierRule
+from edgewright.contract.model.guarantee import Guarantee
+from edgewright.contract.model.ood_detector import Ellipsoid, Mahalanobis, Measure, Neighbours, Numbers, OutlierRule
 from edgewright.stats.exact_paired_bound import clopper_pearson
 
 __all__ = ["fit_mahalanobis", "fit_neighbours", "least_samples", "outlier_rule"]

@@ -12,21 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.compress.data.dataset import Dataset
-from edgewright.compress.uncertainty.ood_fit import least_samples, outlier_rule
 from edgewright.compress.data.model_outputs import Runnable, outputs_of
+from edgewright.compress.uncertainty.ood_fit import least_samples, outlier_rule
 from edgewright.contract.errors import DataError
-from edgewright.contract.outlier import LogitMeasure
-from edgewright.contract.reference_profile import Profile, Scores, Signal
-from edgewright.contract.model_signature import InputContract
-from edgewright.stats.selective_prediction import fit_acceptance
-from edgewright.stats.histograms import count, place, take_reference
+from edgewright.contract.model.ood_detector import LogitMeasure
+from edgewright.contract.model.reference_profile import Profile, Scores, Signal
+from edgewright.contract.model.signature import InputContract
 from edgewright.stats.calibration import are_probabilities, logs_of, softmax
 from edgewright.stats.conformal import fit_sets
 from edgewright.stats.drift_test import tolerance
-from edgewright.stats.thinning import Thinning, choose_thinning
-from edgewright.stats.input_stats import MOST_CHANNELS, Layout
+from edgewright.stats.histograms import count, place, take_reference
 from edgewright.stats.inference_features import of_samples, signal_names
+from edgewright.stats.input_stats import MOST_CHANNELS, Layout
 from edgewright.stats.ood_scores import scorer
+from edgewright.stats.selective_prediction import fit_acceptance
+from edgewright.stats.thinning import Thinning, choose_thinning
 
 __all__ = ["LEAST_SAMPLES", "layout_of", "reference_profile"]
 

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgewright.compress.model.graph import Graph, attribute
 from edgewright.compress.model.classifier_head import Head, head_of
+from edgewright.compress.model.graph import Graph, attribute
 from edgewright.contract.errors import CandidateError
 from edgewright.stats.calibration import Softening
 

@@ -11,9 +11,17 @@ from urllib.parse import urlsplit
 import msgspec
 
 from edgewright.contract.alert import Action, ActionPolicy, AlertRule, Severity
-from edgewright.contract.errors import InputError, ProjectError
 from edgewright.contract.config.toml_location import Place
-from edgewright.contract.config.toml_reader import meant, parse_tables, placed, quantity, read_list, read_table, read_text
+from edgewright.contract.config.toml_reader import (
+    meant,
+    parse_tables,
+    placed,
+    quantity,
+    read_list,
+    read_table,
+    read_text,
+)
+from edgewright.contract.errors import InputError, ProjectError
 
 __all__ = [
     "FLEET_SECTIONS",

@@ -11,13 +11,29 @@ from pathlib import Path
 
 import msgspec
 
+from edgewright.contract.config.fleet import FLEET_SECTIONS, read_fleet
+from edgewright.contract.config.sections import (
+    DataSection,
+    MetricSection,
+    ModelSection,
+    PilotSection,
+    SearchSection,
+    TrainingSection,
+)
+from edgewright.contract.config.toml_location import Place
+from edgewright.contract.config.toml_reader import (
+    check_keys,
+    meant,
+    parse_tables,
+    placed,
+    quantity,
+    read_list,
+    read_table,
+    read_text,
+)
 from edgewright.contract.device_class import DEFAULT_DEVICE_CLASS, Budget, DeviceClass
 from edgewright.contract.errors import ProjectError
-from edgewright.contract.config.fleet import FLEET_SECTIONS, read_fleet
-from edgewright.contract.config.toml_location import Place
-from edgewright.contract.preprocess import Preprocess
-from edgewright.contract.config.sections import DataSection, MetricSection, ModelSection, PilotSection, SearchSection, TrainingSection
-from edgewright.contract.config.toml_reader import check_keys, meant, parse_tables, placed, quantity, read_list, read_table, read_text
+from edgewright.contract.model.preprocess import Preprocess
 from edgewright.contract.units import Dimension
 
 __all__ = ["Project", "load_project", "parse_project"]

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from edgewright.contract.device_class import Budget, DeviceClass
-from edgewright.contract.preprocess import Preprocess
 from edgewright.contract.config.project import Project
 from edgewright.contract.config.sections import TrainingSection
+from edgewright.contract.device_class import Budget, DeviceClass
+from edgewright.contract.model.preprocess import Preprocess
 from edgewright.contract.units import Dimension, format_quantity, parse_quantity
 
 __all__ = ["project_text", "quantity_text"]

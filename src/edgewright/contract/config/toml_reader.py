@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from edgewright.contract.errors import EdgewrightError, ProjectError
 from edgewright.contract.config.toml_location import Place
+from edgewright.contract.errors import EdgewrightError, ProjectError
 from edgewright.contract.units import Dimension, parse_quantity
 
 __all__ = ["check_keys", "meant", "parse_tables", "placed", "quantity", "read_list", "read_table", "read_text"]

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from edgewright.contract.errors import CandidateError
 from edgewright.device.guard import Guard, Rejection
-from edgewright.device.monitoring.monitor import Monitor
 from edgewright.device.inference.shadow import Shadow
+from edgewright.device.monitoring.monitor import Monitor
 from edgewright.device.slots import Installed
 from edgewright.runtime.session import Session
 

@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.contract.outlier import LogitMeasure
-from edgewright.contract.reference_profile import Profile
+from edgewright.contract.model.ood_detector import LogitMeasure
+from edgewright.contract.model.reference_profile import Profile
 from edgewright.stats.calibration import logs_of, softmax
 from edgewright.stats.conformal import prediction_sets
 from edgewright.stats.ood_scores import scorer, unusual

@@ -15,18 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.guard import Check
-from edgewright.contract.outlier import LogitMeasure
-from edgewright.contract.reference_profile import Profile
-from edgewright.contract.query import Counted
+from edgewright.contract.model.guard import Check
+from edgewright.contract.model.ood_detector import LogitMeasure
+from edgewright.contract.model.reference_profile import Profile
+from edgewright.contract.query.query import Counted
 from edgewright.stats import divergences as distance
-from edgewright.stats.histograms import count, place
 from edgewright.stats.calibration import logs_of
 from edgewright.stats.drift_test import Finding, Mark, Plan, State, begin, judge, make_plan, update
-from edgewright.stats.thinning import Dependence, Thinning, begin_check, check, depends, pick
-from edgewright.stats.input_stats import Layout
+from edgewright.stats.histograms import count, place
 from edgewright.stats.inference_features import of_rows, signal_names
+from edgewright.stats.input_stats import Layout
 from edgewright.stats.ood_scores import unusual
+from edgewright.stats.thinning import Dependence, Thinning, begin_check, check, depends, pick
 
 __all__ = [
     "CHECKS",

@@ -19,15 +19,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import CandidateError, InputError
-from edgewright.contract.reference_profile import Profile
-from edgewright.contract.query import Query, Template
+from edgewright.contract.model.reference_profile import Profile
+from edgewright.contract.query.query import Query, Template
 from edgewright.contract.timestamps import time_of
 from edgewright.device.filesystem import Files
 from edgewright.device.guard import Guard
-from edgewright.device.monitoring.aggregates import Reference, Watched, added_up, counts_between, described, from_bytes, latency_s, learn, observe, start, to_bytes, verdict
+from edgewright.device.monitoring.aggregates import (
+    Reference,
+    Watched,
+    added_up,
+    counts_between,
+    described,
+    from_bytes,
+    latency_s,
+    learn,
+    observe,
+    start,
+    to_bytes,
+    verdict,
+)
 from edgewright.stats.drift_test import Finding
-from edgewright.stats.input_stats import Ring, conclusions, open_ring
 from edgewright.stats.inference_features import answers
+from edgewright.stats.input_stats import Ring, conclusions, open_ring
 
 __all__ = ["FOLDER", "Monitor", "Watch", "open_monitor"]
 

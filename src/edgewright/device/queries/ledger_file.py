@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgewright.contract.query import Limits, Query, Template
+from edgewright.contract.query.query import Limits, Query, Template
 from edgewright.contract.refusal import Refusal, RefusedError
 from edgewright.device.filesystem import Files
 from edgewright.privacy.budget_ledger import Ledger, answered, debit

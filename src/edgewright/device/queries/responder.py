@@ -17,19 +17,19 @@ import urllib3
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import EdgewrightError, InputError
-from edgewright.contract.query_permit import Permit
-from edgewright.contract.query import Query, Template, digest_of, untimely
+from edgewright.contract.query.permit import Permit
+from edgewright.contract.query.query import Query, Template, digest_of, untimely
 from edgewright.contract.refusal import Refusal, RefusedError
 from edgewright.contract.timestamps import time_of
-from edgewright.device.filesystem import Files
 from edgewright.device.encryption_keys import IDENTITY
-from edgewright.device.queries.ledger_file import LedgerFile
 from edgewright.device.enrolment import Settings
+from edgewright.device.filesystem import Files
+from edgewright.device.queries.ledger_file import LedgerFile
 from edgewright.device.queries.sum_client import Kept, SumClient, UnansweredError
+from edgewright.privacy.private_sum import contribute, objection
 from edgewright.privacy.protocol_params import terms_of
 from edgewright.privacy.roster import DeclinedError
-from edgewright.privacy.private_sum import contribute, objection
-from edgewright.trust.device_identity import DeviceKey, new_device_key
+from edgewright.trust.keys.device_identity import DeviceKey, new_device_key
 
 __all__ = ["IDENTITY", "Source", "Uplink", "concerns"]
 

@@ -20,11 +20,11 @@ from edgewright.device.control_plane_client import UnansweredError, send
 from edgewright.device.filesystem import Files
 from edgewright.privacy import secagg_client as secagg
 from edgewright.privacy.aggregation_handler import Refused
-from edgewright.privacy.helper import UsedInMemory, give
 from edgewright.privacy.bit_packing import Words
+from edgewright.privacy.helper import UsedInMemory, give
 from edgewright.privacy.roster import DeclinedError, Enrolment, Terms
-from edgewright.trust.device_identity import DeviceKey
-from edgewright.trust.keystore import write_secret
+from edgewright.trust.keys.device_identity import DeviceKey
+from edgewright.trust.keys.keystore import write_secret
 
 __all__ = ["Kept", "Progress", "SumClient", "UnansweredError", "UsedFile", "post"]
 

@@ -13,23 +13,23 @@ from typing import Any
 import msgspec
 
 from edgewright import __version__
-from edgewright.contract.device_api import CheckedIn, CheckingIn
+from edgewright.contract.api.device_api import CheckedIn, CheckingIn
+from edgewright.contract.api.device_status import Status
 from edgewright.contract.errors import EdgewrightError
-from edgewright.contract.rollout_plan import Plan, Policy
 from edgewright.contract.refusal import Refusal
-from edgewright.contract.device_status import Status
+from edgewright.contract.rollout.plan import Plan, Policy
 from edgewright.contract.timestamps import time_of
-from edgewright.device.update.selection import Situation
 from edgewright.device.control_plane_client import Door
-from edgewright.device.reporting.crash_marker import Presence
-from edgewright.device.filesystem import Files
 from edgewright.device.encryption_keys import IDENTITY
-from edgewright.device.inference.predictor import Engine
 from edgewright.device.enrolment import Settings
+from edgewright.device.filesystem import Files
+from edgewright.device.inference.predictor import Engine
+from edgewright.device.reporting.crash_marker import Presence
 from edgewright.device.reporting.stage_outcomes import Fates, fail, metrics_of, outcome_of, see, worse
+from edgewright.device.update.selection import Situation
 from edgewright.device.update.updater import Update
-from edgewright.trust.fetcher import open_pool
-from edgewright.trust.device_identity import new_device_key
+from edgewright.trust.client.fetcher import open_pool
+from edgewright.trust.keys.device_identity import new_device_key
 
 __all__ = ["Contact", "Report", "status_of"]
 

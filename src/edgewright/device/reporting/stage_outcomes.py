@@ -11,16 +11,16 @@ from pathlib import Path
 
 import msgspec
 
+from edgewright.contract.api.device_status import StageOutcome
 from edgewright.contract.errors import InputError
-from edgewright.contract.rollout_plan import HealthRule, Plan, Policy
 from edgewright.contract.refusal import Refusal
-from edgewright.contract.device_status import StageOutcome
+from edgewright.contract.rollout.plan import HealthRule, Plan, Policy
 from edgewright.contract.timestamps import time_of
-from edgewright.device.update.selection import Situation, assigned, has_begun, is_for
 from edgewright.device.filesystem import Files, body_of, summed
+from edgewright.device.monitoring.outcomes import Outcome, is_worse
 from edgewright.device.update.journal import Record
 from edgewright.device.update.release_loader import MODEL
-from edgewright.device.monitoring.outcomes import Outcome, is_worse
+from edgewright.device.update.selection import Situation, assigned, has_begun, is_for
 
 __all__ = ["Fate", "Fates", "fail", "metric_of", "metrics_of", "outcome_of", "see", "worse"]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from edgewright.contract.refusal import RefusedError
 from edgewright.contract.release import Delta, StoredFile, Variant, stored
 from edgewright.device.filesystem import Files
+from edgewright.trust.client.fetcher import Fetcher
 from edgewright.trust.delta import CODECS, DeltaError, apply_delta
-from edgewright.trust.fetcher import Fetcher
-from edgewright.trust.keystore import KeyStore, LockedError
+from edgewright.trust.keys.file_encryption import seal, unseal
+from edgewright.trust.keys.keystore import KeyStore, LockedError
 from edgewright.trust.target_paths import blob_name
-from edgewright.trust.file_encryption import seal, unseal
 
 __all__ = ["Shelf", "Source", "fetch_variant", "needed_bytes"]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import msgspec
 
-from edgewright.contract.rollout_plan import HealthRule
 from edgewright.contract.refusal import Refusal
+from edgewright.contract.rollout.plan import HealthRule
 from edgewright.device.filesystem import Files, body_of, summed
-from edgewright.device.update.state_machine import State
 from edgewright.device.slots import Installed, Slots
-from edgewright.trust.client import Memory
+from edgewright.device.update.state_machine import State
+from edgewright.trust.client.verification import Memory
 
 __all__ = ["Journal", "Postponed", "Record"]
 

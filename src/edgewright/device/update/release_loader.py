@@ -9,14 +9,14 @@ from edgewright.contract.errors import CandidateError, ModelError
 from edgewright.contract.refusal import Refusal
 from edgewright.contract.release import Variant
 from edgewright.device.guard import Guard
-from edgewright.device.monitoring.monitor import FOLDER, Monitor, open_monitor
 from edgewright.device.inference.predictor import Engine
-from edgewright.device.update.release_store import Shelves
+from edgewright.device.monitoring.monitor import FOLDER, Monitor, open_monitor
 from edgewright.device.slots import Installed
+from edgewright.device.update.release_store import Shelves
 from edgewright.device.update.self_test import peak_bytes, self_test
 from edgewright.runtime.options import RuntimeOptions
 from edgewright.runtime.session import open_session
-from edgewright.trust.keystore import LockedError
+from edgewright.trust.keys.keystore import LockedError
 
 __all__ = ["MODEL", "Opener", "Proof"]
 

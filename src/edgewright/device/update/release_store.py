@@ -8,10 +8,10 @@ import msgspec
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.release import Manifest, StoredFile, Variant
-from edgewright.device.update.download import Shelf
 from edgewright.device.filesystem import Files
 from edgewright.device.slots import Installed, Slots
-from edgewright.trust.keystore import KeyStore, LockedError
+from edgewright.device.update.download import Shelf
+from edgewright.trust.keys.keystore import KeyStore, LockedError
 
 __all__ = ["Shelves"]
 

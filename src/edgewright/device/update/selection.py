@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edgewright.contract.names import version_key
-from edgewright.contract.rollout_plan import Arm, HealthRule, Plan, Policy, ceiling
 from edgewright.contract.refusal import Refusal, RefusalCode
+from edgewright.contract.rollout.plan import Arm, HealthRule, Plan, Policy, ceiling
 from edgewright.contract.timestamps import time_of
-from edgewright.rollout.assignment import arm_of, is_held_back, is_in, step_of
 from edgewright.device.slots import Installed, Slots
+from edgewright.rollout.assignment import arm_of, is_held_back, is_in, step_of
 
 __all__ = ["Choice", "Situation", "assigned", "choose", "has_begun", "is_for", "notice"]
 

@@ -14,26 +14,26 @@ import msgspec
 
 from edgewright.contract.errors import CandidateError, EdgewrightError, ModelError, WorkError
 from edgewright.contract.names import version_key
-from edgewright.contract.rollout_plan import Policy
 from edgewright.contract.refusal import Refusal, RefusedError
 from edgewright.contract.release import Manifest, Variant
+from edgewright.contract.rollout.plan import Policy
 from edgewright.contract.timestamps import time_of
-from edgewright.device.update.download import Source, fetch_variant
+from edgewright.device.enrolment import Settings
 from edgewright.device.host_info import boot_id, lacking
+from edgewright.device.inference.predictor import Engine, Predictor
+from edgewright.device.inference.shadow import Shadow
+from edgewright.device.monitoring.outcomes import Outcome, Outcomes, is_worse
+from edgewright.device.slots import Installed, begin_trial, end_trial, roll_back
+from edgewright.device.update.download import Source, fetch_variant
 from edgewright.device.update.installer import Installer, InstallerError
 from edgewright.device.update.journal import Journal, Postponed, Record
-from edgewright.device.update.state_machine import Event, State, after
 from edgewright.device.update.release_loader import MODEL, Opener
-from edgewright.device.monitoring.outcomes import Outcome, Outcomes, is_worse
-from edgewright.device.inference.predictor import Engine, Predictor
-from edgewright.device.enrolment import Settings
-from edgewright.device.inference.shadow import Shadow
 from edgewright.device.update.release_store import Shelves
-from edgewright.device.slots import Installed, begin_trial, end_trial, roll_back
 from edgewright.device.update.self_test import Probation
-from edgewright.trust.fetcher import Fetcher
-from edgewright.trust.keystore import KeyStore, LockedError
-from edgewright.trust.client import View
+from edgewright.device.update.state_machine import Event, State, after
+from edgewright.trust.client.fetcher import Fetcher
+from edgewright.trust.client.verification import View
+from edgewright.trust.keys.keystore import KeyStore, LockedError
 
 __all__ = ["Update"]
 

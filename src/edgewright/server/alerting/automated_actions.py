@@ -14,20 +14,20 @@ import msgspec
 
 from edgewright.contract.alert import Action, AlertRule
 from edgewright.contract.errors import EdgewrightError, InputError, WorkError
-from edgewright.contract.query import Limits, Query
+from edgewright.contract.query.query import Limits, Query
 from edgewright.contract.timestamps import time_of
 from edgewright.fleet.action_policy import Done, Wish, decide
 from edgewright.fleet.drill_down import Asking, narrow
 from edgewright.privacy.accountant import epsilon_of
-from edgewright.privacy.query_calibration import question
 from edgewright.privacy.private_sum import objection
+from edgewright.privacy.query_calibration import question
 from edgewright.server.alerting.retraining import Ended, Retrainer
-from edgewright.server.services import Services
 from edgewright.server.controller.online_key import online_keys
+from edgewright.server.services import Services
 from edgewright.server.store.records import Act, AlertChange, Decision, Position
-from edgewright.trust.queries import ask, known_permit, known_questions
-from edgewright.trust.metadata_rules import ROLLOUTS
-from edgewright.trust.publish import releases
+from edgewright.trust.publishing.publish import releases
+from edgewright.trust.publishing.signed_queries import ask, known_permit, known_questions
+from edgewright.trust.repository.metadata_rules import ROLLOUTS
 
 __all__ = ["Acting", "Tools", "approve", "awaiting", "begin", "do_granted", "end_retraining", "refuse", "wish"]
 

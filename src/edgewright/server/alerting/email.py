@@ -9,8 +9,8 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
 
-from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.config.fleet import Mail
+from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.timestamps import moment
 
 __all__ = ["letter", "post"]

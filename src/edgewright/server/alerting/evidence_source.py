@@ -9,14 +9,14 @@ import msgspec
 
 from edgewright.contract.alert import Reading
 from edgewright.contract.errors import EdgewrightError
-from edgewright.contract.query import Query
+from edgewright.contract.query.query import Query
 from edgewright.fleet.cohort_drift import Collected, disjoint, readings
 from edgewright.fleet.health import Alike, Evidence, Said, Seen
 from edgewright.server.services import Services
 from edgewright.server.store.records import Device, Group, KeptQuery
-from edgewright.trust.queries import profile_of
-from edgewright.trust.publish import releases
-from edgewright.trust.repository import Repository
+from edgewright.trust.publishing.publish import releases
+from edgewright.trust.publishing.signed_queries import profile_of
+from edgewright.trust.repository.repository import Repository
 
 __all__ = ["Gatherer"]
 

@@ -18,13 +18,13 @@ from edgewright.fleet.health import By, Health, health, readings
 from edgewright.fleet.release_retirement import Old, Proposal, propose
 from edgewright.server.alerting.automated_actions import Acting, Tools, begin, do_granted, end_retraining, wish
 from edgewright.server.alerting.evidence_source import Gatherer
+from edgewright.server.alerting.notifications import Teller, channels_of
 from edgewright.server.alerting.retraining import Retrainer
 from edgewright.server.services import Services
 from edgewright.server.store.records import Alert, Decision, Position
-from edgewright.server.alerting.notifications import Teller, channels_of
-from edgewright.trust.publish import known_plan, known_policy, releases, set_policy
-from edgewright.trust.repository import Repository
-from edgewright.trust.staging import staged
+from edgewright.trust.publishing.publish import known_plan, known_policy, releases, set_policy
+from edgewright.trust.repository.repository import Repository
+from edgewright.trust.repository.staging import staged
 
 __all__ = ["Watched", "Watcher", "fleet_health", "make_watcher", "watch"]
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 import msgspec
 
 from edgewright.contract.alert import AlertRule
-from edgewright.contract.errors import EdgewrightError, InputError
 from edgewright.contract.config.fleet import Fleet, Mail, WebhookTarget
+from edgewright.contract.errors import EdgewrightError, InputError
 from edgewright.server.alerting.email import letter, post
+from edgewright.server.alerting.webhook import Webhook, deliver
 from edgewright.server.store.records import AlertChange, Position
 from edgewright.server.store.store import Store
-from edgewright.server.alerting.webhook import Webhook, deliver
 
 __all__ = ["Channel", "Notice", "Teller", "channels_of"]
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from edgewright.contract.errors import OutputError
 from edgewright.contract.config.fleet import Retraining
+from edgewright.contract.errors import OutputError
 
 __all__ = ["Ended", "Retrainer"]
 

@@ -11,18 +11,48 @@ from litestar.connection import Request
 from litestar.exceptions import NotFoundException
 from litestar.params import FromQuery, JSONBody, PathParameter, QueryParameter
 
-from edgewright.contract.operator_api import AskQuery, Because, Bench, Invite, Made, NewToken, NewUser, RolloutAct, Secret, Silencing, StartRollout
-from edgewright.contract.rollout_plan import Plan, Policy
+from edgewright.contract.api.operator_api import (
+    AskQuery,
+    Because,
+    Bench,
+    Invite,
+    Made,
+    NewToken,
+    NewUser,
+    RolloutAct,
+    Secret,
+    Silencing,
+    StartRollout,
+)
 from edgewright.contract.release import Manifest
-from edgewright.server.api import read_models as fleets
+from edgewright.contract.rollout.plan import Plan, Policy
 from edgewright.server.access_control import Right
-from edgewright.server.commands.acts import Acting, Acts
-from edgewright.server.profiling_jobs import cancel_job
-from edgewright.server.api.read_models import AlertShown, Awaiting, CohortShown, DecisionShown, DeviceShown, FleetShown, JobShown, QueryShown
-from edgewright.server.controller.signed_plans import all_plans
+from edgewright.server.api import read_models as fleets
+from edgewright.server.api.read_models import (
+    AlertShown,
+    Awaiting,
+    CohortShown,
+    DecisionShown,
+    DeviceShown,
+    FleetShown,
+    JobShown,
+    QueryShown,
+)
 from edgewright.server.auth.authentication import Who, guard
+from edgewright.server.commands.acts import Acting, Acts
+from edgewright.server.controller.signed_plans import all_plans
+from edgewright.server.profiling_jobs import cancel_job
 from edgewright.server.services import Services
-from edgewright.server.store.records import AlertChange, AlertState, AuditEntry, Invited, JobState, QueryState, Token, User
+from edgewright.server.store.records import (
+    AlertChange,
+    AlertState,
+    AuditEntry,
+    Invited,
+    JobState,
+    QueryState,
+    Token,
+    User,
+)
 
 __all__ = ["operator_router"]
 

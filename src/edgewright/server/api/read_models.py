@@ -4,18 +4,19 @@ from typing import Any
 
 import msgspec
 
-from edgewright.contract.rollout_decision import CONTROL
+from edgewright.contract.api.device_status import Status
 from edgewright.contract.errors import InputError
-from edgewright.contract.rollout_plan import Plan, Policy
 from edgewright.contract.release import Manifest
-from edgewright.contract.device_status import Status
-from edgewright.server.metrics import ALERTS, DEVICES, ROLLOUT_STAGE
+from edgewright.contract.rollout.decision import CONTROL
+from edgewright.contract.rollout.plan import Plan, Policy
 from edgewright.server.controller.signed_plans import all_plans
-from edgewright.server.services import Services
 from edgewright.server.controller.stage_participants import arm_in, candidates
+from edgewright.server.errors import MissingError
+from edgewright.server.metrics import ALERTS, DEVICES, ROLLOUT_STAGE
+from edgewright.server.services import Services
 from edgewright.server.store.records import Alert, AlertState, Device, Group, Job, JobState, KeptQuery, QueryState
+from edgewright.trust.publishing.publish import known_plan, known_policy, releases
 from edgewright.trust.target_paths import release_path
-from edgewright.trust.publish import known_plan, known_policy, releases
 
 __all__ = [
     "AlertShown",
@@ -25,7 +26,6 @@ __all__ = [
     "DeviceShown",
     "FleetShown",
     "JobShown",
-    "MissingError",
     "QueryShown",
     "RolloutShown",
     "cohorts",
@@ -42,12 +42,6 @@ __all__ = [
     "shown_job",
     "shown_query",
 ]
-
-
-class MissingError(InputError):
-    """What was asked for is not there."""
-
-    code = "not_found"
 
 
 class DeviceShown(msgspec.Struct, frozen=True):

@@ -22,7 +22,16 @@ from litestar.middleware import AbstractAuthenticationMiddleware, Authentication
 
 from edgewright.contract.errors import EdgewrightError, InputError
 from edgewright.contract.names import checked_name
-from edgewright.server.access_control import RIGHTS, Right, Role, csrf_matches, csrf_of, may, password_matches, role_of
+from edgewright.server.access_control import (
+    RIGHTS,
+    Right,
+    Role,
+    csrf_matches,
+    csrf_of,
+    may,
+    password_matches,
+    role_of,
+)
 from edgewright.server.auth.rate_limits import Limiter, neighbourhood
 from edgewright.server.services import Services
 

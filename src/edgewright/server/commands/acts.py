@@ -4,10 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from edgewright.contract.operator_api import AskQuery, Invite, NewToken, NewUser, RolloutAct, Silencing, StartRollout
-from edgewright.contract.rollout_plan import Plan
+from edgewright.contract.api.operator_api import (
+    AskQuery,
+    Invite,
+    NewToken,
+    NewUser,
+    RolloutAct,
+    Silencing,
+    StartRollout,
+)
+from edgewright.contract.rollout.plan import Plan
 from edgewright.server.access_control import role_of
-from edgewright.server.api.read_models import Awaiting, MissingError
+from edgewright.server.api.read_models import Awaiting
+from edgewright.server.errors import MissingError
 from edgewright.server.services import Services
 
 __all__ = ["Acting", "Acts"]

@@ -9,19 +9,19 @@ from typing import Literal
 
 import msgspec
 
+from edgewright.contract.api.operator_api import StartRollout
 from edgewright.contract.errors import EdgewrightError, InputError
-from edgewright.contract.operator_api import StartRollout
-from edgewright.contract.rollout_plan import Plan, Policy
+from edgewright.contract.rollout.plan import Plan, Policy
 from edgewright.rollout import plan_transitions as plans
 from edgewright.rollout.comparison_design import watched
 from edgewright.rollout.power_analysis import Feasibility, foresee
-from edgewright.server.services import Services
 from edgewright.server.controller.online_key import online_keys
 from edgewright.server.controller.stage_participants import SILENT, candidates, subject_of
+from edgewright.server.services import Services
 from edgewright.server.store.store import Store
-from edgewright.trust.signing_keys import KeyFolder
-from edgewright.trust.publish import known_plan, known_policy, publish_plan, releases
-from edgewright.trust.repository import Repository
+from edgewright.trust.keys.signing_keys import KeyFolder
+from edgewright.trust.publishing.publish import known_plan, known_policy, publish_plan, releases
+from edgewright.trust.repository.repository import Repository
 
 __all__ = ["Change", "Started", "alive_devices", "change", "observed_rates", "start"]
 

@@ -5,21 +5,22 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgewright.contract.api.operator_api import AskQuery, RolloutAct, StartRollout
 from edgewright.contract.errors import InputError
-from edgewright.contract.operator_api import AskQuery, RolloutAct, StartRollout
-from edgewright.contract.rollout_plan import Plan
-from edgewright.contract.query import Limits
+from edgewright.contract.query.query import Limits
+from edgewright.contract.rollout.plan import Plan
 from edgewright.contract.timestamps import time_of
 from edgewright.privacy.query_calibration import price, question
-from edgewright.server.alerting import automated_actions as acting
 from edgewright.server import profiling_jobs as bench
+from edgewright.server.alerting import automated_actions as acting
+from edgewright.server.api.read_models import Awaiting
 from edgewright.server.commands import rollouts
-from edgewright.server.api.read_models import Awaiting, MissingError
-from edgewright.server.services import Services
-from edgewright.server.controller.online_key import online_keys
 from edgewright.server.controller.metadata_maintenance import keep_believable
-from edgewright.trust.queries import ask, known_permit, known_questions
-from edgewright.trust.publish import known_plan, releases
+from edgewright.server.controller.online_key import online_keys
+from edgewright.server.errors import MissingError
+from edgewright.server.services import Services
+from edgewright.trust.publishing.publish import known_plan, releases
+from edgewright.trust.publishing.signed_queries import ask, known_permit, known_questions
 
 __all__ = ["Hands"]
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgewright.contract.rollout_decision import Decision, Trial
 from edgewright.contract.errors import InputError, WorkError
+from edgewright.contract.rollout.decision import Decision, Trial
 from edgewright.rollout.decision import replay
 from edgewright.rollout.experiment import rejudge
 from edgewright.server.store import records as kept

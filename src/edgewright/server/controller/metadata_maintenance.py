@@ -3,9 +3,9 @@
 from datetime import timedelta
 
 from edgewright.server.services import Services
-from edgewright.trust.metadata_rules import LIFETIMES
-from edgewright.trust.metadata_renewal import renew
-from edgewright.trust.staging import land, staged, waiting
+from edgewright.trust.repository.metadata_renewal import renew
+from edgewright.trust.repository.metadata_rules import LIFETIMES
+from edgewright.trust.repository.staging import land, staged, waiting
 
 __all__ = ["keep_believable"]
 

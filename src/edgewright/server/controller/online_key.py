@@ -7,8 +7,8 @@ import socket
 from edgewright.contract.errors import InputError
 from edgewright.contract.timestamps import time_of
 from edgewright.server.services import Services
-from edgewright.trust.signing_keys import OFFLINE, KeyFolder
-from edgewright.trust.repository import Repository
+from edgewright.trust.keys.signing_keys import OFFLINE, KeyFolder
+from edgewright.trust.repository.repository import Repository
 
 __all__ = ["free", "online_keys"]
 

@@ -19,28 +19,35 @@ from dataclasses import dataclass, field
 import msgspec
 from tuf.api.metadata import Targets
 
-from edgewright.contract.rollout_decision import Decision, DeviceOutcome, Evidence, Trial, digest_of
 from edgewright.contract.errors import EdgewrightError, InputError
 from edgewright.contract.names import next_version, version_key
-from edgewright.contract.rollout_plan import Plan, Policy
 from edgewright.contract.release import Manifest
+from edgewright.contract.rollout.decision import Decision, DeviceOutcome, Evidence, Trial, digest_of
+from edgewright.contract.rollout.plan import Plan, Policy
 from edgewright.contract.timestamps import time_of
 from edgewright.rollout import plan_transitions as plans
 from edgewright.rollout.decision import decide
-from edgewright.rollout.outcome_counts import collect
 from edgewright.rollout.experiment import judge
+from edgewright.rollout.outcome_counts import collect
 from edgewright.server.controller import stage_participants as stages
 from edgewright.server.controller.decision_records import ACTIONS, Fact, Ground, ground_of, packed
-from edgewright.server.services import Services
 from edgewright.server.controller.online_key import free, online_keys
+from edgewright.server.services import Services
 from edgewright.server.store import records as kept
 from edgewright.server.store.database import GoneError
 from edgewright.server.store.decisions import TakenError
-from edgewright.trust.signing_keys import KeyFolder
+from edgewright.trust.keys.signing_keys import KeyFolder
+from edgewright.trust.publishing.publish import (
+    known_plan,
+    known_policy,
+    planned,
+    publish_again,
+    publish_plan,
+    releases,
+)
+from edgewright.trust.repository.repository import Repository
+from edgewright.trust.repository.staging import staged
 from edgewright.trust.target_paths import release_path
-from edgewright.trust.publish import known_plan, known_policy, planned, publish_again, publish_plan, releases
-from edgewright.trust.repository import Repository
-from edgewright.trust.staging import staged
 
 __all__ = ["ACTOR", "Controller"]
 

@@ -4,9 +4,9 @@ from typing import TypeVar
 
 import msgspec
 
-from edgewright.contract.rollout_plan import Plan
+from edgewright.contract.rollout.plan import Plan
 from edgewright.server.services import Services
-from edgewright.trust.metadata_rules import ROLLOUTS
+from edgewright.trust.repository.metadata_rules import ROLLOUTS
 
 __all__ = ["all_plans", "live_plans", "signed_in"]
 

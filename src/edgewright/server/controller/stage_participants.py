@@ -12,11 +12,11 @@ import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgewright.contract.rollout_decision import CONTROL, DeviceOutcome
+from edgewright.contract.api.device_status import StageOutcome
 from edgewright.contract.config.fleet import Looking
 from edgewright.contract.names import version_key
-from edgewright.contract.rollout_plan import Plan, Policy, ceiling
-from edgewright.contract.device_status import StageOutcome
+from edgewright.contract.rollout.decision import CONTROL, DeviceOutcome
+from edgewright.contract.rollout.plan import Plan, Policy, ceiling
 from edgewright.contract.timestamps import time_of
 from edgewright.device.update.selection import is_for
 from edgewright.rollout.assignment import arm_of, is_held_back, is_in

@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 
-from edgewright.contract.device_api import Problem
+from edgewright.contract.api.device_api import Problem
 from edgewright.contract.errors import EdgewrightError, InputError
+from edgewright.server.errors import problem_of
 
 __all__ = [
     "UNREADABLE",
@@ -19,7 +20,6 @@ __all__ = [
     "body_of",
     "busy",
     "none",
-    "problem_of",
     "say",
     "too_many",
 ]
@@ -126,11 +126,6 @@ async def say(
         piece = content[begin : begin + _PIECE]
         more = begin + _PIECE < len(content)
         await send({"type": "http.response.body", "body": piece, "more_body": more})
-
-
-def problem_of(error: EdgewrightError) -> Problem:
-    """Return what is told of an error."""
-    return Problem(error.code, error.message, error.remedy)
 
 
 def bad(error: Exception) -> AnswerError:

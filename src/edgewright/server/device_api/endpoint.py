@@ -19,23 +19,36 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from edgewright.contract.device_api import JOB, PROOF, CheckedIn, CheckingIn, Enrolled, Enrolling, Problem
+from edgewright.contract.api.device_api import JOB, PROOF, CheckedIn, CheckingIn, Enrolled, Enrolling, Problem
+from edgewright.contract.api.device_status import StageOutcome
 from edgewright.contract.errors import EdgewrightError
-from edgewright.contract.rollout_plan import Plan
-from edgewright.contract.device_status import StageOutcome
+from edgewright.contract.rollout.plan import Plan
 from edgewright.server.access_control import hash_of
-from edgewright.server.profiling_jobs import MOST_REPLY_BYTES, end_job, take_job
 from edgewright.server.auth.rate_limits import Limiter, neighbourhood
-from edgewright.server.metrics import FLUSHES, OVERLOADED, REFUSED, TAKEN, seconds
 from edgewright.server.controller.signed_plans import live_plans
-from edgewright.server.services import Services
-from edgewright.server.device_api.repository_files import Shelf
 from edgewright.server.controller.stage_participants import counts, subject_of
+from edgewright.server.device_api.asgi import (
+    UNREADABLE,
+    AnswerError,
+    Receive,
+    Scope,
+    Send,
+    bad,
+    body_of,
+    busy,
+    none,
+    say,
+    too_many,
+)
+from edgewright.server.device_api.repository_files import Shelf
+from edgewright.server.errors import problem_of
+from edgewright.server.metrics import FLUSHES, OVERLOADED, REFUSED, TAKEN, seconds
+from edgewright.server.profiling_jobs import MOST_REPLY_BYTES, end_job, take_job
+from edgewright.server.services import Services
 from edgewright.server.store.database import GoneError
 from edgewright.server.store.devices import Known
 from edgewright.server.store.records import CheckIn
-from edgewright.server.device_api.asgi import UNREADABLE, AnswerError, Receive, Scope, Send, bad, body_of, busy, none, problem_of, say, too_many
-from edgewright.trust.device_identity import Requests, UnknownError, read_proof
+from edgewright.trust.keys.device_identity import Requests, UnknownError, read_proof
 
 __all__ = ["Intake"]
 

@@ -13,14 +13,14 @@ from typing import TypeVar
 
 from edgewright.contract.errors import EdgewrightError
 from edgewright.server.device_api.asgi import AnswerError, Scope, Send, busy, none, say
-from edgewright.trust.storage import Store as Files
+from edgewright.trust.storage.storage import Store as Files
 
 __all__ = ["Shelf"]
 
 _T = TypeVar("_T")
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,180}"
-# As `trust/repository.py` lays a repository out; what waits for signatures and who writes are nobody's business.
+# As `trust/repository/repository.py` lays a repository out; what waits for signatures and who writes are nobody's business.
 _PUBLIC = re.compile(
     rf"metadata/{_PART}\.json|targets/{_PART}/{_PART}/{_PART}\.json|cards/{_PART}/{_PART}\.(?:md|json)"
     r"|blobs/[0-9a-f]{2}/[0-9a-f]{64}",

@@ -11,19 +11,19 @@ import numpy as np
 import urllib3
 
 from edgewright.contract.errors import EdgewrightError, OutputError
-from edgewright.contract.query_permit import Questions
-from edgewright.contract.query import Query, Template
+from edgewright.contract.query.permit import Questions
+from edgewright.contract.query.query import Query, Template
 from edgewright.contract.timestamps import time_of
 from edgewright.device.queries.sum_client import UnansweredError, post
-from edgewright.privacy.protocol_params import terms_of
-from edgewright.privacy.secagg_server import STEPS
 from edgewright.privacy.bit_packing import Words
-from edgewright.privacy.roster import DeclinedError, Enrolment, Terms
 from edgewright.privacy.private_sum import as_json, recover
+from edgewright.privacy.protocol_params import terms_of
+from edgewright.privacy.roster import DeclinedError, Enrolment, Terms
+from edgewright.privacy.secagg_server import STEPS
 from edgewright.server.controller.signed_plans import signed_in
 from edgewright.server.services import Services
 from edgewright.server.store.records import KeptLetter
-from edgewright.trust.queries import known_permit
+from edgewright.trust.publishing.signed_queries import known_permit
 
 __all__ = ["Asking", "Live", "live_queries"]
 

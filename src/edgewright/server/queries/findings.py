@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 
-from edgewright.contract.query import Query
+from edgewright.contract.query.query import Query
 from edgewright.fleet.cohort_drift import Collected, disjoint, judged
 from edgewright.server.services import Services
-from edgewright.trust.queries import profile_of
-from edgewright.trust.publish import releases
+from edgewright.trust.publishing.publish import releases
+from edgewright.trust.publishing.signed_queries import profile_of
 
 __all__ = ["findings_of"]
 

@@ -7,7 +7,16 @@ from sqlalchemy import Connection, Row, delete, func, or_, select, update
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name
-from edgewright.server.access_control import Role, Session, hash_of, new_secret, new_session, password_matches, protected, role_of
+from edgewright.server.access_control import (
+    Role,
+    Session,
+    hash_of,
+    new_secret,
+    new_session,
+    password_matches,
+    protected,
+    role_of,
+)
 from edgewright.server.store.database import Database, insert_new
 from edgewright.server.store.records import Token, User
 from edgewright.server.store.tables import sessions, tokens, users

@@ -21,7 +21,7 @@ from edgewright.server.store.tables import rollups
 __all__ = ["HOUR_S", "CheckIns"]
 
 HOUR_S = 3600
-# Twice as long as a request is believed after it was signed, by `trust/device_identity.py`.
+# Twice as long as a request is believed after it was signed, by `trust/keys/device_identity.py`.
 _NONCE_S = 600.0
 _Key = tuple[int, str, str, str, str]
 _Sums = tuple[int, int, int, int, float, int, float]

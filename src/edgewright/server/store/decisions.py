@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row, func, select
 
+from edgewright.contract.api.device_status import StageOutcome
 from edgewright.contract.errors import WorkError
-from edgewright.contract.device_status import StageOutcome
 from edgewright.server.store.database import Database, insert_new
 from edgewright.server.store.records import Decision, Tally
 from edgewright.server.store.tables import decisions, outcomes

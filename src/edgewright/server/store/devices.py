@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
 
+from edgewright.contract.api.device_status import Status
 from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.names import checked_name
-from edgewright.contract.device_status import Status
 from edgewright.server.access_control import hash_of, new_secret
 from edgewright.server.store.database import Database
 from edgewright.server.store.records import Candidate, Device, Group, Invited
 from edgewright.server.store.tables import device_labels, devices, invitations, statuses
-from edgewright.trust.device_identity import UnknownError, device_id_of
+from edgewright.trust.keys.device_identity import UnknownError, device_id_of
 
 __all__ = ["Devices", "Known"]
 

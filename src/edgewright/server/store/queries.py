@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy import Connection, Row, delete, func, select, update
 
 from edgewright.contract.errors import WorkError
-from edgewright.contract.query import Query, Template
+from edgewright.contract.query.query import Query, Template
 from edgewright.server.store.database import Database, insert_new
 from edgewright.server.store.records import KeptLetter, KeptQuery, QueryState
 from edgewright.server.store.tables import letters, queries

@@ -8,8 +8,8 @@ from typing import Literal
 import msgspec
 
 from edgewright.contract.alert import Action
+from edgewright.contract.api.device_status import Status
 from edgewright.contract.names import checked_name
-from edgewright.contract.device_status import Status
 
 __all__ = [
     "Act",

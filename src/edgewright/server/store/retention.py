@@ -10,7 +10,17 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from edgewright.server.store.check_ins import HOUR_S
 from edgewright.server.store.database import Database
-from edgewright.server.store.tables import acts, alert_changes, invitations, jobs, letters, nonces, outcomes, rollups, sessions
+from edgewright.server.store.tables import (
+    acts,
+    alert_changes,
+    invitations,
+    jobs,
+    letters,
+    nonces,
+    outcomes,
+    rollups,
+    sessions,
+)
 
 __all__ = ["DAY_S", "Retention", "forget_nonces", "sweep"]
 

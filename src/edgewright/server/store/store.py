@@ -8,19 +8,19 @@ from pathlib import Path
 
 from edgewright.server.store import backup as backups
 from edgewright.server.store import retention as retentions
+from edgewright.server.store.accounts import People
 from edgewright.server.store.actions import Acts, Positions
 from edgewright.server.store.alerts import Alerts
 from edgewright.server.store.audit import Audit
 from edgewright.server.store.check_ins import CheckIns
 from edgewright.server.store.database import Database, open_database
-from edgewright.server.store.devices import Devices
 from edgewright.server.store.decisions import Decisions, Outcomes
+from edgewright.server.store.devices import Devices
 from edgewright.server.store.jobs import Jobs
 from edgewright.server.store.leader_election import Leadership, leadership_of
 from edgewright.server.store.migration import check_version, migrate
-from edgewright.server.store.accounts import People
-from edgewright.server.store.retention import Retention
 from edgewright.server.store.queries import Sums
+from edgewright.server.store.retention import Retention
 
 __all__ = ["Store", "make_store", "open_store"]
 

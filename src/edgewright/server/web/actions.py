@@ -5,15 +5,15 @@ from typing import Any
 from litestar import Response, post
 from litestar.params import FromPath
 
+from edgewright.contract.api.operator_api import Invite, NewToken, NewUser, RolloutAct, Silencing
 from edgewright.contract.errors import WorkError
-from edgewright.contract.operator_api import Invite, NewToken, NewUser, RolloutAct, Silencing
-from edgewright.server.api import read_models as fleets
 from edgewright.server.access_control import Right
+from edgewright.server.api import read_models as fleets
+from edgewright.server.auth.authentication import guard
 from edgewright.server.web.form_fields import Form, number, text
-from edgewright.server.web.views import access_page
 from edgewright.server.web.renderer import ASKED, Press, moved
 from edgewright.server.web.view_models.devices import labels_of
-from edgewright.server.auth.authentication import guard
+from edgewright.server.web.views import access_page
 
 __all__ = ["levers"]
 

@@ -9,11 +9,11 @@ from litestar.params import FromPath, FromQuery
 
 from edgewright.contract.errors import EdgewrightError
 from edgewright.server.auth import authentication as security
+from edgewright.server.auth.authentication import COOKIE, Who, checked_csrf, cookie, logins
+from edgewright.server.errors import told
 from edgewright.server.web.assets import ASSETS
 from edgewright.server.web.form_fields import Form, local, text
 from edgewright.server.web.renderer import ASKED, Press, moved
-from edgewright.server.auth.authentication import COOKIE, Who, checked_csrf, cookie, logins
-from edgewright.server.errors import told
 
 __all__ = ["doors", "refusals"]
 

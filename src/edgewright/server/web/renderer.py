@@ -8,11 +8,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from litestar import Response
 from litestar.connection import Request
 
+from edgewright.server.auth.authentication import Who
 from edgewright.server.commands.acts import Acts
+from edgewright.server.services import Services
 from edgewright.server.web.assets import address_of
 from edgewright.server.web.repository_cache import Catalogue
-from edgewright.server.auth.authentication import Who
-from edgewright.server.services import Services
 
 __all__ = ["ASKED", "Findings", "Press", "moved", "nothing_found"]
 

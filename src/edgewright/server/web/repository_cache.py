@@ -7,12 +7,12 @@ from threading import Lock
 import msgspec
 
 from edgewright.contract.names import version_key
-from edgewright.contract.rollout_plan import Plan, Policy
 from edgewright.contract.release import Manifest
-from edgewright.trust.metadata_rules import ROLLOUTS
-from edgewright.trust.publish import known_policy
-from edgewright.trust.repository import Repository
-from edgewright.trust.staging import staged
+from edgewright.contract.rollout.plan import Plan, Policy
+from edgewright.trust.publishing.publish import known_policy
+from edgewright.trust.repository.metadata_rules import ROLLOUTS
+from edgewright.trust.repository.repository import Repository
+from edgewright.trust.repository.staging import staged
 
 __all__ = ["Catalogue", "Held"]
 

@@ -3,12 +3,12 @@
 from litestar import Router
 
 from edgewright.server.commands.acts import Acting, Acts
-from edgewright.server.web.actions import levers
-from edgewright.server.web.repository_cache import Catalogue
-from edgewright.server.web.login import doors, refusals
-from edgewright.server.web.views import windows
-from edgewright.server.web.renderer import Findings, Press, nothing_found
 from edgewright.server.services import Services
+from edgewright.server.web.actions import levers
+from edgewright.server.web.login import doors, refusals
+from edgewright.server.web.renderer import Findings, Press, nothing_found
+from edgewright.server.web.repository_cache import Catalogue
+from edgewright.server.web.views import windows
 
 __all__ = ["page_router"]
 

@@ -8,14 +8,16 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 
 from edgewright.contract.errors import EdgewrightError
 from edgewright.contract.names import version_key
-from edgewright.contract.query import Limits
+from edgewright.contract.query.query import Limits
 from edgewright.server.api import read_models as fleets
-from edgewright.server.api.read_models import MissingError
-from edgewright.server.web.renderer import ASKED, Press
-from edgewright.server.web.view_models import alerts, devices, drift, overview, privacy, releases, rollouts, audit_and_access as trail, formatting as words
 from edgewright.server.auth.authentication import Who, guard
+from edgewright.server.errors import MissingError
 from edgewright.server.store.records import Device, rollout_key
-from edgewright.trust.release_documents import bill_of_materials, model_card
+from edgewright.server.web.renderer import ASKED, Press
+from edgewright.server.web.view_models import alerts, devices, drift, overview, privacy, releases, rollouts
+from edgewright.server.web.view_models import audit_and_access as trail
+from edgewright.server.web.view_models import formatting as words
+from edgewright.trust.publishing.release_documents import bill_of_materials, model_card
 
 __all__ = ["access_page", "windows"]
 

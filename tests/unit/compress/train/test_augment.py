@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from edgewright.compress.data.dataset import Dataset
 from edgewright.compress.train.data.augmentation import DRAWS, augment, augmentations, spread_of
-from edgewright.compress.train.distill.augmentation_selection import admissible
+from edgewright.compress.train.data.batches import Views
 from edgewright.compress.train.data.modality import Form
 from edgewright.compress.train.data.training_data import teach
+from edgewright.compress.train.distill.augmentation_selection import admissible
 from edgewright.compress.train.distill.teacher import Teacher
-from edgewright.compress.train.data.batches import Views
 from edgewright.contract.errors import CandidateError
 
 FORMS = [

@@ -7,16 +7,16 @@ import onnx
 import pytest
 import torch
 
-from edgewright.compress.model.graph import Graph, clean
 from edgewright.compress.data.model_outputs import open_session
+from edgewright.compress.model.graph import Graph, clean
 from edgewright.compress.train.nas.architecture import Architecture
-from edgewright.compress.train.nas.downsample import coarser
-from edgewright.compress.train.nas.graph_builder import draft
-from edgewright.compress.train.nas.families import work
-from edgewright.compress.train.torch_graph.onnx_module import Network
 from edgewright.compress.train.nas.batchnorm import with_normalisation
+from edgewright.compress.train.nas.downsample import coarser
+from edgewright.compress.train.nas.families import work
+from edgewright.compress.train.nas.graph_builder import draft
+from edgewright.compress.train.torch_graph.onnx_module import Network
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import InputContract, TensorSpec
 
 CLASSES = TensorSpec("y", "float32", ("n", 10))
 

@@ -12,14 +12,14 @@ from onnx import helper
 from torch import Tensor, nn
 
 from edgewright.compress.data.dataset import Dataset
-from edgewright.compress.train.data.teacher_outputs import read_answers, write_answers
-from edgewright.compress.train.loop.feature_losses import feature_loss, relation_loss
-from edgewright.compress.train.loop.output_kind import ending_of, feature_of
-from edgewright.compress.train.data.training_data import Lessons, teach
-from edgewright.compress.train.loop.trainer import fit
-from edgewright.compress.train.loop.losses import scores_of, teacher_loss
 from edgewright.compress.train.config import Distillation, Training
+from edgewright.compress.train.data.teacher_outputs import read_answers, write_answers
+from edgewright.compress.train.data.training_data import Lessons, teach
 from edgewright.compress.train.distill.teacher import Teacher, ask
+from edgewright.compress.train.loop.feature_losses import feature_loss, relation_loss
+from edgewright.compress.train.loop.losses import scores_of, teacher_loss
+from edgewright.compress.train.loop.output_kind import ending_of, feature_of
+from edgewright.compress.train.loop.trainer import fit
 from edgewright.contract.errors import CandidateError
 
 SETTINGS = Training(epochs=25, batch=64, rate=1e-2, distillation=Distillation(weight=0.8))

@@ -16,11 +16,11 @@ from onnx import numpy_helper
 from sklearn.datasets import load_digits
 
 from edgewright.compress.data.dataset import Dataset
+from edgewright.compress.train.config import CurvePoint, Training
+from edgewright.compress.train.data.training_data import Lessons, teach
 from edgewright.compress.train.engine.engine import Engine, open_engine
 from edgewright.compress.train.engine.job import Job, Outcome, perform
-from edgewright.compress.train.data.training_data import Lessons, teach
 from edgewright.compress.train.engine.local import LocalEngine
-from edgewright.compress.train.config import CurvePoint, Training
 from edgewright.contract.errors import InputError
 
 SETTINGS = Training(epochs=3, batch=64, patience=0)

@@ -6,17 +6,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from edgewright.compress.quantize.activation_ranges import observe
-from edgewright.compress.model.graph import Graph, clean, session_bytes
 from edgewright.compress.model.fusion_lint import lint
+from edgewright.compress.model.graph import Graph, clean, session_bytes
+from edgewright.compress.quantize.activation_ranges import observe
 from edgewright.compress.quantize.static_int8 import StaticInt8, quantize_static, tensors_to_observe
-from edgewright.compress.train.nas.architecture import Architecture, Family
-from edgewright.compress.train.nas.graph_builder import Ending, Targets, draft
-from edgewright.compress.train.nas.families import families_for, grid, neighbours, parameters, work
 from edgewright.compress.train.data.modality import Form, Kind
+from edgewright.compress.train.nas.architecture import Architecture, Family
+from edgewright.compress.train.nas.families import families_for, grid, neighbours, parameters, work
+from edgewright.compress.train.nas.graph_builder import Ending, Targets, draft
 from edgewright.compress.train.torch_graph.onnx_module import Network
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import InputContract, TensorSpec
 
 
 def contract_of(

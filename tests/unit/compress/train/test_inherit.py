@@ -10,7 +10,7 @@ from edgewright.compress.model.graph import Graph, session_bytes
 from edgewright.compress.train.nas.architecture import Architecture, Family
 from edgewright.compress.train.nas.graph_builder import draft
 from edgewright.compress.train.nas.weight_inheritance import inherit
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import InputContract, TensorSpec
 
 RANDOM = np.random.default_rng(2)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgewright.compress.train.export.module_to_onnx import export_module
 from edgewright.contract.errors import InputError, ModelError
-from edgewright.contract.preprocess import Preprocess
+from edgewright.contract.model.preprocess import Preprocess
 
 Digits = dict[str, NDArray[Any]]
 

@@ -13,9 +13,9 @@ from edgewright.compress.model.graph import clean
 from edgewright.compress.search.search import Search
 from edgewright.compress.search.space import Space, space_of
 from edgewright.compress.train import qat_rounds as integers
-from edgewright.compress.train.training_session import Course
-from edgewright.compress.train.qat_rounds import finalists_of, train_integers
 from edgewright.compress.train.policy import Prospect, Standing
+from edgewright.compress.train.qat_rounds import finalists_of, train_integers
+from edgewright.compress.train.training_session import Course
 from edgewright.contract.compression_report import Trial
 from edgewright.contract.errors import CandidateError
 

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from sklearn.datasets import load_digits
 
-from edgewright.compress.quantize.activation_ranges import observe
 from edgewright.compress.data.dataset import Dataset
 from edgewright.compress.model.graph import Graph, clean, session_bytes
+from edgewright.compress.quantize.activation_ranges import observe
 from edgewright.compress.quantize.sparsity import Sparsify, sparsify
 from edgewright.compress.quantize.static_int8 import StaticInt8, tensors_to_observe
-from edgewright.compress.train.engine.job import Hold, Job, Outcome, checkpoint_name, perform
-from edgewright.compress.train.data.training_data import Lessons, teach
-from edgewright.compress.train.qat.start import quantized_start
 from edgewright.compress.train.config import CurvePoint, Training
+from edgewright.compress.train.data.training_data import Lessons, teach
+from edgewright.compress.train.engine.job import Hold, Job, Outcome, checkpoint_name, perform
+from edgewright.compress.train.qat.initial_graph import quantized_start
 
 RANDOM = np.random.default_rng(2)
 SETTINGS = Training(epochs=3, batch=64, patience=0)

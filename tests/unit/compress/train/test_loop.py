@@ -16,10 +16,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from edgewright.compress.data.dataset import Dataset
+from edgewright.compress.train.config import Training, usual_training
+from edgewright.compress.train.custom_recipe import OwnRecipe, load_recipe
 from edgewright.compress.train.data.training_data import Lessons, teach
 from edgewright.compress.train.loop.trainer import Fit, fit
-from edgewright.compress.train.custom_recipe import OwnRecipe, load_recipe
-from edgewright.compress.train.config import Training, usual_training
 from edgewright.contract.errors import CandidateError, InputError
 
 SETTINGS = Training(epochs=5, batch=64, augment=("shift", "light"), patience=0)

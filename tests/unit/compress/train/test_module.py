@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgewright.compress.model.graph import session_bytes
-from edgewright.compress.train.export.pytorch import export
 from edgewright.compress.train.export.module_factory import load_module
+from edgewright.compress.train.export.pytorch import export
 from edgewright.compress.train.torch_graph.onnx_module import Network
 from edgewright.contract.errors import InputError, ModelError
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from edgewright.compress.model.graph import Graph, session_bytes
 from edgewright.compress.model.layers import layer_weights
+from edgewright.compress.train.export.pytorch import export
 from edgewright.compress.train.nas.architecture import Architecture
 from edgewright.compress.train.nas.graph_builder import draft
-from edgewright.compress.train.export.pytorch import export
-from edgewright.compress.train.torch_graph.onnx_module import Network
 from edgewright.compress.train.prune.pruner import Prune, prunable, prune
+from edgewright.compress.train.torch_graph.onnx_module import Network
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import InputContract, TensorSpec
 
 MODELS = Path(__file__).parents[5] / "shared" / "models"
 PEERS = [

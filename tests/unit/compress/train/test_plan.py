@@ -7,7 +7,22 @@ import numpy as np
 import pytest
 from msgspec.structs import replace as replaced
 
-from edgewright.compress.train.policy import Prospect, Standing, anchor, finalists, keeps, parent, passes, rows_each, score, shortlist, standing_of, survivors, tightness, trainable
+from edgewright.compress.train.policy import (
+    Prospect,
+    Standing,
+    anchor,
+    finalists,
+    keeps,
+    parent,
+    passes,
+    rows_each,
+    score,
+    shortlist,
+    standing_of,
+    survivors,
+    tightness,
+    trainable,
+)
 from edgewright.contract.training_report import Origin, TrainedNetwork
 
 

@@ -9,14 +9,14 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from edgewright.compress.quantize.activation_ranges import observe
 from edgewright.compress.model.graph import Graph, clean
+from edgewright.compress.quantize.activation_ranges import observe
 from edgewright.compress.quantize.static_int8 import StaticInt8, quantize_static, tensors_to_observe
 from edgewright.compress.train.nas.architecture import Architecture
-from edgewright.compress.train.nas.graph_builder import draft
 from edgewright.compress.train.nas.families import work
+from edgewright.compress.train.nas.graph_builder import draft
 from edgewright.compress.train.nas.latency_model import Features, LatencyModel, features
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import InputContract, TensorSpec
 from edgewright.profiling.latency import Latency, Subject, measure_latency
 from edgewright.profiling.target import open_target
 from edgewright.runtime.options import RuntimeOptions

@@ -12,16 +12,16 @@ import torch
 from numpy.typing import NDArray
 
 from edgewright.compress.model.graph import Graph, clean, session_bytes
+from edgewright.compress.train.export.pytorch import export
 from edgewright.compress.train.nas.architecture import Architecture
 from edgewright.compress.train.nas.graph_builder import draft
-from edgewright.compress.train.export.pytorch import export
-from edgewright.compress.train.torch_graph.prepare import prepared
 from edgewright.compress.train.prune.attention_heads import find_attention, remove_heads
 from edgewright.compress.train.prune.importance import Batch, Criterion
-from edgewright.compress.train.torch_graph.onnx_module import Network
 from edgewright.compress.train.prune.pruner import Prune, Width, prunable, prune
+from edgewright.compress.train.torch_graph.onnx_module import Network
+from edgewright.compress.train.torch_graph.prepare import prepared
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import InputContract, TensorSpec
 
 torch.set_num_threads(1)
 

@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgewright.compress.quantize.activation_ranges import Observation, observe
-from edgewright.compress.model.strip_metadata import compact
-from edgewright.compress.model.graph import Graph, clean, session_bytes
 from edgewright.compress.model.fusion_lint import lint
+from edgewright.compress.model.graph import Graph, clean, session_bytes
+from edgewright.compress.model.strip_metadata import compact
+from edgewright.compress.quantize.activation_ranges import Observation, observe
 from edgewright.compress.quantize.bit_packing import pack_integers
 from edgewright.compress.quantize.static_int8 import StaticInt8, integer_layers, quantize_static, tensors_to_observe
+from edgewright.compress.train.qat.initial_graph import quantized_start
 from edgewright.compress.train.torch_graph.onnx_module import Network
-from edgewright.compress.train.qat.start import quantized_start
 
 Build = Callable[..., onnx.ModelProto]
 Images = NDArray[np.float32]

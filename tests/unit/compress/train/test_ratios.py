@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 from edgewright.compress.model.graph import Graph
 from edgewright.compress.model.layers import multiply_accumulates
 from edgewright.compress.train.prune.pruner import Prune, prunable, prune
-from edgewright.compress.train.prune.ratio_allocation import allocate_ratios, probe_gains, probe_sensitivity, prune_to_latency
+from edgewright.compress.train.prune.ratio_allocation import (
+    allocate_ratios,
+    probe_gains,
+    probe_sensitivity,
+    prune_to_latency,
+)
 from edgewright.contract.errors import CandidateError
 
 torch.set_num_threads(1)

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from edgewright.compress.train import successive_halving as rounds
-from edgewright.compress.train.training_session import Course, Task
+from edgewright.compress.train.artifact_store import TrainingStore
+from edgewright.compress.train.config import Distillation
 from edgewright.compress.train.policy import Prospect
 from edgewright.compress.train.successive_halving import train_in_rounds
-from edgewright.compress.train.config import Distillation
-from edgewright.compress.train.artifact_store import TrainingStore
+from edgewright.compress.train.training_session import Course, Task
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.training_report import TrainedNetwork
 

@@ -11,12 +11,12 @@ from torch.nn import functional
 from edgewright.compress.model.graph import Graph, clean, session_bytes
 from edgewright.compress.model.layers import layer_weights
 from edgewright.compress.quantize.sparsity import Sparsify, compressed_size, sparsify
+from edgewright.compress.train.loop.zero_masks import gradual_fractions, hold, zero_masks
 from edgewright.compress.train.nas.architecture import Architecture
 from edgewright.compress.train.nas.graph_builder import draft
 from edgewright.compress.train.torch_graph.onnx_module import Network
-from edgewright.compress.train.loop.zero_masks import gradual_fractions, hold, zero_masks
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import InputContract, TensorSpec
 
 torch.set_num_threads(1)
 

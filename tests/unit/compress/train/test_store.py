@@ -7,9 +7,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from edgewright.compress.train.training_session import Task
-from edgewright.compress.train.config import usual_training
 from edgewright.compress.train.artifact_store import TrainingStore
+from edgewright.compress.train.config import usual_training
+from edgewright.compress.train.training_session import Task
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.training_report import CurvePoint, TrainedNetwork
 

@@ -10,14 +10,14 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from edgewright.compress.context import Run
 from edgewright.compress.data.loader import load_data
 from edgewright.compress.model.loading import read_model
 from edgewright.compress.search.recipe import Workbench
-from edgewright.compress.context import Run
-from edgewright.compress.train.nas.families import parameters
-from edgewright.compress.train.data.training_data import Lessons, teach
 from edgewright.compress.train.artifact_store import TrainingStore
+from edgewright.compress.train.data.training_data import Lessons, teach
 from edgewright.compress.train.nas.candidates import Idea, eight_bit, few_batches, ideas, survey
+from edgewright.compress.train.nas.families import parameters
 
 Build = Callable[..., onnx.ModelProto]
 MATRIX = np.ones((64, 10), np.float32)

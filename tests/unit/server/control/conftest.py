@@ -14,25 +14,32 @@ import msgspec
 import pytest
 from sqlalchemy import insert
 
+from edgewright.contract.api.device_status import StageOutcome, Status
 from edgewright.contract.config.fleet import Fleet, Looking
-from edgewright.contract.rollout_plan import Arm, HealthRule, Plan, Policy, Stage
 from edgewright.contract.release import Manifest, StoredFile, Variant
-from edgewright.contract.device_status import StageOutcome, Status
-from edgewright.device.update.selection import Situation, choose
+from edgewright.contract.rollout.plan import Arm, HealthRule, Plan, Policy, Stage
 from edgewright.device.slots import Installed, Slots
+from edgewright.device.update.selection import Situation, choose
 from edgewright.server.controller.rollout_controller import Controller
-from edgewright.server.services import Services
 from edgewright.server.controller.stage_participants import counts, subject_of
+from edgewright.server.services import Services
 from edgewright.server.store.database import _PRAGMAS
 from edgewright.server.store.records import CheckIn
-from edgewright.server.store.tables import devices, statuses
 from edgewright.server.store.store import Store, make_store, open_store
-from edgewright.trust import signing_keys as keys_module
-from edgewright.trust.bootstrap import found, read_anchor
-from edgewright.trust.signing_keys import KeyFolder
-from edgewright.trust.publish import known_plan, known_policy, publish_plan, publish_release, releases, set_policy
-from edgewright.trust.repository import Repository
-from edgewright.trust.storage import LocalStore
+from edgewright.server.store.tables import devices, statuses
+from edgewright.trust.keys import signing_keys as keys_module
+from edgewright.trust.keys.signing_keys import KeyFolder
+from edgewright.trust.publishing.publish import (
+    known_plan,
+    known_policy,
+    publish_plan,
+    publish_release,
+    releases,
+    set_policy,
+)
+from edgewright.trust.repository.bootstrap import found, read_anchor
+from edgewright.trust.repository.repository import Repository
+from edgewright.trust.storage.storage import LocalStore
 
 BEGIN = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.UTC)
 LOOKING = Looking(outcome_s=600, silent_s=1200, look_s=10)

@@ -8,21 +8,22 @@ import msgspec
 import pytest
 from scipy import stats
 
-from edgewright.contract.rollout_decision import CONTROL
-from edgewright.contract.errors import InputError
+from edgewright.contract.api.device_status import StageOutcome
 from edgewright.contract.config.fleet import Looking
-from edgewright.contract.rollout_plan import HealthRule, Policy, Selector
-from edgewright.contract.device_status import StageOutcome
-from edgewright.device.update.selection import Situation, choose
+from edgewright.contract.errors import InputError
+from edgewright.contract.rollout.decision import CONTROL
+from edgewright.contract.rollout.plan import HealthRule, Policy, Selector
 from edgewright.device.slots import Installed, Slots
+from edgewright.device.update.selection import Situation, choose
 from edgewright.rollout.plan_transitions import CHANGES
-from edgewright.server.controller import decision_records as ground, stage_participants as stages
+from edgewright.server.controller import decision_records as ground
+from edgewright.server.controller import stage_participants as stages
 from edgewright.server.controller.rollout_controller import Controller
 from edgewright.server.store.database import GoneError
 from edgewright.server.store.decisions import Decisions, TakenError
 from edgewright.server.store.records import Candidate
-from edgewright.trust.publish import known_policy, publish_plan, set_policy
-from edgewright.trust.staging import staged
+from edgewright.trust.publishing.publish import known_policy, publish_plan, set_policy
+from edgewright.trust.repository.staging import staged
 
 World = Any
 Make = Callable[..., World]
@@ -405,7 +406,9 @@ def test_a_rollout_that_cannot_be_judged_does_not_keep_others_waiting(
             raise InputError("broken", remedy="Mend it.")
         return ["looked"]
 
-    monkeypatch.setattr("edgewright.server.controller.rollout_controller.planned", lambda _: [("a", "pi"), ("m", "pi")])
+    monkeypatch.setattr(
+        "edgewright.server.controller.rollout_controller.planned", lambda _: [("a", "pi"), ("m", "pi")]
+    )
     monkeypatch.setattr(Controller, "_look", look)
     assert Controller(world.services).step(world.at.timestamp()) == ["looked"]
     assert looked == ["a", "m"]

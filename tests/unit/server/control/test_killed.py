@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from edgewright.server.controller.rollout_controller import Controller
 from edgewright.server.controller.decision_records import why
+from edgewright.server.controller.rollout_controller import Controller
 from edgewright.server.store.database import Database
+from edgewright.trust.repository.staging import staged
 from edgewright.trust.repository_check import check_repository
-from edgewright.trust.staging import staged
-from edgewright.trust.storage import LocalStore
+from edgewright.trust.storage.storage import LocalStore
 
 World = Any
 SUBJECT = "m/pi/spring"

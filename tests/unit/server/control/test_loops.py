@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from edgewright.contract.api.device_status import Status
 from edgewright.contract.config.fleet import Fleet, Looking
-from edgewright.contract.device_status import Status
 from edgewright.server.controller.leader_loop import lead
 from edgewright.server.services import Services
 from edgewright.server.store.database import GoneError

@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from edgewright.contract.api.device_status import StageOutcome
+from edgewright.contract.api.operator_api import StartRollout, Wanted
 from edgewright.contract.errors import InputError
-from edgewright.contract.operator_api import StartRollout, Wanted
-from edgewright.contract.rollout_plan import HealthRule, Stage
-from edgewright.contract.device_status import StageOutcome
-from edgewright.server.controller.rollout_controller import Controller
-from edgewright.server.controller.decision_records import Ground, explain, ground_of, packed, why
+from edgewright.contract.rollout.plan import HealthRule, Stage
 from edgewright.server.commands.rollouts import Change, change, observed_rates, start
+from edgewright.server.controller.decision_records import Ground, explain, ground_of, packed, why
+from edgewright.server.controller.rollout_controller import Controller
 from edgewright.server.store.records import Decision
 
 World = Any

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from edgewright.cli.main import main
-from edgewright.server.controller.rollout_controller import Controller
 from edgewright.server.controller.decision_records import ground_of, packed
+from edgewright.server.controller.rollout_controller import Controller
 from edgewright.server.store.records import Decision
 
 World = Any

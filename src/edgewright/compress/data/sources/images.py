@@ -14,7 +14,7 @@ from PIL import Image
 from edgewright.compress.data.sources.arrays import MAX_DATA_BYTES
 from edgewright.compress.data.sources.raw import RawData
 from edgewright.contract.errors import DataError
-from edgewright.contract.model_signature import TensorSpec
+from edgewright.contract.model.signature import TensorSpec
 
 __all__ = ["ImageForm", "image_form", "read_images"]
 

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgewright.compress.certify.scores import target_variances
+from edgewright.compress.metrics.scores import target_variances
 from edgewright.compress.train.data.augmentation import augmentations
-from edgewright.compress.train.data.training_data import Lessons
-from edgewright.compress.train.loop.losses import metric_sum
-from edgewright.compress.train.distill.teacher import OpenTeacher, Teacher
 from edgewright.compress.train.data.batches import Views
+from edgewright.compress.train.data.training_data import Lessons
+from edgewright.compress.train.distill.teacher import OpenTeacher, Teacher
+from edgewright.compress.train.loop.losses import metric_sum
 
 __all__ = ["Admission", "admissible"]
 

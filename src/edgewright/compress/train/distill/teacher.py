@@ -15,14 +15,14 @@ from torch import Tensor
 
 from edgewright.compress.data.dataset import Dataset
 from edgewright.compress.data.model_outputs import open_session, outputs_of
-from edgewright.compress.train.data.teacher_outputs import Answers, Reading
-from edgewright.compress.train.loop.feature_losses import flat_features
-from edgewright.compress.train.loop.output_kind import ending_of, feature_of
-from edgewright.compress.train.data.training_data import Lessons
-from edgewright.compress.train.loop.losses import Ending, reading_of, scores_of
 from edgewright.compress.train.data.batches import Views, plain
+from edgewright.compress.train.data.teacher_outputs import Answers, Reading
+from edgewright.compress.train.data.training_data import Lessons
+from edgewright.compress.train.loop.feature_losses import flat_features
+from edgewright.compress.train.loop.losses import Ending, reading_of, scores_of
+from edgewright.compress.train.loop.output_kind import ending_of, feature_of
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import InputContract, TensorSpec
 from edgewright.runtime.options import RuntimeOptions
 
 __all__ = ["Teacher", "ask"]

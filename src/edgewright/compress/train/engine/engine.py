@@ -6,8 +6,8 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from edgewright.compress.train.data.teacher_outputs import Answers
-from edgewright.compress.train.engine.job import Job, Outcome, Tell
 from edgewright.compress.train.data.training_data import Lessons
+from edgewright.compress.train.engine.job import Job, Outcome, Tell
 from edgewright.compress.train.engine.local import LocalEngine
 from edgewright.contract.errors import InputError
 

@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 import msgspec
 
+from edgewright.compress.train.config import CurvePoint, Training
 from edgewright.compress.train.data.teacher_outputs import Answers
 from edgewright.compress.train.data.training_data import Lessons
-from edgewright.compress.train.config import CurvePoint, Training
 from edgewright.contract.errors import EdgewrightError
 
 __all__ = ["Hold", "Job", "Outcome", "Tell", "checkpoint_name", "perform"]
@@ -93,7 +93,7 @@ def perform(
         tell: Told the share of steps done and each epoch.
     """
     # PyTorch takes seconds to load: only what trains waits for it.
-    from edgewright.compress.train.engine.practice import practise
+    from edgewright.compress.train.engine.train_network import practise
 
     began = time.monotonic()
     try:

@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from edgewright.compress.train.engine.job import Job, Outcome
 from edgewright.compress.train.config import CurvePoint
+from edgewright.compress.train.engine.job import Job, Outcome
 
 __all__ = ["TELL_S", "Turn", "is_late", "is_over", "next_turn", "not_begun"]
 

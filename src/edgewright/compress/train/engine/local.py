@@ -18,8 +18,8 @@ from typing import Self
 import msgspec
 
 from edgewright.compress.train.data.teacher_outputs import Answers, write_answers
-from edgewright.compress.train.engine.job import Job, Outcome, Tell, checkpoint_name
 from edgewright.compress.train.data.training_data import Lessons, write_lessons
+from edgewright.compress.train.engine.job import Job, Outcome, Tell, checkpoint_name
 from edgewright.compress.train.engine.job_queue import TELL_S, Turn, is_late, is_over, next_turn, not_begun
 from edgewright.compress.train.engine.worker import Order, Progress, receive, send
 from edgewright.contract.errors import InputError

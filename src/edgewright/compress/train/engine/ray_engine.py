@@ -17,10 +17,10 @@ from typing import Any, Self
 
 import msgspec
 
-from edgewright.compress.train.data.teacher_outputs import Answers
-from edgewright.compress.train.engine.job import Job, Outcome, Tell, checkpoint_name, perform
-from edgewright.compress.train.data.training_data import Lessons
 from edgewright.compress.train.config import CurvePoint
+from edgewright.compress.train.data.teacher_outputs import Answers
+from edgewright.compress.train.data.training_data import Lessons
+from edgewright.compress.train.engine.job import Job, Outcome, Tell, checkpoint_name, perform
 from edgewright.compress.train.engine.job_queue import TELL_S, Turn, is_late, is_over, next_turn, not_begun
 from edgewright.contract.errors import InputError, TargetError
 

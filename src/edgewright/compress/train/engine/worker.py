@@ -15,10 +15,10 @@ from typing import IO
 
 import msgspec
 
-from edgewright.compress.train.data.teacher_outputs import Answers, read_answers
-from edgewright.compress.train.engine.job import Job, Outcome, checkpoint_name, perform
-from edgewright.compress.train.data.training_data import Lessons, read_lessons
 from edgewright.compress.train.config import CurvePoint
+from edgewright.compress.train.data.teacher_outputs import Answers, read_answers
+from edgewright.compress.train.data.training_data import Lessons, read_lessons
+from edgewright.compress.train.engine.job import Job, Outcome, checkpoint_name, perform
 
 __all__ = ["Order", "Progress", "receive", "send"]
 
@@ -75,7 +75,7 @@ def serve() -> None:
     orders: SimpleQueue[Order] = SimpleQueue()
     threading.Thread(target=_listen, args=(orders,), daemon=True).start()
     # PyTorch is loaded while the first order is still being prepared.
-    importlib.import_module("edgewright.compress.train.engine.practice")
+    importlib.import_module("edgewright.compress.train.engine.train_network")
     lessons: dict[str, Lessons] = {}
     answers: dict[str, Answers | None] = {"": None}
     while True:

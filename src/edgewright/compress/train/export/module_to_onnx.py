@@ -12,10 +12,10 @@ from torch import nn
 from edgewright.compress.data.sources.arrays import name_arrays, read_npz
 from edgewright.compress.data.sources.function import call_data_function, is_function_reference
 from edgewright.compress.data.sources.table import read_table
-from edgewright.compress.train.export.pytorch import export
 from edgewright.compress.train.export.module_factory import load_module
+from edgewright.compress.train.export.pytorch import export
 from edgewright.contract.errors import InputError
-from edgewright.contract.preprocess import Preprocess
+from edgewright.contract.model.preprocess import Preprocess
 
 __all__ = ["export_module"]
 

@@ -9,13 +9,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgewright.compress.certify.scores import target_variances
-from edgewright.compress.train.data.teacher_outputs import Answers, Reading
-from edgewright.compress.train.loop.feature_losses import FeatureReader, feature_loss, flat_features, relation_loss
-from edgewright.compress.train.data.training_data import Lessons
-from edgewright.compress.train.loop.losses import Ending, ending_seen, label_loss, metric_sum, reading_of, scores_of, teacher_loss
+from edgewright.compress.metrics.scores import target_variances
 from edgewright.compress.train.config import Distillation, Training
 from edgewright.compress.train.data.batches import plain
+from edgewright.compress.train.data.teacher_outputs import Answers, Reading
+from edgewright.compress.train.data.training_data import Lessons
+from edgewright.compress.train.loop.feature_losses import FeatureReader, feature_loss, flat_features, relation_loss
+from edgewright.compress.train.loop.losses import (
+    Ending,
+    ending_seen,
+    label_loss,
+    metric_sum,
+    reading_of,
+    scores_of,
+    teacher_loss,
+)
 from edgewright.contract.errors import CandidateError
 
 __all__ = ["Objective", "OwnLoss"]

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from edgewright.compress.train.custom_recipe import OwnRecipe
 from edgewright.compress.train.config import Training, rate_share
+from edgewright.compress.train.custom_recipe import OwnRecipe
 from edgewright.contract.errors import CandidateError
 
 __all__ = ["Stepper", "accumulate", "batches", "is_out_of_memory", "more_parts"]

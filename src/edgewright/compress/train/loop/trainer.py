@@ -17,15 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgewright.compress.train.config import CurvePoint, Training
+from edgewright.compress.train.custom_recipe import OwnRecipe
+from edgewright.compress.train.data.batches import Views
 from edgewright.compress.train.data.teacher_outputs import Answers
-from edgewright.compress.train.loop.checkpoint import Progress, load_checkpoint, save_checkpoint, snapshot
 from edgewright.compress.train.data.training_data import Lessons
+from edgewright.compress.train.loop.checkpoint import Progress, load_checkpoint, save_checkpoint, snapshot
 from edgewright.compress.train.loop.losses import Ending
 from edgewright.compress.train.loop.objective import Objective
-from edgewright.compress.train.custom_recipe import OwnRecipe
-from edgewright.compress.train.config import CurvePoint, Training
 from edgewright.compress.train.loop.optimizer_step import Stepper, accumulate, batches, is_out_of_memory, more_parts
-from edgewright.compress.train.data.batches import Views
 from edgewright.contract.errors import CandidateError
 
 __all__ = ["Fit", "Tell", "fit"]

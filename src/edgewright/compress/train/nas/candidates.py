@@ -13,21 +13,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from edgewright.compress.search.recipe import CleanUp, Recipe, Step, Workbench
 from edgewright.compress.context import Run
 from edgewright.compress.quantize.static_int8 import StaticInt8
-from edgewright.compress.train.nas.downsample import coarser
-from edgewright.compress.train.nas.graph_builder import Ending, Targets, draft
-from edgewright.compress.train.nas.families import grid, parameters, work
-from edgewright.compress.train.prune.importance import Batch
-from edgewright.compress.train.nas.weight_inheritance import inherit
+from edgewright.compress.search.recipe import CleanUp, Recipe, Step, Workbench
+from edgewright.compress.train.artifact_store import TrainingStore
 from edgewright.compress.train.data.training_data import Lessons
 from edgewright.compress.train.nas.batchnorm import with_normalisation
-from edgewright.compress.train.throughput import seconds_per_row
-from edgewright.compress.train.policy import Prospect, shortlist, trainable
+from edgewright.compress.train.nas.downsample import coarser
+from edgewright.compress.train.nas.families import grid, parameters, work
+from edgewright.compress.train.nas.graph_builder import Ending, Targets, draft
 from edgewright.compress.train.nas.latency_model import Features, LatencyModel, features
+from edgewright.compress.train.nas.weight_inheritance import inherit
+from edgewright.compress.train.policy import Prospect, shortlist, trainable
+from edgewright.compress.train.prune.importance import Batch
 from edgewright.compress.train.prune.pruner import Prune, prune
-from edgewright.compress.train.artifact_store import TrainingStore
+from edgewright.compress.train.throughput import seconds_per_row
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.training_report import Origin
 from edgewright.profiling.latency import Subject, measure_ratios

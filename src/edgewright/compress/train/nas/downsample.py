@@ -8,8 +8,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from edgewright.compress.model.graph import Graph, attribute
 from edgewright.compress.data.model_outputs import open_session
+from edgewright.compress.model.graph import Graph, attribute
 from edgewright.contract.errors import CandidateError
 
 __all__ = ["coarser"]

@@ -8,11 +8,11 @@ import onnx
 
 from edgewright.compress.model.graph import Graph
 from edgewright.compress.model.layers import multiply_accumulates
+from edgewright.compress.train.data.modality import Form, Kind
 from edgewright.compress.train.nas.architecture import Architecture, Family
 from edgewright.compress.train.nas.graph_builder import draft, drawable
-from edgewright.compress.train.data.modality import Form, Kind
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.model_signature import InputContract
+from edgewright.contract.model.signature import InputContract
 
 __all__ = ["Architecture", "Family", "Kind", "families_for", "grid", "neighbours", "parameters", "work"]
 
@@ -30,7 +30,7 @@ _LONGEST_ROW = 4096
 def families_for(kind: Kind, contract: InputContract) -> tuple[Family, ...]:
     """Return the families that can take the input and give the output, none if there is none.
 
-    >>> from edgewright.contract.model_signature import TensorSpec
+    >>> from edgewright.contract.model.signature import TensorSpec
     >>> row, classes = TensorSpec("x", "float32", ("n", 20)), TensorSpec("y", "float32", ("n", 3))
     >>> families_for("table", InputContract((row,), (classes,)))
     ('mlp',)

@@ -8,13 +8,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from edgewright.compress.train.data.modality import Form
 from edgewright.compress.train.nas.architecture import Architecture
 from edgewright.compress.train.nas.attention_block import encoder, with_places
 from edgewright.compress.train.nas.blocks import BLOCKS, Flow, Sketch
 from edgewright.compress.train.nas.stem import as_map, as_series
-from edgewright.compress.train.data.modality import Form
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.model_signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import InputContract, TensorSpec
 
 __all__ = ["Ending", "Targets", "draft", "drawable"]
 

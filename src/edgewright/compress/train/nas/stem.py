@@ -2,8 +2,8 @@
 
 import math
 
-from edgewright.compress.train.nas.blocks import Flow, Sketch
 from edgewright.compress.train.data.modality import Form
+from edgewright.compress.train.nas.blocks import Flow, Sketch
 from edgewright.contract.errors import CandidateError
 
 __all__ = ["as_map", "as_series", "channel_axis", "time_axis"]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgewright.compress.train.torch_graph.prepare import prepared
 from edgewright.compress.train.torch_graph.onnx_module import Network
+from edgewright.compress.train.torch_graph.prepare import prepared
 from edgewright.contract.errors import CandidateError
 
 __all__ = ["Batch", "Criterion", "GroupScore", "batch_loss", "group_score", "weight_scores"]

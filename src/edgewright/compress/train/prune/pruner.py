@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgewright.compress.model.graph import Graph
-from edgewright.compress.train.torch_graph.prepare import prepared
-from edgewright.compress.train.prune.channel_groups import ChannelGroup, channel_groups, holds, remove_channels
 from edgewright.compress.train.prune.attention_heads import Attention, find_attention, output_axis, remove_heads
+from edgewright.compress.train.prune.channel_groups import ChannelGroup, channel_groups, holds, remove_channels
 from edgewright.compress.train.prune.importance import Batch, Criterion, group_score, weight_scores
-from edgewright.compress.train.torch_graph.onnx_module import Network
 from edgewright.compress.train.prune.recurrent_units import recurrent_layers, remove_units, unit_count, unit_scores
+from edgewright.compress.train.torch_graph.onnx_module import Network
+from edgewright.compress.train.torch_graph.prepare import prepared
 from edgewright.contract.errors import CandidateError
 
 __all__ = ["Prune", "Width", "prunable", "prune"]

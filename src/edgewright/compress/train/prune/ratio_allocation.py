@@ -7,8 +7,8 @@ import onnx
 import torch
 
 from edgewright.compress.train.prune.importance import Batch, batch_loss
-from edgewright.compress.train.torch_graph.onnx_module import Network
 from edgewright.compress.train.prune.pruner import Prune, prunable, prune
+from edgewright.compress.train.torch_graph.onnx_module import Network
 from edgewright.contract.errors import CandidateError
 
 __all__ = ["allocate_ratios", "probe_gains", "probe_sensitivity", "prune_to_latency"]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from edgewright.compress.train.torch_graph.node import Built, Site
 from edgewright.compress.train.torch_graph.reshape import Reshape
-from edgewright.compress.train.node_context import Built, Site
 
 __all__ = ["MOVES"]
 

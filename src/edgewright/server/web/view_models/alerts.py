@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from edgewright.contract.alert import AlertRule
 from edgewright.server.api.read_models import Awaiting
-from edgewright.server.web.view_models.formatting import Badge, Moment, Tone, badge, duration, moment
 from edgewright.server.store.records import Alert, AlertChange
+from edgewright.server.web.view_models.formatting import Badge, Moment, Tone, badge, duration, moment
 
 __all__ = [
     "AlertRow",

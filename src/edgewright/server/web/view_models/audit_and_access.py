@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgewright.server.web.view_models.formatting import Badge, Moment, badge, labels, moment
 from edgewright.server.store.records import AuditEntry, Invited, Token, User
+from edgewright.server.web.view_models.formatting import Badge, Moment, badge, labels, moment
 
 __all__ = [
     "EntryRow",

@@ -5,8 +5,19 @@ from dataclasses import dataclass
 
 from edgewright.contract.refusal import Refusal
 from edgewright.contract.timestamps import time_of
-from edgewright.server.web.view_models.formatting import Badge, Moment, badge, duration, labels, moment, percent, short, size, time
 from edgewright.server.store.records import Device
+from edgewright.server.web.view_models.formatting import (
+    Badge,
+    Moment,
+    badge,
+    duration,
+    labels,
+    moment,
+    percent,
+    short,
+    size,
+    time,
+)
 
 __all__ = ["DeviceRow", "DeviceShown", "device_rows", "device_shown", "labels_of"]
 

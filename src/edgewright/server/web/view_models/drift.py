@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgewright.server.web.view_models.interval_bars import Bar, share_bar
 from edgewright.server.web.view_models.formatting import Badge, badge, percent, points
+from edgewright.server.web.view_models.interval_bars import Bar, share_bar
 
 __all__ = ["DriftShown", "RateRow", "SignalRow", "Subgroups", "drift_shown"]
 

@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgewright.contract.rollout_plan import Plan
-from edgewright.server.web.view_models.alerts import AlertRow, alert_rows
-from edgewright.server.web.view_models.rollouts import RolloutRow, rollout_row
-from edgewright.server.web.view_models.formatting import Badge, Moment, badge, moment, percent
+from edgewright.contract.rollout.plan import Plan
 from edgewright.server.store.records import Alert, Group, Hour
+from edgewright.server.web.view_models.alerts import AlertRow, alert_rows
+from edgewright.server.web.view_models.formatting import Badge, Moment, badge, moment, percent
+from edgewright.server.web.view_models.rollouts import RolloutRow, rollout_row
 
 __all__ = ["ClassRow", "HourRow", "Overview", "VersionRow", "hour_rows", "overview"]
 

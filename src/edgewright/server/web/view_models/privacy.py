@@ -5,11 +5,20 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edgewright.contract.query import Limits, Query, Template
+from edgewright.contract.query.query import Limits, Query, Template
 from edgewright.privacy.accountant import cost_of, epsilon_of
 from edgewright.privacy.budget_ledger import growth
-from edgewright.server.web.view_models.formatting import Badge, Moment, Tone, badge, duration, labels, moment, percent
 from edgewright.server.store.records import KeptQuery
+from edgewright.server.web.view_models.formatting import (
+    Badge,
+    Moment,
+    Tone,
+    badge,
+    duration,
+    labels,
+    moment,
+    percent,
+)
 
 __all__ = ["BudgetRow", "QueryRow", "budget_rows", "epsilon_text", "query_rows"]
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from edgewright.contract.certificate import Certificate
 from edgewright.contract.measurement import Measurement
-from edgewright.contract.rollout_plan import Plan
 from edgewright.contract.release import Manifest, Variant, stored
+from edgewright.contract.rollout.plan import Plan
 from edgewright.contract.units import Dimension, format_quantity
-from edgewright.server.web.view_models.interval_bars import Bar, difference_bar
-from edgewright.server.web.view_models.formatting import Badge, Tone, badge, percent, points, size
 from edgewright.server.store.records import Group
+from edgewright.server.web.view_models.formatting import Badge, Tone, badge, percent, points, size
+from edgewright.server.web.view_models.interval_bars import Bar, difference_bar
 
 __all__ = [
     "CertificateShown",

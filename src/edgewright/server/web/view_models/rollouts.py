@@ -6,17 +6,28 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edgewright.contract.rollout_decision import CONTROL, Comparison, Decision, Trial
 from edgewright.contract.errors import WorkError
-from edgewright.contract.rollout_plan import Plan, Policy
+from edgewright.contract.rollout.decision import CONTROL, Comparison, Decision, Trial
+from edgewright.contract.rollout.plan import Plan, Policy
 from edgewright.contract.timestamps import time_of
-from edgewright.rollout.decision import replay
 from edgewright.rollout.comparison_design import sizes
+from edgewright.rollout.decision import replay
 from edgewright.server.access_control import Role, may
 from edgewright.server.controller.decision_records import Ground, ground_of
-from edgewright.server.web.view_models.interval_bars import Bar, difference_bar
-from edgewright.server.web.view_models.formatting import Badge, Moment, Tone, badge, duration, labels, moment, odds, percent, points
 from edgewright.server.store import records as kept
+from edgewright.server.web.view_models.formatting import (
+    Badge,
+    Moment,
+    Tone,
+    badge,
+    duration,
+    labels,
+    moment,
+    odds,
+    percent,
+    points,
+)
+from edgewright.server.web.view_models.interval_bars import Bar, difference_bar
 
 __all__ = [
     "Act",

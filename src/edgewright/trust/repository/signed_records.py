@@ -1,0 +1,87 @@
+"""Small records that lie in signed metadata: policies, permits, plans, questions; and how any target changes."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+from tuf.api.metadata import Metadata, TargetFile, Targets
+
+from edgewright.contract.errors import InputError
+from edgewright.trust.keys.signing_keys import KeyFolder
+from edgewright.trust.repository.metadata_rules import ROLLOUTS
+from edgewright.trust.repository.repository import Repository, target_name
+from edgewright.trust.repository.staging import draft, land_if_online, online_signers, sign, stage
+from edgewright.trust.storage.storage import ExistsError
+from edgewright.trust.target_paths import is_online
+
+__all__ = ["change_offline", "change_online", "create", "record_at"]
+
+Record = TypeVar("Record")
+
+
+def record_at(repository: Repository, path: str, kind: type[Record]) -> Record | None:
+    """Return the record that is signed under a path, None if there is none."""
+    target = repository.target(ROLLOUTS if is_online(path) else repository.bin_of(path), path)
+    return None if target is None else msgspec.json.decode(str(target.custom["record"]), type=kind)
+
+
+def change_offline(
+    repository: Repository, keys: KeyFolder, targets: Mapping[str, bytes], *, only_stage: bool
+) -> bool:
+    """Have the offline keys sign bytes under paths, and return whether they landed.
+
+    Args:
+        repository: Locked by the caller.
+        keys: Those that are here sign.
+        targets: Bytes by path.
+        only_stage: Leave all signing to `repo sign`.
+    """
+    changed: dict[str, Metadata[Targets]] = {}
+    for path, content in targets.items():
+        role = repository.bin_of(path)
+        changed[role] = changed.get(role) or draft(repository, role)
+        target = _put(changed[role], path, content)
+        create(repository, target_name(path, target), content)
+    if not only_stage:
+        sign(repository, changed, "releases", keys)
+    stage(repository, changed)
+    return land_if_online(repository, keys)
+
+
+def change_online(repository: Repository, keys: KeyFolder, path: str, content: bytes) -> None:
+    """Sign bytes under a path with the online key.
+
+    Args:
+        repository: Locked by the caller.
+        keys: With the online ones.
+        path: One that the online keys may sign.
+        content: A record.
+
+    Raises:
+        InputError: The keys are not here.
+    """
+    changed = draft(repository, ROLLOUTS)
+    create(repository, target_name(path, _put(changed, path, content)), content)
+    if not sign(repository, {ROLLOUTS: changed}, ROLLOUTS, keys):
+        raise InputError(f"{keys.path} holds no key for rollouts", remedy="Use the folder with the online keys.")
+    repository.commit({ROLLOUTS: changed}, online_signers(repository.root, keys))
+
+
+def create(repository: Repository, name: str, content: bytes) -> int:
+    """Store bytes under a name that stands for them, and return how many were not there yet."""
+    if repository.store.size(name) == len(content):
+        return 0
+    try:
+        repository.store.create(name, content)
+    except ExistsError:  # of another size: left by an upload that was broken off
+        repository.store.replace(name, content)
+    return len(content)
+
+
+def _put(metadata: Metadata[Targets], path: str, content: bytes) -> TargetFile:
+    """Name bytes in metadata; all but manifests lie in it whole, which saves devices a request."""
+    target = TargetFile.from_data(path, content, ["sha256"])
+    if not path.startswith("releases/"):
+        target.unrecognized_fields["custom"] = {"record": content.decode()}
+    metadata.signed.targets[path] = target
+    return target
