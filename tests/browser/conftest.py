@@ -248,7 +248,7 @@ def _publish(path: Path) -> None:
 def _fill(world: World) -> list[Any]:
     """Enrol devices, and have them say what devices say, for two days."""
     from edgewright.server.access_control import Role
-    from edgewright.server.api.read_models import Awaiting
+    from edgewright.server.read_models import Awaiting
     from edgewright.server.store.records import Alert, CheckIn
 
     store, now = world.services.store, time.time()

@@ -21,10 +21,12 @@ sys.meta_path.insert(0, Absent())
 import edgewright, edgewright.contract, edgewright.device, edgewright.privacy, edgewright.runtime, edgewright.trust
 for room in (edgewright.contract, edgewright.device, edgewright.privacy, edgewright.runtime, edgewright.trust):
     for module in pkgutil.walk_packages(room.__path__, room.__name__ + "."):
-        if module.name not in ("edgewright.trust.storage.object_store", "edgewright.trust.keys.tpm"):  # each with an extra of its own
+        # Each of these two has an extra of its own.
+        if module.name not in ("edgewright.trust.storage.object_store", "edgewright.trust.keys.tpm"):
             importlib.import_module(module.name)
             print(module.name)
-import edgewright.cli.commands.device, edgewright.cli.commands.helper, edgewright.server.access_control, edgewright.server.store.records
+import edgewright.cli.commands.device, edgewright.cli.commands.helper
+import edgewright.server.access_control, edgewright.server.store.records
 assert "onnxruntime" not in sys.modules, "the core of the agent loads the runtime"
 """
 

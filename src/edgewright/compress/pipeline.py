@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 
 import edgewright
 from edgewright.compress.certify.final_measurement import Finalist, Measured, measure_finalists
-from edgewright.compress.certify.finalist_selection import choose
 from edgewright.compress.certify.look_ledger import look_alpha
 from edgewright.compress.certify.ranking import contenders, foremost, pooled, ranking
-from edgewright.compress.certify.runtime_options import faster_options
 from edgewright.compress.context import Request, Run
 from edgewright.compress.data.loader import Dataset, load_data, split
 from edgewright.compress.data.model_outputs import outputs_of
 from edgewright.compress.data.splits import Splits
+from edgewright.compress.finalist_selection import choose
 from edgewright.compress.metrics.metric import Metric, choose_metric
 from edgewright.compress.model.loading import LoadedModel, read_model
 from edgewright.compress.output_folder import OutputFolder, open_folder
 from edgewright.compress.quantize.preprocess_folding import FoldPreprocess, raw_contract, raw_dataset
 from edgewright.compress.report.json_report import record
+from edgewright.compress.runtime_options import faster_options
 from edgewright.compress.search.layer_analysis import lay_out
 from edgewright.compress.search.recipe import CleanUp, Recipe, Step, Workbench
 from edgewright.compress.search.search import Search, SearchLimits

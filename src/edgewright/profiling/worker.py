@@ -1,8 +1,8 @@
 """What runs on the target: reads one request, measures, writes one JSON reply.
 
 Needs Python 3.9, numpy and onnxruntime, nothing of edgewright: it is started as a script, here or over ssh,
-with `power_meters.py` beside it. It ends when its standard input closes, so a lost connection leaves nothing running.
-Every duration is in seconds, every size in bytes.
+with `power_meters.py` beside it. It ends when its standard input closes, so a lost connection leaves nothing
+running. Every duration is in seconds, every size in bytes.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ import edgewright
 from edgewright.contract.api.device_api import Problem
 from edgewright.contract.errors import EdgewrightError
 from edgewright.server.api.operator_routes import operator_router
-from edgewright.server.api.read_models import gauge
 from edgewright.server.auth.authentication import Gate, guard
 from edgewright.server.auth.rate_limits import client_of
 from edgewright.server.commands.acts import Acting
@@ -27,6 +26,7 @@ from edgewright.server.device_api.endpoint import Intake
 from edgewright.server.errors import told
 from edgewright.server.metrics import CONTENT_TYPE, exposition, timed
 from edgewright.server.openapi import Records, openapi_document
+from edgewright.server.read_models import gauge
 from edgewright.server.services import Services
 
 __all__ = ["LOG", "App", "make_app"]

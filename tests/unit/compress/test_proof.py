@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from edgewright.compress.certify.final_measurement import Measured
-from edgewright.compress.certify.finalist_selection import choose
 from edgewright.compress.context import Run
+from edgewright.compress.finalist_selection import choose
 from edgewright.contract.compression_report import Figures
 from edgewright.contract.device_class import Budget
 from edgewright.contract.errors import CandidateError

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.certify import runtime_options as tuning
-from edgewright.compress.certify.runtime_options import faster_options
+from edgewright.compress import runtime_options as tuning
 from edgewright.compress.context import Run
+from edgewright.compress.runtime_options import faster_options
 from edgewright.contract.compression_report import Figures
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.measurement import Measurement, Origin

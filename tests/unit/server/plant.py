@@ -23,10 +23,10 @@ from edgewright.contract.release import Manifest, StoredFile, Variant
 from edgewright.contract.rollout.plan import Arm, Plan, Stage
 from edgewright.profiling.job_archive import pack
 from edgewright.server.access_control import Role
-from edgewright.server.api.read_models import Awaiting
 from edgewright.server.app import App, make_app
 from edgewright.server.commands.acts import Acting
 from edgewright.server.profiling_jobs import KIND, add_job
+from edgewright.server.read_models import Awaiting
 from edgewright.server.services import Services
 from edgewright.server.state_folder import Where, open_services
 from edgewright.server.store.store import make_store

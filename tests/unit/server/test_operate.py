@@ -10,8 +10,8 @@ import pytest
 from edgewright.contract.api.device_status import Status
 from edgewright.contract.errors import OutputError, WorkError
 from edgewright.contract.query.query import Counted, Query, Template, digest_of
+from edgewright.server import read_models as fleets
 from edgewright.server.access_control import Role
-from edgewright.server.api import read_models as fleets
 from edgewright.server.store.database import GoneError
 from edgewright.server.store.records import Alert, Decision
 
@@ -357,7 +357,7 @@ def test_what_is_wrong_is_told_with_what_to_do(
     assert answer.status == status, answer
     assert answer.header("content-type") == "application/json"
     problem = answer.problem
-    assert problem.error
+    assert problem.code
     assert problem.message
     assert problem.remedy
     assert standing.services.store.audit.head() == before, "what was not done is not in the log as done"

@@ -95,7 +95,8 @@ def test_only_one_runs_also_after_the_server_was_killed(make: Make, tmp_path: Pa
     assert other.is_free()
     # A server of its own, killed while what it began goes on.
     code = (
-        "import os, signal, sys; from pathlib import Path; from edgewright.contract.config.fleet import Retraining; "
+        "import os, signal, sys; from pathlib import Path; "
+        "from edgewright.contract.config.fleet import Retraining; "
         "from edgewright.server.alerting.retraining import Retrainer; "
         "made = Retrainer(Retraining((sys.executable, '-c', 'import time; time.sleep(3)')), Path(sys.argv[1]), "
         "Path(sys.argv[2])); assert made.start('c'); os.kill(os.getpid(), signal.SIGKILL)"

@@ -1,7 +1,8 @@
 """What a fleet may be asked: the template of the offline keys, the query that online keys make of it, and limits.
 
 A query instantiates a template and may only be stricter; a device's own limits stand above both. All three are
-data: what a query costs is computed in `privacy/accountant.py`, and what was spent is kept in `privacy/budget_ledger.py`.
+data: what a query costs is computed in `privacy/accountant.py`, and what was spent
+is kept in `privacy/budget_ledger.py`.
 """
 
 import hashlib

@@ -26,9 +26,13 @@ from edgewright.contract.api.operator_api import (
 )
 from edgewright.contract.release import Manifest
 from edgewright.contract.rollout.plan import Plan, Policy
+from edgewright.server import read_models as fleets
 from edgewright.server.access_control import Right
-from edgewright.server.api import read_models as fleets
-from edgewright.server.api.read_models import (
+from edgewright.server.auth.authentication import Who, guard
+from edgewright.server.commands.acts import Acting, Acts
+from edgewright.server.controller.signed_plans import all_plans
+from edgewright.server.profiling_jobs import cancel_job
+from edgewright.server.read_models import (
     AlertShown,
     Awaiting,
     CohortShown,
@@ -38,10 +42,6 @@ from edgewright.server.api.read_models import (
     JobShown,
     QueryShown,
 )
-from edgewright.server.auth.authentication import Who, guard
-from edgewright.server.commands.acts import Acting, Acts
-from edgewright.server.controller.signed_plans import all_plans
-from edgewright.server.profiling_jobs import cancel_job
 from edgewright.server.services import Services
 from edgewright.server.store.records import (
     AlertChange,

@@ -15,8 +15,8 @@ from edgewright.contract.api.operator_api import (
 )
 from edgewright.contract.rollout.plan import Plan
 from edgewright.server.access_control import role_of
-from edgewright.server.api.read_models import Awaiting
 from edgewright.server.errors import MissingError
+from edgewright.server.read_models import Awaiting
 from edgewright.server.services import Services
 
 __all__ = ["Acting", "Acts"]

@@ -13,11 +13,11 @@ from edgewright.contract.timestamps import time_of
 from edgewright.privacy.query_calibration import price, question
 from edgewright.server import profiling_jobs as bench
 from edgewright.server.alerting import automated_actions as acting
-from edgewright.server.api.read_models import Awaiting
 from edgewright.server.commands import rollouts
 from edgewright.server.controller.metadata_maintenance import keep_believable
 from edgewright.server.controller.online_key import online_keys
 from edgewright.server.errors import MissingError
+from edgewright.server.read_models import Awaiting
 from edgewright.server.services import Services
 from edgewright.trust.publishing.publish import known_plan, releases
 from edgewright.trust.publishing.signed_queries import ask, known_permit, known_questions

@@ -20,7 +20,8 @@ __all__ = ["Shelf"]
 _T = TypeVar("_T")
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,180}"
-# As `trust/repository/repository.py` lays a repository out; what waits for signatures and who writes are nobody's business.
+# As `trust/repository/repository.py` lays a repository out; what waits for signatures and
+# who writes are nobody's business.
 _PUBLIC = re.compile(
     rf"metadata/{_PART}\.json|targets/{_PART}/{_PART}/{_PART}\.json|cards/{_PART}/{_PART}\.(?:md|json)"
     r"|blobs/[0-9a-f]{2}/[0-9a-f]{64}",

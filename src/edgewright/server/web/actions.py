@@ -7,8 +7,8 @@ from litestar.params import FromPath
 
 from edgewright.contract.api.operator_api import Invite, NewToken, NewUser, RolloutAct, Silencing
 from edgewright.contract.errors import WorkError
+from edgewright.server import read_models as fleets
 from edgewright.server.access_control import Right
-from edgewright.server.api import read_models as fleets
 from edgewright.server.auth.authentication import guard
 from edgewright.server.web.form_fields import Form, number, text
 from edgewright.server.web.renderer import ASKED, Press, moved

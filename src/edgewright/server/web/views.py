@@ -9,7 +9,7 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from edgewright.contract.errors import EdgewrightError
 from edgewright.contract.names import version_key
 from edgewright.contract.query.query import Limits
-from edgewright.server.api import read_models as fleets
+from edgewright.server import read_models as fleets
 from edgewright.server.auth.authentication import Who, guard
 from edgewright.server.errors import MissingError
 from edgewright.server.store.records import Device, rollout_key

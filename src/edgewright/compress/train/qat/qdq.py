@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from edgewright.compress.model.graph import Graph, attribute
+from edgewright.compress.train.node_context import Binding, Built, outward
 from edgewright.compress.train.qat.fake_quant import BiasGrid, FakeQuantizer
-from edgewright.compress.train.torch_graph.node import Binding, Built, outward
 from edgewright.contract.errors import CandidateError
 
 __all__ = ["LATENT", "Pairs"]

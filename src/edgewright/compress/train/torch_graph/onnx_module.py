@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgewright.compress.model.graph import Graph, session_bytes
+from edgewright.compress.train.node_context import Binding, Built, Site, inward, outward
 from edgewright.compress.train.qat.qdq import Pairs
-from edgewright.compress.train.torch_graph.node import Binding, Built, Site, inward, outward
 from edgewright.compress.train.torch_graph.ops_conv_pool import WINDOWS
 from edgewright.compress.train.torch_graph.ops_elementwise import OPERATORS
 from edgewright.compress.train.torch_graph.ops_linear import MATRICES

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgewright.compress.train.torch_graph.node import Binding, Built, Site
+from edgewright.compress.train.node_context import Binding, Built, Site
 
 __all__ = ["WINDOWS"]
 

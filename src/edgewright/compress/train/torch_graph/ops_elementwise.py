@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgewright.compress.train.torch_graph.node import Built, Site
+from edgewright.compress.train.node_context import Built, Site
 
 __all__ = ["OPERATORS"]
 

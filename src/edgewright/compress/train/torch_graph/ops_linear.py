@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgewright.compress.train.torch_graph.node import Binding, Built, Layout, Site
+from edgewright.compress.train.node_context import Binding, Built, Layout, Site
 from edgewright.compress.train.torch_graph.ops_shape import MOVES
 
 __all__ = ["MATRICES"]

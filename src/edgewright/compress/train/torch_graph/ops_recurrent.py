@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgewright.compress.train.torch_graph.node import Binding, Built, Layout, Site
+from edgewright.compress.train.node_context import Binding, Built, Layout, Site
 
 __all__ = ["RECURRENT"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgewright.compress.train.torch_graph.node import Built, Site
+from edgewright.compress.train.node_context import Built, Site
 from edgewright.compress.train.torch_graph.reshape import Reshape
 
 __all__ = ["MOVES"]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgewright.contract.alert import AlertRule
-from edgewright.server.api.read_models import Awaiting
+from edgewright.server.read_models import Awaiting
 from edgewright.server.store.records import Alert, AlertChange
 from edgewright.server.web.view_models.formatting import Badge, Moment, Tone, badge, duration, moment
 

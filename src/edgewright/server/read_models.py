@@ -5,7 +5,6 @@ from typing import Any
 import msgspec
 
 from edgewright.contract.api.device_status import Status
-from edgewright.contract.errors import InputError
 from edgewright.contract.release import Manifest
 from edgewright.contract.rollout.decision import CONTROL
 from edgewright.contract.rollout.plan import Plan, Policy
