@@ -1,8 +1,8 @@
 """One look at an input and at what the model made of it: range, summary statistics, confidence, latency.
 
 `Ring` keeps these of the latest inferences until somebody takes them, off the inference path. `_input_stats.c`
-holds the same in C, at about 1 us an inference; where it was not compiled, numpy does it here, at about 40 us. This file says
-what the numbers mean, and reference profiles are made with it.
+holds the same in C, at about 1 us an inference; where it was not compiled, numpy does it here, at about 40 us.
+This file says what the numbers mean, and reference profiles are made with it.
 
 An input is one sample: one channel after the other, or channels side by side at each position. Of more than 4,096
 values eight evenly spread blocks are looked at, for everything but the range.

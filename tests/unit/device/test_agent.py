@@ -4,12 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.unit.device.conftest import World, answer, failed
 
 from edgewright.device.filesystem import Files
 from edgewright.device.update.self_test import Probation
 from edgewright.device.update.state_machine import State
-
-from .conftest import World, answer, failed
 
 
 def test_a_release_is_fetched_proved_watched_and_promoted(running: World) -> None:
@@ -88,10 +87,9 @@ def test_a_model_that_answers_otherwise_here_does_not_serve(running: World) -> N
         import io
 
         import msgspec
+        from tests.unit.device.conftest import digest
 
         from edgewright.contract.release import StoredFile
-
-        from .conftest import digest
 
         arrays = dict(np.load(io.BytesIO(contents["golden.npz"])))
         arrays["output:y"] = arrays["output:y"] + 1

@@ -13,6 +13,7 @@ import onnx
 import pytest
 import zstandard
 from onnx import TensorProto
+from tests.unit.device.conftest import World, answer, digest
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from edgewright.contract.errors import InputError
@@ -25,8 +26,6 @@ from edgewright.trust.repository.metadata_rules import ROLLOUTS
 from edgewright.trust.repository.repository import Repository
 from edgewright.trust.repository.staging import draft, online_signers
 from edgewright.trust.target_paths import blob_name, plan_path, policy_path
-
-from .conftest import World, answer, digest
 
 
 def newer(world: World, **more: Any) -> None:

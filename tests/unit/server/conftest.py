@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.server.live_server import Plant, make_ground, stand
 
 from edgewright.server.process import free_port, serve
-
-from .plant import Plant, make_ground, stand
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import pytest
 import urllib3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from litestar.routes import HTTPRoute
+from tests.unit.server.live_server import Answer, Plant
 
 from edgewright.contract.api import device_api as door
 from edgewright.contract.api import operator_api as operator
@@ -21,8 +22,6 @@ from edgewright.contract.api.device_status import Status
 from edgewright.server.app import _HEADERS
 from edgewright.server.device_api import endpoint as intake_module
 from edgewright.trust.keys.device_identity import DeviceKey
-
-from .plant import Answer, Plant
 
 INJECTIONS = [
     "' OR '1'='1",
@@ -512,9 +511,9 @@ def test_who_goes_away_in_the_middle_leaves_nothing_behind(standing: Plant, port
 
 
 def test_an_end_lets_requests_finish(ground: Any, tmp_path: Any) -> None:
-    from edgewright.server.process import free_port, serve
+    from tests.unit.server.live_server import stand
 
-    from .plant import stand
+    from edgewright.server.process import free_port, serve
 
     plant = stand(tmp_path / "state", ground)
     ended, ready, begun = threading.Event(), threading.Event(), threading.Event()

@@ -13,6 +13,7 @@ import pytest
 from litestar import Request, get, post
 from litestar.exceptions import TooManyRequestsException
 from litestar.routes import HTTPRoute
+from tests.unit.server.live_server import PASSWORD, ROLES, Answer, Plant
 
 from edgewright.contract.api.operator_api import Because
 from edgewright.server.access_control import RIGHTS, Role, csrf_of, may
@@ -28,8 +29,6 @@ from edgewright.server.auth.authentication import (
     right_of,
 )
 from edgewright.server.web.router import page_router
-
-from .plant import PASSWORD, ROLES, Answer, Plant
 
 # Nobody needs to be known for these; a logout asks for nothing but that it is the session's own.
 OPEN = {

@@ -10,12 +10,11 @@ import requests
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from litestar.routes import HTTPRoute
+from tests.unit.server.live_server import Answer, Machine, Plant, unquoted, work
 
 from edgewright.contract.api import device_api as door
 from edgewright.contract.api import operator_api as operator
 from edgewright.contract.api.device_api import PROOF
-
-from .plant import Answer, Machine, Plant, unquoted, work
 
 PATHS = {
     "/api/alerts": "get",

@@ -13,12 +13,11 @@ pytest.importorskip("opentelemetry.instrumentation.asgi", reason="it comes with 
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.unit.server.live_server import Plant
 
 from edgewright.contract.errors import InputError
 from edgewright.server.process import free_port, serve
 from edgewright.server.tracing import traced, tracing
-
-from .plant import Plant
 
 
 class Traced:
