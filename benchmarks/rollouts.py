@@ -30,7 +30,7 @@ from edgewright.contract.rollout.plan import METRICS, Arm, HealthRule, Plan, Pol
 from edgewright.rollout.comparison_design import share_of, sizes
 from edgewright.rollout.decision import decide
 from edgewright.rollout.power_analysis import devices_to_clear
-from edgewright.stats import sequential_ab as sequential
+from edgewright.stats import sequential_ab
 
 NAME = "rollouts"
 PACKAGES = ("edgewright", "numpy", "scipy")
@@ -112,7 +112,7 @@ def _stream(values: Floats, places: Counts, treated: NDArray[np.bool_]) -> Strea
 def e_process(stream: Stream, share: float, alpha: float) -> NDArray[np.bool_]:
     """Look with the wealth that rollouts are decided by."""
     found = [
-        sequential.log_harm(sequential.Arms(stream.values, treated, control), share)
+        sequential_ab.log_harm(sequential_ab.Arms(stream.values, treated, control), share)
         for treated, control in zip(stream.treated, stream.control, strict=True)
     ]
     return np.array(found) >= -math.log(alpha)
@@ -219,7 +219,8 @@ def cleared(*, quick: bool) -> Part:
 
 def _first_cleared(stream: Stream, pairs: int) -> float:
     passed = [
-        sequential.log_refuted(sequential.Arms(stream.values, treated, control), 0.5, MARGIN) >= -math.log(ALPHA)
+        sequential_ab.log_refuted(sequential_ab.Arms(stream.values, treated, control), 0.5, MARGIN)
+        >= -math.log(ALPHA)
         for treated, control in zip(stream.treated, stream.control, strict=True)
     ]
     return (passed.index(True) + 1) * pairs / LOOKS if any(passed) else math.inf

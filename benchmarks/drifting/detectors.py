@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 from river import drift as river
 from scipy import stats
 
-from edgewright.stats import divergences as distance
-from edgewright.stats import drift_test as drift
-from edgewright.stats import histograms as bins
+from edgewright.stats import divergences, drift_test, histograms
 
 __all__ = ["DETECTORS", "Detector", "watch"]
 
@@ -24,22 +22,22 @@ _BATCH, _WINDOW = 32, 500
 
 
 def watch(
-    taken: bins.Reference,
+    taken: histograms.Reference,
     stream: Floats,
     *,
     tolerance: Any = 0.0,
     batch: int = _BATCH,
 ) -> int | None:
     """Run the e-process over a stream; return the row after which it alarms."""
-    plan = drift.make_plan(taken.counts, tolerance=tolerance, alpha=ALPHA, period=max(len(stream), 20_000))
-    state = drift.begin(*(length - offset for length, offset in zip(taken.counts.shape, (0, 1), strict=True)))
-    places = bins.place(stream, taken.edges)
+    plan = drift_test.make_plan(taken.counts, tolerance=tolerance, alpha=ALPHA, period=max(len(stream), 20_000))
+    state = drift_test.begin(*(length - offset for length, offset in zip(taken.counts.shape, (0, 1), strict=True)))
+    places = histograms.place(stream, taken.edges)
     width = taken.counts.shape[1]
     signals = np.arange(places.shape[1]) * width
     for start in range(0, len(stream), batch):
         slots = places[start : start + batch] + signals
         counts = np.bincount(slots.ravel(), minlength=taken.counts.size).reshape(taken.counts.shape)
-        state = drift.update(plan, state, counts)
+        state = drift_test.update(plan, state, counts)
         if state.found is not None:
             return min(start + batch, len(stream))
     return None
@@ -47,7 +45,7 @@ def watch(
 
 def e_process(reference: Floats, stream: Floats, seed: int) -> int | None:
     """Ours."""
-    return watch(bins.take_reference(reference, seed=seed), stream)
+    return watch(histograms.take_reference(reference, seed=seed), stream)
 
 
 def conditional_ctm(reference: Floats, stream: Floats, seed: int) -> int | None:
@@ -57,7 +55,7 @@ def conditional_ctm(reference: Floats, stream: Floats, seed: int) -> int | None:
     """
     del seed
     ordered, signals = np.sort(reference, axis=0), reference.shape[1]
-    band = math.sqrt(math.log(2 * signals / (ALPHA * drift.REFERENCE_SHARE)) / (2 * len(reference)))
+    band = math.sqrt(math.log(2 * signals / (ALPHA * drift_test.REFERENCE_SHARE)) / (2 * len(reference)))
     ranks = np.column_stack(
         [
             (
@@ -69,7 +67,7 @@ def conditional_ctm(reference: Floats, stream: Floats, seed: int) -> int | None:
         ]
     )
     bet, curvature, log_wealth = np.zeros(signals), np.ones(signals), np.zeros(signals)
-    limit = -math.log(ALPHA * (1 - drift.REFERENCE_SHARE)) + math.log(signals)
+    limit = -math.log(ALPHA * (1 - drift_test.REFERENCE_SHARE)) + math.log(signals)
     for row, rank in enumerate(ranks):
         paid = (rank - 0.5 - np.sign(bet) * band) / (0.5 + band)
         factor = 1 + bet * paid
@@ -102,10 +100,10 @@ def _river(make: Callable[[int], Any]) -> Detector:
 
 def _windowed(alarms: Callable[[NDArray[np.int64], NDArray[np.int64], int], bool]) -> Detector:
     def find(reference: Floats, stream: Floats, seed: int) -> int | None:
-        taken = bins.take_reference(reference, seed=seed)
+        taken = histograms.take_reference(reference, seed=seed)
         windows = len(stream) // _WINDOW
         for start in range(0, windows * _WINDOW, _WINDOW):
-            counts = bins.count(stream[start : start + _WINDOW], taken.edges)
+            counts = histograms.count(stream[start : start + _WINDOW], taken.edges)
             if alarms(counts, taken.counts, windows):
                 return start + _WINDOW
         return None
@@ -115,12 +113,12 @@ def _windowed(alarms: Callable[[NDArray[np.int64], NDArray[np.int64], int], bool
 
 def _psi_alarms(counts: NDArray[np.int64], reference: NDArray[np.int64], windows: int) -> bool:
     del windows
-    return bool((distance.psi(counts, reference) > 0.2).any())
+    return bool((divergences.psi(counts, reference) > 0.2).any())
 
 
 def _chi_square_p(counts: NDArray[np.int64], reference: NDArray[np.int64]) -> Floats:
     freedom = ((counts + reference) > 0).sum(axis=1) - 1
-    return np.asarray(stats.chi2.sf(distance.chi_square(counts, reference), freedom))
+    return np.asarray(stats.chi2.sf(divergences.chi_square(counts, reference), freedom))
 
 
 def _chi_square_alarms(counts: NDArray[np.int64], reference: NDArray[np.int64], windows: int) -> bool:

@@ -25,7 +25,7 @@ from edgewright.contract.release import Manifest
 from edgewright.contract.rollout.plan import Arm, Plan, Stage
 from edgewright.device.agent import Agent
 from edgewright.device.enrolment import enrol
-from edgewright.trust.keys import signing_keys as keys_module
+from edgewright.trust.keys import signing_keys
 from edgewright.trust.keys.signing_keys import KeyFolder
 from edgewright.trust.publishing.publish import known_plan, publish_plan, publish_release, releases
 from edgewright.trust.repository.bootstrap import found, read_anchor
@@ -97,7 +97,7 @@ class World:
 
     def begin(self, *, bits: int = 8) -> None:
         """Make keys and an empty repository."""
-        keys_module._SCRYPT_N = 2**4  # the passphrase protects nothing here
+        signing_keys._SCRYPT_N = 2**4  # the passphrase protects nothing here
         found(LocalStore(self.path / "repo"), self.keys, passphrase="correct horse", bits=bits)  # noqa: S106
 
     def repository(self) -> Repository:

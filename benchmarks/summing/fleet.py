@@ -8,7 +8,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
-from edgewright.privacy import secagg_client as secagg
+from edgewright.privacy import secagg_client
 from edgewright.privacy.bit_packing import Words
 from edgewright.privacy.helper import Gatherer, Helper, UsedInMemory, give
 from edgewright.privacy.roster import DeclinedError, Enrolment, Terms
@@ -108,23 +108,23 @@ class Round:
         self.fleet, self.terms = fleet, terms
         self.values = values or fleet.values(terms)
         self.server = Collector(terms)
-        self.members: dict[bytes, secagg.Member] = {}
+        self.members: dict[bytes, secagg_client.Member] = {}
         self.declined: dict[bytes, DeclinedError] = {}
         self._draws = {
             name: os.urandom if entropy is None else entropy(number) for number, name in enumerate(fleet.names)
         }
 
-    def act(self, name: bytes) -> secagg.Member:
+    def act(self, name: bytes) -> secagg_client.Member:
         """Return what a device becomes by the step that is open, with what the server gives it."""
         sign, draw = self.fleet.keys[name].sign, self._draws[name]
         if self.server.step == "join":
-            return secagg.join(self.terms, name, sign, entropy=draw)
+            return secagg_client.join(self.terms, name, sign, entropy=draw)
         member = self.members[name]
         if self.server.step == "share":
-            return secagg.share(member, self.server.roster(), sign, entropy=draw)
+            return secagg_client.share(member, self.server.roster(), sign, entropy=draw)
         if self.server.step == "mask":
-            return secagg.mask(member, self.server.inbox(name), self.values[name], sign)
-        return secagg.reveal(member, self.server.lists(), sign)
+            return secagg_client.mask(member, self.server.inbox(name), self.values[name], sign)
+        return secagg_client.reveal(member, self.server.lists(), sign)
 
     def step(self, *, without: Collection[bytes] = (), advance: bool = True) -> None:
         """Have all devices that are still there do the open step; those who decline have dropped out."""

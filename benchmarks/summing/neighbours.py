@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.report import Interval
 from benchmarks.summing.fleet import Fleet, Round, neighbour_terms
 
-from edgewright.privacy import secagg_client as secagg
+from edgewright.privacy import secagg_client
 from edgewright.privacy.protocol_params import DEGREE, threshold_of
 
 __all__ = [
@@ -116,7 +116,7 @@ def leave_for_masking(folder: Path, length: int) -> None:
     name = sum_.fleet.names[0]
     (folder / "member").write_bytes(msgspec.msgpack.encode(sum_.members[name]))
     (folder / "inbox").write_bytes(sum_.server.inbox(name))
-    assert isinstance(sum_.members[name], secagg.Member)
+    assert isinstance(sum_.members[name], secagg_client.Member)
 
 
 def server_cost(length: int, *, devices: int = 100, dropouts: int = 10, repeats: int = 5) -> ServerCost:

@@ -31,7 +31,7 @@ from edgewright.fleet.cohort_drift import Collected, judged
 from edgewright.privacy.query_calibration import instantiate
 from edgewright.rollout.decision import decide
 from edgewright.rollout.outcome_counts import collect
-from edgewright.trust.keys import signing_keys as keys_module
+from edgewright.trust.keys import signing_keys
 from edgewright.trust.keys.signing_keys import KeyFolder
 from edgewright.trust.publishing.publish import known_plan, known_policy, publish_plan, releases
 from edgewright.trust.repository.bootstrap import read_anchor
@@ -128,7 +128,7 @@ class World:
 
     def start_rollout(self, device_class: str, *, model: str = "digits", devices: int = 1600) -> Plan:
         """Put a rollout at its second stage, with evidence that the real rules have judged."""
-        from edgewright.server.store import records as kept
+        from edgewright.server.store import records
 
         repository = self.repository()
         digest = dict(releases(repository, model))["1.1.0"]
@@ -165,7 +165,9 @@ class World:
             number = store.decisions.last_number(subject) + 1
             said = "; ".join(decision.missing or decision.reasons)
             at_s = time.time() - HOUR_S + number
-            store.decisions.put(kept.Decision(subject, number, at_s, decision.action, said, msgspec.Raw(content)))
+            store.decisions.put(
+                records.Decision(subject, number, at_s, decision.action, said, msgspec.Raw(content))
+            )
         return plan
 
 
@@ -180,7 +182,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
     made = World(tmp_path_factory.mktemp("world"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keys_module, "_SCRYPT_N", 2**4)
+        patch.setattr(signing_keys, "_SCRYPT_N", 2**4)
         patch.setenv("EDGEWRIGHT_PASSPHRASE", "correct horse battery staple")
         patch.setenv("EDGEWRIGHT_STATE", str(made.path / "state"))
         _publish(made.path)

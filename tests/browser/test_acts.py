@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from edgewright.cli import main as entry
+from edgewright.cli import main
 from edgewright.contract.rollout.plan import Plan
 from edgewright.trust.publishing.publish import known_plan
 
@@ -208,8 +208,8 @@ def test_an_invitation_is_shown_once_and_enrols_a_device(world: Any, opened: Ope
     page.get_by_role("button", name="Make an invitation").click()
     command = page.get_by_label("Command for the device").inner_text()
     assert command.startswith(f"edgewright device enrol --server {world.url} --token ew_invitation_")
-    with mock.patch.object(entry, "run_guarded", return_value=0) as run:
-        assert entry.main(shlex.split(command)[1:]) == 0
+    with mock.patch.object(main, "run_guarded", return_value=0) as run:
+        assert main.main(shlex.split(command)[1:]) == 0
     run.assert_called_once()
     secret = command.split()[command.split().index("--token") + 1]
     device = world.services.store.devices.enrol(secret, bytes(32), now_s=time.time())
@@ -229,8 +229,8 @@ def test_a_device_is_marked_and_retired_from_its_page(world: Any, opened: Opened
     act(page, "Retire", "it burned")
     page.get_by_text("is not believed any more").wait_for()
     assert world.services.store.devices.get(device).retired_s is not None
-    entry = world.services.store.audit.page(limit=1)[0]
-    assert (entry.actor, entry.action, b"it burned" in bytes(entry.detail)) == ("user:otto", "retire device", True)
+    main = world.services.store.audit.page(limit=1)[0]
+    assert (main.actor, main.action, b"it burned" in bytes(main.detail)) == ("user:otto", "retire device", True)
     assert seen.faults == []
 
 

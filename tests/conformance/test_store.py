@@ -14,7 +14,7 @@ from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.query.query import Counted, Query, Template, digest_of
 from edgewright.contract.refusal import Refusal
 from edgewright.server.access_control import Role
-from edgewright.server.store import tables as records
+from edgewright.server.store import tables
 from edgewright.server.store.decisions import TakenError
 from edgewright.server.store.records import (
     Alert,
@@ -114,7 +114,7 @@ def test_no_secret_is_in_the_database(store: Store) -> None:
         lambda connection: str(
             [
                 connection.execute(select(table)).all()
-                for table in (records.invitations, records.tokens, records.users, records.sessions)
+                for table in (tables.invitations, tables.tokens, tables.users, tables.sessions)
             ]
         )
     )

@@ -29,25 +29,17 @@ from edgewright.compress.train.data.modality import Kind
 from edgewright.compress.train.nas.architecture import LADDERS, Architecture, Family
 from edgewright.compress.train.nas.families import families_for
 from edgewright.contract import certificate as evidence
-from edgewright.contract import compression_report as candidate
-from edgewright.contract import errors
-from edgewright.contract import measurement as measure
-from edgewright.contract import training_report as training
+from edgewright.contract import compression_report, errors, measurement, training_report
 from edgewright.contract.alert import HEALTH_METRICS, SUM_METRICS
 from edgewright.contract.config.project import parse_project
 from edgewright.contract.config.sections import Task
-from edgewright.contract.model import guarantee
-from edgewright.contract.model import ood_detector as outlier
-from edgewright.contract.model import reference_profile as reference
+from edgewright.contract.model import guarantee, ood_detector, reference_profile
 from edgewright.contract.model.guard import Action, Check, GuardRules, InputRule
 from edgewright.contract.model.signature import InputContract, TensorSpec
 from edgewright.contract.query import permit, query
 from edgewright.contract.refusal import RefusalCode
 from edgewright.device.update.state_machine import State, diagram
-from edgewright.profiling import profiler as profile
-from edgewright.profiling import runtime_tuning as options
-from edgewright.profiling import sustained_load as endurance
-from edgewright.profiling import target
+from edgewright.profiling import profiler, runtime_tuning, sustained_load, target
 from edgewright.stats.exact_paired_bound import exact_bound
 
 ROOT = Path(__file__).parents[2]
@@ -252,32 +244,32 @@ def test_every_project_key_is_documented_and_no_other() -> None:
         (
             "report.md",
             (
-                candidate.Report,
-                candidate.Figures,
-                measure.Measurement,
-                measure.Origin,
+                compression_report.Report,
+                compression_report.Figures,
+                measurement.Measurement,
+                measurement.Origin,
                 evidence.Certificate,
-                candidate.BudgetOutcome,
-                candidate.FasterOptions,
-                candidate.Trial,
-                training.TrainingReport,
-                training.TrainedNetwork,
-                training.CurvePoint,
-                training.Contribution,
+                compression_report.BudgetOutcome,
+                compression_report.FasterOptions,
+                compression_report.Trial,
+                training_report.TrainingReport,
+                training_report.TrainedNetwork,
+                training_report.CurvePoint,
+                training_report.Contribution,
             ),
         ),
         (
             "profile.md",
             (
-                profile.Profile,
-                profile.Figures,
-                profile.Comparison,
-                profile.LimitCheck,
-                options.OptionsResult,
-                options.TriedOptions,
-                endurance.Sustained,
-                endurance.Slice,
-                endurance.Contention,
+                profiler.Profile,
+                profiler.Figures,
+                profiler.Comparison,
+                profiler.LimitCheck,
+                runtime_tuning.OptionsResult,
+                runtime_tuning.TriedOptions,
+                sustained_load.Sustained,
+                sustained_load.Slice,
+                sustained_load.Contention,
                 target.Machine,
             ),
         ),
@@ -285,9 +277,9 @@ def test_every_project_key_is_documented_and_no_other() -> None:
         (
             "monitor.md",
             (
-                reference.Profile,
-                reference.Signal,
-                outlier.OutlierRule,
+                reference_profile.Profile,
+                reference_profile.Signal,
+                ood_detector.OutlierRule,
                 guarantee.SetRule,
                 guarantee.AcceptRule,
                 guarantee.Guarantee,
@@ -301,7 +293,7 @@ def test_every_field_is_documented_and_no_other(page: str, records: tuple[type[m
     for record in records:
         fields = {field.encode_name for field in msgspec.structs.fields(record)}
         assert named_in_code(sections[record.__name__]) == fields, record.__name__
-    schema = candidate.REPORT_SCHEMA if page in ("report.md", "profile.md") else 1
+    schema = compression_report.REPORT_SCHEMA if page in ("report.md", "profile.md") else 1
     assert f"chema {schema}" in (DOCS / "reference" / page).read_text("utf-8")
 
 

@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from edgewright.cli import main as entry
+from edgewright.cli import main
 
 ROOT = Path(__file__).parents[2]
 PACKAGING = ROOT / "packaging"
@@ -33,8 +33,8 @@ def test_there_are_commands_to_check() -> None:
 
 @pytest.mark.parametrize("command", commands())
 def test_each_packaged_command_is_one_that_edgewright_understands(command: str) -> None:
-    with mock.patch.object(entry, "run_guarded", return_value=0) as run:
-        assert entry.main(shlex.split(command)) == 0
+    with mock.patch.object(main, "run_guarded", return_value=0) as run:
+        assert main.main(shlex.split(command)) == 0
     run.assert_called_once()
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from edgewright.cli.api_client import Remote, quoted
 from edgewright.contract.errors import InputError
 from edgewright.server.controller.decision_records import Explained, explain, one_of, why
-from edgewright.server.store import records as kept
+from edgewright.server.store import records
 
 __all__ = ["STORE", "print_why", "told", "told_by"]
 
@@ -65,7 +65,7 @@ def told_by(remote: Remote, rollout: str, *, last: int) -> Sequence[Explained]:
     for each in reversed(listed):
         one = remote.get(quoted("decisions", *subject.split("/"), str(each.number)), _Shown)
         found.append(
-            explain(kept.Decision(one.subject, one.number, one.at_s, one.verdict, one.reason, one.decision))
+            explain(records.Decision(one.subject, one.number, one.at_s, one.verdict, one.reason, one.decision))
         )
     return found
 

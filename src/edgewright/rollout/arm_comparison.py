@@ -12,7 +12,7 @@ import numpy as np
 from edgewright.contract.rollout.decision import CONTROL, Comparison, Evidence
 from edgewright.contract.rollout.plan import HealthRule
 from edgewright.rollout.comparison_design import share_of
-from edgewright.stats import sequential_ab as sequential
+from edgewright.stats import sequential_ab
 
 __all__ = ["CONFIDENCE", "arms_of", "compare", "imbalance"]
 
@@ -20,7 +20,9 @@ CONFIDENCE = 0.95
 """Of the bounds that are shown where no rule asks for another."""
 
 
-def arms_of(evidence: Evidence, metric: str, arm: int, against: int, *, reported: bool = False) -> sequential.Arms:
+def arms_of(
+    evidence: Evidence, metric: str, arm: int, against: int, *, reported: bool = False
+) -> sequential_ab.Arms:
     """Return the devices of two arms by their outcome.
 
     Args:
@@ -33,7 +35,7 @@ def arms_of(evidence: Evidence, metric: str, arm: int, against: int, *, reported
     forgiven = reported and metric != "silent"
     treated, control = (_by_value(evidence, metric, one, forgiven=forgiven) for one in (arm, against))
     values = sorted({*treated, *control})
-    return sequential.Arms(
+    return sequential_ab.Arms(
         np.array(values, np.float64),
         np.array([treated.get(value, 0) for value in values], np.int64),
         np.array([control.get(value, 0) for value in values], np.int64),
@@ -75,8 +77,8 @@ def compare(
     centre = evidence.centres.get(metric, 0.0)
     confidence = CONFIDENCE if rule is None else rule.confidence
     alpha = (1 - confidence) / split
-    low, high = sequential.interval(arms, share, alpha, centre=centre)
-    bound = sequential.upper_bound(arms, share, alpha, centre=centre)
+    low, high = sequential_ab.interval(arms, share, alpha, centre=centre)
+    bound = sequential_ab.upper_bound(arms, share, alpha, centre=centre)
     (devices, against_devices), (rate, against_rate) = arms.devices, arms.means
     return Comparison(
         metric=metric,
@@ -93,7 +95,7 @@ def compare(
         confidence=confidence,
         margin=None if rule is None else rule.margin,
         clears=rule is not None and bound <= rule.margin,
-        log_e=sequential.log_harm(arms_of(evidence, metric, arm, against, reported=True), share, centre=centre),
+        log_e=sequential_ab.log_harm(arms_of(evidence, metric, arm, against, reported=True), share, centre=centre),
     )
 
 
@@ -111,5 +113,5 @@ def imbalance(evidence: Evidence, arms: Mapping[int, float], metric: str, agains
         share = None if arm == against else share_of(dict(arms), arm, against)
         if share is not None:
             devices = [sum(evidence.tally(metric, one).devices) for one in (arm, against)]
-            found.append(sequential.log_imbalance(devices[0], devices[1], share))
+            found.append(sequential_ab.log_imbalance(devices[0], devices[1], share))
     return max(found)

@@ -17,7 +17,7 @@ from edgewright.contract.rollout.plan import HealthRule, Plan, Policy
 from edgewright.contract.timestamps import time_of
 from edgewright.rollout.arm_comparison import arms_of, compare, imbalance
 from edgewright.rollout.comparison_design import harm_alpha, share_of, sizes, watched
-from edgewright.stats import sequential_ab as sequential
+from edgewright.stats import sequential_ab
 
 __all__ = ["IMBALANCE_ALPHA", "decide", "replay"]
 
@@ -157,7 +157,7 @@ def _clear_missing(evidence: Evidence, one: Comparison, share: float) -> str:
             f"{one.metric} of arm {one.arm}: no outcomes in both arms yet, {waiting} are waiting for their deadline"
         )
     stands = f"{_rates(one)}: worse by at most {one.bound:.2%}, {margin:.2%} is allowed"
-    grown = sequential.growth_to_refute(
+    grown = sequential_ab.growth_to_refute(
         arms_of(evidence, one.metric, one.arm, one.against),
         share,
         margin,

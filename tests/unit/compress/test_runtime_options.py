@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress import runtime_options as tuning
+from edgewright.compress import runtime_options
 from edgewright.compress.context import Run
 from edgewright.compress.runtime_options import faster_options
 from edgewright.contract.compression_report import Figures
@@ -44,8 +44,8 @@ def tried(
                 raise result
             return result
 
-        monkeypatch.setattr(tuning, "best_options", measured)
-        monkeypatch.setattr(tuning, "outputs_of", lambda *_: ["others"])
+        monkeypatch.setattr(runtime_options, "best_options", measured)
+        monkeypatch.setattr(runtime_options, "outputs_of", lambda *_: ["others"])
         scores = {"others": np.ones(8) - changes * (np.arange(8) == 3)}
         proof = SimpleNamespace(
             indices=np.arange(8),
@@ -88,6 +88,6 @@ def test_the_runtime_is_asked_with_the_options_that_were_found(
     monkeypatch: pytest.MonkeyPatch, tried: Tried
 ) -> None:
     opened: list[RuntimeOptions] = []
-    monkeypatch.setattr(tuning, "open_session", lambda _path, options: opened.append(options))
+    monkeypatch.setattr(runtime_options, "open_session", lambda _path, options: opened.append(options))
     tried(result_of(FASTER, GAIN))
     assert opened == [FASTER]

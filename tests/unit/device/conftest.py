@@ -23,7 +23,7 @@ from edgewright.contract.rollout.plan import Arm, Plan, Stage
 from edgewright.device.agent import Agent
 from edgewright.device.enrolment import enrol
 from edgewright.trust.client.fetcher import Fetcher
-from edgewright.trust.keys import signing_keys as keys_module
+from edgewright.trust.keys import signing_keys
 from edgewright.trust.keys.signing_keys import KeyFolder
 from edgewright.trust.publishing.publish import Published, publish_plan, publish_release, releases
 from edgewright.trust.repository.bootstrap import found, read_anchor
@@ -169,7 +169,7 @@ def failed(agent: Agent, count: int) -> None:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr(keys_module, "_SCRYPT_N", 2**10)
+    monkeypatch.setattr(signing_keys, "_SCRYPT_N", 2**10)
     served: dict[str, Callable[[bytes], bytes] | None] = {}
     requests: list[str] = []
 

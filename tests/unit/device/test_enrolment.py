@@ -13,8 +13,7 @@ from tests.unit.device.control_plane_double import Plane, Reply, held, joined, p
 from edgewright.cli.main import main
 from edgewright.contract.api.device_api import Enrolled
 from edgewright.contract.errors import EdgewrightError, InputError, OutputError, WorkError
-from edgewright.device import control_plane_client as door
-from edgewright.device import enrolment as settings_module
+from edgewright.device import control_plane_client, enrolment
 from edgewright.device.encryption_keys import IDENTITY
 from edgewright.device.enrolment import enrol_at, read_settings
 from edgewright.device.filesystem import Files
@@ -81,14 +80,14 @@ def test_an_enrolment_whose_answer_was_lost_is_done_again_with_the_same_token(wo
     given: dict[str, Any] = {"server": plane.url, "token": "t", "root": root_of(world)}
     state = world.path / "device"
     enrols, plane.enrol = plane.enrol, lambda body: (500, enrols(body)[1])  # type: ignore[method-assign]
-    with pytest.raises(door.UnansweredError, match="answered 500"):
+    with pytest.raises(control_plane_client.UnansweredError, match="answered 500"):
         enrol_at(state, **given)
     assert held(state) == {IDENTITY}
     with pytest.raises(InputError, match="no enrolled device"):
         read_settings(state)
     plane.enrol = enrols  # type: ignore[method-assign]
     plane.replies["/device/enrol"] = lost
-    with pytest.raises(door.UnansweredError, match="cannot be reached"):
+    with pytest.raises(control_plane_client.UnansweredError, match="cannot be reached"):
         enrol_at(state, **given)
     plane.replies.clear()
     first = own_id(state)
@@ -128,7 +127,7 @@ def test_an_enrolment_that_broke_off_anywhere_is_done_again(
     world: World, plane: Plane, monkeypatch: pytest.MonkeyPatch, after: int, full: bool
 ) -> None:
     state = world.path / "device"
-    monkeypatch.setattr(settings_module, "Files", FailingFiles)
+    monkeypatch.setattr(enrolment, "Files", FailingFiles)
     monkeypatch.setattr(FailingFiles, "left", after)
     monkeypatch.setattr(FailingFiles, "full", full)
     if after == 4:  # all of it went well
@@ -235,9 +234,13 @@ def test_a_server_that_never_ends_is_not_waited_for(
     import threading
 
     ended = threading.Event()
-    monkeypatch.setattr(door.send, "__kwdefaults__", {**(door.send.__kwdefaults__ or {}), "patience_s": 0.3})
+    monkeypatch.setattr(
+        control_plane_client.send,
+        "__kwdefaults__",
+        {**(control_plane_client.send.__kwdefaults__ or {}), "patience_s": 0.3},
+    )
     plane.replies["/device/enrol"] = drip
-    with pytest.raises(door.UnansweredError, match="too slow"):
+    with pytest.raises(control_plane_client.UnansweredError, match="too slow"):
         joined(world, plane)
     ended.set()
 

@@ -14,9 +14,7 @@ from benchmarks.summing.fleet import HELPER_KEY, Fleet, Round, drawn, helper_ter
 from numpy.typing import NDArray
 from scipy import stats
 
-from edgewright.privacy import helper
-from edgewright.privacy import secagg_client as secagg
-from edgewright.privacy import secagg_server as collect
+from edgewright.privacy import helper, secagg_client, secagg_server
 from edgewright.privacy.bit_packing import Words, unpack
 from edgewright.privacy.helper import Gift, Helper, UsedInMemory, give
 from edgewright.privacy.mask import add_mask, subtract_mask
@@ -46,18 +44,18 @@ def inputs(terms: Terms, kind: str, number: int) -> dict[bytes, Words]:
     return {name: row.astype(np.uint32) for name, row in zip(FLEET.names, rows, strict=True)}
 
 
-def view_of(server: Collector, members: dict[bytes, secagg.Member]) -> View:
+def view_of(server: Collector, members: dict[bytes, secagg_client.Member]) -> View:
     """Return what a server that kept to the protocol knows of each survivor's values, shape [survivors, length]."""
     rows = []
     roster = server._roster
     # As the module has them, for a test breaks them there.
-    add, subtract = vars(secagg)["add_mask"], vars(secagg)["subtract_mask"]
+    add, subtract = vars(secagg_client)["add_mask"], vars(secagg_client)["subtract_mask"]
     private = server._mask_key(DROPPED)
     for name, member in members.items():
         row = unpack(decode(member.said, Letter).body, BITS, LENGTH).copy()
-        subtract(row, secagg.own_key(roster, name, server._own_seed(name)))
+        subtract(row, secagg_client.own_key(roster, name, server._own_seed(name)))
         if DROPPED in roster.neighbours(name):
-            key = secagg.pair_key(roster, private, server._keys[name].mask, DROPPED, name)
+            key = secagg_client.pair_key(roster, private, server._keys[name].mask, DROPPED, name)
             (subtract if name < DROPPED else add)(row, key)
         rows.append(row.astype(np.int64) % 16)
     return np.array(rows)
@@ -159,7 +157,7 @@ BREAKS: dict[str, tuple[str, str, Callable[..., bytes]]] = {
 @pytest.mark.parametrize("broken", BREAKS)
 def test_the_comparison_notices_broken_masks(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     what, name, key = BREAKS[broken]
-    for module in (secagg, collect, helper):
+    for module in (secagg_client, secagg_server, helper):
         if hasattr(module, name):
             monkeypatch.setattr(module, name, key)
         monkeypatch.setattr(module, "add_mask", spare(add_mask))
@@ -196,7 +194,7 @@ def test_a_late_dropout_whose_neighbours_took_it_for_lost_is_still_hidden() -> N
             server, row = sum_.server, unpack(decode(late.said, Letter).body, BITS, LENGTH).copy()
             for other in server._sharers(DROPPED):
                 private = server._mask_key(DROPPED)
-                key = secagg.pair_key(server._roster, private, server._keys[other].mask, DROPPED, other)
+                key = secagg_client.pair_key(server._roster, private, server._keys[other].mask, DROPPED, other)
                 (subtract_mask if other > DROPPED else add_mask)(row, key)
             rows.append(row.astype(np.int64) % 16)
         found.append(np.concatenate(rows)[None, :])

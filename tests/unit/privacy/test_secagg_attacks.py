@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from benchmarks.summing.fleet import Fleet, Round, drawn, neighbour_terms
 
-from edgewright.privacy import secagg_client as secagg
+from edgewright.privacy import secagg_client
 from edgewright.privacy.mask import digest
 from edgewright.privacy.roster import (
     DeclinedError,
@@ -70,7 +70,11 @@ ROSTERS: dict[str, tuple[Callable[[Round, list[Letter]], bytes], Reason, str]] =
         lambda s, all_: roster(
             [
                 *all_,
-                joined(s, FLEET.names[3], secagg.join(TERMS, FLEET.names[3], FLEET.keys[FLEET.names[3]].sign).said),
+                joined(
+                    s,
+                    FLEET.names[3],
+                    secagg_client.join(TERMS, FLEET.names[3], FLEET.keys[FLEET.names[3]].sign).said,
+                ),
             ]
         ),
         "roster",
@@ -162,7 +166,7 @@ def test_a_device_shares_nothing_over_a_roster_that_is_not_right(attack: str) ->
     sum_ = Round(FLEET, TERMS).reach("share")
     shown = forge(sum_, letters_of(sum_))
     with pytest.raises(DeclinedError, match=message) as refusal:
-        secagg.share(sum_.members[VICTIM], shown, FLEET.keys[VICTIM].sign)
+        secagg_client.share(sum_.members[VICTIM], shown, FLEET.keys[VICTIM].sign)
     assert refusal.value.reason == reason
 
 
@@ -175,7 +179,7 @@ def test_devices_that_nobody_enrolled_are_no_cohort() -> None:
     signature = key.sign(digest("enrolment", content))
     enrolled = open_enrolment(content, signature, authority.names[0], least_version=4)
     with pytest.raises(DeclinedError, match="2 devices are not enrolled") as refusal:
-        secagg.share(sum_.members[VICTIM], sum_.server.roster(), FLEET.keys[VICTIM].sign, enrolled=enrolled)
+        secagg_client.share(sum_.members[VICTIM], sum_.server.roster(), FLEET.keys[VICTIM].sign, enrolled=enrolled)
     assert set(refusal.value.culprits) == set(FLEET.names[-2:])
     longer = encode(FLEET.enrolment())
     with pytest.raises(DeclinedError, match="not signed"):
@@ -196,12 +200,12 @@ def test_a_key_that_agrees_with_everybody_on_zero_is_refused() -> None:
         for place, one in enumerate(others(letters))
     ]
     full = neighbour_terms(min_cohort=9, degree=8, threshold=5)
-    member = secagg.join(full, VICTIM, FLEET.keys[VICTIM].sign)
+    member = secagg_client.join(full, VICTIM, FLEET.keys[VICTIM].sign)
     everyone = [sign_letter(full, "join", one.sender, one.body, FLEET.keys[one.sender].sign) for one in changed] + [
         decode(member.said, Letter)
     ]
     with pytest.raises(DeclinedError, match="is none") as refusal:
-        secagg.share(member, roster(everyone), FLEET.keys[VICTIM].sign)
+        secagg_client.share(member, roster(everyone), FLEET.keys[VICTIM].sign)
     assert refusal.value.reason == "roster"
 
 
@@ -209,7 +213,7 @@ def test_an_altered_query_gets_no_answers() -> None:
     # The server opens a sum under a lower floor than the one that devices verified: their letters don't fit.
     honest = Round(FLEET, TERMS)
     lowered = Collector(neighbour_terms(min_cohort=5, degree=4, threshold=3))
-    said = secagg.join(TERMS, VICTIM, FLEET.keys[VICTIM].sign).said
+    said = secagg_client.join(TERMS, VICTIM, FLEET.keys[VICTIM].sign).said
     with pytest.raises(DeclinedError, match="not signed"):
         lowered.take("join", said)
     honest.server.take("join", said)
@@ -227,7 +231,7 @@ def test_neighbours_with_different_rosters_never_mask() -> None:
             if place % 2 and name in {one.sender for one in decode(one_less, Letters).letters}
             else with_all
         )
-        members[name] = secagg.share(sum_.members[name], shown, FLEET.keys[name].sign)
+        members[name] = secagg_client.share(sum_.members[name], shown, FLEET.keys[name].sign)
     # A server that lies about rosters also passes on what its own checks would refuse.
     seen = Roster(TERMS, members[VICTIM].roster)
     parcels = []
@@ -238,7 +242,7 @@ def test_neighbours_with_different_rosters_never_mask() -> None:
         parcels.append(Parcel(other, decode(decode(members[other].said, Letter).body, Parcels).sealed[place]))
     assert any(members[other].roster != members[VICTIM].roster for other in seen.neighbours(VICTIM))
     with pytest.raises(DeclinedError, match="another roster"):
-        secagg.mask(
+        secagg_client.mask(
             members[VICTIM],
             encode(Inbox(tuple(parcels))),
             np.zeros(TERMS.length, np.uint16),
@@ -285,7 +289,7 @@ def test_a_device_masks_nothing_over_shares_that_are_not_right(attack: str) -> N
     sum_ = Round(FLEET, TERMS).reach("mask")
     parcels = forge(sum_, list(decode(sum_.server.inbox(VICTIM), Inbox).parcels))
     with pytest.raises(DeclinedError, match=message) as refusal:
-        secagg.mask(
+        secagg_client.mask(
             sum_.members[VICTIM], encode(Inbox(tuple(parcels))), sum_.values[VICTIM], FLEET.keys[VICTIM].sign
         )
     assert refusal.value.reason == reason
@@ -345,18 +349,18 @@ def test_a_device_reveals_nothing_over_lists_that_are_not_right(attack: str) -> 
     sum_ = Round(FLEET, TERMS).reach("reveal")
     told = forge(sum_, decode(sum_.server.lists(), Lists))
     with pytest.raises(DeclinedError, match=message) as refusal:
-        secagg.reveal(sum_.members[VICTIM], encode(told), FLEET.keys[VICTIM].sign)
+        secagg_client.reveal(sum_.members[VICTIM], encode(told), FLEET.keys[VICTIM].sign)
     assert refusal.value.reason == reason
 
 
 def test_a_second_different_unmasking_is_refused() -> None:
     sum_ = Round(FLEET, TERMS).reach("reveal")
     told = decode(sum_.server.lists(), Lists)
-    first = secagg.reveal(sum_.members[VICTIM], encode(told), FLEET.keys[VICTIM].sign)
+    first = secagg_client.reveal(sum_.members[VICTIM], encode(told), FLEET.keys[VICTIM].sign)
     other = moved(told, neighbours(sum_)[:1])
-    assert secagg.reveal(sum_.members[VICTIM], encode(other), FLEET.keys[VICTIM].sign).said != first.said
+    assert secagg_client.reveal(sum_.members[VICTIM], encode(other), FLEET.keys[VICTIM].sign).said != first.said
     with pytest.raises(DeclinedError, match="once already") as refusal:
-        secagg.reveal(first, encode(other), FLEET.keys[VICTIM].sign)
+        secagg_client.reveal(first, encode(other), FLEET.keys[VICTIM].sign)
     assert refusal.value.reason == "repeat"
 
 
@@ -367,7 +371,7 @@ def test_no_device_gives_both_shares_of_a_neighbour() -> None:
     told = moved(decode(sum_.server.lists(), Lists), [gone])
     given = dict(
         decode(
-            decode(secagg.reveal(member, encode(told), FLEET.keys[VICTIM].sign).said, Letter).body, Reveals
+            decode(secagg_client.reveal(member, encode(told), FLEET.keys[VICTIM].sign).said, Letter).body, Reveals
         ).shares
     )
     assert given.keys() == member.held.keys()
@@ -384,10 +388,10 @@ def test_asked_the_same_again_a_device_says_the_same_and_anything_else_nothing(s
     sum_.values[VICTIM] = sum_.values[VICTIM] + np.uint32(1)  # noise drawn afresh
     assert sum_.act(VICTIM) is first
     sign, changed = FLEET.keys[VICTIM].sign, b"something else"
-    act: dict[str, Callable[[], secagg.Member]] = {
-        "share": lambda: secagg.share(first, changed, sign),
-        "mask": lambda: secagg.mask(first, changed, sum_.values[VICTIM], sign),
-        "reveal": lambda: secagg.reveal(first, changed, sign),
+    act: dict[str, Callable[[], secagg_client.Member]] = {
+        "share": lambda: secagg_client.share(first, changed, sign),
+        "mask": lambda: secagg_client.mask(first, changed, sum_.values[VICTIM], sign),
+        "reveal": lambda: secagg_client.reveal(first, changed, sign),
     }
     with pytest.raises(DeclinedError) as refusal:
         act[step]()
@@ -397,12 +401,12 @@ def test_asked_the_same_again_a_device_says_the_same_and_anything_else_nothing(s
 
 def test_no_step_is_left_out() -> None:
     sum_ = Round(FLEET, TERMS).reach("reveal")
-    fresh = secagg.join(TERMS, VICTIM, FLEET.keys[VICTIM].sign)
+    fresh = secagg_client.join(TERMS, VICTIM, FLEET.keys[VICTIM].sign)
     with pytest.raises(DeclinedError) as refusal:
-        secagg.reveal(fresh, sum_.server.lists(), FLEET.keys[VICTIM].sign)
+        secagg_client.reveal(fresh, sum_.server.lists(), FLEET.keys[VICTIM].sign)
     assert refusal.value.reason == "step"
     with pytest.raises(DeclinedError):
-        secagg.mask(fresh, sum_.server.inbox(VICTIM), sum_.values[VICTIM], FLEET.keys[VICTIM].sign)
+        secagg_client.mask(fresh, sum_.server.inbox(VICTIM), sum_.values[VICTIM], FLEET.keys[VICTIM].sign)
 
 
 def resigned(sum_: Round, name: bytes, step: str, body: bytes) -> bytes:
@@ -572,7 +576,8 @@ def test_the_server_is_told_nothing_of_a_share_by_its_tag_and_its_box() -> None:
     one, two = (
         decode(
             decode(
-                secagg.share(letters.members[VICTIM], letters.server.roster(), FLEET.keys[VICTIM].sign).said, Letter
+                secagg_client.share(letters.members[VICTIM], letters.server.roster(), FLEET.keys[VICTIM].sign).said,
+                Letter,
             ).body,
             Parcels,
         ).sealed

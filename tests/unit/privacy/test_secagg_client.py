@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewright.contract.errors import InputError
-from edgewright.privacy import secagg_client as secagg
+from edgewright.privacy import secagg_client
 from edgewright.privacy.roster import DeclinedError, Letter, Letters, Roster, Terms, decode
 from edgewright.privacy.shamir import combine, split
 
@@ -122,7 +122,7 @@ def test_a_device_that_lost_power_goes_on_where_it_was() -> None:
     while sum_.server.step != "done":
         sum_.step()
         for name, member in sum_.members.items():
-            sum_.members[name] = msgspec.msgpack.decode(msgspec.msgpack.encode(member), type=secagg.Member)
+            sum_.members[name] = msgspec.msgpack.decode(msgspec.msgpack.encode(member), type=secagg_client.Member)
     assert np.array_equal(sum_.server.total(), sum_.plain(fleet.names))
 
 
@@ -138,7 +138,9 @@ def test_terms_that_protect_nobody_are_refused(degree: int, threshold: int) -> N
 
 
 def test_more_shares_tolerate_more_liars() -> None:
-    assert [secagg.tolerated(neighbour_terms(degree=17, threshold=t, min_cohort=20)) for t in (9, 12, 17)] == [
+    assert [
+        secagg_client.tolerated(neighbour_terms(degree=17, threshold=t, min_cohort=20)) for t in (9, 12, 17)
+    ] == [
         0,
         6,
         16,

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.refusal import RefusedError
-from edgewright.profiling import job_archive as parcel
-from edgewright.profiling import worker
+from edgewright.profiling import job_archive, worker
 from edgewright.profiling.job_archive import Head, head_of, pack, unpack
 from edgewright.profiling.latency import Subject
 from edgewright.profiling.workload import packed
@@ -156,7 +155,7 @@ def test_every_job_cut_off_anywhere_or_with_a_flipped_bit_is_refused(tmp_path: P
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     body = _job()
-    monkeypatch.setattr(parcel, "MOST_BYTES", len(body) - 1)
+    monkeypatch.setattr(job_archive, "MOST_BYTES", len(body) - 1)
     with pytest.raises(RefusedError) as refused:
         head_of(body)
     assert refused.value.refusal.code == "oversized"
@@ -193,8 +192,8 @@ def test_a_subject_comes_out_as_it_went_in_and_the_bytes_are_always_the_same(
 def test_what_is_too_large_is_told_before_it_is_sent(tmp_path: Path) -> None:
     large = tmp_path / "model.onnx"
     with large.open("wb") as file:
-        file.truncate(parcel.MOST_BYTES + 1)
-    with pytest.raises(InputError, match=f"have {parcel.MOST_BYTES + 1} bytes, a bench device takes 67108864"):
+        file.truncate(job_archive.MOST_BYTES + 1)
+    with pytest.raises(InputError, match=f"have {job_archive.MOST_BYTES + 1} bytes, a bench device takes 67108864"):
         pack({"action": "machine"}, {"0/model.onnx": large}, timeout_s=1.0, wanted_s=1.0)
 
 
@@ -204,7 +203,7 @@ def test_a_measurement_that_no_bench_does_is_told_before_it_is_sent() -> None:
 
 
 def test_a_job_may_ask_for_all_that_the_worker_does() -> None:
-    assert set(get_args(parcel.Action)) == set(worker._ACTIONS)
+    assert set(get_args(job_archive.Action)) == set(worker._ACTIONS)
 
 
 _NAMES = st.text(

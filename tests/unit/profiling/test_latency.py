@@ -8,7 +8,7 @@ import pytest
 
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.measurement import Measurement, Origin
-from edgewright.profiling import latency as latency_module
+from edgewright.profiling import latency
 from edgewright.profiling.latency import Latency, Subject, measure_latency, measure_ratios, paired_ratio
 from edgewright.profiling.memory import measure_memory
 from edgewright.profiling.target import LocalTarget, Machine
@@ -184,7 +184,7 @@ def test_what_was_disturbed_is_measured_again_and_the_narrowest_interval_counts(
         answers = [CandidateError("no", remedy="") if rounds is None else _latency("x", rounds) for rounds in found]
         return [_latency("base", [1.0] * 12), *answers]
 
-    monkeypatch.setattr(latency_module, "measure_latency", pretended)
+    monkeypatch.setattr(latency, "measure_latency", pretended)
     others = [subject(16)] * len(expected)
     base, ratios = measure_ratios(LocalTarget(), subject(16), others, seconds=0.1)
     assert base.label == "base"
@@ -198,7 +198,7 @@ def test_what_was_disturbed_is_measured_again_and_the_narrowest_interval_counts(
 
 
 def test_without_the_base_there_is_no_ratio(subject: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency_module, "measure_latency", lambda *_, **__: [CandidateError("gone", remedy="")])
+    monkeypatch.setattr(latency, "measure_latency", lambda *_, **__: [CandidateError("gone", remedy="")])
     with pytest.raises(CandidateError, match="gone"):
         measure_ratios(LocalTarget(), subject(16), [], seconds=0.1)
 

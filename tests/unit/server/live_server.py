@@ -30,7 +30,7 @@ from edgewright.server.read_models import Awaiting
 from edgewright.server.services import Services
 from edgewright.server.state_folder import Where, open_services
 from edgewright.server.store.store import make_store
-from edgewright.trust.keys import signing_keys as keys_module
+from edgewright.trust.keys import signing_keys
 from edgewright.trust.keys.device_identity import DeviceKey
 from edgewright.trust.keys.signing_keys import KeyFolder
 from edgewright.trust.publishing.publish import publish_plan, publish_release
@@ -122,7 +122,7 @@ def digest_of_release() -> str:
 def make_ground(path: Path) -> None:
     """Lay out a state folder: a repository with a release and a rollout of it, and the online key."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keys_module, "_SCRYPT_N", 2**4)
+        patch.setattr(signing_keys, "_SCRYPT_N", 2**4)
         store = LocalStore(path / "repo")
         keys = KeyFolder(path.parent / f"{path.name}-offline", lambda _: PASSPHRASE)
         found(store, keys, passphrase=PASSPHRASE, bits=2, now=lambda: NOW)

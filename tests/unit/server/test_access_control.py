@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from edgewright.contract.errors import InputError
-from edgewright.server import access_control as access
+from edgewright.server import access_control
 from edgewright.server.access_control import (
     RIGHTS,
     Right,
@@ -92,14 +92,14 @@ def test_a_short_or_endless_password_is_refused(password: str) -> None:
 
 def test_a_stranger_costs_as_much_work_as_a_wrong_password(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = protected(PASSWORD)
-    derived = access._derived
+    derived = access_control._derived
     asked: list[str] = []
 
     def counted(password: str, salt: bytes) -> bytes:
         asked.append(password)
         return derived(password, salt)
 
-    monkeypatch.setattr(access, "_derived", counted)
+    monkeypatch.setattr(access_control, "_derived", counted)
     assert not password_matches("wrong", kept)
     assert not password_matches("wrong", None)
     assert asked == ["wrong", "wrong"]
@@ -111,7 +111,7 @@ def test_what_was_not_kept_by_this_matches_nothing(kept: str) -> None:
 
 
 def test_the_hash_that_stands_for_nobody_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "_derived", lambda password, salt: bytes(32))
+    monkeypatch.setattr(access_control, "_derived", lambda password, salt: bytes(32))
     assert not password_matches("anything", None)
 
 

@@ -15,12 +15,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from litestar.routes import HTTPRoute
 from tests.unit.server.live_server import Answer, Plant
 
-from edgewright.contract.api import device_api as door
-from edgewright.contract.api import operator_api as operator
+from edgewright.contract.api import device_api, operator_api
 from edgewright.contract.api.device_api import PROOF, CheckingIn
 from edgewright.contract.api.device_status import Status
 from edgewright.server.app import _HEADERS
-from edgewright.server.device_api import endpoint as intake_module
+from edgewright.server.device_api import endpoint
 from edgewright.trust.keys.device_identity import DeviceKey
 
 INJECTIONS = [
@@ -146,7 +145,7 @@ def test_what_is_kept_comes_back_as_it_was_written_and_never_as_markup(plant: Pl
 RECORDS = sorted(
     (
         kind
-        for module in (door, operator)
+        for module in (device_api, operator_api)
         for name in module.__all__
         if isinstance(kind := getattr(module, name), type)
         and issubclass(kind, msgspec.Struct)
@@ -428,7 +427,7 @@ def test_odd_requests_are_answered_as_what_they_are(port: int, request_: bytes, 
 
 
 def test_a_slow_sender_is_told_and_let_go(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake_module, "_BODY_S", 0.2)
+    monkeypatch.setattr(endpoint, "_BODY_S", 0.2)
     begun = time.monotonic()
     received = exchanged(port, ENROL + b"Content-Length: 30000\r\n\r\n", b"{", b"}", pause_s=0.3)
     assert answers_in(received) == [408]
@@ -483,9 +482,9 @@ def test_a_whole_life_over_a_real_socket(standing: Plant, port: int) -> None:
     token = json.loads(made.data)["secrets"][0]
     key = DeviceKey(Ed25519PrivateKey.generate())
     enrolled = pool.request(
-        "POST", f"{where}/device/enrol", body=msgspec.json.encode(door.Enrolling(token, key.public.hex()))
+        "POST", f"{where}/device/enrol", body=msgspec.json.encode(device_api.Enrolling(token, key.public.hex()))
     )
-    device = msgspec.json.decode(enrolled.data, type=door.Enrolled)
+    device = msgspec.json.decode(enrolled.data, type=device_api.Enrolled)
     body = msgspec.json.encode(CheckingIn(Status()))
     now = datetime.fromtimestamp(standing.services.now(), UTC)
     proof = key.sign(device.audience, "POST", "/device/check-in", body, now=now)

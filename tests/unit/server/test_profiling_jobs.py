@@ -22,8 +22,7 @@ from edgewright.cli.main import main
 from edgewright.contract.config.fleet import Fleet
 from edgewright.contract.errors import CandidateError, InputError, TargetError
 from edgewright.device.control_plane_client import Door, UnansweredError, send
-from edgewright.profiling import bench_target as client
-from edgewright.profiling import job_runner as errand
+from edgewright.profiling import bench_target, job_runner
 from edgewright.profiling.bench_target import BenchTarget, checked_server
 from edgewright.profiling.job_archive import pack
 from edgewright.profiling.job_runner import Grant, Outcome, run_errands
@@ -31,14 +30,14 @@ from edgewright.profiling.latency import Subject, measure_latency
 from edgewright.profiling.target import LocalTarget, machine_of, open_target
 from edgewright.profiling.workload import packed
 from edgewright.runtime.options import RuntimeOptions
-from edgewright.server import profiling_jobs as bench
+from edgewright.server import profiling_jobs
 from edgewright.server.access_control import Role
 from edgewright.server.app import make_app
 from edgewright.server.process import free_port, serve
 from edgewright.server.services import Services
 from edgewright.server.store.store import make_store
 from edgewright.trust.client.fetcher import open_pool
-from edgewright.trust.keys import signing_keys as keys_module
+from edgewright.trust.keys import signing_keys
 from edgewright.trust.keys.device_identity import DeviceKey
 from edgewright.trust.storage.storage import LocalStore
 
@@ -113,7 +112,7 @@ class _Acts:
         self.services = services
 
     def add_job(self, who: str, device: str, body: bytes) -> str:
-        return bench.add_job(self.services, who, device, "profile", body)
+        return profiling_jobs.add_job(self.services, who, device, "profile", body)
 
 
 @pytest.fixture
@@ -278,30 +277,30 @@ def test_a_device_is_found_by_id_label_and_digits_and_only_if_it_is_a_bench(worl
     (marked,) = world.services.store.devices.page(bench=True)
     plain = world.services.store.devices.page(bench=False)[0].id
     for name in (marked.id, "camera-7", marked.id[:6], marked.id[:31]):
-        assert bench.find_bench(world.services, name) == marked.id
+        assert profiling_jobs.find_bench(world.services, name) == marked.id
     for name in (plain, plain[:8], marked.id[:5], "camera-8", "0" * 32, marked.id + "0"):
         with pytest.raises(InputError, match=r"no bench device|takes no jobs"):
-            bench.find_bench(world.services, name)
+            profiling_jobs.find_bench(world.services, name)
     for name in ("", "../x", "a b", "%"):
         with pytest.raises(InputError):
-            bench.find_bench(world.services, name)
+            profiling_jobs.find_bench(world.services, name)
     world.enrol(name="camera-7")
     with pytest.raises(InputError, match="more than one"):
-        bench.find_bench(world.services, "camera-7")
+        profiling_jobs.find_bench(world.services, "camera-7")
     world.services.store.devices.retire(marked.id, now_s=5.0)
     with pytest.raises(InputError, match="takes no jobs"):
-        bench.find_bench(world.services, marked.id)
+        profiling_jobs.find_bench(world.services, marked.id)
 
 
 def test_a_device_that_is_no_bench_any_more_gets_nothing(world: World) -> None:
     key = world.enrol(name="camera-7")
     (device,) = world.services.store.devices.page()
     job = pack({"action": "machine"}, {}, timeout_s=1.0, wanted_s=1e6)
-    bench.add_job(world.services, "user:ann", "camera-7", "profile", job)
+    profiling_jobs.add_job(world.services, "user:ann", "camera-7", "profile", job)
     world.services.store.devices.mark_bench(device.id, bench=False)
-    assert errand._fetch(world.door(key)) is None
+    assert job_runner._fetch(world.door(key)) is None
     world.services.store.devices.mark_bench(device.id, bench=True)
-    assert errand._fetch(world.door(key)) is not None
+    assert job_runner._fetch(world.door(key)) is not None
 
 
 def test_the_failure_of_a_model_is_the_models(world: World, tmp_path: Path, subject: Subject) -> None:
@@ -333,20 +332,20 @@ def test_a_device_that_dies_gets_the_job_again_and_the_third_death_is_told(
     names = []
     for _ in range(3):
         until = time.monotonic() + 20
-        while (found := errand._fetch(world.door(key))) is None and time.monotonic() < until:
+        while (found := job_runner._fetch(world.door(key))) is None and time.monotonic() < until:
             time.sleep(0.05)
         assert found is not None
         names.append(found[0])
         # Its power is cut here. While it starts again, the lease ends.
-        assert errand._fetch(world.door(key)) is None
+        assert job_runner._fetch(world.door(key)) is None
         world.clock.ahead_s += 20.0
     assert len(set(names)) == 1
-    assert errand._fetch(world.door(key)) is None
+    assert job_runner._fetch(world.door(key)) is None
     asking.join(timeout=20)
     assert "bench:camera-7: the device took the job 3 times and never answered" in str(raised[0])
     (job,) = world.services.store.jobs.all()
     assert (job.state, job.tries, job.request) == ("failed", 3, b"")
-    assert errand._tell(world.door(key), names[0], Outcome(True, b"{}"))
+    assert job_runner._tell(world.door(key), names[0], Outcome(True, b"{}"))
     assert world.states() == ["failed"]  # an answer from the grave changes nothing
 
 
@@ -354,14 +353,14 @@ def test_a_device_that_dies_once_is_not_noticed(
     world: World, subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = world.enrol(name="camera-7")
-    monkeypatch.setattr(bench, "_LEASE_S", 0.3)
-    real = errand.do_errand
+    monkeypatch.setattr(profiling_jobs, "_LEASE_S", 0.3)
+    real = job_runner.do_errand
 
     def die(body: bytes, grant: Grant) -> Outcome:
-        monkeypatch.setattr(errand, "do_errand", real)
+        monkeypatch.setattr(job_runner, "do_errand", real)
         raise SystemExit
 
-    monkeypatch.setattr(errand, "do_errand", die)
+    monkeypatch.setattr(job_runner, "do_errand", die)
     found: list[object] = []
     asking = threading.Thread(target=lambda: found.append(machine_of(open_target("bench:camera-7"))))
     asking.start()
@@ -379,17 +378,17 @@ def test_a_job_that_nobody_takes_is_given_up_and_not_run_later(world: World) -> 
     with pytest.raises(TargetError, match="did not take the job within 1 s"):
         BenchTarget("bench:camera-7", "camera-7", patience_s=0.6).run({"action": "machine"}, {}, timeout_s=5)
     assert world.states() == ["failed"]
-    assert errand._fetch(world.door(key)) is None
+    assert job_runner._fetch(world.door(key)) is None
 
 
 def test_a_job_that_is_taken_and_never_answered_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     key = world.enrol(name="camera-7")
-    monkeypatch.setattr(client, "_ON_THE_WAY_S", 0.2)
+    monkeypatch.setattr(bench_target, "_ON_THE_WAY_S", 0.2)
     taken: list[object] = []
 
     def take() -> None:
         while not taken:
-            if (found := errand._fetch(world.door(key))) is not None:
+            if (found := job_runner._fetch(world.door(key))) is not None:
                 taken.append(found)
 
     taking = threading.Thread(target=take)
@@ -411,18 +410,18 @@ def test_an_interrupt_cancels_the_job(world: World, monkeypatch: pytest.MonkeyPa
         machine_of(open_target("bench:camera-7"))
     monkeypatch.undo()
     assert world.states() == ["failed"]
-    assert errand._fetch(world.door(key)) is None
+    assert job_runner._fetch(world.door(key)) is None
     assert [entry.action for entry in world.services.store.audit.page()] == ["cancel job", "add job"]
 
 
 def test_a_job_whose_maker_was_killed_expires(world: World) -> None:
     key = world.enrol(name="camera-7")
     job = pack({"action": "machine"}, {}, timeout_s=10.0, wanted_s=100.0)
-    late, soon = (bench.add_job(world.services, "user:ann", "camera-7", "profile", job) for _ in range(2))
+    late, soon = (profiling_jobs.add_job(world.services, "user:ann", "camera-7", "profile", job) for _ in range(2))
     world.clock.ahead_s = 99.0
-    assert errand._fetch(world.door(key)) is not None
+    assert job_runner._fetch(world.door(key)) is not None
     world.clock.ahead_s = 200.0
-    assert errand._fetch(world.door(key)) is None
+    assert job_runner._fetch(world.door(key)) is None
     assert {world.state(name) for name in (late, soon)} == {"failed"}
     assert b"nobody waits" in world.result(soon)
 
@@ -435,7 +434,7 @@ def test_a_server_that_is_away_for_a_moment_costs_nothing(world: World, monkeypa
             raise UnansweredError("it is away", remedy="Wait.")
         return send(*given, **more)
 
-    monkeypatch.setattr(client, "send", sometimes)
+    monkeypatch.setattr(bench_target, "send", sometimes)
     with _at_work(world, world.enrol(name="camera-7")):
         assert machine_of(open_target("bench:camera-7")).cores >= 1
     assert next(fails, None) is None
@@ -452,37 +451,37 @@ def test_others_neither_take_nor_answer_a_devices_job(world: World) -> None:
     world.enrol(name="camera-7")
     other = world.enrol(name="camera-8")
     job = pack({"action": "machine"}, {}, timeout_s=10.0, wanted_s=100.0)
-    name = bench.add_job(world.services, "user:ann", "camera-7", "profile", job)
-    assert errand._fetch(world.door(other)) is None
-    errand._tell(world.door(other), name, Outcome(True, b"{}"))
+    name = profiling_jobs.add_job(world.services, "user:ann", "camera-7", "profile", job)
+    assert job_runner._fetch(world.door(other)) is None
+    job_runner._tell(world.door(other), name, Outcome(True, b"{}"))
     assert world.state(name) == "waiting"
     stranger = DeviceKey(Ed25519PrivateKey.generate())
     with pytest.raises(TargetError, match="status 401"):
-        errand._fetch(world.door(stranger))
+        job_runner._fetch(world.door(stranger))
     elsewhere = Door(world.url, "another fleet", other, open_pool(20.0), _now)
     with pytest.raises(TargetError, match="status 401"):
-        errand._fetch(elsewhere)
+        job_runner._fetch(elsewhere)
 
 
 def test_what_is_no_job_is_not_kept_and_no_more_wait_than_may(world: World) -> None:
     world.enrol(name="camera-7")
     with pytest.raises(InputError, match="no job"):
-        bench.add_job(world.services, "user:ann", "camera-7", "profile", b"rm -rf /")
+        profiling_jobs.add_job(world.services, "user:ann", "camera-7", "profile", b"rm -rf /")
     job = pack({"action": "machine"}, {}, timeout_s=10.0, wanted_s=100.0)
     with pytest.raises(InputError, match="no job 'shell'"):
-        bench.add_job(world.services, "user:ann", "camera-7", "shell", job)
+        profiling_jobs.add_job(world.services, "user:ann", "camera-7", "shell", job)
     for _ in range(32):
-        bench.add_job(world.services, "user:ann", "camera-7", "profile", job)
+        profiling_jobs.add_job(world.services, "user:ann", "camera-7", "profile", job)
     with pytest.raises(InputError, match="32 jobs wait"):
-        bench.add_job(world.services, "user:ann", "camera-7", "profile", job)
+        profiling_jobs.add_job(world.services, "user:ann", "camera-7", "profile", job)
     with pytest.raises(InputError, match="there is no job"):
-        bench.cancel_job(world.services, "user:ann", "0" * 16)
+        profiling_jobs.cancel_job(world.services, "user:ann", "0" * 16)
 
 
 @pytest.fixture
 def enrolled(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The state of a device that the control plane has enrolled as a bench, by the commands."""
-    monkeypatch.setattr(keys_module, "_SCRYPT_N", 2**4)
+    monkeypatch.setattr(signing_keys, "_SCRYPT_N", 2**4)
     monkeypatch.setenv("EDGEWRIGHT_PASSPHRASE", "correct horse battery staple")
     assert main(["keys", "init", "--keys", str(tmp_path / "keys"), "--repo", str(tmp_path / "repo")]) == 0
     invite = world.services.store.devices.invite

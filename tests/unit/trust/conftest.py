@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgewright.contract.release import Manifest, StoredFile, Variant
-from edgewright.trust.keys import signing_keys as keys_module
+from edgewright.trust.keys import signing_keys
 from edgewright.trust.keys.signing_keys import KeyFolder
 from edgewright.trust.publishing.publish import Published, publish_release
 from edgewright.trust.repository.bootstrap import found, read_anchor
@@ -63,7 +63,7 @@ class Place:
 
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setattr(keys_module, "_SCRYPT_N", 2**4)
+    monkeypatch.setattr(signing_keys, "_SCRYPT_N", 2**4)
     return Place(tmp_path)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewright.contract.release import Codec
-from edgewright.trust import delta as delta_module
+from edgewright.trust import delta
 from edgewright.trust.delta import CODECS, DeltaError, apply_delta, smallest_delta
 
 RANDOM = np.random.default_rng(0)
@@ -106,5 +106,5 @@ def test_an_unknown_codec_is_refused() -> None:
 
 
 def test_without_the_publishers_library_the_other_codecs_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(delta_module.CODECS, "bsdiff", (lambda *_: None, CODECS["bsdiff"][1]))
+    monkeypatch.setitem(delta.CODECS, "bsdiff", (lambda *_: None, CODECS["bsdiff"][1]))
     assert smallest_delta(WEIGHTS, WEIGHTS, below=len(WEIGHTS)) is not None

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 
-from edgewright.compress.report import formatting as notation
+from edgewright.compress.report import formatting
 from edgewright.compress.report.comparison import is_original
 from edgewright.compress.report.formatting import Writer, is_known
 from edgewright.contract.certificate import Certificate
@@ -22,13 +22,13 @@ _METHODS = {
     "the same model": "none is needed, the model is the original",
 }
 _LIMITS: dict[str, tuple[str, str, Writer]] = {
-    "latency_p50_ms": ("median latency", "--max-latency-p50", notation.latency),
-    "latency_p95_ms": ("95th percentile of the latency", "--max-latency", notation.latency),
-    "size_bytes": ("size of the file", "--max-size", notation.size),
-    "peak_memory_bytes": ("peak memory", "--max-memory", notation.size),
-    "energy_mj": ("energy per inference", "--max-energy", notation.energy),
-    "max_drop": ("bound of the drop", "--max-drop", notation.number),
-    "min_metric": ("least metric", "--min-metric", notation.number),
+    "latency_p50_ms": ("median latency", "--max-latency-p50", formatting.latency),
+    "latency_p95_ms": ("95th percentile of the latency", "--max-latency", formatting.latency),
+    "size_bytes": ("size of the file", "--max-size", formatting.size),
+    "peak_memory_bytes": ("peak memory", "--max-memory", formatting.size),
+    "energy_mj": ("energy per inference", "--max-energy", formatting.energy),
+    "max_drop": ("bound of the drop", "--max-drop", formatting.number),
+    "min_metric": ("least metric", "--min-metric", formatting.number),
 }
 
 
@@ -66,11 +66,11 @@ def limits(report: Report) -> list[Limit]:
     """Return the budget's limits, the binding one first."""
     found = []
     for name, entry in report.budget.limits.items():
-        title, flag, write = _LIMITS.get(name, (name, "", notation.number))
+        title, flag, write = _LIMITS.get(name, (name, "", formatting.number))
         if name == "max_drop":
-            write = partial(notation.drop, report.certificate.metric)
+            write = partial(formatting.drop, report.certificate.metric)
         elif name == "min_metric":
-            write = partial(notation.level, report.certificate.metric)
+            write = partial(formatting.level, report.certificate.metric)
         figure = getattr(report.chosen, name, None)
         share = entry.get("share")
         found.append(
@@ -124,7 +124,7 @@ def next_steps(report: Report) -> list[str]:
         case "refuted":
             return [
                 "More data will not help: even the most favourable bound breaks the limit.",
-                f"Accept a larger loss: raise --max-drop (now {notation.number(certificate.max_drop)}), or lower "
+                f"Accept a larger loss: raise --max-drop (now {formatting.number(certificate.max_drop)}), or lower "
                 "--min-metric if you set it.",
                 "Give the search room: a longer --time-limit, and looser limits on size and latency, if set.",
                 "Check that the data is what the model sees in use, scaled as in training.",
@@ -157,7 +157,7 @@ def _insufficient(report: Report) -> list[str]:
         bound = math.ceil(certificate.upper_bound * 1.1e4) / 1e4
         steps.append(
             "Or accept what this data can show, a drop of at most "
-            f"{notation.drop(certificate.metric, certificate.upper_bound)}: "
+            f"{formatting.drop(certificate.metric, certificate.upper_bound)}: "
             f"--max-drop {bound:g} leaves room for it."
         )
     if certificate.look > 1:

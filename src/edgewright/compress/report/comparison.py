@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from edgewright.compress.report import formatting as notation
+from edgewright.compress.report import formatting
 from edgewright.compress.report.formatting import ABSENT, Writer, is_known
 from edgewright.contract.compression_report import Report
 from edgewright.contract.measurement import Measurement
@@ -72,13 +72,15 @@ def compare(report: Report) -> list[Row]:
 
 def _figures(report: Report) -> Iterator[Row]:
     before, after = report.original, report.chosen
-    yield _row("Size", before.size_bytes, after.size_bytes, notation.size)
-    yield _row("Size, compressed", before.compressed_bytes, after.compressed_bytes, notation.size)
-    yield _row("Latency, p50", before.latency_p50_ms, after.latency_p50_ms, notation.latency)
-    yield _row("Latency, p95", before.latency_p95_ms, after.latency_p95_ms, notation.latency)
-    yield _row("Latency, paired ratio", before.latency_ratio, after.latency_ratio, lambda v: notation.number(v, 3))
-    yield _row("Peak memory", before.peak_memory_bytes, after.peak_memory_bytes, notation.size)
-    yield _row("Energy per inference", before.energy_mj, after.energy_mj, notation.energy)
+    yield _row("Size", before.size_bytes, after.size_bytes, formatting.size)
+    yield _row("Size, compressed", before.compressed_bytes, after.compressed_bytes, formatting.size)
+    yield _row("Latency, p50", before.latency_p50_ms, after.latency_p50_ms, formatting.latency)
+    yield _row("Latency, p95", before.latency_p95_ms, after.latency_p95_ms, formatting.latency)
+    yield _row(
+        "Latency, paired ratio", before.latency_ratio, after.latency_ratio, lambda v: formatting.number(v, 3)
+    )
+    yield _row("Peak memory", before.peak_memory_bytes, after.peak_memory_bytes, formatting.size)
+    yield _row("Energy per inference", before.energy_mj, after.energy_mj, formatting.energy)
 
 
 def _row(name: str, before: Measurement | None, after: Measurement | None, write: Writer) -> Row:
@@ -94,7 +96,7 @@ def _cell(figure: Measurement | None, write: Writer) -> Cell:
         low, high = write(figure.low), write(figure.high)
         if low.split()[-1] == high.split()[-1]:
             low = low.split()[0]
-        interval = f"{low} to {high} ({notation.number(100 * figure.confidence)} %)"
+        interval = f"{low} to {high} ({formatting.number(100 * figure.confidence)} %)"
     origin = figure.origin
     return Cell(write(figure.value), interval, origin.kind, origin.machine, origin.method)
 
@@ -130,12 +132,14 @@ def _metric(report: Report) -> Row:
     lost = certificate.original - value
     method = f"on {certificate.samples} samples of the certify split"
     cells = [
-        Cell(notation.level(certificate.metric, figure), "", "computed" if is_known(figure) else "", "any", method)
+        Cell(
+            formatting.level(certificate.metric, figure), "", "computed" if is_known(figure) else "", "any", method
+        )
         for figure in (certificate.original, value)
     ]
     if not is_known(lost):
         return Row(certificate.metric, cells[0], cells[1], "", "same")
-    text = notation.drop(certificate.metric, abs(lost))
+    text = formatting.drop(certificate.metric, abs(lost))
     if not lost:
         return Row(certificate.metric, cells[0], cells[1], "unchanged", "same")
     change, direction = (f"{text} lost", "worse") if lost > 0 else (f"{text} gained", "better")

@@ -9,8 +9,7 @@ import msgspec
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from edgewright.compress.report import advice, plots
-from edgewright.compress.report import formatting as notation
+from edgewright.compress.report import advice, formatting, plots
 from edgewright.compress.report.comparison import compare, is_original
 from edgewright.compress.report.formatting import is_known
 from edgewright.compress.report.learning_curves import learning_plot, legend_curve
@@ -43,7 +42,7 @@ def page(report: Report) -> str:
         .render(
             report=report,
             certificate=certificate,
-            note=notation,
+            note=formatting,
             name=PurePath(report.original.path).name,
             headline=_HEADLINES[certificate.verdict],
             subject=advice.subject(report),
@@ -152,16 +151,16 @@ def _effects(report: Report) -> list[dict[str, Any]]:
     return [
         {
             "step": effect.get("step", ""),
-            "size": notation.size(effect.get("size_bytes")),
+            "size": formatting.size(effect.get("size_bytes")),
             "share": effect["size_bytes"] / whole if is_known(effect.get("size_bytes")) and whole else None,
-            "sqnr": notation.decibel(effect.get("sqnr_db")),
+            "sqnr": formatting.decibel(effect.get("sqnr_db")),
         }
         for effect in report.effects
     ]
 
 
 def _faster(faster: FasterOptions) -> list[tuple[str, str]]:
-    ratio = f"{notation.number(faster.latency_ratio.value, 3)} of the options above, of {faster.tried} tried"
+    ratio = f"{formatting.number(faster.latency_ratio.value, 3)} of the options above, of {faster.tried} tried"
     return [("latency", ratio), *((_words(k), _plain(k, v)) for k, v in faster.options.items())]
 
 
@@ -201,9 +200,9 @@ def _plain(name: str, value: Any) -> str:
         case bool():
             return "yes" if value else "no"
         case int() | float() if name.endswith("_bytes"):
-            return notation.size(value)
+            return formatting.size(value)
         case float():
-            text = notation.number(value)
+            text = formatting.number(value)
             return f"{text} s" if name in ("seconds", "time_limit_s") else text
         case list() | tuple():
             return ", ".join(str(entry) for entry in value) or "none"

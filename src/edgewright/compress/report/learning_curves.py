@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from edgewright.compress.report import formatting as notation
+from edgewright.compress.report import formatting
 from edgewright.compress.report.plot_axes import Scale
 from edgewright.compress.report.svg import Mark, across, drawing, label, line, mark, upward
 from edgewright.compress.report.training_summary import Learner, Stage
@@ -122,4 +122,4 @@ def _said(learner: Learner, is_share: bool) -> str:
 
 
 def _level(value: float, is_share: bool) -> str:
-    return notation.level("accuracy" if is_share else "r2", value)
+    return formatting.level("accuracy" if is_share else "r2", value)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from edgewright.compress.report import formatting as notation
+from edgewright.compress.report import formatting
 from edgewright.compress.report.formatting import is_known
 from edgewright.compress.report.plot_axes import Scale
 from edgewright.compress.report.svg import Mark, across, drawing, label, line, mark, upward
@@ -67,14 +67,15 @@ def front_plot(
         kind += " hollow" if trial.network else ""
         whose = "trained network, " if trial.network else ""
         hover = (
-            f"{trial.number}: {trial.title}\n{whose}latency {place.ratio:.3g} times, {notation.size(place.size)}, "
-            f"drop {notation.drop(metric, trial.drop)}{', on the front' if trial.on_front else ''}"
+            f"{trial.number}: {trial.title}\n{whose}latency {place.ratio:.3g} times, "
+            f"{formatting.size(place.size)}, drop {formatting.drop(metric, trial.drop)}"
+            f"{', on the front' if trial.on_front else ''}"
         )
         parts.append(mark(x.place(place.ratio), y.place(place.size), shape, f"mark {kind}", hover))
-    hover = f"original: {notation.size(original.size)}"
+    hover = f"original: {formatting.size(original.size)}"
     parts.append(mark(x.place(original.ratio), y.place(original.size), "square", "original", hover))
     if chosen is not None:
-        hover = f"chosen, as measured at the end: latency {chosen.ratio:.3g} times, {notation.size(chosen.size)}"
+        hover = f"chosen, as measured at the end: latency {chosen.ratio:.3g} times, {formatting.size(chosen.size)}"
         parts.append(mark(x.place(chosen.ratio), y.place(chosen.size), "ring", "halo", hover))
     trained = sum(bool(trial.network) for trial, _ in shown)
     description = (
@@ -86,7 +87,7 @@ def front_plot(
 
 
 def _round_size(value: float) -> str:
-    return notation.size(value).replace(".00 ", " ").replace(".0 ", " ")
+    return formatting.size(value).replace(".00 ", " ").replace(".0 ", " ")
 
 
 def _is_complete(trial: Trial) -> bool:
@@ -127,7 +128,7 @@ def latency_plot(latencies: Mapping[str, Sequence[float]]) -> str:
             points.append((x.end, y.place(1)))
         parts.append(line(points, kind))
         median = values[_rank(values, 0.5)]
-        said.append(f"{name}: median {notation.latency(median)} over {len(values)} rounds")
+        said.append(f"{name}: median {formatting.latency(median)} over {len(values)} rounds")
         shape: Mark = "square" if place == 0 and len(curves) > 1 else "star"
         parts.append(
             mark(x.place(median), y.place(0.5), shape, "original" if shape == "square" else "best", said[-1])
@@ -190,12 +191,12 @@ def _told_apart(layers: Sequence[str]) -> dict[str, str]:
         common = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
         cut = max(min(layers).rfind("/", 0, common), 0)
     lead = "\N{HORIZONTAL ELLIPSIS}" if cut else ""
-    return {layer: notation.shortened(lead + layer[cut:], _LABEL) for layer in layers}
+    return {layer: formatting.shortened(lead + layer[cut:], _LABEL) for layer in layers}
 
 
 def bound_plot(certificate: Certificate) -> str:
     """Draw the drop that was seen, its bounds, and the limit on one axis."""
-    share = notation.is_share(certificate.metric)
+    share = formatting.is_share(certificate.metric)
     factor = 100.0 if share else 1.0
     seen, limit = factor * certificate.drop, factor * certificate.max_drop
     if not (is_known(seen) and is_known(limit)):
@@ -207,12 +208,12 @@ def bound_plot(certificate: Certificate) -> str:
     unit = "percentage points" if share else "in the metric's unit"
     y = 44
     parts = [
-        across(x, 24, 64, f"drop of {notation.shortened(certificate.metric, 30)}, {unit}", lambda v: f"{v:g}"),
+        across(x, 24, 64, f"drop of {formatting.shortened(certificate.metric, 30)}, {unit}", lambda v: f"{v:g}"),
         line([(x.place(limit), 18), (x.place(limit), 64)], "limit"),
         label(
             min(max(x.place(limit), 70), _WIDTH - 70),
             12,
-            f"limit {notation.drop(certificate.metric, certificate.max_drop)}",
+            f"limit {formatting.drop(certificate.metric, certificate.max_drop)}",
             "name",
             "middle",
         ),
@@ -223,13 +224,17 @@ def bound_plot(certificate: Certificate) -> str:
             if end == bound
         ),
         mark(
-            x.place(seen), y, "circle", "seen", f"drop seen: {notation.drop(certificate.metric, certificate.drop)}"
+            x.place(seen),
+            y,
+            "circle",
+            "seen",
+            f"drop seen: {formatting.drop(certificate.metric, certificate.drop)}",
         ),
     ]
     description = (
-        f"Drop seen {notation.drop(certificate.metric, certificate.drop)}, at most "
-        f"{notation.drop(certificate.metric, certificate.upper_bound)}, limit "
-        f"{notation.drop(certificate.metric, certificate.max_drop)}."
+        f"Drop seen {formatting.drop(certificate.metric, certificate.drop)}, at most "
+        f"{formatting.drop(certificate.metric, certificate.upper_bound)}, limit "
+        f"{formatting.drop(certificate.metric, certificate.max_drop)}."
     )
     return drawing("bound", _WIDTH, 106, "The certificate's bounds", description, parts)
 

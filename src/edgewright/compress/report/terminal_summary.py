@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from edgewright.compress.report import formatting as notation
+from edgewright.compress.report import formatting
 from edgewright.compress.report.advice import limits, next_steps, subject
 from edgewright.compress.report.comparison import compare, is_original
 from edgewright.compress.report.formatting import ABSENT, Writer, is_known
@@ -89,9 +89,9 @@ def _print_certificate(report: Report, console: Console) -> None:
     if certificate.look:
         text.append(
             f" for {subject(report)}: drop of {certificate.metric} at most "
-            f"{notation.drop(certificate.metric, certificate.upper_bound)} (limit "
-            f"{notation.drop(certificate.metric, certificate.max_drop)}) at "
-            f"{notation.number(100 * certificate.confidence)} % confidence, {certificate.samples} samples"
+            f"{formatting.drop(certificate.metric, certificate.upper_bound)} (limit "
+            f"{formatting.drop(certificate.metric, certificate.max_drop)}) at "
+            f"{formatting.number(100 * certificate.confidence)} % confidence, {certificate.samples} samples"
             + ("" if certificate.clusters is None else f" of {certificate.clusters} groups")
             + f", {certificate.method}, look {certificate.look}"
         )
@@ -106,7 +106,7 @@ def _print_budget(report: Report, console: Console) -> None:
     text.append("met" if report.budget.met else "not met", style="green" if report.budget.met else "bold red")
     for limit in found:
         if limit.binding or not limit.kept:
-            share = "" if limit.share is None else f" ({notation.percent(limit.share)} of it)"
+            share = "" if limit.share is None else f" ({formatting.percent(limit.share)} of it)"
             binds = "; it binds" if limit.binding else ""
             text.append(f"; {limit.name} {limit.reached}, limit {limit.limit}{share}{binds}")
     console.print(text, highlight=False)
@@ -127,10 +127,10 @@ def _print_front(report: Report, console: Console) -> None:
         table.add_row(
             "*" if trial.sha256 == report.chosen.sha256 else "",
             str(trial.number),
-            notation.size(trial.size_bytes),
-            notation.number(trial.latency_ratio, 3),
-            notation.drop(metric, trial.drop),
-            Text(notation.shortened(trial.title, width, "...")),
+            formatting.size(trial.size_bytes),
+            formatting.number(trial.latency_ratio, 3),
+            formatting.drop(metric, trial.drop),
+            Text(formatting.shortened(trial.title, width, "...")),
         )
     more = f", {_FRONT} of {len(report.front)}" if len(report.front) > _FRONT else ""
     chosen = ", * chosen" if any(trial.sha256 == report.chosen.sha256 for trial in report.front) else ""
@@ -165,7 +165,7 @@ def _change(metric: str, value: float | None) -> str:
     """Write a change of a metric with its sign."""
     if not is_known(value):
         return ABSENT
-    text = notation.drop(metric, abs(value))
+    text = formatting.drop(metric, abs(value))
     return f"{'-' if value < 0 else '+'}{text}"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edgewright.compress.report import formatting as notation
+from edgewright.compress.report import formatting
 from edgewright.compress.report.formatting import ABSENT, is_known
 from edgewright.contract.compression_report import Report
 from edgewright.contract.training_report import Contribution, TrainedNetwork
@@ -169,7 +169,7 @@ def validation_metric(report: Report) -> tuple[str, bool]:
     if report.certificate.metric == "agreement":
         return "agreement with the teacher", True
     is_share = report.data.get("task") in ("classification", "multilabel")
-    if is_share or notation.is_share(report.certificate.metric):
+    if is_share or formatting.is_share(report.certificate.metric):
         return "share of right answers", True
     return "R²", False
 
@@ -182,7 +182,7 @@ def training_sentence(report: Report) -> str:
     count, done = len(training.networks), sum(bool(network.network) for network in training.networks)
     many = f"{done}" if done == count else f"{done} of {count}"
     return (
-        f"{many} network{'' if count == 1 else 's'} trained in {notation.number(training.seconds, 3)} s "
+        f"{many} network{'' if count == 1 else 's'} trained in {formatting.number(training.seconds, 3)} s "
         f"on {training.rows:,} rows ({training.engine}, {training.workers} at a time)"
     )
 
@@ -209,9 +209,9 @@ def _gain(report: Report, contribution: Contribution) -> Gain:
         step=contribution.step,
         of=contribution.of,
         measured_on=contribution.measured_on,
-        without=notation.level(metric, contribution.metric_without),
-        with_it=notation.level(metric, contribution.metric_with),
-        change=f"{notation.drop(metric, abs(gained))} {words[direction]}" if gained else "no difference",
+        without=formatting.level(metric, contribution.metric_without),
+        with_it=formatting.level(metric, contribution.metric_with),
+        change=f"{formatting.drop(metric, abs(gained))} {words[direction]}" if gained else "no difference",
         direction=direction,
         size=ratio_in_words(contribution.size_ratio),
         latency=ratio_in_words(contribution.latency_ratio),

@@ -19,7 +19,7 @@ from edgewright.contract.model.guard import Check
 from edgewright.contract.model.ood_detector import LogitMeasure
 from edgewright.contract.model.reference_profile import Profile
 from edgewright.contract.query.query import Counted
-from edgewright.stats import divergences as distance
+from edgewright.stats import divergences
 from edgewright.stats.calibration import logs_of
 from edgewright.stats.drift_test import Finding, Mark, Plan, State, begin, judge, make_plan, update
 from edgewright.stats.histograms import count, place
@@ -356,7 +356,7 @@ def described(reference: Reference, watched: Watched) -> list[dict[str, Any]]:
     """Return, by signal, how its counts since the last period differ from the reference: descriptions, no test."""
     finding = verdict(reference, watched)
     seen = watched.state.counts
-    distances = dataclasses.asdict(distance.describe(seen, reference.counts)) if seen[0].sum() else {}
+    distances = dataclasses.asdict(divergences.describe(seen, reference.counts)) if seen[0].sum() else {}
     return [
         {
             "name": name,

@@ -18,7 +18,7 @@ import urllib3
 from edgewright.contract.errors import OutputError
 from edgewright.device.control_plane_client import UnansweredError, send
 from edgewright.device.filesystem import Files
-from edgewright.privacy import secagg_client as secagg
+from edgewright.privacy import secagg_client
 from edgewright.privacy.aggregation_handler import Refused
 from edgewright.privacy.bit_packing import Words
 from edgewright.privacy.helper import UsedInMemory, give
@@ -146,29 +146,31 @@ class SumClient:
         name, sign = terms.once.hex(), self._key.private.sign
         stored = self._kept.read(name)
         if stored is None:
-            return self._keep(terms, secagg.join(terms, self._key.public, sign))
-        member = msgspec.msgpack.decode(stored, type=secagg.Member)
+            return self._keep(terms, secagg_client.join(terms, self._key.public, sign))
+        member = msgspec.msgpack.decode(stored, type=secagg_client.Member)
         if member.terms != terms:
             raise DeclinedError("repeat", "this query was answered for this window under other terms")
         if self._kept.read(f"{name}.sent") != member.step.encode():
             return self._tell(terms, member)
         try:
             if member.step == "joined":
-                return self._keep(terms, secagg.share(member, self._pull(terms, "roster"), sign, enrolled=enrolled))
+                return self._keep(
+                    terms, secagg_client.share(member, self._pull(terms, "roster"), sign, enrolled=enrolled)
+                )
             if member.step == "shared":
                 inbox = self._pull(terms, f"inbox/{member.device.hex()}")
-                return self._keep(terms, secagg.mask(member, inbox, values(), sign))
+                return self._keep(terms, secagg_client.mask(member, inbox, values(), sign))
             if member.step == "masked":
-                return self._keep(terms, secagg.reveal(member, self._pull(terms, "lists"), sign))
+                return self._keep(terms, secagg_client.reveal(member, self._pull(terms, "lists"), sign))
         except _TooEarly:
             return "waiting"
         return "revealed"
 
-    def _keep(self, terms: Terms, member: secagg.Member) -> Progress:
+    def _keep(self, terms: Terms, member: secagg_client.Member) -> Progress:
         self._kept.write(terms.once.hex(), msgspec.msgpack.encode(member))
         return self._tell(terms, member)
 
-    def _tell(self, terms: Terms, member: secagg.Member) -> Progress:
+    def _tell(self, terms: Terms, member: secagg_client.Member) -> Progress:
         self._send(terms, _STEPS[member.step], member.said)
         self._kept.write(f"{terms.once.hex()}.sent", member.step.encode())
         return member.step

@@ -26,7 +26,7 @@ from edgewright.contract.api.operator_api import (
 )
 from edgewright.contract.release import Manifest
 from edgewright.contract.rollout.plan import Plan, Policy
-from edgewright.server import read_models as fleets
+from edgewright.server import read_models
 from edgewright.server.access_control import Right
 from edgewright.server.auth.authentication import Who, guard
 from edgewright.server.commands.acts import Acting, Acts
@@ -76,7 +76,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
 
     @get("/fleet", guards=[guard("look")], sync_to_thread=True, summary="The fleet at a glance")
     def fleet() -> FleetShown:
-        return fleets.overview(services)
+        return read_models.overview(services)
 
     @get("/devices", guards=[guard("look")], sync_to_thread=True, summary="Devices, page by page")
     def devices(
@@ -104,14 +104,14 @@ def operator_router(services: Services, acting: Acting) -> Router:
             bench=bench,
             retired=retired,
         )
-        return [fleets.shown_device(each) for each in found]
+        return [read_models.shown_device(each) for each in found]
 
     @get("/devices/{device_id:str}", guards=[guard("look")], sync_to_thread=True, summary="One device")
     def device(device_id: _Name) -> DeviceShown:
         found = store.devices.get(device_id)
         if found is None:
             raise NotFoundException(f"there is no device {device_id[:80]!r}")
-        return fleets.shown_device(found)
+        return read_models.shown_device(found)
 
     @post(
         "/devices/{device_id:str}/retire",
@@ -145,11 +145,11 @@ def operator_router(services: Services, acting: Acting) -> Router:
 
     @get("/releases", guards=[guard("look")], sync_to_thread=True, summary="Models and their versions")
     def models() -> dict[str, list[str]]:
-        return fleets.models(services)
+        return read_models.models(services)
 
     @get("/releases/{model:str}/{version:str}", guards=[guard("look")], sync_to_thread=True, summary="One release")
     def release(model: _Name, version: _Name) -> Manifest:
-        return fleets.release(services, model, version)
+        return read_models.release(services, model, version)
 
     @get("/rollouts", guards=[guard("look")], sync_to_thread=True, summary="Rollouts, as they are signed")
     def rollouts() -> list[Plan]:
@@ -167,7 +167,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         summary="One rollout",
     )
     def rollout(model: _Name, device_class: _Name) -> Plan:
-        return fleets.plan(services, model, device_class)
+        return read_models.plan(services, model, device_class)
 
     @get(
         "/policies/{model:str}/{device_class:str}",
@@ -176,7 +176,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         summary="What the offline keys allow",
     )
     def policy(model: _Name, device_class: _Name) -> Policy:
-        return fleets.policy(services, model, device_class)
+        return read_models.policy(services, model, device_class)
 
     def changing(act: RolloutAct, right: Right, summary: str) -> Any:
         @post(
@@ -194,7 +194,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
 
     @get("/decisions", guards=[guard("look")], sync_to_thread=True, summary="Decisions, the newest first")
     def decisions(subject: _Text = "", limit: _Limit = 100) -> list[DecisionShown]:
-        return fleets.decisions(services, subject, limit)
+        return read_models.decisions(services, subject, limit)
 
     @get(
         "/decisions/{model:str}/{device_class:str}/{rollout_name:str}/{number:int}",
@@ -203,11 +203,11 @@ def operator_router(services: Services, acting: Acting) -> Router:
         summary="One decision with all that it was made from",
     )
     def decision(model: _Name, device_class: _Name, rollout_name: _Name, number: _Number) -> dict[str, Any]:
-        return fleets.decision(services, f"{model}/{device_class}/{rollout_name}", number)
+        return read_models.decision(services, f"{model}/{device_class}/{rollout_name}", number)
 
     @get("/alerts", guards=[guard("look")], sync_to_thread=True, summary="Alerts")
     def alerts(alert_state: FromQuery[AlertState | None] = None) -> list[AlertShown]:
-        return [fleets.shown_alert(each) for each in store.alerts.all(alert_state)]
+        return [read_models.shown_alert(each) for each in store.alerts.all(alert_state)]
 
     @get("/alerts/changes", guards=[guard("look")], sync_to_thread=True, summary="When alerts began and ended")
     def alert_changes(limit: _Limit = 100) -> list[AlertChange]:
@@ -243,14 +243,14 @@ def operator_router(services: Services, acting: Acting) -> Router:
 
     @get("/queries", guards=[guard("look")], sync_to_thread=True, summary="Questions to the fleet")
     def queries(query_state: FromQuery[QueryState | None] = None) -> list[QueryShown]:
-        return [fleets.shown_query(each) for each in store.sums.all(query_state)]
+        return [read_models.shown_query(each) for each in store.sums.all(query_state)]
 
     @get("/queries/{query_id:str}", guards=[guard("look")], sync_to_thread=True, summary="One question")
     def query(query_id: _Name) -> QueryShown:
         found = store.sums.get(query_id)
         if found is None:
             raise NotFoundException(f"there is no query {query_id[:80]!r}")
-        return fleets.shown_query(found)
+        return read_models.shown_query(found)
 
     @post(
         "/queries/{model:str}/{device_class:str}",
@@ -279,7 +279,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         summary="How many devices each arm of a rollout has, as they are assigned",
     )
     def cohorts(model: _Name, device_class: _Name) -> list[CohortShown]:
-        return fleets.cohorts(services, model, device_class)
+        return read_models.cohorts(services, model, device_class)
 
     @get("/audit", guards=[guard("look")], sync_to_thread=True, summary="Who did what, the newest first")
     def audit(
@@ -328,7 +328,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
 
     @get("/jobs", guards=[guard("look")], sync_to_thread=True, summary="Profiling jobs, the newest first")
     def jobs(job_state: FromQuery[JobState | None] = None, limit: _Limit = 100) -> list[JobShown]:
-        return [fleets.shown_job(each) for each in store.jobs.all(state=job_state, limit=limit)]
+        return [read_models.shown_job(each) for each in store.jobs.all(state=job_state, limit=limit)]
 
     @post(
         "/jobs",
@@ -345,7 +345,7 @@ def operator_router(services: Services, acting: Acting) -> Router:
         found = store.jobs.get(job_id)
         if found is None:
             raise NotFoundException(f"there is no job {job_id[:80]!r}")
-        return fleets.shown_job(found)
+        return read_models.shown_job(found)
 
     @delete(
         "/jobs/{job_id:str}",

@@ -12,7 +12,7 @@ import msgspec
 from edgewright.contract.api.operator_api import StartRollout
 from edgewright.contract.errors import EdgewrightError, InputError
 from edgewright.contract.rollout.plan import Plan, Policy
-from edgewright.rollout import plan_transitions as plans
+from edgewright.rollout import plan_transitions
 from edgewright.rollout.comparison_design import watched
 from edgewright.rollout.power_analysis import Feasibility, foresee
 from edgewright.server.controller.online_key import online_keys
@@ -64,10 +64,10 @@ def start(services: Services, request: StartRollout, who: str) -> Started:
     policy = known_policy(repository, request.model, request.device_class)
     before = known_plan(repository, request.model, request.device_class)
     published = dict(releases(repository, request.model))
-    plan = plans.begin(
+    plan = plan_transitions.begin(
         request.model,
         request.device_class,
-        plans.arms_of(request.model, [(arm.version, arm.weight) for arm in request.arms], published),
+        plan_transitions.arms_of(request.model, [(arm.version, arm.weight) for arm in request.arms], published),
         request.stages,
         policy=policy,
         before=before,
@@ -116,7 +116,7 @@ def change(services: Services, who: str, model: str, device_class: str, kind: Ch
     before = known_plan(repository, model, device_class)
     if before is None:
         raise InputError(f"there is no rollout of {model} for {device_class}", remedy="Begin one.")
-    plan = plans.CHANGES[kind](before, _moment(services.now()))
+    plan = plan_transitions.CHANGES[kind](before, _moment(services.now()))
     detail: dict[str, object] = {"reason": reason, "stage": plan.stage}
     _publish(services, repository, plan, keys=keys, who=who, action=f"rollout {kind}", detail=detail)
     return plan

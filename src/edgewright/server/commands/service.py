@@ -11,8 +11,8 @@ from edgewright.contract.query.query import Limits
 from edgewright.contract.rollout.plan import Plan
 from edgewright.contract.timestamps import time_of
 from edgewright.privacy.query_calibration import price, question
-from edgewright.server import profiling_jobs as bench
-from edgewright.server.alerting import automated_actions as acting
+from edgewright.server import profiling_jobs
+from edgewright.server.alerting import automated_actions
 from edgewright.server.commands import rollouts
 from edgewright.server.controller.metadata_maintenance import keep_believable
 from edgewright.server.controller.online_key import online_keys
@@ -105,19 +105,21 @@ class Hands:
         """Return actions that wait for somebody's approval."""
         return [
             Awaiting(each.id, each.action, each.subject, each.reason, each.asked_s)
-            for each in acting.awaiting(self.services)
+            for each in automated_actions.awaiting(self.services)
         ]
 
     def settle(self, who: str, item: str, *, approve: bool, reason: str) -> Sequence[str]:
         """Approve or refuse an action."""
         done = (
-            acting.approve(self.services, who, item) if approve else acting.refuse(self.services, who, item, reason)
+            automated_actions.approve(self.services, who, item)
+            if approve
+            else automated_actions.refuse(self.services, who, item, reason)
         )
         return (done.why,)
 
     def add_job(self, who: str, device: str, body: bytes) -> str:
         """Give a bench device a profiling job, and return its name."""
-        return bench.add_job(self.services, who, device, bench.KIND, body)
+        return profiling_jobs.add_job(self.services, who, device, profiling_jobs.KIND, body)
 
     def pause(self, model: str, device_class: str, reason: str) -> bool:
         """Have a rollout advance no further, by itself; whether there was one that did."""

@@ -9,7 +9,7 @@ from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.rollout.decision import Decision, Trial
 from edgewright.rollout.decision import replay
 from edgewright.rollout.experiment import rejudge
-from edgewright.server.store import records as kept
+from edgewright.server.store import records
 
 if TYPE_CHECKING:  # who asks a control plane has no store
     from edgewright.server.store.store import Store
@@ -81,7 +81,7 @@ def packed(ground: Ground) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(ground))
 
 
-def ground_of(decision: kept.Decision) -> Ground:
+def ground_of(decision: records.Decision) -> Ground:
     """Return what a decision was made from.
 
     Raises:
@@ -96,7 +96,7 @@ def ground_of(decision: kept.Decision) -> Ground:
         ) from error
 
 
-def explain(decision: kept.Decision) -> Explained:
+def explain(decision: records.Decision) -> Explained:
     """Decide again, and compare.
 
     Raises:

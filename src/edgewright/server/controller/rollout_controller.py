@@ -25,15 +25,15 @@ from edgewright.contract.release import Manifest
 from edgewright.contract.rollout.decision import Decision, DeviceOutcome, Evidence, Trial, digest_of
 from edgewright.contract.rollout.plan import Plan, Policy
 from edgewright.contract.timestamps import time_of
-from edgewright.rollout import plan_transitions as plans
+from edgewright.rollout import plan_transitions
 from edgewright.rollout.decision import decide
 from edgewright.rollout.experiment import judge
 from edgewright.rollout.outcome_counts import collect
-from edgewright.server.controller import stage_participants as stages
+from edgewright.server.controller import stage_participants
 from edgewright.server.controller.decision_records import ACTIONS, Fact, Ground, ground_of, packed
 from edgewright.server.controller.online_key import free, online_keys
 from edgewright.server.services import Services
-from edgewright.server.store import records as kept
+from edgewright.server.store import records
 from edgewright.server.store.database import GoneError
 from edgewright.server.store.decisions import TakenError
 from edgewright.trust.keys.signing_keys import KeyFolder
@@ -60,9 +60,9 @@ _SELDOM = 6
 # A look at a large fleet takes seconds, which check-ins need too: for so many times as long there is no other.
 _REST = 9.0
 _CHANGES: Mapping[str, Callable[[Plan, datetime.datetime], Plan]] = {
-    "advance": plans.advance,
-    "finish": plans.finish,
-    "roll_back": plans.abort,
+    "advance": plan_transitions.advance,
+    "finish": plan_transitions.finish,
+    "roll_back": plan_transitions.abort,
 }
 _DONE = {"advance": "advanced to its next stage", "finish": "finished", "roll_back": "aborted"}
 
@@ -84,7 +84,7 @@ class _Look:
     plan: Plan
     policy: Policy
     subject: str
-    last: kept.Decision | None
+    last: records.Decision | None
     now_s: float
 
     @property
@@ -167,7 +167,7 @@ class Controller:
         policy = known_policy(repository, model, device_class)
         if plan is None or policy is None or plan.state == "done":
             return []
-        subject = stages.subject_of(plan)
+        subject = stage_participants.subject_of(plan)
         look = _Look(repository, plan, policy, subject, self.services.store.decisions.last(subject), now_s)
         if _is_pending(look):
             return self._act(look)
@@ -184,7 +184,7 @@ class Controller:
     def _settle(self, look: _Look) -> tuple[_Look, bool]:
         """Write down who is silent once the stage's deadline has passed, and return whether that is done."""
         store, looking = self.services.store, self.services.fleet.looking
-        stretch = stages.stretch_of(look.plan, looking)
+        stretch = stage_participants.stretch_of(look.plan, looking)
         if stretch is None:
             return look, False
         before = store.decisions.last(look.subject, "settle")
@@ -195,14 +195,14 @@ class Controller:
             stretch.deadline_s, self._listening_s + looking.silent_s
         ):
             return look, False
-        found = stages.settle(store, look.plan, look.policy, stretch, now_s=look.now_s)
+        found = stage_participants.settle(store, look.plan, look.policy, stretch, now_s=look.now_s)
         reason = f"the deadline of stage {look.plan.stage + 1} has passed: {sum(found.values())} devices are silent"
         fact = Fact(look.plan.stage, look.plan.since, found)
         return self._keep(look, "settle", reason, Ground(fact=fact)), True
 
     def _decide(self, look: _Look, *, settled: bool) -> list[str]:
         store, looking = self.services.store, self.services.fleet.looking
-        stretch, count = stages.stretch_of(look.plan, looking), stages.Count()
+        stretch, count = stage_participants.stretch_of(look.plan, looking), stage_participants.Count()
         plan = look.plan
         rows: Iterable[DeviceOutcome] = ()
         if stretch is not None:
@@ -210,7 +210,9 @@ class Controller:
                 stretch.deadline_s if settled else max(stretch.deadline_s, self._listening_s + looking.silent_s)
             )
             plan = _lasting(plan, ends_s - stretch.began_s)
-            rows = stages.rows(store, plan, look.policy, stretch, now_s=look.now_s, settled=settled, count=count)
+            rows = stage_participants.rows(
+                store, plan, look.policy, stretch, now_s=look.now_s, settled=settled, count=count
+            )
         evidence = collect(plan, rows, look.now)
         decision = decide(plan, look.policy, evidence, look.now, alpha=looking.alpha)
         trial = None
@@ -314,7 +316,7 @@ class Controller:
 
     def _keep(self, look: _Look, verdict: str, reason: str, ground: Ground) -> _Look:
         """Write a decision down, and return the look with it as the last."""
-        decision = kept.Decision(look.subject, look.number, look.now_s, verdict, reason, packed(ground))
+        decision = records.Decision(look.subject, look.number, look.now_s, verdict, reason, packed(ground))
         self.services.store.decisions.put(decision)
         if verdict not in ACTIONS:  # those are announced when they are done, also by another process
             self._note(f"rollout {verdict}", look.subject, look.now_s, number=decision.number)

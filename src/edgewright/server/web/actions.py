@@ -7,7 +7,7 @@ from litestar.params import FromPath
 
 from edgewright.contract.api.operator_api import Invite, NewToken, NewUser, RolloutAct, Silencing
 from edgewright.contract.errors import WorkError
-from edgewright.server import read_models as fleets
+from edgewright.server import read_models
 from edgewright.server.access_control import Right
 from edgewright.server.auth.authentication import guard
 from edgewright.server.web.form_fields import Form, number, text
@@ -42,7 +42,7 @@ def levers(press: Press) -> list[Any]:
         )
         def change(request: ASKED, model: FromPath[str], device_class: FromPath[str], data: Form) -> Response[Any]:
             # Whoever pressed the button meant what the page showed, not what became of it meanwhile.
-            if text(data, "counter") != str(fleets.plan(press.services, model, device_class).counter):
+            if text(data, "counter") != str(read_models.plan(press.services, model, device_class).counter):
                 raise WorkError(
                     "the rollout has changed since the page was loaded",
                     remedy="Look at it again, and do it if it is still right.",

@@ -8,7 +8,7 @@ from litestar.exceptions import HTTPException, NotFoundException, PermissionDeni
 from litestar.params import FromPath, FromQuery
 
 from edgewright.contract.errors import EdgewrightError
-from edgewright.server.auth import authentication as security
+from edgewright.server.auth import authentication
 from edgewright.server.auth.authentication import COOKIE, Who, checked_csrf, cookie, logins
 from edgewright.server.errors import told
 from edgewright.server.web.assets import ASSETS
@@ -53,7 +53,7 @@ def doors(press: Press) -> list[Any]:
             raise PermissionDeniedException("another site's page tried to log you in")
         name, then = text(data, "name"), local(text(data, "then", "/"))
         client = request.client.host if request.client else ""
-        made = security.log_in(press.services, limiters, name, data.get("password", ""), client)
+        made = authentication.log_in(press.services, limiters, name, data.get("password", ""), client)
         if made is None:
             wrong = "There is no such user, or the password is another one."
             return press.page(request, "login", status=403, then=then, wrong=wrong, name=name[:64])

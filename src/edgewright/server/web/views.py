@@ -9,14 +9,22 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from edgewright.contract.errors import EdgewrightError
 from edgewright.contract.names import version_key
 from edgewright.contract.query.query import Limits
-from edgewright.server import read_models as fleets
+from edgewright.server import read_models
 from edgewright.server.auth.authentication import Who, guard
 from edgewright.server.errors import MissingError
 from edgewright.server.store.records import Device, rollout_key
 from edgewright.server.web.renderer import ASKED, Press
-from edgewright.server.web.view_models import alerts, devices, drift, overview, privacy, releases, rollouts
-from edgewright.server.web.view_models import audit_and_access as trail
-from edgewright.server.web.view_models import formatting as words
+from edgewright.server.web.view_models import (
+    alerts,
+    audit_and_access,
+    devices,
+    drift,
+    formatting,
+    overview,
+    privacy,
+    releases,
+    rollouts,
+)
 from edgewright.trust.publishing.release_documents import bill_of_materials, model_card
 
 __all__ = ["access_page", "windows"]
@@ -45,7 +53,7 @@ def windows(press: Press) -> list[Any]:
                 known.plans,
                 store.alerts.all("firing"),
                 known.awaiting,
-                silent_after=words.duration(press.silent_s),
+                silent_after=formatting.duration(press.silent_s),
                 now_s=now_s,
             ),
             hours=overview.hour_rows(store.check_ins.hours(start_s, now_s + 1), start_s, now_s),
@@ -130,7 +138,7 @@ def windows(press: Press) -> list[Any]:
             chosen=chosen,
             classes=sorted({group.device_class for group in groups}),
             versions=sorted({group.version for group in groups if group.version}, key=version_key, reverse=True),
-            silent_after=words.duration(press.silent_s),
+            silent_after=formatting.duration(press.silent_s),
         )
 
     @get("/devices/{device_id:str}", guards=look, sync_to_thread=True)
@@ -209,7 +217,7 @@ def windows(press: Press) -> list[Any]:
         return press.page(
             request,
             "audit",
-            rows=trail.entry_rows(found[:_PAGE], press.now_s),
+            rows=audit_and_access.entry_rows(found[:_PAGE], press.now_s),
             last=found[_PAGE - 1].number if len(found) > _PAGE else 0,
             newest=before == 1 << 62,
         )
@@ -218,7 +226,7 @@ def windows(press: Press) -> list[Any]:
     def chain(request: ASKED) -> Response[str]:
         # The head is read first: whatever is written meanwhile comes after it.
         head = store.audit.head()
-        shown = trail.chain(store.audit.broken_at(known=head), head)
+        shown = audit_and_access.chain(store.audit.broken_at(known=head), head)
         name = "chain_live" if request.headers.get("HX-Request") else "chain"
         return press.page(request, name, shown=shown, digest=head[1])
 
@@ -260,9 +268,9 @@ def access_page(press: Press, request: ASKED, **made: Any) -> Response[str]:
         request,
         "access",
         manages=manages,
-        invited=trail.invited_rows(store.devices.invited(now_s=now_s), now_s),
-        tokens=trail.token_rows(store.people.tokens(), now_s) if manages else (),
-        users=trail.user_rows(store.people.users(), now_s) if manages else (),
+        invited=audit_and_access.invited_rows(store.devices.invited(now_s=now_s), now_s),
+        tokens=audit_and_access.token_rows(store.people.tokens(), now_s) if manages else (),
+        users=audit_and_access.user_rows(store.people.users(), now_s) if manages else (),
         made=made,
     )
 
@@ -281,7 +289,7 @@ def _manifest(press: Press, model: str, version: str) -> Any:
 
 
 def _rollout(press: Press, request: ASKED, model: str, device_class: str) -> rollouts.RolloutShown:
-    plan = fleets.plan(press.services, model, device_class)
+    plan = read_models.plan(press.services, model, device_class)
     decided = press.services.store.decisions.of(rollout_key(model, device_class, plan.rollout))
     return rollouts.rollout_shown(
         plan,

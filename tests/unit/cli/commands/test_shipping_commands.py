@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from edgewright.cli.main import main
 from edgewright.contract.errors import EdgewrightError, InputError, WorkError
-from edgewright.trust.keys import signing_keys as keys_module
+from edgewright.trust.keys import signing_keys
 
 Run = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(keys_module, "_SCRYPT_N", 2**4)
+    monkeypatch.setattr(signing_keys, "_SCRYPT_N", 2**4)
     monkeypatch.setenv("EDGEWRIGHT_PASSPHRASE", "correct horse battery staple")
 
     def said(*arguments: object, code: int = 0) -> dict[str, Any]:

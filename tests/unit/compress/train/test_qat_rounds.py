@@ -12,7 +12,7 @@ import pytest
 from edgewright.compress.model.graph import clean
 from edgewright.compress.search.search import Search
 from edgewright.compress.search.space import Space, space_of
-from edgewright.compress.train import qat_rounds as integers
+from edgewright.compress.train import qat_rounds
 from edgewright.compress.train.policy import Prospect, Standing
 from edgewright.compress.train.qat_rounds import finalists_of, train_integers
 from edgewright.compress.train.training_session import Course
@@ -54,7 +54,7 @@ def course(digits_proto: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> An
             raise CandidateError("the graph has no layer", remedy="")
         return space_of(cleaned, {}, {}, start=first[:1]), {}
 
-    monkeypatch.setattr(integers, "lay_out", lay_out)
+    monkeypatch.setattr(qat_rounds, "lay_out", lay_out)
     results: dict[str, list[Trial]] = {}
     search = cast(Search, SimpleNamespace(consider=lambda space, _seconds, _ideas: results.get(space.network, [])))
     folder = SimpleNamespace(layouts=None)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from edgewright.compress.train import successive_halving as rounds
+from edgewright.compress.train import successive_halving
 from edgewright.compress.train.artifact_store import TrainingStore
 from edgewright.compress.train.config import Distillation
 from edgewright.compress.train.policy import Prospect
@@ -72,7 +72,7 @@ def prospect(title: str, ratio: float) -> Prospect:
 
 @pytest.fixture
 def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pretender]:
-    monkeypatch.setattr(rounds, "_smaller", lambda *_: [])
+    monkeypatch.setattr(successive_halving, "_smaller", lambda *_: [])
     return lambda **drops: Pretender(TrainingStore(tmp_path), drops)
 
 

@@ -21,7 +21,7 @@ from edgewright.contract.query.query import Counted, Limits, Query, Template
 from edgewright.contract.refusal import RefusedError
 from edgewright.contract.release import StoredFile
 from edgewright.device.agent import Agent
-from edgewright.device.queries import sum_client as sums
+from edgewright.device.queries import sum_client
 from edgewright.privacy.aggregation_handler import SumDesk
 from edgewright.privacy.helper import Gift
 from edgewright.privacy.protocol_params import terms_of
@@ -217,7 +217,7 @@ def test_the_owner_sees_from_another_process_what_was_asked_and_refused(asked: A
 
 
 def test_a_server_that_drips_holds_nobody_up(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sums, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(sum_client, "_PATIENCE_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def drip() -> None:

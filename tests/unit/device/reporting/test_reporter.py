@@ -24,12 +24,11 @@ from edgewright.contract.api.device_status import Status
 from edgewright.contract.refusal import Refusal
 from edgewright.contract.rollout.plan import HealthRule, Stage
 from edgewright.contract.timestamps import time_of
-from edgewright.device import control_plane_client as door
+from edgewright.device import control_plane_client
 from edgewright.device.agent import Agent
 from edgewright.device.filesystem import Files
-from edgewright.device.monitoring import aggregates as watched
-from edgewright.device.reporting import crash_marker as ending
-from edgewright.device.reporting import reporter as report
+from edgewright.device.monitoring import aggregates
+from edgewright.device.reporting import crash_marker, reporter
 from edgewright.device.reporting.reporter import status_of
 from edgewright.device.update.selection import assigned
 from edgewright.device.update.state_machine import State
@@ -115,21 +114,21 @@ def test_what_a_device_says_of_itself_fits_whatever_it_was_refused() -> None:
 
 
 def test_the_median_latency_is_where_half_of_the_inferences_were_faster() -> None:
-    edges = watched.LATENCY_EDGES_S
+    edges = aggregates.LATENCY_EDGES_S
     rng = np.random.default_rng(3)
     for median in (2e-4, 3e-2, 1.1):
         times = median * np.exp(rng.normal(size=4001) * 0.3)
         counts = np.bincount(np.searchsorted(edges, times), minlength=len(edges) + 1)
-        hour = watched.Window(0.0, 1.0, np.zeros((1, 2), np.int64), {"latency": tuple(counts.tolist())})
-        found = watched.latency_s(_watched(hour))
+        hour = aggregates.Window(0.0, 1.0, np.zeros((1, 2), np.int64), {"latency": tuple(counts.tolist())})
+        found = aggregates.latency_s(_watched(hour))
         assert found is not None
         assert abs(np.log(found / median)) < 0.1
-    assert watched.latency_s(_watched()) is None
-    assert watched.latency_s(_watched(hour), since_s=0.5) is None
+    assert aggregates.latency_s(_watched()) is None
+    assert aggregates.latency_s(_watched(hour), since_s=0.5) is None
 
 
-def _watched(*windows: watched.Window) -> watched.Watched:
-    return watched.Watched(None, None, 0, 0.0, windows)  # type: ignore[arg-type]
+def _watched(*windows: aggregates.Window) -> aggregates.Watched:
+    return aggregates.Watched(None, None, 0, 0.0, windows)  # type: ignore[arg-type]
 
 
 def test_a_fleet_tells_the_arms_that_its_keys_give(world: World, plane: Plane) -> None:
@@ -353,11 +352,11 @@ def test_a_power_cut_is_no_crash(served: World, plane: Plane, monkeypatch: pytes
     newer(served)
     agent = served.agent()
     agent.check()
-    monkeypatch.setattr(ending, "_PROCESS", "another")
-    monkeypatch.setattr(ending, "boot_id", lambda: "the next start")
+    monkeypatch.setattr(crash_marker, "_PROCESS", "another")
+    monkeypatch.setattr(crash_marker, "boot_id", lambda: "the next start")
     served.agent().check()
     assert outcome(plane) == ("1.1.0", ())
-    monkeypatch.setattr(ending, "_PROCESS", "and another")
+    monkeypatch.setattr(crash_marker, "_PROCESS", "and another")
     served.agent().check()
     assert outcome(plane) == ("1.1.0", ("crash",))
 
@@ -369,7 +368,7 @@ def test_a_device_that_has_no_model_cannot_crash_by_it(
     world.publish("1.0.0", 1.0)
     world.start("1.0.0", min_battery=0.5)
     world.agent(battery=lambda: 0.1).check()
-    monkeypatch.setattr(ending, "_PROCESS", "another")
+    monkeypatch.setattr(crash_marker, "_PROCESS", "another")
     world.agent(battery=lambda: 0.1).check()
     assert outcome(plane) == ("1.0.0", ())
 
@@ -497,9 +496,9 @@ ATTACKS: dict[str, tuple[Reply, str]] = {
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "_PATIENCE_S", 0.5)
-    ask = door.Door.ask
-    monkeypatch.setattr(door.Door, "ask", lambda *given: ask(*given, patience_s=0.5))
+    monkeypatch.setattr(reporter, "_PATIENCE_S", 0.5)
+    ask = control_plane_client.Door.ask
+    monkeypatch.setattr(control_plane_client.Door, "ask", lambda *given: ask(*given, patience_s=0.5))
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

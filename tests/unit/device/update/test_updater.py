@@ -16,9 +16,8 @@ from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.refusal import RefusedError
 from edgewright.contract.release import Manifest
 from edgewright.contract.rollout.plan import HealthRule, Stage
-from edgewright.device import RejectedError
-from edgewright.device import host_info as host
-from edgewright.device.update import release_loader as opening
+from edgewright.device import RejectedError, host_info
+from edgewright.device.update import release_loader
 from edgewright.device.update.installer import CommandInstaller, InstallerError, RaucInstaller, installer_of
 from edgewright.device.update.state_machine import State
 from edgewright.trust.keys.keystore import new_key_file
@@ -66,7 +65,7 @@ def test_what_ends_the_process_while_it_is_tested_is_given_up(
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(opening, "self_test", killed)
+    monkeypatch.setattr(release_loader, "self_test", killed)
     for _ in range(3):
         agent = running.agent()
         assert answer(agent) == 1.0
@@ -434,7 +433,7 @@ class Platform:
         self.command.write_text(RAUC.format(log=self.log, slot=self.slot, image=self.image, broken=path / "broken"))
         self.command.chmod(self.command.stat().st_mode | stat.S_IXUSR)
         self.boots = path / "boot_id"
-        monkeypatch.setattr(host, "_BOOT_ID", self.boots)
+        monkeypatch.setattr(host_info, "_BOOT_ID", self.boots)
         self.start("A")
 
     def start(self, slot: str) -> None:

@@ -25,9 +25,7 @@ from edgewright.contract.rollout.plan import Arm, Plan, Stage
 from edgewright.contract.timestamps import moment
 from edgewright.fleet.action_policy import Wish, decide
 from edgewright.fleet.release_retirement import Old, propose
-from edgewright.server.alerting import automated_actions as acting_module
-from edgewright.server.alerting import monitor as watching_module
-from edgewright.server.alerting import notifications as telling_module
+from edgewright.server.alerting import automated_actions, monitor, notifications
 from edgewright.server.alerting.automated_actions import approve, awaiting, refuse
 from edgewright.server.alerting.monitor import Watcher, fleet_health, make_watcher, watch
 from edgewright.server.alerting.notifications import Channel, Notice, Teller
@@ -38,7 +36,7 @@ from edgewright.server.store.audit import Audit
 from edgewright.server.store.decisions import Decisions
 from edgewright.server.store.records import Act, CheckIn, Device
 from edgewright.server.store.store import Store, make_store
-from edgewright.trust.keys import signing_keys as keys_module
+from edgewright.trust.keys import signing_keys
 from edgewright.trust.keys.signing_keys import OFFLINE, KeyFolder
 from edgewright.trust.publishing.publish import known_policy, publish_plan, publish_release, releases
 from edgewright.trust.publishing.signed_queries import known_questions, permit
@@ -153,7 +151,7 @@ Make = Callable[..., Site]
 
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    monkeypatch.setattr(keys_module, "_SCRYPT_N", 2**4)
+    monkeypatch.setattr(signing_keys, "_SCRYPT_N", 2**4)
     made: list[Site] = []
 
     def run(text: str, *, devices: int = 10, like: Site | None = None) -> Site:
@@ -701,5 +699,5 @@ def test_health_is_told_by_version(make: Make) -> None:
 
 
 def test_everything_that_is_offered_is_there() -> None:
-    for module in (acting_module, telling_module, watching_module):
+    for module in (automated_actions, notifications, monitor):
         assert all(hasattr(module, name) for name in module.__all__)

@@ -11,7 +11,7 @@ from tests.unit.server.live_server import PASSWORD, Answer, Plant, work
 from edgewright.contract.api.device_status import Status
 from edgewright.contract.errors import OutputError, WorkError
 from edgewright.contract.query.query import Counted, Query, Template, digest_of
-from edgewright.server import read_models as fleets
+from edgewright.server import read_models
 from edgewright.server.access_control import Role
 from edgewright.server.store.database import GoneError
 from edgewright.server.store.records import Alert, Decision
@@ -404,7 +404,7 @@ def test_what_goes_wrong_inside_is_told_without_what_the_machine_looks_like(
         raise error
 
     standing.token("viewer")
-    monkeypatch.setattr(fleets, "overview", fail)
+    monkeypatch.setattr(read_models, "overview", fail)
     answer = standing.operate("GET", "/api/fleet", role="viewer")
     assert answer.status == status
     assert answer.problem.remedy
@@ -421,7 +421,7 @@ def test_what_a_database_or_a_disk_said_stays_in_the_log(standing: Plant, monkey
             raise WorkError("/var/secret cannot be read", remedy="Check its permissions.") from error
 
     standing.token("viewer")
-    monkeypatch.setattr(fleets, "overview", fail)
+    monkeypatch.setattr(read_models, "overview", fail)
     answer = standing.operate("GET", "/api/fleet", role="viewer")
     assert (answer.status, answer.header("retry-after")) == (503, "5")
     assert b"secret" not in answer.content

@@ -27,7 +27,7 @@ from edgewright.server.store.database import _PRAGMAS
 from edgewright.server.store.records import CheckIn
 from edgewright.server.store.store import Store, make_store, open_store
 from edgewright.server.store.tables import devices, statuses
-from edgewright.trust.keys import signing_keys as keys_module
+from edgewright.trust.keys import signing_keys
 from edgewright.trust.keys.signing_keys import KeyFolder
 from edgewright.trust.publishing.publish import (
     known_plan,
@@ -297,7 +297,7 @@ def fine(_device: Device, _version: str, _stage: int) -> tuple[str, ...]:
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., World]]:
     """Makes worlds with two releases and a fleet that runs the first."""
-    monkeypatch.setattr(keys_module, "_SCRYPT_N", 2**4)
+    monkeypatch.setattr(signing_keys, "_SCRYPT_N", 2**4)
     # Processes are killed here, not machines: nothing has to reach the disk.
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setitem(_PRAGMAS, "synchronous", "OFF")

@@ -16,8 +16,7 @@ from edgewright.contract.rollout.plan import HealthRule, Policy, Selector
 from edgewright.device.slots import Installed, Slots
 from edgewright.device.update.selection import Situation, choose
 from edgewright.rollout.plan_transitions import CHANGES
-from edgewright.server.controller import decision_records as ground
-from edgewright.server.controller import stage_participants as stages
+from edgewright.server.controller import decision_records, stage_participants
 from edgewright.server.controller.rollout_controller import Controller
 from edgewright.server.store.database import GoneError
 from edgewright.server.store.decisions import Decisions, TakenError
@@ -40,8 +39,8 @@ def _crashes(rate: float, metric: str = "crash") -> Callable[..., tuple[str, ...
     return fails
 
 
-ground_of: Callable[..., Any] = ground.ground_of
-why: Callable[..., Any] = ground.why
+ground_of: Callable[..., Any] = decision_records.ground_of
+why: Callable[..., Any] = decision_records.why
 
 
 def _policy(world: World) -> Policy:
@@ -198,13 +197,13 @@ def test_devices_count_as_assigned_whatever_they_call_their_arm(make: Make) -> N
     world.lied = {device.id: "1.1" for device in world.devices[:40]}
     plan = world.start(*STAGES)
     policy = _policy(world)
-    lies = sum(stages.arm_in(plan, policy, device.id) == CONTROL for device in world.devices[:40])
+    lies = sum(stage_participants.arm_in(plan, policy, device.id) == CONTROL for device in world.devices[:40])
     assert lies > 0
     world.run(Controller(world.services), 13, until=("done",))
-    ground = _inputs(world, "advance")
-    assert ground.askew == lies
+    decision_records = _inputs(world, "advance")
+    assert decision_records.askew == lies
     assert "named another arm" in world.store.decisions.last(SUBJECT, "advance").reason
-    mine = [stages.arm_in(plan, policy, device.id) for device in world.devices]
+    mine = [stage_participants.arm_in(plan, policy, device.id) for device in world.devices]
     assert [_devices(world, "advance", arm) for arm in (CONTROL, 0)] == [mine.count(CONTROL), mine.count(0)]
 
 
@@ -423,7 +422,7 @@ def test_devices_and_the_server_agree_on_arms(make: Make) -> None:
         situation = Situation(device.id, {}, "", world.at, 12)
         choice = choose(plan, policy, Slots(Installed("m", "1.0", "0" * 64)), {}, situation)
         mine = choice.release.version if choice.release else ""
-        assert mine == versions[stages.arm_in(plan, policy, device.id)]
+        assert mine == versions[stage_participants.arm_in(plan, policy, device.id)]
 
 
 PLACES: dict[str, dict[str, Any]] = {
@@ -440,9 +439,11 @@ def test_who_has_no_part_is_not_counted(make: Make, cause: str) -> None:
     world = make(count=0)
     plan = world.start(1.0, selector=Selector({"site": "berlin"}, "fast"))
     device = Candidate("d", {"site": "berlin"}, "fast", 0.0, 1.0, "m", "1.0", "")
-    assert stages.takes_part(plan, _policy(world), device)
-    assert stages.takes_part(plan, _policy(world), msgspec.structs.replace(device, proven="1.1", previous="1.0"))
-    assert not stages.takes_part(plan, _policy(world), msgspec.structs.replace(device, **PLACES[cause]))
+    assert stage_participants.takes_part(plan, _policy(world), device)
+    assert stage_participants.takes_part(
+        plan, _policy(world), msgspec.structs.replace(device, proven="1.1", previous="1.0")
+    )
+    assert not stage_participants.takes_part(plan, _policy(world), msgspec.structs.replace(device, **PLACES[cause]))
 
 
 EARLY: dict[str, dict[str, Any]] = {
@@ -458,10 +459,10 @@ def test_what_does_not_count_yet_is_not_kept(make: Make, cause: str) -> None:
     plan, looking = world.start(1.0), Looking(outcome_s=600)
     said = StageOutcome("spring", 0, age_s=600.0)
     later_s = world.at.timestamp() + 600
-    assert stages.counts(plan, looking, said, later_s)
-    assert not stages.counts(plan, looking, said, later_s - 1)
-    assert not stages.counts(msgspec.structs.replace(plan, state="paused"), looking, said, later_s)
-    assert not stages.counts(plan, looking, msgspec.structs.replace(said, **EARLY[cause]), later_s)
+    assert stage_participants.counts(plan, looking, said, later_s)
+    assert not stage_participants.counts(plan, looking, said, later_s - 1)
+    assert not stage_participants.counts(msgspec.structs.replace(plan, state="paused"), looking, said, later_s)
+    assert not stage_participants.counts(plan, looking, msgspec.structs.replace(said, **EARLY[cause]), later_s)
 
 
 def test_harmless_rollouts_of_uneven_fleets_are_seldom_stopped(make: Make) -> None:

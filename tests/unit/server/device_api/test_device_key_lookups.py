@@ -18,7 +18,7 @@ from edgewright.server.services import Services
 from edgewright.server.state_folder import Where, open_services
 from edgewright.server.store.database import GoneError
 from edgewright.server.store.devices import Devices, Known
-from edgewright.trust.keys import signing_keys as keys_module
+from edgewright.trust.keys import signing_keys
 from edgewright.trust.keys.device_identity import DeviceKey
 from edgewright.trust.keys.signing_keys import KeyFolder
 from edgewright.trust.repository.bootstrap import found
@@ -30,7 +30,7 @@ BODY = msgspec.json.encode(CheckingIn(Status()))
 
 @pytest.fixture
 def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
-    monkeypatch.setattr(keys_module, "_SCRYPT_N", 2**4)
+    monkeypatch.setattr(signing_keys, "_SCRYPT_N", 2**4)
     keys = KeyFolder(tmp_path / "KEYS", lambda _: "no secret")
     found(LocalStore(tmp_path / "repo"), keys, passphrase="no secret", bits=2)  # noqa: S106
     made = open_services(Where(tmp_path), Fleet(), signs=False)

@@ -24,8 +24,7 @@ from edgewright.contract.config.fleet import Fleet
 from edgewright.contract.errors import OutputError, WorkError
 from edgewright.privacy.aggregation_handler import SumDesk
 from edgewright.server.access_control import hash_of
-from edgewright.server.device_api import asgi as wire
-from edgewright.server.device_api import endpoint as intake_module
+from edgewright.server.device_api import asgi, endpoint
 from edgewright.server.store.database import GoneError
 from edgewright.trust.storage.storage import LocalStore
 
@@ -223,7 +222,7 @@ def test_a_stranger_is_not_believed_and_nothing_of_it_is_read(standing: Plant) -
 
 def test_a_retired_device_is_believed_for_a_minute_at_most(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(at=1000.0)
-    monkeypatch.setattr(intake_module, "time", SimpleNamespace(monotonic=lambda: clock.at))
+    monkeypatch.setattr(endpoint, "time", SimpleNamespace(monotonic=lambda: clock.at))
     machine = plant.machine()
     assert machine.check_in().status == 200
     assert plant.operate("POST", f"/api/devices/{machine.id}/retire", {"reason": "sold"}).status == 200
@@ -297,7 +296,7 @@ def test_a_body_that_comes_in_pieces_is_put_together(standing: Plant) -> None:
 
 
 def test_a_slow_body_is_not_waited_for(standing: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake_module, "_BODY_S", 0.05)
+    monkeypatch.setattr(endpoint, "_BODY_S", 0.05)
 
     async def slow() -> dict[str, Any]:
         await asyncio.sleep(0.01)
@@ -482,7 +481,7 @@ def test_an_outcome_is_not_accepted_while_nobody_can_say_whether_its_rollout_exi
         raise WorkError("the bucket is away", remedy="")
 
     with monkeypatch.context() as patch:
-        patch.setattr(intake_module, "live_plans", away)
+        patch.setattr(endpoint, "live_plans", away)
         assert machine.check_in().status == 200, "who says nothing of a rollout does not depend on it"
         assert machine.check_in(outcome=OUTCOME).status == 503
     assert machine.check_in(outcome=OUTCOME).status == 200
@@ -538,7 +537,7 @@ def test_ten_thousand_at_once_are_answered_or_sent_away_in_bounded_memory(
 
 
 def test_bodies_of_all_requests_together_are_bounded(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake_module, "_MOST_HELD", 100_000)
+    monkeypatch.setattr(endpoint, "_MOST_HELD", 100_000)
     seen: list[int] = []
 
     async def drip() -> dict[str, Any]:
@@ -560,7 +559,7 @@ def test_bodies_of_all_requests_together_are_bounded(plant: Plant, monkeypatch: 
 def test_no_more_requests_are_answered_at_a_time_than_there_is_room_for(
     standing: Plant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake_module, "_MOST_INSIDE", 10)
+    monkeypatch.setattr(endpoint, "_MOST_INSIDE", 10)
     let_go = asyncio.Event()
 
     async def later() -> dict[str, Any]:
@@ -742,9 +741,9 @@ def test_a_store_that_is_away_is_told_with_when_to_come_again(
 def test_many_large_files_at_once_are_not_held_in_memory_together(
     standing: Plant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgewright.server.device_api import repository_files as shelf
+    from edgewright.server.device_api import repository_files
 
-    monkeypatch.setattr(shelf, "_MOST_LENT", 3 * len(CONTENT))
+    monkeypatch.setattr(repository_files, "_MOST_LENT", 3 * len(CONTENT))
     path = blob(standing)
 
     async def flood() -> list[Answer]:
@@ -762,8 +761,8 @@ def test_a_long_file_goes_out_in_pieces() -> None:
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    content = os.urandom(wire._PIECE * 2 + 5)
-    asyncio.run(wire.say(send, 200, content))
+    content = os.urandom(asgi._PIECE * 2 + 5)
+    asyncio.run(asgi.say(send, 200, content))
     assert b"".join(message.get("body", b"") for message in sent) == content
     assert [message.get("more_body", False) for message in sent] == [False, True, True, False]
 

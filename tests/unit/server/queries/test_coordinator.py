@@ -19,7 +19,7 @@ from edgewright.privacy.helper import Helper, UsedInMemory
 from edgewright.privacy.protocol_params import terms_of
 from edgewright.privacy.roster import Terms
 from edgewright.privacy.secagg_server import Collector
-from edgewright.server.queries import coordinator as asking
+from edgewright.server.queries import coordinator
 from edgewright.server.queries.coordinator import Asking, Live
 from edgewright.server.services import Services
 from edgewright.server.store.store import Store, make_store
@@ -53,7 +53,7 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Query, Template,
     def run(**changes: Any) -> tuple[Query, Template, Terms]:
         template = template_like(HISTOGRAM, backends=("helper", "secagg"), model="digits")
         query = query_of(template, **changes)
-        monkeypatch.setattr(asking, "live_queries", lambda _: [Live("digits", query, template)])
+        monkeypatch.setattr(coordinator, "live_queries", lambda _: [Live("digits", query, template)])
         return query, template, terms_of(query, template)
 
     return run

@@ -16,15 +16,14 @@ from edgewright.contract.rollout.plan import Arm, HealthRule, Plan, PlanState, P
 from edgewright.rollout.decision import decide
 from edgewright.rollout.outcome_counts import collect
 from edgewright.server.access_control import Role
-from edgewright.server.store import records as kept
+from edgewright.server.store import records
 
 pytest.importorskip("litestar", reason="the extra `server` is not installed")
 
 from edgewright.server.metrics import NAMES
 from edgewright.server.store.records import Group, Hour
 from edgewright.server.web import assets
-from edgewright.server.web.view_models import drift, overview, rollouts
-from edgewright.server.web.view_models import interval_bars as bars
+from edgewright.server.web.view_models import drift, interval_bars, overview, rollouts
 
 ROOT = Path(__file__).parents[4]
 PAGE = ROOT / "src/edgewright/server/page"
@@ -38,7 +37,7 @@ def plan(state: PlanState = "running", stage: int = 0) -> Plan:
     return Plan("m", "c", "r", 1, 7, (Arm("2", "a" * 64),), stages, stage, NOW.isoformat(), state)
 
 
-def decided(devices: int, bad: int, *, of: Plan | None = None) -> kept.Decision:
+def decided(devices: int, bad: int, *, of: Plan | None = None) -> records.Decision:
     """A decision of the real rules, kept as the controller keeps it."""
     rows = [
         DeviceOutcome(
@@ -53,11 +52,11 @@ def decided(devices: int, bad: int, *, of: Plan | None = None) -> kept.Decision:
     found = decide(asked, POLICY, collect(asked, rows, NOW), NOW)
     content = msgspec.Raw(msgspec.json.encode({"decision": found}))
     reason = "; ".join(found.missing or found.reasons)
-    return kept.Decision("m/c/r", 1, NOW.timestamp(), found.action, reason, content)
+    return records.Decision("m/c/r", 1, NOW.timestamp(), found.action, reason, content)
 
 
 def shown(
-    one: kept.Decision | None, role: Role = Role.RELEASE_MANAGER, of: Plan | None = None
+    one: records.Decision | None, role: Role = Role.RELEASE_MANAGER, of: Plan | None = None
 ) -> rollouts.RolloutShown:
     return rollouts.rollout_shown(
         of or plan(), POLICY, [] if one is None else [one], role=role, now_s=NOW.timestamp() + 60
@@ -170,7 +169,7 @@ def test_what_has_not_changed_has_the_same_digest() -> None:
 
 def test_bars_stay_on_their_line_whatever_the_numbers() -> None:
     for low, high, bound in ((-math.inf, math.inf, math.inf), (0.0, 0.0, 0.0), (-1.0, 1.0, 0.5)):
-        bar = bars.difference_bar(0.0, low, high, bound=bound, limit=0.02, words="")
+        bar = interval_bars.difference_bar(0.0, low, high, bound=bound, limit=0.02, words="")
         marks = [bar.low, bar.low + bar.width, bar.at, bar.zero, bar.bound, bar.limit]
         assert all(mark is not None and 0 <= mark <= 100 for mark in marks)
 

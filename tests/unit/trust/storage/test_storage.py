@@ -9,7 +9,7 @@ import pytest
 from tests.unit.trust.conftest import PASSPHRASE, Place
 
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.trust.keys import signing_keys as keys_module
+from edgewright.trust.keys import signing_keys
 from edgewright.trust.keys.signing_keys import KeyFolder
 from edgewright.trust.repository.bootstrap import found, read_anchor
 from edgewright.trust.repository.repository import Repository
@@ -121,7 +121,7 @@ def test_a_link_in_a_folder_leads_nowhere(tmp_path: Path) -> None:
 
 
 def test_a_repository_lives_in_a_bucket(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys_module, "_SCRYPT_N", 2**4)
+    monkeypatch.setattr(signing_keys, "_SCRYPT_N", 2**4)
     place = Place(tmp_path)
     place.store = open_store(f"s3://models/{tmp_path.name}")  # type: ignore[assignment]
     keys = KeyFolder(tmp_path / "keys", lambda _: PASSPHRASE)

@@ -14,7 +14,7 @@ from edgewright.rollout.comparison_design import sizes
 from edgewright.rollout.decision import replay
 from edgewright.server.access_control import Role, may
 from edgewright.server.controller.decision_records import Ground, ground_of
-from edgewright.server.store import records as kept
+from edgewright.server.store import records
 from edgewright.server.web.view_models.formatting import (
     Badge,
     Moment,
@@ -299,7 +299,7 @@ def rollout_row(plan: Plan, now_s: float) -> RolloutRow:
 def rollout_shown(
     plan: Plan,
     policy: Policy | None,
-    decided: Sequence[kept.Decision],
+    decided: Sequence[records.Decision],
     *,
     role: Role,
     now_s: float,
@@ -352,7 +352,7 @@ def rollout_shown(
     )
 
 
-def decision_rows(decided: Sequence[kept.Decision], href: str, now_s: float) -> tuple[DecisionRow, ...]:
+def decision_rows(decided: Sequence[records.Decision], href: str, now_s: float) -> tuple[DecisionRow, ...]:
     """Return decisions about a rollout, in order."""
     return tuple(
         DecisionRow(
@@ -366,7 +366,7 @@ def decision_rows(decided: Sequence[kept.Decision], href: str, now_s: float) -> 
     )
 
 
-def inputs_shown(one: kept.Decision, href: str, now_s: float) -> InputsShown:
+def inputs_shown(one: records.Decision, href: str, now_s: float) -> InputsShown:
     """Return what a decision was made from, and whether it would be made again."""
     (row,) = decision_rows([one], href, now_s)
     ground = _ground(one)
@@ -388,7 +388,7 @@ def inputs_shown(one: kept.Decision, href: str, now_s: float) -> InputsShown:
     )
 
 
-def _ground(one: kept.Decision) -> Ground:
+def _ground(one: records.Decision) -> Ground:
     try:
         return ground_of(one)
     except WorkError:  # of a version that kept it otherwise: it is shown as it is

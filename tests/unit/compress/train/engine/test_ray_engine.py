@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from edgewright.compress.train.engine import ray_engine as cluster
+from edgewright.compress.train.engine import ray_engine
 from edgewright.compress.train.engine.ray_engine import RayEngine
 from edgewright.contract.errors import InputError, TargetError
 
@@ -19,14 +19,14 @@ def test_without_ray_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
 
 def test_without_rays_client_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
-    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
+    monkeypatch.setattr(ray_engine, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="client is not installed") as caught:
         RayEngine(1, "ray://127.0.0.1:10001")
     assert "edgewright[cluster]" in caught.value.remedy
 
 
 def test_a_cluster_that_does_not_listen_is_a_matter_of_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "find_spec", lambda name: True)
+    monkeypatch.setattr(ray_engine, "find_spec", lambda name: True)
     pytest.importorskip("ray", reason="Ray is not installed")
     began = time.monotonic()
     with pytest.raises(TargetError, match="cannot be reached"):
@@ -36,7 +36,7 @@ def test_a_cluster_that_does_not_listen_is_a_matter_of_seconds(monkeypatch: pyte
 
 @pytest.mark.parametrize("address", ["ray://", "ray://host", "ray://host:port", "ray://:10001"])
 def test_what_is_no_address_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "find_spec", lambda name: True)
+    monkeypatch.setattr(ray_engine, "find_spec", lambda name: True)
     pytest.importorskip("ray", reason="Ray is not installed")
     with pytest.raises(InputError, match="no address"):
         RayEngine(1, address)
