@@ -68,8 +68,12 @@ class _Size:
     pause_s: tuple[float, float]
 
 
-_FULL = _Size(600.0, 900, 6, 4.0, 4, 10, 40, (2.0, 8.0))
-_QUICK = _Size(20.0, 300, 3, 2.0, 1, 5, 4, (4.0, 7.0))
+_FULL = _Size(
+    seconds=600.0, devices=900, threads=6, every_s=4.0, outcome_s=4, silent_s=10, versions=40, pause_s=(2.0, 8.0)
+)
+_QUICK = _Size(
+    seconds=20.0, devices=300, threads=3, every_s=2.0, outcome_s=1, silent_s=5, versions=4, pause_s=(4.0, 7.0)
+)
 
 
 @dataclass(slots=True)
@@ -184,7 +188,16 @@ def _killed(folder: Path, address: str, size: _Size) -> list[Figure]:
                 each.join()
     judge.finish()
     try:
-        return _figures(store, operator, processes, crowds, watchers, judge, plans, size)
+        return _figures(
+            store=store,
+            operator=operator,
+            processes=processes,
+            crowds=crowds,
+            watchers=watchers,
+            judge=judge,
+            plans=plans,
+            size=size,
+        )
     finally:
         store.close()
 

@@ -79,4 +79,13 @@ def helped_cost(clients: int, length: int, *, processes: int) -> HelpedCost:
     total_s, total_cpu = time.perf_counter() - began, time.process_time() - cpu
     assert np.array_equal(total, row.astype(np.uint64) * clients % (1 << terms.bits))
     cpu_us = 1e6 * (take_cpu + answer_cpu + total_cpu) / clients
-    return HelpedCost(clients, take_s, answer_s, total_s, cpu_us, size, len(ask) // clients, len(answer))
+    return HelpedCost(
+        clients=clients,
+        take_s=take_s,
+        answer_s=answer_s,
+        total_s=total_s,
+        cpu_us=cpu_us,
+        bytes_up=size,
+        bytes_asked=len(ask) // clients,
+        bytes_answered=len(answer),
+    )

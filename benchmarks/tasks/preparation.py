@@ -85,7 +85,17 @@ def prepare(task: Task) -> Prepared:
         (folder / "training.txt").write_text(f"{run.error}\n{run.wall_s:.0f} s\n")
         fresh.with_suffix(".pt").replace(state)
         fresh.replace(model)
-    return Prepared(task.name, task.title, model, data, task.group, task.max_drops, task.network, state, training)
+    return Prepared(
+        name=task.name,
+        title=task.title,
+        model=model,
+        data=data,
+        group=task.group,
+        max_drops=task.max_drops,
+        network=task.network,
+        state=state,
+        train=training,
+    )
 
 
 def prepare_quick(folder: Path) -> Prepared:

@@ -359,23 +359,32 @@ def test_an_alert_tells_when_it_changes_and_only_then(store: Store) -> None:
 
 def asked(name: str = "q1") -> tuple[Query, Template]:
     template = Template(
-        "drift", "histogram", "camera", 4, 0.5, 50, 0.1, 3600, "2027-12-31", signals=(Counted("mean", 16),)
+        name="drift",
+        kind="histogram",
+        device_class="camera",
+        clip=4,
+        least_noise=0.5,
+        min_cohort=50,
+        dearest_rho=0.1,
+        every_s=3600,
+        expires="2027-12-31",
+        signals=(Counted("mean", 16),),
     )
     query = Query(
-        name,
-        "drift",
-        digest_of(template),
-        "2026-11-20T00:00:00+00:00",
-        "2026-11-21T00:00:00+00:00",
-        "2026-11-22T00:00:00+00:00",
-        16,
-        1.0,
-        4.0,
-        60,
-        100,
-        0.05,
-        "helper",
-        "c" * 64,
+        id=name,
+        template="drift",
+        template_digest=digest_of(template),
+        window_start="2026-11-20T00:00:00+00:00",
+        window_end="2026-11-21T00:00:00+00:00",
+        deadline="2026-11-22T00:00:00+00:00",
+        bits=16,
+        scale=1.0,
+        sigma=4.0,
+        cohort=60,
+        largest=100,
+        rho=0.05,
+        backend="helper",
+        seed="c" * 64,
     )
     return query, template
 

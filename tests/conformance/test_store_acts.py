@@ -10,7 +10,16 @@ from edgewright.server.store.records import Act, Alert, CheckIn, Device, Positio
 from edgewright.server.store.store import Store
 
 Enrol = Callable[..., Device]
-ACT = Act("7-pause", "pause", "camera", "crashes", "8 % crash", "waiting", "asks", 1.0)
+ACT = Act(
+    id="7-pause",
+    action="pause",
+    subject="camera",
+    alert="crashes",
+    reason="8 % crash",
+    state="waiting",
+    why="asks",
+    asked_s=1.0,
+)
 
 
 def test_an_act_is_kept_once_and_moves_only_from_where_it_is(store: Store) -> None:

@@ -54,7 +54,18 @@ def fill(store: Store) -> Device:
     store.people.add_user("ann", Role.OPERATOR, "correct horse battery", now_s=0.0)
     store.people.add_token("ci", Role.VIEWER, made_by="server", now_s=0.0, lifetime_s=60.0)
     store.people.log_in("ann", "correct horse battery", now_s=0.0, lifetime_s=60.0)
-    store.acts.add(Act("1-pause", "pause", "camera", "crashes", "8 % crash", "waiting", "asks", 1.0))
+    store.acts.add(
+        Act(
+            id="1-pause",
+            action="pause",
+            subject="camera",
+            alert="crashes",
+            reason="8 % crash",
+            state="waiting",
+            why="asks",
+            asked_s=1.0,
+        )
+    )
     store.positions.put(Position("log", 1))
     store.jobs.add(device.id, "profile", b"x", made_by="user:ann", now_s=0.0)
     return device

@@ -8,7 +8,7 @@ import pytest
 import edgewright
 
 NAMES = {
-    "contract.candidate": "REPORT_SCHEMA BudgetOutcome FasterOptions Figures Report Trial",
+    "contract.candidate": "BudgetOutcome FasterOptions Figures Report Trial",
     "contract.device": "DEFAULT_DEVICE_CLASS Budget DeviceClass",
     "contract.errors": "CandidateError DataError EdgewrightError InputError ModelError OutputError ProjectError "
     "TargetError UnitError WorkError",

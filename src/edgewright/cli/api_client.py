@@ -13,6 +13,7 @@ import urllib3
 
 from edgewright.contract.api.device_api import Problem
 from edgewright.contract.errors import InputError, WorkError
+from edgewright.contract.schema import decode_record
 from edgewright.trust.client.fetcher import checked_url
 from edgewright.trust.keys.keystore import write_secret
 
@@ -97,7 +98,7 @@ class Remote:
         if not 200 <= answer.status < 300:
             raise _failure(self.server, answer.status, content)
         try:
-            return msgspec.json.decode(content, type=kind)
+            return decode_record(content, type=kind)
         except msgspec.MsgspecError as error:
             raise WorkError(
                 f"{self.server} answered what this version does not read: {error}",

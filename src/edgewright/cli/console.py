@@ -10,6 +10,7 @@ import msgspec
 
 from edgewright.contract.errors import EdgewrightError, InputError
 from edgewright.contract.names import checked_name
+from edgewright.contract.schema import SCHEMA_VERSION
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -21,8 +22,6 @@ __all__ = [
     "was_interrupted",
     "working",
 ]
-
-SCHEMA_VERSION = 1
 
 
 class Verb(Protocol):

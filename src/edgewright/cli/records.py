@@ -6,6 +6,7 @@ from typing import TypeVar
 import msgspec
 
 from edgewright.contract.errors import InputError
+from edgewright.contract.schema import decode_record
 
 __all__ = ["read_record"]
 
@@ -25,6 +26,6 @@ def read_record(path: Path, kind: type[Record], what: str, remedy: str) -> Recor
         InputError: It cannot be read, or holds no such record.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return decode_record(path.read_bytes(), type=kind)
     except (OSError, msgspec.MsgspecError) as error:
         raise InputError(f"{path} holds no {what}: {error}", remedy=remedy) from error

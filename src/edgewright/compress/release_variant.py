@@ -27,6 +27,7 @@ from edgewright.contract.model.preprocess import Preprocess
 from edgewright.contract.model.reference_profile import Profile
 from edgewright.contract.model.signature import InputContract, TensorSpec
 from edgewright.contract.release import Evidence, Lineage, Requirement, SelfTest, StoredFile, Variant
+from edgewright.contract.schema import decode_record
 from edgewright.runtime.options import RuntimeOptions
 
 __all__ = ["Made", "Sample", "image_of", "variant_of"]
@@ -160,7 +161,7 @@ def _profile(
     if not place.is_dir() or not path.exists():
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Profile)
+        return decode_record(path.read_bytes(), type=Profile)
     except (OSError, msgspec.MsgspecError, InputError) as error:
         raise InputError(f"{path} cannot be read: {error}", remedy="Run compress again.") from error
 
@@ -190,7 +191,7 @@ def image_of(path: Path, device_class: str) -> Made:
 
 def _report(path: Path) -> Report:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Report)
+        return decode_record(path.read_bytes(), type=Report)
     except FileNotFoundError:
         raise InputError(
             f"{path} does not exist", remedy="Name a folder that 'edgewright compress' wrote, or an ONNX file."

@@ -7,11 +7,10 @@ import msgspec
 from edgewright.contract.certificate import Certificate
 from edgewright.contract.measurement import Measurement
 from edgewright.contract.model.signature import InputContract
+from edgewright.contract.schema import SchemaVersion
 from edgewright.contract.training_report import TrainingReport
 
-__all__ = ["REPORT_SCHEMA", "BudgetOutcome", "FasterOptions", "Figures", "Report", "Trial"]
-
-REPORT_SCHEMA = 1
+__all__ = ["BudgetOutcome", "FasterOptions", "Figures", "Report", "Trial"]
 
 
 class Figures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -153,7 +152,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         snippet: Python that runs the chosen model.
     """
 
-    schema: int
+    schema: SchemaVersion
     verdict: str
     original: Figures
     chosen: Figures

@@ -16,6 +16,7 @@ from edgewright.contract.model.guard import GuardRules
 from edgewright.contract.model.preprocess import Preprocess
 from edgewright.contract.model.signature import InputContract
 from edgewright.contract.names import checked_digest, checked_name, checked_version
+from edgewright.contract.schema import SCHEMA_VERSION, SchemaVersion
 from edgewright.contract.timestamps import checked_time
 
 __all__ = [
@@ -268,7 +269,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     licence: str = ""
     created: str = ""
     end_of_life: str = ""
-    schema: int = 1
+    schema: SchemaVersion = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         """Refuse what is no name or version, and two variants for one device class."""

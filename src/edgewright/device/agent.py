@@ -141,16 +141,16 @@ class Agent:
         self._shelves = Shelves(self.state, self.files, keys, self.settings.device_class)
         self._outcomes = Outcomes.read(self.state, self.files)
         self._update = Update(
-            self.settings,
-            self._journal,
-            self._shelves,
-            self.predictor,
-            self._outcomes,
-            self.fetcher,
-            self.fleet,
-            self.installer or installer_of(self.settings.installer),
-            self.probation,
-            self.now,
+            settings=self.settings,
+            journal=self._journal,
+            shelves=self._shelves,
+            predictor=self.predictor,
+            outcomes=self._outcomes,
+            fetcher=self.fetcher,
+            fleet=self.fleet,
+            installer=self.installer or installer_of(self.settings.installer),
+            probation=self.probation,
+            now=self.now,
         )
         predictor, journal = weakref.ref(self.predictor), self._journal
         self._watch = Watch(lambda: _monitor_of(predictor()), lambda: journal.keeps)

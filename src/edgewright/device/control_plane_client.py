@@ -16,6 +16,7 @@ import urllib3
 from edgewright.contract.api.device_api import PROOF, CheckedIn, CheckingIn, Enrolled, Enrolling, Problem
 from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.names import checked_name
+from edgewright.contract.schema import decode_record
 from edgewright.trust.keys.device_identity import DeviceKey, device_id_of
 
 __all__ = ["Answer", "Door", "UnansweredError", "join", "send"]
@@ -206,7 +207,7 @@ def _said(answer: Answer, kind: type[Said], server: str) -> Said:
 
 def _read(answer: Answer, kind: type[Said]) -> Said | None:
     try:
-        return msgspec.json.decode(answer.content, type=kind)
+        return decode_record(answer.content, type=kind)
     except (msgspec.MsgspecError, InputError, ValueError, RecursionError):
         return None
 

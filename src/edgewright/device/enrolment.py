@@ -9,6 +9,7 @@ import msgspec
 from edgewright.contract.errors import InputError, OutputError, WorkError
 from edgewright.contract.names import checked_name
 from edgewright.contract.query.query import Limits
+from edgewright.contract.schema import SCHEMA_VERSION, SchemaVersion, decode_record
 from edgewright.device.control_plane_client import join
 from edgewright.device.encryption_keys import IDENTITY, MADE, keep_fleet_keys, own_keys
 from edgewright.device.filesystem import Files
@@ -23,7 +24,7 @@ ANCHOR, _SETTINGS = "root.json", "settings.json"
 _PATIENCE_S = 20.0
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A device's enrolment.
 
     Attributes:
@@ -40,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         server: URL of the control plane, with a slash at its end; "" for none.
         audience: Whom requests to it are signed for.
         bench: Whether this device takes profiling jobs.
+        schema: Version of the device's state folder.
     """
 
     url: str
@@ -55,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server: str = ""
     audience: str = ""
     bench: bool = False
+    schema: SchemaVersion
 
 
 def enrol(
@@ -99,16 +102,17 @@ def enrol(
     url = checked_url(url)
     checked_root(root)
     settings = Settings(
-        url,
-        device_class,
-        _own_id(state),
-        model,
-        dict(labels or {}),
-        channel,
-        sealed,
-        tuple(installer),
-        tpm,
-        limits or Limits(),
+        schema=SCHEMA_VERSION,
+        url=url,
+        device_class=device_class,
+        device_id=_own_id(state),
+        model=model,
+        labels=dict(labels or {}),
+        channel=channel,
+        sealed=sealed,
+        installer=tuple(installer),
+        tpm=tpm,
+        limits=limits or Limits(),
     )
     return _kept(state, settings, root, fleet or {})
 
@@ -161,19 +165,20 @@ def enrol_at(
             f"{server} names the repository {said.repository[:80]!r}", remedy="Ask whoever runs it."
         ) from error
     settings = Settings(
-        url,
-        said.device_class,
-        device_id,
-        model,
-        said.labels,
-        said.channel,
-        sealed,
-        tuple(installer),
-        tpm,
-        limits or Limits(),
-        server,
-        said.audience,
-        said.bench,
+        schema=SCHEMA_VERSION,
+        url=url,
+        device_class=said.device_class,
+        device_id=device_id,
+        model=model,
+        labels=said.labels,
+        channel=said.channel,
+        sealed=sealed,
+        installer=tuple(installer),
+        tpm=tpm,
+        limits=limits or Limits(),
+        server=server,
+        audience=said.audience,
+        bench=said.bench,
     )
     return _kept(state, settings, root, fleet or {})
 
@@ -222,11 +227,14 @@ def read_settings(state: Path) -> tuple[Settings, bytes]:
         InputError: The folder holds no enrolled device.
     """
     try:
-        settings = msgspec.json.decode((state / _SETTINGS).read_bytes(), type=Settings)
+        settings = decode_record((state / _SETTINGS).read_bytes(), type=Settings)
         return settings, (state / ANCHOR).read_bytes()
     except FileNotFoundError:
         raise InputError(
             f"{state} holds no enrolled device", remedy="Run 'edgewright device enrol' first."
         ) from None
     except (OSError, msgspec.MsgspecError) as error:
-        raise InputError(f"{state} cannot be read: {error}", remedy="Enrol the device again.") from error
+        raise InputError(
+            f"{state} cannot be read, or was made by another version: {error}",
+            remedy=f"Enrol the device again in a new folder; this version reads schema version {SCHEMA_VERSION}.",
+        ) from error

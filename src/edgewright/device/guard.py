@@ -195,18 +195,18 @@ class Guard:
         }
         first, *tail = spec.shape or (None,)
         return _Watch(
-            spec,
-            dtype,
-            least if spec.low is None else spec.low,
-            most if spec.high is None else spec.high,
-            rules,
-            len(spec.shape),
-            tuple(size for size in tail if isinstance(size, int))
+            spec=spec,
+            dtype=dtype,
+            low=least if spec.low is None else spec.low,
+            high=most if spec.high is None else spec.high,
+            rules=rules,
+            rank=len(spec.shape),
+            tail=tuple(size for size in tail if isinstance(size, int))
             if all(isinstance(size, int) for size in tail)
             else None,
-            first if isinstance(first, int) else None,
-            _quick(dtype, spec.low, spec.high),
-            bool(rules.keys() & {"stuck", "dead"}),
+            first=first if isinstance(first, int) else None,
+            passes=_quick(dtype, spec.low, spec.high),
+            close=bool(rules.keys() & {"stuck", "dead"}),
         )
 
     def _looked_at(self, watch: _Watch, array: NDArray[Any], low: float, high: float) -> NDArray[Any] | Rejection:

@@ -25,6 +25,7 @@ from edgewright.contract.query.query import (
     untimely,
 )
 from edgewright.contract.refusal import Refusal, RefusalCode
+from edgewright.contract.schema import SCHEMA_VERSION, SchemaVersion
 from edgewright.privacy.accountant import cost_of, epsilon_of, understated
 
 __all__ = ["Answered", "Ledger", "answered", "debit", "growth", "spent"]
@@ -91,7 +92,7 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rho_ever: float = 0.0
     count_ever: int = 0
     last_s: dict[str, float] = {}
-    schema: int = 1
+    schema: SchemaVersion = SCHEMA_VERSION
 
 
 def answered(ledger: Ledger, query: Query) -> Answered | None:

@@ -31,12 +31,12 @@ def terms_of(query: Query, template: Template) -> Terms:
     """
     degree = min(DEGREE, query.cohort - 1) if query.backend == "secagg" else 0
     return Terms(
-        bytes.fromhex(digest_of(query)),
-        f"{query.window_start}/{query.window_end}",
-        query.bits,
-        size_of(query, template),
-        query.cohort,
-        bytes.fromhex(query.release) if query.release else bytes(DIGEST_BYTES),
-        degree,
-        threshold_of(degree) if degree else 0,
+        query=bytes.fromhex(digest_of(query)),
+        window=f"{query.window_start}/{query.window_end}",
+        bits=query.bits,
+        length=size_of(query, template),
+        min_cohort=query.cohort,
+        model=bytes.fromhex(query.release) if query.release else bytes(DIGEST_BYTES),
+        degree=degree,
+        threshold=threshold_of(degree) if degree else 0,
     )

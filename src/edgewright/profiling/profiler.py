@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgewright.contract.device_class import DEFAULT_DEVICE_CLASS, Budget, DeviceClass
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.measurement import Measurement, Origin
+from edgewright.contract.schema import SCHEMA_VERSION, SchemaVersion
 from edgewright.profiling.energy import measure_energy
 from edgewright.profiling.latency import Latency, Subject, measure_latency, paired_ratio
 from edgewright.profiling.memory import measure_memory
@@ -113,7 +114,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         seed: Of orders and resampling.
     """
 
-    schema: int
+    schema: SchemaVersion
     model: Figures
     target: str
     machine: Machine
@@ -200,7 +201,7 @@ def profile_model(
     progress("running beside other work")
     contention = measure_contention(target, subjects[0], seconds=seconds * _ENDURANCE)
     return Profile(
-        schema=1,
+        schema=SCHEMA_VERSION,
         model=figures[0],
         target=target.name,
         machine=machine,

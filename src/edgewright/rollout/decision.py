@@ -78,7 +78,16 @@ def _decide(inputs: Inputs) -> Decision:
         if not missing and not rules:
             reasons = (f"stage {plan.stage} has no rules, and no harm was seen",)
     return Decision(
-        action, reasons, missing, comparisons, log_e, limit, skew, skew_limit, digest_of(inputs), inputs
+        action=action,
+        reasons=reasons,
+        missing=missing,
+        comparisons=comparisons,
+        log_e=log_e,
+        log_e_limit=limit,
+        log_imbalance=skew,
+        log_imbalance_limit=skew_limit,
+        digest=digest_of(inputs),
+        inputs=inputs,
     )
 
 

@@ -213,16 +213,16 @@ def _ask(number: int, rule: HealthRule, rate: float, devices: int, share: float,
             low, high = (low, middle) if seen else (middle, high)
     power = clear_power(rate, rule.margin, devices, share=share, confidence=rule.confidence)
     return Question(
-        number,
-        rule.metric,
-        rule.margin,
-        rate,
-        treated,
-        devices - treated,
-        power,
-        math.ceil(half),
-        math.ceil(most),
-        high,
+        stage=number,
+        metric=rule.metric,
+        margin=rule.margin,
+        rate=rate,
+        treated=treated,
+        control=devices - treated,
+        power=power,
+        half=math.ceil(half),
+        most=math.ceil(most),
+        seen=high,
     )
 
 

@@ -8,6 +8,7 @@ from edgewright.contract.api.device_status import Status
 from edgewright.contract.release import Manifest
 from edgewright.contract.rollout.decision import CONTROL
 from edgewright.contract.rollout.plan import Plan, Policy
+from edgewright.contract.schema import decode_record
 from edgewright.server.controller.signed_plans import all_plans
 from edgewright.server.controller.stage_participants import arm_in, candidates
 from edgewright.server.errors import MissingError
@@ -275,79 +276,79 @@ def overview(services: Services) -> FleetShown:
 def _line(services: Services, plan: Plan) -> RolloutShown:
     last = services.store.decisions.of(f"{plan.model}/{plan.device_class}/{plan.rollout}")[-1:]
     return RolloutShown(
-        plan.model,
-        plan.device_class,
-        plan.rollout,
-        tuple(arm.version for arm in plan.arms),
-        plan.state,
-        plan.stage,
-        len(plan.stages),
-        plan.fraction,
-        last[0].verdict if last else "",
-        last[0].at_s if last else None,
+        model=plan.model,
+        device_class=plan.device_class,
+        rollout=plan.rollout,
+        versions=tuple(arm.version for arm in plan.arms),
+        state=plan.state,
+        stage=plan.stage,
+        stages=len(plan.stages),
+        fraction=plan.fraction,
+        verdict=last[0].verdict if last else "",
+        decided_s=last[0].at_s if last else None,
     )
 
 
 def shown_device(device: Device) -> DeviceShown:
     """Return a device as operators see it."""
     return DeviceShown(
-        device.id,
-        device.public.hex(),
-        device.device_class,
-        device.enrolled_s,
-        device.seen_s,
-        device.labels,
-        device.channel,
-        device.bench,
-        device.arm,
-        device.status,
-        device.retired_s,
+        id=device.id,
+        public=device.public.hex(),
+        device_class=device.device_class,
+        enrolled_s=device.enrolled_s,
+        seen_s=device.seen_s,
+        labels=device.labels,
+        channel=device.channel,
+        bench=device.bench,
+        arm=device.arm,
+        status=device.status,
+        retired_s=device.retired_s,
     )
 
 
 def shown_query(kept: KeptQuery) -> QueryShown:
     """Return a question as operators see it."""
     return QueryShown(
-        kept.id,
-        kept.model,
-        kept.device_class,
-        kept.state,
-        msgspec.json.decode(kept.body),
-        msgspec.json.decode(kept.template),
-        kept.asked_s,
-        kept.rho,
-        kept.ended_s,
-        kept.devices,
-        None if kept.result is None else msgspec.json.decode(kept.result),
+        id=kept.id,
+        model=kept.model,
+        device_class=kept.device_class,
+        state=kept.state,
+        query=msgspec.json.decode(kept.body),
+        template=msgspec.json.decode(kept.template),
+        asked_s=kept.asked_s,
+        rho=kept.rho,
+        ended_s=kept.ended_s,
+        devices=kept.devices,
+        result=None if kept.result is None else msgspec.json.decode(kept.result),
     )
 
 
 def shown_alert(alert: Alert) -> AlertShown:
     """Return an alert as operators see it."""
     return AlertShown(
-        alert.rule,
-        alert.subject,
-        alert.state,
-        alert.since_s,
-        alert.at_s,
-        alert.message,
-        msgspec.json.decode(alert.inputs),
-        alert.silenced_until_s,
+        rule=alert.rule,
+        subject=alert.subject,
+        state=alert.state,
+        since_s=alert.since_s,
+        at_s=alert.at_s,
+        message=alert.message,
+        inputs=msgspec.json.decode(alert.inputs),
+        silenced_until_s=alert.silenced_until_s,
     )
 
 
 def shown_job(job: Job) -> JobShown:
     """Return a job as operators see it."""
     return JobShown(
-        job.id,
-        job.device_id,
-        job.kind,
-        job.state,
-        job.made_by,
-        job.made_s,
-        job.ended_s,
-        job.tries,
-        len(job.request),
+        id=job.id,
+        device_id=job.device_id,
+        kind=job.kind,
+        state=job.state,
+        made_by=job.made_by,
+        made_s=job.made_s,
+        ended_s=job.ended_s,
+        tries=job.tries,
+        bytes=len(job.request),
     )
 
 
@@ -394,7 +395,7 @@ def release(services: Services, model: str, version: str) -> Manifest:
     content = repository.read_target(repository.bin_of(path), path)
     if content is None:
         raise MissingError(f"{model} {version} is not published", remedy="List the releases.")
-    return msgspec.json.decode(content, type=Manifest)
+    return decode_record(content, type=Manifest)
 
 
 def plan(services: Services, model: str, device_class: str) -> Plan:

@@ -91,15 +91,15 @@ def open_services(
     repository()  # what cannot be believed is told at once
     store = make_store(where.database or f"sqlite:///{(where.state / 'fleet.db').absolute()}")
     return Services(
-        store,
-        audience_of(first),
-        repository,
-        files,
-        keys,
-        fleet,
-        now,
-        where.repository_url or "/repo/",
-        helper_url,
+        store=store,
+        audience=audience_of(first),
+        repository=repository,
+        files=files,
+        keys=keys,
+        fleet=fleet,
+        now=now,
+        repository_url=where.repository_url or "/repo/",
+        helper_url=helper_url,
     )
 
 

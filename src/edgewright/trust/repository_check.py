@@ -12,6 +12,7 @@ from edgewright.contract.query.permit import Questions
 from edgewright.contract.query.query import laxer
 from edgewright.contract.release import Delta, Manifest, StoredFile, stored
 from edgewright.contract.rollout.plan import Plan, refusals
+from edgewright.contract.schema import decode_record
 from edgewright.contract.timestamps import time_of
 from edgewright.trust.publishing.publish import known_policy, releases
 from edgewright.trust.publishing.signed_queries import known_permit
@@ -90,11 +91,11 @@ def _target(found: Check, repository: Repository, role: str, path: str) -> None:
         return
     try:
         if path.startswith("releases/"):
-            _release(found, repository, msgspec.json.decode(content, type=Manifest))
+            _release(found, repository, decode_record(content, type=Manifest))
         elif path.startswith("rollouts/"):
-            _plan(found, repository, msgspec.json.decode(content, type=Plan))
+            _plan(found, repository, decode_record(content, type=Plan))
         elif path.startswith("questions/"):
-            _questions(found, repository, msgspec.json.decode(content, type=Questions))
+            _questions(found, repository, decode_record(content, type=Questions))
     except (msgspec.MsgspecError, EdgewrightError) as error:
         found.faults.append(f"{path} cannot be read: {error}")
 

@@ -137,8 +137,30 @@ def test_a_model_that_crashes_the_runtime_is_found_and_the_others_are_measured(s
 
 def _latency(label: str, rounds: list[float]) -> Latency:
     figure = Measurement(1.0, "s", Origin(kind="measured", machine="-", method="-"))
-    machine = Machine("cpu", 1, "x", (), 0, "", "", "", (), 0, ())
-    return Latency(label, np.array(rounds), figure, figure, figure, figure, figure, 1.0, machine)
+    machine = Machine(
+        cpu="cpu",
+        cores=1,
+        arch="x",
+        features=(),
+        memory_bytes=0,
+        os="",
+        python="",
+        runtime="",
+        providers=(),
+        runtime_bytes=0,
+        meters=(),
+    )
+    return Latency(
+        label=label,
+        rounds_s=np.array(rounds),
+        p50=figure,
+        p95=figure,
+        p99=figure,
+        cold_start=figure,
+        throughput=figure,
+        cpu_s=1.0,
+        machine=machine,
+    )
 
 
 def test_a_machine_that_drifts_does_not_decide() -> None:

@@ -63,7 +63,19 @@ def test_this_machine_describes_itself() -> None:
 
 
 def test_the_summary_names_the_instructions_that_decide() -> None:
-    machine = Machine("Cortex-A76", 4, "aarch64", ("asimd", "asimddp"), 0, "", "", "", (), 0, ())
+    machine = Machine(
+        cpu="Cortex-A76",
+        cores=4,
+        arch="aarch64",
+        features=("asimd", "asimddp"),
+        memory_bytes=0,
+        os="",
+        python="",
+        runtime="",
+        providers=(),
+        runtime_bytes=0,
+        meters=(),
+    )
     assert machine.summary == "Cortex-A76, 4 cores, aarch64, asimddp"
 
 

@@ -136,7 +136,14 @@ def inspect(model: Path, data: DataSection) -> Findings:
         raise latency
     memory = measure_memory(target, subject)
     return Findings(
-        loaded, dataset, splits, metric, value, latency.p50.value, latency.p95.value, memory.session_peak.value
+        model=loaded,
+        dataset=dataset,
+        splits=splits,
+        metric=metric,
+        value=value,
+        latency_p50_s=latency.p50.value,
+        latency_p95_s=latency.p95.value,
+        peak_memory_bytes=memory.session_peak.value,
     )
 
 

@@ -175,18 +175,18 @@ def _asked(arguments: argparse.Namespace) -> StartRollout:
     fractions = [arguments.fraction] if arguments.stages is None else _numbers("--stages", arguments.stages)
     rules = tuple(_rule(text) for text in arguments.rule)
     return StartRollout(
-        models.pop(),
-        arguments.device_class,
-        tuple(Wanted(version, weight) for (_, version), weight in zip(named, weights, strict=True)),
-        tuple(Stage(fraction, arguments.stage_seconds, rules) for fraction in fractions),
-        Selector(dict(label_of(text) for text in arguments.label), arguments.channel),
-        arguments.start,
-        arguments.end,
-        arguments.min_battery,
-        None if arguments.hours is None else _hours(arguments.hours),
-        arguments.shadow,
-        arguments.replace,
-        arguments.force,
+        model=models.pop(),
+        device_class=arguments.device_class,
+        arms=tuple(Wanted(version, weight) for (_, version), weight in zip(named, weights, strict=True)),
+        stages=tuple(Stage(fraction, arguments.stage_seconds, rules) for fraction in fractions),
+        selector=Selector(dict(label_of(text) for text in arguments.label), arguments.channel),
+        start=arguments.start,
+        end=arguments.end,
+        min_battery=arguments.min_battery,
+        hours=None if arguments.hours is None else _hours(arguments.hours),
+        shadow=arguments.shadow,
+        replace=arguments.replace,
+        force=arguments.force,
     )
 
 

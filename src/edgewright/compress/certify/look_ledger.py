@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgewright.contract.errors import InputError, OutputError
+from edgewright.contract.schema import SCHEMA_VERSION
 from edgewright.trust.fsync import sync
 
 __all__ = ["LookLedger", "look_alpha", "state_folder"]
-
-_SCHEMA = 1
 
 
 def look_alpha(alpha: float, look: int) -> float:
@@ -101,7 +100,9 @@ class LookLedger:
         try:
             content = json.loads(self.path.read_text("utf-8"))
             looks = content["looks"]
-            if content["schema"] != _SCHEMA or not all(
+            if content["schema"] != SCHEMA_VERSION:
+                raise ValueError(f"schema version {content['schema']}, but this version reads {SCHEMA_VERSION}")
+            if not all(
                 isinstance(seen, list) and all(isinstance(name, str) for name in seen) for seen in looks.values()
             ):
                 raise ValueError("unknown content")
@@ -119,7 +120,7 @@ class LookLedger:
         # Only the lock's holder writes, so what a killed process left half written is simply written over.
         new = self.folder / "looks.new"
         with new.open("w", encoding="utf-8") as file:
-            json.dump({"schema": _SCHEMA, "looks": looks}, file, indent=1)
+            json.dump({"schema": SCHEMA_VERSION, "looks": looks}, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         new.replace(self.path)

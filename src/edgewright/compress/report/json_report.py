@@ -20,9 +20,10 @@ from edgewright.compress.quantize.preprocess_folding import FoldPreprocess
 from edgewright.compress.search.recipe import Recipe
 from edgewright.compress.uncertainty.reference_profile import reference_profile
 from edgewright.contract.certificate import Certificate
-from edgewright.contract.compression_report import REPORT_SCHEMA, BudgetOutcome, Figures, Report
+from edgewright.contract.compression_report import BudgetOutcome, Figures, Report
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.model.signature import InputContract
+from edgewright.contract.schema import SCHEMA_VERSION
 from edgewright.runtime.options import RuntimeOptions, session_options
 
 __all__ = ["record"]
@@ -51,7 +52,7 @@ def record(
     share = agreement(run.proof.reference, outputs)
     proto = onnx.load_from_string(content)
     report = Report(
-        schema=REPORT_SCHEMA,
+        schema=SCHEMA_VERSION,
         verdict=verdict,
         original=msgspec.structs.replace(original.figures, path=str(request.model)),
         chosen=msgspec.structs.replace(chosen.figures, path=str(final)),

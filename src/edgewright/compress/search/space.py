@@ -267,16 +267,16 @@ def space_of(
                 sets[name] = members
     known = {weight.layer for weight in layer_weights(graph)}
     return Space(
-        clean,
-        tuple(forms),
-        bool(pairs(graph)),
-        sets,
-        {layer: noise for layer, noise in weight_noise.items() if layer in known},
-        signed_first,
-        fold,
-        int8_peak,
-        start,
-        start[0].network[:16] if start else "",
+        clean=clean,
+        forms=tuple(forms),
+        neighbours=bool(pairs(graph)),
+        float_sets=sets,
+        weight_noise={layer: noise for layer, noise in weight_noise.items() if layer in known},
+        signed_first=signed_first,
+        fold=fold,
+        int8_peak=int8_peak,
+        start=start,
+        kernels=start[0].network[:16] if start else "",
     )
 
 

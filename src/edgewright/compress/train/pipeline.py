@@ -73,17 +73,17 @@ def explore(material: Material, run: Run, search: Search, *, seconds: float) -> 
         notes += admission.notes
         answers = _answers(run, teacher, lessons, admission.names, seconds=_TAUGHT * seconds)
         course = Course(
-            run,
-            search,
-            lessons,
-            answers,
-            engine,
-            wanted.workers,
-            store,
-            admission.names,
-            Distillation(wanted.temperature, features=wanted.features, relations=wanted.relations),
-            wanted.recipe,
-            began + seconds,
+            run=run,
+            search=search,
+            lessons=lessons,
+            answers=answers,
+            engine=engine,
+            workers=wanted.workers,
+            store=store,
+            augment=admission.names,
+            distillation=Distillation(wanted.temperature, features=wanted.features, relations=wanted.relations),
+            recipe=wanted.recipe,
+            ends=began + seconds,
             notes=notes + list(answers.notes),
         )
         contributions = _taught(course, seconds)

@@ -98,20 +98,20 @@ def reference_profile(
     alone = left if groups is None else left[np.unique(groups, return_index=True)[1]]
     harmless = _harmless(values, groups, reference.edges)
     return Profile(
-        spec.name,
-        layout.values,
-        tuple(
+        input=spec.name,
+        values=layout.values,
+        signals=tuple(
             _signal(name, edges, counts, delta)
             for name, edges, counts, delta in zip(names, reference.edges, reference.counts, harmless, strict=True)
         ),
-        layout.channels,
-        layout.interleaved,
-        scores,
-        classes,
-        thinning.step,
-        thinning.gap_s,
-        thinning.testable,
-        alpha,
+        channels=layout.channels,
+        interleaved=layout.interleaved,
+        scores=scores,
+        classes=classes,
+        step=thinning.step,
+        gap_s=thinning.gap_s,
+        testable=thinning.testable,
+        alpha=alpha,
         data=dataset.fingerprint,
         **_doubt(answers[0], scores, dataset.labels, chosen, alone),
     )

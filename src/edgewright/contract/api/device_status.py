@@ -12,6 +12,7 @@ from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_digest, checked_name, checked_version
 from edgewright.contract.refusal import Refusal
 from edgewright.contract.rollout.plan import METRICS
+from edgewright.contract.schema import SCHEMA_VERSION, SchemaVersion
 from edgewright.contract.timestamps import checked_time
 
 __all__ = ["StageOutcome", "Status", "UpdateState"]
@@ -74,7 +75,7 @@ class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agent: str = ""
     snapshot: str = ""
     checked: str = ""
-    schema: int = 1
+    schema: SchemaVersion = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         """Refuse what no device could say."""

@@ -334,15 +334,15 @@ def _alert(table: object, place: Place) -> AlertRule:
     return placed(
         place,
         lambda: AlertRule(
-            said.name,
-            said.metric,
-            said.above,
-            said.below,
-            said.clear,
-            for_s,
-            said.device_class,
-            said.severity,
-            said.actions,
+            name=said.name,
+            metric=said.metric,
+            above=said.above,
+            below=said.below,
+            clear=said.clear,
+            for_s=for_s,
+            device_class=said.device_class,
+            severity=said.severity,
+            actions=said.actions,
         ),
     )
 

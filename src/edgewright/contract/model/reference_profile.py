@@ -12,6 +12,7 @@ import msgspec
 from edgewright.contract.errors import InputError
 from edgewright.contract.model.guarantee import AcceptRule, SetRule
 from edgewright.contract.model.ood_detector import OutlierRule
+from edgewright.contract.schema import SCHEMA_VERSION, SchemaVersion
 
 __all__ = ["MOST_SIGNALS", "Profile", "Scores", "Signal"]
 
@@ -98,7 +99,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unusual: tuple[OutlierRule, ...] = ()
     sets: SetRule | None = None
     accept: AcceptRule | None = None
-    schema: int = 1
+    schema: SchemaVersion = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         """Refuse what no device could follow."""

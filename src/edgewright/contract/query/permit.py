@@ -8,6 +8,7 @@ import msgspec
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name
 from edgewright.contract.query.query import Query, Template
+from edgewright.contract.schema import SCHEMA_VERSION, SchemaVersion
 
 __all__ = ["Permit", "Questions"]
 
@@ -33,7 +34,7 @@ class Permit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server: str
     helper: str = ""
     templates: tuple[Template, ...] = ()
-    schema: int = 1
+    schema: SchemaVersion = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         """Refuse a permit that permits nothing definite."""
@@ -88,7 +89,7 @@ class Questions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
     device_class: str
     queries: tuple[Query, ...] = ()
-    schema: int = 1
+    schema: SchemaVersion = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         """Refuse two of one name, and too many."""

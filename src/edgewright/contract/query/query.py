@@ -14,6 +14,7 @@ import msgspec
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_digest, checked_name
 from edgewright.contract.rollout.plan import Selector
+from edgewright.contract.schema import SCHEMA_VERSION, SchemaVersion
 from edgewright.contract.timestamps import checked_time, time_of
 
 __all__ = [
@@ -118,7 +119,7 @@ class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     delta: float = 1e-6
     backends: tuple[Backend, ...] = ("helper",)
     subgroups: tuple[str, ...] = ()
-    schema: int = 1
+    schema: SchemaVersion = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         """Refuse a template that promises nothing."""
@@ -215,7 +216,7 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     release: str = ""
     projected: int = 0
     subgroup: dict[str, str] = {}
-    schema: int = 1
+    schema: SchemaVersion = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         """Refuse a query that no device could answer."""

@@ -11,6 +11,7 @@ import msgspec
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name
 from edgewright.contract.rollout.plan import Plan, Policy
+from edgewright.contract.schema import SCHEMA_VERSION, SchemaVersion
 from edgewright.contract.timestamps import checked_time
 
 __all__ = [
@@ -236,7 +237,7 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_imbalance_limit: float
     digest: str
     inputs: Inputs
-    schema: int = 1
+    schema: SchemaVersion = SCHEMA_VERSION
 
 
 class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -262,7 +263,7 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_imbalance_limit: float
     digest: str
     inputs: Inputs
-    schema: int = 1
+    schema: SchemaVersion = SCHEMA_VERSION
 
 
 def digest_of(*records: msgspec.Struct) -> str:

@@ -7,6 +7,7 @@ import msgspec
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_digest, checked_name, checked_version, version_key
+from edgewright.contract.schema import SCHEMA_VERSION, SchemaVersion
 from edgewright.contract.timestamps import checked_time
 
 __all__ = [
@@ -240,7 +241,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_battery: float = 0.0
     hours: Hours | None = None
     shadow: bool = False
-    schema: int = 1
+    schema: SchemaVersion = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         """Refuse a plan that no device could follow."""

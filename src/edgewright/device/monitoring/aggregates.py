@@ -416,19 +416,19 @@ def to_bytes(watched: Watched) -> bytes:
     current, previous, pairs, apart = ([int(value) for value in array.ravel()] for array in arrays)
     stored = msgspec.json.encode(
         _Stored(
-            (rows, width),
-            state.counts.ravel().tolist(),
-            [(mark.block, mark.seen, mark.at_s, mark.counts.ravel().tolist()) for mark in state.marks],
-            state.periods,
-            state.found,
-            (dependence.seen, current, previous, pairs, apart),
-            watched.skipped,
-            watched.last_s if math.isfinite(watched.last_s) else None,
-            [
+            shape=(rows, width),
+            counts=state.counts.ravel().tolist(),
+            marks=[(mark.block, mark.seen, mark.at_s, mark.counts.ravel().tolist()) for mark in state.marks],
+            periods=state.periods,
+            found=state.found,
+            check=(dependence.seen, current, previous, pairs, apart),
+            skipped=watched.skipped,
+            last_s=watched.last_s if math.isfinite(watched.last_s) else None,
+            windows=[
                 (each.began_s, each.ended_s, each.counts.ravel().tolist(), dict(each.tallies))
                 for each in watched.windows
             ],
-            watched.dropped,
+            dropped=watched.dropped,
         )
     )
     return zlib.compress(stored)

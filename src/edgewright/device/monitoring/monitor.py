@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from edgewright.contract.errors import CandidateError, InputError
 from edgewright.contract.model.reference_profile import Profile
 from edgewright.contract.query.query import Query, Template
+from edgewright.contract.schema import decode_record
 from edgewright.contract.timestamps import time_of
 from edgewright.device.filesystem import Files
 from edgewright.device.guard import Guard
@@ -233,7 +234,7 @@ def open_monitor(content: bytes, guard: Guard, path: Path, files: Files) -> Moni
         CandidateError: The profile does not fit the model, or this version.
     """
     try:
-        profile = msgspec.json.decode(content, type=Profile)
+        profile = decode_record(content, type=Profile)
         reference = Reference.of(profile)
         specs = [spec for spec in guard.contract.inputs if spec.name == profile.input]
         if not specs:

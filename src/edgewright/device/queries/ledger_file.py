@@ -14,6 +14,7 @@ import msgspec
 
 from edgewright.contract.query.query import Limits, Query, Template
 from edgewright.contract.refusal import Refusal, RefusedError
+from edgewright.contract.schema import decode_record
 from edgewright.device.filesystem import Files
 from edgewright.privacy.budget_ledger import Ledger, answered, debit
 
@@ -152,4 +153,4 @@ def _decoded(content: bytes) -> Ledger:
     line, _, body = content.partition(b"\n")
     if hashlib.sha256(body).hexdigest().encode() != line:
         raise ValueError("the checksum does not hold")
-    return msgspec.json.decode(body, type=Ledger)
+    return decode_record(body, type=Ledger)

@@ -101,16 +101,16 @@ def see(fate: Fate | None, plan: Plan | None, policy: Policy, situation: Situati
     arm = assigned(plan, policy, situation.device_id)
     rules = tuple(rule for stage in plan.stages for rule in stage.rules if _outcome(rule))
     return Fate(
-        plan.model,
-        plan.rollout,
-        plan.epoch,
-        plan.stage,
-        "" if arm is None else arm.version,
-        "" if arm is None else arm.manifest,
-        seen,
-        () if fate is None else fate.failed,
-        rules,
-        counts if fate is None else fate.before,
+        model=plan.model,
+        rollout=plan.rollout,
+        epoch=plan.epoch,
+        stage=plan.stage,
+        arm="" if arm is None else arm.version,
+        manifest="" if arm is None else arm.manifest,
+        seen=seen,
+        failed=() if fate is None else fate.failed,
+        rules=rules,
+        before=counts if fate is None else fate.before,
     )
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.release import Manifest, StoredFile, Variant
+from edgewright.contract.schema import decode_record
 from edgewright.device.filesystem import Files
 from edgewright.device.slots import Installed, Slots
 from edgewright.device.update.download import Shelf
@@ -76,7 +77,7 @@ class Shelves:
                 raise LockedError(
                     f"the manifest {digest[:12]} was changed on the disk", remedy="It is fetched again."
                 )
-            return msgspec.json.decode(content, type=Manifest), content
+            return decode_record(content, type=Manifest), content
         except (OSError, msgspec.MsgspecError, InputError) as error:
             raise LockedError(
                 f"the manifest {digest[:12]} cannot be read: {error}", remedy="It is fetched again."

@@ -15,6 +15,7 @@ import msgspec
 from edgewright.contract.alert import Action, AlertRule
 from edgewright.contract.errors import EdgewrightError, InputError, WorkError
 from edgewright.contract.query.query import Limits, Query
+from edgewright.contract.schema import decode_record
 from edgewright.contract.timestamps import time_of
 from edgewright.fleet.action_policy import Done, Wish, decide
 from edgewright.fleet.drill_down import Asking, narrow
@@ -152,7 +153,16 @@ def _want(services: Services, change: AlertChange, rule: AlertRule, action: Acti
         at_s=now_s,
         detail={"id": act_id, "action": action, "alert": rule.name, "why": permission.why},
     )
-    act = Act(act_id, action, change.subject, rule.name, change.message, "waiting", permission.why, now_s)
+    act = Act(
+        id=act_id,
+        action=action,
+        subject=change.subject,
+        alert=rule.name,
+        reason=change.message,
+        state="waiting",
+        why=permission.why,
+        asked_s=now_s,
+    )
     if verdict == "grant":
         act = msgspec.structs.replace(act, state="granted", decided_s=now_s, decided_by=_SERVER)
     elif verdict == "refuse":
@@ -169,7 +179,16 @@ def _wish(services: Services, act_id: str, about: str, alert: str, action: Actio
         Done(act.action, act.subject, act.decided_s) for act in granted if act.decided_s and act.action == action
     )
     waiting = any((act.action, act.subject) == (action, about) for act in awaiting(services))
-    return Wish(act_id, action, about, alert, policies, history, now_s, waiting)
+    return Wish(
+        item=act_id,
+        action=action,
+        about=about,
+        alert=alert,
+        policies=policies,
+        history=history,
+        now_s=now_s,
+        waiting=waiting,
+    )
 
 
 def do_granted(services: Services, tools: Tools, now_s: float) -> None:
@@ -233,7 +252,7 @@ def _ask(services: Services, act: Act, now_s: float) -> tuple[str, str]:
     asked_s: dict[str, float] = {}
     recent = (*store.sums.all("open"), *store.sums.done_since(now_s - _MONTH_S))
     for kept in recent:
-        asked = msgspec.json.decode(kept.body, type=Query)
+        asked = decode_record(kept.body, type=Query)
         if kept.device_class == device_class and asked.id not in mine:
             asked_s[asked.template] = max(kept.asked_s, asked_s.get(asked.template, 0.0))
     found = narrow(

@@ -10,6 +10,7 @@ import msgspec
 from edgewright.contract.alert import Reading
 from edgewright.contract.errors import EdgewrightError
 from edgewright.contract.query.query import Query
+from edgewright.contract.schema import decode_record
 from edgewright.fleet.cohort_drift import Collected, disjoint, readings
 from edgewright.fleet.health import Alike, Evidence, Said, Seen
 from edgewright.server.services import Services
@@ -101,7 +102,7 @@ class Gatherer:
         groups: dict[tuple[str, str, str, str], list[tuple[KeptQuery, Collected]]] = {}
         for kept in queries:
             try:
-                asked = msgspec.json.decode(kept.body, type=Query)
+                asked = decode_record(kept.body, type=Query)
                 found = msgspec.json.decode(kept.result or b"", type=Collected)
             except msgspec.MsgspecError as error:
                 _LOG.warning("the result of query %s cannot be read: %s", kept.id, error)

@@ -18,6 +18,7 @@ import msgspec
 from edgewright.contract.alert import AlertRule
 from edgewright.contract.config.fleet import Fleet, Mail, WebhookTarget
 from edgewright.contract.errors import EdgewrightError, InputError
+from edgewright.contract.schema import SCHEMA_VERSION, SchemaVersion
 from edgewright.server.alerting.email import letter, post
 from edgewright.server.alerting.webhook import Webhook, deliver
 from edgewright.server.store.records import AlertChange, Position
@@ -52,7 +53,7 @@ class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     severity: str
     message: str
     at_s: float
-    schema: int = 1
+    schema: SchemaVersion = SCHEMA_VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +141,14 @@ class Teller:
     def _notice(self, change: AlertChange) -> Notice:
         severity = next((rule.severity for rule in self.rules if rule.name == change.rule), "info")
         return Notice(
-            change.number,
-            self.fleet,
-            change.rule,
-            change.subject,
-            change.after,
-            severity,
-            change.message,
-            change.at_s,
+            number=change.number,
+            fleet=self.fleet,
+            rule=change.rule,
+            device_class=change.subject,
+            state=change.after,
+            severity=severity,
+            message=change.message,
+            at_s=change.at_s,
         )
 
 

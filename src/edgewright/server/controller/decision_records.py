@@ -109,14 +109,14 @@ def explain(decision: records.Decision) -> Explained:
     if ground.trial is not None:
         again.append(rejudge(ground.trial) == ground.trial)
     return Explained(
-        decision.subject,
-        decision.number,
-        decision.at_s,
-        decision.verdict,
-        decision.reason,
-        () if ground.decision is None else ground.decision.missing,
-        all(again) if again else None,
-        ground,
+        subject=decision.subject,
+        number=decision.number,
+        at_s=decision.at_s,
+        verdict=decision.verdict,
+        reason=decision.reason,
+        missing=() if ground.decision is None else ground.decision.missing,
+        replayed=all(again) if again else None,
+        ground=ground,
     )
 
 

@@ -24,6 +24,7 @@ from edgewright.contract.names import next_version, version_key
 from edgewright.contract.release import Manifest
 from edgewright.contract.rollout.decision import Decision, DeviceOutcome, Evidence, Trial, digest_of
 from edgewright.contract.rollout.plan import Plan, Policy
+from edgewright.contract.schema import decode_record
 from edgewright.contract.timestamps import time_of
 from edgewright.rollout import plan_transitions
 from edgewright.rollout.decision import decide
@@ -371,4 +372,4 @@ def _is_staged(repository: Repository, model: str, version: str) -> bool:
         return True
     path = release_path(model, highest)
     content = repository.read_target(repository.bin_of(path), path)
-    return content is not None and msgspec.json.decode(content, type=Manifest).lineage.again == version
+    return content is not None and decode_record(content, type=Manifest).lineage.again == version

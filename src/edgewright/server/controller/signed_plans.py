@@ -2,9 +2,8 @@
 
 from typing import TypeVar
 
-import msgspec
-
 from edgewright.contract.rollout.plan import Plan
+from edgewright.contract.schema import decode_record
 from edgewright.server.services import Services
 from edgewright.trust.repository.metadata_rules import ROLLOUTS
 
@@ -23,7 +22,7 @@ def signed_in(services: Services, folder: str, kind: type[_T]) -> list[_T]:
     metadata = repository.role(ROLLOUTS)
     paths = () if metadata is None else sorted(metadata.signed.targets)
     found = [repository.read_target(ROLLOUTS, path) for path in paths if path.startswith(f"{folder}/")]
-    return [msgspec.json.decode(content, type=kind) for content in found if content is not None]
+    return [decode_record(content, type=kind) for content in found if content is not None]
 
 
 def all_plans(services: Services) -> list[Plan]:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from edgewright.contract.query.query import Query
+from edgewright.contract.schema import decode_record
 from edgewright.fleet.cohort_drift import Collected, disjoint, judged
 from edgewright.server.services import Services
 from edgewright.trust.publishing.publish import releases
@@ -26,7 +27,7 @@ def findings_of(services: Services) -> Callable[[str, str], dict[str, Any] | Non
         for kept in services.store.sums.done_since(services.now() - _BACK_S):
             if (kept.model, kept.device_class) != (model, device_class):
                 continue
-            asked = msgspec.json.decode(kept.body, type=Query)
+            asked = decode_record(kept.body, type=Query)
             key = (asked.template_digest, asked.release)
             groups.setdefault(key, []).append(msgspec.json.decode(kept.result or b"", type=Collected))
             if newest is None or (kept.ended_s or 0.0) >= newest[0]:

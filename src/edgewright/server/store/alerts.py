@@ -94,12 +94,12 @@ class Alerts:
 
 def _alert(row: Row[Any]) -> Alert:
     return Alert(
-        row.rule,
-        row.subject,
-        row.state,
-        row.since_s,
-        row.at_s,
-        row.message,
-        msgspec.Raw(row.inputs),
-        row.silenced_until_s,
+        rule=row.rule,
+        subject=row.subject,
+        state=row.state,
+        since_s=row.since_s,
+        at_s=row.at_s,
+        message=row.message,
+        inputs=msgspec.Raw(row.inputs),
+        silenced_until_s=row.silenced_until_s,
     )

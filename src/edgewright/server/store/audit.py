@@ -56,7 +56,19 @@ class Audit:
                 return _entry(known)
             last = connection.execute(_last()).first()
             number, before = (last.number, last.digest) if last else (0, _FIRST)
-            entry = chained(AuditEntry(number + 1, name, at_s, actor, action, subject, content, before, ""))
+            entry = chained(
+                AuditEntry(
+                    number=number + 1,
+                    id=name,
+                    at_s=at_s,
+                    actor=actor,
+                    action=action,
+                    subject=subject,
+                    detail=content,
+                    before=before,
+                    digest="",
+                )
+            )
             connection.execute(
                 insert(audit).values(**msgspec.structs.asdict(entry) | {"detail": bytes(entry.detail)})
             )
@@ -126,13 +138,13 @@ def _last() -> Any:
 
 def _entry(row: Row[Any]) -> AuditEntry:
     return AuditEntry(
-        row.number,
-        row.id,
-        row.at_s,
-        row.actor,
-        row.action,
-        row.subject,
-        msgspec.Raw(row.detail),
-        row.before,
-        row.digest,
+        number=row.number,
+        id=row.id,
+        at_s=row.at_s,
+        actor=row.actor,
+        action=row.action,
+        subject=row.subject,
+        detail=msgspec.Raw(row.detail),
+        before=row.before,
+        digest=row.digest,
     )

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, Select, delete, func, insert, select, up
 from edgewright.contract.api.device_status import Status
 from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.names import checked_name
+from edgewright.contract.schema import decode_record
 from edgewright.server.access_control import hash_of, new_secret
 from edgewright.server.store.database import Database
 from edgewright.server.store.records import Candidate, Device, Group, Invited
@@ -269,14 +270,14 @@ class Devices:
                 slots = decoder.decode(body)
                 page.append(
                     Candidate(
-                        name,
-                        labels.decode(labelled),
-                        channel,
-                        enrolled_s,
-                        seen_s,
-                        slots.model,
-                        slots.proven,
-                        slots.previous,
+                        id=name,
+                        labels=labels.decode(labelled),
+                        channel=channel,
+                        enrolled_s=enrolled_s,
+                        seen_s=seen_s,
+                        model=slots.model,
+                        proven=slots.proven,
+                        previous=slots.previous,
                     )
                 )
             yield page
@@ -366,7 +367,7 @@ def _one(device_id: str) -> Select[Any]:
 
 def _device(row: Row[Any]) -> Device:
     try:
-        status = msgspec.json.decode(row.body, type=Status)
+        status = decode_record(row.body, type=Status)
     except (msgspec.MsgspecError, InputError) as error:
         raise WorkError(
             f"what device {row.id} said last cannot be read: {error}", remedy="Wait until it checks in again."

@@ -20,6 +20,8 @@ from edgewright.server.store.database import Database
 __all__ = ["VersionError", "check_version", "head", "migrate", "version_of"]
 
 _PLACE = Path(__file__).parent / "migrations"
+# Revisions of version 0.1, before schema 2.
+_UNRELEASED = ("0001", "0002")
 # Any number that other users of the same server are unlikely to take.
 _LOCK = 0x6564_6765_6D69_67
 
@@ -110,6 +112,11 @@ def _scripts(places: Sequence[Path]) -> ScriptDirectory:
 def _strange(found: str | None) -> VersionError:
     if found is None:
         return VersionError("the database is empty", remedy="Make its tables first: migrate it.")
+    if found in _UNRELEASED:
+        return VersionError(
+            "the database was made by Edgewright 0.1, whose records this version does not read",
+            remedy="Name an empty database; devices, users and alerts are entered anew.",
+        )
     return VersionError(
         f"the database is of version {found}, this release reads {head()}",
         remedy="Back it up and migrate it if it is older; if it is newer, run the release that made it.",

@@ -168,15 +168,15 @@ class Sums:
 
 def _query(row: Row[Any]) -> KeptQuery:
     return KeptQuery(
-        row.id,
-        row.model,
-        row.device_class,
-        row.state,
-        msgspec.Raw(row.body),
-        msgspec.Raw(row.template),
-        row.asked_s,
-        row.rho,
-        row.ended_s,
-        row.devices,
-        None if row.result is None else msgspec.Raw(row.result),
+        id=row.id,
+        model=row.model,
+        device_class=row.device_class,
+        state=row.state,
+        body=msgspec.Raw(row.body),
+        template=msgspec.Raw(row.template),
+        asked_s=row.asked_s,
+        rho=row.rho,
+        ended_s=row.ended_s,
+        devices=row.devices,
+        result=None if row.result is None else msgspec.Raw(row.result),
     )

@@ -4,11 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock
 
-import msgspec
-
 from edgewright.contract.names import version_key
 from edgewright.contract.release import Manifest
 from edgewright.contract.rollout.plan import Plan, Policy
+from edgewright.contract.schema import decode_record
 from edgewright.trust.publishing.publish import known_policy
 from edgewright.trust.repository.metadata_rules import ROLLOUTS
 from edgewright.trust.repository.repository import Repository
@@ -79,7 +78,7 @@ class Catalogue:
             content = repository.read_target(repository.bin_of(path), path)
             if content is None:
                 return None
-            known = msgspec.json.decode(content, type=Manifest)
+            known = decode_record(content, type=Manifest)
             with self._lock:
                 self._manifests[digest] = known
         return known
@@ -109,6 +108,6 @@ def _plans(repository: Repository) -> dict[tuple[str, str], Plan]:
     found = {}
     for path, target in () if metadata is None else sorted(metadata.signed.targets.items()):
         if path.startswith("rollouts/"):
-            plan = msgspec.json.decode(str(target.custom["record"]), type=Plan)
+            plan = decode_record(str(target.custom["record"]), type=Plan)
             found[plan.model, plan.device_class] = plan
     return found

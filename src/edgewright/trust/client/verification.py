@@ -29,6 +29,7 @@ from edgewright.contract.query.query import Query
 from edgewright.contract.refusal import RefusalCode, RefusedError
 from edgewright.contract.release import Manifest
 from edgewright.contract.rollout.plan import Plan, Policy, refusals
+from edgewright.contract.schema import decode_record
 from edgewright.trust.client.fetcher import Fetcher, code_of
 from edgewright.trust.fsync import sync
 from edgewright.trust.target_paths import permit_path, plan_path, policy_path, questions_path, release_path
@@ -326,7 +327,7 @@ def _time(text: str) -> datetime.datetime:
 
 def _decoded(content: bytes, kind: type[Record], path: str) -> Record:
     try:
-        return msgspec.json.decode(content, type=kind)
+        return decode_record(content, type=kind)
     except (msgspec.MsgspecError, InputError) as error:
         raise RefusedError("tampered", path, f"{path} is signed and cannot be read: {error}") from error
 

@@ -15,6 +15,7 @@ from edgewright.contract.errors import InputError
 from edgewright.contract.names import next_version, version_key
 from edgewright.contract.release import Delta, Manifest, Sealed, StoredFile, Variant, stored
 from edgewright.contract.rollout.plan import Plan, Policy, refusals
+from edgewright.contract.schema import decode_record
 from edgewright.contract.timestamps import time_of
 from edgewright.trust.delta import smallest_delta
 from edgewright.trust.keys.file_encryption import seal, unseal
@@ -149,7 +150,7 @@ def publish_again(
             raise InputError(
                 f"{model} {version} is not published", remedy=f"There are {', '.join(known) or 'no releases'}."
             )
-        before = msgspec.json.decode(content, type=Manifest)
+        before = decode_record(content, type=Manifest)
         if before.end_of_life and time_of(before.end_of_life) <= repository.now():
             raise InputError(
                 f"{model} {version} is retired since {before.end_of_life}", remedy="Go back to another release."
@@ -311,7 +312,7 @@ def _earlier(repository: Repository, model: str, count: int) -> list[Manifest]:
         path = release_path(model, version)
         content = repository.read_target(repository.bin_of(path), path)
         if content is not None:
-            found.append(msgspec.json.decode(content, type=Manifest))
+            found.append(decode_record(content, type=Manifest))
     return found
 
 

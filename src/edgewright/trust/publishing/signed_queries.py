@@ -7,6 +7,7 @@ from edgewright.contract.model.reference_profile import Profile
 from edgewright.contract.query.permit import Permit, Questions
 from edgewright.contract.query.query import Query, laxer
 from edgewright.contract.release import Manifest, stored
+from edgewright.contract.schema import decode_record
 from edgewright.trust.keys.signing_keys import KeyFolder
 from edgewright.trust.repository.repository import Repository
 from edgewright.trust.repository.signed_records import change_offline, change_online, record_at
@@ -34,7 +35,7 @@ def profile_of(repository: Repository, model: str, version: str, device_class: s
     """
     path = release_path(model, version)
     content = repository.read_target(repository.bin_of(path), path)
-    manifest = None if content is None else msgspec.json.decode(content, type=Manifest)
+    manifest = None if content is None else decode_record(content, type=Manifest)
     variant = None if manifest is None else manifest.variant(device_class)
     if manifest is None or variant is None or not variant.reference:
         raise InputError(
@@ -50,7 +51,7 @@ def profile_of(repository: Repository, model: str, version: str, device_class: s
     held = repository.store.read(blob_name(stored(file)[0]))
     if held is None:
         raise InputError(f"the profile of {model} {version} is missing", remedy="Run 'edgewright repo check'.")
-    return msgspec.json.decode(held, type=Profile)
+    return decode_record(held, type=Profile)
 
 
 def permit(repository: Repository, keys: KeyFolder, record: Permit, *, only_stage: bool = False) -> bool:

@@ -8,6 +8,7 @@ from tuf.api.metadata import TargetFile
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.query.permit import Permit, Questions
+from edgewright.contract.schema import decode_record
 
 __all__ = ["read_aloud"]
 
@@ -49,7 +50,7 @@ def _fields(kind: type[Permit] | type[Questions], target: TargetFile) -> dict[st
     custom = target.custom
     content = custom.get("record") if isinstance(custom, dict) else None
     try:
-        found: dict[str, Any] = msgspec.to_builtins(msgspec.json.decode(str(content), type=kind))
+        found: dict[str, Any] = msgspec.to_builtins(decode_record(str(content), type=kind))
     except (msgspec.MsgspecError, InputError):
         return None
     return found

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
-import msgspec
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from edgewright.contract.errors import InputError
+from edgewright.contract.schema import decode_record
 from edgewright.trust.keys.signing_keys import KeyFolder
 from edgewright.trust.repository.metadata_rules import ROLLOUTS
 from edgewright.trust.repository.repository import Repository, target_name
@@ -22,7 +22,7 @@ Record = TypeVar("Record")
 def record_at(repository: Repository, path: str, kind: type[Record]) -> Record | None:
     """Return the record that is signed under a path, None if there is none."""
     target = repository.target(ROLLOUTS if is_online(path) else repository.bin_of(path), path)
-    return None if target is None else msgspec.json.decode(str(target.custom["record"]), type=kind)
+    return None if target is None else decode_record(str(target.custom["record"]), type=kind)
 
 
 def change_offline(

@@ -99,7 +99,7 @@ FIGURES = ("size_bytes", "latency_p50_ms", "latency_p95_ms", "peak_memory_bytes"
 @pytest.mark.parametrize("run", ["finished", "insufficient", "impossible"])
 def test_the_json_has_its_fixed_form_whatever_came_of_it(run: str, request: pytest.FixtureRequest) -> None:
     document = request.getfixturevalue(run).document
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     for model in (document["original"], document["chosen"]):
         assert isinstance(model["path"], str)
         for name in FIGURES:

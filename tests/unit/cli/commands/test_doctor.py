@@ -11,7 +11,7 @@ from edgewright.cli.main import main
 def test_one_json_document_names_every_topic(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     diagnosis = json.loads(capsys.readouterr().out)
-    assert diagnosis["schema"] == 1
+    assert diagnosis["schema"] == 2
     assert diagnosis["machine"]["runtime"]
     assert {check["topic"] for check in diagnosis["checks"]} == {
         "runtime",

@@ -58,7 +58,7 @@ def test_the_written_file_loads_and_says_what_was_found(
     assert init(digits, out, "--json") == 0
     captured = capsys.readouterr()
     document = json.loads(captured.out)
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert document["data"]["samples"] == 1797
     assert document["metric"]["name"] == "accuracy"
     assert document["metric"]["original"] > 0.9

@@ -40,7 +40,7 @@ Lint = Callable[..., dict[str, Any]]
 
 def test_a_model_without_findings_is_exit_code_zero(digits_model: Path, lint: Lint) -> None:
     document = lint(digits_model, code=0)
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert document["lint"]["findings"] == []
     assert document["lint"]["layers"] == 9
 

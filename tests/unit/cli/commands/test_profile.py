@@ -64,7 +64,7 @@ def test_one_json_document_has_every_figure_with_its_origin(
 ) -> None:
     path = dense()
     profile = profile_json(path)
-    assert profile["schema"] == 1
+    assert profile["schema"] == 2
     assert profile["model"]["path"] == str(path)
     for name in (
         "size_bytes",

@@ -24,7 +24,7 @@ import json, os, signal, sys
 from pathlib import Path
 from edgewright.compress.certify.look_ledger import LookLedger
 def dump(content, file, **_):
-    file.write('{"schema": 1, "lo')
+    file.write('{"schema": 2, "lo')
     file.flush()
     os.kill(os.getpid(), signal.SIGKILL)
 json.dump = dump
@@ -61,7 +61,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_ledger_whole_and_unlocked(tm
 
 @pytest.mark.parametrize(
     "content",
-    ["", '{"schema": 1, "lo', "[]", '{"schema": 2, "looks": {}}', '{"schema": 1, "looks": {"a": 3}}', "\x00\x01"],
+    ["", '{"schema": 2, "lo', "[]", '{"schema": 1, "looks": {}}', '{"schema": 2, "looks": {"a": 3}}', "\x00\x01"],
 )
 def test_a_damaged_ledger_is_an_error_and_is_left_as_it_is(tmp_path: Path, content: str) -> None:
     (tmp_path / "looks.json").write_text(content)

@@ -108,7 +108,7 @@ TRIALS = (
 def report_of(**changes: Any) -> Report:
     return replace(
         Report(
-            schema=1,
+            schema=2,
             verdict="10.0 times smaller, 0.10 times the latency.",
             original=figures(1.0, "original"),
             chosen=figures(0.1, "model"),

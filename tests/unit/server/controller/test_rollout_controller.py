@@ -438,7 +438,16 @@ PLACES: dict[str, dict[str, Any]] = {
 def test_who_has_no_part_is_not_counted(make: Make, cause: str) -> None:
     world = make(count=0)
     plan = world.start(1.0, selector=Selector({"site": "berlin"}, "fast"))
-    device = Candidate("d", {"site": "berlin"}, "fast", 0.0, 1.0, "m", "1.0", "")
+    device = Candidate(
+        id="d",
+        labels={"site": "berlin"},
+        channel="fast",
+        enrolled_s=0.0,
+        seen_s=1.0,
+        model="m",
+        proven="1.0",
+        previous="",
+    )
     assert stage_participants.takes_part(plan, _policy(world), device)
     assert stage_participants.takes_part(
         plan, _policy(world), msgspec.structs.replace(device, proven="1.1", previous="1.0")

@@ -34,7 +34,18 @@ RULES = (HealthRule("crash", 0.05),)
 
 def plan(state: PlanState = "running", stage: int = 0) -> Plan:
     stages = (Stage(0.5, 60.0, RULES), Stage(1.0))
-    return Plan("m", "c", "r", 1, 7, (Arm("2", "a" * 64),), stages, stage, NOW.isoformat(), state)
+    return Plan(
+        model="m",
+        device_class="c",
+        rollout="r",
+        epoch=1,
+        counter=7,
+        arms=(Arm("2", "a" * 64),),
+        stages=stages,
+        stage=stage,
+        since=NOW.isoformat(),
+        state=state,
+    )
 
 
 def decided(devices: int, bad: int, *, of: Plan | None = None) -> records.Decision:
@@ -194,7 +205,22 @@ def test_silent_devices_are_those_that_were_not_heard_whatever_they_run() -> Non
 
 
 def test_hours_without_a_word_are_shown_as_zeros() -> None:
-    hour = Hour(3600, 3600, "c", "m", "1", "", 1, 9, 1, 0, 0, 0.0, 0, 0.0)
+    hour = Hour(
+        start_s=3600,
+        span_s=3600,
+        device_class="c",
+        model="m",
+        version="1",
+        arm="",
+        devices=1,
+        check_ins=9,
+        refused=1,
+        troubled=0,
+        latency_count=0,
+        latency_sum_s=0.0,
+        battery_count=0,
+        battery_sum=0.0,
+    )
     rows = overview.hour_rows([hour, msgspec.structs.replace(hour, device_class="d")], 0.0, 3 * 3600.0)
     assert [(row.start_s, row.check_ins, row.refused) for row in rows] == [
         (0, 0, 0),

@@ -77,12 +77,12 @@ def read_answers(folder: Path) -> Answers:
     arrays, text = read_arrays(folder)
     about = msgspec.json.decode(text, type=_About)
     return Answers(
-        tuple(arrays[f"train{i}"] for i in range(about.outputs)),
-        tuple(arrays[f"validation{i}"] for i in range(about.outputs)),
-        arrays.get("features"),
-        about.reading,
-        about.augment,
-        about.seed,
-        about.fingerprint,
-        about.notes,
+        train=tuple(arrays[f"train{i}"] for i in range(about.outputs)),
+        validation=tuple(arrays[f"validation{i}"] for i in range(about.outputs)),
+        features=arrays.get("features"),
+        reading=about.reading,
+        augment=about.augment,
+        seed=about.seed,
+        fingerprint=about.fingerprint,
+        notes=about.notes,
     )

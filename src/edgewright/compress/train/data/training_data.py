@@ -103,7 +103,16 @@ def teach(dataset: Dataset, *, seed: int, held_out: Dataset | None = None, kind:
     digest = content_digest(kept.inputs, labels, kept.groups, kept.task)
     fingerprint = f"{digest}:{seed}"
     return Lessons(
-        inputs, labels, kept.task, kept.groups, train, validation, form, weights, fingerprint, tuple(notes)
+        inputs=inputs,
+        labels=labels,
+        task=kept.task,
+        groups=kept.groups,
+        train=train,
+        validation=validation,
+        form=form,
+        class_weights=weights,
+        fingerprint=fingerprint,
+        notes=tuple(notes),
     )
 
 
@@ -126,16 +135,16 @@ def read_lessons(folder: Path) -> Lessons:
     arrays, text = read_arrays(folder)
     about = msgspec.json.decode(text, type=_About)
     return Lessons(
-        tuple(arrays[f"input{i}"] for i in range(about.inputs)),
-        arrays.get("labels"),
-        about.task,
-        arrays.get("groups"),
-        arrays["train"],
-        arrays["validation"],
-        about.form,
-        arrays.get("class_weights"),
-        about.fingerprint,
-        about.notes,
+        inputs=tuple(arrays[f"input{i}"] for i in range(about.inputs)),
+        labels=arrays.get("labels"),
+        task=about.task,
+        groups=arrays.get("groups"),
+        train=arrays["train"],
+        validation=arrays["validation"],
+        form=about.form,
+        class_weights=arrays.get("class_weights"),
+        fingerprint=about.fingerprint,
+        notes=about.notes,
     )
 
 

@@ -170,14 +170,14 @@ def ask(
     digest = hashlib.sha256(f"{lessons.fingerprint}:{tuple(names)}:{seed}:{len(outputs)}:{features}".encode())
     digest.update(teacher.fingerprint.encode())
     return Answers(
-        tuple(np.stack(views) for views in zip(*outputs, strict=True)),
-        tuple(output.numpy() for output in validation),
-        np.stack(inner) if inner else None,
-        opened.reading,
-        tuple(names),
-        seed,
-        digest.hexdigest(),
-        (f"the teacher answered {len(outputs)} views of {len(lessons.train)} rows",),
+        train=tuple(np.stack(views) for views in zip(*outputs, strict=True)),
+        validation=tuple(output.numpy() for output in validation),
+        features=np.stack(inner) if inner else None,
+        reading=opened.reading,
+        augment=tuple(names),
+        seed=seed,
+        fingerprint=digest.hexdigest(),
+        notes=(f"the teacher answered {len(outputs)} views of {len(lessons.train)} rows",),
     )
 
 

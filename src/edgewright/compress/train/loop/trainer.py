@@ -94,7 +94,17 @@ def fit(
     """
     own = own or OwnRecipe()
     run = _Run(
-        network, lessons, own.settle(settings), seed, answers, own, hold, checkpoint, save_every_s, deadline, tell
+        network=network,
+        lessons=lessons,
+        settings=own.settle(settings),
+        seed=seed,
+        answers=answers,
+        own=own,
+        hold=hold,
+        checkpoint=checkpoint,
+        save_every_s=save_every_s,
+        deadline=deadline,
+        tell=tell,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -250,7 +260,16 @@ class _Run:
         shown = progress.epoch * self.settings.shown(len(self.lessons.train)) + (0 if whole else progress.rows)
         epoch = progress.epoch if whole else progress.epoch + 1
         progress.curve.append(
-            CurvePoint(epoch, shown, mean, loss, metric, self.stepper.rate, self._seconds(), progress.note)
+            CurvePoint(
+                epoch=epoch,
+                rows=shown,
+                train_loss=mean,
+                validation_loss=loss,
+                validation_metric=metric,
+                rate=self.stepper.rate,
+                seconds=self._seconds(),
+                note=progress.note,
+            )
         )
         progress.note = ""
         if whole:

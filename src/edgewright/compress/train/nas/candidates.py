@@ -261,14 +261,14 @@ def _prospects(known: Sequence[Idea]) -> list[Prospect]:
     pace = LatencyModel.fit([each for each, _ in paced], [seconds for _, seconds in paced])
     return [
         Prospect(
-            idea.title,
-            idea.family,
-            "",
-            idea.origin,
-            latency.predict(idea.features)[0] if idea.ratio is None else idea.ratio,
-            parameters(idea.model),
-            idea.work,
-            pace.predict(idea.features)[0] if idea.pace is None else idea.pace,
+            title=idea.title,
+            family=idea.family,
+            start="",
+            origin=idea.origin,
+            latency_ratio=latency.predict(idea.features)[0] if idea.ratio is None else idea.ratio,
+            parameters=parameters(idea.model),
+            work=idea.work,
+            pace=pace.predict(idea.features)[0] if idea.pace is None else idea.pace,
         )
         for idea in known
         if idea.ratio is None or np.isfinite(idea.ratio)

@@ -111,15 +111,15 @@ def device_shown(device: Device, *, silent_s: float, now_s: float) -> DeviceShow
         ("public key", device.public.hex(), "Ed25519"),
     )
     return DeviceShown(
-        _row(device, silent_s, now_s),
-        moment(device.retired_s, now_s),
-        _refusal(said.refusal),
-        _refusal(said.notice),
-        facts,
-        said.failed,
-        said.broken,
-        moment(time_of(said.checked).timestamp(), now_s) if said.checked else None,
-        moment(device.enrolled_s, now_s),
+        row=_row(device, silent_s, now_s),
+        retired=moment(device.retired_s, now_s),
+        refusal=_refusal(said.refusal),
+        notice=_refusal(said.notice),
+        facts=facts,
+        failed=said.failed,
+        broken=said.broken,
+        checked=moment(time_of(said.checked).timestamp(), now_s) if said.checked else None,
+        enrolled=moment(device.enrolled_s, now_s),
     )
 
 
@@ -144,16 +144,16 @@ def _row(device: Device, silent_s: float, now_s: float) -> DeviceRow:
     else:
         silent = badge("good", "heard")
     return DeviceRow(
-        device.id,
-        short(device.id),
-        device.device_class,
-        labels(device.labels),
-        f"{said.model} {said.version}".strip() or "nothing",
-        said.state,
-        moment(device.seen_s, now_s),
-        silent,
-        "" if said.refusal is None else said.refusal.code,
-        device.bench,
+        id=device.id,
+        short=short(device.id),
+        device_class=device.device_class,
+        labels=labels(device.labels),
+        runs=f"{said.model} {said.version}".strip() or "nothing",
+        state=said.state,
+        seen=moment(device.seen_s, now_s),
+        silent=silent,
+        refusal="" if said.refusal is None else said.refusal.code,
+        bench=device.bench,
     )
 
 

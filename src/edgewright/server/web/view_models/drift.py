@@ -103,18 +103,18 @@ def drift_shown(model: str, device_class: str, found: Mapping[str, Any]) -> Drif
     signals = [_signal(name, one) for name, one in found["signals"].items()]
     signals.sort(key=lambda row: (row.verdict.tone != "bad", row.name))
     return DriftShown(
-        model,
-        device_class,
-        found["cohorts"],
-        f"{found['devices']:,}",
-        tuple(found["warnings"]),
-        tuple(signals),
-        tuple(_outcome(name, one) for name, one in found["outcomes"].items()),
-        tuple(
+        model=model,
+        device_class=device_class,
+        cohorts=found["cohorts"],
+        devices=f"{found['devices']:,}",
+        warnings=tuple(found["warnings"]),
+        signals=tuple(signals),
+        outcomes=tuple(_outcome(name, one) for name, one in found["outcomes"].items()),
+        classes=tuple(
             Subgroups(f"answers of {label}", _numbered("class", rates), "")
             for label, rates in found["classes"].items()
         ),
-        tuple(
+        calibration=tuple(
             Subgroups(f"{name.removeprefix('calibration.')}, {label}", _tenths(rates), "")
             for name, groups in found["calibration"].items()
             for label, rates in groups.items()

@@ -142,14 +142,14 @@ def overview(
     live = [plan for plan in plans.values() if plan.state in ("running", "paused")]
     total = sum(group.devices for group in groups)
     return Overview(
-        total,
-        total - sum(spoke.values()),
-        silent_after,
-        alert_rows(firing, now_s),
-        tuple(rollout_row(plan, now_s) for plan in live),
-        len(plans) - len(live),
-        classes,
-        ", ".join(staged),
+        devices=total,
+        silent=total - sum(spoke.values()),
+        silent_after=silent_after,
+        firing=alert_rows(firing, now_s),
+        rollouts=tuple(rollout_row(plan, now_s) for plan in live),
+        ended=len(plans) - len(live),
+        classes=classes,
+        awaiting=", ".join(staged),
     )
 
 
@@ -189,12 +189,12 @@ def _version_row(name: str, model: str, version: str, groups: Sequence[Group], t
         if group.state in _STATES:
             states[_STATES[group.state]] += group.devices
     return VersionRow(
-        model,
-        version,
-        f"{devices:,}",
-        percent(devices / total),
-        round(100 * devices / total, 2),
-        ", ".join(f"{number:,} {state}" for state, number in sorted(states.items())),
-        sum(group.devices for group in groups if group.refusal),
-        f"/devices?device_class={name}&version={version or '-'}",
+        model=model,
+        version=version,
+        devices=f"{devices:,}",
+        share=percent(devices / total),
+        width=round(100 * devices / total, 2),
+        states=", ".join(f"{number:,} {state}" for state, number in sorted(states.items())),
+        refused=sum(group.devices for group in groups if group.refusal),
+        href=f"/devices?device_class={name}&version={version or '-'}",
     )

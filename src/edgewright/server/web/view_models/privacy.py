@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from edgewright.contract.query.query import Limits, Query, Template
+from edgewright.contract.schema import decode_record
 from edgewright.privacy.accountant import cost_of, epsilon_of
 from edgewright.privacy.budget_ledger import growth
 from edgewright.server.store.records import KeptQuery
@@ -103,14 +102,14 @@ def budget_rows(spent: Mapping[str, float], limits: Limits) -> tuple[BudgetRow, 
     later = f"{epsilon_text(growth(limits, _YEARS, _DELTA))} after {_YEARS} years"
     return tuple(
         BudgetRow(
-            device_class,
-            duration(limits.period_s),
-            f"{rho:.3g}",
-            f"{most:.3g}",
-            round(min(100.0, 100 * rho / most), 1),
-            f"{percent(rho / most, 0)} of what a device gives in {duration(limits.period_s)}",
-            epsilon_text(epsilon_of(rho, _DELTA)) if rho else "0",
-            later,
+            device_class=device_class,
+            period=duration(limits.period_s),
+            spent=f"{rho:.3g}",
+            allowed=f"{most:.3g}",
+            share=round(min(100.0, 100 * rho / most), 1),
+            words=f"{percent(rho / most, 0)} of what a device gives in {duration(limits.period_s)}",
+            epsilon=epsilon_text(epsilon_of(rho, _DELTA)) if rho else "0",
+            growth=later,
         )
         for device_class, rho in sorted(spent.items())
     )
@@ -126,23 +125,23 @@ def epsilon_text(epsilon: float) -> str:
 
 
 def _query(one: KeptQuery, now_s: float) -> QueryRow:
-    query = msgspec.json.decode(bytes(one.body), type=Query)
-    template = msgspec.json.decode(bytes(one.template), type=Template)
+    query = decode_record(bytes(one.body), type=Query)
+    template = decode_record(bytes(one.template), type=Template)
     cost = cost_of(query, template)
     signals = ", ".join(signal.name for signal in template.signals) or f"{template.length:,} numbers"
     devices = f"{query.cohort:,} or more" if one.devices is None else f"{one.devices:,}"
     return QueryRow(
-        one.id,
-        one.model,
-        one.device_class,
-        template.name,
-        signals,
-        labels(query.subgroup),
-        badge(_TONES[one.state], one.state),
-        moment(one.asked_s, now_s),
-        devices,
-        epsilon_text(cost.epsilon),
-        epsilon_text(cost.epsilon_own),
-        f"{cost.delta:.1g}",
-        query.backend,
+        id=one.id,
+        model=one.model,
+        device_class=one.device_class,
+        template=template.name,
+        counted=signals,
+        subgroup=labels(query.subgroup),
+        state=badge(_TONES[one.state], one.state),
+        asked=moment(one.asked_s, now_s),
+        devices=devices,
+        epsilon=epsilon_text(cost.epsilon),
+        epsilon_own=epsilon_text(cost.epsilon_own),
+        delta=f"{cost.delta:.1g}",
+        backend=query.backend,
     )

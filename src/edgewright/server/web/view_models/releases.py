@@ -198,18 +198,18 @@ def release_shown(
         ("bytes of", lineage.again or "its own"),
     )
     return ReleaseShown(
-        manifest.name,
-        manifest.version,
-        digest,
-        _href(manifest.name, manifest.version),
-        facts,
-        _devices(groups, manifest.name, manifest.version),
-        tuple(_variant(variant) for variant in manifest.variants),
-        tuple(lineage.data.items()),
-        tuple(_step(step) for step in lineage.recipe),
-        tuple(sorted(lineage.environment.items())),
-        lineage.parent,
-        _href(manifest.name, lineage.parent) if known else "",
+        model=manifest.name,
+        version=manifest.version,
+        digest=digest,
+        href=_href(manifest.name, manifest.version),
+        facts=facts,
+        devices=_devices(groups, manifest.name, manifest.version),
+        variants=tuple(_variant(variant) for variant in manifest.variants),
+        data=tuple(lineage.data.items()),
+        steps=tuple(_step(step) for step in lineage.recipe),
+        environment=tuple(sorted(lineage.environment.items())),
+        parent=lineage.parent,
+        parent_href=_href(manifest.name, lineage.parent) if known else "",
     )
 
 

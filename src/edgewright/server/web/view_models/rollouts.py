@@ -285,14 +285,14 @@ class InputsShown:
 def rollout_row(plan: Plan, now_s: float) -> RolloutRow:
     """Return a rollout for a list."""
     return RolloutRow(
-        _href(plan),
-        plan.model,
-        plan.device_class,
-        plan.rollout,
-        _state(plan),
-        _stage(plan),
-        ", ".join(arm.version for arm in plan.arms),
-        _since(plan, now_s),
+        href=_href(plan),
+        model=plan.model,
+        device_class=plan.device_class,
+        name=plan.rollout,
+        state=_state(plan),
+        stage=_stage(plan),
+        arms=", ".join(arm.version for arm in plan.arms),
+        since=_since(plan, now_s),
     )
 
 
