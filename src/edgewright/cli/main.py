@@ -10,56 +10,63 @@ from edgewright.cli.console import print_failure, run_guarded
 
 __all__ = ["main"]
 
-# Verb to module; loaded only when named, so that a device's commands start fast.
-VERBS = {
-    "compress": "edgewright.cli.commands.compress",
-    "profile": "edgewright.cli.commands.profile",
-    "lint": "edgewright.cli.commands.lint",
-    "calibrate": "edgewright.cli.commands.calibrate",
-    "keys": "edgewright.cli.commands.keys",
-    "publish": "edgewright.cli.commands.publish",
-    "policy": "edgewright.cli.commands.policy",
-    "rollout": "edgewright.cli.commands.rollout",
-    "repo": "edgewright.cli.commands.repo",
-    "device": "edgewright.cli.commands.device",
-    "serve": "edgewright.cli.commands.serve",
-    "fleet": "edgewright.cli.commands.fleet",
-    "query": "edgewright.cli.commands.query",
-    "helper": "edgewright.cli.commands.helper",
-    "init": "edgewright.cli.commands.init",
-    "doctor": "edgewright.cli.commands.doctor",
+# Groups of verbs, in the order in which a model passes them: verb, and what it does in at most 56 characters.
+GROUPS = {
+    "fit": {
+        "init": "write a commented edgewright.toml for a model and data",
+        "compress": "make a model fit a device, with a certificate",
+        "profile": "measure a model on a target device",
+        "lint": "explain why a graph is slow on the runtime, and fix it",
+    },
+    "prove": {
+        "calibrate": "make a classifier's confidence match its accuracy",
+    },
+    "ship": {
+        "keys": "create, show and rotate the keys that sign releases",
+        "publish": "create a signed release of a model",
+        "policy": "show or change what the offline keys allow rollouts",
+        "rollout": "deliver a release to devices in stages, or roll back",
+        "repo": "check a repository, sign what is staged, renew it",
+    },
+    "watch": {
+        "query": "ask a fleet for private sums of its statistics",
+        "helper": "run the second aggregation server of private sums",
+    },
+    "run the fleet": {
+        "serve": "run the control plane with its web page",
+        "fleet": "list devices and alerts, enrol devices, give access",
+    },
+    "this machine": {
+        "device": "enrol this device, update its model, show its state",
+        "doctor": "show runtime, CPU features, sensors and disk",
+    },
 }
+# Loaded only when named, so that a device's commands start fast.
+VERBS = {verb: f"edgewright.cli.commands.{verb}" for verbs in GROUPS.values() for verb in verbs}
 
-SUMMARIES = {
-    "compress": "make a model fit a device, with a certificate",
-    "profile": "measure a model on a target",
-    "lint": "explain why a graph is slow on the runtime, and mend it",
-    "calibrate": "make a classifier's confidence mean what it says",
-    "keys": "make, show, add and replace the keys that sign releases and rollouts",
-    "publish": "make a signed release of a model",
-    "policy": "show or change what the offline keys allow rollouts to do",
-    "rollout": "bring a release to devices in stages, or take it back",
-    "repo": "check a repository, sign what is staged, renew what expires",
-    "device": "enrol this device, keep its model up to date, ask it",
-    "serve": "run the control plane: devices check in, rollouts advance by themselves, a page shows it",
-    "fleet": "ask a control plane about its devices and alerts, invite devices, give access",
-    "query": "ask a fleet for sums that tell nothing of one device",
-    "helper": "be the second operator of private sums",
-    "init": "write a commented edgewright.toml from a model and data",
-    "doctor": "show the runtime, CPU features, sensors and disk of this machine",
-}
+
+class _Parser(argparse.ArgumentParser):
+    """Lists the verbs by group, on one screen."""
+
+    def format_help(self) -> str:
+        """Return usage, groups of verbs and where to read on."""
+        lines = [self.format_usage(), f"\n{self.description}\n\n"]
+        for group, verbs in GROUPS.items():
+            for number, (verb, summary) in enumerate(verbs.items()):
+                lines.append(f"{'' if number else group:14} {verb:10} {summary}\n")
+        return "".join([*lines, f"\n{self.epilog}\n"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns 0 done, 1 the work failed, 2 the input or usage is wrong."""
     given = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="edgewright",
-        description="Fit a trained model to a class of edge devices and prove that it fits.",
+        description="Fit a trained model to edge devices, prove it, ship it, and keep it working there.",
         epilog="Run 'edgewright VERB --help' for a verb's options and examples.",
     )
     parser.add_argument("--version", action="version", version=f"edgewright {edgewright.__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=argparse.ArgumentParser)
     for verb, module in VERBS.items():
         if verb in given:
             try:
@@ -67,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             except ModuleNotFoundError as error:
                 return _missing(verb, error, as_json="--json" in given)
         else:
-            verbs.add_parser(verb, help=SUMMARIES[verb])
+            verbs.add_parser(verb)
     try:
         arguments = parser.parse_args(given)
     except SystemExit as ended:

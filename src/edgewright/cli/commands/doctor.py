@@ -8,14 +8,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import msgspec
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 import edgewright
 from edgewright.cli.console import SCHEMA_VERSION, print_json
@@ -93,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(diagnosis)
     else:
-        _print(diagnosis, Console())
+        _print(diagnosis)
     return 1 if any(check.state == "broken" for check in checks) else 0
 
 
@@ -174,10 +172,14 @@ def _ssh() -> Check:
     return Check("ssh", "client", "ok", shown.stderr.strip() or client)
 
 
-def _print(diagnosis: Diagnosis, console: Console) -> None:
-    colours = {"ok": "green", "absent": "yellow", "broken": "red"}
-    table = Table("topic", "what", "state", "found", title=f"edgewright {diagnosis.version}")
+def _print(diagnosis: Diagnosis) -> None:
+    """Print a table; `rich` may be absent where only the agent is installed."""
+    wide = max(40, shutil.get_terminal_size((100, 24)).columns)
+    topics = max(len(check.topic) for check in diagnosis.checks)
+    names = max(len(check.name) for check in diagnosis.checks)
+    print(f"edgewright {diagnosis.version}\n")
     for check in diagnosis.checks:
-        found = f"{check.detail}\n{check.remedy}" if check.remedy else check.detail
-        table.add_row(check.topic, check.name, f"[{colours[check.state]}]{check.state}[/]", escape(found))
-    console.print(table)
+        start = f"{check.topic:{topics}}  {check.name:{names}}  {check.state:6}  "
+        room = max(20, wide - len(start))
+        texts = [*textwrap.wrap(check.detail, room), *textwrap.wrap(check.remedy, room)]
+        print(start + f"\n{' ' * len(start)}".join(texts))

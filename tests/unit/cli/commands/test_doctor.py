@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,16 @@ def test_a_missing_ssh_client_is_optional(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_folder_that_cannot_be_written_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: False)
     assert {check.state for check in doctor._disks()} == {"broken"}
+
+
+@pytest.mark.parametrize("form", [["--json"], []])
+def test_works_where_only_the_agent_is_installed(form: list[str]) -> None:
+    program = (
+        "import sys\n"
+        "for name in ('rich', 'onnx', 'scipy', 'torch', 'pyarrow', 'jinja2', 'optuna', 'PIL'): sys.modules[name] = None\n"
+        "from edgewright.cli.main import main\n"
+        f"sys.exit(main({['doctor', *form]!r}))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert "onnxruntime" in ended.stdout
