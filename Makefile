@@ -4,10 +4,10 @@ BIN := .venv/bin
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-.PHONY: help setup fmt check test bench docs demo clean
+.PHONY: help setup fmt check structure test test-fast lowest bench docs demo clean
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 # What the demo and a user need; the marker is older than what it is made from only once.
 .venv/.user: pyproject.toml constraints.txt
@@ -19,13 +19,13 @@ help:  ## show this list
 
 .venv/.dev: .venv/.user
 	@echo "Adding the developers' tools to .venv (once)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[studio,cluster,server,telemetry]' $$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['dev'])" | sed 's/>=[^ ]*//g')
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[studio,cluster,server,telemetry]' $$($(BIN)/python -c "import tomllib; groups = tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']; print(*groups['dev'], *groups['docs'])" | sed 's/>=[^ ]*//g')
 	@if pkg-config --exists tss2-esys 2>/dev/null; then $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[tpm]'; fi
 	@touch $@
 
 setup: .venv/.dev  ## everything for working on Edgewright
 
-fmt: setup  ## format and mend what can be mended
+fmt: setup  ## format, and fix what can be fixed by itself
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
@@ -35,17 +35,27 @@ check: setup  ## format, lint, types, import directions
 	$(BIN)/mypy
 	PYTHONPATH=src $(BIN)/lint-imports --no-logo
 
+structure: setup  ## figures of the tree's structure beside their limits
+	PYTHONPATH=src $(BIN)/python -m tests.structure
+
+test-fast: setup  ## what to run before a commit: at most three minutes
+	$(BIN)/pytest -n 2 -q -m "not slow" --ignore tests/browser
+
 test: setup  ## all tests, two at a time
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --durations=10
+
+lowest: setup  ## the fast tests with the lowest versions of dependencies that pyproject.toml allows
+	$(BIN)/python packaging/lowest.py
 
 bench: setup  ## one benchmark in full: make bench NAME=compress_peers
-	$(BIN)/python benchmarks/$(or $(NAME),compress_peers).py
+	$(BIN)/python -m benchmarks.$(or $(NAME),compress_peers)
 
-docs: setup  ## check that the documentation's commands, links and tables are true
+docs: setup  ## build the documentation site into site/, strictly, and check its commands and tables
+	$(BIN)/zensical build --clean --strict
 	$(BIN)/pytest tests/unit/test_docs.py
 
 demo: .venv/.user  ## compress a real model with a certificate, in under five minutes
 	$(BIN)/python examples/digits/demo.py
 
 clean:  ## remove what the other targets made
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis edgewright-out
+	rm -rf .venv build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis edgewright-out

@@ -55,7 +55,9 @@ def measure(sources: Path = SOURCES) -> list[Figure]:
     fullest = [folder for folder, _ in folders.most_common()]
     circles, upward = _import_contracts()
     repeated = _repeated_names(trees, sources)
-    positional = [f"{path.relative_to(sources)}:{line}" for path, tree in trees.items() for line in _positional(tree)]
+    positional = [
+        f"{path.relative_to(sources)}:{line}" for path, tree in trees.items() for line in _positional(tree)
+    ]
     return [
         Figure("import circles", len(circles), tuple(circles)),
         Figure("imports against the layers", len(upward), tuple(upward)),

@@ -59,4 +59,4 @@ def test_the_wheel_holds_every_file_and_the_compiled_part(tmp_path: Path) -> Non
         if path.is_file() and path.suffix != ".c" and ".egg-info" not in path.as_posix()
     }
     assert files <= held | {name for name in files if name.endswith(".so")}
-    assert any(re.search(r"signals/_look.*\.so$", name) for name in held)
+    assert any(re.search(r"stats/_input_stats.*\.so$", name) for name in held)

@@ -173,7 +173,7 @@ def said(**changes: Any) -> Reply:
 
 ATTACKS: dict[str, tuple[Reply, str]] = {
     "no token of this fleet": (
-        reply(403, b'{"error":"E","message":"none\\u001b[2J","remedy":""}'),
+        reply(403, b'{"code":"E","message":"none\\u001b[2J","remedy":""}'),
         r"\(403\): none\[2J",
     ),
     "a page": (reply(200, b"<html>log in here</html>"), "none of its answers"),

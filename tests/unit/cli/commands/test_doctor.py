@@ -70,6 +70,8 @@ def test_works_where_only_the_agent_is_installed(form: list[str]) -> None:
         "from edgewright.cli.main import main\n"
         f"sys.exit(main({['doctor', *form]!r}))\n"
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120
+    )
     assert ended.returncode == 0, ended.stderr
     assert "onnxruntime" in ended.stdout

@@ -26,7 +26,7 @@ from edgewright.server.web import assets
 from edgewright.server.web.view_models import drift, interval_bars, overview, rollouts
 
 ROOT = Path(__file__).parents[4]
-PAGE = ROOT / "src/edgewright/server/page"
+PAGE = ROOT / "src/edgewright/server/web"
 NOW = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.UTC)
 POLICY = Policy("m", "c", 1, "0" * 32)
 RULES = (HealthRule("crash", 0.05),)

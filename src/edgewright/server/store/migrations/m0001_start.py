@@ -5,7 +5,7 @@ from alembic import op
 
 __all__ = ["down_revision", "revision", "upgrade"]
 
-revision = "2-0001"
+revision = "schema2_0001"
 down_revision = None
 
 # Neither database lets what was decided or done be changed or removed.

@@ -150,7 +150,7 @@ def test_a_module_that_fixes_its_batch_becomes_a_graph_of_some_batch() -> None:
 
 
 def test_control_flow_on_values_is_named_with_its_line() -> None:
-    with pytest.raises(ModelError, match=r"test_module\.py, line \d+: if x\.sum\(\) > 0") as caught:
+    with pytest.raises(ModelError, match=r"test_module_factory\.py, line \d+: if x\.sum\(\) > 0") as caught:
         export(Branch(), [samples(3)])
     assert "give the ONNX file" in caught.value.remedy
 
