@@ -10,13 +10,13 @@ from benchmarks.report import Interval
 from numpy.typing import NDArray
 
 from edgewright.compress.data.dataset import Dataset
-from edgewright.compress.data.model_outputs import outputs_of
+from edgewright.compress.data.model_outputs import model_outputs
 from edgewright.contract.errors import EdgewrightError
-from edgewright.contract.model.signature import InputContract
-from edgewright.profiling.latency import Latency, Subject, measure_latency, paired_ratio
+from edgewright.contract.model.signature import ModelSignature
+from edgewright.profiling.latency import LatencyResult, Workload, measure_latency, paired_ratio
 from edgewright.profiling.target import open_target
 from edgewright.runtime.options import RuntimeOptions
-from edgewright.stats.exact_paired_bound import exact_bound
+from edgewright.stats.exact_paired_bound import exact_drop_bound
 from edgewright.stats.paired_bounds import cluster_bound
 
 __all__ = ["Judged", "correct", "judge", "latencies", "ratio", "snr_db", "top_agreement"]
@@ -38,14 +38,16 @@ class Judged(msgspec.Struct, frozen=True):
     certified: bool
 
 
-def correct(model: Path, dataset: Dataset, indices: NDArray[np.intp], contract: InputContract) -> NDArray[np.bool_]:
+def correct(
+    model: Path, dataset: Dataset, indices: NDArray[np.intp], contract: ModelSignature
+) -> NDArray[np.bool_]:
     """Return which samples a model classifies correctly.
 
     Raises:
         CandidateError: It cannot be loaded or run.
     """
     assert dataset.labels is not None
-    (logits,) = outputs_of(str(model), dataset, indices, contract)
+    (logits,) = model_outputs(str(model), dataset, indices, contract)
     return np.asarray(logits.argmax(axis=-1) == dataset.labels[indices])
 
 
@@ -71,7 +73,7 @@ def judge(
     True
     """
     lost, gained = int((original & ~candidate).sum()), int((candidate & ~original).sum())
-    bound = exact_bound(lost, gained, len(original), alpha)
+    bound = exact_drop_bound(lost, gained, len(original), alpha)
     if groups is not None:
         bound = cluster_bound(original.astype(np.float64) - candidate, groups, alpha, bound)
     accuracy = float(candidate.mean())
@@ -80,10 +82,10 @@ def judge(
 
 def latencies(
     models: Mapping[str, Path], feed: Mapping[str, NDArray[Any]], *, seconds: float, seed: int
-) -> dict[str, Latency | EdgewrightError]:
+) -> dict[str, LatencyResult | EdgewrightError]:
     """Measure models in turns in one process: batch 1, one thread, the same options for all."""
     options = RuntimeOptions()
-    subjects = [Subject(name, path, options, feed) for name, path in models.items()]
+    subjects = [Workload(name, path, options, feed) for name, path in models.items()]
     measured = measure_latency(open_target("local"), subjects, seconds=seconds, seed=seed)
     return dict(zip(models, measured, strict=True))
 
@@ -93,7 +95,7 @@ def ratio(mine: object, other: object, *, same_bytes: bool = False) -> Interval 
 
     The same bytes take the same time: their ratio is one exactly.
     """
-    if not isinstance(mine, Latency) or not isinstance(other, Latency):
+    if not isinstance(mine, LatencyResult) or not isinstance(other, LatencyResult):
         return None
     if same_bytes:
         return Interval.exact(1.0)

@@ -83,11 +83,11 @@ def subjects(*, quick: bool) -> Part:
         names = random.permutation(np.unique(found.subjects))
         own = found.clean[found.subjects == names[0]]
         others = found.subjects != names[0]
-        taken = histograms.take_reference(found.clean[others], seed=run, groups=found.subjects[others])
+        taken = histograms.build_reference_histogram(found.clean[others], seed=run, groups=found.subjects[others])
         per_subject = np.stack(
-            [histograms.count(found.clean[found.subjects == name], taken.edges) for name in names]
+            [histograms.count_by_bin(found.clean[found.subjects == name], taken.edges) for name in names]
         )
-        allowed = drift_test.tolerance(per_subject[1:], quantile=0.9)
+        allowed = drift_test.fit_tolerance(per_subject[1:], quantile=0.9)
         deltas.append(allowed.delta)
         shares = per_subject[0] / per_subject[0].sum(axis=1, keepdims=True)
         pooled = taken.counts / taken.counts.sum(axis=1, keepdims=True)
@@ -98,7 +98,7 @@ def subjects(*, quick: bool) -> Part:
         hits["alarm"] += alarm
         hits["alarm.within"] += alarm and within
         hits["none"] += watch(taken, stream) is not None
-        first = histograms.take_reference(own[random.integers(len(own), size=1000)], seed=run)
+        first = histograms.build_reference_histogram(own[random.integers(len(own), size=1000)], seed=run)
         hits["own"] += watch(first, stream) is not None
     note = f"{runs} streams of {rows}; {hits['within']} subjects within; tolerance {np.mean(deltas):.2f} on average"
     return [
@@ -122,15 +122,19 @@ def repeats(*, quick: bool) -> Part:
     for run in range(runs):
         random = np.random.default_rng([run, 3])
         calibration, stream = draw(rows, random), draw(rows, random)
-        chosen = thinning.choose_thinning([histograms.place(calibration, histograms.quantile_edges(calibration))])
+        chosen = thinning.choose_thinning(
+            [histograms.bin_index(calibration, histograms.quantile_edges(calibration))]
+        )
         steps.append(chosen.step)
-        hits["refused"] += not chosen.testable
-        taken = histograms.take_reference(calibration[:: chosen.step], seed=run)
-        thinned = stream[thinning.pick(chosen, rows, since=chosen.step)]
+        hits["refused"] += not chosen.is_testable
+        taken = histograms.build_reference_histogram(calibration[:: chosen.step], seed=run)
+        thinned = stream[thinning.pick_rows(chosen, rows, rows_since_taken=chosen.step)]
         hits["thinned"] += watch(taken, thinned) is not None
-        hits["raw"] += watch(histograms.take_reference(calibration[::5], seed=run), stream) is not None
-        checked = thinning.check(thinning.begin_check(taken.counts), histograms.place(thinned, taken.edges))
-        hits["check"] += thinning.depends(checked)
+        hits["raw"] += watch(histograms.build_reference_histogram(calibration[::5], seed=run), stream) is not None
+        checked = thinning.update_dependence_check(
+            thinning.new_dependence_check(taken.counts), histograms.bin_index(thinned, taken.edges)
+        )
+        hits["check"] += thinning.is_dependent(checked)
     note = f"{runs} streams of {rows} frames; step {min(steps)} to {max(steps)}"
     others = {name: find for name, find in DETECTORS.items() if name not in ("e-process", "KSWIN")}
     return [
@@ -150,14 +154,18 @@ def regimes(*, quick: bool) -> Part:
     for run in range(runs):
         random = np.random.default_rng([run, 4])
         calibration, stream = (world.draw_regimes(rows, 500, random) for _ in range(2))
-        chosen = thinning.choose_thinning([histograms.place(calibration, histograms.quantile_edges(calibration))])
-        hits["cannot"] += not chosen.testable
-        taken = histograms.take_reference(calibration[::5], seed=run)
+        chosen = thinning.choose_thinning(
+            [histograms.bin_index(calibration, histograms.quantile_edges(calibration))]
+        )
+        hits["cannot"] += not chosen.is_testable
+        taken = histograms.build_reference_histogram(calibration[::5], seed=run)
         hits["by five"] += watch(taken, stream[::5]) is not None
         # A calibration set in no order says nothing of dependence: the device must find out.
-        shuffled = histograms.take_reference(world.draw(REFERENCE_ROWS, random), seed=run)
-        checked = thinning.check(thinning.begin_check(shuffled.counts), histograms.place(stream, shuffled.edges))
-        hits["check"] += thinning.depends(checked)
+        shuffled = histograms.build_reference_histogram(world.draw(REFERENCE_ROWS, random), seed=run)
+        checked = thinning.update_dependence_check(
+            thinning.new_dependence_check(shuffled.counts), histograms.bin_index(stream, shuffled.edges)
+        )
+        hits["check"] += thinning.is_dependent(checked)
     missed = runs - hits["cannot"]
     return [
         _alarms("regimes.tested all the same", missed, runs, 0.0, f"{runs} calibration streams of {rows}"),
@@ -234,9 +242,11 @@ def wearable(*, quick: bool) -> Part:
     for change, pool in list(changes.items())[: 1 if quick else None]:
         figures += _delays(f"wearable.{change}", before, drawing(pool), runs, _with_reference(before))
 
-    taken = histograms.take_reference(found.clean[~unseen], seed=0, groups=found.subjects[~unseen])
-    groups = np.stack([histograms.count(found.clean[found.subjects == name], taken.edges) for name in names[:-1]])
-    delta = drift_test.tolerance(groups, quantile=0.9).delta
+    taken = histograms.build_reference_histogram(found.clean[~unseen], seed=0, groups=found.subjects[~unseen])
+    groups = np.stack(
+        [histograms.count_by_bin(found.clean[found.subjects == name], taken.edges) for name in names[:-1]]
+    )
+    delta = drift_test.fit_tolerance(groups, quantile=0.9).delta
     own: dict[str, Callable[[np.random.Generator, Floats, int], int | None]] = {
         "e-process, tolerance": lambda _, stream, __: watch(taken, stream, tolerance=delta),
         "e-process, own baseline": lambda _, stream, seed: _after_baseline(stream, seed),
@@ -248,7 +258,7 @@ def wearable(*, quick: bool) -> Part:
 
 
 def _after_baseline(stream: Floats, seed: int, rows: int = 2000) -> int | None:
-    alarm = watch(histograms.take_reference(stream[:rows], seed=seed), stream[rows:])
+    alarm = watch(histograms.build_reference_histogram(stream[:rows], seed=seed), stream[rows:])
     return None if alarm is None else rows + alarm
 
 
@@ -261,14 +271,16 @@ def industrial(*, quick: bool) -> Part:
     for one in files:
         start = int(0.15 * len(one.signals))
         calibration, stream = one.signals[:start], one.signals[start:]
-        chosen = thinning.choose_thinning([histograms.place(calibration, histograms.quantile_edges(calibration))])
-        if chosen.testable:
+        chosen = thinning.choose_thinning(
+            [histograms.bin_index(calibration, histograms.quantile_edges(calibration))]
+        )
+        if chosen.is_testable:
             testable.append(one.name)
         for name in names[1:]:
             if name == "e-process":
-                if not chosen.testable:
+                if not chosen.is_testable:
                     continue
-                taken = histograms.take_reference(calibration[:: chosen.step], seed=0)
+                taken = histograms.build_reference_histogram(calibration[:: chosen.step], seed=0)
                 alarm = watch(taken, stream[:: chosen.step])
                 alarm = None if alarm is None else (alarm - 1) * chosen.step + 1
             else:
@@ -299,16 +311,18 @@ def cohorts(*, quick: bool) -> Part:
                 reference = random.multinomial(n_ref, shares) / n_ref
                 told = {"sigma": 30.0, "size": 0.05, "alpha": ALPHA}
                 sums = _noised(shares, number, random)
-                hits["with"] += cohort_tests.compare_cohorts(sums, reference, n_ref=n_ref, **told).p_value <= ALPHA
+                hits["with"] += (
+                    cohort_tests.compare_cohorts(sums, reference, reference_count=n_ref, **told).p_value <= ALPHA
+                )
                 hits["without"] += (
-                    cohort_tests.compare_cohorts(sums, reference, n_ref=1e12, **told).p_value <= ALPHA
+                    cohort_tests.compare_cohorts(sums, reference, reference_count=1e12, **told).p_value <= ALPHA
                 )
                 pooled = cohort_tests.pooled_p_value(
-                    sums.sum(axis=0), reference, n_ref=n_ref, sigma=30 * number**0.5
+                    sums.sum(axis=0), reference, reference_count=n_ref, noise_sd=30 * number**0.5
                 )
                 hits["pooled"] += pooled <= ALPHA
-                moved = _noised(shares + cohort_tests.shifts(shares, 0.05)[0], number, random)
-                found = cohort_tests.compare_cohorts(moved, reference, n_ref=n_ref, **told)
+                moved = _noised(shares + cohort_tests.preset_shifts(shares, 0.05)[0], number, random)
+                found = cohort_tests.compare_cohorts(moved, reference, reference_count=n_ref, **told)
                 hits["power"] += found.p_value <= ALPHA
                 foreseen.append(found.power)
             part = f"cohorts.{number} cohorts, reference {n_ref}"

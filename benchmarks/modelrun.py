@@ -13,11 +13,11 @@ from benchmarks.tasks.preparation import write_arrays
 from benchmarks.tools import SEED, compress_by_edgewright
 
 from edgewright.compress.data.loader import load_data
-from edgewright.compress.data.model_outputs import outputs_of
-from edgewright.compress.data.splits import split
+from edgewright.compress.data.model_outputs import model_outputs
+from edgewright.compress.data.splits import split_dataset
 from edgewright.compress.model.loading import read_model
 from edgewright.contract.errors import EdgewrightError
-from edgewright.profiling.latency import Latency
+from edgewright.profiling.latency import LatencyResult
 
 __all__ = ["run_model"]
 
@@ -49,19 +49,21 @@ def run_model(
     chosen = Path(tool.model)
     contract = read_model(model).contract
     dataset = load_data(str(data), contract, model=model, seed=SEED)
-    certify = np.sort(split(dataset, seed=SEED).certify)
+    certify = np.sort(split_dataset(dataset, seed=SEED).certify)
     same = hashlib.sha256(chosen.read_bytes()).digest() == hashlib.sha256(model.read_bytes()).digest()
     try:
-        reference, outputs = (outputs_of(str(path), dataset, certify, contract) for path in (model, chosen))
+        reference, outputs = (model_outputs(str(path), dataset, certify, contract) for path in (model, chosen))
         models = {"original": model, "chosen": chosen}
-        measured = latencies(models, dataset.feed(int(certify[0])), seconds=_MEASURE_S, seed=SEED)
+        measured = latencies(models, dataset.inputs_of(int(certify[0])), seconds=_MEASURE_S, seed=SEED)
     except EdgewrightError as error:
         record["error"] = error.message
         return missing, [name, *["-"] * 8, f"{tool.wall_s:.0f}"], record
     to_original = ratio(measured["chosen"], measured["original"], same_bytes=same)
     snr, agreement = snr_db(reference, outputs), top_agreement(reference, outputs)
     report = tool.report or {}
-    p50_us = [entry.p50.value * 1e6 if isinstance(entry, Latency) else float("nan") for entry in measured.values()]
+    p50_us = [
+        entry.p50.value * 1e6 if isinstance(entry, LatencyResult) else float("nan") for entry in measured.values()
+    ]
     record |= {
         "chosen_size_bytes": chosen.stat().st_size,
         "p50_us": p50_us,

@@ -22,8 +22,13 @@ from benchmarks.overhead import overhead, tail
 from benchmarks.parts import run_parts
 from benchmarks.report import Figure, Interval
 
-from edgewright.contract.model.reference_profile import Profile, Signal
-from edgewright.device.monitoring.aggregates import Reference, observe, start, to_bytes
+from edgewright.contract.model.reference_profile import ReferenceProfile, ReferenceSignal
+from edgewright.device.monitoring.aggregates import (
+    MonitoringReference,
+    add_observations,
+    new_monitor_state,
+    state_to_bytes,
+)
 
 NAME = "monitor"
 PACKAGES = ("edgewright", "numpy", "onnxruntime")
@@ -66,20 +71,22 @@ def kept(*, quick: bool) -> list[Figure]:
     del quick
     random = np.random.default_rng(0)
     signals = tuple(
-        Signal(name, tuple(np.linspace(-2, 2, 15).tolist()), (*random.integers(40, 60, 16).tolist(), 0))
+        ReferenceSignal(name, tuple(np.linspace(-2, 2, 15).tolist()), (*random.integers(40, 60, 16).tolist(), 0))
         for name in _SIGNALS
     )
-    reference = Reference.of(Profile("x", _VALUES, signals, scores="logits", classes=8))
-    watched, taken = start(reference, 0.0), []
+    reference = MonitoringReference.prepare(
+        ReferenceProfile("x", _VALUES, signals, output_kind="logits", classes=8)
+    )
+    watched, taken = new_monitor_state(reference, 0.0), []
     for number in range(200):
         rows = random.normal(size=(200, len(reference.layout.columns)))
         rows[:, :2] = number, 1e-3
         began = time.process_time()
-        watched = observe(reference, watched, rows, now_s=60.0 * number, clock_s=float(number))
+        watched = add_observations(reference, watched, rows, now=60.0 * number, monotonic_seconds=float(number))
         taken.append(time.process_time() - began)
     note = f"{len(_SIGNALS)} signals of 16 bins after 40,000 observations, with {len(watched.windows)} windows"
     return [
-        _figure("kept.kb", len(to_bytes(watched)) / 1000, None, note),
+        _figure("kept.kb", len(state_to_bytes(watched)) / 1000, None, note),
         _figure("kept.cpu_us_per_inference", float(np.median(taken)) / 200 * 1e6, None, "counting, off the path"),
     ]
 

@@ -33,15 +33,27 @@ from numpy.typing import NDArray
 from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import LocalOutlierFactor
 
-from edgewright.compress.model.embedding_output import EMBEDDING, expose
+from edgewright.compress.model.embedding_output import EMBEDDING_OUTPUT, expose_embedding
 from edgewright.compress.model.graph import session_bytes
-from edgewright.compress.train.torch_graph.onnx_module import Network
-from edgewright.compress.uncertainty.ood_fit import fit_mahalanobis, fit_neighbours, outlier_rule
-from edgewright.compress.uncertainty.temperature_scaling import soften
-from edgewright.contract.model.ood_detector import LogitMeasure, Measure, Squeezing
-from edgewright.stats.calibration import calibration_error, fit_temperature, fit_vector, nll, softmax
-from edgewright.stats.conformal import accepts, coverage, fit_sets, prediction_sets
-from edgewright.stats.ood_scores import disagreement, score, scorer, squeezed, unusual
+from edgewright.compress.train.torch_graph.onnx_module import TrainableGraph
+from edgewright.compress.uncertainty.ood_fit import fit_mahalanobis, fit_neighbours, fit_ood_rule
+from edgewright.compress.uncertainty.temperature_scaling import scale_logits
+from edgewright.contract.model.ood_detector import FeatureSqueezing, LogitScore, OodScore
+from edgewright.stats.calibration import (
+    expected_calibration_error,
+    fit_temperature_scaling,
+    fit_vector_scaling,
+    negative_log_likelihood,
+    softmax,
+)
+from edgewright.stats.conformal import fit_prediction_sets, is_accepted, prediction_sets, set_coverage
+from edgewright.stats.ood_scores import (
+    is_out_of_distribution,
+    logit_scores,
+    ood_scorer,
+    prediction_l1_distance,
+    squeeze_features,
+)
 from edgewright.stats.selective_prediction import fit_acceptance
 
 NAME = "outliers"
@@ -78,11 +90,11 @@ def _subject(material: Material) -> Subject:
     def plain(samples: Floats) -> NDArray[Any]:
         return np.concatenate([bare.run(None, {"x": part})[0] for part in _batches(samples)])
 
-    softened = expose(soften(model, fit_temperature(plain(x), y)))
+    softened = expose_embedding(scale_logits(model, fit_temperature_scaling(plain(x), y)))
     session = session_bytes(softened)
 
     def run(samples: Floats) -> Answers:
-        parts = [session.run(["logits", EMBEDDING], {"x": part}) for part in _batches(samples)]
+        parts = [session.run(["logits", EMBEDDING_OUTPUT], {"x": part}) for part in _batches(samples)]
         return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
 
     return Subject(softened, run, plain)
@@ -92,24 +104,24 @@ def _batches(samples: Floats) -> list[Floats]:
     return [samples[start : start + 256] for start in range(0, len(samples), 256)]
 
 
-def _measures(subject: Subject, material: Material) -> dict[str, tuple[Measure | None, Scoring]]:
+def _measures(subject: Subject, material: Material) -> dict[str, tuple[OodScore | None, Scoring]]:
     """Return each measure, and the function from samples to its scores; None for a peer's."""
     x, y = material.train[0][:20_000], material.train[1][:20_000]
     embedding = subject.run(x)[1]
     spread = material.high - material.low
     squeezes = {
-        "bits": Squeezing("x", bits=3 if spread == 1 else 5, low=material.low, high=material.high),
-        "median": Squeezing("x", window=3, axes=material.axes),
+        "bits": FeatureSqueezing("x", bits=3 if spread == 1 else 5, low=material.low, high=material.high),
+        "median": FeatureSqueezing("x", window=3, axes=material.axes),
     }
-    of_logits: list[Measure] = [LogitMeasure("energy"), LogitMeasure("confidence"), LogitMeasure("margin")]
-    of_embedding: dict[str, Measure] = {
-        "mahalanobis": fit_mahalanobis(EMBEDDING, embedding, y),
-        "relative mahalanobis": fit_mahalanobis(EMBEDDING, embedding, y, relative=True),
-        "neighbours": fit_neighbours(EMBEDDING, embedding),
+    of_logits: list[OodScore] = [LogitScore("energy"), LogitScore("confidence"), LogitScore("margin")]
+    of_embedding: dict[str, OodScore] = {
+        "mahalanobis": fit_mahalanobis(EMBEDDING_OUTPUT, embedding, y),
+        "relative mahalanobis": fit_mahalanobis(EMBEDDING_OUTPUT, embedding, y, relative=True),
+        "neighbours": fit_neighbours(EMBEDDING_OUTPUT, embedding),
     }
-    found: dict[str, tuple[Measure | None, Scoring]] = {}
+    found: dict[str, tuple[OodScore | None, Scoring]] = {}
     for measure in of_logits:
-        assert isinstance(measure, LogitMeasure)
+        assert isinstance(measure, LogitScore)
         found[measure.score] = measure, _scoring(measure, 0)
     for name, measure in of_embedding.items():
         found[name] = measure, _scoring(measure, 1)
@@ -125,15 +137,15 @@ def _measures(subject: Subject, material: Material) -> dict[str, tuple[Measure |
     return found
 
 
-def _scoring(measure: Measure, place: int) -> Scoring:
-    scored = scorer(measure)
+def _scoring(measure: OodScore, place: int) -> Scoring:
+    scored = ood_scorer(measure)
     return lambda _, answers: scored(answers[place])
 
 
-def _squeezing(subject: Subject, measure: Squeezing) -> Scoring:
+def _squeezing(subject: Subject, measure: FeatureSqueezing) -> Scoring:
     def scored(samples: Floats, answers: Answers) -> NDArray[np.floating]:
-        again = subject.run(squeezed(samples, measure))
-        return disagreement(softmax(answers[0]), softmax(again[0]))
+        again = subject.run(squeeze_features(samples, measure))
+        return prediction_l1_distance(softmax(answers[0]), softmax(again[0]))
 
     return scored
 
@@ -144,7 +156,7 @@ def _peer(peer: Any) -> Scoring:
 
 def _attacked(subject: Subject, material: Material, *, quick: bool) -> tuple[dict[str, Floats], list[Figure]]:
     """Return the attacks that succeed, and how often each does."""
-    network = Network(subject.model)
+    network = TrainableGraph(subject.model)
     network.eval()
     many = 150 if quick else _ATTACKED
     x, y = material.usual[0][:many], material.usual[1][:many]
@@ -178,35 +190,35 @@ def _found(subject: Subject, material: Material, *, quick: bool) -> list[Figure]
     answers = {title: subject.run(samples) for title, samples in sets.items()}
     for name, (measure, scored) in _measures(subject, material).items():
         # A peer's threshold is set in the same way.
-        rule = outlier_rule(
-            measure or LogitMeasure("energy"), scored(sets["calibrate"], answers["calibrate"]), RATE
-        )
+        rule = fit_ood_rule(measure or LogitScore("energy"), scored(sets["calibrate"], answers["calibrate"]), RATE)
         usual = scored(sets["usual"], answers["usual"])
         peer = None if measure else name
-        rejected = share(unusual(usual, rule))
-        note = rule.guarantee.words if measure else "threshold set as for the others"
+        rejected = share(is_out_of_distribution(usual, rule))
+        note = rule.guarantee.describe if measure else "threshold set as for the others"
         figures.append(Figure(f"{name}.false rejections", rejected, RATE, peer, rejected.low <= RATE, note))
         for title, samples in strange.items():
             scores = scored(samples, answers[title])
             told = auroc(usual, scores)
             note = f"AUROC {told.value:.4f} ({told.low:.4f} to {told.high:.4f}), {len(scores)} samples"
-            figures.append(_stated(f"{title}.{name}.rejected", share(unusual(scores, rule)), note, peer))
+            figures.append(
+                _stated(f"{title}.{name}.rejected", share(is_out_of_distribution(scores, rule)), note, peer)
+            )
     return figures
 
 
 def _trusted(subject: Subject, material: Material) -> list[Figure]:
     """What calibrated confidence, sets and acceptance hold on usual and on shifted samples."""
     samples, labels = material.calibrate
-    vector = fit_vector(subject.plain(samples[::2]), labels[::2])
+    vector = fit_vector_scaling(subject.plain(samples[::2]), labels[::2])
     x, y = samples[1::2], labels[1::2]
     logits = subject.run(x)[0]
     chances = softmax(logits)
     sets = {
-        "sets lac": fit_sets(chances, y, 1 - COVERED),
-        "sets aps": fit_sets(chances, y, 1 - COVERED, method="aps"),
-        "sets lac by class": fit_sets(chances, y, 1 - COVERED, by="class"),
+        "sets lac": fit_prediction_sets(chances, y, 1 - COVERED),
+        "sets aps": fit_prediction_sets(chances, y, 1 - COVERED, method="aps"),
+        "sets lac by class": fit_prediction_sets(chances, y, 1 - COVERED, stratified_by="class"),
     }
-    acceptance = fit_acceptance(score(logits).confidence, logits.argmax(axis=1) == y, ACCEPTED_ERROR)
+    acceptance = fit_acceptance(logit_scores(logits).confidence, logits.argmax(axis=1) == y, ACCEPTED_ERROR)
     figures = []
     cases: dict[str, Labelled] = {"usual": material.usual, **material.shifted}
     for case, (samples, labels) in cases.items():
@@ -217,27 +229,27 @@ def _trusted(subject: Subject, material: Material) -> list[Figure]:
         for title, outputs in (("plain", raw), ("temperature", scaled), ("vector", vector.apply(raw))):
             sure = softmax(outputs)
             right = sure.argmax(axis=1) == labels
-            error = calibration_error(sure.max(axis=1), right)
-            loss = f"plain {error.plain:.4f}, rms {error.rms:.4f}, nll {nll(sure, labels):.4f}"
+            error = expected_calibration_error(sure.max(axis=1), right)
+            loss = f"plain {error.plugin:.4f}, rms {error.rms:.4f}, nll {negative_log_likelihood(sure, labels):.4f}"
             figures.append(_stated(f"{case}.ece {title}", Interval.exact(error.debiased), f"debiased; {loss}"))
         for title, rule in sets.items():
-            seen = coverage(prediction_sets(softmax(scaled), rule), labels)
-            covered = share(np.arange(seen.samples) < seen.covered)
-            note = f"mean size {seen.mean_size:.2f}, single {seen.single:.2f}; "
-            note += rule.guarantee.words if usual else "a shift: nothing is promised"
+            seen = set_coverage(prediction_sets(softmax(scaled), rule), labels)
+            covered = share(np.arange(seen.sample_count) < seen.covered_count)
+            note = f"mean size {seen.mean_set_size:.2f}, single {seen.singleton_fraction:.2f}; "
+            note += rule.guarantee.describe if usual else "a shift: nothing is promised"
             limit = COVERED if usual else None
-            holds = not usual or kept_coverage(seen.covered, seen.samples, len(y), COVERED)
+            holds = not usual or kept_coverage(seen.covered_count, seen.sample_count, len(y), COVERED)
             figures.append(Figure(f"{case}.{title}.coverage", covered, limit, None, holds, note))
         if acceptance is None:
             continue
-        taken = accepts(score(scaled).confidence, acceptance)
+        taken = is_accepted(logit_scores(scaled).confidence, acceptance)
         wrong = share(~hits[taken]) if taken.any() else Interval.exact(0.0)
         note = f"accepted {taken.mean():.3f}; "
-        note += acceptance.guarantee.words if usual else "a shift: nothing is promised"
+        note += acceptance.guarantee.describe if usual else "a shift: nothing is promised"
         limit = ACCEPTED_ERROR if usual else None
         holds = not usual or wrong.low <= ACCEPTED_ERROR
         figures.append(Figure(f"{case}.accepted.error", wrong, limit, None, holds, note))
-    share_accepted = 0.0 if acceptance is None else acceptance.accepted
+    share_accepted = 0.0 if acceptance is None else acceptance.accepted_fraction
     told = f"for an error of {ACCEPTED_ERROR:g} at most; 0 if no threshold can promise that"
     return [*figures, _stated("accepted.share", Interval.exact(share_accepted), told)]
 

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgewright.compress.data.dataset import Dataset
-from edgewright.compress.uncertainty.reference_profile import reference_profile
-from edgewright.contract.model.signature import InputContract, TensorSpec
+from edgewright.compress.uncertainty.reference_profile import build_reference_profile
+from edgewright.contract.model.signature import ModelSignature, TensorSpec
 from edgewright.device.agent import Agent
-from edgewright.device.filesystem import Files
+from edgewright.device.filesystem import FileSystem
 from edgewright.device.guard import Guard
-from edgewright.device.inference.predictor import Engine, Predictor
-from edgewright.device.monitoring.monitor import Monitor, Watch, open_monitor
-from edgewright.device.slots import Installed
-from edgewright.runtime.session import open_session
+from edgewright.device.inference.predictor import LoadedRelease, Predictor
+from edgewright.device.monitoring.monitor import Monitor, MonitorThread, open_monitor
+from edgewright.device.slots import InstalledRelease
+from edgewright.runtime.session import open_onnx_session
 
 __all__ = ["Overhead", "Tail", "overhead", "tail"]
 
@@ -137,38 +137,38 @@ def _calls(values: int, hidden: int, *, watched: bool) -> Iterator[_Calls]:
     """Yield the calls on one opened model."""
     content = _model(values, hidden)
     bare = ort.InferenceSession(content, _options(), providers=["CPUExecutionProvider"])
-    session = open_session(content)
+    session = open_onnx_session(content)
     # One opened model for both: two would lie elsewhere in memory, which alone makes up to 100 us of 200.
     session._session, session._run = bare, bare.run
     feed: dict[str, NDArray[Any]] = {"x": np.random.default_rng(0).random((1, values), np.float32)}
-    contract = InputContract(
+    contract = ModelSignature(
         inputs=(TensorSpec("x", "float32", ("batch", values), 0.0, 1.0),),
         outputs=(TensorSpec("y", "float32", ("batch", _CLASSES)),),
     )
     guard = Guard(contract)
     with tempfile.TemporaryDirectory() as folder:
         monitor = _monitor(content, contract, guard, Path(folder)) if watched else None
-        predictor = Predictor(Engine(Installed("m", "1", "0" * 64), session, guard, monitor))
-        watch = Watch(lambda: monitor, lambda: True)
-        watch.begin()
+        predictor = Predictor(LoadedRelease(InstalledRelease("m", "1", "0" * 64), session, guard, monitor))
+        watch = MonitorThread(lambda: monitor, lambda: True)
+        watch.start()
         agent = object.__new__(Agent)  # one without a state folder: what it predicts with is all that is asked for
         agent.predictor = predictor
-        empty = bytes if monitor is None else monitor._ring.take
+        empty = bytes if monitor is None else monitor._ring.drain
         yield _Calls(lambda: agent.predict(feed), lambda: bare.run(None, feed), feed["x"].reshape(-1), empty)
         if monitor is not None and monitor._ring.dropped:
             raise RuntimeError(f"{monitor._ring.dropped} calls found no room and were not watched")
-        watch.end()
+        watch.stop()
 
 
-def _monitor(content: bytes, contract: InputContract, guard: Guard, folder: Path) -> Monitor:
+def _monitor(content: bytes, contract: ModelSignature, guard: Guard, folder: Path) -> Monitor:
     random = np.random.default_rng(2)
     values = int(contract.inputs[0].shape[1])
     inputs = {"x": random.random((_REFERENCE, 1, values), np.float32)}
     labels = random.integers(0, _CLASSES, _REFERENCE)
     dataset = Dataset(inputs, labels, None, "classification", "0" * 64)
-    profile = reference_profile(content, dataset, contract)
+    profile = build_reference_profile(content, dataset, contract)
     assert profile is not None
-    return open_monitor(msgspec.json.encode(profile), guard, folder / "kept.json", Files())
+    return open_monitor(msgspec.json.encode(profile), guard, folder / "kept.json", FileSystem())
 
 
 def _paired(

@@ -25,10 +25,17 @@ from benchmarks.report import Figure, Interval
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from edgewright.contract.rollout.decision import CONTROL, Evidence, Tally
-from edgewright.contract.rollout.plan import METRICS, Arm, HealthRule, Plan, Policy, Stage
-from edgewright.rollout.comparison_design import share_of, sizes
-from edgewright.rollout.decision import decide
+from edgewright.contract.rollout.decision import CONTROL_ARM, OutcomeCounts, StageEvidence
+from edgewright.contract.rollout.plan import (
+    HEALTH_EVENTS,
+    HealthRule,
+    RolloutArm,
+    RolloutPlan,
+    RolloutPolicy,
+    RolloutStage,
+)
+from edgewright.rollout.comparison_design import arm_shares, assignment_share
+from edgewright.rollout.decision import decide_rollout
 from edgewright.rollout.power_analysis import devices_to_clear
 from edgewright.stats import sequential_ab
 
@@ -112,7 +119,7 @@ def _stream(values: Floats, places: Counts, treated: NDArray[np.bool_]) -> Strea
 def e_process(stream: Stream, share: float, alpha: float) -> NDArray[np.bool_]:
     """Look with the wealth that rollouts are decided by."""
     found = [
-        sequential_ab.log_harm(sequential_ab.Arms(stream.values, treated, control), share)
+        sequential_ab.log_harm_evidence(sequential_ab.ArmOutcomes(stream.values, treated, control), share)
         for treated, control in zip(stream.treated, stream.control, strict=True)
     ]
     return np.array(found) >= -math.log(alpha)
@@ -219,7 +226,9 @@ def cleared(*, quick: bool) -> Part:
 
 def _first_cleared(stream: Stream, pairs: int) -> float:
     passed = [
-        sequential_ab.log_refuted(sequential_ab.Arms(stream.values, treated, control), 0.5, MARGIN)
+        sequential_ab.log_refutation_evidence(
+            sequential_ab.ArmOutcomes(stream.values, treated, control), 0.5, MARGIN
+        )
         >= -math.log(ALPHA)
         for treated, control in zip(stream.treated, stream.control, strict=True)
     ]
@@ -259,11 +268,11 @@ def _bernstein(scaled: Floats) -> Floats:
 def rollouts(*, quick: bool) -> Part:
     """Whole rollouts of five metrics and three stages, by `decide`: stopped without harm, not stopped with it."""
     runs, harmful = (3, 3) if quick else (400, 1200)
-    rules = tuple(HealthRule(metric, MARGIN) for metric in METRICS)
-    policy = Policy("digits", "pi", 1, "0123456789abcdef", holdback=0.05)
-    stages = (Stage(0.1, 0, rules), Stage(1 / 1.9, 0, rules), Stage(1.0, 0, rules))
+    rules = tuple(HealthRule(metric, MARGIN) for metric in HEALTH_EVENTS)
+    policy = RolloutPolicy("digits", "pi", 1, "0123456789abcdef", holdout_fraction=0.05)
+    stages = (RolloutStage(0.1, 0, rules), RolloutStage(1 / 1.9, 0, rules), RolloutStage(1.0, 0, rules))
     plans = [
-        Plan("digits", "pi", "benchmark", 1, 1, (Arm("1.1", "ab" * 32),), stages, stage=number)
+        RolloutPlan("digits", "pi", "benchmark", 1, 1, (RolloutArm("1.1", "ab" * 32),), stages, stage=number)
         for number in range(len(stages))
     ]
     stopped = missed = 0
@@ -290,29 +299,34 @@ def rollouts(*, quick: bool) -> Part:
 
 
 def _stops(
-    plan: Plan, policy: Policy, random: np.random.Generator, devices: int, looks: int, worse: float | None = None
+    plan: RolloutPlan,
+    policy: RolloutPolicy,
+    random: np.random.Generator,
+    devices: int,
+    looks: int,
+    worse: float | None = None,
 ) -> float:
     """Return after how many devices of a stage a rollout is rolled back, infinity if it is not.
 
     Three devices in a hundred are silent and fail under every metric, in both arms.
     """
-    share = share_of(sizes(plan, plan.stage, policy.holdback), 0, CONTROL) or 0.0
+    share = assignment_share(arm_shares(plan, plan.stage, policy.holdout_fraction), 0, CONTROL_ARM) or 0.0
     treated = random.random(devices) < share
     silent = random.random(devices) < 0.03
-    failed = random.random((len(METRICS), devices)) < _rates(devices, RATE, random)
+    failed = random.random((len(HEALTH_EVENTS), devices)) < _rates(devices, RATE, random)
     if worse is not None:
         failed[0] |= treated & (random.random(devices) < (worse - RATE) / (1 - RATE))
-    failed[METRICS.index("silent")] = False
+    failed[HEALTH_EVENTS.index("silent")] = False
     failed |= silent
     for look in range(1, looks + 1):
         upto = look * devices // looks
         tallies = []
-        for metric, hits in zip(METRICS, failed, strict=True):
-            for arm, mask in ((0, treated[:upto]), (CONTROL, ~treated[:upto])):
+        for metric, hits in zip(HEALTH_EVENTS, failed, strict=True):
+            for arm, mask in ((0, treated[:upto]), (CONTROL_ARM, ~treated[:upto])):
                 count, total = int(hits[:upto][mask].sum()), int(mask.sum())
-                tallies.append(Tally(metric, arm, (0.0, 1.0), (total - count, count)))
-        evidence = Evidence(plan.rollout, plan.stage, tuple(tallies))
-        if decide(plan, policy, evidence, NOW, alpha=ALPHA).action == "roll_back":
+                tallies.append(OutcomeCounts(metric, arm, (0.0, 1.0), (total - count, count)))
+        evidence = StageEvidence(plan.rollout, plan.stage, tuple(tallies))
+        if decide_rollout(plan, policy, evidence, NOW, alpha=ALPHA).action == "roll_back":
             return upto
     return math.inf
 

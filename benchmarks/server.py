@@ -31,7 +31,7 @@ from benchmarks.serving.room import room
 from benchmarks.serving.stated import quartiles, stated
 
 from edgewright.server.store.records import CheckIn
-from edgewright.server.store.store import make_store
+from edgewright.server.store.store import create_store
 
 NAME = "server"
 PACKAGES = ("edgewright", "sqlalchemy", "psycopg", "msgspec")
@@ -70,7 +70,7 @@ def _measured(
 
 def _compared(part: str, address: str, server: Postgres | None, *, quick: bool) -> list[Figure]:
     """Take check-ins by the store and by the bare driver in turns, for batches of several sizes."""
-    store = make_store(address)
+    store = create_store(address)
     names = enrol(store, 5000 if quick else DEVICES)
     update, close = bare(address)
     figures = []
@@ -79,7 +79,7 @@ def _compared(part: str, address: str, server: Postgres | None, *, quick: bool) 
         given, turns = batches(names, size), max(1, (1000 if quick else 5000) // size // (10 if size == 1 else 1))
         costs = {"store": Cost(), "bare": Cost()}
         for _ in range(4 if quick else ROUNDS):
-            for way, take in (("store", store.check_ins.take), ("bare", update)):
+            for way, take in (("store", store.check_ins.store_batch), ("bare", update)):
                 cost = _measured(take, [next(given) for _ in range(turns)], server)
                 for name in ("worker_us", "database_us", "wall_us"):
                     getattr(costs[way], name).extend(getattr(cost, name))

@@ -48,9 +48,9 @@ def _world(*, bits: int = 8) -> Iterator[tuple[World, Path]]:
                 world.publish(version, scaler(factor))
             world.roll_out("1.0.0")
             state = world.enrol("device")
-            agent = Agent(state, probation=Probation(seconds=0.0))
-            agent.check()
-            agent.settle()
+            agent = Agent(state, probation=Probation(min_seconds=0.0))
+            agent.check_for_update()
+            agent.settle_probation()
             agent.close()
             yield world, state
 

@@ -23,7 +23,14 @@ from benchmarks.report import Figure, Interval
 from benchmarks.shipping.memory import resident_mb
 from benchmarks.summing.asked import NOW_S, Gift, question
 from benchmarks.summing.helped import helped_cost
-from benchmarks.summing.neighbours import DEGREE, THRESHOLD, cpu_ms, device_cost, leave_for_masking, server_cost
+from benchmarks.summing.neighbours import (
+    NEIGHBOUR_DEGREE,
+    THRESHOLD,
+    cpu_ms,
+    device_cost,
+    leave_for_masking,
+    server_cost,
+)
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -101,7 +108,7 @@ def _peer(figures: list[Figure], ours: dict[str, float], *, quick: bool) -> list
     if quick:
         return figures
     command = [str(environment("flower")), str(PEERS / "flower_secagg.py")]
-    sizes = [str(size) for size in (PARAMETERS, DEGREE, THRESHOLD, CLIENTS, DROPOUTS)]
+    sizes = [str(size) for size in (PARAMETERS, NEIGHBOUR_DEGREE, THRESHOLD, CLIENTS, DROPOUTS)]
     run = timed([*command, *sizes], timeout_s=900)
     if run.code:
         return [*figures, Figure("device.peer", None, None, PEER, False, run.error[-200:])]
@@ -121,7 +128,7 @@ def device(*, quick: bool) -> list[Figure]:
     found = device_cost(
         20_000 if quick else PARAMETERS, devices=30 if quick else CLIENTS, repeats=3 if quick else 30
     )
-    size = f"{DEGREE} neighbours, {THRESHOLD} shares unmask"
+    size = f"{NEIGHBOUR_DEGREE} neighbours, {THRESHOLD} shares unmask"
     figures = [
         _figure("device.mask_ms", found.mask_ms, 20, f"CPU: open shares, mask, pack, sign; {size}"),
         _figure(
@@ -169,7 +176,9 @@ def histogram(*, quick: bool) -> list[Figure]:
     key = Ed25519PrivateKey.generate()
     helper = X25519PrivateKey.generate().public_key().public_bytes_raw()
     gift = Gift(query, template, helper, key.public_key().public_bytes_raw(), key.sign)
-    note = f"clip, round, noise, debit, mask, seal, sign; {query.bits} bits, epsilon 1 in {query.cohort} devices"
+    note = (
+        f"clip, round, noise, debit, mask, seal, sign; {query.bits} bits, epsilon 1 in {query.min_cohort} devices"
+    )
     return [
         _figure("histogram.bytes_up", len(gift()), 1000, f"{query.bits} bits; without HTTP's headers"),
         _figure("histogram.cpu_ms", cpu_ms(gift, 50 if quick else 500), 2, note),

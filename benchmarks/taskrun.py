@@ -15,14 +15,14 @@ from benchmarks.tasks.preparation import Prepared
 from benchmarks.tools import SEED, Compressed, Peer, compress_by_edgewright, compress_by_peer
 from numpy.typing import NDArray
 
-from edgewright.compress.certify.look_ledger import look_alpha
+from edgewright.compress.certify.look_ledger import alpha_of_look
 from edgewright.compress.data.dataset import Dataset
 from edgewright.compress.data.loader import load_data
-from edgewright.compress.data.splits import Splits, split
+from edgewright.compress.data.splits import Splits, split_dataset
 from edgewright.compress.model.loading import read_model
 from edgewright.contract.errors import EdgewrightError
-from edgewright.contract.model.signature import InputContract
-from edgewright.profiling.latency import Latency
+from edgewright.contract.model.signature import ModelSignature
+from edgewright.profiling.latency import LatencyResult
 
 __all__ = [
     "EDGEWRIGHT",
@@ -57,7 +57,7 @@ class Ground:
     """What every tool on the task is given and judged by."""
 
     prepared: Prepared
-    contract: InputContract
+    contract: ModelSignature
     dataset: Dataset
     splits: Splits
 
@@ -66,7 +66,7 @@ class Ground:
         """Read the data and divide it as Edgewright does."""
         contract = read_model(prepared.model).contract
         dataset = load_data(str(prepared.data), contract, group=prepared.group, model=prepared.model, seed=SEED)
-        return cls(prepared, contract, dataset, split(dataset, seed=SEED))
+        return cls(prepared, contract, dataset, split_dataset(dataset, seed=SEED))
 
     @property
     def calibration(self) -> dict[str, NDArray[Any]]:
@@ -113,7 +113,9 @@ def run_task(
     judged = judge_all(models, ground, max_drop, alpha)
     judged[EDGEWRIGHT] = agreed(judged.get(EDGEWRIGHT), mine)
     say(f"{prepared.name}: measuring {len(models)} models in turns")
-    measured = latencies(models, ground.dataset.feed(int(ground.splits.certify[0])), seconds=seconds, seed=SEED)
+    measured = latencies(
+        models, ground.dataset.inputs_of(int(ground.splits.certify[0])), seconds=seconds, seed=SEED
+    )
     return outcome_of(prepared, tools, models, judged, measured, max_drop, alpha)
 
 
@@ -153,7 +155,7 @@ def alpha_of(mine: Compressed, ground: Ground) -> float:
         raise RuntimeError("Edgewright certified on other samples than this benchmark judges its peers on")
     if "look_confidence" in certificate:
         return float(1 - certificate["look_confidence"])
-    return look_alpha(1 - _CONFIDENCE, 1)
+    return alpha_of_look(1 - _CONFIDENCE, 1)
 
 
 def agreed(judged: Judged | str | None, mine: Compressed) -> Judged | str:
@@ -193,7 +195,7 @@ def outcome_of(
     tools: dict[str, Compressed],
     models: dict[str, Path],
     judged: dict[str, Judged | str],
-    measured: dict[str, Latency | EdgewrightError],
+    measured: dict[str, LatencyResult | EdgewrightError],
     max_drop: float,
     alpha: float,
 ) -> Outcome:
@@ -210,7 +212,7 @@ def outcome_of(
         verdict, latency = judged.get(name), measured.get(name)
         if name == EDGEWRIGHT:
             continue
-        if isinstance(verdict, Judged) and isinstance(latency, Latency):
+        if isinstance(verdict, Judged) and isinstance(latency, LatencyResult):
             entries[name] = Entry(
                 certified=verdict.certified,
                 latency=between(EDGEWRIGHT, name),
@@ -238,8 +240,8 @@ def outcome_of(
         records[name] = {
             "error": error,
             "size_bytes": sizes.get(name),
-            "p50_us": latency.p50.value * 1e6 if isinstance(latency, Latency) else None,
-            "cold_start_ms": latency.cold_start.value * 1e3 if isinstance(latency, Latency) else None,
+            "p50_us": latency.p50.value * 1e6 if isinstance(latency, LatencyResult) else None,
+            "cold_start_ms": latency.cold_start.value * 1e3 if isinstance(latency, LatencyResult) else None,
             "latency_to_original": _listed(to_original),
             "edgewright_latency_to_this": _listed(between(EDGEWRIGHT, name)),
             "accuracy": verdict.accuracy if isinstance(verdict, Judged) else None,

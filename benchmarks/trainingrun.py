@@ -19,13 +19,13 @@ from benchmarks.tools import SEED, TRAINING_PEERS, Compressed, Peer, compress_by
 from benchmarks.training_figures import Floor, TrainingRun
 
 from edgewright.contract.errors import EdgewrightError
-from edgewright.profiling.latency import Latency
+from edgewright.profiling.latency import LatencyResult
 
 __all__ = ["TrainingOutcome", "run_training_task"]
 
 _FRONT = 12
 _FLOOR = ("floor", "floor-u8s8")
-_Measured = dict[str, Latency | EdgewrightError]
+_Measured = dict[str, LatencyResult | EdgewrightError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def run_training_task(
     judged[EDGEWRIGHT] = agreed(judged.get(EDGEWRIGHT), mine)
     floors = _floors(prepared, ground, fresh=fresh)
     say(f"{prepared.name}: measuring {len(models) + len(floors)} models in turns")
-    feed = ground.dataset.feed(int(ground.splits.certify[0]))
+    feed = ground.dataset.inputs_of(int(ground.splits.certify[0]))
     measured = latencies(models | floors, feed, seconds=seconds, seed=SEED)
     outcome = outcome_of(prepared, tools, models, judged, measured, max_drop, alpha)
 
@@ -149,7 +149,7 @@ def _floors(prepared: Prepared, ground: Ground, *, fresh: bool) -> dict[str, Pat
 
 def _floor(measured: _Measured, names: Sequence[str]) -> Floor | None:
     """Return the faster of the least networks against the others."""
-    found = {name: entry for name in _FLOOR if isinstance(entry := measured.get(name), Latency)}
+    found = {name: entry for name in _FLOOR if isinstance(entry := measured.get(name), LatencyResult)}
     if not found:
         return None
     name = min(found, key=lambda each: found[each].p50.value)

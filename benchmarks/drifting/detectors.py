@@ -22,30 +22,34 @@ _BATCH, _WINDOW = 32, 500
 
 
 def watch(
-    taken: histograms.Reference,
+    taken: histograms.ReferenceHistogram,
     stream: Floats,
     *,
     tolerance: Any = 0.0,
     batch: int = _BATCH,
 ) -> int | None:
     """Run the e-process over a stream; return the row after which it alarms."""
-    plan = drift_test.make_plan(taken.counts, tolerance=tolerance, alpha=ALPHA, period=max(len(stream), 20_000))
-    state = drift_test.begin(*(length - offset for length, offset in zip(taken.counts.shape, (0, 1), strict=True)))
-    places = histograms.place(stream, taken.edges)
+    plan = drift_test.design_drift_test(
+        taken.counts, tolerance=tolerance, alpha=ALPHA, period_size=max(len(stream), 20_000)
+    )
+    state = drift_test.new_drift_state(
+        *(length - offset for length, offset in zip(taken.counts.shape, (0, 1), strict=True))
+    )
+    places = histograms.bin_index(stream, taken.edges)
     width = taken.counts.shape[1]
     signals = np.arange(places.shape[1]) * width
     for start in range(0, len(stream), batch):
         slots = places[start : start + batch] + signals
         counts = np.bincount(slots.ravel(), minlength=taken.counts.size).reshape(taken.counts.shape)
-        state = drift_test.update(plan, state, counts)
-        if state.found is not None:
+        state = drift_test.update_drift_test(plan, state, counts)
+        if state.drift_finding is not None:
             return min(start + batch, len(stream))
     return None
 
 
 def e_process(reference: Floats, stream: Floats, seed: int) -> int | None:
     """Ours."""
-    return watch(histograms.take_reference(reference, seed=seed), stream)
+    return watch(histograms.build_reference_histogram(reference, seed=seed), stream)
 
 
 def conditional_ctm(reference: Floats, stream: Floats, seed: int) -> int | None:
@@ -55,7 +59,7 @@ def conditional_ctm(reference: Floats, stream: Floats, seed: int) -> int | None:
     """
     del seed
     ordered, signals = np.sort(reference, axis=0), reference.shape[1]
-    band = math.sqrt(math.log(2 * signals / (ALPHA * drift_test.REFERENCE_SHARE)) / (2 * len(reference)))
+    band = math.sqrt(math.log(2 * signals / (ALPHA * drift_test.REFERENCE_ALPHA_SHARE)) / (2 * len(reference)))
     ranks = np.column_stack(
         [
             (
@@ -67,7 +71,7 @@ def conditional_ctm(reference: Floats, stream: Floats, seed: int) -> int | None:
         ]
     )
     bet, curvature, log_wealth = np.zeros(signals), np.ones(signals), np.zeros(signals)
-    limit = -math.log(ALPHA * (1 - drift_test.REFERENCE_SHARE)) + math.log(signals)
+    limit = -math.log(ALPHA * (1 - drift_test.REFERENCE_ALPHA_SHARE)) + math.log(signals)
     for row, rank in enumerate(ranks):
         paid = (rank - 0.5 - np.sign(bet) * band) / (0.5 + band)
         factor = 1 + bet * paid
@@ -100,10 +104,10 @@ def _river(make: Callable[[int], Any]) -> Detector:
 
 def _windowed(alarms: Callable[[NDArray[np.int64], NDArray[np.int64], int], bool]) -> Detector:
     def find(reference: Floats, stream: Floats, seed: int) -> int | None:
-        taken = histograms.take_reference(reference, seed=seed)
+        taken = histograms.build_reference_histogram(reference, seed=seed)
         windows = len(stream) // _WINDOW
         for start in range(0, windows * _WINDOW, _WINDOW):
-            counts = histograms.count(stream[start : start + _WINDOW], taken.edges)
+            counts = histograms.count_by_bin(stream[start : start + _WINDOW], taken.edges)
             if alarms(counts, taken.counts, windows):
                 return start + _WINDOW
         return None
@@ -113,12 +117,12 @@ def _windowed(alarms: Callable[[NDArray[np.int64], NDArray[np.int64], int], bool
 
 def _psi_alarms(counts: NDArray[np.int64], reference: NDArray[np.int64], windows: int) -> bool:
     del windows
-    return bool((divergences.psi(counts, reference) > 0.2).any())
+    return bool((divergences.population_stability_index(counts, reference) > 0.2).any())
 
 
 def _chi_square_p(counts: NDArray[np.int64], reference: NDArray[np.int64]) -> Floats:
     freedom = ((counts + reference) > 0).sum(axis=1) - 1
-    return np.asarray(stats.chi2.sf(divergences.chi_square(counts, reference), freedom))
+    return np.asarray(stats.chi2.sf(divergences.chi_square_statistic(counts, reference), freedom))
 
 
 def _chi_square_alarms(counts: NDArray[np.int64], reference: NDArray[np.int64], windows: int) -> bool:

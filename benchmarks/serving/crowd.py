@@ -19,15 +19,15 @@ import msgspec
 import urllib3
 from benchmarks.serving.wire import CHECK_IN
 
-from edgewright.contract.api.device_api import PROOF, CheckingIn
-from edgewright.contract.api.device_status import StageOutcome, Status
+from edgewright.contract.api.device_api import PROOF, CheckInRequest
+from edgewright.contract.api.device_status import DeviceStatus, StageOutcome
 from edgewright.contract.refusal import RefusedError
-from edgewright.contract.rollout.decision import CONTROL
-from edgewright.contract.rollout.plan import Plan, Policy
-from edgewright.server.controller.stage_participants import arm_in, subject_of
+from edgewright.contract.rollout.decision import CONTROL_ARM
+from edgewright.contract.rollout.plan import RolloutPlan, RolloutPolicy
+from edgewright.server.controller.stage_participants import assigned_arm_version, rollout_subject
 from edgewright.server.store.records import rollout_key
 from edgewright.trust.client.fetcher import Fetcher
-from edgewright.trust.client.verification import Memory, refresh
+from edgewright.trust.client.verification import TrustState, refresh
 from edgewright.trust.keys.device_identity import DeviceKey
 
 __all__ = ["MODEL", "Accepted", "Crowd", "Device", "Plans", "Watcher"]
@@ -47,17 +47,17 @@ class Plans:
         seen: First and last moment, seconds since 1970, by rollout's key, stage and state.
     """
 
-    known: dict[str, tuple[Plan, Policy]] = field(default_factory=dict)
+    known: dict[str, tuple[RolloutPlan, RolloutPolicy]] = field(default_factory=dict)
     seen: dict[tuple[str, int, str], tuple[float, float]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def believe(self, plan: Plan, policy: Policy, asked_s: float) -> None:
+    def believe(self, plan: RolloutPlan, policy: RolloutPolicy, asked_s: float) -> None:
         """Take over a plan that was believed, unless a later one was already; it was so when it was asked for."""
         with self._lock:
             before = self.known.get(plan.device_class)
             if before is None or before[0].counter <= plan.counter:
                 self.known[plan.device_class] = plan, policy
-            key = subject_of(plan), plan.stage, plan.state
+            key = rollout_subject(plan), plan.stage, plan.state
             first, last = self.seen.get(key, (asked_s, asked_s))
             self.seen[key] = min(first, asked_s), max(last, asked_s)
 
@@ -88,7 +88,7 @@ class Watcher:
 
     def run(self, ended: threading.Event, *, every_s: float = 0.3) -> None:
         """Ask until the end."""
-        memory, fetcher = Memory(), Fetcher(timeout_s=5)
+        memory, fetcher = TrustState(), Fetcher(timeout_seconds=5)
         for url in itertools.cycle(self.urls):
             if ended.wait(every_s):
                 return
@@ -154,7 +154,7 @@ class Device:
     _seen_s: float = 0.0
     _failed: bool = False
 
-    def says(self, plans: Plans, now_s: float) -> CheckingIn:
+    def says(self, plans: Plans, now_s: float) -> CheckInRequest:
         """Follow the plan that is believed, and say how it is going."""
         self.said += 1
         outcome = None
@@ -169,12 +169,18 @@ class Device:
                 self._proven = self._arm if self._arm and plan.state == "done" else self._proven
                 self._arm = ""
         runs = self._arm or self._proven
-        status = Status(
-            MODEL, runs, "a" * 64, "idle", proven=self._proven, uptime_s=float(self.said), agent="0.6.0"
+        status = DeviceStatus(
+            MODEL,
+            runs,
+            "a" * 64,
+            "idle",
+            proven=self._proven,
+            uptime_seconds=float(self.said),
+            agent_version="0.6.0",
         )
-        return CheckingIn(status, outcome)
+        return CheckInRequest(status, outcome)
 
-    def _follow(self, plan: Plan, policy: Policy, now_s: float) -> None:
+    def _follow(self, plan: RolloutPlan, policy: RolloutPolicy, now_s: float) -> None:
         if self._stage == (plan.rollout, plan.stage):
             return
         if self._stage[0] != plan.rollout:
@@ -182,8 +188,8 @@ class Device:
                 self._proven, self._arm = self._arm, ""
             self._failed = False
         self._stage, self._seen_s = (plan.rollout, plan.stage), now_s
-        number = arm_in(plan, policy, self.name)
-        self._arm = "" if number == CONTROL else plan.arms[number].version
+        number = assigned_arm_version(plan, policy, self.name)
+        self._arm = "" if number == CONTROL_ARM else plan.arms[number].version
         chance = 0.6 if self._arm in self.bad else 0.01
         self._failed = self._failed or random.random() < chance  # noqa: S311 (no secret)
 
@@ -255,7 +261,7 @@ class Crowd:
                 now_s,
                 rollout_key(MODEL, device.device_class, mine.rollout) if mine else "",
                 mine.stage if mine else 0,
-                mine.age_s if mine else 0.0,
+                mine.age_seconds if mine else 0.0,
             )
         )
         return True

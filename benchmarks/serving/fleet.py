@@ -10,11 +10,11 @@ import msgspec
 import psycopg
 from sqlalchemy import insert, text
 
-from edgewright.contract.api.device_status import Status
+from edgewright.contract.api.device_status import DeviceStatus
 from edgewright.contract.refusal import Refusal
 from edgewright.server.store.database import checked_address, file_of
 from edgewright.server.store.records import CheckIn
-from edgewright.server.store.store import Store
+from edgewright.server.store.store import FleetStore
 from edgewright.server.store.tables import devices, statuses
 
 __all__ = ["bare", "batches", "enrol", "put"]
@@ -24,14 +24,14 @@ _CLASSES, _VERSIONS = ("camera", "hall", "wrist"), ("1.0", "1.1", "1.2")
 _NOW_S = 1_795_000_000.0
 
 
-def enrol(store: Store, count: int) -> list[str]:
+def enrol(store: FleetStore, count: int) -> list[str]:
     """Put devices that could sign nothing into a store at once, and return their names."""
     names = [f"{number:032x}" for number in range(count)]
     put(store, {name: int(name, 16).to_bytes(32, "big") for name in names})
     return names
 
 
-def put(store: Store, publics: Mapping[str, bytes]) -> None:
+def put(store: FleetStore, publics: Mapping[str, bytes]) -> None:
     """Put devices into a store at once, as if each had been enrolled.
 
     Args:
@@ -71,20 +71,20 @@ def batches(names: Sequence[str], size: int, *, seed: int = 0) -> Iterator[list[
     order = list(names)
     draw.shuffle(order)
     said = [
-        Status(
+        DeviceStatus(
             "digits",
             version,
             "a" * 64,
             "idle",
             proven=version,
             refusal=refusal,
-            latency_s=0.004,
-            uptime_s=86400.0,
+            latency_seconds=0.004,
+            uptime_seconds=86400.0,
             free_bytes=1 << 33,
-            battery=0.8,
-            agent="0.6.0",
-            snapshot="c" * 64,
-            checked="2026-11-21T12:00:00+00:00",
+            battery_level=0.8,
+            agent_version="0.6.0",
+            snapshot_digest="c" * 64,
+            metadata_checked_at="2026-11-21T12:00:00+00:00",
         )
         for version in _VERSIONS
         for refusal in (None, None, None, Refusal("disk", "model.onnx", "the disk is full"))
@@ -120,7 +120,7 @@ def bare(address: str) -> tuple[Callable[[Sequence[CheckIn]], None], Callable[[]
             file.execute("BEGIN IMMEDIATE")
             file.executemany(
                 "UPDATE statuses SET seen_s=?, version=?, body=? WHERE device_id=?",
-                [(one.at_s, one.status.version, encode(one.status), one.device_id) for one in batch],
+                [(one.at, one.status.version, encode(one.status), one.device_id) for one in batch],
             )
             file.execute("COMMIT")
 
@@ -131,7 +131,7 @@ def bare(address: str) -> tuple[Callable[[Sequence[CheckIn]], None], Callable[[]
         with server.cursor() as cursor:
             cursor.executemany(
                 "UPDATE statuses SET seen_s=%s, version=%s, body=%s WHERE device_id=%s",
-                [(one.at_s, one.status.version, encode(one.status), one.device_id) for one in batch],
+                [(one.at, one.status.version, encode(one.status), one.device_id) for one in batch],
             )
         server.commit()
 

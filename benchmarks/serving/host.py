@@ -28,16 +28,16 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edgewright.contract.api.device_api import PROOF
-from edgewright.contract.config.fleet import Fleet
-from edgewright.server.app import make_app
-from edgewright.server.commands.service import Hands
-from edgewright.server.process import free_port, serve
-from edgewright.server.state_folder import Where, audience_of, open_services
+from edgewright.contract.config.fleet import FleetConfig
+from edgewright.server.app import create_app
+from edgewright.server.commands.service import CommandService
+from edgewright.server.process import free_port, run_server
+from edgewright.server.state_folder import ServerLocation, fleet_audience, open_services
 from edgewright.server.store.database import checked_address, file_of
 from edgewright.trust.keys.signing_keys import KeyFolder
-from edgewright.trust.repository.bootstrap import found, hand_over
+from edgewright.trust.repository.bootstrap import create_repository, move_online_keys
 from edgewright.trust.repository.repository import Repository
-from edgewright.trust.storage.storage import LocalStore
+from edgewright.trust.storage.storage import LocalStorage
 
 __all__ = ["Host", "made_repository"]
 
@@ -56,9 +56,9 @@ def made_repository(state: Path, publish: Callable[[Repository, KeyFolder], None
         publish: Puts releases into it while all keys are together.
     """
     keys = KeyFolder(state / "KEYS", lambda _: _PASSPHRASE)
-    publish(found(LocalStore(state / "repo"), keys, passphrase=_PASSPHRASE, bits=2), keys)
-    hand_over(keys, state / "keys")
-    return audience_of((state / "repo" / "metadata" / "1.root.json").read_bytes())
+    publish(create_repository(LocalStorage(state / "repo"), keys, passphrase=_PASSPHRASE, bits=2), keys)
+    move_online_keys(keys, state / "keys")
+    return fleet_audience((state / "repo" / "metadata" / "1.root.json").read_bytes())
 
 
 class Host:
@@ -160,9 +160,9 @@ def main(kind: str, state: str, database: str) -> None:
     if kind == "bare":
         app = _bare(database)
     else:
-        services = open_services(Where(Path(state), database), Fleet(), signs=False)
-        app = make_app(services, Hands(services))
-    serve(app, "127.0.0.1", port, ended=threading.Event(), ready=lambda: print(f"port {port}", flush=True))
+        services = open_services(ServerLocation(Path(state), database), FleetConfig(), signs=False)
+        app = create_app(services, CommandService(services))
+    run_server(app, "127.0.0.1", port, ended=threading.Event(), ready=lambda: print(f"port {port}", flush=True))
 
 
 if __name__ == "__main__":

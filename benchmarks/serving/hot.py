@@ -21,7 +21,7 @@ from benchmarks.serving.stated import held, quartiles, stated
 from benchmarks.serving.wire import Load, device_keys, signed
 
 from edgewright.server.process import free_port
-from edgewright.server.store.store import make_store
+from edgewright.server.store.store import create_store
 from edgewright.trust.keys.device_identity import DeviceKey
 
 __all__ = ["Ready", "goosebit", "http", "ready"]
@@ -68,7 +68,7 @@ def ready(address: str, devices: int) -> Iterator[Ready]:
         audience = made_repository(state)
         address = address or f"sqlite:///{state}/fleet.db"
         keys = device_keys(devices)
-        store = make_store(address)
+        store = create_store(address)
         put(store, {name: key.public for name, key in keys.items()})
         store.close()
         yield Ready(state, address, audience, itertools.cycle(keys.values()), devices)

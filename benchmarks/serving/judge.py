@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import psycopg
 from benchmarks.serving.crowd import MODEL, Accepted, Crowd, Plans
 
-from edgewright.contract.rollout.plan import Plan
-from edgewright.server.controller.decision_records import ACTIONS, explain, ground_of
-from edgewright.server.controller.stage_participants import subject_of
-from edgewright.server.store.store import Store
-from edgewright.trust.publishing.publish import known_plan
+from edgewright.contract.rollout.plan import RolloutPlan
+from edgewright.server.controller.decision_records import CHANGING_ACTIONS, basis_of, explain_decision
+from edgewright.server.controller.stage_participants import rollout_subject
+from edgewright.server.store.store import FleetStore
+from edgewright.trust.publishing.publish import current_plan
 from edgewright.trust.repository.repository import Repository
 
 __all__ = ["Judge", "behind", "decided", "lost_outcomes"]
@@ -61,15 +61,17 @@ class Judge:
                 self._at[number] = end
 
 
-def behind(store: Store, accepted: Iterable[Accepted]) -> int:
+def behind(store: FleetStore, accepted: Iterable[Accepted]) -> int:
     """Return how many devices' last status is older than one that was accepted."""
     last: dict[str, int] = {}
     for one in accepted:
         last[one.device] = max(last.get(one.device, 0), one.said)
-    return sum((device.status.uptime_s or 0) < last.get(device.id, 0) for device in store.devices.each())
+    return sum((device.status.uptime_seconds or 0) < last.get(device.id, 0) for device in store.devices.iterate())
 
 
-def lost_outcomes(store: Store, accepted: Iterable[Accepted], plans: Plans, outcome_s: float) -> tuple[int, int]:
+def lost_outcomes(
+    store: FleetStore, accepted: Iterable[Accepted], plans: Plans, outcome_s: float
+) -> tuple[int, int]:
     """Return how many outcomes must have been kept, and how many were not."""
     owed: dict[tuple[str, int], set[str]] = {}
     for one in accepted:
@@ -79,24 +81,26 @@ def lost_outcomes(store: Store, accepted: Iterable[Accepted], plans: Plans, outc
             owed.setdefault((one.subject, one.stage), set()).add(one.device)
     lost = 0
     for (subject, stage), devices in owed.items():
-        lost += len(devices - {name for name, *_ in store.outcomes.of(subject, stage)})
+        lost += len(devices - {name for name, *_ in store.outcomes.for_stage(subject, stage)})
     return sum(map(len, owed.values())), lost
 
 
-def decided(store: Store, repository: Repository, started: Sequence[Plan]) -> tuple[Counter[str], int, int]:
+def decided(
+    store: FleetStore, repository: Repository, started: Sequence[RolloutPlan]
+) -> tuple[Counter[str], int, int]:
     """Return verdicts, how many plans were decided about twice or changed undecided, and what is not replayed."""
     verdicts, double, unlike = Counter[str](), 0, 0
     for plan in started:
-        kept = store.decisions.of(subject_of(plan))
+        kept = store.decisions.for_subject(rollout_subject(plan))
         verdicts.update(one.verdict for one in kept)
-        unlike += sum(explain(one).replayed is False for one in kept)
+        unlike += sum(explain_decision(one).replays is False for one in kept)
         about = []
         for one in kept:
-            decision = ground_of(one).decision if one.verdict in ACTIONS else None
+            decision = basis_of(one).decision if one.verdict in CHANGING_ACTIONS else None
             if decision is not None:
                 about.append(decision.inputs.plan.counter)
         double += len(about) - len(set(about)) + ([one.number for one in kept] != list(range(1, len(kept) + 1)))
-        last = known_plan(repository, MODEL, plan.device_class)
+        last = current_plan(repository, MODEL, plan.device_class)
         if last is not None and last.rollout == plan.rollout:
             # The last decision may still wait to be signed: it was killed in between.
             changes = last.counter - plan.counter

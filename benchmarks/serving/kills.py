@@ -25,15 +25,21 @@ from benchmarks.serving.wire import device_keys
 
 from edgewright.contract.errors import EdgewrightError
 from edgewright.contract.release import Manifest, StoredFile, Variant
-from edgewright.contract.rollout.plan import HealthRule, Plan, Stage
-from edgewright.rollout.plan_transitions import arms_of, begin
-from edgewright.server.controller.decision_records import ACTIONS
+from edgewright.contract.rollout.plan import HealthRule, RolloutPlan, RolloutStage
+from edgewright.rollout.plan_transitions import begin_plan, resolve_arms
+from edgewright.server.controller.decision_records import CHANGING_ACTIONS
 from edgewright.server.process import free_port
-from edgewright.server.store.store import Store, make_store
+from edgewright.server.store.store import FleetStore, create_store
 from edgewright.trust.keys.signing_keys import KeyFolder
-from edgewright.trust.publishing.publish import known_plan, known_policy, publish_plan, publish_release, releases
+from edgewright.trust.publishing.publish import (
+    current_plan,
+    current_policy,
+    list_releases,
+    publish_plan,
+    publish_release,
+)
 from edgewright.trust.repository.repository import Repository
-from edgewright.trust.storage.storage import LocalStore
+from edgewright.trust.storage.storage import LocalStorage
 
 __all__ = ["kills"]
 
@@ -88,7 +94,7 @@ class _Operator:
 
     folder: Path
     versions: int
-    started: list[Plan] = field(default_factory=list)
+    started: list[RolloutPlan] = field(default_factory=list)
     bad: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -97,7 +103,7 @@ class _Operator:
     @property
     def repository(self) -> Repository:
         anchor = (self.folder / "repo" / "metadata" / "1.root.json").read_bytes()
-        return Repository(LocalStore(self.folder / "repo"), anchor, lambda: datetime.now(UTC))
+        return Repository(LocalStorage(self.folder / "repo"), anchor, lambda: datetime.now(UTC))
 
     def publish(self, repository: Repository, keys: KeyFolder) -> None:
         """Publish all releases; what they hold does not matter here."""
@@ -105,7 +111,7 @@ class _Operator:
             content = f"1.{number}".encode()
             file = StoredFile("image", hashlib.sha256(content).hexdigest(), len(content))
             variants = tuple(Variant(each, (file,)) for each in _CLASSES)
-            manifest = Manifest(MODEL, f"1.{number}", "firmware", variants, created="2026-11-21")
+            manifest = Manifest(MODEL, f"1.{number}", "firmware", variants, created_at="2026-11-21")
             publish_release(
                 repository, keys, manifest, {each: {"image": content} for each in _CLASSES}, deltas_from=0
             )
@@ -121,18 +127,18 @@ class _Operator:
 
     def _next(self, device_class: str) -> None:
         repository = self.repository
-        before = known_plan(repository, MODEL, device_class)
+        before = current_plan(repository, MODEL, device_class)
         if before is not None and before.state not in ("done", "aborted"):
             return
         number = 1 if before is None else int(before.arms[0].version.partition(".")[2]) + 1
         if number > self.versions:
             return
-        plan = begin(
+        plan = begin_plan(
             MODEL,
             device_class,
-            arms_of(MODEL, [(f"1.{number}", 1.0)], dict(releases(repository, MODEL))),
-            tuple(Stage(fraction, 0.0, _RULES) for fraction in _STAGES),
-            policy=known_policy(repository, MODEL, device_class),
+            resolve_arms(MODEL, [(f"1.{number}", 1.0)], dict(list_releases(repository, MODEL))),
+            tuple(RolloutStage(fraction, 0.0, _RULES) for fraction in _STAGES),
+            policy=current_policy(repository, MODEL, device_class),
             before=before,
             now=datetime.now(UTC),
         )
@@ -155,7 +161,7 @@ def _killed(folder: Path, address: str, size: _Size) -> list[Figure]:
     operator = _Operator(folder, size.versions)
     audience = made_repository(folder, operator.publish)
     keys = device_keys(size.devices)
-    store = make_store(address)
+    store = create_store(address)
     put(store, {name: key.public for name, key in keys.items()})
     plans = Plans()
     members = [
@@ -224,7 +230,7 @@ def _processes(folder: Path, address: str, size: _Size) -> list[Process]:
 
 
 def _figures(
-    store: Store,
+    store: FleetStore,
     operator: _Operator,
     processes: Sequence[Process],
     crowds: Sequence[Crowd],
@@ -238,7 +244,7 @@ def _figures(
     answers = Counter[int]()
     for crowd in crowds:
         answers.update(crowd.answers)
-    counted = sum(hour.check_ins for hour in store.check_ins.hours(0.0, 2e10))
+    counted = sum(hour.check_ins for hour in store.check_ins.rollups(0.0, 2e10))
     outcomes, lost = lost_outcomes(store, accepted, plans, size.outcome_s)
     verdicts, double, unlike = decided(store, operator.repository, operator.started)
     refused = [words for watcher in watchers for words in watcher.refused]
@@ -259,7 +265,11 @@ def _figures(
         ),
         count("kills.behind", behind(store, accepted), "devices whose last status is older than accepted", limit=0),
         count("kills.lost_outcomes", lost, f"of {outcomes} that were accepted and old enough, not kept", limit=0),
-        count("kills.acts", sum(verdicts[act] for act in ACTIONS), "decisions after which a plan was signed anew"),
+        count(
+            "kills.acts",
+            sum(verdicts[act] for act in CHANGING_ACTIONS),
+            "decisions after which a plan was signed anew",
+        ),
         count("kills.rollouts", len(operator.started), f"begun; decisions about them: {dict(verdicts)}"),
         count(
             "kills.double_decisions", double, "a plan that was decided about twice, or changed undecided", limit=0

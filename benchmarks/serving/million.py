@@ -11,7 +11,7 @@ from benchmarks.serving.process import rss_mb
 from benchmarks.serving.stated import count
 from benchmarks.serving.wire import Load, signed
 
-from edgewright.server.store.store import open_store
+from edgewright.server.store.store import open_fleet_store
 
 __all__ = ["million"]
 
@@ -37,8 +37,8 @@ def million(*, quick: bool) -> list[Figure]:
                 answers[status] = answers.get(status, 0) + number
             memory.append(rss_mb(host.process.pid))
         took_s, used_s = time.perf_counter() - begun_s, host.cpu_s() - used_s
-        store = open_store(fleet.address)
-        kept = sum(hour.check_ins for hour in store.check_ins.hours(0.0, 2e10))
+        store = open_fleet_store(fleet.address)
+        kept = sum(hour.check_ins for hour in store.check_ins.rollups(0.0, 2e10))
         store.close()
     of = f"resident memory of the server, MB of 2**20 bytes; {devices} devices, SQLite, all over HTTP"
     return [

@@ -9,7 +9,7 @@ from benchmarks.serving.stated import count
 from sqlalchemy import text
 
 from edgewright.contract.api.device_status import StageOutcome
-from edgewright.server.store.store import Store, make_store
+from edgewright.server.store.store import FleetStore, create_store
 
 __all__ = ["room"]
 
@@ -31,14 +31,14 @@ def room(*, quick: bool) -> list[Figure]:
 
 
 def _of(kind: str, address: str, devices: int) -> list[Figure]:
-    store = make_store(address)
+    store = create_store(address)
     names = enrol(store, devices)
     given = batches(names, _BATCH)
     for _ in range(2 * devices // _BATCH):
-        store.check_ins.take(next(given))
+        store.check_ins.store_batch(next(given))
     for start in range(0, devices, _BATCH):
         said = [(name, StageOutcome("digits-1.1-1", 0, "1.1")) for name in names[start : start + _BATCH]]
-        store.outcomes.put("digits/camera/digits-1.1-1", said, at_s=1.0, deadline_s=2.0)
+        store.outcomes.put("digits/camera/digits-1.1-1", said, at=1.0, deadline_at=2.0)
     of = f"bytes on the disk with indexes, {kind}"
     figures = [
         count(f"room.{kind.lower()}.{name}", sum(_bytes(store, table) for table in tables) / rows, f"{of}: {what}")
@@ -57,6 +57,6 @@ def _of(kind: str, address: str, devices: int) -> list[Figure]:
     return figures
 
 
-def _bytes(store: Store, table: str) -> int:
+def _bytes(store: FleetStore, table: str) -> int:
     query = text(_SQLITE if store.database.is_sqlite else _POSTGRES)
     return int(store.database.read(lambda connection: connection.execute(query, {"table": table}).scalar_one()))

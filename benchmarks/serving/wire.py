@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgewright.contract.api.device_api import PROOF, CheckingIn
-from edgewright.contract.api.device_status import Status
+from edgewright.contract.api.device_api import PROOF, CheckInRequest
+from edgewright.contract.api.device_status import DeviceStatus
 from edgewright.trust.keys.device_identity import DeviceKey, device_id_of
 
 __all__ = ["CHECK_IN", "Load", "device_keys", "post", "said", "signed"]
@@ -28,21 +28,21 @@ def device_keys(count: int) -> dict[str, DeviceKey]:
     return {device_id_of(key.public): key for key in made}
 
 
-def said(number: int) -> Status:
+def said(number: int) -> DeviceStatus:
     """Return what a device says, as large as usual; `number` is told as its time since it was started."""
-    return Status(
+    return DeviceStatus(
         "digits",
         f"1.{number % 3}",
         "a" * 64,
         "idle",
         proven=f"1.{number % 3}",
-        latency_s=0.004,
-        uptime_s=float(number),
+        latency_seconds=0.004,
+        uptime_seconds=float(number),
         free_bytes=1 << 33,
-        battery=0.8,
-        agent="0.6.0",
-        snapshot="c" * 64,
-        checked="2026-11-21T12:00:00+00:00",
+        battery_level=0.8,
+        agent_version="0.6.0",
+        snapshot_digest="c" * 64,
+        metadata_checked_at="2026-11-21T12:00:00+00:00",
     )
 
 
@@ -55,7 +55,7 @@ def post(path: str, body: bytes, headers: str = "") -> bytes:
 def signed(keys: Sequence[DeviceKey], audience: str, *, first: int = 0) -> Iterator[bytes]:
     """Return a check-in of each device, signed now: it is believed for five minutes."""
     for number, key in enumerate(keys, first):
-        body = msgspec.json.encode(CheckingIn(said(number)))
+        body = msgspec.json.encode(CheckInRequest(said(number)))
         proof = key.sign(audience, "POST", CHECK_IN, body, now=datetime.now(UTC))
         yield post(CHECK_IN, body, f"{PROOF}: {proof}\r\n")
 

@@ -167,10 +167,10 @@ class Tally:
 
 def update_twice(agent: Agent) -> None:
     """Check and settle, as an agent's process does."""
-    agent.check()
+    agent.check_for_update()
     for _ in range(3):
         answer_of(agent)
-    agent.settle()
+    agent.settle_probation()
 
 
 def try_all(world: World, state: Path, versions: dict[str, float], *, step: int = 1) -> Tally:
@@ -192,7 +192,7 @@ def try_all(world: World, state: Path, versions: dict[str, float], *, step: int 
 
 
 def _agent(state: Path) -> Agent:
-    return Agent(state, probation=Probation(inferences=2))
+    return Agent(state, probation=Probation(min_inferences=2))
 
 
 def _events(world: World, state: Path) -> int:
@@ -211,12 +211,12 @@ def _try(
     copy = copied(state, world.path / "faulty")
     disk = Disk(copy, kind, at, world.path / "after")
     agent = _agent(copy)
-    before = str(agent.record.state)
+    before = str(agent.journal_record.state)
     try:
         with disk.watched():
             update_twice(agent)
     except (PowerCutError, EdgewrightError, OSError):
-        before = str(agent.record.state)
+        before = str(agent.journal_record.state)
     tally.faults += 1
     tally.states[before] = tally.states.get(before, 0) + 1
     if agent._lock is not None:
@@ -232,7 +232,9 @@ def _try(
         for _ in range(3):
             update_twice(again)
         if (again.status()["version"], answer_of(again)) != (wanted, versions[wanted]):
-            tally.bad.append(f"{fault}: stays with {again.status()['version']}, {again.record.last_refusal}")
+            tally.bad.append(
+                f"{fault}: stays with {again.status()['version']}, {again.journal_record.last_refusal}"
+            )
         again.close()
     except (EdgewrightError, OSError) as error:
         tally.bad.append(f"{fault}: {type(error).__name__} {error}")

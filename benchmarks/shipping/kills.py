@@ -76,17 +76,17 @@ def kill_often(world: World, state: Path, versions: dict[str, float], count: int
 
 
 def _live(state: Path) -> None:
-    agent = Agent(state, probation=Probation(inferences=3))
+    agent = Agent(state, probation=Probation(min_inferences=3))
     while True:
-        agent.check()
+        agent.check_for_update()
         for _ in range(3):
             answer_of(agent)
-        agent.settle()
+        agent.settle_probation()
 
 
 def _boot(state: Path, versions: dict[str, float]) -> dict[str, object]:
-    watcher = Agent(state, answers=False)
-    before = str(watcher.record.state)
+    watcher = Agent(state, serves_model=False)
+    before = str(watcher.journal_record.state)
     agent = Agent(state)
     version, answered = agent.status()["version"], answer_of(agent)
     fault = "" if versions.get(version or "") == answered else f"serves {version}, which answers {answered}"

@@ -10,7 +10,7 @@ from tuf.api.metadata import TargetFile, Targets
 
 from edgewright.device.agent import Agent
 from edgewright.device.update.self_test import Probation
-from edgewright.trust.repository.staging import draft, online_signers
+from edgewright.trust.repository.staging import draft_metadata, online_signers
 from edgewright.trust.target_paths import release_path
 
 __all__ = ["Cost", "checks", "fill"]
@@ -40,7 +40,7 @@ def fill(world: World, count: int) -> None:
         path = release_path(f"model-{number % 100}", f"1.{number // 100}.0")
         name = repository.bin_of(path)
         if name not in changed:
-            changed[name] = draft(repository, name)
+            changed[name] = draft_metadata(repository, name)
         content = path.encode()
         target = TargetFile(2000, {"sha256": hashlib.sha256(content).hexdigest()}, path)
         changed[name].signed.targets[path] = target
@@ -60,9 +60,9 @@ def checks(world: World, state: Path, version: str, *, repeats: int = 20) -> dic
         version: Of that release, rolled out again each time.
         repeats: Of each.
     """
-    agent = Agent(state, probation=Probation(seconds=0.0))
-    agent.check()
-    agent.settle()
+    agent = Agent(state, probation=Probation(min_seconds=0.0))
+    agent.check_for_update()
+    agent.settle_probation()
     warm = [_cost(agent) for _ in range(repeats)]
     changed = []
     for _ in range(repeats):
@@ -86,11 +86,11 @@ def _cost(agent: Agent, *, before_artifact: bool = False) -> Cost:
     fetcher = agent.fetcher
     requests, received, began = fetcher.requests, fetcher.received, time.process_time()
     if before_artifact:
-        view, _, choice = agent._choice()
+        view, _, choice = agent._choose_update()
         if choice.release is not None:
-            view.manifest(choice.release.name, choice.release.version, choice.release.manifest)
+            view.manifest(choice.release.name, choice.release.version, choice.release.manifest_digest)
     else:
-        agent.check()
+        agent.check_for_update()
     cpu_ms = 1e3 * (time.process_time() - began)
     return Cost(fetcher.requests - requests, fetcher.received - received, cpu_ms)
 

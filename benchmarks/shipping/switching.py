@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.shipping.world import INPUTS, NAME, World
 
 from edgewright.device.agent import Agent
-from edgewright.device.serving.http_server import serve_tcp
+from edgewright.device.serving.http_server import create_tcp_server
 from edgewright.device.update.self_test import Probation
 
 __all__ = ["Switching", "ask_while_switching"]
@@ -55,8 +55,8 @@ def ask_while_switching(
         clients: That ask at the same time.
         rest_s: Between two updates.
     """
-    agent = Agent(state, probation=Probation(inferences=20))
-    server = serve_tcp(agent, 0)
+    agent = Agent(state, probation=Probation(min_inferences=20))
+    server = create_tcp_server(agent, 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     found, busy, lock = Switching(), threading.Event(), threading.Lock()
     body = json.dumps(
@@ -96,11 +96,11 @@ def ask_while_switching(
         time.sleep(rest_s)
         world.roll_out(names[target])
         busy.set()
-        agent.check()
+        agent.check_for_update()
         busy.clear()
         found.switches += 1
-        while agent.record.slots.trial is not None and any(asker.is_alive() for asker in askers):
-            agent.settle()
+        while agent.journal_record.slots.trial is not None and any(asker.is_alive() for asker in askers):
+            agent.settle_probation()
             time.sleep(0.02)
         target = 1 - target
     server.shutdown()

@@ -19,18 +19,18 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgewright.compress.release_variant import variant_of
+from edgewright.compress.release_variant import build_variant
 from edgewright.contract.device_class import DeviceClass
 from edgewright.contract.release import Manifest
-from edgewright.contract.rollout.plan import Arm, Plan, Stage
+from edgewright.contract.rollout.plan import RolloutArm, RolloutPlan, RolloutStage
 from edgewright.device.agent import Agent
-from edgewright.device.enrolment import enrol
+from edgewright.device.enrolment import enrol_offline
 from edgewright.trust.keys import signing_keys
 from edgewright.trust.keys.signing_keys import KeyFolder
-from edgewright.trust.publishing.publish import known_plan, publish_plan, publish_release, releases
-from edgewright.trust.repository.bootstrap import found, read_anchor
+from edgewright.trust.publishing.publish import current_plan, list_releases, publish_plan, publish_release
+from edgewright.trust.repository.bootstrap import create_repository, read_trusted_root
 from edgewright.trust.repository.repository import Repository
-from edgewright.trust.storage.storage import LocalStore
+from edgewright.trust.storage.storage import LocalStorage
 
 __all__ = ["World", "answer_of", "feed", "scaler", "serving"]
 
@@ -98,34 +98,36 @@ class World:
     def begin(self, *, bits: int = 8) -> None:
         """Make keys and an empty repository."""
         signing_keys._SCRYPT_N = 2**4  # the passphrase protects nothing here
-        found(LocalStore(self.path / "repo"), self.keys, passphrase="correct horse", bits=bits)  # noqa: S106
+        create_repository(LocalStorage(self.path / "repo"), self.keys, passphrase="correct horse", bits=bits)  # noqa: S106
 
     def repository(self) -> Repository:
         """Return the repository as of now."""
-        return Repository(LocalStore(self.path / "repo"), read_anchor(self.path / "keys"))
+        return Repository(LocalStorage(self.path / "repo"), read_trusted_root(self.path / "keys"))
 
     def publish(self, version: str, model: onnx.ModelProto) -> None:
         """Publish a model."""
         path = self.path / f"{version}.onnx"
         onnx.save(model, path)
-        made = variant_of(path, DeviceClass("default"))
+        made = build_variant(path, DeviceClass("default"))
         manifest = Manifest(NAME, version, "model", (made.variant,))
         publish_release(self.repository(), self.keys, manifest, {"default": made.contents})
 
     def roll_out(self, version: str) -> None:
         """Roll a release out to all devices."""
         repository = self.repository()
-        before = known_plan(repository, NAME, "default")
+        before = current_plan(repository, NAME, "default")
         counter = 1 if before is None else before.counter + 1
-        digest = dict(releases(repository, NAME))[version]
-        plan = Plan(NAME, "default", f"r-{counter}", 1, counter, (Arm(version, digest),), (Stage(1.0),))
+        digest = dict(list_releases(repository, NAME))[version]
+        plan = RolloutPlan(
+            NAME, "default", f"r-{counter}", 1, counter, (RolloutArm(version, digest),), (RolloutStage(1.0),)
+        )
         publish_plan(repository, self.keys, plan)
 
     def enrol(self, name: str) -> Path:
         """Make a device's state."""
         state = self.path / name
         root = (self.path / "repo/metadata/1.root.json").read_bytes()
-        enrol(state, url=self.url, root=root, device_class="default")
+        enrol_offline(state, repository_url=self.url, root=root, device_class="default")
         return state
 
 

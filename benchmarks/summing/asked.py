@@ -6,13 +6,13 @@ import os
 import msgspec
 import numpy as np
 
-from edgewright.contract.query.query import Counted, Limits, Query, Template, digest_of
+from edgewright.contract.query.query import CountedSignal, DeviceQueryLimits, Query, QueryTemplate, record_digest
 from edgewright.contract.refusal import Refusal
-from edgewright.privacy.budget_ledger import Ledger, debit
-from edgewright.privacy.helper import give
-from edgewright.privacy.private_sum import contribute
-from edgewright.privacy.protocol_params import terms_of
-from edgewright.privacy.query_calibration import instantiate
+from edgewright.privacy.budget_ledger import PrivacyLedger, debit_budget
+from edgewright.privacy.helper import submit
+from edgewright.privacy.private_sum import contribution
+from edgewright.privacy.protocol_params import protocol_terms
+from edgewright.privacy.query_calibration import fill_template
 
 __all__ = ["NOW_S", "Gift", "question"]
 
@@ -23,41 +23,41 @@ NOW_S = _NOW.timestamp()
 _COHORT, _LARGEST = 1000, 2000
 
 
-def question(signals: int, bins: int, length: int = 0) -> tuple[Query, Template]:
+def question(signals: int, bins: int, length: int = 0) -> tuple[Query, QueryTemplate]:
     """Return a query of epsilon 1 to a thousand devices: a histogram, or a vector of a length."""
     hour = datetime.timedelta(hours=1)
-    counted = tuple(Counted(f"s{number}", bins) for number in range(signals))
-    template = Template(
+    counted = tuple(CountedSignal(f"s{number}", bins) for number in range(signals))
+    template = QueryTemplate(
         "t",
         "vector" if length else "histogram",
         "default",
         clip=1.0 if length else 100.0,
-        least_noise=1e-4,
+        min_noise=1e-4,
         min_cohort=_COHORT,
-        dearest_rho=1.0,
-        every_s=60.0,
-        expires=(_NOW + 1000 * hour).isoformat(),
+        max_rho=1.0,
+        min_interval_seconds=60.0,
+        expires_at=(_NOW + 1000 * hour).isoformat(),
         signals=() if length else counted,
-        length=length,
-        norm=0.0 if length else 100.0 * signals**0.5,
+        vector_length=length,
+        max_norm=0.0 if length else 100.0 * signals**0.5,
     )
     whole = Query(
         id="q",
         template="t",
-        template_digest=digest_of(template),
+        template_digest=record_digest(template),
         window_start=(_NOW - 2 * hour).isoformat(),
         window_end=(_NOW - hour).isoformat(),
         deadline=(_NOW + hour).isoformat(),
         bits=32,
         scale=256.0 if length else 1.0,
         sigma=2.0,
-        cohort=_COHORT,
-        largest=_LARGEST,
+        min_cohort=_COHORT,
+        max_cohort=_LARGEST,
         rho=1.0,
         backend="helper",
         seed=os.urandom(32).hex(),
     )
-    return instantiate(whole, template, 1.0), template
+    return fill_template(whole, template, 1.0), template
 
 
 class Gift:
@@ -71,15 +71,17 @@ class Gift:
         sign: Signs with it.
     """
 
-    def __init__(self, query: Query, template: Template, helper: bytes, public: bytes, sign: object) -> None:
+    def __init__(self, query: Query, template: QueryTemplate, helper: bytes, public: bytes, sign: object) -> None:
         self._query, self._template, self._helper, self._public, self._sign = query, template, helper, public, sign
         self._values = np.random.default_rng(0).poisson(6.0, template.values).astype(np.float64)
 
     def __call__(self) -> bytes:
         """Clip, round, noise, debit, mask, seal, sign."""
-        noised = contribute(self._values, self._template, self._query)
-        after = debit(Ledger(), self._query, self._template, Limits(), answer=noised.tobytes(), now_s=NOW_S)
+        noised = contribution(self._values, self._template, self._query)
+        after = debit_budget(
+            PrivacyLedger(), self._query, self._template, DeviceQueryLimits(), answer=noised.tobytes(), now=NOW_S
+        )
         if isinstance(after, Refusal):
             raise RuntimeError(after.reason)
         msgspec.json.encode(after)
-        return give(terms_of(self._query, self._template), self._helper, noised, self._public, self._sign)  # type: ignore[arg-type]
+        return submit(protocol_terms(self._query, self._template), self._helper, noised, self._public, self._sign)  # type: ignore[arg-type]

@@ -9,10 +9,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from edgewright.privacy import secagg_client
-from edgewright.privacy.bit_packing import Words
-from edgewright.privacy.helper import Gatherer, Helper, UsedInMemory, give
-from edgewright.privacy.roster import DeclinedError, Enrolment, Terms
-from edgewright.privacy.secagg_server import Collector
+from edgewright.privacy.bit_packing import UnsignedArray
+from edgewright.privacy.helper import InMemoryUsedSeeds, MaskedSumCollector, MaskHelper, submit
+from edgewright.privacy.roster import DeclinedError, EnrolmentList, ProtocolTerms
+from edgewright.privacy.secagg_server import SecAggServer
 
 __all__ = ["HELPER_KEY", "Fleet", "Round", "drawn", "helper_terms", "neighbour_terms"]
 
@@ -35,14 +35,14 @@ def drawn(seed: bytes) -> Entropy:
 
 def neighbour_terms(
     *, bits: int = 16, length: int = 8, min_cohort: int = 6, degree: int = 5, threshold: int = 3, window: str = "w1"
-) -> Terms:
+) -> ProtocolTerms:
     """Return terms of a sum without a helper."""
-    return Terms(QUERY, window, bits, length, min_cohort, degree=degree, threshold=threshold)
+    return ProtocolTerms(QUERY, window, bits, length, min_cohort, degree=degree, threshold=threshold)
 
 
-def helper_terms(*, bits: int = 16, length: int = 8, min_cohort: int = 3, window: str = "w1") -> Terms:
+def helper_terms(*, bits: int = 16, length: int = 8, min_cohort: int = 3, window: str = "w1") -> ProtocolTerms:
     """Return terms of a sum with a helper."""
-    return Terms(QUERY, window, bits, length, min_cohort)
+    return ProtocolTerms(QUERY, window, bits, length, min_cohort)
 
 
 class Fleet:
@@ -64,28 +64,30 @@ class Fleet:
         }
         self.names = list(self.keys)
 
-    def values(self, terms: Terms) -> dict[bytes, Words]:
+    def values(self, terms: ProtocolTerms) -> dict[bytes, UnsignedArray]:
         """Return random values for each device."""
         rng = np.random.default_rng(self.seed)
-        drawn_values = rng.integers(0, 1 << terms.bits, (len(self.names), terms.length), dtype=np.uint64)
+        drawn_values = rng.integers(0, 1 << terms.bits, (len(self.names), terms.vector_length), dtype=np.uint64)
         return {name: row.astype(np.uint32) for name, row in zip(self.names, drawn_values, strict=True)}
 
-    def enrolment(self) -> Enrolment:
+    def enrolment(self) -> EnrolmentList:
         """Return the list of them."""
-        return Enrolment(1, frozenset(self.names))
+        return EnrolmentList(1, frozenset(self.names))
 
-    def gifts(self, terms: Terms, helper: bytes, values: dict[bytes, Words] | None = None) -> Iterator[bytes]:
+    def gifts(
+        self, terms: ProtocolTerms, helper: bytes, values: dict[bytes, UnsignedArray] | None = None
+    ) -> Iterator[bytes]:
         """Yield each device's message in a sum with a helper."""
         for name, row in (values or self.values(terms)).items():
-            yield give(terms, helper, row, name, self.keys[name].sign)
+            yield submit(terms, helper, row, name, self.keys[name].sign)
 
-    def helped(self, terms: Terms, values: dict[bytes, Words]) -> Words:
+    def helped(self, terms: ProtocolTerms, values: dict[bytes, UnsignedArray]) -> UnsignedArray:
         """Return the sum as a server and a helper find it."""
-        helper = Helper(HELPER_KEY, self.enrolment(), UsedInMemory())
-        gatherer = Gatherer(terms)
-        for gift in self.gifts(terms, helper.public, values):
-            gatherer.take(gift)
-        return gatherer.total(helper.answer(gatherer.ask()))
+        helper = MaskHelper(HELPER_KEY, self.enrolment(), InMemoryUsedSeeds())
+        gatherer = MaskedSumCollector(terms)
+        for gift in self.gifts(terms, helper.public_key, values):
+            gatherer.accept(gift)
+        return gatherer.unmask_sum(helper.answer_request(gatherer.helper_request()))
 
 
 class Round:
@@ -101,30 +103,30 @@ class Round:
     def __init__(
         self,
         fleet: Fleet,
-        terms: Terms,
-        values: dict[bytes, Words] | None = None,
+        terms: ProtocolTerms,
+        values: dict[bytes, UnsignedArray] | None = None,
         entropy: Callable[[int], Entropy] | None = None,
     ) -> None:
         self.fleet, self.terms = fleet, terms
         self.values = values or fleet.values(terms)
-        self.server = Collector(terms)
-        self.members: dict[bytes, secagg_client.Member] = {}
+        self.server = SecAggServer(terms)
+        self.members: dict[bytes, secagg_client.ClientState] = {}
         self.declined: dict[bytes, DeclinedError] = {}
         self._draws = {
             name: os.urandom if entropy is None else entropy(number) for number, name in enumerate(fleet.names)
         }
 
-    def act(self, name: bytes) -> secagg_client.Member:
+    def act(self, name: bytes) -> secagg_client.ClientState:
         """Return what a device becomes by the step that is open, with what the server gives it."""
         sign, draw = self.fleet.keys[name].sign, self._draws[name]
         if self.server.step == "join":
-            return secagg_client.join(self.terms, name, sign, entropy=draw)
+            return secagg_client.advertise_keys(self.terms, name, sign, entropy=draw)
         member = self.members[name]
         if self.server.step == "share":
-            return secagg_client.share(member, self.server.roster(), sign, entropy=draw)
+            return secagg_client.share_keys(member, self.server.participants(), sign, entropy=draw)
         if self.server.step == "mask":
-            return secagg_client.mask(member, self.server.inbox(name), self.values[name], sign)
-        return secagg_client.reveal(member, self.server.lists(), sign)
+            return secagg_client.mask_values(member, self.server.share_inbox(name), self.values[name], sign)
+        return secagg_client.reveal_shares(member, self.server.survivor_lists(), sign)
 
     def step(self, *, without: Collection[bytes] = (), advance: bool = True) -> None:
         """Have all devices that are still there do the open step; those who decline have dropped out."""
@@ -139,7 +141,7 @@ class Round:
                 self.declined[name] = error
                 del self.members[name]
             else:
-                self.server.take(step, self.members[name].said)
+                self.server.accept(step, self.members[name].last_message)
         if advance:
             self.server.advance()
 

@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.summing.fleet import HELPER_KEY, Fleet, helper_terms
 from benchmarks.summing.values import drawn_values
 
-from edgewright.privacy.helper import Gatherer, Helper, Spread, UsedInMemory
+from edgewright.privacy.helper import InMemoryUsedSeeds, MapChunks, MaskedSumCollector, MaskHelper
 
 __all__ = ["HelpedCost", "helped_cost"]
 
@@ -53,20 +53,20 @@ def helped_cost(clients: int, length: int, *, processes: int) -> HelpedCost:
     """
     fleet, terms = Fleet(clients), helper_terms(length=length, min_cohort=2)
     row = drawn_values(length)()
-    public = Helper(HELPER_KEY, fleet.enrolment(), UsedInMemory()).public
-    gatherer, take_s, take_cpu, size = Gatherer(terms), 0.0, 0.0, 0
+    public = MaskHelper(HELPER_KEY, fleet.enrolment(), InMemoryUsedSeeds()).public_key
+    gatherer, take_s, take_cpu, size = MaskedSumCollector(terms), 0.0, 0.0, 0
     for gift in fleet.gifts(terms, public, dict.fromkeys(fleet.names, row)):
         began, cpu = time.perf_counter(), time.process_time()
-        gatherer.take(gift)
+        gatherer.accept(gift)
         take_s += time.perf_counter() - began
         take_cpu += time.process_time() - cpu
         size = len(gift)
-    ask = gatherer.ask()
+    ask = gatherer.helper_request()
 
-    def answered(spread: Spread) -> tuple[bytes, float, float]:
-        helper = Helper(HELPER_KEY, fleet.enrolment(), UsedInMemory(), spread=spread)
+    def answered(spread: MapChunks) -> tuple[bytes, float, float]:
+        helper = MaskHelper(HELPER_KEY, fleet.enrolment(), InMemoryUsedSeeds(), map_chunks=spread)
         began, cpu = time.perf_counter(), time.process_time()
-        answer = helper.answer(ask)
+        answer = helper.answer_request(ask)
         return answer, time.perf_counter() - began, time.process_time() - cpu
 
     answer, answer_s, answer_cpu = answered(map)
@@ -75,7 +75,7 @@ def helped_cost(clients: int, length: int, *, processes: int) -> HelpedCost:
             list(pool.map(abs, range(processes)))  # they start before the time does
             answer, answer_s, _ = answered(pool.map)
     began, cpu = time.perf_counter(), time.process_time()
-    total = gatherer.total(answer)
+    total = gatherer.unmask_sum(answer)
     total_s, total_cpu = time.perf_counter() - began, time.process_time() - cpu
     assert np.array_equal(total, row.astype(np.uint64) * clients % (1 << terms.bits))
     cpu_us = 1e6 * (take_cpu + answer_cpu + total_cpu) / clients

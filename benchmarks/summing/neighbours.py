@@ -11,10 +11,10 @@ from benchmarks.report import Interval
 from benchmarks.summing.fleet import Fleet, Round, neighbour_terms
 
 from edgewright.privacy import secagg_client
-from edgewright.privacy.protocol_params import DEGREE, threshold_of
+from edgewright.privacy.protocol_params import NEIGHBOUR_DEGREE, share_threshold
 
 __all__ = [
-    "DEGREE",
+    "NEIGHBOUR_DEGREE",
     "THRESHOLD",
     "DeviceCost",
     "ServerCost",
@@ -24,7 +24,7 @@ __all__ = [
     "server_cost",
 ]
 
-THRESHOLD = threshold_of(DEGREE)
+THRESHOLD = share_threshold(NEIGHBOUR_DEGREE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def cpu_ms(act: Callable[[], object], repeats: int) -> Interval:
 
 
 def _round(devices: int, length: int, floor: int) -> Round:
-    terms = neighbour_terms(length=length, min_cohort=floor, degree=DEGREE, threshold=THRESHOLD)
+    terms = neighbour_terms(length=length, min_cohort=floor, degree=NEIGHBOUR_DEGREE, threshold=THRESHOLD)
     return Round(Fleet(devices), terms)
 
 
@@ -93,11 +93,11 @@ def device_cost(length: int, *, devices: int = 100, repeats: int = 30) -> Device
             costs.append(cpu_ms(lambda: sum_.act(name), repeats))
             down += len(_pulled(sum_, name))
         sum_.step()
-        sizes.append(len(sum_.members[name].said))
+        sizes.append(len(sum_.members[name].last_message))
         if step == "mask":  # the others' letters would fill the memory
             for other, member in sum_.members.items():
                 if other != name:
-                    sum_.members[other] = msgspec.structs.replace(member, said=b"")
+                    sum_.members[other] = msgspec.structs.replace(member, last_message=b"")
             for other in sum_.fleet.names[1:]:
                 del sum_.members[other]
     share, mask, reveal = costs
@@ -106,8 +106,8 @@ def device_cost(length: int, *, devices: int = 100, repeats: int = 30) -> Device
 
 def _pulled(sum_: Round, name: bytes) -> bytes:
     if sum_.server.step == "mask":
-        return sum_.server.inbox(name)
-    return sum_.server.roster() if sum_.server.step == "share" else sum_.server.lists()
+        return sum_.server.share_inbox(name)
+    return sum_.server.participants() if sum_.server.step == "share" else sum_.server.survivor_lists()
 
 
 def leave_for_masking(folder: Path, length: int) -> None:
@@ -115,8 +115,8 @@ def leave_for_masking(folder: Path, length: int) -> None:
     sum_ = _round(20, length, 18).reach("mask")
     name = sum_.fleet.names[0]
     (folder / "member").write_bytes(msgspec.msgpack.encode(sum_.members[name]))
-    (folder / "inbox").write_bytes(sum_.server.inbox(name))
-    assert isinstance(sum_.members[name], secagg_client.Member)
+    (folder / "inbox").write_bytes(sum_.server.share_inbox(name))
+    assert isinstance(sum_.members[name], secagg_client.ClientState)
 
 
 def server_cost(length: int, *, devices: int = 100, dropouts: int = 10, repeats: int = 5) -> ServerCost:
@@ -130,7 +130,7 @@ def server_cost(length: int, *, devices: int = 100, dropouts: int = 10, repeats:
             continue
         sum_.members[name] = sum_.act(name)
         began = time.process_time()
-        sum_.server.take("mask", sum_.members[name].said)
+        sum_.server.accept("mask", sum_.members[name].last_message)
         takes.append(1000 * (time.process_time() - began))
     sum_.server.advance()
     sum_.step()
@@ -138,7 +138,7 @@ def server_cost(length: int, *, devices: int = 100, dropouts: int = 10, repeats:
     wall, cpu = [], []
     for _ in range(repeats):
         began, began_cpu = time.perf_counter(), time.process_time()
-        total = sum_.server.total()
+        total = sum_.server.unmask_sum()
         wall.append(time.perf_counter() - began)
         cpu.append(time.process_time() - began_cpu)
     assert np.array_equal(total, sum_.plain(set(sum_.fleet.names) - gone))

@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgewright.privacy.bit_packing import Words
+from edgewright.privacy.bit_packing import UnsignedArray
 
 __all__ = ["Values", "drawn_values"]
 
 # Returns what a device sums, shape [length]; `edgewright.privacy.private_sum.contribute` with its query fits.
-Values = Callable[[], Words]
+Values = Callable[[], UnsignedArray]
 
 
 def drawn_values(length: int, bits: int = 16, seed: int = 0) -> Values:

@@ -8,13 +8,19 @@ import msgspec
 import numpy as np
 import urllib3
 
-from edgewright.cli.aggregation_server import serving
-from edgewright.device.queries.sum_client import Kept, SumClient, UnansweredError, UsedFile, post
-from edgewright.privacy.aggregation_handler import HelperDesk, SumDesk
-from edgewright.privacy.helper import Helper
-from edgewright.privacy.roster import DeclinedError, Enrolment, Terms
-from edgewright.privacy.secagg_server import Collector
-from edgewright.trust.keys.device_identity import new_device_key
+from edgewright.cli.aggregation_server import serve_aggregation
+from edgewright.device.queries.sum_client import (
+    MessageStore,
+    ServerUnavailableError,
+    SumClient,
+    UsedSeedsFile,
+    post_bytes,
+)
+from edgewright.privacy.aggregation_handler import AggregationService, HelperService
+from edgewright.privacy.helper import MaskHelper
+from edgewright.privacy.roster import DeclinedError, EnrolmentList, ProtocolTerms
+from edgewright.privacy.secagg_server import SecAggServer
+from edgewright.trust.keys.device_identity import load_or_create_device_key
 
 __all__ = ["Task"]
 
@@ -33,10 +39,10 @@ class Task(msgspec.Struct, frozen=True):
         expected: Devices that are waited for at each step.
     """
 
-    terms: Terms
+    terms: ProtocolTerms
     helper_key: bytes
     helper: bytes
-    enrolled: Enrolment
+    enrolled: EnrolmentList
     expected: tuple[int, ...]
 
 
@@ -55,45 +61,47 @@ def _tell(folder: Path, role: str, address: str) -> None:
 
 
 def _help(folder: Path, task: Task) -> None:
-    helper = Helper(task.helper_key, task.enrolled, UsedFile(folder / "used"))
-    with serving(HelperDesk(helper).handle, _HOST, 0) as address:
+    helper = MaskHelper(task.helper_key, task.enrolled, UsedSeedsFile(folder / "used"))
+    with serve_aggregation(HelperService(helper).handle, _HOST, 0) as address:
         _tell(folder, "helper", address)
         sys.stdin.read()
 
 
 def _collect(folder: Path, task: Task) -> None:
-    desk = SumDesk()
-    opened = desk.open(task.terms)
-    with serving(desk.handle, _HOST, 0) as address, urllib3.PoolManager() as pool:
+    desk = AggregationService()
+    opened = desk.open_sum(task.terms)
+    with serve_aggregation(desk.handle, _HOST, 0) as address, urllib3.PoolManager() as pool:
         _tell(folder, "server", address)
         for expected in task.expected:
-            while opened.devices < expected:
+            while opened.device_count < expected:
                 time.sleep(0.01)
-            if isinstance(opened, Collector):
+            if isinstance(opened, SecAggServer):
                 opened.advance()
-        if isinstance(opened, Collector):
-            total = opened.total()
+        if isinstance(opened, SecAggServer):
+            total = opened.unmask_sum()
         else:
-            total = opened.total(post(pool, f"{_address(folder, 'helper')}/help", opened.ask()))
+            total = opened.unmask_sum(
+                post_bytes(pool, f"{_address(folder, 'helper')}/help", opened.helper_request())
+            )
         np.save(folder / "total.npy", total)
         sys.stdin.read()
 
 
 def _answer(folder: Path, task: Task, state: Path) -> None:
     """Be one device; its values are in a file, and a file `stops` names the step after which it is gone."""
-    key = new_device_key(state / "device.key")
+    key = load_or_create_device_key(state / "device.key")
     stops = (state / "stops").read_text() if (state / "stops").exists() else "revealed"
     with urllib3.PoolManager(timeout=10) as pool:
-        client = SumClient(_address(folder, "server"), key, Kept(state / "kept"), pool)
+        client = SumClient(_address(folder, "server"), key, MessageStore(state / "kept"), pool)
         if not task.terms.degree:
-            client.give(task.terms, task.helper, lambda: np.load(state / "values.npy"))
+            client.submit(task.terms, task.helper, lambda: np.load(state / "values.npy"))
             return
         ends = time.monotonic() + _PATIENCE_S
         done = ""
         while done != stops and time.monotonic() < ends:
             try:
-                done = client.poll(task.terms, lambda: np.load(state / "values.npy"))
-            except UnansweredError:
+                done = client.poll_step(task.terms, lambda: np.load(state / "values.npy"))
+            except ServerUnavailableError:
                 done = "waiting"
             if done == "waiting":
                 time.sleep(0.02)

@@ -8,29 +8,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from edgewright.compress.train.torch_graph.onnx_module import Network
+from edgewright.compress.train.torch_graph.onnx_module import TrainableGraph
 
 __all__ = ["ATTACKS", "Attack"]
 
 Floats = NDArray[np.float32]
-Attack = Callable[[Network, Tensor, Tensor, float, tuple[float, float]], Tensor]
+Attack = Callable[[TrainableGraph, Tensor, Tensor, float, tuple[float, float]], Tensor]
 
 _STEPS = 20
 _QUERIES = 300
 _SEED = 0
 
 
-def fgsm(network: Network, x: Tensor, y: Tensor, strength: float, limits: tuple[float, float]) -> Tensor:
+def fgsm(network: TrainableGraph, x: Tensor, y: Tensor, strength: float, limits: tuple[float, float]) -> Tensor:
     """One step along the gradient's sign (Goodfellow et al. 2015, arXiv:1412.6572)."""
     return _within(x + strength * _slope(network, x, y, hide=False).sign(), x, strength, limits)
 
 
-def pgd(network: Network, x: Tensor, y: Tensor, strength: float, limits: tuple[float, float]) -> Tensor:
+def pgd(network: TrainableGraph, x: Tensor, y: Tensor, strength: float, limits: tuple[float, float]) -> Tensor:
     """Twenty steps from a random start (Madry et al. 2018, arXiv:1706.06083)."""
     return _steps(network, x, y, strength, limits, hide=False)
 
 
-def aware(network: Network, x: Tensor, y: Tensor, strength: float, limits: tuple[float, float]) -> Tensor:
+def aware(network: TrainableGraph, x: Tensor, y: Tensor, strength: float, limits: tuple[float, float]) -> Tensor:
     """PGD that lowers the energy of what is fooled already: an attacker who knows what is watched.
 
     Source: selective gradients, Bryniarski et al. 2022, arXiv:2106.15023.
@@ -38,7 +38,7 @@ def aware(network: Network, x: Tensor, y: Tensor, strength: float, limits: tuple
     return _steps(network, x, y, strength, limits, hide=True)
 
 
-def square(network: Network, x: Tensor, y: Tensor, strength: float, limits: tuple[float, float]) -> Tensor:
+def square(network: TrainableGraph, x: Tensor, y: Tensor, strength: float, limits: tuple[float, float]) -> Tensor:
     """Random squares, kept if they lower the margin; needs answers only (Andriushchenko 2020, arXiv:1912.00049)."""
     random = np.random.default_rng(_SEED)
     channels, height, width = x.shape[1:]
@@ -66,7 +66,7 @@ ATTACKS: dict[str, Attack] = {"fgsm": fgsm, "pgd": pgd, "pgd that knows the ener
 
 
 def _steps(
-    network: Network, x: Tensor, y: Tensor, strength: float, limits: tuple[float, float], *, hide: bool
+    network: TrainableGraph, x: Tensor, y: Tensor, strength: float, limits: tuple[float, float], *, hide: bool
 ) -> Tensor:
     generator = torch.Generator().manual_seed(_SEED)
     at = _within(x + strength * (2 * torch.rand(x.shape, generator=generator) - 1), x, strength, limits)
@@ -76,7 +76,7 @@ def _steps(
     return at
 
 
-def _slope(network: Network, x: Tensor, y: Tensor, *, hide: bool) -> Tensor:
+def _slope(network: TrainableGraph, x: Tensor, y: Tensor, *, hide: bool) -> Tensor:
     at = x.detach().clone().requires_grad_()
     logits = network(at)[0]
     gain = functional.cross_entropy(logits, y, reduction="none")
@@ -89,7 +89,7 @@ def _within(values: Tensor, x: Tensor, strength: float, limits: tuple[float, flo
     return torch.minimum(torch.maximum(values, x - strength), x + strength).clamp(*limits).detach()
 
 
-def _margin(network: Network, x: Tensor, y: Tensor) -> Tensor:
+def _margin(network: TrainableGraph, x: Tensor, y: Tensor) -> Tensor:
     with torch.no_grad():
         logits = network(x)[0]
     own = logits.gather(1, y[:, None])[:, 0]

@@ -5,7 +5,7 @@ from benchmarks.report import Interval
 from numpy.typing import NDArray
 from scipy import stats
 
-from edgewright.stats.exact_paired_bound import clopper_pearson
+from edgewright.stats.exact_paired_bound import clopper_pearson_bounds
 
 __all__ = ["auroc", "kept_coverage", "share"]
 
@@ -38,5 +38,7 @@ def share(marked: NDArray[np.bool_]) -> Interval:
     """Return the share of marked samples with Clopper and Pearson's 95 % interval."""
     count, samples = int(marked.sum()), len(marked)
     return Interval(
-        count / samples, clopper_pearson(count, samples, 0.025)[0], clopper_pearson(count, samples, 0.025)[1]
+        count / samples,
+        clopper_pearson_bounds(count, samples, 0.025)[0],
+        clopper_pearson_bounds(count, samples, 0.025)[1],
     )

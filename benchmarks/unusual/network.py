@@ -7,7 +7,7 @@ from benchmarks.unusual.material import Material
 from onnx import numpy_helper
 from torch.nn import functional
 
-from edgewright.compress.train.torch_graph.onnx_module import Network
+from edgewright.compress.train.torch_graph.onnx_module import TrainableGraph
 
 __all__ = ["trained"]
 
@@ -33,7 +33,7 @@ def trained(material: Material, seed: int = 0) -> onnx.ModelProto:
     model = onnx.parser.parse_model(text)
     model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in weights.items())
     torch.manual_seed(seed)
-    network = Network(model)
+    network = TrainableGraph(model)
     steps = material.epochs * -(-len(x) // _BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), _RATE, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE * 2, total_steps=steps + 1)

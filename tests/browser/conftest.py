@@ -19,24 +19,24 @@ import pytest
 
 from edgewright.cli.main import main
 from edgewright.contract.alert import ActionPolicy, AlertRule
-from edgewright.contract.api.device_status import Status
-from edgewright.contract.api.operator_api import AskQuery, RolloutAct, StartRollout
-from edgewright.contract.config.fleet import Fleet
-from edgewright.contract.model.reference_profile import Profile, Signal
-from edgewright.contract.query.query import Counted, Query, Template
+from edgewright.contract.api.device_status import DeviceStatus
+from edgewright.contract.api.operator_api import CreateQuery, RolloutAction, StartRollout
+from edgewright.contract.config.fleet import FleetConfig
+from edgewright.contract.model.reference_profile import ReferenceProfile, ReferenceSignal
+from edgewright.contract.query.query import CountedSignal, Query, QueryTemplate
 from edgewright.contract.refusal import Refusal
-from edgewright.contract.rollout.decision import CONTROL, DeviceOutcome
-from edgewright.contract.rollout.plan import Arm, HealthRule, Plan, Stage
-from edgewright.fleet.cohort_drift import Collected, judged
-from edgewright.privacy.query_calibration import instantiate
-from edgewright.rollout.decision import decide
-from edgewright.rollout.outcome_counts import collect
+from edgewright.contract.rollout.decision import CONTROL_ARM, DeviceOutcome
+from edgewright.contract.rollout.plan import HealthRule, RolloutArm, RolloutPlan, RolloutStage
+from edgewright.fleet.cohort_drift import CohortSums, assess_cohorts
+from edgewright.privacy.query_calibration import fill_template
+from edgewright.rollout.decision import decide_rollout
+from edgewright.rollout.outcome_counts import count_outcomes
 from edgewright.trust.keys import signing_keys
 from edgewright.trust.keys.signing_keys import KeyFolder
-from edgewright.trust.publishing.publish import known_plan, known_policy, publish_plan, releases
-from edgewright.trust.repository.bootstrap import read_anchor
+from edgewright.trust.publishing.publish import current_plan, current_policy, list_releases, publish_plan
+from edgewright.trust.repository.bootstrap import read_trusted_root
 from edgewright.trust.repository.repository import Repository
-from edgewright.trust.storage.storage import LocalStore
+from edgewright.trust.storage.storage import LocalStorage
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -74,15 +74,15 @@ class Book:
     waiting: list[Any] = field(default_factory=list)
     settled: list[tuple[str, str, bool]] = field(default_factory=list)
 
-    def start(self, who: str, asked: StartRollout) -> tuple[Plan, tuple[str, ...]]:
+    def start(self, who: str, asked: StartRollout) -> tuple[RolloutPlan, tuple[str, ...]]:
         raise NotImplementedError
 
-    def change(self, who: str, model: str, device_class: str, act: RolloutAct, reason: str) -> Plan:
-        from edgewright.server.commands.service import Hands
+    def change(self, who: str, model: str, device_class: str, act: RolloutAction, reason: str) -> RolloutPlan:
+        from edgewright.server.commands.service import CommandService
 
-        return Hands(self.world.services).change(who, model, device_class, act, reason)
+        return CommandService(self.world.services).change_rollout(who, model, device_class, act, reason)
 
-    def ask(self, who: str, model: str, device_class: str, asked: AskQuery) -> tuple[str, ...]:
+    def ask(self, who: str, model: str, device_class: str, asked: CreateQuery) -> tuple[str, ...]:
         raise NotImplementedError
 
     def end_query(self, who: str, query_id: str) -> None:
@@ -124,33 +124,33 @@ class World:
         return KeyFolder(folder, lambda _: "")
 
     def repository(self) -> Repository:
-        return Repository(LocalStore(self.path / "REPO"), read_anchor(self.path / "KEYS"))
+        return Repository(LocalStorage(self.path / "REPO"), read_trusted_root(self.path / "KEYS"))
 
-    def start_rollout(self, device_class: str, *, model: str = "digits", devices: int = 1600) -> Plan:
+    def start_rollout(self, device_class: str, *, model: str = "digits", devices: int = 1600) -> RolloutPlan:
         """Put a rollout at its second stage, with evidence that the real rules have judged."""
         from edgewright.server.store import records
 
         repository = self.repository()
-        digest = dict(releases(repository, model))["1.1.0"]
-        before = known_plan(repository, model, device_class)
-        policy = known_policy(repository, model, device_class)
+        digest = dict(list_releases(repository, model))["1.1.0"]
+        before = current_plan(repository, model, device_class)
+        policy = current_policy(repository, model, device_class)
         assert policy is not None
         rules = (HealthRule("crash", 0.02), HealthRule("self_test", 0.05, 0.9))
-        plan = Plan(
+        plan = RolloutPlan(
             *(model, device_class, "autumn"),
             epoch=policy.epoch,
             counter=1 if before is None else before.counter + 1,
-            arms=(Arm("1.1.0", digest),),
-            stages=(Stage(0.1, 3600.0, rules), Stage(0.5, 7200.0, rules), Stage(1.0)),
+            arms=(RolloutArm("1.1.0", digest),),
+            stages=(RolloutStage(0.1, 3600.0, rules), RolloutStage(0.5, 7200.0, rules), RolloutStage(1.0)),
             stage=1,
-            since=_iso(-3 * HOUR_S),
+            stage_started_at=_iso(-3 * HOUR_S),
         )
         publish_plan(repository, self.keys(), plan)
         random = np.random.default_rng(7)
         outcomes = [
             DeviceOutcome(
                 f"d{number}",
-                CONTROL if number % 2 else 0,
+                CONTROL_ARM if number % 2 else 0,
                 _iso(-600 if number % 16 > 1 else 3600),
                 {"crash": float(random.random() < 0.03), "self_test": 0.0} if number % 39 else None,
             )
@@ -160,13 +160,13 @@ class World:
         subject = f"{model}/{device_class}/autumn"
         for part in (devices // 8, devices // 2, devices):
             now = datetime.datetime.now(datetime.UTC)
-            decision = decide(plan, policy, collect(plan, outcomes[:part], now), now)
+            decision = decide_rollout(plan, policy, count_outcomes(plan, outcomes[:part], now), now)
             content = msgspec.json.encode({"decision": decision, "trial": None, "fact": None, "askew": 0})
             number = store.decisions.last_number(subject) + 1
-            said = "; ".join(decision.missing or decision.reasons)
+            said = "; ".join(decision.waiting_for or decision.reasons)
             at_s = time.time() - HOUR_S + number
             store.decisions.put(
-                records.Decision(subject, number, at_s, decision.action, said, msgspec.Raw(content))
+                records.StoredDecision(subject, number, at_s, decision.action, said, msgspec.Raw(content))
             )
         return plan
 
@@ -174,10 +174,10 @@ class World:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A fleet behind a real server."""
-    from edgewright.server.app import make_app
-    from edgewright.server.process import free_port, serve
+    from edgewright.server.app import create_app
+    from edgewright.server.process import free_port, run_server
     from edgewright.server.services import Services
-    from edgewright.server.store.store import make_store
+    from edgewright.server.store.store import create_store
     from edgewright.server.web.router import page_router
 
     made = World(tmp_path_factory.mktemp("world"))
@@ -186,35 +186,38 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.setenv("EDGEWRIGHT_PASSPHRASE", "correct horse battery staple")
         patch.setenv("EDGEWRIGHT_STATE", str(made.path / "state"))
         _publish(made.path)
-        store = make_store(f"sqlite:///{made.path / 'fleet.db'}")
-        fleet = Fleet(
+        store = create_store(f"sqlite:///{made.path / 'fleet.db'}")
+        fleet = FleetConfig(
             alerts=(
-                AlertRule("many-silent", "silent", above=0.2, for_s=600.0, actions=("notify", "pause")),
+                AlertRule("many-silent", "silent", above=0.2, for_seconds=600.0, actions=("notify", "pause")),
                 AlertRule("slow", "latency_ms", above=20.0, severity="info"),
             ),
-            actions=(ActionPolicy("pause", approval=True),),
+            actions=(ActionPolicy("pause", needs_approval=True),),
         )
         made.services = Services(
             store,
             "fleet:3f9a1c2b",
             made.repository,
-            LocalStore(made.path / "REPO"),
+            LocalStorage(made.path / "REPO"),
             made.online(),
             fleet,
             time.time,
         )
         made.acting = Book(made)
         made.devices = _fill(made)
-        found = judged(_PROFILE, _cohorts(), release="r", size=0.05, alpha=0.05)
+        found = assess_cohorts(_PROFILE, _cohorts(), release="r", size=0.05, alpha=0.05)
         router = page_router(
             made.services, made.acting, findings=lambda _, device_class: found if device_class == "camera" else None
         )
         port, ended, ready = free_port("127.0.0.1", 0), threading.Event(), threading.Event()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # how the API's parameters are declared
-            app = make_app(made.services, made.acting, pages=[router])
+            app = create_app(made.services, made.acting, pages=[router])
         thread = threading.Thread(
-            target=serve, args=(app, "127.0.0.1", port), kwargs={"ended": ended, "ready": ready.set}, daemon=True
+            target=run_server,
+            args=(app, "127.0.0.1", port),
+            kwargs={"ended": ended, "ready": ready.set},
+            daemon=True,
         )
         thread.start()
         assert ready.wait(20)
@@ -249,14 +252,14 @@ def _publish(path: Path) -> None:
 
 def _fill(world: World) -> list[Any]:
     """Enrol devices, and have them say what devices say, for two days."""
-    from edgewright.server.access_control import Role
-    from edgewright.server.read_models import Awaiting
+    from edgewright.server.access_control import UserRole
+    from edgewright.server.read_models import PendingAction
     from edgewright.server.store.records import Alert, CheckIn
 
     store, now = world.services.store, time.time()
-    for name, role in (("ann", Role.RELEASE_MANAGER), ("otto", Role.OPERATOR), ("vera", Role.VIEWER)):
+    for name, role in (("ann", UserRole.RELEASE_MANAGER), ("otto", UserRole.OPERATOR), ("vera", UserRole.VIEWER)):
         store.people.add_user(name, role, PASSWORD, now_s=now - 9 * 86400)
-    store.people.add_token("nightly", Role.VIEWER, made_by="user:ann", now_s=now, lifetime_s=86400.0)
+    store.people.add_token("nightly", UserRole.VIEWER, made_by="user:ann", now_s=now, lifetime_s=86400.0)
     devices = []
     for number in range(70):
         labels = {"site": EVIL if number == 0 else ("berlin", "paris")[number % 2]}
@@ -272,17 +275,17 @@ def _fill(world: World) -> list[Any]:
             model = "digits" if device.device_class == "camera" else "doors"
             new = number % 4 == 0 and hour < 8
             refusal = Refusal("disk", EVIL, f"the disk is full {EVIL}") if number in (0, 11) and hour < 6 else None
-            status = Status(
+            status = DeviceStatus(
                 *(model, "1.1.0" if new else "1.0.0", ("b" if new else "a") * 64),
                 *("probation" if new and hour < 2 else "idle", "1.0.0"),
                 trial="1.1.0" if new else "",
                 refusal=refusal,
-                failures=int(number % 13 == 0),
-                latency_s=0.004 + number * 1e-5,
+                failed_inferences=int(number % 13 == 0),
+                latency_seconds=0.004 + number * 1e-5,
                 free_bytes=10**9,
-                battery=0.8,
-                agent="0.1",
-                checked=_iso(-hour * HOUR_S),
+                battery_level=0.8,
+                agent_version="0.1",
+                metadata_checked_at=_iso(-hour * HOUR_S),
             )
             at_s = now - hour * HOUR_S - number
             batch.append(CheckIn(device.id, device.device_class, status, at_s, arm="1.1.0" if new else ""))
@@ -293,17 +296,19 @@ def _fill(world: World) -> list[Any]:
             Alert("slow", "hall", "pending", now - 60, now, "latency_ms on hall is 21, above 20"),
         ]
     )
-    world.acting.waiting.append(Awaiting("w1", "pause", "digits/camera/autumn", "many-silent fires", now - 1700))
+    world.acting.waiting.append(
+        PendingAction("w1", "pause", "digits/camera/autumn", "many-silent fires", now - 1700)
+    )
     for device_class in ("camera", "hall"):
-        template = Template(
+        template = QueryTemplate(
             *("signals", "histogram", device_class),
             clip=100.0,
-            least_noise=0.05,
+            min_noise=0.05,
             min_cohort=100,
-            dearest_rho=0.05,
-            every_s=86400.0,
-            expires=_iso(86400.0 * 100),
-            signals=(Counted("mean", 17), Counted("class", 11)),
+            max_rho=0.05,
+            min_interval_seconds=86400.0,
+            expires_at=_iso(86400.0 * 100),
+            signals=(CountedSignal("mean", 17), CountedSignal("class", 11)),
             subgroups=("site",),
         )
         for number in range(3):
@@ -317,14 +322,14 @@ def _fill(world: World) -> list[Any]:
                 bits=32,
                 scale=1.0,
                 sigma=2.0,
-                cohort=100,
-                largest=10_000,
+                min_cohort=100,
+                max_cohort=10_000,
                 rho=1.0,
                 backend="helper",
                 seed=os.urandom(32).hex(),
                 subgroup={"site": EVIL} if number == 2 else {},
             )
-            query = instantiate(asked, template, 1.0)
+            query = fill_template(asked, template, 1.0)
             store.sums.ask(query, template, "digits" if device_class == "camera" else "doors", now_s=now - number)
             if number:
                 store.sums.end(query.id, result={"sums": {}}, devices=140, now_s=now)
@@ -334,17 +339,17 @@ def _fill(world: World) -> list[Any]:
     return devices
 
 
-_PROFILE = Profile(
+_PROFILE = ReferenceProfile(
     "image",
     64,
     tuple(
-        Signal(name, tuple(np.linspace(-1, 1, 15).tolist()), (*[400] * 16, 0))
+        ReferenceSignal(name, tuple(np.linspace(-1, 1, 15).tolist()), (*[400] * 16, 0))
         for name in ("mean", "spread", "edge")
     ),
 )
 
 
-def _cohorts() -> list[Collected]:
+def _cohorts() -> list[CohortSums]:
     """Sums whose first signal has moved, and whose second subgroup fares worse."""
     random, found = np.random.default_rng(0), []
     for number in range(24):
@@ -360,7 +365,7 @@ def _cohorts() -> list[Collected]:
         wrong = random.binomial(4000, 0.2 if site == "paris" else 0.1)
         counts["outcome.wrong"] = (np.array([4000 - wrong, wrong]) + random.normal(0, 20, 2)).tolist()
         found.append(
-            Collected(
+            CohortSums(
                 query=f"q{number}",
                 digest=f"d{number}",
                 template="signals",
@@ -369,7 +374,7 @@ def _cohorts() -> list[Collected]:
                 window=("2026-06-01", "2026-06-02"),
                 devices=40,
                 noise_sd=20.0,
-                beyond=int(number == 0),
+                out_of_range=int(number == 0),
                 sums=counts,
                 subgroup={"site": EVIL if number == 3 else site},
             )

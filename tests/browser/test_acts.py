@@ -10,8 +10,8 @@ from unittest import mock
 import pytest
 
 from edgewright.cli import main
-from edgewright.contract.rollout.plan import Plan
-from edgewright.trust.publishing.publish import known_plan
+from edgewright.contract.rollout.plan import RolloutPlan
+from edgewright.trust.publishing.publish import current_plan
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -21,14 +21,14 @@ PLACE = "/rollouts/doors/hall"
 
 
 @pytest.fixture
-def rollout(world: Any) -> Plan:
+def rollout(world: Any) -> RolloutPlan:
     """A rollout of its own for each test."""
-    found: Plan = world.start_rollout("hall", model="doors", devices=400)
+    found: RolloutPlan = world.start_rollout("hall", model="doors", devices=400)
     return found
 
 
-def plan(world: Any) -> Plan:
-    found = known_plan(world.repository(), "doors", "hall")
+def plan(world: Any) -> RolloutPlan:
+    found = current_plan(world.repository(), "doors", "hall")
     assert found is not None
     return found
 
@@ -41,7 +41,7 @@ def act(page: "Page", button: str, why: str = "a test") -> None:
 
 
 def test_a_rollout_is_advanced_paused_resumed_and_rolled_back_from_the_page(
-    world: Any, rollout: Plan, opened: Opened
+    world: Any, rollout: RolloutPlan, opened: Opened
 ) -> None:
     page, seen = opened("ann")
     page.goto(PLACE)
@@ -65,7 +65,7 @@ def test_a_rollout_is_advanced_paused_resumed_and_rolled_back_from_the_page(
     assert seen.faults == []
 
 
-def test_the_page_follows_what_others_do(world: Any, rollout: Plan, opened: Opened) -> None:
+def test_the_page_follows_what_others_do(world: Any, rollout: RolloutPlan, opened: Opened) -> None:
     page, seen = opened("ann")
     page.goto(PLACE)
     other, _ = opened("otto")
@@ -79,7 +79,7 @@ def test_the_page_follows_what_others_do(world: Any, rollout: Plan, opened: Open
     assert seen.faults == []
 
 
-def test_what_has_not_changed_is_not_sent_again(world: Any, rollout: Plan, opened: Opened) -> None:
+def test_what_has_not_changed_is_not_sent_again(world: Any, rollout: RolloutPlan, opened: Opened) -> None:
     page, seen = opened("ann")
     page.goto(PLACE)
     page.locator("summary", has_text="Pause").click()
@@ -91,7 +91,7 @@ def test_what_has_not_changed_is_not_sent_again(world: Any, rollout: Plan, opene
     assert seen.faults == []
 
 
-def test_a_button_of_an_older_page_does_nothing(world: Any, rollout: Plan, opened: Opened) -> None:
+def test_a_button_of_an_older_page_does_nothing(world: Any, rollout: RolloutPlan, opened: Opened) -> None:
     page, _ = opened("ann", java_script_enabled=False)
     page.goto(PLACE)
     world.acting.change("user:otto", "doors", "hall", "pause", "first")
@@ -105,7 +105,7 @@ def test_a_button_of_an_older_page_does_nothing(world: Any, rollout: Plan, opene
     [("vera", []), ("otto", ["Pause…", "Roll back…"]), ("ann", ["Advance to 100 %…", "Pause…", "Roll back…"])],
 )
 def test_people_see_the_buttons_of_their_role_alone(
-    user: str, buttons: list[str], world: Any, rollout: Plan, opened: Opened
+    user: str, buttons: list[str], world: Any, rollout: RolloutPlan, opened: Opened
 ) -> None:
     page, _ = opened(user)
     page.goto(PLACE)
@@ -281,7 +281,7 @@ def test_what_is_typed_wrongly_is_said_on_a_page(opened: Opened) -> None:
     assert page.goto("/rollouts/no/where").status == 404  # type: ignore[union-attr]
 
 
-def test_the_page_can_be_used_with_keys_alone(world: Any, rollout: Plan, opened: Opened) -> None:
+def test_the_page_can_be_used_with_keys_alone(world: Any, rollout: RolloutPlan, opened: Opened) -> None:
     page, seen = opened("ann")
     page.goto(PLACE)
     page.keyboard.press("Tab")

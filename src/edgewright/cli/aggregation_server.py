@@ -7,14 +7,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import BoundedSemaphore, Thread
 from typing import Any
 
-from edgewright.privacy.aggregation_handler import Handle
+from edgewright.privacy.aggregation_handler import AggregationHandler
 
-__all__ = ["serving"]
+__all__ = ["serve_aggregation"]
 
 _LARGEST = 64 << 20
 _DIGITS = 9
-_PATIENCE_S = 30.0
-_MOST_CONNECTIONS = 256
+_TIMEOUT_SECONDS = 30.0
+_MAX_CONNECTIONS = 256
 
 
 class _Server(ThreadingHTTPServer):
@@ -23,7 +23,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, *given: Any) -> None:
-        self._free = BoundedSemaphore(_MOST_CONNECTIONS)
+        self._free = BoundedSemaphore(_MAX_CONNECTIONS)
         super().__init__(*given)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -50,8 +50,8 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(
-    handle: Handle, host: str, port: int, *, knows: Callable[[str], bool] = lambda _: True
+def serve_aggregation(
+    handle: AggregationHandler, host: str, port: int, *, knows: Callable[[str], bool] = lambda _: True
 ) -> Iterator[str]:
     """Yield the address of a desk that answers until the end; TLS and names are the matter of a proxy in front.
 
@@ -65,7 +65,7 @@ def serving(
     class Desk(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         wbufsize = 1 << 16
-        timeout = _PATIENCE_S
+        timeout = _TIMEOUT_SECONDS
 
         def do_POST(self) -> None:
             length = self.headers.get("Content-Length", "")

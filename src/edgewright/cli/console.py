@@ -14,17 +14,17 @@ from edgewright.contract.schema import SCHEMA_VERSION
 
 __all__ = [
     "SCHEMA_VERSION",
-    "Verb",
-    "label_of",
+    "Command",
+    "parse_label",
     "print_failure",
     "print_json",
     "run_guarded",
+    "show_progress",
     "was_interrupted",
-    "working",
 ]
 
 
-class Verb(Protocol):
+class Command(Protocol):
     """A module of `edgewright.cli` that adds one verb."""
 
     def register(self, verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -74,7 +74,7 @@ def was_interrupted(error: BaseException | None) -> bool:
     return False
 
 
-def label_of(text: str) -> tuple[str, str]:
+def parse_label(text: str) -> tuple[str, str]:
     """Return label and value of `site=berlin`.
 
     Raises:
@@ -87,7 +87,7 @@ def label_of(text: str) -> tuple[str, str]:
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
+def show_progress(what: str) -> Iterator[None]:
     """Show what is being done until the end, on a terminal; devices have no library for more than a line."""
     try:
         from rich.console import Console

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from edgewright.contract.errors import InputError
-from edgewright.privacy.roster import Enrolment
+from edgewright.privacy.roster import EnrolmentList
 
 __all__ = ["read_enrolled"]
 
 _KEY_BYTES = 32
 
 
-def read_enrolled(path: Path) -> Enrolment:
+def read_enrolled(path: Path) -> EnrolmentList:
     """Return the list in a file: a public key a line, hexadecimal; what follows # is for people.
 
     Raises:
@@ -25,4 +25,4 @@ def read_enrolled(path: Path) -> Enrolment:
         ) from error
     if any(len(device) != _KEY_BYTES for device in devices):
         raise InputError(f"{path} holds a key of another length", remedy="A key has 64 hexadecimal digits.")
-    return Enrolment(1, devices)
+    return EnrolmentList(1, devices)

@@ -7,46 +7,46 @@ from pathlib import Path
 import numpy as np
 import urllib3
 
-from edgewright.cli.aggregation_server import serving
+from edgewright.cli.aggregation_server import serve_aggregation
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.contract.query.query import Query, Template
-from edgewright.device.queries.sum_client import Kept, post
-from edgewright.privacy.aggregation_handler import SumDesk
-from edgewright.privacy.bit_packing import Words
-from edgewright.privacy.helper import Gatherer
-from edgewright.privacy.private_sum import Recovered, recover
-from edgewright.privacy.protocol_params import terms_of
-from edgewright.privacy.roster import DeclinedError, Enrolment
-from edgewright.privacy.secagg_server import Collector
+from edgewright.contract.query.query import Query, QueryTemplate
+from edgewright.device.queries.sum_client import MessageStore, post_bytes
+from edgewright.privacy.aggregation_handler import AggregationService
+from edgewright.privacy.bit_packing import UnsignedArray
+from edgewright.privacy.helper import MaskedSumCollector
+from edgewright.privacy.private_sum import RecoveredSum, recover_sum
+from edgewright.privacy.protocol_params import protocol_terms
+from edgewright.privacy.roster import DeclinedError, EnrolmentList
+from edgewright.privacy.secagg_server import SecAggServer
 
-__all__ = ["Patience", "collect", "kept_in"]
+__all__ = ["CollectTimeouts", "collect_sum", "stored_messages"]
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class CollectTimeouts:
     """How long devices are waited for.
 
     Attributes:
         devices: That are enough.
-        wait_s: For the first step, at most.
-        step_s: For late ones at each further step.
+        wait_seconds: For the first step, at most.
+        step_seconds: For late ones at each further step.
     """
 
     devices: int
-    wait_s: float
-    step_s: float
+    wait_seconds: float
+    step_seconds: float
 
 
-def collect(
+def collect_sum(
     query: Query,
-    template: Template,
+    template: QueryTemplate,
     helper_url: str,
     listen: tuple[str, int],
-    patience: Patience,
+    patience: CollectTimeouts,
     *,
-    enrolled: Enrolment,
+    enrolled: EnrolmentList,
     state: Path,
-) -> Recovered:
+) -> RecoveredSum:
     """Listen for answers, and open their sum.
 
     Args:
@@ -62,22 +62,24 @@ def collect(
         WorkError: Too few devices answered, or the helper declines.
         OutputError: The folder cannot be written.
     """
-    desk, terms = SumDesk(), terms_of(query, template)
+    desk, terms = AggregationService(), protocol_terms(query, template)
     folder = state / terms.digest.hex()
-    collected = desk.open(terms, enrolled=enrolled, most=query.largest, keep=Kept(folder).write)
+    collected = desk.open_sum(
+        terms, enrolment_list=enrolled, max_devices=query.max_cohort, store_message=MessageStore(folder).write
+    )
     try:
-        desk.restore(terms, kept_in(folder))
-        with serving(desk.handle, *listen, knows=desk.knows):
-            if isinstance(collected, Gatherer):
-                total, survivors = _helped(desk, collected, helper_url, patience)
+        desk.restore_sum(terms, stored_messages(folder))
+        with serve_aggregation(desk.handle, *listen, knows=desk.has_path):
+            if isinstance(collected, MaskedSumCollector):
+                total, survivors = _collect_with_helper(desk, collected, helper_url, patience)
             else:
-                total, survivors = _neighbourly(desk, collected, patience)
+                total, survivors = _collect_with_neighbours(desk, collected, patience)
     except DeclinedError as error:
         raise WorkError(f"query {query.id} has no sum: {error.message}", remedy="Wait for more devices.") from error
-    return recover(total.astype(np.uint32), template, query, survivors)
+    return recover_sum(total.astype(np.uint32), template, query, survivors)
 
 
-def kept_in(folder: Path) -> dict[str, bytes]:
+def stored_messages(folder: Path) -> dict[str, bytes]:
     """Return what an earlier process kept in a folder, by name."""
     try:
         # What begins with a dot was broken off while it was written.
@@ -90,29 +92,33 @@ def kept_in(folder: Path) -> dict[str, bytes]:
         ) from error
 
 
-def _helped(desk: SumDesk, gatherer: Gatherer, helper_url: str, patience: Patience) -> tuple[Words, int]:
-    terms, ends = gatherer.terms, time.monotonic() + patience.wait_s
-    while not gatherer.closed and desk.devices(terms) < patience.devices and time.monotonic() < ends:
+def _collect_with_helper(
+    desk: AggregationService, gatherer: MaskedSumCollector, helper_url: str, patience: CollectTimeouts
+) -> tuple[UnsignedArray, int]:
+    terms, ends = gatherer.terms, time.monotonic() + patience.wait_seconds
+    while not gatherer.is_closed and desk.device_count(terms) < patience.devices and time.monotonic() < ends:
         time.sleep(0.1)
     pool = urllib3.PoolManager(timeout=120, retries=False)
     while True:
-        content = desk.ask(terms)
+        content = desk.helper_request(terms)
         try:
-            answer = post(pool, f"{helper_url.rstrip('/')}/help", content)
+            answer = post_bytes(pool, f"{helper_url.rstrip('/')}/help", content)
         except DeclinedError as error:
             if not error.culprits:
                 raise
-            desk.leave_out(terms, error.culprits)
+            desk.exclude(terms, error.culprits)
             continue
-        return desk.total(terms, answer)
+        return desk.unmask_sum(terms, answer)
 
 
-def _neighbourly(desk: SumDesk, collector: Collector, patience: Patience) -> tuple[Words, int]:
-    terms, wanted, ends = collector.terms, patience.devices, time.monotonic() + patience.wait_s
+def _collect_with_neighbours(
+    desk: AggregationService, collector: SecAggServer, patience: CollectTimeouts
+) -> tuple[UnsignedArray, int]:
+    terms, wanted, ends = collector.terms, patience.devices, time.monotonic() + patience.wait_seconds
     while collector.step != "done":
-        while desk.devices(terms) < wanted and time.monotonic() < ends:
+        while desk.device_count(terms) < wanted and time.monotonic() < ends:
             time.sleep(0.1)
-        wanted = min(wanted, desk.devices(terms))
-        ends = time.monotonic() + patience.step_s
+        wanted = min(wanted, desk.device_count(terms))
+        ends = time.monotonic() + patience.step_seconds
         desk.advance(terms)
-    return desk.total(terms)
+    return desk.unmask_sum(terms)

@@ -10,10 +10,10 @@ from edgewright.contract.schema import decode_record
 
 __all__ = ["read_record"]
 
-Record = TypeVar("Record")
+FileRecord = TypeVar("FileRecord")
 
 
-def read_record(path: Path, kind: type[Record], what: str, remedy: str) -> Record:
+def read_record(path: Path, kind: type[FileRecord], what: str, remedy: str) -> FileRecord:
     """Return the record in a JSON file.
 
     Args:

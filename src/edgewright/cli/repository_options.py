@@ -5,11 +5,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgewright.contract.errors import InputError
-from edgewright.trust.repository.bootstrap import read_anchor
+from edgewright.trust.repository.bootstrap import read_trusted_root
 from edgewright.trust.repository.repository import Repository, TrustError
-from edgewright.trust.storage.open_storage import open_store
+from edgewright.trust.storage.open_storage import open_repository_storage
 
-__all__ = ["add_options", "opened"]
+__all__ = ["add_options", "open_repository"]
 
 _SEEN = "seen-timestamp"
 
@@ -31,7 +31,7 @@ def add_options(act: argparse.ArgumentParser, *, signs: bool, served: bool = Fal
     act.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
-def opened(arguments: argparse.Namespace, *, finishing: bool = False) -> Repository:
+def open_repository(arguments: argparse.Namespace, *, finishing: bool = False) -> Repository:
     """Return the repository of the arguments, verified.
 
     Args:
@@ -54,12 +54,12 @@ def opened(arguments: argparse.Namespace, *, finishing: bool = False) -> Reposit
         except OSError as error:
             raise InputError(f"{root} cannot be read: {error.strerror}", remedy="Name a root.") from error
     elif arguments.keys is not None:
-        anchor = read_anchor(arguments.keys)
+        anchor = read_trusted_root(arguments.keys)
     else:
         raise InputError(
             "there is no root to verify the repository with", remedy="Name --keys, or --root with a root."
         )
-    repository = Repository(open_store(arguments.repo), anchor, finishing=finishing)
+    repository = Repository(open_repository_storage(arguments.repo), anchor, accept_former_root=finishing)
     if repository.timestamp is None:
         raise InputError(
             f"there is no repository in {arguments.repo}",

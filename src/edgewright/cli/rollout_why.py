@@ -7,12 +7,17 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from edgewright.cli.api_client import Remote, quoted
+from edgewright.cli.api_client import ControlPlaneApi, quote_path
 from edgewright.contract.errors import InputError
-from edgewright.server.controller.decision_records import Explained, explain, one_of, why
+from edgewright.server.controller.decision_records import (
+    ExplainedDecision,
+    explain_decision,
+    explain_rollout,
+    only_subject,
+)
 from edgewright.server.store import records
 
-__all__ = ["STORE", "print_why", "told", "told_by"]
+__all__ = ["STORE", "print_explanation", "print_why", "told_by"]
 
 STORE = "fleet.db"
 """Name of the database in a server's state."""
@@ -28,7 +33,7 @@ class _Shown(msgspec.Struct):
     Attributes:
         subject: What it is about.
         number: Counts the subject's decisions.
-        at_s: When.
+        at: When.
         verdict: In a word.
         reason: In a sentence.
         decision: What it was made from.
@@ -36,13 +41,13 @@ class _Shown(msgspec.Struct):
 
     subject: str
     number: int
-    at_s: float
+    at: float
     verdict: str
     reason: str
     decision: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-def told_by(remote: Remote, rollout: str, *, last: int) -> Sequence[Explained]:
+def told_by(remote: ControlPlaneApi, rollout: str, *, last: int) -> Sequence[ExplainedDecision]:
     """Return what a control plane decided about a rollout; it is decided again here, not there.
 
     Args:
@@ -57,20 +62,22 @@ def told_by(remote: Remote, rollout: str, *, last: int) -> Sequence[Explained]:
     subject = rollout
     if "/" not in rollout:
         newest = remote.get("decisions", list[_Shown], {"limit": _MOST})
-        subject = one_of(rollout, {each.subject for each in newest if each.subject.endswith(f"/{rollout}")})
+        subject = only_subject(rollout, {each.subject for each in newest if each.subject.endswith(f"/{rollout}")})
     listed = remote.get("decisions", list[_Shown], {"subject": subject, "limit": min(last, _MOST)})
     if not listed:
         raise InputError(f"nothing was decided about {subject[:200]!r}", remedy="Name it as MODEL/CLASS/NAME.")
     found = []
     for each in reversed(listed):
-        one = remote.get(quoted("decisions", *subject.split("/"), str(each.number)), _Shown)
+        one = remote.get(quote_path("decisions", *subject.split("/"), str(each.number)), _Shown)
         found.append(
-            explain(records.Decision(one.subject, one.number, one.at_s, one.verdict, one.reason, one.decision))
+            explain_decision(
+                records.StoredDecision(one.subject, one.number, one.at, one.verdict, one.reason, one.decision)
+            )
         )
     return found
 
 
-def told(state: Path, rollout: str) -> Sequence[Explained]:
+def print_explanation(state: Path, rollout: str) -> Sequence[ExplainedDecision]:
     """Return all that a server decided about a rollout; nothing is written.
 
     Args:
@@ -82,32 +89,32 @@ def told(state: Path, rollout: str) -> Sequence[Explained]:
         WorkError: What was kept cannot be read.
     """
     # Where a control plane does not run, nothing is there to open its store with.
-    from edgewright.server.store.store import open_store
+    from edgewright.server.store.store import open_fleet_store
 
     path = state / STORE
     if not path.is_file():
         raise InputError(
             f"{state} is no state of a server", remedy="Name the folder of 'edgewright serve --state'."
         )
-    store = open_store(f"sqlite:///{path.absolute()}")
+    store = open_fleet_store(f"sqlite:///{path.absolute()}")
     try:
-        return why(store, rollout)
+        return explain_rollout(store, rollout)
     finally:
         store.close()
 
 
-def print_why(console: Console, decisions: Sequence[Explained]) -> None:
+def print_why(console: Console, decisions: Sequence[ExplainedDecision]) -> None:
     """Print decisions, the oldest first.
 
     Args:
         console: To print on.
-        decisions: From `told`, or from a server.
+        decisions: From `print_explanation`, or from a server.
     """
     for one in decisions:
-        at = datetime.datetime.fromtimestamp(one.at_s, datetime.UTC)
+        at = datetime.datetime.fromtimestamp(one.at, datetime.UTC)
         console.print(f"{one.number:>4}  {at:%Y-%m-%d %H:%M:%S}  {one.verdict.replace('_', ' ')}", highlight=False)
         console.print(f"      {one.reason}", markup=False, highlight=False)
-        made = one.ground.decision
+        made = one.basis.decision
         if made is not None:
-            counted = f"{sum(made.inputs.evidence.waiting)} devices waited for"
-            console.print(f"      {counted}; {_AGAIN[one.replayed]}", markup=False, highlight=False)
+            counted = f"{sum(made.inputs.evidence.pending)} devices waited for"
+            console.print(f"      {counted}; {_AGAIN[one.replays]}", markup=False, highlight=False)

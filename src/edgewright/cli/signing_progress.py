@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from edgewright.cli.passphrase import ask
+from edgewright.cli.passphrase import ask_passphrase
 from edgewright.trust.keys.signing_keys import KeyFolder
 
 __all__ = ["signing"]
@@ -25,7 +25,7 @@ def signing(folder: Path, what: str) -> Iterator[KeyFolder]:
     def asked(key: str) -> str:
         status.stop()
         try:
-            return ask(key)
+            return ask_passphrase(key)
         finally:
             status.start()
 

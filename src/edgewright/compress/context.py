@@ -9,22 +9,22 @@ from typing import Any
 
 import msgspec
 
-from edgewright.compress.data.dataset import Task
+from edgewright.compress.data.dataset import TaskKind
 from edgewright.compress.data.loader import Dataset
 from edgewright.compress.metrics.metric import Metric
 from edgewright.compress.model.loading import LoadedModel
 from edgewright.compress.output_folder import OutputFolder
-from edgewright.compress.search.recipe import Workbench
-from edgewright.compress.search.space import Space
-from edgewright.compress.search.trial_runner import Judge
-from edgewright.contract.compression_report import FasterOptions, Trial
+from edgewright.compress.search.recipe import CandidateBuilder
+from edgewright.compress.search.space import SearchSpace
+from edgewright.compress.search.trial_runner import SplitEvaluator
+from edgewright.contract.compression_report import FasterOptions, SearchTrial
 from edgewright.contract.device_class import DEFAULT_DEVICE_CLASS, Budget, DeviceClass
 from edgewright.contract.model.preprocess import Preprocess
 from edgewright.contract.training_report import TrainingReport
-from edgewright.profiling.target import Machine, Target
+from edgewright.profiling.target import Machine, MeasurementTarget
 from edgewright.runtime.options import RuntimeOptions
 
-__all__ = ["Request", "Run", "TrainingRequest"]
+__all__ = ["CompressionRequest", "CompressionRun", "TrainingRequest"]
 
 
 class TrainingRequest(msgspec.Struct, frozen=True):
@@ -37,8 +37,8 @@ class TrainingRequest(msgspec.Struct, frozen=True):
         engine: `local`, `ray`, or `ray://host:port`.
         workers: Networks trained at the same time, one thread each.
         temperature: Of distillation.
-        features: Weight of the teacher's features in the loss.
-        relations: Weight of the relations among samples in the loss.
+        feature_loss_weight: Weight of the teacher's features in the loss.
+        relation_loss_weight: Weight of the relations among samples in the loss.
         sparsity: Zeros among the weights: a share, or "2:4", two kept of every four; None asks for none.
     """
 
@@ -48,19 +48,19 @@ class TrainingRequest(msgspec.Struct, frozen=True):
     engine: str = "local"
     workers: int = os.cpu_count() or 1
     temperature: float = 4.0
-    features: float = 0.0
-    relations: float = 0.0
+    feature_loss_weight: float = 0.0
+    relation_loss_weight: float = 0.0
     sparsity: float | str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class CompressionRequest:
     """What a person asks for.
 
     Attributes:
-        model: ONNX file; of a module, where that is to be exported to: `original.onnx` in `out`, say.
+        model: ONNX file; of a module, where that is to be exported to: `original.onnx` in `output_folder`, say.
         data: Path or `module:function`.
-        out: Output folder.
+        output_folder: Output folder.
         module: A trained `torch.nn.Module`, or `module:function` that makes one; None if there is an ONNX file.
         device: Device class with its budget.
         label: Column or array of labels.
@@ -70,65 +70,65 @@ class Request:
         metric: Name or `module:function`.
         preprocess: How raw samples become inputs.
         training: What to train with; None searches without training.
-        fold: Fold the preprocessing into the graph, so that the chosen model takes raw samples.
-        time_limit_s: Wall time for everything.
-        trials: Most candidates.
+        fold_preprocessing: Fold the preprocessing into the graph, so that the chosen model takes raw samples.
+        time_limit_seconds: Wall time for everything.
+        max_trials: Most candidates.
         seed: Of every random choice.
-        resume: Go on with the search in `out`.
-        state: Folder of the ledger of looks.
-        tell: Is told each stage and the share of the whole that is done.
+        resume: Go on with the search in `output_folder`.
+        state_folder: Folder of the ledger of looks.
+        report_progress: Is told each stage and the share of the whole that is done.
     """
 
     model: Path
     data: str
-    out: Path
-    state: Path
+    output_folder: Path
+    state_folder: Path
     module: Any = None
     device: DeviceClass = DEFAULT_DEVICE_CLASS
     label: str | None = None
     features: tuple[str, ...] = ()
     group: str | None = None
-    task: Task | None = None
+    task: TaskKind | None = None
     metric: str | None = None
     preprocess: Preprocess | None = None
     training: TrainingRequest | None = None
-    fold: bool = False
-    time_limit_s: float = 120.0
-    trials: int = 200
+    fold_preprocessing: bool = False
+    time_limit_seconds: float = 120.0
+    max_trials: int = 200
     seed: int = 0
     resume: bool = False
-    tell: Callable[[str, float], None] = lambda _stage, _share: None
+    report_progress: Callable[[str, float], None] = lambda _stage, _share: None
 
 
 @dataclass(slots=True)
-class Run:
+class CompressionRun:
     """The parts of one run, in the order in which they come to be."""
 
-    request: Request
-    began: float
+    request: CompressionRequest
+    started_at: float
     loaded: LoadedModel
-    source: Path
+    model_path: Path
     dataset: Dataset
     metric: Metric
     budget: Budget
-    target: Target
+    target: MeasurementTarget
     machine: Machine
     folder: OutputFolder
     options: RuntimeOptions
-    bench: Workbench
-    space: Space
-    probe_noise: dict[str, dict[str, float]]
-    select: Judge
-    proof: Judge
+    builder: CandidateBuilder
+    search_space: SearchSpace
+    layer_noise: dict[str, dict[str, float]]
+    select_evaluator: SplitEvaluator
+    certify_evaluator: SplitEvaluator
     fingerprint: str
-    calibrated: int
-    trials: list[Trial] = field(default_factory=list)
+    calibration_samples: int
+    trials: list[SearchTrial] = field(default_factory=list)
     training: TrainingReport | None = None
     faster_options: FasterOptions | None = None
 
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         """Seconds until the time limit."""
-        return self.request.time_limit_s - (time.monotonic() - self.began)
+        return self.request.time_limit_seconds - (time.monotonic() - self.started_at)
 
     @property
     def max_drop(self) -> float:

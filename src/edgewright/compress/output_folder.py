@@ -11,13 +11,13 @@ from edgewright.contract.errors import InputError, OutputError
 
 __all__ = ["OutputFolder", "open_folder", "write_file"]
 
-JOURNAL = "search.journal"
-ORIGINAL = "original.onnx"
-NETWORKS = "networks"
-TRAINING = "training"
-LAYOUTS = "layouts"
-_FOLDERS = ("candidates", NETWORKS, TRAINING, LAYOUTS)
-_FILES = (JOURNAL, "report.json")
+JOURNAL_FILE = "search.journal"
+ORIGINAL_FILE = "original.onnx"
+NETWORKS_FOLDER = "networks"
+TRAINING_FOLDER = "training"
+ANALYSIS_FOLDER = "layouts"
+_FOLDERS = ("candidates", NETWORKS_FOLDER, TRAINING_FOLDER, ANALYSIS_FOLDER)
+_FILES = (JOURNAL_FILE, "report.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,12 @@ class OutputFolder:
     @property
     def journal(self) -> Path:
         """The search's journal, from which a killed run goes on."""
-        return self.path / JOURNAL
+        return self.path / JOURNAL_FILE
 
     @property
-    def layouts(self) -> Path:
+    def analysis_cache(self) -> Path:
         """What was measured of graphs to lay out recipes for them, so that a resumed search has the same ones."""
-        return self.path / LAYOUTS
+        return self.path / ANALYSIS_FOLDER
 
     def write(self, name: str, content: bytes) -> Path:
         """Write a file so that it is there whole or not at all.
@@ -48,7 +48,7 @@ class OutputFolder:
         """
         return write_file(self.path / name, content)
 
-    def candidate(self, content: bytes) -> tuple[str, Path]:
+    def store_candidate(self, content: bytes) -> tuple[str, Path]:
         """Store a candidate by its content; return its digest and its path."""
         digest = hashlib.sha256(content).hexdigest()
         path = self.path / "candidates" / f"{digest[:16]}.onnx"
@@ -56,7 +56,7 @@ class OutputFolder:
             self.write(f"candidates/{path.name}", content)
         return digest, path
 
-    def clear(self) -> None:
+    def delete_earlier_run(self) -> None:
         """Remove an earlier run."""
         for name in (*_FILES, "report.html", "model.onnx", "profile.json"):
             (self.path / name).unlink(missing_ok=True)
@@ -65,9 +65,9 @@ class OutputFolder:
 
     def end_training(self) -> None:
         """Remove what only an unfinished training needs; the networks stay."""
-        shutil.rmtree(self.path / TRAINING, ignore_errors=True)
+        shutil.rmtree(self.path / TRAINING_FOLDER, ignore_errors=True)
 
-    def keep_candidates(self, digests: set[str]) -> None:
+    def delete_candidates_except(self, digests: set[str]) -> None:
         """Delete the candidates that are not named."""
         for path in (self.path / "candidates").glob("*.onnx"):
             if path.stem not in {digest[:16] for digest in digests}:
@@ -103,7 +103,7 @@ def open_folder(path: Path, *, resume: bool) -> OutputFolder:
 
     Args:
         path: Made if missing.
-        resume: Go on with the run in it; otherwise an earlier run is left for `OutputFolder.clear`.
+        resume: Go on with the run in it; otherwise an earlier run is left for `OutputFolder.delete_earlier_run`.
 
     Raises:
         InputError: Something else is in it, or there is nothing to resume.
@@ -121,7 +121,7 @@ def open_folder(path: Path, *, resume: bool) -> OutputFolder:
         raise OutputError(
             f"the output folder {path} cannot be used: {error.strerror}", remedy="Name another one with --out."
         ) from error
-    ours = any(name in present for name in (*_FILES, *_FOLDERS, ORIGINAL))
+    ours = any(name in present for name in (*_FILES, *_FOLDERS, ORIGINAL_FILE))
     if present and not ours:
         raise InputError(
             f"{path} holds {present[0]!r} and no run of edgewright",
@@ -129,5 +129,5 @@ def open_folder(path: Path, *, resume: bool) -> OutputFolder:
         )
     folder.write(".probe", b"")
     (path / ".probe").unlink()
-    (path / f"{JOURNAL}.lock").unlink(missing_ok=True)  # left by a run that was killed while it wrote
+    (path / f"{JOURNAL_FILE}.lock").unlink(missing_ok=True)  # left by a run that was killed while it wrote
     return folder

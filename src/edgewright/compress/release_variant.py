@@ -16,21 +16,21 @@ import onnx
 from numpy.typing import NDArray
 
 from edgewright.compress.data.loader import load_data
-from edgewright.compress.data.model_outputs import open_session
+from edgewright.compress.data.model_outputs import open_cpu_session
 from edgewright.compress.model.loading import read_model
-from edgewright.compress.uncertainty.reference_profile import LEAST_SAMPLES, reference_profile
-from edgewright.contract.compression_report import Report
+from edgewright.compress.uncertainty.reference_profile import MIN_PROFILE_SAMPLES, build_reference_profile
+from edgewright.contract.compression_report import CompressionReport
 from edgewright.contract.device_class import DeviceClass
 from edgewright.contract.errors import InputError
 from edgewright.contract.model.guard import GuardRules
 from edgewright.contract.model.preprocess import Preprocess
-from edgewright.contract.model.reference_profile import Profile
-from edgewright.contract.model.signature import InputContract, TensorSpec
-from edgewright.contract.release import Evidence, Lineage, Requirement, SelfTest, StoredFile, Variant
+from edgewright.contract.model.reference_profile import ReferenceProfile
+from edgewright.contract.model.signature import ModelSignature, TensorSpec
+from edgewright.contract.release import DeviceRequirement, Lineage, ReleaseEvidence, SelfTest, StoredFile, Variant
 from edgewright.contract.schema import decode_record
 from edgewright.runtime.options import RuntimeOptions
 
-__all__ = ["Made", "Sample", "image_of", "variant_of"]
+__all__ = ["BuiltVariant", "ReferenceData", "build_image_variant", "build_variant"]
 
 _MODEL, _GOLDEN, _PROFILE = "model.onnx", "golden.npz", "profile.json"
 _SAMPLES = 8
@@ -48,30 +48,30 @@ _RUNTIMES = (
 # Other machines' kernels round otherwise; a broken model differs by the whole spread.
 _TOLERANCE = 0.1
 # What a symbolic axis other than the batch is taken to be.
-_SYMBOLIC = 1
+_SYMBOLIC_SIZE = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ReferenceData:
     """Samples of what devices will see.
 
     Attributes:
         source: A path, or `module:function`.
         in_order: Whether samples of each group (all, without groups) are one device's, in order.
-        interval_s: Time between two of them, 0 if unknown.
+        interval_seconds: Time between two of them, 0 if unknown.
         group: Column or array with the group (subject, machine) of each.
         preprocess: From raw samples to the first input.
     """
 
     source: str
     in_order: bool = False
-    interval_s: float = 0.0
+    interval_seconds: float = 0.0
     group: str | None = None
     preprocess: Preprocess | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class BuiltVariant:
     """A variant and the bytes of its files.
 
     Attributes:
@@ -85,15 +85,15 @@ class Made:
     lineage: Lineage
 
 
-def variant_of(
+def build_variant(
     place: Path,
     device_class: DeviceClass,
     *,
     preprocess: Preprocess | None = None,
     guard: GuardRules | None = None,
-    reference: Sample | None = None,
+    reference: ReferenceData | None = None,
     seed: int = 0,
-) -> Made:
+) -> BuiltVariant:
     """Return the variant of a model for a device class.
 
     Args:
@@ -119,8 +119,8 @@ def variant_of(
             f"{place / 'report.json'} is about another model than {path.name}", remedy="Run compress again."
         )
     contract = loaded.contract if report is None else report.contract
-    contents = {_MODEL: model, _GOLDEN: _golden(model, contract, seed)}
-    profile = _profile(place, loaded.proto, contract, reference)
+    contents = {_MODEL: model, _GOLDEN: _make_golden_samples(model, contract, seed)}
+    profile = _reference_profile(place, loaded.proto, contract, reference)
     if profile is not None:
         contents[_PROFILE] = msgspec.json.encode(profile)
     variant = Variant(
@@ -129,39 +129,43 @@ def variant_of(
             StoredFile(name, hashlib.sha256(content).hexdigest(), len(content))
             for name, content in contents.items()
         ),
-        contract=contract,
+        signature=contract,
         preprocess=preprocess,
         self_test=SelfTest(_GOLDEN, _TOLERANCE, _SAMPLES),
-        reference="" if profile is None else _PROFILE,
+        reference_profile="" if profile is None else _PROFILE,
         budget=device_class.budget,
-        evidence=Evidence() if report is None else _evidence(report),
-        requirement=Requirement(at_least=_runtime_for(loaded.proto), providers=device_class.providers),
+        evidence=ReleaseEvidence() if report is None else _release_evidence(report),
+        requirement=DeviceRequirement(
+            min_runtime_version=_runtime_for(loaded.proto), providers=device_class.providers
+        ),
         guard=guard or GuardRules(),
-        options=msgspec.to_builtins(RuntimeOptions(threads=device_class.threads, providers=device_class.providers)),
+        runtime_options=msgspec.to_builtins(
+            RuntimeOptions(threads=device_class.threads, providers=device_class.providers)
+        ),
     )
-    return Made(variant, contents, Lineage() if report is None else _lineage(report))
+    return BuiltVariant(variant, contents, Lineage() if report is None else _lineage(report))
 
 
-def _profile(
-    place: Path, model: onnx.ModelProto, contract: InputContract, reference: Sample | None
-) -> Profile | None:
+def _reference_profile(
+    place: Path, model: onnx.ModelProto, contract: ModelSignature, reference: ReferenceData | None
+) -> ReferenceProfile | None:
     """Return the reference profile: of the given samples, or the one that compress wrote, or none."""
     if reference is not None:
         dataset = load_data(reference.source, contract, group=reference.group, preprocess=reference.preprocess)
-        found = reference_profile(
-            model, dataset, contract, in_order=reference.in_order, interval_s=reference.interval_s
+        found = build_reference_profile(
+            model, dataset, contract, in_order=reference.in_order, interval_seconds=reference.interval_seconds
         )
         if found is None:
             raise InputError(
                 f"{reference.source} holds {len(dataset)} samples, or the model takes no numbers",
-                remedy=f"Give at least {LEAST_SAMPLES} samples for a reference profile.",
+                remedy=f"Give at least {MIN_PROFILE_SAMPLES} samples for a reference profile.",
             )
         return found
     path = place / _PROFILE
     if not place.is_dir() or not path.exists():
         return None
     try:
-        return decode_record(path.read_bytes(), type=Profile)
+        return decode_record(path.read_bytes(), type=ReferenceProfile)
     except (OSError, msgspec.MsgspecError, InputError) as error:
         raise InputError(f"{path} cannot be read: {error}", remedy="Run compress again.") from error
 
@@ -175,7 +179,7 @@ def _runtime_for(model: onnx.ModelProto) -> str:
     return next((runtime for least, runtime in _RUNTIMES if opset >= least), "1.9")
 
 
-def image_of(path: Path, device_class: str) -> Made:
+def build_image_variant(path: Path, device_class: str) -> BuiltVariant:
     """Return the variant of an image that the platform's installer takes: a firmware, or the agent.
 
     Raises:
@@ -186,12 +190,12 @@ def image_of(path: Path, device_class: str) -> Made:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", remedy="Name the image.") from error
     file = StoredFile("image", hashlib.sha256(content).hexdigest(), len(content))
-    return Made(Variant(device_class, (file,)), {"image": content}, Lineage())
+    return BuiltVariant(Variant(device_class, (file,)), {"image": content}, Lineage())
 
 
-def _report(path: Path) -> Report:
+def _report(path: Path) -> CompressionReport:
     try:
-        return decode_record(path.read_bytes(), type=Report)
+        return decode_record(path.read_bytes(), type=CompressionReport)
     except FileNotFoundError:
         raise InputError(
             f"{path} does not exist", remedy="Name a folder that 'edgewright compress' wrote, or an ONNX file."
@@ -200,7 +204,7 @@ def _report(path: Path) -> Report:
         raise InputError(f"{path} cannot be read: {error}", remedy="Run compress again.") from error
 
 
-def _evidence(report: Report) -> Evidence:
+def _release_evidence(report: CompressionReport) -> ReleaseEvidence:
     figures = {
         name: value
         for name in (
@@ -213,23 +217,23 @@ def _evidence(report: Report) -> Evidence:
         )
         if (value := getattr(report.chosen, name, None)) is not None
     }
-    return Evidence(report.certificate, figures)
+    return ReleaseEvidence(report.certificate, figures)
 
 
-def _lineage(report: Report) -> Lineage:
+def _lineage(report: CompressionReport) -> Lineage:
     return Lineage(
         data={"held back": str(report.data.get("fingerprint", ""))},
         recipe=tuple(report.chosen.recipe or ()),
-        original=report.original.sha256,
-        code=str(report.versions.get("edgewright", "")),
+        original_sha256=report.original.sha256,
+        edgewright_version=str(report.versions.get("edgewright", "")),
         environment={name: str(version) for name, version in report.versions.items() if name != "edgewright"},
     )
 
 
-def _golden(model: bytes, contract: InputContract, seed: int) -> bytes:
-    session = open_session(model)
+def _make_golden_samples(model: bytes, contract: ModelSignature, seed: int) -> bytes:
+    session = open_cpu_session(model)
     random = np.random.default_rng(seed)
-    inputs = {spec.name: _drawn(spec, random) for spec in contract.inputs}
+    inputs = {spec.name: _draw_samples(spec, random) for spec in contract.inputs}
     arrays: dict[str, NDArray[Any]] = {f"input:{name}": values for name, values in inputs.items()}
     rows = [
         session.run(None, {name: values[number : number + 1] for name, values in inputs.items()})
@@ -242,9 +246,9 @@ def _golden(model: bytes, contract: InputContract, seed: int) -> bytes:
     return stream.getvalue()
 
 
-def _drawn(spec: TensorSpec, random: np.random.Generator) -> NDArray[Any]:
+def _draw_samples(spec: TensorSpec, random: np.random.Generator) -> NDArray[Any]:
     """Draw samples within an input's range: [samples, ...]."""
-    shape = (_SAMPLES, *(size if isinstance(size, int) else _SYMBOLIC for size in spec.shape[1:]))
+    shape = (_SAMPLES, *(size if isinstance(size, int) else _SYMBOLIC_SIZE for size in spec.shape[1:]))
     dtype = np.dtype(spec.dtype)
     if dtype.kind in "iu":
         least = 0 if spec.low is None else int(spec.low)

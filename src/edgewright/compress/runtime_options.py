@@ -8,19 +8,21 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.compress.context import Run
-from edgewright.compress.data.model_outputs import open_session, outputs_of
-from edgewright.contract.compression_report import FasterOptions, Figures
+from edgewright.compress.context import CompressionRun
+from edgewright.compress.data.model_outputs import model_outputs, open_cpu_session
+from edgewright.contract.compression_report import FasterOptions, ModelFigures
 from edgewright.contract.errors import CandidateError
-from edgewright.profiling.runtime_tuning import best_options
+from edgewright.profiling.runtime_tuning import find_best_options
 
-__all__ = ["faster_options"]
+__all__ = ["find_faster_options"]
 
 # Below so many seconds the intervals are too wide to tell options apart.
-_LEAST_S, _MOST_S, _SHARE = 2.0, 8.0, 0.3
+_MIN_SECONDS, _MAX_SECONDS, _TIME_SHARE = 2.0, 8.0, 0.3
 
 
-def faster_options(run: Run, chosen: Figures, feed: Mapping[str, NDArray[Any]]) -> FasterOptions | None:
+def find_faster_options(
+    run: CompressionRun, chosen: ModelFigures, feed: Mapping[str, NDArray[Any]]
+) -> FasterOptions | None:
     """Return clearly faster options within the device class's threads and providers.
 
     The certificate is about answers under the usual options, so options under which any score on the certify split
@@ -34,12 +36,12 @@ def faster_options(run: Run, chosen: Figures, feed: Mapping[str, NDArray[Any]]) 
     Returns:
         None if none are clearly faster, or if no time is left to find out.
     """
-    seconds = min(_MOST_S, _SHARE * run.left())
-    if seconds < _LEAST_S:
+    seconds = min(_MAX_SECONDS, _TIME_SHARE * run.seconds_left())
+    if seconds < _MIN_SECONDS:
         return None
     path = Path(chosen.path)
     try:
-        result = best_options(
+        result = find_best_options(
             run.target,
             path,
             feed,
@@ -52,13 +54,15 @@ def faster_options(run: Run, chosen: Figures, feed: Mapping[str, NDArray[Any]]) 
         if result.gain is None or result.best.providers != run.options.providers:
             return None
         is_original = chosen.recipe is None
-        fed = run.dataset if is_original else run.proof.fed
-        contract = run.loaded.contract if is_original else run.proof.contract
-        outputs = outputs_of(open_session(path, result.best), fed, run.proof.indices, contract)
+        fed = run.dataset if is_original else run.certify_evaluator.model_dataset
+        contract = run.loaded.contract if is_original else run.certify_evaluator.contract
+        outputs = model_outputs(open_cpu_session(path, result.best), fed, run.certify_evaluator.indices, contract)
     except CandidateError:
         return None
-    count = len(run.proof.indices)
-    usual = run.proof.reference if is_original else run.proof.outputs(path.read_bytes(), count)
-    if not np.array_equal(run.proof.score(outputs, count), run.proof.score(usual, count)):
+    count = len(run.certify_evaluator.indices)
+    usual = (
+        run.certify_evaluator.reference if is_original else run.certify_evaluator.outputs(path.read_bytes(), count)
+    )
+    if not np.array_equal(run.certify_evaluator.score(outputs, count), run.certify_evaluator.score(usual, count)):
         return None
-    return FasterOptions(msgspec.to_builtins(result.best), result.gain, len(result.tried))
+    return FasterOptions(msgspec.to_builtins(result.best), result.gain, len(result.trials))

@@ -12,19 +12,19 @@ __all__ = [
     "HEALTH_METRICS",
     "SUM_FAMILIES",
     "SUM_METRICS",
-    "Action",
     "ActionPolicy",
+    "AlertAction",
     "AlertRule",
-    "AlertState",
-    "Reading",
+    "AlertRuleState",
+    "AlertSilence",
+    "MetricReading",
+    "RuleState",
     "Severity",
-    "Silence",
-    "State",
 ]
 
 Severity = Literal["info", "warning", "critical"]
-State = Literal["ok", "pending", "firing"]
-Action = Literal["notify", "pause", "roll back", "ask", "retrain"]
+AlertRuleState = Literal["ok", "pending", "firing"]
+AlertAction = Literal["notify", "pause", "roll back", "ask", "retrain"]
 
 HEALTH_METRICS = (
     "failing",
@@ -52,8 +52,8 @@ class AlertRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             `power.SIGNAL`, `outcome.NAME`.
         above: It fires above this; None if it does not.
         below: It fires below this; None if it does not.
-        clear: It ends at this value at the earliest, None for the same; beyond, so that it does not flutter.
-        for_s: How long the value must be there before it fires, and away before it ends.
+        clear_at: It ends at this value at the earliest, None for the same; beyond, so that it does not flutter.
+        for_seconds: How long the value must be there before it fires, and away before it ends.
         device_class: That it is about, "" for each.
         severity: For people.
         actions: What follows when it fires.
@@ -63,11 +63,11 @@ class AlertRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metric: str
     above: float | None = None
     below: float | None = None
-    clear: float | None = None
-    for_s: float = 0.0
+    clear_at: float | None = None
+    for_seconds: float = 0.0
     device_class: str = ""
     severity: Severity = "warning"
-    actions: tuple[Action, ...] = ("notify",)
+    actions: tuple[AlertAction, ...] = ("notify",)
 
     def __post_init__(self) -> None:
         """Refuse a rule that never fires, always fires, or flutters by design."""
@@ -82,77 +82,77 @@ class AlertRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "name after a dot.",
             )
         limits = [limit for limit in (self.above, self.below) if limit is not None]
-        if len(limits) != 1 or not all(math.isfinite(limit) for limit in (*limits, self.clear or 0.0)):
+        if len(limits) != 1 or not all(math.isfinite(limit) for limit in (*limits, self.clear_at or 0.0)):
             raise InputError(
                 f"alert {self.name} has above {self.above} and below {self.below}",
                 remedy="Give exactly one of them, a finite number.",
             )
-        fluttering = self.clear is not None and (
-            (self.above is not None and self.clear > self.above)
-            or (self.below is not None and self.clear < self.below)
+        fluttering = self.clear_at is not None and (
+            (self.above is not None and self.clear_at > self.above)
+            or (self.below is not None and self.clear_at < self.below)
         )
-        if fluttering or not 0 <= self.for_s < math.inf:
+        if fluttering or not 0 <= self.for_seconds < math.inf:
             raise InputError(
-                f"alert {self.name} ends at {self.clear} and waits {self.for_s} s",
+                f"alert {self.name} ends at {self.clear_at} and waits {self.for_seconds} s",
                 remedy="It ends on the quiet side of its limit, and waits 0 s or more.",
             )
 
 
-class Reading(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MetricReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A value of a metric.
 
     Attributes:
         metric: Which.
         device_class: Of which devices.
         value: None if too few devices have said anything to tell.
-        at_s: Unix time.
-        why: Where it comes from, or why there is none.
+        at: Unix time.
+        reason: Where it comes from, or why there is none.
     """
 
     metric: str
     device_class: str
     value: float | None
-    at_s: float
-    why: str = ""
+    at: float
+    reason: str = ""
 
 
-class AlertState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RuleState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a rule stands for one device class.
 
     Attributes:
         rule: Its name.
         device_class: Of which devices.
         state: Of the rule.
-        since_s: When this state began.
-        turned_s: When the value last came to the other side of the limit; the same as `since_s` while it stays.
+        since: When this state began.
+        crossed_at: When the value last came to the other side of the limit; the same as `since` while it stays.
         value: Last one.
-        at_s: Of the last value.
+        at: Of the last value.
     """
 
     rule: str
     device_class: str
-    state: State
-    since_s: float
-    turned_s: float
+    state: AlertRuleState
+    since: float
+    crossed_at: float
     value: float | None = None
-    at_s: float = 0.0
+    at: float = 0.0
 
 
-class Silence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AlertSilence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A rule that people are not told about for a time; it is judged all the same.
 
     Attributes:
         rule: Its name.
-        until_s: Unix time.
-        by: Who.
-        why: For whoever looks later.
+        until: Unix time.
+        created_by: Who.
+        reason: For whoever looks later.
         device_class: Of which devices, "" for all.
     """
 
     rule: str
-    until_s: float
-    by: str
-    why: str
+    until: float
+    created_by: str
+    reason: str
     device_class: str = ""
 
 
@@ -161,20 +161,20 @@ class ActionPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         action: Which.
-        cooldown_s: Least time between two of them.
-        per_day: Most of them in any 24 hours.
-        approval: Whether a person must agree to each.
+        cooldown_seconds: Least time between two of them.
+        max_per_day: Most of them in any 24 hours.
+        needs_approval: Whether a person must agree to each.
     """
 
-    action: Action
-    cooldown_s: float = 3600.0
-    per_day: int = 4
-    approval: bool = False
+    action: AlertAction
+    cooldown_seconds: float = 3600.0
+    max_per_day: int = 4
+    needs_approval: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what is no limit."""
-        if not 0 <= self.cooldown_s < math.inf or self.per_day < 0:
+        if not 0 <= self.cooldown_seconds < math.inf or self.max_per_day < 0:
             raise InputError(
-                f"action {self.action!r}: cooldown {self.cooldown_s} s, {self.per_day} a day",
+                f"action {self.action!r}: cooldown {self.cooldown_seconds} s, {self.max_per_day} a day",
                 remedy="A cooldown is 0 or more, a cap 0 or more.",
             )

@@ -11,8 +11,8 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Limits that a model must keep on a device; None is no limit.
 
     Attributes:
-        latency_p50_s: Median latency of one inference, seconds.
-        latency_p95_s: 95th percentile of the latency, seconds.
+        latency_p50_seconds: Median latency of one inference, seconds.
+        latency_p95_seconds: 95th percentile of the latency, seconds.
         peak_memory_bytes: Peak resident memory that loading and running the model adds to the runtime's own.
         size_bytes: Size of the artifact.
         energy_j: Energy per inference, joules.
@@ -21,8 +21,8 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         confidence: One-sided confidence with which the metric limits must be certified.
     """
 
-    latency_p50_s: float | None = None
-    latency_p95_s: float | None = None
+    latency_p50_seconds: float | None = None
+    latency_p95_seconds: float | None = None
     peak_memory_bytes: float | None = None
     size_bytes: float | None = None
     energy_j: float | None = None

@@ -4,10 +4,10 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["Measurement", "Origin"]
+__all__ = ["Measurement", "MeasurementOrigin"]
 
 
-class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MeasurementOrigin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a figure came about.
 
     Attributes:
@@ -31,16 +31,16 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         low: Lower end of the interval, None where the figure has no spread.
         high: Upper end of the interval.
         confidence: Of the two-sided interval.
-        samples: How many observations the figure rests on.
+        observation_count: How many observations the figure rests on.
     """
 
     value: float
     unit: str
-    origin: Origin
+    origin: MeasurementOrigin
     low: float | None = None
     high: float | None = None
     confidence: float = 0.95
-    samples: int = 1
+    observation_count: int = 1
 
     def scaled(self, factor: float, unit: str) -> "Measurement":
         """Return the same figure in another unit.
@@ -56,5 +56,5 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             low=None if self.low is None else self.low * factor,
             high=None if self.high is None else self.high * factor,
             confidence=self.confidence,
-            samples=self.samples,
+            observation_count=self.observation_count,
         )

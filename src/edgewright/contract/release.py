@@ -14,72 +14,72 @@ from edgewright.contract.errors import InputError
 from edgewright.contract.measurement import Measurement
 from edgewright.contract.model.guard import GuardRules
 from edgewright.contract.model.preprocess import Preprocess
-from edgewright.contract.model.signature import InputContract
+from edgewright.contract.model.signature import ModelSignature
 from edgewright.contract.names import checked_digest, checked_name, checked_version
 from edgewright.contract.schema import SCHEMA_VERSION, SchemaVersion
-from edgewright.contract.timestamps import checked_time
+from edgewright.contract.timestamps import checked_iso8601
 
 __all__ = [
     "Codec",
-    "Delta",
-    "Evidence",
-    "Kind",
+    "DeviceRequirement",
+    "EncryptedFile",
+    "FileDelta",
     "Lineage",
     "Manifest",
-    "Requirement",
-    "Sealed",
+    "ReleaseEvidence",
+    "ReleaseKind",
     "SelfTest",
     "StoredFile",
     "Variant",
-    "stored",
+    "stored_form",
 ]
 
-Kind = Literal["model", "agent", "firmware"]
+ReleaseKind = Literal["model", "agent", "firmware"]
 Codec = Literal["zstd", "bsdiff", "planes"]
 
 _LARGEST = 1 << 40
 
 
-class Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EncryptedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The encrypted form of a file, which is what lies in the repository instead of it.
 
     Attributes:
         sha256: Of the encrypted bytes.
         size_bytes: Of the encrypted bytes.
-        key: Name of the fleet key that opens it.
+        key_name: Name of the fleet key that opens it.
     """
 
     sha256: str
     size_bytes: int
-    key: str
+    key_name: str
 
     def __post_init__(self) -> None:
         """Refuse what is no digest, size or name."""
         checked_digest("digest of an encrypted file", self.sha256)
         _checked_size(self.size_bytes)
-        checked_name("key", self.key)
+        checked_name("key", self.key_name)
 
 
-class Delta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FileDelta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to make a file from an earlier one.
 
     Attributes:
-        base: sha256 of the earlier file.
+        base_sha256: sha256 of the earlier file.
         codec: How the difference is written.
         sha256: Of the delta.
         size_bytes: Of the delta.
-        sealed: Its encrypted form, if it is stored so.
+        encrypted: Its encrypted form, if it is stored so.
     """
 
-    base: str
+    base_sha256: str
     codec: Codec
     sha256: str
     size_bytes: int
-    sealed: Sealed | None = None
+    encrypted: EncryptedFile | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no digest or size."""
-        checked_digest("a delta's base", self.base)
+        checked_digest("a delta's base", self.base_sha256)
         checked_digest("a delta's digest", self.sha256)
         _checked_size(self.size_bytes)
 
@@ -91,15 +91,15 @@ class StoredFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         name: In the slot's folder.
         sha256: Of its bytes as they are used.
         size_bytes: Of its bytes as they are used.
-        sealed: Its encrypted form, if it is stored so.
+        encrypted: Its encrypted form, if it is stored so.
         deltas: From files of earlier releases.
     """
 
     name: str
     sha256: str
     size_bytes: int
-    sealed: Sealed | None = None
-    deltas: tuple[Delta, ...] = ()
+    encrypted: EncryptedFile | None = None
+    deltas: tuple[FileDelta, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what is no name, digest or size."""
@@ -114,44 +114,44 @@ class SelfTest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         file: Of the variant; holds `input:NAME` and `output:NAME` for all tensors of some samples.
         tolerance: Largest difference of an output, in units of the outputs' spread.
-        samples: How many.
+        sample_count: How many.
     """
 
     file: str
     tolerance: float
-    samples: int
+    sample_count: int
 
     def __post_init__(self) -> None:
         """Refuse a test that any model would pass or none."""
         checked_name("file", self.file)
-        if not 0 <= self.tolerance < 1 or self.samples < 1:
+        if not 0 <= self.tolerance < 1 or self.sample_count < 1:
             raise InputError(
-                f"a self-test of {self.samples} samples within {self.tolerance:g} proves nothing",
+                f"a self-test of {self.sample_count} samples within {self.tolerance:g} proves nothing",
                 remedy="Take at least 1 sample and a tolerance of at least 0 and less than 1.",
             )
 
 
-class Requirement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DeviceRequirement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a device must have to run a variant.
 
     Attributes:
         runtime: Name of the runtime.
-        at_least: Its lowest version.
+        min_runtime_version: Its lowest version.
         providers: Execution providers of which one must be there.
         features: CPU features that must all be there.
     """
 
     runtime: str = "onnxruntime"
-    at_least: str = "0"
+    min_runtime_version: str = "0"
     providers: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what is no version."""
-        checked_version(self.at_least)
+        checked_version(self.min_runtime_version)
 
 
-class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ReleaseEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was proved and measured about a variant, each figure with its origin.
 
     Attributes:
@@ -169,28 +169,28 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         device_class: Which.
         files: The model is `model.onnx`; for an agent or a firmware image the only file is the image.
-        contract: Tensors in and out; None unless it is a model.
+        signature: Tensors in and out; None unless it is a model.
         preprocess: From raw samples to the first input, None if the model takes them as they are.
         self_test: None unless it is a model.
-        reference: Name of the file with the reference profile of the inputs; "" for none.
+        reference_profile: Name of the file with the reference profile of the inputs; "" for none.
         budget: Limits on this device class.
         evidence: That it keeps them.
         requirement: What a device must have.
         guard: What is done with inputs and outputs that break the contract.
-        options: Runtime options under which the figures were measured.
+        runtime_options: Runtime options under which the figures were measured.
     """
 
     device_class: str
     files: tuple[StoredFile, ...]
-    contract: InputContract | None = None
+    signature: ModelSignature | None = None
     preprocess: Preprocess | None = None
     self_test: SelfTest | None = None
-    reference: str = ""
+    reference_profile: str = ""
     budget: Budget = Budget()
-    evidence: Evidence = Evidence()
-    requirement: Requirement = Requirement()
+    evidence: ReleaseEvidence = ReleaseEvidence()
+    requirement: DeviceRequirement = DeviceRequirement()
     guard: GuardRules = GuardRules()
-    options: dict[str, Any] = {}
+    runtime_options: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
         """Refuse a variant without files, with two of one name, or that speaks of files that it lacks."""
@@ -201,7 +201,10 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"the variant for {self.device_class} has the files {names}",
                 remedy="Give at least one, each with its own name.",
             )
-        told = [*([self.self_test.file] if self.self_test else []), *([self.reference] if self.reference else [])]
+        told = [
+            *([self.self_test.file] if self.self_test else []),
+            *([self.reference_profile] if self.reference_profile else []),
+        ]
         for name in told:
             if name not in names:
                 raise InputError(
@@ -229,20 +232,20 @@ class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         parent: Version of the release before it, "" for the first.
-        again: Version whose bytes these are once more, "" if they are new.
+        republished_from: Version whose bytes these are once more, "" if they are new.
         data: Fingerprints of the data sets, by what they were for.
         recipe: The steps that made the model from the original.
-        original: sha256 of the model before compression, "" if unknown.
-        code: Version of Edgewright.
+        original_sha256: sha256 of the model before compression, "" if unknown.
+        edgewright_version: Version of Edgewright.
         environment: Versions of what else made it, by name.
     """
 
     parent: str = ""
-    again: str = ""
+    republished_from: str = ""
     data: dict[str, str] = {}
     recipe: tuple[dict[str, Any], ...] = ()
-    original: str = ""
-    code: str = ""
+    original_sha256: str = ""
+    edgewright_version: str = ""
     environment: dict[str, str] = {}
 
 
@@ -256,27 +259,27 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         variants: One per device class.
         lineage: Where it comes from.
         licence: SPDX expression, or words.
-        created: UTC, ISO 8601.
-        end_of_life: From then on it is not installed any more; UTC, ISO 8601; "" for never.
+        created_at: UTC, ISO 8601.
+        end_of_life_at: From then on it is not installed any more; UTC, ISO 8601; "" for never.
         schema: Of this record.
     """
 
     name: str
     version: str
-    kind: Kind
+    kind: ReleaseKind
     variants: tuple[Variant, ...]
     lineage: Lineage = Lineage()
     licence: str = ""
-    created: str = ""
-    end_of_life: str = ""
+    created_at: str = ""
+    end_of_life_at: str = ""
     schema: SchemaVersion = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         """Refuse what is no name or version, and two variants for one device class."""
         checked_name("model", self.name)
         checked_version(self.version)
-        checked_time("created", self.created)
-        checked_time("end of life", self.end_of_life)
+        checked_iso8601("created", self.created_at)
+        checked_iso8601("end of life", self.end_of_life_at)
         classes = [variant.device_class for variant in self.variants]
         if not classes or len(set(classes)) < len(classes):
             raise InputError(
@@ -289,10 +292,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return next((each for each in self.variants if each.device_class == device_class), None)
 
 
-def stored(content: StoredFile | Delta) -> tuple[str, int]:
+def stored_form(content: StoredFile | FileDelta) -> tuple[str, int]:
     """Return digest and size of what lies in the repository for a file or a delta."""
-    if content.sealed is not None:
-        return content.sealed.sha256, content.sealed.size_bytes
+    if content.encrypted is not None:
+        return content.encrypted.sha256, content.encrypted.size_bytes
     return content.sha256, content.size_bytes
 
 

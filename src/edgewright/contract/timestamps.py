@@ -4,10 +4,10 @@ import datetime
 
 from edgewright.contract.errors import InputError
 
-__all__ = ["checked_time", "moment", "time_of"]
+__all__ = ["checked_iso8601", "parse_iso8601", "to_iso8601"]
 
 
-def time_of(text: str) -> datetime.datetime:
+def parse_iso8601(text: str) -> datetime.datetime:
     """Return a moment.
 
     Raises:
@@ -25,16 +25,16 @@ def time_of(text: str) -> datetime.datetime:
     return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
 
 
-def moment(at_s: float) -> datetime.datetime:
+def to_iso8601(at: float) -> datetime.datetime:
     """Return a Unix time as a moment, to the second.
 
     >>> moment(0.5).isoformat()
     '1970-01-01T00:00:00+00:00'
     """
-    return datetime.datetime.fromtimestamp(int(at_s), datetime.UTC)
+    return datetime.datetime.fromtimestamp(int(at), datetime.UTC)
 
 
-def checked_time(what: str, text: str) -> str:
+def checked_iso8601(what: str, text: str) -> str:
     """Return the text of a moment, or "" for none.
 
     Raises:
@@ -42,7 +42,7 @@ def checked_time(what: str, text: str) -> str:
     """
     if text:
         try:
-            time_of(text)
+            parse_iso8601(text)
         except InputError as error:
             raise InputError(f"{what}: {error.message}", remedy=error.remedy) from error
     return text

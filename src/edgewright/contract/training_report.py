@@ -5,9 +5,9 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["Contribution", "CurvePoint", "Origin", "TrainedNetwork", "TrainingReport", "sparse_of"]
+__all__ = ["AblationResult", "CurvePoint", "NetworkOrigin", "TrainedNetwork", "TrainingReport", "sparse_networks"]
 
-Origin = Literal["fresh", "inherited", "pruned", "sparse", "continued", "integers"]
+NetworkOrigin = Literal["fresh", "inherited", "pruned", "sparse", "continued", "integers"]
 
 
 class CurvePoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -15,22 +15,22 @@ class CurvePoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         epoch: Passes that were complete; 0 is the start, before any training.
-        rows: Training rows shown so far, repetitions counted.
+        training_rows: Training rows shown so far, repetitions counted.
         train_loss: Mean over the epoch's rows; None at the start.
         validation_loss: Mean over the validation rows, of labels or of the teacher's answers.
         validation_metric: Higher is better: share of right answers, R², or agreement with the teacher.
-        rate: Learning rate at the epoch's end.
-        seconds: Wall time since the training began, without pauses between resumed parts.
+        learning_rate: Learning rate at the epoch's end.
+        elapsed_seconds: Wall time since the training began, without pauses between resumed parts.
         note: What happened besides, for people.
     """
 
     epoch: int
-    rows: int
+    training_rows: int
     train_loss: float | None
     validation_loss: float
     validation_metric: float
-    rate: float
-    seconds: float
+    learning_rate: float
+    elapsed_seconds: float
     note: str = ""
 
 
@@ -38,53 +38,55 @@ class TrainedNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One network that was trained, whether or not anything came of it.
 
     Attributes:
-        network: sha256 of its ONNX file; "" if training failed.
+        network_sha256: sha256 of its ONNX file; "" if training failed.
         title: What it is, in a few words.
         origin: `fresh` weights; `inherited` from the original where shapes allow; `pruned` from the original;
             `sparse`, with zeros that stay; `continued` in full precision; `integers`, quantisation-aware.
-        parent: sha256 of the network that it started from.
-        round: Of the search; later rounds train fewer networks for longer.
-        rows: Training rows that it was shown, repetitions counted.
+        parent_sha256: sha256 of the network that it started from.
+        search_round: Of the search; later rounds train fewer networks for longer.
+        training_rows: Training rows that it was shown, repetitions counted.
         distilled: Whether it learned from the teachers' answers.
         parameters: Weights of its layers.
         latency_ratio: Of its 8-bit form, measured against the original on the target.
         validation_metric: Best on the rows of the training data that were kept back.
         drop: Of the metric against the original on the select split, before any rounding.
         predicted_bound: Bound of the drop that the certify split would give at these rates.
-        seconds: Of training.
-        curve: One point per epoch.
+        training_seconds: Of training.
+        learning_curve: One point per epoch.
         error: Why nothing came of it; "" otherwise.
     """
 
-    network: str
+    network_sha256: str
     title: str
-    origin: Origin
-    parent: str
-    round: int
-    rows: int
+    origin: NetworkOrigin
+    parent_sha256: str
+    search_round: int
+    training_rows: int
     distilled: bool
     parameters: int
     latency_ratio: float | None
     validation_metric: float | None
     drop: float | None
-    seconds: float
-    curve: tuple[CurvePoint, ...] = ()
+    training_seconds: float
+    learning_curve: tuple[CurvePoint, ...] = ()
     error: str = ""
     predicted_bound: float | None = None
 
 
-def sparse_of(networks: Sequence[TrainedNetwork]) -> frozenset[str]:
+def sparse_networks(networks: Sequence[TrainedNetwork]) -> frozenset[str]:
     """Return the digests of networks with zeros that stay: those made sparse, and what was trained from them."""
-    sparse = {network.network for network in networks if network.origin == "sparse" and network.network}
-    return frozenset(sparse | {network.network for network in networks if network.parent in sparse})
+    sparse = {
+        network.network_sha256 for network in networks if network.origin == "sparse" and network.network_sha256
+    }
+    return frozenset(sparse | {network.network_sha256 for network in networks if network.parent_sha256 in sparse})
 
 
-class Contribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AblationResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one step gave: two networks or trials of this search that differ in that step alone.
 
     Attributes:
         step: `distillation`, `pruning`, `sparsity`, or `training of integers`.
-        of: What it was tried on, in a few words.
+        compared_on: What it was tried on, in a few words.
         measured_on: `validation rows` of the training data, or the `select split`.
         metric_without: Without the step.
         metric_with: With it.
@@ -93,7 +95,7 @@ class Contribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     step: str
-    of: str
+    compared_on: str
     measured_on: str
     metric_without: float
     metric_with: float
@@ -107,21 +109,21 @@ class TrainingReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         engine: Where networks were trained.
         workers: Networks trained at the same time.
-        seconds: Wall time of training and of what prepares it.
-        rows: Training rows.
+        total_seconds: Wall time of training and of what prepares it.
+        training_rows: Training rows.
         validation_rows: Rows kept back from training to compare networks by.
         augmentations: What the rows were varied by.
         notes: What was found out, assumed or left out, in sentences for people.
         networks: All that were trained, in the order of the search.
-        contributions: What the steps gave, from the trials themselves.
+        ablations: What the steps gave, from the trials themselves.
     """
 
     engine: str
     workers: int
-    seconds: float
-    rows: int
+    total_seconds: float
+    training_rows: int
     validation_rows: int
     augmentations: tuple[str, ...]
     notes: tuple[str, ...]
     networks: tuple[TrainedNetwork, ...]
-    contributions: tuple[Contribution, ...]
+    ablations: tuple[AblationResult, ...]

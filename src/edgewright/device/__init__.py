@@ -3,7 +3,7 @@
 It imports neither torch nor a web framework, and signs nothing that others believe.
 """
 
-from edgewright.device.agent import Agent, RejectedError
+from edgewright.device.agent import Agent, RejectedInputError
 from edgewright.device.inference.predictor import Prediction
 
-__all__ = ["Agent", "Prediction", "RejectedError"]
+__all__ = ["Agent", "Prediction", "RejectedInputError"]

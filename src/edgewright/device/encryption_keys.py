@@ -10,42 +10,49 @@ from edgewright.trust.keys.keystore import (
     KeyStore,
     LockedError,
     RawKeyStore,
-    new_key_file,
+    create_key_file,
     open_key_file,
     write_secret,
 )
 
-__all__ = ["IDENTITY", "MADE", "fleet_keys", "keep_fleet_keys", "own_keys", "read_fleet_key"]
+__all__ = [
+    "IDENTITY_KEY_FILE",
+    "KEY_FILES",
+    "load_fleet_keys",
+    "open_device_keys",
+    "read_fleet_key",
+    "store_fleet_keys",
+]
 
-IDENTITY = "identity.key"
+IDENTITY_KEY_FILE = "identity.key"
 """The file with the key that a device proves its name with."""
 
-_FILE, _TPM, _FLEET = "device.key", "device.tpm", "fleet"
+_KEY_FILE, _TPM_KEY_FILE, _FLEET_KEYS_FOLDER = "device.key", "device.tpm", "fleet"
 
-MADE = (_FILE, _TPM, _FLEET)
+KEY_FILES = (_KEY_FILE, _TPM_KEY_FILE, _FLEET_KEYS_FOLDER)
 """What the functions here make in a device's state."""
 
-_CONTEXT = b"edgewright.fleet.1"
+_ENCRYPTION_CONTEXT = b"edgewright.fleet.1"
 
 
-def own_keys(state: Path, pcrs: str, *, make: bool) -> KeyStore:
+def open_device_keys(state_folder: Path, tpm_pcrs: str, *, create: bool) -> KeyStore:
     """Return a device's own keys.
 
     A key that the TPM does not open any more, after an update of what the platform boots, gives way to a new one:
     what was sealed with the old one stays locked, and is fetched again.
 
     Args:
-        state: Of the device.
-        pcrs: Registers of the TPM; "" for a key in a file.
-        make: Whether a key may be made; who only looks on gets one that opens nothing instead.
+        state_folder: Of the device.
+        tpm_pcrs: Registers of the TPM; "" for a key in a file.
+        create: Whether a key may be made; who only looks on gets one that opens nothing instead.
 
     Raises:
         InputError: The key is damaged, or the TPM's library is missing.
         OutputError: A new key cannot be written.
         WorkError: The TPM cannot be used.
     """
-    if not pcrs:
-        return new_key_file(state / _FILE)
+    if not tpm_pcrs:
+        return create_key_file(state_folder / _KEY_FILE)
     try:
         from edgewright.trust.keys.tpm import open_tpm_key, seal_tpm_key  # its library is not on every device
     except ImportError as error:
@@ -53,16 +60,16 @@ def own_keys(state: Path, pcrs: str, *, make: bool) -> KeyStore:
             f"the TPM's library cannot be loaded: {error}",
             remedy="Install it: apt install libtss2-dev, pip install 'edgewright[tpm]'.",
         ) from error
-    path = state / _TPM
+    path = state_folder / _TPM_KEY_FILE
     if path.exists():
         try:
             return open_tpm_key(path)
         except LockedError:
-            if not make:
+            if not create:
                 return RawKeyStore(os.urandom(32))
-    elif not make:
+    elif not create:
         return RawKeyStore(os.urandom(32))
-    return seal_tpm_key(path, pcrs=pcrs)
+    return seal_tpm_key(path, pcrs=tpm_pcrs)
 
 
 def read_fleet_key(path: Path) -> bytes:
@@ -75,24 +82,31 @@ def read_fleet_key(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def keep_fleet_keys(state: Path, fleet: Mapping[str, bytes], own: KeyStore | None) -> None:
+def store_fleet_keys(state_folder: Path, fleet: Mapping[str, bytes], device_keys: KeyStore | None) -> None:
     """Keep keys of the fleet on a device, encrypted with its own if it has one.
 
     Raises:
         OutputError: They cannot be written.
     """
     for name, key in fleet.items():
-        write_secret(state / _FLEET / name, key if own is None else own.wrap(key, _CONTEXT + name.encode()))
+        write_secret(
+            state_folder / _FLEET_KEYS_FOLDER / name,
+            key if device_keys is None else device_keys.wrap(key, _ENCRYPTION_CONTEXT + name.encode()),
+        )
 
 
-def fleet_keys(state: Path, own: KeyStore | None) -> dict[str, KeyStore]:
+def load_fleet_keys(state_folder: Path, device_keys: KeyStore | None) -> dict[str, KeyStore]:
     """Return the keys of the fleet that a device keeps, by name, as far as its own opens them."""
     found: dict[str, KeyStore] = {}
-    folder = state / _FLEET
+    folder = state_folder / _FLEET_KEYS_FOLDER
     for path in sorted(folder.glob("[!.]*")) if folder.is_dir() else ():
         try:
             content = path.read_bytes()
-            key = content if own is None else own.unwrap(content, _CONTEXT + path.name.encode())
+            key = (
+                content
+                if device_keys is None
+                else device_keys.unwrap(content, _ENCRYPTION_CONTEXT + path.name.encode())
+            )
         except (LockedError, OSError):
             continue
         if len(key) == KEY_BYTES:

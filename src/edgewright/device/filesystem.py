@@ -8,12 +8,12 @@ import os
 import shutil
 from pathlib import Path
 
-from edgewright.trust.fsync import sync
+from edgewright.trust.fsync import fsync_path
 
-__all__ = ["Files", "body_of", "summed"]
+__all__ = ["FileSystem", "checked_body", "with_checksum"]
 
 
-class Files:
+class FileSystem:
     """A disk that keeps its word."""
 
     def read(self, path: Path) -> bytes:
@@ -28,24 +28,24 @@ class Files:
     def write(self, path: Path, content: bytes) -> None:
         """Put bytes under a name, whole or not at all; they survive a power cut from the return on."""
         partial = path.with_name(f".{path.name}.new")
-        self.put(partial, content)
+        self.write_in_place(partial, content)
         self.rename(partial, path)
 
-    def put(self, path: Path, content: bytes) -> None:
+    def write_in_place(self, path: Path, content: bytes) -> None:
         """Write bytes to a file in place and bring them to the disk; its name is safe only after `sync`."""
         with path.open("wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
 
-    def rename(self, path: Path, to: Path) -> None:
+    def rename(self, path: Path, target: Path) -> None:
         """Move a file or an own folder in one step, and bring the step to the disk."""
-        path.replace(to)
-        self.sync(to.parent)
+        path.replace(target)
+        self.sync(target.parent)
 
     def sync(self, folder: Path) -> None:
         """Bring the names in a folder to the disk."""
-        sync(folder)
+        fsync_path(folder)
 
     def remove(self, path: Path) -> None:
         """Remove a file or a folder with all in it, if it is there."""
@@ -59,13 +59,13 @@ class Files:
         return shutil.disk_usage(folder).free
 
 
-def summed(body: bytes) -> bytes:
-    """Return what `body_of` knows again, and knows to be sound."""
+def with_checksum(body: bytes) -> bytes:
+    """Return what `checked_body` knows again, and knows to be sound."""
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 
 
-def body_of(content: bytes) -> bytes | None:
-    """Return what was given to `summed`; None if a bit is not as it was.
+def checked_body(content: bytes) -> bytes | None:
+    """Return what was given to `with_checksum`; None if a bit is not as it was.
 
     >>> body_of(summed(b"x")), body_of(b"x")
     (b'x', None)

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.contract.model.guard import Action, GuardRules, InputRule
-from edgewright.contract.model.signature import InputContract, TensorSpec
-from edgewright.stats.input_stats import within
+from edgewright.contract.model.guard import GuardAction, GuardRules, InputRule
+from edgewright.contract.model.signature import ModelSignature, TensorSpec
+from edgewright.stats.input_stats import all_within
 
 __all__ = ["Guard", "Rejection"]
 
-Feed = Mapping[str, NDArray[Any]]
+ModelInputs = Mapping[str, NDArray[Any]]
 # Blocks that stay in the cache between the two reductions.
-_BLOCK = 16_384
+_VALUES_PER_BLOCK = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,39 +40,39 @@ class Rejection:
     reason: str
 
 
-Quick = Callable[[NDArray[Any]], Any]
+QuickCheck = Callable[[NDArray[Any]], Any]
 
 
 @dataclass(slots=True)
-class _Watch:
+class _InputState:
     """One input and what is known of it.
 
     Attributes:
         spec: Of the contract.
         dtype: Of the input.
-        low: Least value that is allowed.
-        high: Greatest value that is allowed.
+        min_value: Least value that is allowed.
+        max_value: Greatest value that is allowed.
         rules: By check.
         rank: Of the input.
-        tail: Its shape but for the first axis; None if another axis is free too.
-        first: Size of the first axis, None if it is free.
-        passes: True for arrays that surely keep the range, in one pass.
-        close: Whether each input is looked at closely, passing or not.
+        trailing_shape: Its shape but for the first axis; None if another axis is free too.
+        first_axis_size: Size of the first axis, None if it is free.
+        quick_check: True for arrays that surely keep the range, in one pass.
+        always_checked: Whether each input is looked at closely, passing or not.
     """
 
     spec: TensorSpec
     dtype: np.dtype[Any]
-    low: float
-    high: float
+    min_value: float
+    max_value: float
     rules: dict[str, InputRule]
     rank: int
-    tail: tuple[int, ...] | None
-    first: int | None
-    passes: Quick
-    close: bool
-    ends: tuple[float, float] = (math.nan, math.nan)
-    last: bytes = b""
-    same: int = 0
+    trailing_shape: tuple[int, ...] | None
+    first_axis_size: int | None
+    quick_check: QuickCheck
+    always_checked: bool
+    last_range: tuple[float, float] = (math.nan, math.nan)
+    last_bytes: bytes = b""
+    repeats: int = 0
 
 
 @dataclass(slots=True)
@@ -86,103 +86,111 @@ class Guard:
         counts: How often each check was broken, by check and tensor.
     """
 
-    contract: InputContract
+    contract: ModelSignature
     rules: GuardRules = field(default_factory=GuardRules)
     clock: Callable[[], float] = time.monotonic
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    _watches: dict[str, _Watch] = field(init=False)
-    _order: list[tuple[str, _Watch]] = field(init=False)
-    _releases: list[Quick | None] = field(init=False)
-    _only_output: Quick | None = field(init=False)
-    _only_input: _Watch | None = field(init=False)
-    _passes: Quick = field(init=False)
-    _limited: list[InputRule] = field(init=False)
-    _second: float = field(init=False, default=-math.inf)
-    _in_second: int = field(init=False, default=0)
+    _input_rules: dict[str, _InputState] = field(init=False)
+    _input_order: list[tuple[str, _InputState]] = field(init=False)
+    _output_checks: list[QuickCheck | None] = field(init=False)
+    _only_output: QuickCheck | None = field(init=False)
+    _only_input: _InputState | None = field(init=False)
+    _quick_check: QuickCheck = field(init=False)
+    _rate_limit: list[InputRule] = field(init=False)
+    _current_second: float = field(init=False, default=-math.inf)
+    _count_in_second: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         """Prepare what every call needs."""
-        self._watches = {spec.name: self._watch(spec) for spec in self.contract.inputs}
-        self._order = list(self._watches.items())
-        single = self._order[0][1] if len(self._order) == 1 else None
-        watched = single is None or single.close or any(rule.check == "rate" for rule in self.rules.inputs)
+        self._input_rules = {spec.name: self._rules_for(spec) for spec in self.contract.inputs}
+        self._input_order = list(self._input_rules.items())
+        single = self._input_order[0][1] if len(self._input_order) == 1 else None
+        watched = single is None or single.always_checked or any(rule.check == "rate" for rule in self.rules.inputs)
         self._only_input = None if watched else single
-        self._passes = (lambda _: False) if single is None else single.passes
+        self._quick_check = (lambda _: False) if single is None else single.quick_check
         low, high = self.rules.output_low, self.rules.output_high
-        self._releases = [
-            None if np.dtype(spec.dtype).kind != "f" else _quick(np.dtype(spec.dtype), low, high)
+        self._output_checks = [
+            None if np.dtype(spec.dtype).kind != "f" else _quick_check(np.dtype(spec.dtype), low, high)
             for spec in self.contract.outputs
         ]
-        self._only_output = self._releases[0] if len(self._releases) == 1 else None
-        self._limited = [rule for rule in self.rules.inputs if rule.check == "rate"]
+        self._only_output = self._output_checks[0] if len(self._output_checks) == 1 else None
+        self._rate_limit = [rule for rule in self.rules.inputs if rule.check == "rate"]
 
-    def admit(self, feed: Feed) -> Feed | Rejection:
+    def check_inputs(self, inputs: ModelInputs) -> ModelInputs | Rejection:
         """Return what the model gets: the feed itself, a mended one, or why it gets none."""
-        if self._limited:
-            fast = self._too_fast()
+        if self._rate_limit:
+            fast = self._is_too_fast()
             if fast is not None:
                 return fast
-        array = self.only(feed)
-        if array is not None and self._passes(array):  # the usual case, without a loop
-            return feed
+        array = self.check_only_input(inputs)
+        if array is not None and self._quick_check(array):  # the usual case, without a loop
+            return inputs
         mended: dict[str, NDArray[Any]] | None = None
-        for name, watch in self._order:
-            array = feed.get(name)
+        for name, watch in self._input_order:
+            array = inputs.get(name)
             if array is None:
-                found = self._missing(watch)
-            elif not (array.dtype is watch.dtype or array.dtype == watch.dtype) or not _fits(array.shape, watch):
+                found = self._check_missing(watch)
+            elif not (array.dtype is watch.dtype or array.dtype == watch.dtype) or not _shape_fits(
+                array.shape, watch
+            ):
                 return self._reject("form", name, f"{name} is {array.dtype} of shape {list(array.shape)}")
-            elif not watch.close and watch.passes(array):
+            elif not watch.always_checked and watch.quick_check(array):
                 continue
             else:
-                found = self._looked_at(watch, array, *_ends(array))
+                found = self._check_closely(watch, array, *_value_range(array))
                 if found is array:
                     continue
             if isinstance(found, Rejection):
                 return found
             mended = {**(mended or {}), name: found}
-        if len(feed) > len(self._order):
-            unknown = next(name for name in feed if name not in self._watches)
+        if len(inputs) > len(self._input_order):
+            unknown = next(name for name in inputs if name not in self._input_rules)
             return self._reject("form", unknown, f"the model has no input {unknown!r}")
-        return {**feed, **mended} if mended is not None else feed
+        return {**inputs, **mended} if mended is not None else inputs
 
-    def only(self, feed: Feed) -> NDArray[Any] | None:
+    def check_only_input(self, inputs: ModelInputs) -> NDArray[Any] | None:
         """Return the array of the only input if its form fits and no rule wants a closer look, else None."""
         only = self._only_input
-        if only is None or len(feed) != 1:
+        if only is None or len(inputs) != 1:
             return None
-        array = feed.get(only.spec.name)
+        array = inputs.get(only.spec.name)
         if array is None or array.dtype is not only.dtype:
             return None
         shape = array.shape
-        return array if shape[1:] == only.tail and shape[:1] and only.first in (None, shape[0]) else None
+        return (
+            array
+            if shape[1:] == only.trailing_shape and shape[:1] and only.first_axis_size in (None, shape[0])
+            else None
+        )
 
-    def release(self, outputs: list[NDArray[Any]]) -> Rejection | None:
+    def check_outputs(self, outputs: list[NDArray[Any]]) -> Rejection | None:
         """Return why outputs must not leave, None if they may."""
         if self._only_output is not None and len(outputs) == 1:
-            return None if self._only_output(outputs[0]) else self._held(outputs)
-        for array, passes in zip(outputs, self._releases, strict=False):
+            return None if self._only_output(outputs[0]) else self._first_output_problem(outputs)
+        for array, passes in zip(outputs, self._output_checks, strict=False):
             if passes is not None and not passes(array):
-                return self._held(outputs)
+                return self._first_output_problem(outputs)
         return None
 
-    def _held(self, outputs: list[NDArray[Any]]) -> Rejection | None:
+    def _first_output_problem(self, outputs: list[NDArray[Any]]) -> Rejection | None:
         low = -math.inf if self.rules.output_low is None else self.rules.output_low
         high = math.inf if self.rules.output_high is None else self.rules.output_high
         for spec, array in zip(self.contract.outputs, outputs, strict=False):
             if array.dtype.kind != "f" or not array.size:
                 continue
-            least, most = _ends(array)
+            least, most = _value_range(array)
             if not (low <= least and most <= high and math.isfinite(least) and math.isfinite(most)):
                 return self._reject("output", spec.name, f"{spec.name} ranges from {least:g} to {most:g}")
         return None
 
-    def storable(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def filter_fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Return what of an application's fields may be stored or sent."""
-        kept = {name: value for name, value in fields.items() if name not in self.rules.drop}
-        return {name: value is not None if name in self.rules.redact else value for name, value in kept.items()}
+        kept = {name: value for name, value in fields.items() if name not in self.rules.drop_fields}
+        return {
+            name: value is not None if name in self.rules.redact_fields else value for name, value in kept.items()
+        }
 
-    def _watch(self, spec: TensorSpec) -> _Watch:
+    def _rules_for(self, spec: TensorSpec) -> _InputState:
         dtype = np.dtype(spec.dtype)
         if dtype.kind == "f":
             least, most = float(np.finfo(dtype).min), float(np.finfo(dtype).max)
@@ -194,22 +202,24 @@ class Guard:
             r.check: r for r in self.rules.inputs if r.input in ("", spec.name) and r.check != "rate"
         }
         first, *tail = spec.shape or (None,)
-        return _Watch(
+        return _InputState(
             spec=spec,
             dtype=dtype,
-            low=least if spec.low is None else spec.low,
-            high=most if spec.high is None else spec.high,
+            min_value=least if spec.low is None else spec.low,
+            max_value=most if spec.high is None else spec.high,
             rules=rules,
             rank=len(spec.shape),
-            tail=tuple(size for size in tail if isinstance(size, int))
+            trailing_shape=tuple(size for size in tail if isinstance(size, int))
             if all(isinstance(size, int) for size in tail)
             else None,
-            first=first if isinstance(first, int) else None,
-            passes=_quick(dtype, spec.low, spec.high),
-            close=bool(rules.keys() & {"stuck", "dead"}),
+            first_axis_size=first if isinstance(first, int) else None,
+            quick_check=_quick_check(dtype, spec.low, spec.high),
+            always_checked=bool(rules.keys() & {"stuck", "dead"}),
         )
 
-    def _looked_at(self, watch: _Watch, array: NDArray[Any], low: float, high: float) -> NDArray[Any] | Rejection:
+    def _check_closely(
+        self, watch: _InputState, array: NDArray[Any], low: float, high: float
+    ) -> NDArray[Any] | Rejection:
         name, rules = watch.spec.name, watch.rules
         if not (math.isfinite(low) and math.isfinite(high)):
             rule = rules.get("not finite")
@@ -217,21 +227,21 @@ class Guard:
                 return self._reject("not finite", name, f"{name} holds NaN or infinity")
             self.counts["not finite", name] += 1
             array = np.where(np.isfinite(array), array, array.dtype.type(rule.fill))
-            low, high = _ends(array)
-        if not (watch.low <= low and high <= watch.high):
+            low, high = _value_range(array)
+        if not (watch.min_value <= low and high <= watch.max_value):
             rule = rules.get("range")
-            action: Action = "reject" if rule is None else rule.action
+            action: GuardAction = "reject" if rule is None else rule.action
             if action == "reject" or rule is None:
                 return self._reject(
                     "range",
                     name,
-                    f"{name} ranges from {low:g} to {high:g}, {watch.low:g} to {watch.high:g} is allowed",
+                    f"{name} ranges from {low:g} to {high:g}, {watch.min_value:g} to {watch.max_value:g} is allowed",
                 )
             self.counts["range", name] += 1
             if action == "clamp":
-                array = np.clip(array, watch.low, watch.high).astype(array.dtype)
+                array = np.clip(array, watch.min_value, watch.max_value).astype(array.dtype)
             elif action == "impute":
-                outside = (array < watch.low) | (array > watch.high)
+                outside = (array < watch.min_value) | (array > watch.max_value)
                 array = np.where(outside, array.dtype.type(rule.fill), array)
         if "dead" in rules and low == high and array.size > 1:
             if rules["dead"].action == "reject":
@@ -239,22 +249,22 @@ class Guard:
             self.counts["dead", name] += 1
         if "stuck" in rules and self._is_stuck(watch, array, (low, high)):
             if rules["stuck"].action == "reject":
-                return self._reject("stuck", name, f"{name} was the same {watch.same} times")
+                return self._reject("stuck", name, f"{name} was the same {watch.repeats} times")
             self.counts["stuck", name] += 1
         return array
 
-    def _is_stuck(self, watch: _Watch, array: NDArray[Any], ends: tuple[float, float]) -> bool:
+    def _is_stuck(self, watch: _InputState, array: NDArray[Any], ends: tuple[float, float]) -> bool:
         """Whether the same values came too often; the ends are compared first, which costs nothing."""
-        content = array.tobytes() if ends == watch.ends else b""
-        if content and content == watch.last:
-            watch.same += 1
+        content = array.tobytes() if ends == watch.last_range else b""
+        if content and content == watch.last_bytes:
+            watch.repeats += 1
         else:
-            watch.same = 1
-            watch.last = array.tobytes()
-        watch.ends = ends
-        return watch.same > watch.rules["stuck"].patience
+            watch.repeats = 1
+            watch.last_bytes = array.tobytes()
+        watch.last_range = ends
+        return watch.repeats > watch.rules["stuck"].max_repeats
 
-    def _missing(self, watch: _Watch) -> NDArray[Any] | Rejection:
+    def _check_missing(self, watch: _InputState) -> NDArray[Any] | Rejection:
         name, rule = watch.spec.name, watch.rules.get("missing")
         if rule is None or rule.action == "reject":
             return self._reject("missing", name, f"there is no {name}")
@@ -262,15 +272,15 @@ class Guard:
         shape = tuple(size if isinstance(size, int) else 1 for size in watch.spec.shape)
         return np.full(shape, rule.fill, watch.dtype)
 
-    def _too_fast(self) -> Rejection | None:
+    def _is_too_fast(self) -> Rejection | None:
         now = self.clock()
-        if now - self._second >= 1:
-            self._second, self._in_second = now, 0
-        self._in_second += 1
-        for rule in self._limited:
-            if self._in_second > rule.most_per_s:
+        if now - self._current_second >= 1:
+            self._current_second, self._count_in_second = now, 0
+        self._count_in_second += 1
+        for rule in self._rate_limit:
+            if self._count_in_second > rule.max_per_second:
                 if rule.action == "reject":
-                    return self._reject("rate", rule.input, f"more than {rule.most_per_s:g} inputs in a second")
+                    return self._reject("rate", rule.input, f"more than {rule.max_per_second:g} inputs in a second")
                 self.counts["rate", rule.input] += 1
         return None
 
@@ -279,15 +289,17 @@ class Guard:
         return Rejection(check, tensor, reason)
 
 
-def _fits(shape: tuple[int, ...], watch: _Watch) -> bool:
+def _shape_fits(shape: tuple[int, ...], watch: _InputState) -> bool:
     if len(shape) != watch.rank:
         return False
-    if watch.tail is not None:
-        return shape[1:] == watch.tail and (watch.first is None or watch.first == shape[0])
+    if watch.trailing_shape is not None:
+        return shape[1:] == watch.trailing_shape and (
+            watch.first_axis_size is None or watch.first_axis_size == shape[0]
+        )
     return all(isinstance(want, str) or want == have for want, have in zip(watch.spec.shape, shape, strict=True))
 
 
-def _quick(dtype: np.dtype[Any], low: float | None, high: float | None) -> Quick:
+def _quick_check(dtype: np.dtype[Any], low: float | None, high: float | None) -> QuickCheck:
     """Return what says in one pass, or nearly so, that an array surely keeps a range and is finite."""
     if dtype.kind not in "fiu" or (dtype.kind in "iu" and low is None and high is None):
         return lambda _: True
@@ -296,25 +308,25 @@ def _quick(dtype: np.dtype[Any], low: float | None, high: float | None) -> Quick
     if dtype == np.float32:
         largest = float(np.finfo(np.float32).max)
         ends = max(least, -largest), min(most, largest)
-        return lambda array: within(array, *ends)
+        return lambda array: all_within(array, *ends)
 
     def keeps(array: NDArray[Any]) -> bool:
-        found = _ends(array)
+        found = _value_range(array)
         return least <= found[0] and found[1] <= most and math.isfinite(found[0]) and math.isfinite(found[1])
 
     return keeps
 
 
-def _ends(array: NDArray[Any]) -> tuple[float, float]:
+def _value_range(array: NDArray[Any]) -> tuple[float, float]:
     """Return the least and the greatest value, NaN if there is one."""
     flat = array.reshape(-1)
-    if flat.size <= _BLOCK:
+    if flat.size <= _VALUES_PER_BLOCK:
         if not flat.size:
             return 0.0, 0.0
         return np.minimum.reduce(flat), np.maximum.reduce(flat)
     lows, highs = [], []
-    for start in range(0, flat.size, _BLOCK):
-        block = flat[start : start + _BLOCK]
+    for start in range(0, flat.size, _VALUES_PER_BLOCK):
+        block = flat[start : start + _VALUES_PER_BLOCK]
         lows.append(np.minimum.reduce(block))
         highs.append(np.maximum.reduce(block))
     return float(np.minimum.reduce(lows)), float(np.maximum.reduce(highs))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from edgewright.contract.errors import OutputError
 
-__all__ = ["Lock"]
+__all__ = ["FileLock"]
 
 
-class Lock:
+class FileLock:
     """A lock on a file.
 
     Attributes:
@@ -35,7 +35,7 @@ class Lock:
             self._descriptor = descriptor
 
     @property
-    def held(self) -> bool:
+    def is_held(self) -> bool:
         """Whether it is ours."""
         return self._descriptor is not None
 

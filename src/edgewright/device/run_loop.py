@@ -7,51 +7,51 @@ from collections.abc import Callable
 
 from edgewright.device.agent import Agent
 
-__all__ = ["keep_up"]
+__all__ = ["run_forever"]
 
 # Devices that were started together must not ask together.
-_JITTER = 0.1
+_JITTER_FRACTION = 0.1
 # A probation is looked at so often.
-_SETTLE_S = 15.0
+_SETTLE_INTERVAL_SECONDS = 15.0
 # Between two steps of a sum that others wait for.
-_AWAITED_S = 30.0
-_VERIFY_S = 24 * 3600.0
+_AWAITED_INTERVAL_SECONDS = 30.0
+_VERIFY_INTERVAL_SECONDS = 24 * 3600.0
 
 
-def keep_up(
+def run_forever(
     agent: Agent,
-    ended: threading.Event,
+    stop_event: threading.Event,
     *,
-    every_s: float,
-    verify_s: float = _VERIFY_S,
-    tell: Callable[[Agent, Exception | None], None] = lambda *_: None,
+    check_interval_seconds: float,
+    verify_interval_seconds: float = _VERIFY_INTERVAL_SECONDS,
+    report: Callable[[Agent, Exception | None], None] = lambda *_: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Check, settle and verify until told to end; what fails is tried again the next time.
 
     Args:
         agent: Of the device.
-        ended: Set by whoever wants an end.
-        every_s: Seconds between checks, give or take a tenth.
-        verify_s: Seconds between two looks at the bytes of all slots.
-        tell: Called after each check, and with what went wrong.
+        stop_event: Set by whoever wants an end.
+        check_interval_seconds: Seconds between checks, give or take a tenth.
+        verify_interval_seconds: Seconds between two looks at the bytes of all slots.
+        report: Called after each check, and with what went wrong.
         clock: Seconds.
     """
     chance = random.Random(agent.settings.device_id)  # noqa: S311 - nothing secret
-    check_at, verify_at = clock(), clock() + verify_s
-    while not ended.is_set():
+    check_at, verify_at = clock(), clock() + verify_interval_seconds
+    while not stop_event.is_set():
         try:
             if clock() >= check_at:
-                check_at = clock() + every_s * (1 + _JITTER * (2 * chance.random() - 1))
-                agent.check()
-                tell(agent, None)
-                if agent.awaited:
-                    check_at = min(check_at, clock() + _AWAITED_S)
+                check_at = clock() + check_interval_seconds * (1 + _JITTER_FRACTION * (2 * chance.random() - 1))
+                agent.check_for_update()
+                report(agent, None)
+                if agent.is_awaited:
+                    check_at = min(check_at, clock() + _AWAITED_INTERVAL_SECONDS)
             if clock() >= verify_at:
-                verify_at = clock() + verify_s
-                agent.verify()
-            agent.settle()
+                verify_at = clock() + verify_interval_seconds
+                agent.verify_slots()
+            agent.settle_probation()
         except Exception as error:  # whatever it is, the next check may find it gone, and the model serves on
-            tell(agent, error)
+            report(agent, error)
         waits = min(check_at, verify_at) - clock()
-        ended.wait(max(0.05, min(waits, _SETTLE_S)))
+        stop_event.wait(max(0.05, min(waits, _SETTLE_INTERVAL_SECONDS)))

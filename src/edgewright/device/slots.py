@@ -6,9 +6,9 @@ Once a model is proven there is always one to fall back to: no function here for
 import msgspec
 
 from edgewright.contract.errors import WorkError
-from edgewright.contract.release import Kind
+from edgewright.contract.release import ReleaseKind
 
-__all__ = ["Installed", "NoTrialError", "Slots", "begin_trial", "end_trial", "roll_back"]
+__all__ = ["InstalledRelease", "NoTrialError", "Slots", "begin_trial", "end_trial", "roll_back"]
 
 
 class NoTrialError(WorkError):
@@ -17,26 +17,26 @@ class NoTrialError(WorkError):
     code = "no_trial"
 
 
-class Installed(msgspec.Struct, frozen=True):
+class InstalledRelease(msgspec.Struct, frozen=True):
     """A release that lies in a slot.
 
     Attributes:
         name: Of the model.
         version: Of the release.
-        manifest: sha256 of its manifest.
+        manifest_digest: sha256 of its manifest.
         rollout: By which it came, "" for none.
         arm: Of that rollout.
-        kind: What it is.
-        shadow: Whether it only runs beside the proven one, which answers.
+        release_kind: What it is.
+        is_shadow: Whether it only runs beside the proven one, which answers.
     """
 
     name: str
     version: str
-    manifest: str
+    manifest_digest: str
     rollout: str = ""
     arm: int = 0
-    kind: Kind = "model"
-    shadow: bool = False
+    release_kind: ReleaseKind = "model"
+    is_shadow: bool = False
 
 
 class Slots(msgspec.Struct, frozen=True):
@@ -48,26 +48,26 @@ class Slots(msgspec.Struct, frozen=True):
         previous: What was proven before, for a return by hand.
     """
 
-    proven: Installed | None = None
-    trial: Installed | None = None
-    previous: Installed | None = None
+    proven: InstalledRelease | None = None
+    trial: InstalledRelease | None = None
+    previous: InstalledRelease | None = None
 
     @property
-    def serving(self) -> Installed | None:
+    def serving_release(self) -> InstalledRelease | None:
         """What answers: the one on trial in its probation, else the proven one."""
-        return self.trial if self.trial is not None and not self.trial.shadow else self.proven
+        return self.trial if self.trial is not None and not self.trial.is_shadow else self.proven
 
     @property
-    def held(self) -> tuple[Installed, ...]:
+    def all_releases(self) -> tuple[InstalledRelease, ...]:
         """All releases, the newest first."""
         return tuple(each for each in (self.trial, self.proven, self.previous) if each is not None)
 
-    def holds(self, manifest: str) -> bool:
+    def contains(self, manifest: str) -> bool:
         """Whether a release lies in some slot."""
-        return any(each.manifest == manifest for each in self.held)
+        return any(each.manifest_digest == manifest for each in self.all_releases)
 
 
-def begin_trial(slots: Slots, installed: Installed) -> Slots:
+def begin_trial(slots: Slots, installed: InstalledRelease) -> Slots:
     """Put a release on trial; one that was on trial is given up."""
     return msgspec.structs.replace(slots, trial=installed)
 
@@ -82,7 +82,7 @@ def end_trial(slots: Slots, *, passed: bool) -> Slots:
         raise NoTrialError("no model is on trial", remedy="Nothing has to be done.")
     if not passed:
         return msgspec.structs.replace(slots, trial=None)
-    if slots.proven is not None and slots.proven.manifest == slots.trial.manifest:
+    if slots.proven is not None and slots.proven.manifest_digest == slots.trial.manifest_digest:
         return msgspec.structs.replace(slots, proven=slots.trial, trial=None)
     return Slots(proven=slots.trial, trial=None, previous=slots.proven)
 

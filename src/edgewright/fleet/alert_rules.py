@@ -10,16 +10,16 @@ from typing import Literal
 
 import msgspec
 
-from edgewright.contract.alert import AlertRule, AlertState, Reading, Silence
+from edgewright.contract.alert import AlertRule, AlertSilence, MetricReading, RuleState
 
-__all__ = ["Event", "Key", "judge", "silenced"]
+__all__ = ["AlertEvent", "RuleKey", "evaluate_rules", "is_silenced"]
 
-Key = tuple[str, str]
+RuleKey = tuple[str, str]
 """Name of the rule, device class."""
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class AlertEvent:
     """A rule that began or ended.
 
     Attributes:
@@ -27,26 +27,26 @@ class Event:
         device_class: Of which devices.
         kind: What happened.
         value: That did it.
-        at_s: Unix time.
+        at: Unix time.
         silenced: Whether people asked not to be told; it is kept all the same.
-        words: For people.
+        message: For people.
     """
 
     rule: AlertRule
     device_class: str
     kind: Literal["fired", "ended"]
     value: float
-    at_s: float
+    at: float
     silenced: bool
-    words: str
+    message: str
 
 
-def judge(
+def evaluate_rules(
     rules: Sequence[AlertRule],
-    states: Mapping[Key, AlertState],
-    readings: Iterable[Reading],
-    silences: Sequence[Silence] = (),
-) -> tuple[dict[Key, AlertState], list[Event]]:
+    states: Mapping[RuleKey, RuleState],
+    readings: Iterable[MetricReading],
+    silences: Sequence[AlertSilence] = (),
+) -> tuple[dict[RuleKey, RuleState], list[AlertEvent]]:
     """Take readings in order of time, and return where each rule stands and what happened.
 
     Args:
@@ -57,50 +57,50 @@ def judge(
     """
     names = {rule.name for rule in rules}
     known = {key: state for key, state in states.items() if key[0] in names}
-    events: list[Event] = []
-    for reading in sorted(readings, key=lambda each: each.at_s):
+    events: list[AlertEvent] = []
+    for reading in sorted(readings, key=lambda each: each.at):
         for rule in rules:
             concerns = rule.device_class in ("", reading.device_class)
             if rule.metric != reading.metric or not concerns or reading.value is None:
                 continue
             key = (rule.name, reading.device_class)
-            before = known.get(key) or AlertState(*key, "ok", reading.at_s, reading.at_s)
-            if reading.at_s < before.at_s:  # it came late, and what came after it was judged
+            before = known.get(key) or RuleState(*key, "ok", reading.at, reading.at)
+            if reading.at < before.at:  # it came late, and what came after it was judged
                 continue
-            after, kind = _step(rule, before, reading.value, reading.at_s)
+            after, kind = _step(rule, before, reading.value, reading.at)
             known[key] = after
             if kind is not None:
-                quiet = silenced(silences, rule.name, reading.device_class, reading.at_s)
-                words = _words(rule, reading.device_class, kind, reading.value)
-                events.append(Event(rule, reading.device_class, kind, reading.value, reading.at_s, quiet, words))
+                quiet = is_silenced(silences, rule.name, reading.device_class, reading.at)
+                words = _describe(rule, reading.device_class, kind, reading.value)
+                events.append(AlertEvent(rule, reading.device_class, kind, reading.value, reading.at, quiet, words))
     return known, events
 
 
-def silenced(silences: Iterable[Silence], rule: str, device_class: str, at_s: float) -> bool:
+def is_silenced(silences: Iterable[AlertSilence], rule: str, device_class: str, at: float) -> bool:
     """Whether people asked not to be told of a rule at a time."""
     return any(
-        each.rule == rule and each.device_class in ("", device_class) and at_s < each.until_s for each in silences
+        each.rule == rule and each.device_class in ("", device_class) and at < each.until for each in silences
     )
 
 
 def _step(
-    rule: AlertRule, before: AlertState, value: float, at_s: float
-) -> tuple[AlertState, Literal["fired", "ended"] | None]:
-    turned = before.turned_s
+    rule: AlertRule, before: RuleState, value: float, at: float
+) -> tuple[RuleState, Literal["fired", "ended"] | None]:
+    turned = before.crossed_at
     if before.state == "firing":
-        quiet = _is_quiet(rule, value)
+        quiet = _is_cleared(rule, value)
         # The time on the quiet side counts from when it came there.
-        turned = (turned if before.turned_s > before.since_s else at_s) if quiet else before.since_s
-        if quiet and at_s - turned >= rule.for_s:
-            return AlertState(rule.name, before.device_class, "ok", at_s, at_s, value, at_s), "ended"
-        return msgspec.structs.replace(before, turned_s=turned, value=value, at_s=at_s), None
+        turned = (turned if before.crossed_at > before.since else at) if quiet else before.since
+        if quiet and at - turned >= rule.for_seconds:
+            return RuleState(rule.name, before.device_class, "ok", at, at, value, at), "ended"
+        return msgspec.structs.replace(before, crossed_at=turned, value=value, at=at), None
     if not _is_beyond(rule, value):
-        since = before.since_s if before.state == "ok" else at_s
-        return AlertState(rule.name, before.device_class, "ok", since, at_s, value, at_s), None
-    since = before.since_s if before.state == "pending" else at_s
-    if at_s - since >= rule.for_s:
-        return AlertState(rule.name, before.device_class, "firing", at_s, at_s, value, at_s), "fired"
-    return AlertState(rule.name, before.device_class, "pending", since, since, value, at_s), None
+        since = before.since if before.state == "ok" else at
+        return RuleState(rule.name, before.device_class, "ok", since, at, value, at), None
+    since = before.since if before.state == "pending" else at
+    if at - since >= rule.for_seconds:
+        return RuleState(rule.name, before.device_class, "firing", at, at, value, at), "fired"
+    return RuleState(rule.name, before.device_class, "pending", since, since, value, at), None
 
 
 def _is_beyond(rule: AlertRule, value: float) -> bool:
@@ -108,16 +108,16 @@ def _is_beyond(rule: AlertRule, value: float) -> bool:
     return not (value <= rule.above if rule.above is not None else value >= (rule.below or 0.0))
 
 
-def _is_quiet(rule: AlertRule, value: float) -> bool:
+def _is_cleared(rule: AlertRule, value: float) -> bool:
     if rule.above is not None:
-        return value <= (rule.above if rule.clear is None else rule.clear)
-    return value >= ((rule.below or 0.0) if rule.clear is None else rule.clear)
+        return value <= (rule.above if rule.clear_at is None else rule.clear_at)
+    return value >= ((rule.below or 0.0) if rule.clear_at is None else rule.clear_at)
 
 
-def _words(rule: AlertRule, device_class: str, kind: str, value: float) -> str:
+def _describe(rule: AlertRule, device_class: str, kind: str, value: float) -> str:
     side, limit = ("above", rule.above) if rule.above is not None else ("below", rule.below)
     where = f" on {device_class}" if device_class else ""
     if kind == "fired":
-        lasted = f" for {rule.for_s:g} s" if rule.for_s else ""
+        lasted = f" for {rule.for_seconds:g} s" if rule.for_seconds else ""
         return f"{rule.name}: {rule.metric}{where} is {value:.4g}, {side} {limit:g}{lasted}"
     return f"{rule.name}: {rule.metric}{where} is {value:.4g} again"

@@ -23,19 +23,26 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edgewright.contract.alert import Reading
+from edgewright.contract.alert import MetricReading
 from edgewright.contract.errors import InputError
-from edgewright.contract.model.reference_profile import Profile, Signal
-from edgewright.stats.cohort_tests import FleetVerdict, Rate, cohort_rate, compare_cohorts, difference, rate
+from edgewright.contract.model.reference_profile import ReferenceProfile, ReferenceSignal
+from edgewright.stats.cohort_tests import (
+    CohortVerdict,
+    RateEstimate,
+    cohort_rate,
+    compare_cohorts,
+    noised_rate,
+    rate_difference,
+)
 
-__all__ = ["Collected", "disjoint", "judged", "readings"]
+__all__ = ["CohortSums", "assess_cohorts", "cohort_readings", "disjoint_cohorts"]
 
 # Sums within so many standard deviations of their noise are not divided by.
 _CLEAR = 4.0
 _TWO_SIDED = 1.96
 
 
-class Collected(msgspec.Struct, frozen=True, kw_only=True):
+class CohortSums(msgspec.Struct, frozen=True, kw_only=True):
     """A sum, as `edgewright query collect --json` prints it.
 
     Attributes:
@@ -47,7 +54,7 @@ class Collected(msgspec.Struct, frozen=True, kw_only=True):
         window: What was counted, from and to.
         devices: In it.
         noise_sd: Of each number.
-        beyond: Numbers that lie where no honest sum does.
+        out_of_range: Numbers that lie where no honest sum does.
         sums: By signal.
         subgroup: Labels and values of its devices, besides the template's.
     """
@@ -60,12 +67,12 @@ class Collected(msgspec.Struct, frozen=True, kw_only=True):
     window: tuple[str, str]
     devices: int
     noise_sd: float
-    beyond: int
+    out_of_range: int
     sums: dict[str, list[float]]
     subgroup: dict[str, str]
 
 
-def disjoint(sums: Sequence[Collected]) -> list[Collected]:
+def disjoint_cohorts(sums: Sequence[CohortSums]) -> list[CohortSums]:
     """Return sums of the newest window that are of different devices, as many as there are.
 
     Devices have one value of a label, so sums by the same labels and of different values share no device; a sum
@@ -75,7 +82,7 @@ def disjoint(sums: Sequence[Collected]) -> list[Collected]:
         sums: Of one template and one release, the oldest first.
     """
     newest = max((each.window[1] for each in sums), default="")
-    groups: dict[tuple[tuple[str, str], tuple[str, ...]], dict[str, Collected]] = {}
+    groups: dict[tuple[tuple[str, str], tuple[str, ...]], dict[str, CohortSums]] = {}
     for each in sums:
         if each.window[1] == newest:
             # Of two sums over the same devices the later one counts.
@@ -84,37 +91,37 @@ def disjoint(sums: Sequence[Collected]) -> list[Collected]:
     return list(max(groups.values(), key=len, default={}).values())
 
 
-def readings(
-    profile: Profile,
-    cohorts: Sequence[Collected],
+def cohort_readings(
+    profile: ReferenceProfile,
+    cohorts: Sequence[CohortSums],
     *,
     device_class: str,
     release: str,
-    at_s: float,
+    at: float,
     size: float = 0.05,
     alpha: float = 0.05,
-) -> list[Reading]:
+) -> list[MetricReading]:
     """Return what disjoint cohorts say as numbers that rules can compare; see the table above.
 
     Args:
         profile: Of the release that the sums are about.
-        cohorts: From `disjoint`.
+        cohorts: From `disjoint_cohorts`.
         device_class: Of the devices.
         release: sha256 of the release's manifest.
-        at_s: When the last of the sums came.
+        at: When the last of the sums came.
         size: Shift worth finding, as total variation.
         alpha: False alarms allowed, over all signals together.
     """
     try:
-        found = judged(profile, cohorts, release=release, size=size, alpha=alpha)
+        found = assess_cohorts(profile, cohorts, release=release, size=size, alpha=alpha)
     except InputError as error:
         # Nothing can be tested; what else the sums hold still says something.
         found, nothing = {"signals": {}, "outcomes": {}}, error.message
     else:
         nothing = "the sums do not hold it in the profile's bins"
 
-    def reading(metric: str, value: float | None, why: str) -> Reading:
-        return Reading(metric, device_class, value, at_s, why)
+    def reading(metric: str, value: float | None, why: str) -> MetricReading:
+        return MetricReading(metric, device_class, value, at, why)
 
     said = []
     tested = len(found["signals"])
@@ -123,7 +130,7 @@ def readings(
         if one is None:
             said.append(reading(f"drift.{signal.name}", None, nothing))
             continue
-        unknown = one["verdict"] == str(FleetVerdict.TOO_FEW)
+        unknown = one["verdict"] == str(CohortVerdict.TOO_FEW_DEVICES)
         p_value = min(1.0, max(one["p_value"] * tested, 1e-300))
         said.append(reading(f"drift.{signal.name}", None if unknown else -math.log10(p_value), one["says"]))
         said.append(reading(f"power.{signal.name}", one["power"], one["says"]))
@@ -135,10 +142,12 @@ def readings(
         else:
             why = f"{one['worst']} less {one['best']}: {gap['value']:.3f} [{gap['low']:.3f}, {gap['high']:.3f}]"
             said.append(reading(name, max(0.0, gap["low"]), why))
-    return [*said, *(reading(*each) for each in _levels(profile, cohorts, alpha))]
+    return [*said, *(reading(*each) for each in _signal_levels(profile, cohorts, alpha))]
 
 
-def _levels(profile: Profile, cohorts: Sequence[Collected], alpha: float) -> list[tuple[str, float | None, str]]:
+def _signal_levels(
+    profile: ReferenceProfile, cohorts: Sequence[CohortSums], alpha: float
+) -> list[tuple[str, float | None, str]]:
     """Return metric, value and reason of what needs no reference."""
     said: list[tuple[str, float | None, str]] = []
     confidence = next((each for each in profile.signals if each.name == "confidence"), None)
@@ -165,12 +174,12 @@ def _levels(profile: Profile, cohorts: Sequence[Collected], alpha: float) -> lis
         sums = [each.sums["unusual"] for each in strange]
         noises = [2**0.5 * each.noise_sd for each in strange]
         found = _share([one[1] for one in sums], [sum(one) for one in sums], noises, alpha)
-        said.append(("unusual", found.value, found.why or f"[{found.low:.3f}, {found.high:.3f}]"))
+        said.append(("unusual", found.value, found.reason or f"[{found.low:.3f}, {found.high:.3f}]"))
     return said
 
 
-def judged(
-    profile: Profile, cohorts: Sequence[Collected], *, release: str, size: float, alpha: float
+def assess_cohorts(
+    profile: ReferenceProfile, cohorts: Sequence[CohortSums], *, release: str, size: float, alpha: float
 ) -> dict[str, Any]:
     """Return what disjoint cohorts say: by signal whether they have moved, by subgroup how it fares.
 
@@ -185,8 +194,8 @@ def judged(
         InputError: The sums are not of different queries of one template about this release, or hold nothing to
             test.
     """
-    _check_alike(cohorts, release)
-    tested = [signal for signal in profile.signals if _testable(signal, cohorts)]
+    _check_comparable(cohorts, release)
+    tested = [signal for signal in profile.signals if _can_test(signal, cohorts)]
     if not tested:
         raise InputError(
             "no signal of the release's profile can be tested in these sums",
@@ -200,32 +209,32 @@ def judged(
         found = compare_cohorts(
             [cohort.sums[signal.name][:-1] for cohort in cohorts],
             reference / reference.sum(),
-            n_ref=float(reference.sum()),
-            sigma=sigma,
-            size=size,
+            reference_count=float(reference.sum()),
+            noise_sd=sigma,
+            shift_size=size,
             alpha=alpha / len(tested),
         )
         signals[signal.name] = {
             "verdict": str(found.verdict),
-            "says": found.sentence,
+            "says": found.describe,
             "p_value": found.p_value,
             "power": found.power,
-            "detectable": found.detectable,
+            "detectable": found.detectable_shift,
         }
     outcomes, tenths = (_named(cohorts, kind) for kind in ("outcome.", "calibration."))
     return {
         "cohorts": len(cohorts),
         "devices": sum(cohort.devices for cohort in cohorts),
-        "warnings": [_beyond(cohort) for cohort in cohorts if cohort.beyond],
-        "drifting": [name for name, one in signals.items() if one["verdict"] == str(FleetVerdict.DRIFT)],
+        "warnings": [_beyond(cohort) for cohort in cohorts if cohort.out_of_range],
+        "drifting": [name for name, one in signals.items() if one["verdict"] == str(CohortVerdict.DRIFT)],
         "signals": signals,
         "outcomes": {name: _outcome(name, cohorts, alpha / len(outcomes)) for name in outcomes},
         "classes": _classes(cohorts, alpha),
-        "calibration": {name: _tenths(name, cohorts, alpha / len(tenths)) for name in tenths},
+        "calibration": {name: _calibration_by_decile(name, cohorts, alpha / len(tenths)) for name in tenths},
     }
 
 
-def _check_alike(cohorts: Sequence[Collected], release: str) -> None:
+def _check_comparable(cohorts: Sequence[CohortSums], release: str) -> None:
     if other := [cohort.query for cohort in cohorts if cohort.release != release]:
         raise InputError(
             f"the sum of query {other[0]} is about another release", remedy="Name with --release what it is about."
@@ -243,7 +252,7 @@ def _check_alike(cohorts: Sequence[Collected], release: str) -> None:
         )
 
 
-def _testable(signal: Signal, cohorts: Sequence[Collected]) -> bool:
+def _can_test(signal: ReferenceSignal, cohorts: Sequence[CohortSums]) -> bool:
     """Whether a signal was summed in the profile's bins, of which there are two at least, and scatters."""
     if len(signal.counts) < 3 or not sum(signal.counts[:-1]):
         return False
@@ -254,26 +263,24 @@ def _testable(signal: Signal, cohorts: Sequence[Collected]) -> bool:
     return len(cohorts) < 2 or bool(np.ptp(found * found[0].sum() - found[0] * found.sum(axis=1)[:, None]))
 
 
-def _beyond(cohort: Collected) -> str:
-    return (
-        f"query {cohort.query}: {cohort.beyond} numbers lie where no honest sum does; a device lied, or it wrapped"
-    )
+def _beyond(cohort: CohortSums) -> str:
+    return f"query {cohort.query}: {cohort.out_of_range} numbers lie where no honest sum does; a device lied, or it wrapped"
 
 
-def _named(cohorts: Sequence[Collected], kind: str) -> list[str]:
+def _named(cohorts: Sequence[CohortSums], kind: str) -> list[str]:
     return sorted({name for cohort in cohorts for name in cohort.sums if name.startswith(kind)})
 
 
-def _groups(cohorts: Sequence[Collected], name: str) -> dict[str, list[Collected]]:
+def _groups(cohorts: Sequence[CohortSums], name: str) -> dict[str, list[CohortSums]]:
     """Return the cohorts that have a signal, by subgroup."""
-    groups: dict[str, list[Collected]] = {}
+    groups: dict[str, list[CohortSums]] = {}
     for cohort in cohorts:
         if name in cohort.sums:
             groups.setdefault(_label(cohort.subgroup), []).append(cohort)
     return groups
 
 
-def _share(hits: Sequence[float], counts: Sequence[float], noises: Sequence[float], alpha: float) -> Rate:
+def _share(hits: Sequence[float], counts: Sequence[float], noises: Sequence[float], alpha: float) -> RateEstimate:
     """Return a share over cohorts: from how they scatter if there are two, else as if of independent observations.
 
     Args:
@@ -283,30 +290,34 @@ def _share(hits: Sequence[float], counts: Sequence[float], noises: Sequence[floa
         alpha: Two-sided error.
     """
     if len(counts) > 1:
-        return cohort_rate(hits, counts, sigma=max(noises), alpha=alpha)
-    return rate(hits[0], counts[0], sigma=noises[0], alpha=alpha)
+        return cohort_rate(hits, counts, noise_sd=max(noises), alpha=alpha)
+    return noised_rate(hits[0], counts[0], noise_sd=noises[0], alpha=alpha)
 
 
-def _outcome(name: str, cohorts: Sequence[Collected], alpha: float) -> dict[str, Any]:
+def _outcome(name: str, cohorts: Sequence[CohortSums], alpha: float) -> dict[str, Any]:
     """Return how often an outcome was bad, by subgroup, and the greatest difference with its interval."""
     groups = _groups(cohorts, name)
-    rates: dict[str, Rate] = {}
+    rates: dict[str, RateEstimate] = {}
     for label, members in groups.items():
         sums = [member.sums[name] for member in members]
         noises = [2**0.5 * member.noise_sd for member in members]
         rates[label] = _share([one[1] for one in sums], [sum(one) for one in sums], noises, alpha / len(groups))
     known = {label: found for label, found in rates.items() if found.value is not None}
-    shown: dict[str, Any] = {"rates": {label: _shown(found, groups[label]) for label, found in rates.items()}}
+    shown: dict[str, Any] = {"rates": {label: _as_json(found, groups[label]) for label, found in rates.items()}}
     if len(known) > 1:
         worst, best = (pick(known, key=lambda label: known[label].value or 0.0) for pick in (max, min))
         both = (
             [*groups[worst], *groups[best]] if min(len(groups[worst]), len(groups[best])) > 1 else groups[worst][:1]
         )
-        shown |= {"worst": worst, "best": best, "difference": _shown(difference(known[worst], known[best]), both)}
+        shown |= {
+            "worst": worst,
+            "best": best,
+            "difference": _as_json(rate_difference(known[worst], known[best]), both),
+        }
     return shown
 
 
-def _classes(cohorts: Sequence[Collected], alpha: float) -> dict[str, list[dict[str, Any]]]:
+def _classes(cohorts: Sequence[CohortSums], alpha: float) -> dict[str, list[dict[str, Any]]]:
     """Return by subgroup what share of answers each class has; the last bin, of no class, is not counted."""
     found = {}
     groups = _groups(cohorts, "class")
@@ -315,12 +326,15 @@ def _classes(cohorts: Sequence[Collected], alpha: float) -> dict[str, list[dict[
         noises = [len(one) ** 0.5 * member.noise_sd for one, member in zip(sums, members, strict=True)]
         totals, shared = [sum(one) for one in sums], alpha / (len(groups) * max(1, len(sums[0])))
         found[label] = [
-            _shown(_share([one[at] for one in sums], totals, noises, shared), members) for at in range(len(sums[0]))
+            _as_json(_share([one[at] for one in sums], totals, noises, shared), members)
+            for at in range(len(sums[0]))
         ]
     return found
 
 
-def _tenths(name: str, cohorts: Sequence[Collected], alpha: float) -> dict[str, list[dict[str, Any]]]:
+def _calibration_by_decile(
+    name: str, cohorts: Sequence[CohortSums], alpha: float
+) -> dict[str, list[dict[str, Any]]]:
     """Return by subgroup how often answers were right, for each tenth of confidence: pairs of right and wrong."""
     found = {}
     groups = _groups(cohorts, name)
@@ -328,7 +342,7 @@ def _tenths(name: str, cohorts: Sequence[Collected], alpha: float) -> dict[str, 
         pairs = [np.reshape(member.sums[name], (-1, 2)) for member in members]
         noises = [2**0.5 * member.noise_sd for member in members]
         found[label] = [
-            _shown(
+            _as_json(
                 _share(
                     [float(one[at, 0]) for one in pairs],
                     [float(one[at].sum()) for one in pairs],
@@ -346,12 +360,12 @@ def _label(subgroup: Mapping[str, str]) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted(subgroup.items())) or "all"
 
 
-def _shown(found: Rate, members: Sequence[Collected]) -> dict[str, Any]:
+def _as_json(found: RateEstimate, members: Sequence[CohortSums]) -> dict[str, Any]:
     return {
         "value": found.value,
         "low": found.low,
         "high": found.high,
-        "why": found.why,
+        "why": found.reason,
         # From one cohort nothing is known of how devices differ.
         "assumes": "" if len(members) > 1 else "one observation a device",
     }

@@ -22,27 +22,38 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
-from edgewright.contract.alert import HEALTH_METRICS, Reading
-from edgewright.contract.api.device_status import Status
-from edgewright.contract.timestamps import time_of
+from edgewright.contract.alert import HEALTH_METRICS, MetricReading
+from edgewright.contract.api.device_status import DeviceStatus
+from edgewright.contract.timestamps import parse_iso8601
 
-__all__ = ["STALE_S", "Alike", "By", "Evidence", "Figure", "Health", "Said", "Seen", "health", "readings"]
+__all__ = [
+    "STALE_SECONDS",
+    "CheckInTotals",
+    "DeviceGroup",
+    "GroupBy",
+    "GroupHealth",
+    "HealthEvidence",
+    "HealthFigure",
+    "SampledDevice",
+    "group_health",
+    "health_readings",
+]
 
-STALE_S = 86400.0
+STALE_SECONDS = 86400.0
 """Age from which on what a device believes is stale."""
 
-By = Literal["class", "version", "arm"]
+GroupBy = Literal["class", "version", "arm"]
 """Devices that are taken together: of a class, of a class and version, of a class and arm."""
 
-_LEAST_DEVICES = 3
+_MIN_DEVICES = 3
 _TAIL = 0.05
 # A release was tried and failed; `device/update/updater.py` knows them as final.
-_WENT_BACK = ("self-test", "budget", "probation", "installer", "external data")
-_WAITS = ("battery", "hours")
+_ROLLBACK_CODES = ("self-test", "budget", "probation", "installer", "external data")
+_WAITING_CODES = ("battery", "hours")
 
 
 @dataclass(frozen=True, slots=True)
-class Alike:
+class DeviceGroup:
     """Devices that said the same.
 
     Attributes:
@@ -51,7 +62,7 @@ class Alike:
         arm: That they were assigned.
         refusal: Code of what they refused last, "" for nothing.
         devices: How many.
-        heard: How many of them checked in in time.
+        recently_seen: How many of them checked in in time.
     """
 
     device_class: str
@@ -59,11 +70,11 @@ class Alike:
     arm: str
     refusal: str
     devices: int
-    heard: int
+    recently_seen: int
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class CheckInTotals:
     """Check-ins of a group, added up.
 
     Attributes:
@@ -71,22 +82,22 @@ class Said:
         version: Of the group.
         arm: Of the group.
         check_ins: How many.
-        troubled: Those that told of failed inferences.
+        with_failures: Those that told of failed inferences.
         latency_count: Those with a latency.
-        latency_sum_s: Sum of their medians.
+        latency_sum_seconds: Sum of their medians.
     """
 
     device_class: str
     version: str
     arm: str
     check_ins: int
-    troubled: int
+    with_failures: int
     latency_count: int
-    latency_sum_s: float
+    latency_sum_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SampledDevice:
     """One device that was looked at.
 
     Attributes:
@@ -99,143 +110,149 @@ class Seen:
     device_class: str
     version: str
     arm: str
-    status: Status
+    status: DeviceStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class HealthEvidence:
     """All that health is read from.
 
     Attributes:
-        alike: All devices.
-        said: Check-ins of the last hours.
-        seen: Sample of the devices that are not silent.
+        groups: All devices.
+        check_ins: Check-ins of the last hours.
+        sample: Sample of the devices that are not silent.
         snapshots: sha256 of all snapshots that the repository had; empty if they are not known.
-        at_s: Unix time.
+        at: Unix time.
     """
 
-    alike: Sequence[Alike]
-    said: Sequence[Said]
-    seen: Sequence[Seen]
+    groups: Sequence[DeviceGroup]
+    check_ins: Sequence[CheckInTotals]
+    sample: Sequence[SampledDevice]
     snapshots: Set[str]
-    at_s: float
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class HealthFigure:
     """A value, or why there is none.
 
     Attributes:
         value: Of a metric; None if too few have said anything.
-        why: What it is of.
+        reason: What it is of.
     """
 
     value: float | None
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class GroupHealth:
     """How some devices are.
 
     Attributes:
         device_class: Theirs.
         name: Version or arm, "" for all of the class; devices without an arm have what they had.
         devices: How many.
-        figures: By metric.
+        values: By metric.
     """
 
     device_class: str
     name: str
     devices: int
-    figures: dict[str, Figure]
+    values: dict[str, HealthFigure]
 
 
-def health(evidence: Evidence, by: By = "class", *, least: int = _LEAST_DEVICES) -> list[Health]:
+def group_health(
+    evidence: HealthEvidence, by: GroupBy = "class", *, min_devices: int = _MIN_DEVICES
+) -> list[GroupHealth]:
     """Return how devices are, by class and perhaps version or arm, in order.
 
     Args:
         evidence: Of all of them.
         by: What is taken together.
-        least: Devices that must have said something.
+        min_devices: Devices that must have said something.
 
     Silent devices are counted with the version that they ran last.
     """
 
-    def key(one: Alike | Said | Seen) -> tuple[str, str]:
+    def key(one: DeviceGroup | CheckInTotals | SampledDevice) -> tuple[str, str]:
         return one.device_class, {"class": "", "version": one.version, "arm": one.arm}[by]
 
     found = []
-    for each in sorted({key(one) for one in evidence.alike}):
-        alike = [one for one in evidence.alike if key(one) == each]
-        said = [one for one in evidence.said if key(one) == each]
-        seen = [one.status for one in evidence.seen if key(one) == each]
+    for each in sorted({key(one) for one in evidence.groups}):
+        alike = [one for one in evidence.groups if key(one) == each]
+        said = [one for one in evidence.check_ins if key(one) == each]
+        seen = [one.status for one in evidence.sample if key(one) == each]
         figures = {
-            **_of_all(alike, least),
-            **_of_check_ins(said, sum(one.heard for one in alike), least),
-            **_of_sample(seen, evidence, least),
+            **_of_all(alike, min_devices),
+            **_of_check_ins(said, sum(one.recently_seen for one in alike), min_devices),
+            **_of_sample(seen, evidence, min_devices),
         }
         found.append(
-            Health(*each, sum(one.devices for one in alike), {name: figures[name] for name in HEALTH_METRICS})
+            GroupHealth(*each, sum(one.devices for one in alike), {name: figures[name] for name in HEALTH_METRICS})
         )
     return found
 
 
-def readings(evidence: Evidence, *, least: int = _LEAST_DEVICES) -> list[Reading]:
+def health_readings(evidence: HealthEvidence, *, min_devices: int = _MIN_DEVICES) -> list[MetricReading]:
     """Return the figures of each device class as readings for rules."""
     return [
-        Reading(metric, each.device_class, figure.value, evidence.at_s, figure.why)
-        for each in health(evidence, least=least)
-        for metric, figure in each.figures.items()
+        MetricReading(metric, each.device_class, figure.value, evidence.at, figure.reason)
+        for each in group_health(evidence, min_devices=min_devices)
+        for metric, figure in each.values.items()
     ]
 
 
-def _of_all(alike: Sequence[Alike], least: int) -> dict[str, Figure]:
-    devices, heard = sum(one.devices for one in alike), sum(one.heard for one in alike)
-    back = sum(one.heard for one in alike if one.refusal in _WENT_BACK)
-    refused = sum(one.heard for one in alike if one.refusal not in ("", *_WENT_BACK, *_WAITS))
+def _of_all(alike: Sequence[DeviceGroup], min_devices: int) -> dict[str, HealthFigure]:
+    devices, heard = sum(one.devices for one in alike), sum(one.recently_seen for one in alike)
+    back = sum(one.recently_seen for one in alike if one.refusal in _ROLLBACK_CODES)
+    refused = sum(one.recently_seen for one in alike if one.refusal not in ("", *_ROLLBACK_CODES, *_WAITING_CODES))
     return {
-        "silent": _share(devices - heard, devices, "devices", least),
-        "rolled_back": _share(back, heard, "devices", least),
-        "refused": _share(refused, heard, "devices", least),
+        "silent": _share(devices - heard, devices, "devices", min_devices),
+        "rolled_back": _share(back, heard, "devices", min_devices),
+        "refused": _share(refused, heard, "devices", min_devices),
     }
 
 
-def _of_check_ins(said: Sequence[Said], heard: int, least: int) -> dict[str, Figure]:
-    if heard < least:
-        few = Figure(None, f"{heard} devices have checked in, {least} are needed")
+def _of_check_ins(said: Sequence[CheckInTotals], heard: int, min_devices: int) -> dict[str, HealthFigure]:
+    if heard < min_devices:
+        few = HealthFigure(None, f"{heard} devices have checked in, {min_devices} are needed")
         return {"failing": few, "latency_ms": few}
     measured = sum(one.latency_count for one in said)
-    sum_s = math.fsum(one.latency_sum_s for one in said)
+    sum_s = math.fsum(one.latency_sum_seconds for one in said)
     latency = (
-        Figure(1000 * sum_s / measured, f"{measured} check-ins") if measured else Figure(None, "none measured")
+        HealthFigure(1000 * sum_s / measured, f"{measured} check-ins")
+        if measured
+        else HealthFigure(None, "none measured")
     )
     check_ins = sum(one.check_ins for one in said)
     return {
-        "failing": _share(sum(one.troubled for one in said), check_ins, "check-ins", least),
+        "failing": _share(sum(one.with_failures for one in said), check_ins, "check-ins", min_devices),
         "latency_ms": latency,
     }
 
 
-def _of_sample(seen: Sequence[Status], evidence: Evidence, least: int) -> dict[str, Figure]:
+def _of_sample(seen: Sequence[DeviceStatus], evidence: HealthEvidence, min_devices: int) -> dict[str, HealthFigure]:
     free = sorted(one.free_bytes for one in seen if one.free_bytes is not None)
-    checked = [time_of(one.checked).timestamp() for one in seen if one.checked]
-    believed = [one.snapshot for one in seen if one.snapshot]
+    checked = [parse_iso8601(one.metadata_checked_at).timestamp() for one in seen if one.metadata_checked_at]
+    believed = [one.snapshot_digest for one in seen if one.snapshot_digest]
     strange = sum(one not in evidence.snapshots for one in believed)
     # One is enough: nothing that this repository signed is strange.
     known = bool(evidence.snapshots) and bool(believed)
     return {
-        "free_bytes": Figure(float(free[math.floor(_TAIL * len(free))]), f"{len(free)} devices")
-        if len(free) >= max(1, least)
-        else Figure(None, f"{len(free)} devices told it, {least} are needed"),
-        "stale": _share(sum(evidence.at_s - each > STALE_S for each in checked), len(checked), "devices", least),
-        "strange_snapshots": Figure(float(strange), f"{len(believed)} devices")
+        "free_bytes": HealthFigure(float(free[math.floor(_TAIL * len(free))]), f"{len(free)} devices")
+        if len(free) >= max(1, min_devices)
+        else HealthFigure(None, f"{len(free)} devices told it, {min_devices} are needed"),
+        "stale": _share(
+            sum(evidence.at - each > STALE_SECONDS for each in checked), len(checked), "devices", min_devices
+        ),
+        "strange_snapshots": HealthFigure(float(strange), f"{len(believed)} devices")
         if known
-        else Figure(None, f"{len(believed)} devices told one, {len(evidence.snapshots)} are known"),
+        else HealthFigure(None, f"{len(believed)} devices told one, {len(evidence.snapshots)} are known"),
     }
 
 
-def _share(hits: int, count: int, what: str, least: int) -> Figure:
-    if count < max(1, least):
-        return Figure(None, f"{count} {what}, {least} are needed")
-    return Figure(hits / count, f"{hits} of {count} {what}")
+def _share(hits: int, count: int, what: str, min_devices: int) -> HealthFigure:
+    if count < max(1, min_devices):
+        return HealthFigure(None, f"{count} {what}, {min_devices} are needed")
+    return HealthFigure(hits / count, f"{hits} of {count} {what}")

@@ -8,45 +8,45 @@ from collections.abc import Sequence
 
 import msgspec
 
-from edgewright.contract.config.fleet import Retirement
+from edgewright.contract.config.fleet import RetirementPolicy
 from edgewright.contract.names import version_key
 
-__all__ = ["Old", "Proposal", "propose"]
+__all__ = ["RetirementInputs", "RetirementProposal", "propose_retirement"]
 
 
-class Old(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RetirementInputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that a proposal depends on.
 
     Attributes:
         rule: Of the project file.
         versions: Of the releases.
-        used: Versions that devices run, or ran in the time in which one may not have been used.
-        planned: Versions that a rollout gives to devices.
-        floor: Of the policy at present.
+        versions_in_use: Versions that devices run, or ran in the time in which one may not have been used.
+        versions_in_rollouts: Versions that a rollout gives to devices.
+        min_version: Of the policy at present.
     """
 
-    rule: Retirement
+    rule: RetirementPolicy
     versions: tuple[str, ...]
-    used: tuple[str, ...]
-    planned: tuple[str, ...]
-    floor: str
+    versions_in_use: tuple[str, ...]
+    versions_in_rollouts: tuple[str, ...]
+    min_version: str
 
 
-class Proposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RetirementProposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What would be retired.
 
     Attributes:
-        floor: That the policy would have.
+        min_version: That the policy would have.
         retired: Versions below it that were not before.
-        why: For who signs.
+        reason: For who signs.
     """
 
-    floor: str
+    min_version: str
     retired: tuple[str, ...]
-    why: str
+    reason: str
 
 
-def propose(old: Old) -> Proposal | None:
+def propose_retirement(inputs: RetirementInputs) -> RetirementProposal | None:
     """Return the highest floor under which nothing goes that has to stay; None if there is nothing to retire.
 
     The newest release stays, as does every one that a device uses or a rollout gives.
@@ -55,20 +55,25 @@ def propose(old: Old) -> Proposal | None:
     >>> propose(old).floor
     '1.1'
     """
-    if not old.rule.active or not old.versions:
+    if not inputs.rule.active or not inputs.versions:
         return None
-    newest_first = sorted(old.versions, key=version_key, reverse=True)
-    stays = {newest_first[0], *newest_first[: old.rule.after_versions or 1], *old.used, *old.planned}
+    newest_first = sorted(inputs.versions, key=version_key, reverse=True)
+    stays = {
+        newest_first[0],
+        *newest_first[: inputs.rule.after_newer_versions or 1],
+        *inputs.versions_in_use,
+        *inputs.versions_in_rollouts,
+    }
     floor = min(stays, key=version_key)
-    retired = _between(newest_first, old.floor, floor)
+    retired = _between(newest_first, inputs.min_version, floor)
     if not retired:
         return None
     reasons = [f"no device uses {', '.join(retired)}"]
-    if old.rule.unused_s is not None:
-        reasons = [f"no device has used {', '.join(retired)} for {old.rule.unused_s / 86400:g} days"]
-    if old.rule.after_versions is not None:
-        reasons.append(f"{old.rule.after_versions} newer ones are there")
-    return Proposal(floor, retired, "; ".join(reasons))
+    if inputs.rule.unused_seconds is not None:
+        reasons = [f"no device has used {', '.join(retired)} for {inputs.rule.unused_seconds / 86400:g} days"]
+    if inputs.rule.after_newer_versions is not None:
+        reasons.append(f"{inputs.rule.after_newer_versions} newer ones are there")
+    return RetirementProposal(floor, retired, "; ".join(reasons))
 
 
 def _between(newest_first: Sequence[str], low: str, high: str) -> tuple[str, ...]:

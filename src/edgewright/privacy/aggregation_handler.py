@@ -23,108 +23,116 @@ from threading import Lock
 import msgspec
 
 from edgewright.contract.errors import OutputError
-from edgewright.privacy.bit_packing import Words
-from edgewright.privacy.helper import Ask, Gatherer, Gift, Helper
-from edgewright.privacy.roster import MOST_DEVICES, DeclinedError, Enrolment, Letter, Reason, Terms, decode
-from edgewright.privacy.secagg_server import STEPS, Collector
+from edgewright.privacy.bit_packing import UnsignedArray
+from edgewright.privacy.helper import HelperRequest, MaskedSubmission, MaskedSumCollector, MaskHelper
+from edgewright.privacy.roster import (
+    MAX_DEVICES,
+    DeclinedError,
+    DeclineReason,
+    EnrolmentList,
+    ProtocolTerms,
+    SignedMessage,
+    decode_message,
+)
+from edgewright.privacy.secagg_server import SERVER_STEPS, SecAggServer
 
-__all__ = ["Handle", "HelperDesk", "Keep", "Refused", "SumDesk"]
+__all__ = ["AggregationHandler", "AggregationRefusal", "AggregationService", "HelperService", "StoreMessage"]
 
-Handle = Callable[[str, bytes], tuple[int, bytes]]
-Keep = Callable[[str, bytes], None]
+AggregationHandler = Callable[[str, bytes], tuple[int, bytes]]
+StoreMessage = Callable[[str, bytes], None]
 
-_OK, _REFUSED, _NONE, _EARLY, _BUSY = 200, 403, 404, 409, 503
-_LETTERS = ("gift", "join", "share", "mask", "reveal")
-_GIFT_ACTS = ("gift",)
-_STEP_ACTS = ("join", "share", "mask", "reveal", "roster", "inbox", "lists")
+_OK, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _UNAVAILABLE = 200, 403, 404, 409, 503
+_MESSAGES = ("gift", "join", "share", "mask", "reveal")
+_HELPER_PATHS = ("gift",)
+_SECAGG_PATHS = ("join", "share", "mask", "reveal", "roster", "inbox", "lists")
 
 
-class Refused(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AggregationRefusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Why there is no answer.
 
     Attributes:
         reason: The kind.
         message: For people.
-        culprits: Devices without which there could be one.
+        blamed_devices: Devices without which there could be one.
     """
 
-    reason: Reason
+    reason: DeclineReason
     message: str
-    culprits: tuple[bytes, ...] = ()
+    blamed_devices: tuple[bytes, ...] = ()
 
 
-class SumDesk:
+class AggregationService:
     """A server's sums. Devices come through `handle`, in threads; who runs the sums calls the other methods.
 
     All of them hold one lock, so that nobody slips into a sum while it is closed.
     """
 
     def __init__(self) -> None:
-        self._sums: dict[str, Collector | Gatherer] = {}
-        self._keeps: dict[str, Keep] = {}
+        self._sums: dict[str, SecAggServer | MaskedSumCollector] = {}
+        self._keeps: dict[str, StoreMessage] = {}
         self._kept: set[tuple[str, str]] = set()
         self._unkept: dict[tuple[str, str], bytes] = {}
         self._lock = Lock()
 
-    def open(
+    def open_sum(
         self,
-        terms: Terms,
+        terms: ProtocolTerms,
         *,
-        enrolled: Enrolment | None = None,
-        most: int = MOST_DEVICES,
-        keep: Keep | None = None,
-    ) -> Collector | Gatherer:
+        enrolment_list: EnrolmentList | None = None,
+        max_devices: int = MAX_DEVICES,
+        store_message: StoreMessage | None = None,
+    ) -> SecAggServer | MaskedSumCollector:
         """Begin a sum, or return the one that was begun under these terms; to be looked at, not to be changed.
 
         Args:
             terms: Of the sum.
-            enrolled: Devices that exist; of others nothing is taken.
-            most: Devices that may be in the sum.
-            keep: Stores what came under a name, for `restore`; on return it survives a power cut.
+            enrolment_list: Devices that exist; of others nothing is taken.
+            max_devices: Devices that may be in the sum.
+            store_message: Stores what came under a name, for `restore_sum`; on return it survives a power cut.
         """
         name = terms.digest.hex()
         with self._lock:
             if name not in self._sums:
-                fresh = Collector if terms.degree else Gatherer
-                self._sums[name] = fresh(terms, enrolled=enrolled, most=most)
-                if keep is not None:
-                    self._keeps[name] = keep
+                fresh = SecAggServer if terms.degree else MaskedSumCollector
+                self._sums[name] = fresh(terms, enrolled=enrolment_list, most=max_devices)
+                if store_message is not None:
+                    self._keeps[name] = store_message
             return self._sums[name]
 
-    def restore(self, terms: Terms, kept: Mapping[str, bytes]) -> None:
+    def restore_sum(self, terms: ProtocolTerms, stored: Mapping[str, bytes]) -> None:
         """Take in again what an earlier process kept of a sum that is open.
 
         Args:
             terms: Of the sum.
-            kept: By name.
+            stored: By name.
 
         Raises:
             DeclinedError: It is not what was taken then.
         """
         with self._lock:
             found = self._sums[terms.digest.hex()]
-            if isinstance(found, Gatherer):
-                _regather(found, kept)
+            if isinstance(found, MaskedSumCollector):
+                _replay_submissions(found, stored)
                 return
-            for step in STEPS[:-1]:
-                for name in sorted(kept):
+            for step in SERVER_STEPS[:-1]:
+                for name in sorted(stored):
                     if name.startswith(f"{step}-"):
-                        found.take(step, kept[name])
-                if f"{step}.closed" in kept:
+                        found.accept(step, stored[name])
+                if f"{step}.closed" in stored:
                     found.advance()
 
-    def close(self, terms: Terms) -> None:
+    def close_sum(self, terms: ProtocolTerms) -> None:
         """Forget a sum."""
         with self._lock:
             self._sums.pop(terms.digest.hex(), None)
             self._keeps.pop(terms.digest.hex(), None)
 
-    def devices(self, terms: Terms) -> int:
+    def device_count(self, terms: ProtocolTerms) -> int:
         """Return how many have sent the letter that is awaited."""
         with self._lock:
-            return self._sums[terms.digest.hex()].devices
+            return self._sums[terms.digest.hex()].device_count
 
-    def ask(self, terms: Terms) -> bytes:
+    def helper_request(self, terms: ProtocolTerms) -> bytes:
         """Return what to ask the helper, which is kept; nobody is let in from now on.
 
         Raises:
@@ -132,17 +140,17 @@ class SumDesk:
             OutputError: It, or a letter before, cannot be kept.
         """
         with self._lock:
-            self._keep_rest()
-            content = self._gatherer(terms).ask()
-            self._keep(terms.digest.hex(), "ask", content)
+            self._store_pending()
+            content = self._mask_collector(terms).helper_request()
+            self._store(terms.digest.hex(), "ask", content)
             return content
 
-    def leave_out(self, terms: Terms, culprits: Iterable[bytes]) -> None:
-        """See `Gatherer.leave_out`."""
+    def exclude(self, terms: ProtocolTerms, blamed_devices: Iterable[bytes]) -> None:
+        """See `Gatherer.exclude`."""
         with self._lock:
-            self._gatherer(terms).leave_out(culprits)
+            self._mask_collector(terms).exclude(blamed_devices)
 
-    def advance(self, terms: Terms) -> None:
+    def advance(self, terms: ProtocolTerms) -> None:
         """Close the step that is open.
 
         Raises:
@@ -150,31 +158,31 @@ class SumDesk:
             OutputError: That it is closed, or a letter before, cannot be kept.
         """
         with self._lock:
-            self._keep_rest()
-            collector = self._collector(terms)
+            self._store_pending()
+            collector = self._secagg_server(terms)
             step = collector.step
             collector.advance()
-            self._keep(terms.digest.hex(), f"{step}.closed", b"")
+            self._store(terms.digest.hex(), f"{step}.closed", b"")
 
-    def total(self, terms: Terms, answer: bytes = b"") -> tuple[Words, int]:
+    def unmask_sum(self, terms: ProtocolTerms, helper_response: bytes = b"") -> tuple[UnsignedArray, int]:
         """Return the sum, and how many devices are in it.
 
         Args:
             terms: Of the sum.
-            answer: Of the helper, if there is one.
+            helper_response: Of the helper, if there is one.
 
         Raises:
             DeclinedError: The answer is none to what was asked, or too few devices helped to unmask.
         """
         with self._lock:
             found = self._sums[terms.digest.hex()]
-            if isinstance(found, Gatherer):
-                return found.total(answer), found.devices
-            return found.total(), found.survivors
+            if isinstance(found, MaskedSumCollector):
+                return found.unmask_sum(helper_response), found.device_count
+            return found.unmask_sum(), found.survivor_count
 
-    def knows(self, path: str) -> bool:
+    def has_path(self, path: str) -> bool:
         """Return whether there is anything at a path, before its body is read."""
-        return self._at(path) is not None
+        return self._resolve(path) is not None
 
     def handle(self, path: str, body: bytes) -> tuple[int, bytes]:
         """Answer a device.
@@ -186,131 +194,137 @@ class SumDesk:
         Returns:
             Status of HTTP, and the body of the answer.
         """
-        at = self._at(path)
+        at = self._resolve(path)
         if at is None:
-            return _NONE, b""
+            return _NOT_FOUND, b""
         name, found, act = at
         with self._lock:
             try:
                 answer = (
-                    _collected(found, act, body) if isinstance(found, Collector) else _gathered(found, act, body)
+                    _handle_secagg(found, act, body)
+                    if isinstance(found, SecAggServer)
+                    else _handle_submission(found, act, body)
                 )
-                if act in _LETTERS and answer is not None:
-                    self._keep_letter(name, act, body)
+                if act in _MESSAGES and answer is not None:
+                    self._store_message(name, act, body)
             except DeclinedError as error:
                 return _refusal(error)
             except OutputError:
                 # The device sends it again: it has not been told that it arrived.
-                return _BUSY, b""
-        return (_NONE, b"") if answer is None else (_OK, answer)
+                return _UNAVAILABLE, b""
+        return (_NOT_FOUND, b"") if answer is None else (_OK, answer)
 
-    def _at(self, path: str) -> tuple[str, Collector | Gatherer, str] | None:
+    def _resolve(self, path: str) -> tuple[str, SecAggServer | MaskedSumCollector, str] | None:
         root, _, rest = path.strip("/").partition("/")
         name, _, act = rest.partition("/")
         found = self._sums.get(name)
         if root != "sums" or found is None:
             return None
-        acts = _STEP_ACTS if isinstance(found, Collector) else _GIFT_ACTS
+        acts = _SECAGG_PATHS if isinstance(found, SecAggServer) else _HELPER_PATHS
         return (name, found, act) if act.partition("/")[0] in acts else None
 
-    def _keep_letter(self, name: str, act: str, body: bytes) -> None:
+    def _store_message(self, name: str, endpoint: str, body: bytes) -> None:
         """Keep a letter that was taken, once; what a full disk refused is tried again when it comes again."""
-        sender = decode(body, Gift).sender if act == "gift" else decode(body, Letter).sender
-        letter = f"{act}-{sender.hex()}"
+        sender = (
+            decode_message(body, MaskedSubmission).sender
+            if endpoint == "gift"
+            else decode_message(body, SignedMessage).sender
+        )
+        letter = f"{endpoint}-{sender.hex()}"
         if (name, letter) in self._kept and (name, letter) not in self._unkept:
             return
         self._kept.add((name, letter))
         self._unkept[name, letter] = body
-        self._keep(name, letter, body)
+        self._store(name, letter, body)
         del self._unkept[name, letter]
 
-    def _keep_rest(self) -> None:
+    def _store_pending(self) -> None:
         for name, letter in list(self._unkept):
-            self._keep(name, letter, self._unkept[name, letter])
+            self._store(name, letter, self._unkept[name, letter])
             del self._unkept[name, letter]
 
-    def _keep(self, name: str, what: str, content: bytes) -> None:
+    def _store(self, name: str, entry: str, content: bytes) -> None:
         if name in self._keeps:
-            self._keeps[name](what, content)
+            self._keeps[name](entry, content)
 
-    def _gatherer(self, terms: Terms) -> Gatherer:
+    def _mask_collector(self, terms: ProtocolTerms) -> MaskedSumCollector:
         found = self._sums[terms.digest.hex()]
-        if not isinstance(found, Gatherer):
+        if not isinstance(found, MaskedSumCollector):
             raise ValueError("a sum with neighbours asks no helper")
         return found
 
-    def _collector(self, terms: Terms) -> Collector:
+    def _secagg_server(self, terms: ProtocolTerms) -> SecAggServer:
         found = self._sums[terms.digest.hex()]
-        if not isinstance(found, Collector):
+        if not isinstance(found, SecAggServer):
             raise ValueError("a sum with a helper has no steps")
         return found
 
 
-class HelperDesk:
+class HelperService:
     """A helper's desk.
 
     Args:
         helper: Who answers.
     """
 
-    def __init__(self, helper: Helper) -> None:
+    def __init__(self, helper: MaskHelper) -> None:
         self._helper = helper
 
-    def knows(self, path: str) -> bool:
-        """See `SumDesk.knows`."""
+    def has_path(self, path: str) -> bool:
+        """See `SumDesk.has_path`."""
         return path == "/help"
 
     def handle(self, path: str, body: bytes) -> tuple[int, bytes]:
         """See `SumDesk.handle`."""
-        if not self.knows(path):
-            return _NONE, b""
+        if not self.has_path(path):
+            return _NOT_FOUND, b""
         try:
-            return _OK, self._helper.answer(body)
+            return _OK, self._helper.answer_request(body)
         except DeclinedError as error:
             return _refusal(error)
 
 
-def _regather(gatherer: Gatherer, kept: Mapping[str, bytes]) -> None:
-    ask = kept.get("ask")
+def _replay_submissions(collector: MaskedSumCollector, stored: Mapping[str, bytes]) -> None:
+    ask = stored.get("ask")
     # Who was left out of the question stays out of it.
-    asked = None if ask is None else {slip.sender.hex() for slip in decode(ask, Ask).slips}
-    for name in sorted(kept):
+    asked = None if ask is None else {slip.sender.hex() for slip in decode_message(ask, HelperRequest).slips}
+    for name in sorted(stored):
         kind, _, sender = name.partition("-")
         if kind != "gift" or (asked is not None and sender not in asked):
             continue
         try:
-            gatherer.take(kept[name])
+            collector.accept(stored[name])
         except DeclinedError:  # no longer enrolled, which matters only if the helper was asked for it
             if asked is not None:
                 raise
-    if ask is not None and gatherer.ask() != ask:
+    if ask is not None and collector.helper_request() != ask:
         raise DeclinedError("step", "what is kept is not what the helper was asked for")
 
 
-def _gathered(gatherer: Gatherer, act: str, body: bytes) -> bytes | None:
-    if act != "gift":
+def _handle_submission(collector: MaskedSumCollector, endpoint: str, body: bytes) -> bytes | None:
+    if endpoint != "gift":
         return None
-    gatherer.take(body)
+    collector.accept(body)
     return b""
 
 
-def _collected(collector: Collector, act: str, body: bytes) -> bytes | None:
-    if act in ("join", "share", "mask", "reveal"):
-        collector.take(act, body)
+def _handle_secagg(secagg_server: SecAggServer, endpoint: str, body: bytes) -> bytes | None:
+    if endpoint in ("join", "share", "mask", "reveal"):
+        secagg_server.accept(endpoint, body)
         return b""
-    if act == "roster":
-        return collector.roster()
-    if act == "lists":
-        return collector.lists()
-    verb, _, device = act.partition("/")
+    if endpoint == "roster":
+        return secagg_server.participants()
+    if endpoint == "lists":
+        return secagg_server.survivor_lists()
+    verb, _, device = endpoint.partition("/")
     if verb != "inbox":
         return None
     try:
-        return collector.inbox(bytes.fromhex(device))
+        return secagg_server.share_inbox(bytes.fromhex(device))
     except ValueError:
         return None
 
 
 def _refusal(error: DeclinedError) -> tuple[int, bytes]:
-    record = Refused(error.reason, error.message, error.culprits)
-    return _EARLY if error.reason == "step" else _REFUSED, msgspec.msgpack.encode(record)
+    record = AggregationRefusal(error.reason, error.message, error.culprits)
+    return _CONFLICT if error.reason == "step" else _FORBIDDEN, msgspec.msgpack.encode(record)

@@ -7,16 +7,25 @@ from numpy.typing import NDArray
 
 from edgewright.contract.errors import DataError
 
-__all__ = ["LEAST_BITS", "MOST_BITS", "Words", "fitted", "pack", "packed_bytes", "unpack", "words"]
+__all__ = [
+    "MAX_BITS",
+    "MIN_BITS",
+    "UnsignedArray",
+    "as_words",
+    "pack_bits",
+    "packed_size",
+    "unpack_bits",
+    "word_type",
+]
 
-Words = NDArray[np.unsignedinteger[Any]]  # uint16 or uint32
+UnsignedArray = NDArray[np.unsignedinteger[Any]]  # uint16 or uint32
 
-LEAST_BITS, MOST_BITS = 2, 32
+MIN_BITS, MAX_BITS = 2, 32
 # A multiple of 8, so that every chunk ends with a byte; its bits take 2 MB while they are spread out.
-_CHUNK = 1 << 16
+_CHUNK_VALUES = 1 << 16
 
 
-def words(bits: int) -> type[np.uint16] | type[np.uint32]:
+def word_type(bits: int) -> type[np.uint16] | type[np.uint32]:
     """Return the type that sums mod 2^bits are computed in: its own wrap-around is a multiple of theirs.
 
     Args:
@@ -25,12 +34,12 @@ def words(bits: int) -> type[np.uint16] | type[np.uint32]:
     Raises:
         ValueError: Other bits.
     """
-    if not LEAST_BITS <= bits <= MOST_BITS:
-        raise ValueError(f"{bits} bits, {LEAST_BITS} to {MOST_BITS} are possible")
+    if not MIN_BITS <= bits <= MAX_BITS:
+        raise ValueError(f"{bits} bits, {MIN_BITS} to {MAX_BITS} are possible")
     return np.uint16 if bits <= 16 else np.uint32
 
 
-def fitted(values: Words, length: int, bits: int) -> Words:
+def as_words(values: UnsignedArray, length: int, bits: int) -> UnsignedArray:
     """Return a copy of integers mod 2^bits, of the type that they are summed in.
 
     Args:
@@ -43,10 +52,10 @@ def fitted(values: Words, length: int, bits: int) -> Words:
     """
     if values.shape != (length,) or values.dtype not in (np.uint16, np.uint32):
         raise ValueError(f"values of type {values.dtype} and shape {values.shape}, {length} are asked for")
-    return values.astype(words(bits))
+    return values.astype(word_type(bits))
 
 
-def packed_bytes(length: int, bits: int) -> int:
+def packed_size(length: int, bits: int) -> int:
     """Return how many bytes so many integers take.
 
     >>> packed_bytes(320, 12)
@@ -55,7 +64,7 @@ def packed_bytes(length: int, bits: int) -> int:
     return (length * bits + 7) // 8
 
 
-def pack(values: Words, bits: int) -> bytes:
+def pack_bits(values: UnsignedArray, bits: int) -> bytes:
     """Return integers mod 2^bits without gaps.
 
     Args:
@@ -68,7 +77,7 @@ def pack(values: Words, bits: int) -> bytes:
     >>> pack(np.array([1, 2, 3], np.uint16), 4).hex()
     '2103'
     """
-    word = words(bits)
+    word = word_type(bits)
     if values.ndim != 1 or values.dtype not in (np.uint16, np.uint32):
         raise ValueError(f"values of type {values.dtype} and shape {values.shape}")
     if bits in (16, 32):
@@ -76,18 +85,18 @@ def pack(values: Words, bits: int) -> bytes:
     if bits == 8:
         return values.astype(np.uint8).tobytes()
     parts = []
-    for start in range(0, len(values), _CHUNK):
-        raw = values[start : start + _CHUNK].astype(word).astype(f"<u{word().itemsize}", copy=False)
+    for start in range(0, len(values), _CHUNK_VALUES):
+        raw = values[start : start + _CHUNK_VALUES].astype(word).astype(f"<u{word().itemsize}", copy=False)
         spread = np.unpackbits(raw.view(np.uint8).reshape(len(raw), -1), axis=1, count=bits, bitorder="little")
         parts.append(np.packbits(spread, bitorder="little").tobytes())
     return b"".join(parts)
 
 
-def unpack(content: bytes, bits: int, length: int) -> Words:
+def unpack_bits(content: bytes, bits: int, length: int) -> UnsignedArray:
     """Return what was packed.
 
     Args:
-        content: From `pack`.
+        content: From `pack_bits`.
         bits: Of the modulus, 2 to 32.
         length: Integers that it must hold.
 
@@ -98,8 +107,8 @@ def unpack(content: bytes, bits: int, length: int) -> Words:
         DataError: It has another size, or bits are set behind its end.
         ValueError: Other bits.
     """
-    word = words(bits)
-    size = packed_bytes(length, bits)
+    word = word_type(bits)
+    size = packed_size(length, bits)
     if len(content) != size:
         raise DataError(
             f"{len(content)} bytes came for {length} integers of {bits} bits", remedy=f"They take {size} bytes."
@@ -114,9 +123,9 @@ def unpack(content: bytes, bits: int, length: int) -> Words:
     raw = np.frombuffer(content, np.uint8)
     found = np.zeros(length, f"<u{word().itemsize}")
     width = found.itemsize * 8
-    for start in range(0, length, _CHUNK):
-        stop = min(start + _CHUNK, length)
-        part = raw[start * bits // 8 : packed_bytes(stop, bits)]
+    for start in range(0, length, _CHUNK_VALUES):
+        stop = min(start + _CHUNK_VALUES, length)
+        part = raw[start * bits // 8 : packed_size(stop, bits)]
         spread = np.zeros((stop - start, width), np.uint8)
         count = (stop - start) * bits
         spread[:, :bits] = np.unpackbits(part, count=count, bitorder="little").reshape(-1, bits)

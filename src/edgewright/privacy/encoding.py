@@ -17,38 +17,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import DataError, InputError
-from edgewright.contract.query.query import Noise
-from edgewright.privacy.noise import Entropy, reach, tail
+from edgewright.contract.query.query import NoiseKind
+from edgewright.privacy.noise import EntropySource, table_reach, tail_bound
 
 __all__ = [
-    "BLOCK",
-    "Span",
-    "centred",
+    "ROTATION_BLOCK",
+    "ValueRange",
+    "center_modular",
+    "clip_counts",
     "clip_norm",
-    "clip_total",
-    "mean_of",
+    "conditional_stochastic_round",
+    "count_sum_range",
     "project",
-    "restore",
     "rotate",
-    "round_within",
-    "span_of_counts",
-    "span_of_vectors",
+    "unproject",
     "unrotate",
-    "weigh",
+    "vector_sum_range",
+    "weighted_mean",
+    "weighted_vector",
 ]
 
 _Floats = NDArray[np.float64]
-_Whole = NDArray[np.int32]
-_Part = tuple[_Floats, bytes]
+_Integers = NDArray[np.int32]
+_BlockPart = tuple[_Floats, bytes]
 
-_TRIES = 64
+_MAX_ROUNDING_ATTEMPTS = 64
 # Numbers that are worked on at a time, so that a long vector does not take its size in memory several times.
-BLOCK = 1 << 13
+ROTATION_BLOCK = 1 << 13
 # How many standard deviations a noisy weight is away from zero, before anything is divided by it.
-_SURE = 4.0
+_CONFIDENT_SIGMAS = 4.0
 
 
-class Span:
+class ValueRange:
     """Between which whole numbers a sum lies, and how many bits hold it.
 
     Attributes:
@@ -85,20 +85,20 @@ def rotate(values: _Floats, seed: bytes, *, overwrite: bool = False) -> _Floats:
     # Single precision stays what it is: a long vector must not take twice its size.
     kind = np.float32 if values.dtype == np.float32 else np.float64
     turned: Any = np.array(values, kind, copy=None if overwrite else True)
-    for part, label in _parts(turned):
+    for part, label in _power_of_two_parts(turned):
         if part.size > 1:
-            _flip(part, seed, label)
-            _hadamard(part)
+            _apply_random_signs(part, seed, label)
+            _hadamard_transform(part)
     return np.asarray(turned)
 
 
 def unrotate(values: _Floats, seed: bytes) -> _Floats:
     """Return what `rotate` turned: the matrix's transpose is its inverse."""
     turned = np.array(values, np.float64)
-    for part, label in reversed(_parts(turned)):
+    for part, label in reversed(_power_of_two_parts(turned)):
         if part.size > 1:
-            _hadamard(part)
-            _flip(part, seed, label)
+            _hadamard_transform(part)
+            _apply_random_signs(part, seed, label)
     return turned
 
 
@@ -116,11 +116,11 @@ def project(values: _Floats, size: int, seed: bytes) -> _Floats:
     Source: a count sketch (Charikar, Chen and Farach-Colton 2002) whose buckets are of one size.
     """
     signed = np.zeros(-(-values.size // size) * size)
-    signed[: values.size] = values * _signs(seed, b"project", values.size)
+    signed[: values.size] = values * _random_signs(seed, b"project", values.size)
     return np.asarray(signed.reshape(-1, size).sum(axis=0))
 
 
-def restore(values: _Floats, length: int, seed: bytes) -> _Floats:
+def unproject(values: _Floats, length: int, seed: bytes) -> _Floats:
     """Return an unbiased estimate of what `project` was given.
 
     Args:
@@ -128,7 +128,7 @@ def restore(values: _Floats, length: int, seed: bytes) -> _Floats:
         length: Of the result.
         seed: 32 bytes.
     """
-    return np.asarray(np.resize(values, length) * _signs(seed, b"project", length))
+    return np.asarray(np.resize(values, length) * _random_signs(seed, b"project", length))
 
 
 def clip_norm(values: _Floats, bound: float) -> _Floats:
@@ -139,7 +139,7 @@ def clip_norm(values: _Floats, bound: float) -> _Floats:
     return values
 
 
-def clip_total(counts: _Floats, scale: float, most: float) -> _Floats:
+def clip_counts(counts: _Floats, scale: float, max_total: float) -> _Floats:
     """Return one signal's counts in grid units, shrunk alike so that together they are no more than the most.
 
     Clipped one by one, full bins would become equal, and the shape that is asked for would be lost.
@@ -147,34 +147,34 @@ def clip_total(counts: _Floats, scale: float, most: float) -> _Floats:
     Args:
         counts: Shape [bins], finite; below 0 counts as 0.
         scale: Grid units per count.
-        most: Grid units that they may add up to.
+        max_total: Grid units that they may add up to.
     """
     # Of numbers near the end of the floats the sum would be infinite, and the shares would be none.
     sound = np.clip(counts, 0.0, 1e290)
     total = float(sound.sum())
     # Each alone may not exceed it either by a last digit: what is rounded up from there would.
-    return np.minimum(sound / total * most if total * scale > most else sound * scale, most)
+    return np.minimum(sound / total * max_total if total * scale > max_total else sound * scale, max_total)
 
 
-def weigh(values: _Floats, weight: float, most: float) -> _Floats:
+def weighted_vector(values: _Floats, weight: float, max_weight: float) -> _Floats:
     """Return a device's (w x, w): clipped jointly afterwards, the quotient of the sums stays a mean.
 
     Args:
         values: Shape [n], the mean over the device's examples.
         weight: Of the examples, at least 0.
-        most: Greatest weight; what is above counts as it.
+        max_weight: Greatest weight; what is above counts as it.
 
     Returns:
         Shape [n + 1].
     """
     if not weight >= 0:
         raise DataError(f"an example's weight is {weight:g}", remedy="Weights are at least 0.")
-    bounded = min(weight, most)
+    bounded = min(weight, max_weight)
     return np.append(values * bounded, bounded)
 
 
-def mean_of(total: _Floats, noise_sd: float) -> _Floats:
-    """Return the weighted mean of a sum of `weigh`.
+def weighted_mean(total: _Floats, noise_sd: float) -> _Floats:
+    """Return the weighted mean of a sum of `weighted_vector`.
 
     Args:
         total: Shape [n + 1].
@@ -184,20 +184,22 @@ def mean_of(total: _Floats, noise_sd: float) -> _Floats:
         DataError: The noise may be all there is of the weight.
     """
     weight = float(total[-1])
-    if not abs(weight) >= _SURE * noise_sd or weight <= 0:
+    if not abs(weight) >= _CONFIDENT_SIGMAS * noise_sd or weight <= 0:
         raise DataError(
-            f"the summed weight is {weight:.4g} with noise of {noise_sd:.4g}, less than {_SURE:g} times as much",
+            f"the summed weight is {weight:.4g} with noise of {noise_sd:.4g}, less than {_CONFIDENT_SIGMAS:g} times as much",
             remedy="Ask more devices, or permit a greater weight.",
         )
     return np.asarray(total[:-1] / weight)
 
 
-def round_within(values: _Floats, most_squared: int, entropy: Entropy = os.urandom) -> _Whole:
+def conditional_stochastic_round(
+    values: _Floats, max_l2_squared: int, entropy: EntropySource = os.urandom
+) -> _Integers:
     """Round to whole numbers at random, without bias, until their squared norm keeps a bound.
 
     Args:
         values: Shape [n], grid units; their own squared norm keeps the bound.
-        most_squared: The bound, which the result keeps exactly.
+        max_l2_squared: The bound, which the result keeps exactly.
         entropy: Source of randomness.
 
     Returns:
@@ -210,71 +212,75 @@ def round_within(values: _Floats, most_squared: int, entropy: Entropy = os.urand
     Source: conditional rounding, arXiv:2102.06387, algorithm 1.
     """
     rounded = np.empty(values.size, np.int32)
-    for _ in range(_TRIES):
+    for _ in range(_MAX_ROUNDING_ATTEMPTS):
         squared = 0
-        for start in range(0, values.size, BLOCK):
-            part = values[start : start + BLOCK]
+        for start in range(0, values.size, ROTATION_BLOCK):
+            part = values[start : start + ROTATION_BLOCK]
             floor = np.floor(part)
             share = part - floor
             if share.any():
                 floor += np.frombuffer(entropy(4 * part.size), dtype="<u4") * 2.0**-32 < share
-            squared += _squared(floor)
-            rounded[start : start + BLOCK] = floor
-        if squared <= most_squared:
+            squared += _l2_squared(floor)
+            rounded[start : start + ROTATION_BLOCK] = floor
+        if squared <= max_l2_squared:
             return rounded
     towards = np.trunc(values)
-    if _squared(towards) > most_squared:
-        raise ValueError(f"no rounding of a vector of norm {np.linalg.norm(values)} has the square {most_squared}")
+    if _l2_squared(towards) > max_l2_squared:
+        raise ValueError(
+            f"no rounding of a vector of norm {np.linalg.norm(values)} has the square {max_l2_squared}"
+        )
     return towards.astype(np.int32)
 
 
-def centred(total: NDArray[np.unsignedinteger], bits: int, low: int) -> NDArray[np.int64]:
-    """Return the whole numbers that a sum modulo 2^bits stands for, if none is below `low`."""
-    return np.asarray((total.astype(np.int64) - low) % (1 << bits) + low)
+def center_modular(total: NDArray[np.unsignedinteger], bits: int, min_value: int) -> NDArray[np.int64]:
+    """Return the whole numbers that a sum modulo 2^bits stands for, if none is below `min_value`."""
+    return np.asarray((total.astype(np.int64) - min_value) % (1 << bits) + min_value)
 
 
-def span_of_counts(most: int, *, size: int, devices: int, noise: Noise, sigma: float, chance: float) -> Span:
+def count_sum_range(
+    max_total: int, *, size: int, devices: int, noise: NoiseKind, sigma: float, failure_probability: float
+) -> ValueRange:
     """Return between what a sum of counts lies.
 
     Args:
-        most: Greatest count of a device, grid units.
+        max_total: Greatest count of a device, grid units.
         size: How many counts.
         devices: How many devices at most.
         noise: Distribution of each device's noise.
         sigma: Its standard deviation, grid units.
-        chance: Most that the probability of any sum outside may be.
+        failure_probability: Most that the probability of any sum outside may be.
 
     Raises:
         InputError: No 32 bits hold it.
     """
-    swing = _swing(size, devices, noise, sigma, chance)
-    return Span(-swing, devices * most + swing)
+    swing = _noise_bound(size, devices, noise, sigma, failure_probability)
+    return ValueRange(-swing, devices * max_total + swing)
 
 
-def span_of_vectors(
+def vector_sum_range(
     clip: float,
-    most_squared: int,
+    max_l2_squared: int,
     *,
     length: int,
-    projected: int,
+    projected_size: int,
     devices: int,
-    noise: Noise,
+    noise: NoiseKind,
     sigma: float,
-    chance: float,
-) -> Span:
+    failure_probability: float,
+) -> ValueRange:
     """Return between what a coordinate of a sum of turned vectors lies, if the seed came after the vectors.
 
     It holds also if all vectors are the same, of the greatest norm, and as uneven as can be.
 
     Args:
         clip: Greatest norm of a device's vector, grid units.
-        most_squared: Greatest squared norm after rounding.
+        max_l2_squared: Greatest squared norm after rounding.
         length: Of the vectors before they are turned.
-        projected: Numbers after the projection, 0 without.
+        projected_size: Numbers after the projection, 0 without.
         devices: How many devices at most.
         noise: Distribution of each device's noise.
         sigma: Its standard deviation, grid units.
-        chance: Most that the probability of any sum outside may be.
+        failure_probability: Most that the probability of any sum outside may be.
 
     Raises:
         InputError: No 32 bits hold it.
@@ -282,22 +288,25 @@ def span_of_vectors(
     Source: a sum of numbers under random signs is subgaussian with the sum of their squares (Hoeffding 1963), over
     the at least 2^k numbers that meet in a coordinate.
     """
-    size = projected or length
-    each = (8 if projected else 4) * length * devices / chance
+    size = projected_size or length
+    each = (8 if projected_size else 4) * length * devices / failure_probability
     flat = clip * math.sqrt(2 * math.log(each) / _largest_power(length))
-    if projected:
+    if projected_size:
         # What meets in one bucket, under signs of its own.
-        flat *= math.sqrt(-(-length // projected) * 2 * math.log(each))
+        flat *= math.sqrt(-(-length // projected_size) * 2 * math.log(each))
     # Rounding moves a number by less than 1, in all devices the same way at worst.
-    most = min(devices * (flat + 1), float(devices * math.isqrt(most_squared)))
-    high = math.ceil(most) + _swing(size, devices, noise, sigma, chance / 2)
-    return Span(-high, high)
+    most = min(devices * (flat + 1), float(devices * math.isqrt(max_l2_squared)))
+    high = math.ceil(most) + _noise_bound(size, devices, noise, sigma, failure_probability / 2)
+    return ValueRange(-high, high)
 
 
-def _swing(size: int, devices: int, noise: Noise, sigma: float, chance: float) -> int:
+def _noise_bound(size: int, devices: int, noise: NoiseKind, sigma: float, failure_probability: float) -> int:
     """Return what no sum of noise exceeds, up or down, but for the chance."""
     return math.floor(
-        min(tail(noise, devices * sigma**2, math.log(2 * size / chance)), devices * reach(noise, sigma))
+        min(
+            tail_bound(noise, devices * sigma**2, math.log(2 * size / failure_probability)),
+            devices * table_reach(noise, sigma),
+        )
     )
 
 
@@ -305,39 +314,41 @@ def _largest_power(count: int) -> int:
     return 1 << (count.bit_length() - 1)
 
 
-def _parts(turned: _Floats) -> tuple[_Part, _Part]:
+def _power_of_two_parts(rotated: _Floats) -> tuple[_BlockPart, _BlockPart]:
     """Return views of the first and the last 2^k numbers, with their labels; the last are none if all are first."""
-    size = _largest_power(turned.size)
-    last = turned[turned.size - size :] if turned.size > size else turned[:0]
-    return (turned[:size], b"first"), (last, b"last")
+    size = _largest_power(rotated.size)
+    last = rotated[rotated.size - size :] if rotated.size > size else rotated[:0]
+    return (rotated[:size], b"first"), (last, b"last")
 
 
-def _signs(seed: bytes, label: bytes, count: int) -> NDArray[np.int8]:
+def _random_signs(seed: bytes, label: bytes, count: int) -> NDArray[np.int8]:
     """Return 1 or -1 for each position, the same for everyone with the seed: bits of SHAKE-128."""
-    bits = np.unpackbits(_bits(seed, label, count), count=count, bitorder="little")
+    bits = np.unpackbits(_random_bits(seed, label, count), count=count, bitorder="little")
     return 1 - 2 * bits.astype(np.int8)
 
 
-def _flip(part: _Floats, seed: bytes, label: bytes) -> None:
+def _apply_random_signs(part: _Floats, seed: bytes, label: bytes) -> None:
     """Multiply with the signs, in place."""
-    stream = _bits(seed, label, part.size)
-    for start in range(0, part.size, BLOCK):
-        piece = part[start : start + BLOCK]
-        bits = np.unpackbits(stream[start // 8 : (start + BLOCK) // 8], count=piece.size, bitorder="little")
+    stream = _random_bits(seed, label, part.size)
+    for start in range(0, part.size, ROTATION_BLOCK):
+        piece = part[start : start + ROTATION_BLOCK]
+        bits = np.unpackbits(
+            stream[start // 8 : (start + ROTATION_BLOCK) // 8], count=piece.size, bitorder="little"
+        )
         np.negative(piece, out=piece, where=bits.view(np.bool_))
 
 
-def _bits(seed: bytes, label: bytes, count: int) -> NDArray[np.uint8]:
+def _random_bits(seed: bytes, label: bytes, count: int) -> NDArray[np.uint8]:
     digest = hashlib.shake_128(b"edgewright.signs.1\n" + label + b"\n" + seed).digest(-(-count // 8))
     return np.frombuffer(digest, np.uint8)
 
 
-def _hadamard(part: _Floats) -> None:
+def _hadamard_transform(part: _Floats) -> None:
     """Multiply 2^k numbers with the orthonormal Hadamard matrix, in place and in pieces that fit the cache."""
     inner = 1
     while inner < part.size:
         pairs = part.reshape(-1, 2, inner)
-        rows, columns = max(1, BLOCK // (2 * inner)), max(1, BLOCK // 2)
+        rows, columns = max(1, ROTATION_BLOCK // (2 * inner)), max(1, ROTATION_BLOCK // 2)
         for row in range(0, len(pairs), rows):
             for column in range(0, inner, columns):
                 piece = pairs[row : row + rows, :, column : column + columns]
@@ -348,7 +359,7 @@ def _hadamard(part: _Floats) -> None:
     part /= math.sqrt(part.size)
 
 
-def _squared(whole: _Floats) -> int:
+def _l2_squared(integers: _Floats) -> int:
     """Return the squared norm of whole numbers, exactly: clips keep it far below 2^63."""
-    numbers = whole.astype(np.int64)
+    numbers = integers.astype(np.int64)
     return int(np.dot(numbers, numbers))

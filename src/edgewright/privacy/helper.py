@@ -30,73 +30,85 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from edgewright.contract.errors import DataError
-from edgewright.privacy.bit_packing import Words, fitted, pack, unpack, words
-from edgewright.privacy.mask import KEY_BYTES, add_mask, derive, digest, subtract_mask
+from edgewright.privacy.bit_packing import UnsignedArray, as_words, pack_bits, unpack_bits, word_type
+from edgewright.privacy.mask import MASK_KEY_BYTES, add_mask, derive_key, labelled_digest, subtract_mask
 from edgewright.privacy.roster import (
-    MOST_DEVICES,
+    MAX_DEVICES,
     DeclinedError,
-    Enrolment,
-    Sign,
-    Terms,
-    check_cohort,
+    EnrolmentList,
+    ProtocolTerms,
+    SignFunction,
+    check_cohort_size,
     check_signature,
-    decode,
-    encode,
+    decode_message,
+    encode_message,
 )
 
-__all__ = ["Answer", "Ask", "Gatherer", "Gift", "Helper", "Slip", "Used", "UsedInMemory", "give"]
+__all__ = [
+    "HelperRequest",
+    "HelperResponse",
+    "InMemoryUsedSeeds",
+    "MaskHelper",
+    "MaskSlip",
+    "MaskedSubmission",
+    "MaskedSumCollector",
+    "UsedSeeds",
+    "submit",
+]
 
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_128_GCM)
 # Devices per piece of work, where several processes share it.
-_CHUNK = 256
+_SLIPS_PER_BATCH = 256
 _TAG_BYTES = 16
 
 
-class Gift(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+class MaskedSubmission(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     """What a device sends.
 
     Attributes:
         sender: Its public key.
-        masked: Its values minus the mask, packed.
-        box: The mask's seed, sealed to the helper.
+        masked_values: Its values minus the mask, packed.
+        sealed_seed: The mask's seed, sealed to the helper.
         signature: Over the terms, the masked values and the box.
     """
 
     sender: bytes
-    masked: bytes
-    box: bytes
+    masked_values: bytes
+    sealed_seed: bytes
     signature: bytes
 
-    def slip(self) -> "Slip":
+    def mask_slip(self) -> "MaskSlip":
         """Return what the helper gets of it."""
-        return Slip(self.sender, digest("body", self.masked), self.box, self.signature)
+        return MaskSlip(self.sender, labelled_digest("body", self.masked_values), self.sealed_seed, self.signature)
 
 
-class Slip(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+class MaskSlip(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     """What the helper gets of a device's message.
 
     Attributes:
         sender: The device.
-        masked: Digest of its masked values.
-        box: The mask's seed, sealed.
+        masked_digest: Digest of its masked values.
+        sealed_seed: The mask's seed, sealed.
         signature: Of the device.
     """
 
     sender: bytes
-    masked: bytes
-    box: bytes
+    masked_digest: bytes
+    sealed_seed: bytes
     signature: bytes
 
-    def check(self, terms: Terms) -> None:
+    def check(self, terms: ProtocolTerms) -> None:
         """Refuse what its sender did not sign under these terms.
 
         Raises:
             DeclinedError: It is not the sender's, or was for something else.
         """
-        check_signature(self.sender, _signed(terms, self.sender, self.masked, self.box), self.signature)
+        check_signature(
+            self.sender, _signed_payload(terms, self.sender, self.masked_digest, self.sealed_seed), self.signature
+        )
 
 
-class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+class HelperRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     """What the server asks the helper.
 
     Attributes:
@@ -104,28 +116,28 @@ class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=Tr
         slips: In order of their senders.
     """
 
-    terms: Terms
-    slips: tuple[Slip, ...]
+    terms: ProtocolTerms
+    slips: tuple[MaskSlip, ...]
 
 
-class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+class HelperResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     """What the helper answers.
 
     Attributes:
-        asked: Digest of terms and slips.
-        masks: Their sum, packed.
+        request_digest: Digest of terms and slips.
+        mask_sum: Their sum, packed.
     """
 
-    asked: bytes
-    masks: bytes
+    request_digest: bytes
+    mask_sum: bytes
 
 
-def give(
-    terms: Terms,
-    helper: bytes,
-    values: Words,
+def submit(
+    terms: ProtocolTerms,
+    helper_public_key: bytes,
+    values: UnsignedArray,
     device: bytes,
-    sign: Sign,
+    sign: SignFunction,
     *,
     entropy: Callable[[int], bytes] = os.urandom,
 ) -> bytes:
@@ -133,7 +145,7 @@ def give(
 
     Args:
         terms: From the device's own check of the signed query.
-        helper: Public key of the helper, from the same query, 32 bytes.
+        helper_public_key: Public key of the helper, from the same query, 32 bytes.
         values: Shape [length], mod 2^bits, with this device's noise in them.
         device: Its public key.
         sign: Signs with it.
@@ -142,54 +154,58 @@ def give(
     Raises:
         ValueError: The values are not what the terms say.
     """
-    seed = entropy(KEY_BYTES)
-    masked = fitted(values, terms.length, terms.bits)
+    seed = entropy(MASK_KEY_BYTES)
+    masked = as_words(values, terms.vector_length, terms.bits)
     subtract_mask(masked, _mask_key(terms, device, seed))
-    packed = pack(masked, terms.bits)
-    box = _SUITE.encrypt(seed, X25519PublicKey.from_public_bytes(helper), _info(terms, device))
-    return encode(Gift(device, packed, box, sign(_signed(terms, device, digest("body", packed), box))))
+    packed = pack_bits(masked, terms.bits)
+    box = _SUITE.encrypt(seed, X25519PublicKey.from_public_bytes(helper_public_key), _hpke_info(terms, device))
+    return encode_message(
+        MaskedSubmission(
+            device, packed, box, sign(_signed_payload(terms, device, labelled_digest("body", packed), box))
+        )
+    )
 
 
-class Used(Protocol):
+class UsedSeeds(Protocol):
     """What a helper must never forget."""
 
-    def answered(self, once: bytes) -> bytes | None:
+    def answered_digest(self, query_window_digest: bytes) -> bytes | None:
         """Return the digest of what was answered under a key, None if nothing was."""
 
-    def any_of(self, tags: Iterable[bytes]) -> bool:
+    def any_used(self, seed_tags: Iterable[bytes]) -> bool:
         """Whether one of these seeds was used."""
 
-    def claim(self, once: bytes, asked: bytes, tags: Iterable[bytes]) -> None:
+    def claim_seeds(self, query_window_digest: bytes, request_digest: bytes, seed_tags: Iterable[bytes]) -> None:
         """Store an answer's key with what was asked, and its seeds, so that a power cut cannot undo it."""
 
 
-class UsedInMemory:
+class InMemoryUsedSeeds:
     """For tests, and for a helper that ends after one sum."""
 
     def __init__(self) -> None:
         self._answered: dict[bytes, bytes] = {}
         self._tags: set[bytes] = set()
 
-    def answered(self, once: bytes) -> bytes | None:
-        """See `Used`."""
-        return self._answered.get(once)
+    def answered_digest(self, query_window_digest: bytes) -> bytes | None:
+        """See `UsedSeeds`."""
+        return self._answered.get(query_window_digest)
 
-    def any_of(self, tags: Iterable[bytes]) -> bool:
-        """See `Used`."""
-        return not self._tags.isdisjoint(tags)
+    def any_used(self, seed_tags: Iterable[bytes]) -> bool:
+        """See `UsedSeeds`."""
+        return not self._tags.isdisjoint(seed_tags)
 
-    def claim(self, once: bytes, asked: bytes, tags: Iterable[bytes]) -> None:
-        """See `Used`."""
-        self._tags.update(tags)
-        self._answered[once] = asked
-
-
-_Job = tuple[Terms, bytes, tuple[Slip, ...]]
-_Part = tuple[list[bytes], list[tuple[bytes, str]], Words]
-Spread = Callable[[Callable[[_Job], _Part], Iterable[_Job]], Iterable[_Part]]
+    def claim_seeds(self, query_window_digest: bytes, request_digest: bytes, seed_tags: Iterable[bytes]) -> None:
+        """See `UsedSeeds`."""
+        self._tags.update(seed_tags)
+        self._answered[query_window_digest] = request_digest
 
 
-class Helper:
+_SlipBatch = tuple[ProtocolTerms, bytes, tuple[MaskSlip, ...]]
+_OpenedBatch = tuple[list[bytes], list[tuple[bytes, str]], UnsignedArray]
+MapChunks = Callable[[Callable[[_SlipBatch], _OpenedBatch], Iterable[_SlipBatch]], Iterable[_OpenedBatch]]
+
+
+class MaskHelper:
     """The party that knows the masks and nothing else.
 
     Args:
@@ -201,23 +217,29 @@ class Helper:
     """
 
     def __init__(
-        self, private: bytes, enrolled: Enrolment, used: Used, *, floor: int = 2, spread: Spread = map
+        self,
+        private_key: bytes,
+        enrolment_list: EnrolmentList,
+        used_seeds: UsedSeeds,
+        *,
+        min_devices: int = 2,
+        map_chunks: MapChunks = map,
     ) -> None:
         self._private, self._enrolled, self._used, self._floor, self._spread = (
-            private,
-            enrolled,
-            used,
-            floor,
-            spread,
+            private_key,
+            enrolment_list,
+            used_seeds,
+            min_devices,
+            map_chunks,
         )
         self._lock = Lock()
 
     @property
-    def public(self) -> bytes:
+    def public_key(self) -> bytes:
         """Return what devices seal to, 32 bytes."""
         return X25519PrivateKey.from_private_bytes(self._private).public_key().public_bytes_raw()
 
-    def answer(self, content: bytes) -> bytes:
+    def answer_request(self, content: bytes) -> bytes:
         """Return the sum of the masks of a set of devices.
 
         Args:
@@ -226,19 +248,19 @@ class Helper:
         Raises:
             DeclinedError: It breaks a rule; the culprits are those without whom the set could be asked again.
         """
-        ask = decode(content, Ask)
+        ask = decode_message(content, HelperRequest)
         terms, senders = ask.terms, [slip.sender for slip in ask.slips]
         if any(one >= other for one, other in pairwise(senders)):
             raise DeclinedError("roster", "the slips are not in order, or a device is there twice")
-        check_cohort(terms, len(senders), floor=self._floor)
-        self._enrolled.check(senders)
-        asked = digest("ask", content)
-        self._check_once(terms, asked)
-        jobs = ((terms, self._private, part) for part in _chunks(ask.slips))
+        check_cohort_size(terms, len(senders), min_devices=self._floor)
+        self._enrolled.check_enrolled(senders)
+        asked = labelled_digest("ask", content)
+        self._check_not_answered(terms, asked)
+        jobs = ((terms, self._private, part) for part in _slip_batches(ask.slips))
         tags: list[bytes] = []
         bad: list[tuple[bytes, str]] = []
-        total: Words = np.zeros(terms.length, words(terms.bits))
-        for found, wrong, masks in self._spread(_open, jobs):
+        total: UnsignedArray = np.zeros(terms.vector_length, word_type(terms.bits))
+        for found, wrong, masks in self._spread(_open_slips, jobs):
             tags += found
             bad += wrong
             total += masks
@@ -247,21 +269,21 @@ class Helper:
             raise DeclinedError("signature", message, (sender for sender, _ in bad))
         twice = len(set(tags)) != len(tags)
         with self._lock:
-            if self._check_once(terms, asked):
-                if twice or self._used.any_of(tags):
+            if self._check_not_answered(terms, asked):
+                if twice or self._used.any_used(tags):
                     raise DeclinedError("seed", "a seed was used before")
-                self._used.claim(terms.once, asked, tags)
-        return encode(Answer(asked, pack(total, terms.bits)))
+                self._used.claim_seeds(terms.query_window_digest, asked, tags)
+        return encode_message(HelperResponse(asked, pack_bits(total, terms.bits)))
 
-    def _check_once(self, terms: Terms, asked: bytes) -> bool:
+    def _check_not_answered(self, terms: ProtocolTerms, request_digest: bytes) -> bool:
         """Whether nothing was answered yet; refuse if something else was."""
-        before = self._used.answered(terms.once)
-        if before is not None and before != asked:
+        before = self._used.answered_digest(terms.query_window_digest)
+        if before is not None and before != request_digest:
             raise DeclinedError("repeat", "the helper has answered this query and window for another set")
         return before is None
 
 
-class Gatherer:
+class MaskedSumCollector:
     """The server's part of one sum.
 
     Args:
@@ -273,40 +295,40 @@ class Gatherer:
 
     def __init__(
         self,
-        terms: Terms,
-        masked: MutableMapping[bytes, bytes] | None = None,
+        terms: ProtocolTerms,
+        masked_values: MutableMapping[bytes, bytes] | None = None,
         *,
-        enrolled: Enrolment | None = None,
-        most: int = MOST_DEVICES,
+        enrolment_list: EnrolmentList | None = None,
+        max_devices: int = MAX_DEVICES,
     ) -> None:
         self.terms = terms
-        self._enrolled, self._most = enrolled, most
-        self._masked: MutableMapping[bytes, bytes] = {} if masked is None else masked
-        self._slips: dict[bytes, Slip] = {}
+        self._enrolled, self._most = enrolment_list, max_devices
+        self._masked: MutableMapping[bytes, bytes] = {} if masked_values is None else masked_values
+        self._slips: dict[bytes, MaskSlip] = {}
         self._asked = b""
         self._closed = False
 
     @property
-    def devices(self) -> int:
+    def device_count(self) -> int:
         """Return how many sent something."""
         return len(self._slips)
 
     @property
-    def closed(self) -> bool:
+    def is_closed(self) -> bool:
         """Return whether nobody is let in any more, since the helper was or is being asked."""
         return self._closed
 
-    def take(self, content: bytes) -> None:
+    def accept(self, content: bytes) -> None:
         """Take a device's message; the same may come again.
 
         Raises:
             DeclinedError: It is not an enrolled device's, of another size, another one than before, too late,
                 or one too many.
         """
-        gift = decode(content, Gift)
+        gift = decode_message(content, MaskedSubmission)
         if self._enrolled is not None:
-            self._enrolled.check([gift.sender])
-        slip = gift.slip()
+            self._enrolled.check_enrolled([gift.sender])
+        slip = gift.mask_slip()
         slip.check(self.terms)
         known = self._slips.get(gift.sender)
         if known is not None:
@@ -315,44 +337,46 @@ class Gatherer:
             return
         if self._closed:
             raise DeclinedError("step", "the helper was asked already", [gift.sender])
-        if self.devices >= self._most:
+        if self.device_count >= self._most:
             raise DeclinedError("cohort", f"{self._most} devices are in the sum, as many as may be", [gift.sender])
         try:
-            unpack(gift.masked, self.terms.bits, self.terms.length)
+            unpack_bits(gift.masked_values, self.terms.bits, self.terms.vector_length)
         except DataError as error:
             raise DeclinedError("message", error.message, [gift.sender]) from error
-        self._masked[gift.sender] = gift.masked
+        self._masked[gift.sender] = gift.masked_values
         self._slips[gift.sender] = slip
 
-    def ask(self) -> bytes:
+    def helper_request(self) -> bytes:
         """Return what to ask the helper; nobody is let in from now on.
 
         Raises:
             DeclinedError: Too few devices sent something.
         """
-        check_cohort(self.terms, self.devices)
+        check_cohort_size(self.terms, self.device_count)
         self._closed = True
-        content = encode(Ask(self.terms, tuple(self._slips[sender] for sender in sorted(self._slips))))
-        self._asked = digest("ask", content)
+        content = encode_message(
+            HelperRequest(self.terms, tuple(self._slips[sender] for sender in sorted(self._slips)))
+        )
+        self._asked = labelled_digest("ask", content)
         return content
 
-    def leave_out(self, culprits: Iterable[bytes]) -> None:
+    def exclude(self, blamed_devices: Iterable[bytes]) -> None:
         """Forget devices for whom the helper declined; it has to be asked again.
 
         Raises:
             DeclinedError: One of them was not in the set, so asking again would be no other question.
         """
-        named = set(culprits)
+        named = set(blamed_devices)
         if not named or not named <= self._slips.keys():
             raise DeclinedError("roster", "the helper declines for devices that are not in the sum", named)
         for culprit in named:
             del self._slips[culprit], self._masked[culprit]
 
-    def total(self, content: bytes) -> Words:
+    def unmask_sum(self, content: bytes) -> UnsignedArray:
         """Return the sum.
 
         Args:
-            content: An `Answer`, as it came.
+            content: An `HelperResponse`, as it came.
 
         Returns:
             Shape [length], the devices' values mod 2^bits.
@@ -360,52 +384,52 @@ class Gatherer:
         Raises:
             DeclinedError: It is no answer to what was asked.
         """
-        answer = decode(content, Answer)
-        if not self._asked or answer.asked != self._asked:
+        answer = decode_message(content, HelperResponse)
+        if not self._asked or answer.request_digest != self._asked:
             raise DeclinedError("step", "this is no answer to what was asked")
         try:
-            total = unpack(answer.masks, self.terms.bits, self.terms.length).copy()
+            total = unpack_bits(answer.mask_sum, self.terms.bits, self.terms.vector_length).copy()
         except DataError as error:
             raise DeclinedError("message", error.message) from error
         for sender in self._slips:
-            total += unpack(self._masked[sender], self.terms.bits, self.terms.length)
+            total += unpack_bits(self._masked[sender], self.terms.bits, self.terms.vector_length)
         total &= total.dtype.type((1 << self.terms.bits) - 1)
         return total
 
 
-def _open(job: _Job) -> _Part:
+def _open_slips(batch: _SlipBatch) -> _OpenedBatch:
     """Check messages, and return their seeds' tags, who is wrong and why, and the sum of their masks."""
-    terms, raw, slips = job
+    terms, raw, slips = batch
     private = X25519PrivateKey.from_private_bytes(raw)
-    total: Words = np.zeros(terms.length, words(terms.bits))
+    total: UnsignedArray = np.zeros(terms.vector_length, word_type(terms.bits))
     tags, bad = [], []
     for slip in slips:
         try:
             slip.check(terms)
-            seed = _SUITE.decrypt(slip.box, private, _info(terms, slip.sender))
-            if len(seed) != KEY_BYTES:
+            seed = _SUITE.decrypt(slip.sealed_seed, private, _hpke_info(terms, slip.sender))
+            if len(seed) != MASK_KEY_BYTES:
                 raise DeclinedError("seed", f"a seed has {len(seed)} bytes")
         except DeclinedError as error:
             bad.append((slip.sender, error.message))
         except (InvalidTag, ValueError):
             bad.append((slip.sender, "a seed does not open"))
         else:
-            tags.append(digest("used seed", seed)[:_TAG_BYTES])
+            tags.append(labelled_digest("used seed", seed)[:_TAG_BYTES])
             add_mask(total, _mask_key(terms, slip.sender, seed))
     return tags, bad, total
 
 
-def _chunks(slips: tuple[Slip, ...]) -> Iterator[tuple[Slip, ...]]:
-    return (slips[start : start + _CHUNK] for start in range(0, len(slips), _CHUNK))
+def _slip_batches(slips: tuple[MaskSlip, ...]) -> Iterator[tuple[MaskSlip, ...]]:
+    return (slips[start : start + _SLIPS_PER_BATCH] for start in range(0, len(slips), _SLIPS_PER_BATCH))
 
 
-def _mask_key(terms: Terms, device: bytes, seed: bytes) -> bytes:
-    return derive(seed, "helper mask", terms.query, terms.model, terms.digest, device)
+def _mask_key(terms: ProtocolTerms, device: bytes, seed: bytes) -> bytes:
+    return derive_key(seed, "helper mask", terms.query_digest, terms.model_digest, terms.digest, device)
 
 
-def _info(terms: Terms, device: bytes) -> bytes:
-    return digest("sealed seed", terms.digest, device)
+def _hpke_info(terms: ProtocolTerms, device: bytes) -> bytes:
+    return labelled_digest("sealed seed", terms.digest, device)
 
 
-def _signed(terms: Terms, device: bytes, masked: bytes, box: bytes) -> bytes:
-    return digest("gift", terms.digest, device, masked, box)
+def _signed_payload(terms: ProtocolTerms, device: bytes, masked_digest: bytes, sealed_seed: bytes) -> bytes:
+    return labelled_digest("gift", terms.digest, device, masked_digest, sealed_seed)

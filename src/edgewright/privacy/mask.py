@@ -12,17 +12,17 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from edgewright.privacy.bit_packing import Words
+from edgewright.privacy.bit_packing import UnsignedArray
 
-__all__ = ["KEY_BYTES", "add_mask", "derive", "digest", "subtract_mask"]
+__all__ = ["MASK_KEY_BYTES", "add_mask", "derive_key", "labelled_digest", "subtract_mask"]
 
-KEY_BYTES = 16
+MASK_KEY_BYTES = 16
 # Stays in the cache between the cipher and the addition.
 _CHUNK_BYTES = 1 << 17
 _ZEROS = bytes(_CHUNK_BYTES)
 
 
-def digest(label: str, *parts: bytes) -> bytes:
+def labelled_digest(label: str, *parts: bytes) -> bytes:
     """Return SHA-256 of a label and parts, each with its length, so that no two lists of parts look alike.
 
     Args:
@@ -30,12 +30,12 @@ def digest(label: str, *parts: bytes) -> bytes:
         parts: What it is of.
     """
     total = hashlib.sha256()
-    for part in _framed(label, parts):
+    for part in _length_prefixed(label, parts):
         total.update(part)
     return total.digest()
 
 
-def derive(secret: bytes, label: str, *context: bytes, size: int = KEY_BYTES) -> bytes:
+def derive_key(secret: bytes, label: str, *context: bytes, size: int = MASK_KEY_BYTES) -> bytes:
     """Return a key for one purpose.
 
     Args:
@@ -47,31 +47,31 @@ def derive(secret: bytes, label: str, *context: bytes, size: int = KEY_BYTES) ->
     Raises:
         ValueError: The secret is too short to be one.
     """
-    if len(secret) < KEY_BYTES:
+    if len(secret) < MASK_KEY_BYTES:
         raise ValueError(f"a secret of {len(secret)} bytes")
-    return HKDF(hashes.SHA256(), size, None, b"".join(_framed(label, context))).derive(secret)
+    return HKDF(hashes.SHA256(), size, None, b"".join(_length_prefixed(label, context))).derive(secret)
 
 
-def add_mask(values: Words, key: bytes) -> None:
+def add_mask(values: UnsignedArray, key: bytes) -> None:
     """Add a key's mask to integers in place, with their type's wrap-around.
 
     Args:
         values: Shape [length], uint16 or uint32, contiguous.
         key: 16 bytes, for this mask alone.
     """
-    _apply(values, key, np.add)
+    _apply_mask(values, key, np.add)
 
 
-def subtract_mask(values: Words, key: bytes) -> None:
+def subtract_mask(values: UnsignedArray, key: bytes) -> None:
     """Undo `add_mask`."""
-    _apply(values, key, np.subtract)
+    _apply_mask(values, key, np.subtract)
 
 
-def _apply(values: Words, key: bytes, operation: np.ufunc) -> None:
+def _apply_mask(values: UnsignedArray, key: bytes, operation: np.ufunc) -> None:
     size = values.dtype.itemsize
     if values.ndim != 1 or values.dtype not in (np.uint16, np.uint32):
         raise ValueError(f"values of type {values.dtype} and shape {values.shape}")
-    if len(key) != KEY_BYTES:
+    if len(key) != MASK_KEY_BYTES:
         raise ValueError(f"a key of {len(key)} bytes")
     cipher = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
     buffer = bytearray(_CHUNK_BYTES + 15)  # the cipher asks for room for a block more
@@ -83,7 +83,7 @@ def _apply(values: Words, key: bytes, operation: np.ufunc) -> None:
         operation(part, stream[: len(part)], out=part)
 
 
-def _framed(label: str, parts: tuple[bytes, ...]) -> Iterator[bytes]:
+def _length_prefixed(label: str, parts: tuple[bytes, ...]) -> Iterator[bytes]:
     for part in (f"edgewright.sum.1 {label}".encode(), *parts):
         yield len(part).to_bytes(8, "big")
         yield part

@@ -18,31 +18,31 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.privacy.bit_packing import LEAST_BITS, MOST_BITS
-from edgewright.privacy.mask import digest
+from edgewright.privacy.bit_packing import MAX_BITS, MIN_BITS
+from edgewright.privacy.mask import labelled_digest
 
 __all__ = [
-    "MOST_DEVICES",
+    "MAX_DEVICES",
+    "DeclineReason",
     "DeclinedError",
-    "Enrolment",
-    "Letter",
-    "Letters",
-    "Reason",
-    "Receipt",
-    "Roster",
-    "Sign",
-    "Terms",
-    "check_cohort",
+    "EnrolmentList",
+    "MessageReceipt",
+    "ParticipantList",
+    "ProtocolTerms",
+    "SignFunction",
+    "SignedMessage",
+    "SignedMessages",
+    "check_cohort_size",
     "check_distinct",
     "check_signature",
-    "decode",
-    "encode",
-    "open_enrolment",
-    "sign_letter",
+    "decode_message",
+    "encode_message",
+    "sign_message",
+    "verify_enrolment_list",
 ]
 
-Sign = Callable[[bytes], bytes]
-Reason = Literal[
+SignFunction = Callable[[bytes], bytes]
+DeclineReason = Literal[
     "cohort",  # too few devices
     "enrolment",  # a device that nobody enrolled
     "lists",  # survivors and dropouts that do not fit together
@@ -58,8 +58,8 @@ Reason = Literal[
 
 ID_BYTES = DIGEST_BYTES = 32
 SIGNATURE_BYTES = 64
-MOST_DEVICES = 20_000
-_LONGEST = 1 << 26
+MAX_DEVICES = 20_000
+_MAX_MESSAGE_BYTES = 1 << 26
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 
 
@@ -74,51 +74,53 @@ class DeclinedError(WorkError):
 
     code = "sum_declined"
 
-    def __init__(self, reason: Reason, message: str, culprits: Iterable[bytes] = ()) -> None:
-        self.reason: Reason = reason
-        self.culprits = tuple(culprits)
+    def __init__(self, reason: DeclineReason, message: str, blamed_devices: Iterable[bytes] = ()) -> None:
+        self.reason: DeclineReason = reason
+        self.culprits = tuple(blamed_devices)
         super().__init__(message, remedy="Nothing was given away by this; the next query begins anew.")
 
 
-class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+class ProtocolTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     """What a device agreed to answer, from its own check of the signed query.
 
     Attributes:
-        query: sha256 of the signed query, 32 bytes.
+        query_digest: sha256 of the signed query, 32 bytes.
         window: The period that is asked about; each query is answered once per window.
         bits: Of the modulus.
-        length: Integers in an answer.
+        vector_length: Integers in an answer.
         min_cohort: Fewest devices whose sum may come out; their noise is calibrated to that many.
-        model: sha256 of the model that the answer is about, 32 bytes.
+        model_digest: sha256 of the model that the answer is about, 32 bytes.
         degree: Neighbours of each device; 0 where a helper holds the masks.
         threshold: Neighbours whose shares unmask a device; more than half, for one that is told lies about who
             dropped out must not be unmasked twice.
     """
 
-    query: bytes
+    query_digest: bytes
     window: str
     bits: int
-    length: int
+    vector_length: int
     min_cohort: int
-    model: bytes = bytes(DIGEST_BYTES)
+    model_digest: bytes = bytes(DIGEST_BYTES)
     degree: int = 0
     threshold: int = 0
 
     def __post_init__(self) -> None:
         """Refuse terms under which nothing would be private."""
-        if {len(self.query), len(self.model)} != {DIGEST_BYTES} or not 1 <= len(self.window.encode()) <= 200:
+        if {len(self.query_digest), len(self.model_digest)} != {DIGEST_BYTES} or not 1 <= len(
+            self.window.encode()
+        ) <= 200:
             raise InputError(
-                f"the query's digest has {len(self.query)} bytes, the model's {len(self.model)}, the window "
+                f"the query's digest has {len(self.query_digest)} bytes, the model's {len(self.model_digest)}, the window "
                 f"{len(self.window)} letters",
                 remedy="Give digests of 32 bytes and a window of 1 to 200.",
             )
-        if not (LEAST_BITS <= self.bits <= MOST_BITS and 1 <= self.length <= _LONGEST):
+        if not (MIN_BITS <= self.bits <= MAX_BITS and 1 <= self.vector_length <= _MAX_MESSAGE_BYTES):
             raise InputError(
-                f"{self.length} integers of {self.bits} bits",
-                remedy=f"Sum 1 to {_LONGEST} of {LEAST_BITS} to {MOST_BITS} bits.",
+                f"{self.vector_length} integers of {self.bits} bits",
+                remedy=f"Sum 1 to {_MAX_MESSAGE_BYTES} of {MIN_BITS} to {MAX_BITS} bits.",
             )
-        if not 2 <= self.min_cohort <= MOST_DEVICES:
-            raise InputError(f"a cohort of {self.min_cohort}", remedy=f"Take 2 to {MOST_DEVICES} devices.")
+        if not 2 <= self.min_cohort <= MAX_DEVICES:
+            raise InputError(f"a cohort of {self.min_cohort}", remedy=f"Take 2 to {MAX_DEVICES} devices.")
         if self.degree == self.threshold == 0:
             return
         if not self.degree // 2 < self.threshold <= self.degree < self.min_cohort:
@@ -130,18 +132,22 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=
     @property
     def digest(self) -> bytes:
         """Return what every signature and key is bound to, 32 bytes."""
-        numbers = (self.bits, self.length, self.min_cohort, self.degree, self.threshold)
-        return digest(
-            "terms", self.query, self.window.encode(), self.model, *(n.to_bytes(8, "big") for n in numbers)
+        numbers = (self.bits, self.vector_length, self.min_cohort, self.degree, self.threshold)
+        return labelled_digest(
+            "terms",
+            self.query_digest,
+            self.window.encode(),
+            self.model_digest,
+            *(n.to_bytes(8, "big") for n in numbers),
         )
 
     @property
-    def once(self) -> bytes:
+    def query_window_digest(self) -> bytes:
         """Return what is answered once: the query in its window, whatever else is said about it, 32 bytes."""
-        return digest("once", self.query, self.window.encode())
+        return labelled_digest("once", self.query_digest, self.window.encode())
 
 
-class Letter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+class SignedMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     """What a device says at one step.
 
     Attributes:
@@ -154,53 +160,64 @@ class Letter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like
     body: bytes
     signature: bytes
 
-    def check(self, terms: Terms, step: str, roster: bytes = b"") -> None:
+    def check(self, terms: ProtocolTerms, step: str, participants_digest: bytes = b"") -> None:
         """Refuse what its sender did not sign for this step of this sum.
 
         Args:
             terms: Of the sum.
             step: That it is for.
-            roster: Digest of the roster, once there is one.
+            participants_digest: Digest of the roster, once there is one.
 
         Raises:
             DeclinedError: It is not the sender's, or was for something else.
         """
-        self.receipt().check(terms, step, roster)
+        self.receipt().check(terms, step, participants_digest)
 
-    def receipt(self) -> "Receipt":
+    def receipt(self) -> "MessageReceipt":
         """Return what proves to others that it was sent."""
-        return Receipt(self.sender, digest("body", self.body), self.signature)
+        return MessageReceipt(self.sender, labelled_digest("body", self.body), self.signature)
 
 
-class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+class MessageReceipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     """A letter without its body.
 
     Attributes:
         sender: Of the letter.
-        body: Digest of what it says.
+        body_digest: Digest of what it says.
         signature: Of the letter.
     """
 
     sender: bytes
-    body: bytes
+    body_digest: bytes
     signature: bytes
 
-    def check(self, terms: Terms, step: str, roster: bytes = b"") -> None:
-        """See `Letter.check`."""
-        check_signature(self.sender, _signed(terms, step, roster, self.sender, self.body), self.signature)
+    def check(self, terms: ProtocolTerms, step: str, participants_digest: bytes = b"") -> None:
+        """See `Letter.check_enrolled`."""
+        check_signature(
+            self.sender,
+            _signed_payload(terms, step, participants_digest, self.sender, self.body_digest),
+            self.signature,
+        )
 
 
-class Letters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+class SignedMessages(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     """Many of them, as they travel.
 
     Attributes:
-        letters: In order of their senders.
+        messages: In order of their senders.
     """
 
-    letters: tuple[Letter, ...]
+    messages: tuple[SignedMessage, ...]
 
 
-def sign_letter(terms: Terms, step: str, sender: bytes, body: bytes, sign: Sign, roster: bytes = b"") -> Letter:
+def sign_message(
+    terms: ProtocolTerms,
+    step: str,
+    sender: bytes,
+    body: bytes,
+    sign: SignFunction,
+    participants_digest: bytes = b"",
+) -> SignedMessage:
     """Return a letter.
 
     Args:
@@ -209,30 +226,36 @@ def sign_letter(terms: Terms, step: str, sender: bytes, body: bytes, sign: Sign,
         sender: Public key of the device, 32 bytes.
         body: What it says.
         sign: Signs with the device's key.
-        roster: Digest of the roster, once there is one.
+        participants_digest: Digest of the roster, once there is one.
     """
-    return Letter(sender, body, sign(_signed(terms, step, roster, sender, digest("body", body))))
+    return SignedMessage(
+        sender, body, sign(_signed_payload(terms, step, participants_digest, sender, labelled_digest("body", body)))
+    )
 
 
-def _signed(terms: Terms, step: str, roster: bytes, sender: bytes, body: bytes) -> bytes:
-    return digest("letter", terms.digest, step.encode(), roster, sender, body)
+def _signed_payload(
+    terms: ProtocolTerms, step: str, participants_digest: bytes, sender: bytes, body: bytes
+) -> bytes:
+    return labelled_digest("letter", terms.digest, step.encode(), participants_digest, sender, body)
 
 
-def check_signature(public: bytes, message: bytes, signature: bytes) -> None:
+def check_signature(public_key: bytes, message: bytes, signature: bytes) -> None:
     """Refuse a message that the key did not sign (Ed25519).
 
     Raises:
         DeclinedError: It did not, or is no key.
     """
     try:
-        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
     except (InvalidSignature, ValueError) as error:
         raise DeclinedError(
-            "signature", f"a message is not signed by {public[:8].hex()}, who is said to have sent it", [public]
+            "signature",
+            f"a message is not signed by {public_key[:8].hex()}, who is said to have sent it",
+            [public_key],
         ) from error
 
 
-class Enrolment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+class EnrolmentList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     """Devices that exist, as somebody other than the server says.
 
     Attributes:
@@ -243,7 +266,7 @@ class Enrolment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_l
     version: int
     devices: frozenset[bytes]
 
-    def check(self, devices: Iterable[bytes]) -> None:
+    def check_enrolled(self, devices: Iterable[bytes]) -> None:
         """Refuse devices that are not on the list.
 
         Raises:
@@ -258,82 +281,86 @@ class Enrolment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_l
             )
 
 
-def open_enrolment(content: bytes, signature: bytes, authority: bytes, *, least_version: int = 0) -> Enrolment:
+def verify_enrolment_list(
+    content: bytes, signature: bytes, authority_public_key: bytes, *, min_version: int = 0
+) -> EnrolmentList:
     """Return an enrolment list.
 
     Args:
         content: The list, encoded.
         signature: Of the authority, over `digest("enrolment", content)`.
-        authority: Public key of who enrols devices; the server must not have its private half.
-        least_version: Highest version that was seen before.
+        authority_public_key: Public key of who enrols devices; the server must not have its private half.
+        min_version: Highest version that was seen before.
 
     Raises:
         DeclinedError: It is not the authority's, unreadable, or an older one.
     """
-    check_signature(authority, digest("enrolment", content), signature)
-    enrolment = decode(content, Enrolment)
-    if enrolment.version < least_version:
+    check_signature(authority_public_key, labelled_digest("enrolment", content), signature)
+    enrolment = decode_message(content, EnrolmentList)
+    if enrolment.version < min_version:
         raise DeclinedError(
-            "enrolment", f"the enrolment list is of version {enrolment.version}, {least_version} was seen before"
+            "enrolment", f"the enrolment list is of version {enrolment.version}, {min_version} was seen before"
         )
     return enrolment
 
 
 @dataclass(frozen=True)
-class Roster:
+class ParticipantList:
     """Everybody who takes part, checked.
 
     Attributes:
         terms: That all of them signed.
-        letters: Of the first step, in order of their senders.
+        messages: Of the first step, in order of their senders.
     """
 
-    terms: Terms
-    letters: tuple[Letter, ...]
+    terms: ProtocolTerms
+    messages: tuple[SignedMessage, ...]
 
     @classmethod
-    def opened(cls, terms: Terms, letters: Iterable[Letter], *, enrolled: Enrolment | None = None) -> Self:
+    def verified(
+        cls, terms: ProtocolTerms, messages: Iterable[SignedMessage], *, enrolment_list: EnrolmentList | None = None
+    ) -> Self:
         """Return a roster that was checked in full.
 
         Args:
             terms: Of the sum.
-            letters: Of all who take part.
-            enrolled: Devices that exist, where the device has such a list.
+            messages: Of all who take part.
+            enrolment_list: Devices that exist, where the device has such a list.
 
         Raises:
             DeclinedError: Too few or too many devices, one twice, one unsigned, or one that is not enrolled.
         """
-        ordered = tuple(letters)
-        check_cohort(terms, len(ordered))
+        ordered = tuple(messages)
+        check_cohort_size(terms, len(ordered))
         senders = [letter.sender for letter in ordered]
         if any(one >= other for one, other in pairwise(senders)):
             raise DeclinedError("roster", "the roster is not in order, or holds a device twice")
         for letter in ordered:
             letter.check(terms, "join")
-        if enrolled is not None:
-            enrolled.check(senders)
+        if enrolment_list is not None:
+            enrolment_list.check_enrolled(senders)
         return cls(terms, ordered)
 
     @cached_property
     def digest(self) -> bytes:
         """Return what keys are bound to, so that whoever has another roster shares no key, 32 bytes."""
-        return digest(
-            "roster", self.terms.digest, *(part for one in self.letters for part in (one.sender, one.body))
+        return labelled_digest(
+            "roster", self.terms.digest, *(part for one in self.messages for part in (one.sender, one.body))
         )
 
     @cached_property
-    def bodies(self) -> dict[bytes, bytes]:
+    def key_bodies(self) -> dict[bytes, bytes]:
         """Return what each device said when it joined."""
-        return {letter.sender: letter.body for letter in self.letters}
+        return {letter.sender: letter.body for letter in self.messages}
 
     @cached_property
-    def _ring(self) -> tuple[bytes, ...]:
+    def _ring_order(self) -> tuple[bytes, ...]:
         order = self.digest
-        return tuple(sorted(self.bodies, key=lambda device: digest("ring", order, device)))
+        return tuple(sorted(self.key_bodies, key=lambda device: labelled_digest("ring", order, device)))
 
     @cached_property
-    def _places(self) -> dict[bytes, int]:
-        return {device: place for place, device in enumerate(self._ring)}
+    def _ring_positions(self) -> dict[bytes, int]:
+        return {device: place for place, device in enumerate(self._ring_order)}
 
     def neighbours(self, device: bytes) -> tuple[bytes, ...]:
         """Return whom a device shares masks with, in order.
@@ -345,55 +372,55 @@ class Roster:
         Raises:
             DeclinedError: The device is not in the roster.
         """
-        place = self._places.get(device)
+        place = self._ring_positions.get(device)
         if place is None:
             raise DeclinedError("roster", f"{device[:8].hex()} is not in the roster")
-        size, degree = len(self._ring), self.terms.degree
+        size, degree = len(self._ring_order), self.terms.degree
         reach = (degree + size % 2) // 2 if degree % 2 else degree // 2
         steps = {step % size for one in range(1, reach + 1) for step in (one, -one)}
         if degree % 2 and size % 2 == 0:
             steps.add(size // 2)
-        return tuple(sorted(self._ring[(place + step) % size] for step in steps - {0}))
+        return tuple(sorted(self._ring_order[(place + step) % size] for step in steps - {0}))
 
 
-def check_cohort(terms: Terms, devices: int, *, floor: int = 0) -> None:
+def check_cohort_size(terms: ProtocolTerms, device_count: int, *, min_devices: int = 0) -> None:
     """Refuse a cohort that is too small for its noise, or too large to be read.
 
     Args:
         terms: Of the sum.
-        devices: In the cohort.
-        floor: Fewest that whoever asks would ever accept.
+        device_count: In the cohort.
+        min_devices: Fewest that whoever asks would ever accept.
 
     Raises:
         DeclinedError: It is.
     """
-    least = max(terms.min_cohort, floor)
-    if not least <= devices <= MOST_DEVICES:
-        raise DeclinedError("cohort", f"{devices} devices take part, {least} to {MOST_DEVICES} may")
+    least = max(terms.min_cohort, min_devices)
+    if not least <= device_count <= MAX_DEVICES:
+        raise DeclinedError("cohort", f"{device_count} devices take part, {least} to {MAX_DEVICES} may")
 
 
-def check_distinct(what: str, values: Collection[bytes]) -> None:
+def check_distinct(description: str, values: Collection[bytes]) -> None:
     """Refuse values of which two are the same.
 
     Raises:
         DeclinedError: Two are.
     """
     if len(set(values)) != len(values):
-        raise DeclinedError("roster", f"{what} are not all different")
+        raise DeclinedError("roster", f"{description} are not all different")
 
 
-def encode(record: msgspec.Struct) -> bytes:
+def encode_message(record: msgspec.Struct) -> bytes:
     """Return a record as it travels."""
     return msgspec.msgpack.encode(record)
 
 
-def decode(content: bytes, kind: type[_Record]) -> _Record:
+def decode_message(content: bytes, record_type: type[_Record]) -> _Record:
     """Return a record that came.
 
     Raises:
         DeclinedError: It is none of that kind.
     """
     try:
-        return msgspec.msgpack.decode(content, type=kind)
+        return msgspec.msgpack.decode(content, type=record_type)
     except (msgspec.MsgspecError, InputError) as error:
-        raise DeclinedError("message", f"no {kind.__name__} can be read from what came: {error}") from error
+        raise DeclinedError("message", f"no {record_type.__name__} can be read from what came: {error}") from error

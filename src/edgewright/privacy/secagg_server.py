@@ -11,45 +11,45 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from edgewright.contract.errors import DataError
-from edgewright.privacy.bit_packing import Words, unpack, words
+from edgewright.privacy.bit_packing import UnsignedArray, unpack_bits, word_type
 from edgewright.privacy.mask import add_mask, subtract_mask
 from edgewright.privacy.roster import (
-    MOST_DEVICES,
+    MAX_DEVICES,
     DeclinedError,
-    Enrolment,
-    Letter,
-    Letters,
-    Receipt,
-    Roster,
-    Terms,
-    check_cohort,
-    decode,
-    encode,
+    EnrolmentList,
+    MessageReceipt,
+    ParticipantList,
+    ProtocolTerms,
+    SignedMessage,
+    SignedMessages,
+    check_cohort_size,
+    decode_message,
+    encode_message,
 )
 from edgewright.privacy.secagg_client import (
-    Inbox,
-    Keys,
-    Kind,
-    Lists,
-    Parcel,
-    Parcels,
-    Reveals,
-    commitment,
-    keys_of,
+    AdvertisedKeys,
+    IncomingShares,
+    OutgoingShares,
+    RevealedShares,
+    ShareInbox,
+    ShareKind,
+    SurvivorLists,
     mask_key_pair,
-    own_key,
-    pair_key,
-    tag,
+    pairwise_mask_key,
+    parse_keys,
+    seed_commitment,
+    self_mask_key,
+    share_tag,
 )
-from edgewright.privacy.shamir import combine
+from edgewright.privacy.shamir import combine_shares
 
-__all__ = ["STEPS", "Collector"]
+__all__ = ["SERVER_STEPS", "SecAggServer"]
 
-Step = Literal["join", "share", "mask", "reveal", "done"]
-STEPS: tuple[Step, ...] = ("join", "share", "mask", "reveal", "done")
+ServerStep = Literal["join", "share", "mask", "reveal", "done"]
+SERVER_STEPS: tuple[ServerStep, ...] = ("join", "share", "mask", "reveal", "done")
 
 
-class Collector:
+class SecAggServer:
     """One sum.
 
     Args:
@@ -58,32 +58,34 @@ class Collector:
         most: Devices that may be in the sum.
     """
 
-    def __init__(self, terms: Terms, *, enrolled: Enrolment | None = None, most: int = MOST_DEVICES) -> None:
+    def __init__(
+        self, terms: ProtocolTerms, *, enrolment_list: EnrolmentList | None = None, max_devices: int = MAX_DEVICES
+    ) -> None:
         self.terms = terms
-        self._enrolled, self._most = enrolled, most
+        self._enrolled, self._most = enrolment_list, max_devices
         self._arrived = 0
-        self.step: Step = "join"
-        self._total: Words = np.zeros(terms.length, words(terms.bits))
-        self._letters: dict[bytes, Letter] = {}
-        self._keys: dict[bytes, Keys] = {}
+        self.step: ServerStep = "join"
+        self._total: UnsignedArray = np.zeros(terms.vector_length, word_type(terms.bits))
+        self._letters: dict[bytes, SignedMessage] = {}
+        self._keys: dict[bytes, AdvertisedKeys] = {}
         self._used: set[bytes] = set()
-        self._roster = Roster(terms, ())
-        self._parcels: dict[bytes, Parcels] = {}
-        self._survivors: dict[bytes, Receipt] = {}
-        self._revealed: dict[bytes, dict[int, tuple[Kind, bytes]]] = {}
-        self._taken: dict[tuple[str, bytes], Receipt] = {}
+        self._roster = ParticipantList(terms, ())
+        self._parcels: dict[bytes, OutgoingShares] = {}
+        self._survivors: dict[bytes, MessageReceipt] = {}
+        self._revealed: dict[bytes, dict[int, tuple[ShareKind, bytes]]] = {}
+        self._taken: dict[tuple[str, bytes], MessageReceipt] = {}
 
     @property
-    def devices(self) -> int:
+    def device_count(self) -> int:
         """Return how many have sent the letter of the open step."""
         return self._arrived
 
     @property
-    def survivors(self) -> int:
+    def survivor_count(self) -> int:
         """Return how many devices are in the sum."""
         return len(self._survivors)
 
-    def take(self, step: str, content: bytes) -> None:
+    def accept(self, step: str, content: bytes) -> None:
         """Take a device's letter; one that was taken before may come again.
 
         Args:
@@ -93,9 +95,9 @@ class Collector:
         Raises:
             DeclinedError: It is not what this device may say now.
         """
-        letter = decode(content, Letter)
+        letter = decode_message(content, SignedMessage)
         if self._enrolled is not None:
-            self._enrolled.check([letter.sender])
+            self._enrolled.check_enrolled([letter.sender])
         letter.check(self.terms, step, b"" if step == "join" else self._roster.digest)
         known = self._taken.get((step, letter.sender))
         if known is not None:
@@ -108,9 +110,14 @@ class Collector:
             raise DeclinedError(
                 "cohort", f"{self._most} devices are in the sum, as many as may be", [letter.sender]
             )
-        if step != "join" and letter.sender not in self._roster.bodies:
+        if step != "join" and letter.sender not in self._roster.key_bodies:
             raise DeclinedError("roster", f"{letter.sender[:8].hex()} is not in the roster", [letter.sender])
-        {"join": self._join, "share": self._share, "mask": self._mask, "reveal": self._reveal}[step](letter)
+        {
+            "join": self._accept_keys,
+            "share": self._accept_shares,
+            "mask": self._accept_masked_values,
+            "reveal": self._accept_revealed_shares,
+        }[step](letter)
         self._taken[step, letter.sender] = letter.receipt()
         self._arrived += 1
 
@@ -121,40 +128,44 @@ class Collector:
             DeclinedError: Too few devices are left for a sum.
         """
         if self.step == "join":
-            self._roster = Roster.opened(self.terms, (self._letters[device] for device in sorted(self._letters)))
+            self._roster = ParticipantList.verified(
+                self.terms, (self._letters[device] for device in sorted(self._letters))
+            )
         elif self.step in ("share", "mask"):
-            check_cohort(self.terms, self.devices)
-        self.step, self._arrived = STEPS[min(STEPS.index(self.step) + 1, len(STEPS) - 1)], 0
+            check_cohort_size(self.terms, self.device_count)
+        self.step, self._arrived = SERVER_STEPS[min(SERVER_STEPS.index(self.step) + 1, len(SERVER_STEPS) - 1)], 0
 
-    def roster(self) -> bytes:
+    def participants(self) -> bytes:
         """Return what devices pull before they share.
 
         Raises:
             DeclinedError: It is not complete yet.
         """
-        self._is_past("join")
-        return encode(Letters(self._roster.letters))
+        self._require_past("join")
+        return encode_message(SignedMessages(self._roster.messages))
 
-    def inbox(self, device: bytes) -> bytes:
+    def share_inbox(self, device: bytes) -> bytes:
         """Return what a device pulls before it masks.
 
         Raises:
             DeclinedError: Devices still share, or this one did not.
         """
-        self._is_past("share")
-        return encode(Inbox(tuple(self._sent_to(device))))
+        self._require_past("share")
+        return encode_message(ShareInbox(tuple(self._incoming_shares(device))))
 
-    def lists(self) -> bytes:
+    def survivor_lists(self) -> bytes:
         """Return what devices pull before they reveal.
 
         Raises:
             DeclinedError: Devices still mask.
         """
-        self._is_past("mask")
+        self._require_past("mask")
         survivors = tuple(self._survivors[device] for device in sorted(self._survivors))
-        return encode(Lists(survivors, tuple(sorted(self._roster.bodies.keys() - self._survivors.keys()))))
+        return encode_message(
+            SurvivorLists(survivors, tuple(sorted(self._roster.key_bodies.keys() - self._survivors.keys())))
+        )
 
-    def total(self) -> Words:
+    def unmask_sum(self) -> UnsignedArray:
         """Take the masks off.
 
         Returns:
@@ -163,67 +174,67 @@ class Collector:
         Raises:
             DeclinedError: Too few shares of a device were revealed, or they are not of what it committed to.
         """
-        self._is_past("mask")
+        self._require_past("mask")
         total = self._total.copy()
         for device in sorted(self._survivors):
-            subtract_mask(total, own_key(self._roster, device, self._own_seed(device)))
+            subtract_mask(total, self_mask_key(self._roster, device, self._reconstruct_self_mask_seed(device)))
         for device in sorted(self._parcels.keys() - self._survivors.keys()):
-            partners = [other for other in self._sharers(device) if other in self._survivors]
-            private = self._mask_key(device) if partners else None
+            partners = [other for other in self._sharing_neighbours(device) if other in self._survivors]
+            private = self._reconstruct_mask_key(device) if partners else None
             for other in partners:
                 assert private is not None  # noqa: S101 - for the type checker
-                key = pair_key(self._roster, private, self._keys[other].mask, device, other)
+                key = pairwise_mask_key(self._roster, private, self._keys[other].mask_key, device, other)
                 # The partner's side of the mask is in the sum, so its opposite is added.
                 (add_mask if device < other else subtract_mask)(total, key)
         total &= total.dtype.type((1 << self.terms.bits) - 1)
         return total
 
-    def _join(self, letter: Letter) -> None:
-        keys = keys_of(letter.sender, letter.body)
-        parts = {keys.seal, keys.mask, keys.commitment}
+    def _accept_keys(self, message: SignedMessage) -> None:
+        keys = parse_keys(message.sender, message.body)
+        parts = {keys.share_key, keys.mask_key, keys.self_mask_commitment}
         if len(parts) < 3 or parts & self._used:
-            raise DeclinedError("roster", "a key or a commitment was used by another device", [letter.sender])
+            raise DeclinedError("roster", "a key or a commitment was used by another device", [message.sender])
         probe = X25519PrivateKey.generate()
         try:
-            for public in (keys.seal, keys.mask):
+            for public in (keys.share_key, keys.mask_key):
                 probe.exchange(X25519PublicKey.from_public_bytes(public))
         except ValueError as error:
-            raise DeclinedError("message", "a key is none", [letter.sender]) from error
+            raise DeclinedError("message", "a key is none", [message.sender]) from error
         self._used |= parts
-        self._letters[letter.sender], self._keys[letter.sender] = letter, keys
+        self._letters[message.sender], self._keys[message.sender] = message, keys
 
-    def _share(self, letter: Letter) -> None:
-        parcels = decode(letter.body, Parcels)
-        neighbours = self._roster.neighbours(letter.sender)
-        if len(parcels.sealed) != len(neighbours):
+    def _accept_shares(self, message: SignedMessage) -> None:
+        parcels = decode_message(message.body, OutgoingShares)
+        neighbours = self._roster.neighbours(message.sender)
+        if len(parcels.shares) != len(neighbours):
             raise DeclinedError(
-                "shares", f"{len(parcels.sealed)} shares came for {len(neighbours)} neighbours", [letter.sender]
+                "shares", f"{len(parcels.shares)} shares came for {len(neighbours)} neighbours", [message.sender]
             )
-        self._parcels[letter.sender] = parcels
+        self._parcels[message.sender] = parcels
 
-    def _mask(self, letter: Letter) -> None:
-        if letter.sender not in self._parcels:
-            raise DeclinedError("step", "this device did not share", [letter.sender])
+    def _accept_masked_values(self, message: SignedMessage) -> None:
+        if message.sender not in self._parcels:
+            raise DeclinedError("step", "this device did not share", [message.sender])
         try:
-            self._total += unpack(letter.body, self.terms.bits, self.terms.length)
+            self._total += unpack_bits(message.body, self.terms.bits, self.terms.vector_length)
         except DataError as error:
-            raise DeclinedError("message", error.message, [letter.sender]) from error
-        self._survivors[letter.sender] = letter.receipt()
+            raise DeclinedError("message", error.message, [message.sender]) from error
+        self._survivors[message.sender] = message.receipt()
 
-    def _reveal(self, letter: Letter) -> None:
-        holder = letter.sender
+    def _accept_revealed_shares(self, message: SignedMessage) -> None:
+        holder = message.sender
         if holder not in self._survivors:
             raise DeclinedError("step", "this device did not mask", [holder])
-        shares = decode(letter.body, Reveals).shares
-        if [owner for owner, _ in shares] != self._sharers(holder):
+        shares = decode_message(message.body, RevealedShares).shares
+        if [owner for owner, _ in shares] != self._sharing_neighbours(holder):
             raise DeclinedError("shares", "the shares are not one of each neighbour", [holder])
-        found: dict[bytes, tuple[int, Kind, bytes]] = {}
+        found: dict[bytes, tuple[int, ShareKind, bytes]] = {}
         for owner, value in shares:
-            kind: Kind = "own" if owner in self._survivors else "pair"
+            kind: ShareKind = "own" if owner in self._survivors else "pair"
             place = self._roster.neighbours(owner).index(holder)
-            sealed = self._parcels[owner].sealed[place]
-            if tag(self._roster, owner, holder, kind, value) != (
-                sealed.own_tag if kind == "own" else sealed.pair_tag
+            sealed = self._parcels[owner].shares[place]
+            if share_tag(self._roster, owner, holder, kind, value) != (
+                sealed.self_mask_tag if kind == "own" else sealed.mask_key_tag
             ):
                 raise DeclinedError(
                     "shares", f"{holder[:8].hex()} gave another share of {owner[:8].hex()} than it got", [holder]
@@ -232,35 +243,35 @@ class Collector:
         for owner, (point, kind, value) in found.items():
             self._revealed.setdefault(owner, {})[point] = kind, value
 
-    def _sharers(self, device: bytes) -> list[bytes]:
+    def _sharing_neighbours(self, device: bytes) -> list[bytes]:
         """Return the neighbours who sent shares, in order."""
         return [other for other in self._roster.neighbours(device) if other in self._parcels]
 
-    def _sent_to(self, device: bytes) -> Iterator[Parcel]:
+    def _incoming_shares(self, device: bytes) -> Iterator[IncomingShares]:
         if device not in self._parcels:
             raise DeclinedError("step", "this device did not share")
-        for other in self._sharers(device):
-            yield Parcel(other, self._parcels[other].sealed[self._roster.neighbours(other).index(device)])
+        for other in self._sharing_neighbours(device):
+            yield IncomingShares(other, self._parcels[other].shares[self._roster.neighbours(other).index(device)])
 
-    def _seed(self, device: bytes) -> bytes:
+    def _reconstruct_seed(self, device: bytes) -> bytes:
         revealed = {point: value for point, (_, value) in self._revealed.get(device, {}).items()}
         try:
-            return combine(revealed, self.terms.threshold)
+            return combine_shares(revealed, self.terms.threshold)
         except ValueError as error:
             raise DeclinedError("shares", f"{device[:8].hex()} cannot be unmasked: {error}", [device]) from error
 
-    def _own_seed(self, device: bytes) -> bytes:
-        seed = self._seed(device)
-        if commitment(self.terms, device, seed) != self._keys[device].commitment:
+    def _reconstruct_self_mask_seed(self, device: bytes) -> bytes:
+        seed = self._reconstruct_seed(device)
+        if seed_commitment(self.terms, device, seed) != self._keys[device].self_mask_commitment:
             raise DeclinedError("shares", f"{device[:8].hex()} shared another seed than its own", [device])
         return seed
 
-    def _mask_key(self, device: bytes) -> X25519PrivateKey:
-        private = mask_key_pair(self.terms, device, self._seed(device))
-        if private.public_key().public_bytes_raw() != self._keys[device].mask:
+    def _reconstruct_mask_key(self, device: bytes) -> X25519PrivateKey:
+        private = mask_key_pair(self.terms, device, self._reconstruct_seed(device))
+        if private.public_key().public_bytes_raw() != self._keys[device].mask_key:
             raise DeclinedError("shares", f"{device[:8].hex()} shared another seed than its own", [device])
         return private
 
-    def _is_past(self, step: Step) -> None:
-        if STEPS.index(self.step) <= STEPS.index(step):
+    def _require_past(self, step: ServerStep) -> None:
+        if SERVER_STEPS.index(self.step) <= SERVER_STEPS.index(step):
             raise DeclinedError("step", f"{step} is open")

@@ -9,31 +9,31 @@ once, by the process that drew it, so there is nothing that an observer could av
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["SECRET_BYTES", "SHARE_BYTES", "combine", "split"]
+__all__ = ["SECRET_BYTES", "SHARE_BYTES", "combine_shares", "split_secret"]
 
 SECRET_BYTES, SHARE_BYTES = 16, 17
 _PRIME = (1 << 130) - 5
 
 
-def split(
-    secret: bytes, threshold: int, holders: int, *, entropy: Callable[[int], bytes] = os.urandom
+def split_secret(
+    secret: bytes, threshold: int, share_count: int, *, entropy: Callable[[int], bytes] = os.urandom
 ) -> list[bytes]:
     """Return a share for each holder; the first holder's is the polynomial at 1.
 
     Args:
         secret: 16 bytes.
         threshold: Shares that give it back.
-        holders: How many there are.
+        share_count: How many there are.
         entropy: Returns so many random bytes; anything else than the system's own is for tests.
 
     Raises:
         ValueError: Another size, or fewer holders than are needed.
     """
-    if len(secret) != SECRET_BYTES or not 1 <= threshold <= holders:
-        raise ValueError(f"a secret of {len(secret)} bytes, {threshold} of {holders} holders")
-    coefficients = [*(_drawn(entropy) for _ in range(threshold - 1)), int.from_bytes(secret, "big")]
+    if len(secret) != SECRET_BYTES or not 1 <= threshold <= share_count:
+        raise ValueError(f"a secret of {len(secret)} bytes, {threshold} of {share_count} holders")
+    coefficients = [*(_random_field_element(entropy) for _ in range(threshold - 1)), int.from_bytes(secret, "big")]
     shares = []
-    for point in range(1, holders + 1):
+    for point in range(1, share_count + 1):
         value = 0
         for coefficient in coefficients:
             value = (value * point + coefficient) % _PRIME
@@ -41,7 +41,7 @@ def split(
     return shares
 
 
-def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
+def combine_shares(shares: Mapping[int, bytes], threshold: int) -> bytes:
     """Return the secret.
 
     Args:
@@ -69,21 +69,21 @@ def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
     return secret.to_bytes(SECRET_BYTES, "big")
 
 
-def _drawn(entropy: Callable[[int], bytes]) -> int:
+def _random_field_element(entropy: Callable[[int], bytes]) -> int:
     """Return an element of the field, each as likely as any other."""
     while (value := int.from_bytes(entropy(SHARE_BYTES), "big") >> (8 * SHARE_BYTES - 130)) >= _PRIME:
         pass
     return value
 
 
-def _interpolate(points: Sequence[int], values: Mapping[int, int], at: int) -> int:
+def _interpolate(points: Sequence[int], values: Mapping[int, int], x: int) -> int:
     """Return the polynomial through the points at another one (Lagrange)."""
     total = 0
     for point in points:
         above = below = 1
         for other in points:
             if other != point:
-                above = above * (at - other) % _PRIME
+                above = above * (x - other) % _PRIME
                 below = below * (point - other) % _PRIME
         total += values[point] * above * pow(below, -1, _PRIME)
     return total % _PRIME

@@ -2,24 +2,29 @@
 
 import numpy as np
 
-from edgewright.contract.measurement import Measurement, Origin
-from edgewright.profiling.latency import Latency
-from edgewright.profiling.power_meters import Meter, find_meters
+from edgewright.contract.measurement import Measurement, MeasurementOrigin
+from edgewright.profiling.latency import LatencyResult
+from edgewright.profiling.power_meters import PowerMeter, find_meters
 from edgewright.profiling.quantile_intervals import median_measurement
-from edgewright.profiling.target import Target, machine_in
-from edgewright.profiling.workload import Subject, packed
+from edgewright.profiling.target import MeasurementTarget, parse_machine
+from edgewright.profiling.workload import Workload, pack_workloads
 
-__all__ = ["Meter", "estimated_energy", "find_meters", "measure_energy"]
+__all__ = ["PowerMeter", "estimate_energy", "find_meters", "measure_energy"]
 
 
 def measure_energy(
-    target: Target, subject: Subject, *, watts_per_core: float, latency: Latency, seconds: float = 2.0
+    target: MeasurementTarget,
+    workload: Workload,
+    *,
+    watts_per_core: float,
+    latency: LatencyResult,
+    seconds: float = 2.0,
 ) -> Measurement:
     """Return joules per inference beyond what the idle machine draws.
 
     Args:
         target: The machine.
-        subject: What to run.
+        workload: What to run.
         watts_per_core: Power of one busy core, used where no meter can be read.
         latency: Of the same subject on the same machine; it says how much CPU time an inference takes.
         seconds: Duration of idling and running together.
@@ -31,12 +36,12 @@ def measure_energy(
         CandidateError: The model cannot be run there.
         TargetError: The machine cannot measure.
     """
-    estimate = estimated_energy(latency, watts_per_core)
+    estimate = estimate_energy(latency, watts_per_core)
     if not latency.machine.meters:
         return estimate
-    with packed([subject]) as bundle:
-        request = {"action": "energy", "subjects": bundle.subjects, "seconds": seconds}
-        reply = target.run(request, bundle.files, timeout_s=120 + 10 * seconds)
+    with pack_workloads([workload]) as bundle:
+        request = {"action": "energy", "subjects": bundle.workloads, "seconds": seconds}
+        reply = target.run(request, bundle.files, timeout_seconds=120 + 10 * seconds)
     pairs = reply["pairs"]
     if not pairs:
         return estimate
@@ -44,13 +49,13 @@ def measure_energy(
     method = (
         f"{' + '.join(reply['meters'])} less idle power, {sum(pair['inferences'] for pair in pairs)} inferences"
     )
-    origin = Origin(kind="measured", machine=machine_in(reply).summary, method=method)
+    origin = MeasurementOrigin(kind="measured", machine=parse_machine(reply).summary, method=method)
     # A meter that is too coarse or dominated by other loads may even show that running saves energy.
     return estimate if np.median(joules) <= 0 else median_measurement(joules, "J", origin)
 
 
-def estimated_energy(latency: Latency, watts_per_core: float) -> Measurement:
+def estimate_energy(latency: LatencyResult, watts_per_core: float) -> Measurement:
     """Return joules per inference as CPU time times the power of a busy core."""
-    method = f"CPU time {latency.cpu_s * 1e3:.3g} ms x {watts_per_core:g} W per busy core"
-    origin = Origin(kind="estimated", machine=latency.machine.summary, method=method)
-    return Measurement(latency.cpu_s * watts_per_core, "J", origin)
+    method = f"CPU time {latency.cpu_seconds * 1e3:.3g} ms x {watts_per_core:g} W per busy core"
+    origin = MeasurementOrigin(kind="estimated", machine=latency.machine.summary, method=method)
+    return Measurement(latency.cpu_seconds * watts_per_core, "J", origin)

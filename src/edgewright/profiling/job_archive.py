@@ -21,103 +21,103 @@ from edgewright.contract.refusal import RefusedError
 from edgewright.runtime.options import RuntimeOptions
 
 __all__ = [
-    "LONGEST_S",
-    "MOST_BYTES",
-    "MOST_REPLY_BYTES",
-    "Entry",
-    "Failure",
-    "Head",
-    "Request",
-    "head_of",
-    "pack",
-    "unpack",
+    "MAX_JOB_BYTES",
+    "MAX_JOB_REPLY_BYTES",
+    "MAX_JOB_SECONDS",
+    "JobFailure",
+    "JobHeader",
+    "JobSubject",
+    "WorkerRequest",
+    "job_header",
+    "pack_job",
+    "unpack_job",
 ]
 
-MOST_BYTES = 64 << 20
-MOST_REPLY_BYTES = 16 << 20
-LONGEST_S = 6 * 3600.0
+MAX_JOB_BYTES = 64 << 20
+MAX_JOB_REPLY_BYTES = 16 << 20
+MAX_JOB_SECONDS = 6 * 3600.0
 
 _MAGIC = b"edgewright.job.1\n"
-_LENGTH = struct.Struct(">I")
-_MOST_HEAD_BYTES, _MOST_FILES, _LONGEST_NAME = 1 << 20, 4096, 512
-_MOST_THREADS, _MOST_SUBJECTS = 1024, 256
+_LENGTH_PREFIX = struct.Struct(">I")
+_MAX_HEADER_BYTES, _MAX_FILES, _MAX_NAME_LENGTH = 1 << 20, 4096, 512
+_MAX_THREADS, _MAX_WORKLOADS = 1024, 256
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _PROVIDER = re.compile(r"[A-Za-z0-9]{1,40}ExecutionProvider", re.ASCII)
 
-Action = Literal["machine", "latency", "memory", "sustained", "contention", "energy", "probe"]
+WorkerAction = Literal["machine", "latency", "memory", "sustained", "contention", "energy", "probe"]
 
 
-class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class JobSubject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One model of a request.
 
     Attributes:
         model: Name of its file.
-        feed: Name of the file with its inputs.
-        inputs: Names of the inputs, in the order of that file.
+        inputs_file: Name of the file with its inputs.
+        input_names: Names of the inputs, in the order of that file.
         options: Of the session.
     """
 
     model: str
-    feed: str
-    inputs: tuple[str, ...]
+    inputs_file: str
+    input_names: tuple[str, ...]
     options: RuntimeOptions
 
     def __post_init__(self) -> None:
         """Refuse models of a form that is not read first, and what is no number of threads or no provider."""
         if not self.model.endswith(".onnx"):
             raise ValueError(f"{self.model[-80:]!r} does not end with .onnx")
-        if not 1 <= self.options.threads <= _MOST_THREADS:
+        if not 1 <= self.options.threads <= _MAX_THREADS:
             raise ValueError(f"{self.options.threads} threads")
         for provider in self.options.providers:
             if not _PROVIDER.fullmatch(provider):
                 raise ValueError(f"{provider[:80]!r} is no execution provider")
 
 
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class WorkerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the worker is asked, and nothing else that it could be asked.
 
     Attributes:
         action: Of the worker.
-        subjects: Models.
+        workloads: Models.
         seconds: For the measurement.
         seed: Of orders.
     """
 
-    action: Action
-    subjects: tuple[Entry, ...] = ()
+    action: WorkerAction
+    workloads: tuple[JobSubject, ...] = ()
     seconds: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what is no time, and what takes no model or too many."""
-        if not 0 <= self.seconds <= LONGEST_S or not 0 <= self.seed < 1 << 64:
+        if not 0 <= self.seconds <= MAX_JOB_SECONDS or not 0 <= self.seed < 1 << 64:
             raise ValueError(f"{self.seconds} seconds with seed {self.seed}")
-        if len(self.subjects) > _MOST_SUBJECTS or bool(self.subjects) == (self.action == "machine"):
-            raise ValueError(f"{len(self.subjects)} models for {self.action!r}")
+        if len(self.workloads) > _MAX_WORKLOADS or bool(self.workloads) == (self.action == "machine"):
+            raise ValueError(f"{len(self.workloads)} models for {self.action!r}")
 
 
-class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class JobHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What stands before the contents.
 
     Attributes:
         request: For the worker.
-        timeout_s: After which the worker is ended.
-        wanted_s: For so long after it was made somebody waits for the job; later nobody need do it.
+        timeout_seconds: After which the worker is ended.
+        expires_after_seconds: For so long after it was made somebody waits for the job; later nobody need do it.
         files: Name of each file, and the sha256 of its content.
         contents: The sha256 and the size of each content, in the order in which they lie in the body.
     """
 
-    request: Request
-    timeout_s: float
-    wanted_s: float
+    request: WorkerRequest
+    timeout_seconds: float
+    expires_after_seconds: float
     files: dict[str, str]
     contents: tuple[tuple[str, int], ...]
 
     def __post_init__(self) -> None:
         """Refuse names that lead elsewhere, sizes that cannot be, and files without content."""
-        if not 0 < self.timeout_s <= LONGEST_S or not 0 < self.wanted_s < math.inf:
-            raise ValueError(f"a timeout of {self.timeout_s} s, wanted for {self.wanted_s} s")
-        if len(self.files) > _MOST_FILES:
+        if not 0 < self.timeout_seconds <= MAX_JOB_SECONDS or not 0 < self.expires_after_seconds < math.inf:
+            raise ValueError(f"a timeout of {self.timeout_seconds} s, wanted for {self.expires_after_seconds} s")
+        if len(self.files) > _MAX_FILES:
             raise ValueError(f"{len(self.files)} files")
         digests = [digest for digest, _ in self.contents]
         if len(set(digests)) != len(digests) or set(digests) != set(self.files.values()):
@@ -129,33 +129,35 @@ class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             _check_name(name)
             if name in folders:
                 raise ValueError(f"{name[:80]!r} is a file and a folder")
-        for each in self.request.subjects:
-            if each.model not in self.files or each.feed not in self.files:
+        for each in self.request.workloads:
+            if each.model not in self.files or each.inputs_file not in self.files:
                 raise ValueError(f"{each.model[:80]!r} or its inputs are missing")
 
 
-class Failure(msgspec.Struct, frozen=True):
+class JobFailure(msgspec.Struct, frozen=True):
     """Why a job came to nothing.
 
     Attributes:
         kind: Whether the model failed, the device, or the device refused.
         message: What is wrong.
-        remedy: What to do.
+        next_step: What to do.
     """
 
     kind: Literal["candidate", "target", "refused"]
     message: str
-    remedy: str
+    next_step: str
 
 
-def pack(request: Mapping[str, Any], files: Mapping[str, Path], *, timeout_s: float, wanted_s: float) -> bytes:
+def pack_job(
+    request: Mapping[str, Any], files: Mapping[str, Path], *, timeout_seconds: float, expires_after_seconds: float
+) -> bytes:
     """Return a job.
 
     Args:
         request: For the worker, as `Target.run` takes it.
         files: Names on the device, relative, and where the files are here.
-        timeout_s: After which the worker is ended; at most 6 hours.
-        wanted_s: For so long somebody waits.
+        timeout_seconds: After which the worker is ended; at most 6 hours.
+        expires_after_seconds: For so long somebody waits.
 
     Raises:
         InputError: It is larger than a bench device takes, or names what no job may.
@@ -163,8 +165,8 @@ def pack(request: Mapping[str, Any], files: Mapping[str, Path], *, timeout_s: fl
     """
     # Before anything is read: what is too large may not fit into the memory either.
     sizes = {(status.st_dev, status.st_ino): status.st_size for status in map(os.stat, files.values())}
-    if sum(sizes.values()) > MOST_BYTES:
-        raise _too_large(sum(sizes.values()))
+    if sum(sizes.values()) > MAX_JOB_BYTES:
+        raise _size_error(sum(sizes.values()))
     read: dict[Path, str] = {}
     contents: dict[str, bytes] = {}
     for _, path in sorted(files.items()):
@@ -173,10 +175,10 @@ def pack(request: Mapping[str, Any], files: Mapping[str, Path], *, timeout_s: fl
             read[path] = hashlib.sha256(content).hexdigest()
             contents.setdefault(read[path], content)
     try:
-        head = Head(
-            msgspec.convert(request, Request),
-            min(timeout_s, LONGEST_S),
-            wanted_s,
+        head = JobHeader(
+            msgspec.convert(request, WorkerRequest),
+            min(timeout_seconds, MAX_JOB_SECONDS),
+            expires_after_seconds,
             {name: read[path] for name, path in files.items()},
             tuple((digest, len(content)) for digest, content in contents.items()),
         )
@@ -185,26 +187,26 @@ def pack(request: Mapping[str, Any], files: Mapping[str, Path], *, timeout_s: fl
             f"this cannot be measured on a bench device: {error}", remedy="Measure it locally or over ssh."
         ) from error
     encoded = msgspec.json.encode(head, order="deterministic")
-    body = b"".join((_MAGIC, _LENGTH.pack(len(encoded)), encoded, *contents.values()))
-    if len(body) > MOST_BYTES or len(encoded) > _MOST_HEAD_BYTES:
-        raise _too_large(len(body))
+    body = b"".join((_MAGIC, _LENGTH_PREFIX.pack(len(encoded)), encoded, *contents.values()))
+    if len(body) > MAX_JOB_BYTES or len(encoded) > _MAX_HEADER_BYTES:
+        raise _size_error(len(body))
     return body
 
 
-def head_of(body: bytes) -> Head:
+def job_header(body: bytes) -> JobHeader:
     """Return the checked head of a job; the contents are not looked at.
 
     Raises:
         RefusedError: It is too large, or no job.
     """
-    return _opened(body)[0]
+    return _parse_job(body)[0]
 
 
-def unpack(body: bytes, folder: Path) -> tuple[Head, dict[str, Path]]:
+def unpack_job(body: bytes, folder: Path) -> tuple[JobHeader, dict[str, Path]]:
     """Write the files of a job into a new folder.
 
     Args:
-        body: From `pack`, or from anybody.
+        body: From `pack_job`, or from anybody.
         folder: Empty; nothing is written outside of it.
 
     Returns:
@@ -214,7 +216,7 @@ def unpack(body: bytes, folder: Path) -> tuple[Head, dict[str, Path]]:
         RefusedError: It is too large, no job, or not the files that its head lists.
         OSError: The disk is full.
     """
-    head, at = _opened(body)
+    head, at = _parse_job(body)
     view = memoryview(body)
     where: dict[str, memoryview] = {}
     # All of it is checked before any of it is written.
@@ -238,31 +240,31 @@ def unpack(body: bytes, folder: Path) -> tuple[Head, dict[str, Path]]:
     return head, paths
 
 
-def _opened(body: bytes) -> tuple[Head, int]:
+def _parse_job(body: bytes) -> tuple[JobHeader, int]:
     """Return the head and where the contents begin."""
-    if len(body) > MOST_BYTES:
+    if len(body) > MAX_JOB_BYTES:
         raise RefusedError(
-            "oversized", "", f"a job of {len(body)} bytes", remedy=f"{MOST_BYTES} bytes are the most."
+            "oversized", "", f"a job of {len(body)} bytes", remedy=f"{MAX_JOB_BYTES} bytes are the most."
         )
-    start = len(_MAGIC) + _LENGTH.size
+    start = len(_MAGIC) + _LENGTH_PREFIX.size
     if not body.startswith(_MAGIC) or len(body) < start:
-        raise _no_job("it does not begin as one")
-    (length,) = _LENGTH.unpack_from(body, len(_MAGIC))
-    if length > min(_MOST_HEAD_BYTES, len(body) - start):
-        raise _no_job(f"its head has {length} bytes")
+        raise _invalid_job("it does not begin as one")
+    (length,) = _LENGTH_PREFIX.unpack_from(body, len(_MAGIC))
+    if length > min(_MAX_HEADER_BYTES, len(body) - start):
+        raise _invalid_job(f"its head has {length} bytes")
     try:
-        head = msgspec.json.decode(memoryview(body)[start : start + length], type=Head)
+        head = msgspec.json.decode(memoryview(body)[start : start + length], type=JobHeader)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise _no_job(str(error)) from error
+        raise _invalid_job(str(error)) from error
     if start + length + sum(size for _, size in head.contents) != len(body):
-        raise _no_job("its contents are not as long as its head says")
+        raise _invalid_job("its contents are not as long as its head says")
     return head, start + length
 
 
 def _check_name(name: str) -> None:
     parts = name.split("/")
     if (
-        not 0 < len(name.encode()) <= _LONGEST_NAME
+        not 0 < len(name.encode()) <= _MAX_NAME_LENGTH
         or not {"", ".", ".."}.isdisjoint(parts)
         or any(len(part.encode()) > 255 for part in parts)
         or "\\" in name
@@ -271,12 +273,12 @@ def _check_name(name: str) -> None:
         raise ValueError(f"{name[:80]!r} is no relative name")
 
 
-def _too_large(size: int) -> InputError:
+def _size_error(size: int) -> InputError:
     return InputError(
-        f"the models and inputs to measure together have {size} bytes, a bench device takes {MOST_BYTES}",
+        f"the models and inputs to measure together have {size} bytes, a bench device takes {MAX_JOB_BYTES}",
         remedy="Measure fewer at a time, or over ssh.",
     )
 
 
-def _no_job(why: str) -> RefusedError:
+def _invalid_job(why: str) -> RefusedError:
     return RefusedError("tampered", "", f"this is no job: {why[:300]}", remedy="Use one version of edgewright.")

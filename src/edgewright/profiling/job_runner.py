@@ -31,33 +31,33 @@ import msgspec
 from edgewright.contract.api.device_api import JOB
 from edgewright.contract.errors import CandidateError, EdgewrightError, ModelError, TargetError
 from edgewright.contract.refusal import RefusedError
-from edgewright.device.control_plane_client import Door, UnansweredError
-from edgewright.profiling.job_archive import MOST_BYTES, MOST_REPLY_BYTES, Failure, Head, unpack
-from edgewright.profiling.target import FREE_SPACE_HERE, LocalTarget
+from edgewright.device.control_plane_client import ControlPlaneClient, ServerUnavailableError
+from edgewright.profiling.job_archive import MAX_JOB_BYTES, MAX_JOB_REPLY_BYTES, JobFailure, JobHeader, unpack_job
+from edgewright.profiling.target import FREE_SPACE_ADVICE, LocalTarget
 from edgewright.runtime.external_data import external_locations
 
-__all__ = ["Grant", "Outcome", "do_errand", "run_errands"]
+__all__ = ["JobOutcome", "WorkerLimits", "run_job", "run_jobs"]
 
 # Providers that hand the input to somebody else.
-_NOT_LOCAL = ("AzureExecutionProvider",)
-_NAME = re.compile(r"[0-9A-Za-z]{1,64}", re.ASCII)
-_OK, _NONE = 200, 204
+_REMOTE_PROVIDERS = ("AzureExecutionProvider",)
+_JOB_NAME = re.compile(r"[0-9A-Za-z]{1,64}", re.ASCII)
+_OK, _NO_CONTENT = 200, 204
 # For a job to come over a slow line, seconds.
-_PATIENCE_S = 600.0
+_TIMEOUT_SECONDS = 600.0
 # Kept; and not read, none of this device's, not wanted any more, too large: sent again, it would fare no better.
-_FINAL = (200, 204, 400, 404, 409, 413)
+_FINAL_STATUSES = (200, 204, 400, 404, 409, 413)
 # Between two questions for work; within a minute of a job not longer than the second of them: whoever
 # measures one thing goes on with another.
-_FIRST_PAUSE_S, _SESSION_PAUSE_S, _LONGEST_PAUSE_S, _GROWTH = 0.2, 1.0, 10.0, 1.5
-_SESSION_S = 60.0
-_TROUBLED_PAUSE_S = 60.0
+_FIRST_PAUSE_SECONDS, _ACTIVE_PAUSE_SECONDS, _MAX_PAUSE_SECONDS, _PAUSE_GROWTH = 0.2, 1.0, 10.0, 1.5
+_ACTIVE_PERIOD_SECONDS = 60.0
+_ERROR_PAUSE_SECONDS = 60.0
 # So often an answer is sent; the last comes a quarter of an hour after the first.
-_SENDINGS = 12
-_HERE = "here"
+_MAX_SEND_ATTEMPTS = 12
+_LOCAL_FOLDER = "here"
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class WorkerLimits:
     """What a worker may use.
 
     Attributes:
@@ -69,53 +69,55 @@ class Grant:
     disk_bytes: int = 256 << 20
 
     @classmethod
-    def usual(cls) -> "Grant":
+    def default(cls) -> "WorkerLimits":
         """Three quarters of this machine's memory."""
         return cls(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class JobOutcome:
     """What came of a job.
 
     Attributes:
-        good: Whether the worker replied.
+        succeeded: Whether the worker replied.
         content: Its reply, or a `Failure`, as JSON.
     """
 
-    good: bool
+    succeeded: bool
     content: bytes
 
 
-def do_errand(body: bytes, grant: Grant) -> Outcome:
+def run_job(job: bytes, limits: WorkerLimits) -> JobOutcome:
     """Do a job, whatever its bytes are; what goes wrong is part of the outcome.
 
     Args:
-        body: As it came.
-        grant: What the worker may use.
+        job: As it came.
+        limits: What the worker may use.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="edgewright-job-") as folder:
-            head, paths = unpack(body, Path(folder))
-            _check(head, paths)
+            head, paths = unpack_job(job, Path(folder))
+            _check_models(head, paths)
             request = msgspec.json.decode(msgspec.json.encode(head.request), type=dict[str, Any])
-            limited = {**request, "limits": _limits(head, grant)}
-            reply = LocalTarget(name=_HERE).run(limited, paths, timeout_s=head.timeout_s)
+            limited = {**request, "limits": _resource_limits(head, limits)}
+            reply = LocalTarget(name=_LOCAL_FOLDER).run(limited, paths, timeout_seconds=head.timeout_seconds)
         content = json.dumps(reply).encode()
-        if len(content) > MOST_REPLY_BYTES:
+        if len(content) > MAX_JOB_REPLY_BYTES:
             raise TargetError(f"a reply of {len(content)} bytes", remedy="Measure fewer models at a time.")
     except EdgewrightError as error:
-        return _failed(error)
+        return _failed_outcome(error)
     except OSError as error:
-        return _failed(TargetError(f"the files could not be unpacked: {error.strerror}", remedy=FREE_SPACE_HERE))
-    return Outcome(True, content)
+        return _failed_outcome(
+            TargetError(f"the files could not be unpacked: {error.strerror}", remedy=FREE_SPACE_ADVICE)
+        )
+    return JobOutcome(True, content)
 
 
-def _check(head: Head, paths: Mapping[str, Path]) -> None:
+def _check_models(header: JobHeader, paths: Mapping[str, Path]) -> None:
     """Refuse what would make the runtime look elsewhere."""
-    for each in head.request.subjects:
+    for each in header.request.workloads:
         for provider in each.options.providers:
-            if provider in _NOT_LOCAL:
+            if provider in _REMOTE_PROVIDERS:
                 raise RefusedError(
                     "requirement", "", f"{provider} is none of this device's own", remedy="Leave it out."
                 )
@@ -134,95 +136,97 @@ def _check(head: Head, paths: Mapping[str, Path]) -> None:
                 )
 
 
-def _limits(head: Head, grant: Grant) -> dict[str, int]:
+def _resource_limits(header: JobHeader, limits: WorkerLimits) -> dict[str, int]:
     cores = os.cpu_count() or 1
     return {
-        "DATA": grant.memory_bytes,
-        "CPU": int(cores * head.timeout_s) + 1,
-        "FSIZE": grant.disk_bytes,
+        "DATA": limits.memory_bytes,
+        "CPU": int(cores * header.timeout_seconds) + 1,
+        "FSIZE": limits.disk_bytes,
         "CORE": 0,
     }
 
 
-def _failed(error: EdgewrightError) -> Outcome:
-    message = error.message.removeprefix(f"{_HERE}: ")
+def _failed_outcome(error: EdgewrightError) -> JobOutcome:
+    message = error.message.removeprefix(f"{_LOCAL_FOLDER}: ")
     if isinstance(error, RefusedError):
-        failure = Failure("refused", f"the device refuses: {message}", error.remedy)
+        failure = JobFailure("refused", f"the device refuses: {message}", error.remedy)
     elif isinstance(error, CandidateError):
-        failure = Failure("candidate", message, error.remedy)
+        failure = JobFailure("candidate", message, error.remedy)
     else:
-        failure = Failure("target", message, error.remedy)
-    return Outcome(False, msgspec.json.encode(failure))
+        failure = JobFailure("target", message, error.remedy)
+    return JobOutcome(False, msgspec.json.encode(failure))
 
 
-def run_errands(
-    door: Door,
-    ended: threading.Event,
+def run_jobs(
+    client: ControlPlaneClient,
+    stop_event: threading.Event,
     *,
-    grant: Grant | None = None,
-    tell: Callable[[str], None] = lambda _: None,
-    longest_pause_s: float = _LONGEST_PAUSE_S,
+    limits: WorkerLimits | None = None,
+    report: Callable[[str], None] = lambda _: None,
+    max_pause_seconds: float = _MAX_PAUSE_SECONDS,
 ) -> None:
     """Do one job after the other until told to end.
 
     A device that asks for work has none: so a job of its that the server thinks it has was lost with its power.
 
     Args:
-        door: Where jobs come from.
-        ended: Set by whoever wants an end.
-        grant: What a worker may use; the usual if not given.
-        tell: Is told what happens, in a line.
-        longest_pause_s: Between two questions while there is nothing to do.
+        client: Where jobs come from.
+        stop_event: Set by whoever wants an end.
+        limits: What a worker may use; the usual if not given.
+        report: Is told what happens, in a line.
+        max_pause_seconds: Between two questions while there is nothing to do.
     """
-    chance = random.Random(door.key.public)  # noqa: S311 - nothing secret
-    granted = grant or Grant.usual()
-    pause, worked = _FIRST_PAUSE_S, -math.inf
-    while not ended.is_set():
+    chance = random.Random(client.key.public)  # noqa: S311 - nothing secret
+    granted = limits or WorkerLimits.default()
+    pause, worked = _FIRST_PAUSE_SECONDS, -math.inf
+    while not stop_event.is_set():
         try:
-            found = _fetch(door)
+            found = _fetch_job(client)
             if found is not None:
                 name, body = found
-                tell(f"job {name}: {len(body)} bytes")
-                outcome = do_errand(body, granted)
-                tell(f"job {name}: {'done' if outcome.good else outcome.content.decode('utf-8', 'replace')}")
-                _deliver(door, name, outcome, ended)
-                pause, worked = _FIRST_PAUSE_S, time.monotonic()
+                report(f"job {name}: {len(body)} bytes")
+                outcome = run_job(body, granted)
+                report(f"job {name}: {'done' if outcome.succeeded else outcome.content.decode('utf-8', 'replace')}")
+                _deliver_outcome(client, name, outcome, stop_event)
+                pause, worked = _FIRST_PAUSE_SECONDS, time.monotonic()
                 continue
-            session = time.monotonic() - worked < _SESSION_S
-            pause = min(pause * _GROWTH, _SESSION_PAUSE_S if session else longest_pause_s)
+            session = time.monotonic() - worked < _ACTIVE_PERIOD_SECONDS
+            pause = min(pause * _PAUSE_GROWTH, _ACTIVE_PAUSE_SECONDS if session else max_pause_seconds)
         except Exception as error:  # whatever it is, the next job may be sound, and the agent goes on
-            tell(f"{type(error).__name__}: {error}")
-            pause = min(pause * 2 * _GROWTH, max(_TROUBLED_PAUSE_S, longest_pause_s))
-        ended.wait(pause * (0.9 + 0.2 * chance.random()))
+            report(f"{type(error).__name__}: {error}")
+            pause = min(pause * 2 * _PAUSE_GROWTH, max(_ERROR_PAUSE_SECONDS, max_pause_seconds))
+        stop_event.wait(pause * (0.9 + 0.2 * chance.random()))
 
 
-def _fetch(door: Door) -> tuple[str, bytes] | None:
+def _fetch_job(client: ControlPlaneClient) -> tuple[str, bytes] | None:
     """Return a job and its name, None if there is none."""
-    answer = door.ask("/device/job", largest=MOST_BYTES, patience_s=_PATIENCE_S)
-    if answer.status == _NONE:
+    answer = client.request("/device/job", max_bytes=MAX_JOB_BYTES, timeout_seconds=_TIMEOUT_SECONDS)
+    if answer.status == _NO_CONTENT:
         return None
     name = answer.headers.get(JOB, "")
-    if answer.status != _OK or not _NAME.fullmatch(name):
+    if answer.status != _OK or not _JOB_NAME.fullmatch(name):
         raise TargetError(f"the server gives no job: status {answer.status}", remedy="It is asked again.")
     return name, answer.content
 
 
-def _tell(door: Door, name: str, outcome: Outcome) -> bool:
+def _send_outcome(client: ControlPlaneClient, name: str, outcome: JobOutcome) -> bool:
     """Send what came of a job; return whether the server has it, or does not want it."""
-    path = f"/device/job/{name}/{'done' if outcome.good else 'failed'}"
-    return door.ask(path, outcome.content, patience_s=_PATIENCE_S).status in _FINAL
+    path = f"/device/job/{name}/{'done' if outcome.succeeded else 'failed'}"
+    return client.request(path, outcome.content, timeout_seconds=_TIMEOUT_SECONDS).status in _FINAL_STATUSES
 
 
-def _deliver(door: Door, name: str, outcome: Outcome, ended: threading.Event) -> None:
+def _deliver_outcome(
+    client: ControlPlaneClient, name: str, outcome: JobOutcome, stop_event: threading.Event
+) -> None:
     """Send an outcome until it arrives: measuring again would cost more."""
-    pause = _FIRST_PAUSE_S
-    for _ in range(_SENDINGS):
+    pause = _FIRST_PAUSE_SECONDS
+    for _ in range(_MAX_SEND_ATTEMPTS):
         try:
-            if _tell(door, name, outcome):
+            if _send_outcome(client, name, outcome):
                 return
-        except UnansweredError:
+        except ServerUnavailableError:
             pass
-        if ended.wait(pause):
+        if stop_event.wait(pause):
             return
-        pause = min(2 * pause, 2 * _TROUBLED_PAUSE_S)
+        pause = min(2 * pause, 2 * _ERROR_PAUSE_SECONDS)
     raise TargetError(f"job {name}: the answer did not arrive", remedy="The server gives it out again.")

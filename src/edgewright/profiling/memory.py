@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
-from edgewright.contract.measurement import Measurement, Origin
-from edgewright.profiling.quantile_intervals import extremes
-from edgewright.profiling.target import Target, machine_in
-from edgewright.profiling.workload import Subject, packed
+from edgewright.contract.measurement import Measurement, MeasurementOrigin
+from edgewright.profiling.quantile_intervals import extremes_measurement
+from edgewright.profiling.target import MeasurementTarget, parse_machine
+from edgewright.profiling.workload import Workload, pack_workloads
 
-__all__ = ["Memory", "measure_memory"]
+__all__ = ["MemoryResult", "measure_memory"]
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryResult:
     """What one subject needs, in bytes.
 
     Attributes:
@@ -25,7 +25,7 @@ class Memory:
     runtime_size: Measurement
 
 
-def measure_memory(target: Target, subject: Subject, *, repeats: int = 1) -> Memory:
+def measure_memory(target: MeasurementTarget, workload: Workload, *, repeats: int = 1) -> MemoryResult:
     """Measure a subject in `repeats` fresh processes.
 
     Raises:
@@ -33,20 +33,22 @@ def measure_memory(target: Target, subject: Subject, *, repeats: int = 1) -> Mem
         ModelError: The file is missing or no ONNX model.
         TargetError: The machine cannot measure.
     """
-    with packed([subject]) as bundle:
-        request = {"action": "memory", "subjects": bundle.subjects}
-        replies = [target.run(request, bundle.files, timeout_s=120) for _ in range(repeats)]
-    machine = machine_in(replies[0])
-    resident = Origin(kind="measured", machine=machine.summary, method="VmHWM of a fresh process")
-    beyond = Origin(
+    with pack_workloads([workload]) as bundle:
+        request = {"action": "memory", "subjects": bundle.workloads}
+        replies = [target.run(request, bundle.files, timeout_seconds=120) for _ in range(repeats)]
+    machine = parse_machine(replies[0])
+    resident = MeasurementOrigin(kind="measured", machine=machine.summary, method="VmHWM of a fresh process")
+    beyond = MeasurementOrigin(
         kind="measured",
         machine=machine.summary,
         method="VmHWM of a fresh process less the runtime with a trivial model",
     )
-    exact = Origin(kind="computed", machine=machine.summary, method=f"files of onnxruntime {machine.runtime}")
-    return Memory(
-        process_peak=extremes([float(reply["peak"]) for reply in replies], "bytes", resident),
-        session_peak=extremes(
+    exact = MeasurementOrigin(
+        kind="computed", machine=machine.summary, method=f"files of onnxruntime {machine.runtime}"
+    )
+    return MemoryResult(
+        process_peak=extremes_measurement([float(reply["peak"]) for reply in replies], "bytes", resident),
+        session_peak=extremes_measurement(
             [float(max(reply["peak"] - reply["runtime"], 0)) for reply in replies], "bytes", beyond
         ),
         runtime_size=Measurement(float(machine.runtime_bytes), "bytes", exact),

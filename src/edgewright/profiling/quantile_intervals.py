@@ -7,9 +7,9 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.contract.measurement import Measurement, Origin
+from edgewright.contract.measurement import Measurement, MeasurementOrigin
 
-__all__ = ["extremes", "median_interval", "median_measurement", "percentile_measurement"]
+__all__ = ["extremes_measurement", "median_interval", "median_measurement", "percentile_measurement"]
 
 
 def median_interval(count: int, confidence: float) -> tuple[int, int, float]:
@@ -39,7 +39,7 @@ def median_interval(count: int, confidence: float) -> tuple[int, int, float]:
 
 
 def median_measurement(
-    values: Sequence[float] | NDArray[np.float64], unit: str, origin: Origin, confidence: float = 0.95
+    values: Sequence[float] | NDArray[np.float64], unit: str, origin: MeasurementOrigin, confidence: float = 0.95
 ) -> Measurement:
     """Return the median with its interval; one value alone has none."""
     ordered = np.sort(np.asarray(values, np.float64))
@@ -52,11 +52,11 @@ def median_measurement(
         low=float(ordered[low]) if spread else None,
         high=float(ordered[high]) if spread else None,
         confidence=reached if 0 < reached < confidence else confidence,
-        samples=len(ordered),
+        observation_count=len(ordered),
     )
 
 
-def extremes(values: Sequence[float], unit: str, origin: Origin) -> Measurement:
+def extremes_measurement(values: Sequence[float], unit: str, origin: MeasurementOrigin) -> Measurement:
     """Return the median of a few values between the least and the greatest, with the confidence that this has.
 
     >>> exact = Origin(kind="measured", machine="-", method="three starts")
@@ -71,19 +71,19 @@ def extremes(values: Sequence[float], unit: str, origin: Origin) -> Measurement:
         low=min(values) if spread else None,
         high=max(values) if spread else None,
         confidence=1 - 2 ** (1 - len(values)) if spread else 0.95,
-        samples=len(values),
+        observation_count=len(values),
     )
 
 
 def percentile_measurement(
     samples: NDArray[np.float64],
     rounds: NDArray[np.int64],
-    percent: float,
+    percentile: float,
     unit: str,
-    origin: Origin,
+    origin: MeasurementOrigin,
     *,
     confidence: float = 0.95,
-    draws: int = 200,
+    resamples: int = 200,
     seed: int = 0,
 ) -> Measurement:
     """Return a percentile with its interval from resampling whole rounds.
@@ -93,22 +93,22 @@ def percentile_measurement(
     Args:
         samples: Shape [n].
         rounds: Shape [n], non-decreasing: the round that each sample is from.
-        percent: 0 to 100.
+        percentile: 0 to 100.
         unit: Of the samples.
         origin: Of the samples.
         confidence: Two-sided.
-        draws: Resamples.
+        resamples: Resamples.
         seed: Of the resampling.
 
     Source: block bootstrap, percentile interval; Efron and Tibshirani 1993, chapters 8 and 13.
     """
-    value = float(np.percentile(samples, percent))
+    value = float(np.percentile(samples, percentile))
     groups = np.split(samples, np.flatnonzero(np.diff(rounds)) + 1)
     low = high = None
     if len(groups) > 1:
         random = np.random.default_rng(seed)
-        picks = random.integers(len(groups), size=(draws, len(groups)))
-        drawn = [np.percentile(np.concatenate([groups[i] for i in pick]), percent) for pick in picks]
+        picks = random.integers(len(groups), size=(resamples, len(groups)))
+        drawn = [np.percentile(np.concatenate([groups[i] for i in pick]), percentile) for pick in picks]
         tail = 50 * (1 - confidence)
         low, high = (float(end) for end in np.percentile(drawn, [tail, 100 - tail]))
         low, high = min(low, value), max(high, value)

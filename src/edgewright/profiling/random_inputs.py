@@ -9,18 +9,18 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import DataError
-from edgewright.contract.model.signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import ModelSignature, TensorSpec
 from edgewright.runtime.options import RuntimeOptions, session_options
 
-__all__ = ["random_feed", "runnable_feed"]
+__all__ = ["random_inputs", "runnable_inputs"]
 
 # Tried for axes of free size, since many models need more than one sample of a signal.
-_SIZES = (8, 32, 128, 512, 1024)
-_MOST_ELEMENTS = 50_000_000
+_FREE_AXIS_SIZES = (8, 32, 128, 512, 1024)
+_MAX_ELEMENTS = 50_000_000
 
 
-def random_feed(
-    contract: InputContract, seed: int = 0, sizes: Mapping[str, int] | None = None
+def random_inputs(
+    contract: ModelSignature, seed: int = 0, sizes: Mapping[str, int] | None = None
 ) -> dict[str, NDArray[Any]]:
     """Return the inputs of one inference.
 
@@ -37,10 +37,10 @@ def random_feed(
     (1, 3)
     """
     random = np.random.default_rng(seed)
-    return {spec.name: _array(spec, random, sizes or {}) for spec in contract.inputs}
+    return {spec.name: _random_array(spec, random, sizes or {}) for spec in contract.inputs}
 
 
-def _array(spec: TensorSpec, random: np.random.Generator, sizes: Mapping[str, int]) -> NDArray[Any]:
+def _random_array(spec: TensorSpec, random: np.random.Generator, sizes: Mapping[str, int]) -> NDArray[Any]:
     shape = tuple(size if isinstance(size, int) else sizes.get(size, 1) for size in spec.shape)
     dtype = np.dtype(spec.dtype)
     low, high = spec.low or 0.0, spec.high
@@ -51,7 +51,7 @@ def _array(spec: TensorSpec, random: np.random.Generator, sizes: Mapping[str, in
     return np.zeros(shape, dtype)
 
 
-def runnable_feed(model: Path, contract: InputContract, seed: int = 0) -> dict[str, NDArray[Any]]:
+def runnable_inputs(model: Path, contract: ModelSignature, seed: int = 0) -> dict[str, NDArray[Any]]:
     """Return random inputs that the model runs with on this machine, with the free axes as small as that allows.
 
     Raises:
@@ -61,8 +61,8 @@ def runnable_feed(model: Path, contract: InputContract, seed: int = 0) -> dict[s
     options.log_severity_level = 4
     session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     first = ""
-    for sizes in _free_sizes(contract):
-        feed = random_feed(contract, seed, sizes)
+    for sizes in _candidate_axis_sizes(contract):
+        feed = random_inputs(contract, seed, sizes)
         try:
             session.run(None, feed)
         except Exception as error:  # onnxruntime's own exceptions share no public base class
@@ -74,14 +74,14 @@ def runnable_feed(model: Path, contract: InputContract, seed: int = 0) -> dict[s
     )
 
 
-def _free_sizes(contract: InputContract) -> Iterator[dict[str, int]]:
+def _candidate_axis_sizes(contract: ModelSignature) -> Iterator[dict[str, int]]:
     """Yield sizes of the symbolic axes: all 1, then each alone larger, then all but the batch's larger."""
     yield {}
     axes = [axis for spec in contract.inputs for axis in spec.shape[1:] if isinstance(axis, str)]
     free = list(dict.fromkeys(axes))
-    batch = {spec.shape[0] for spec in contract.inputs if spec.batch_axis_is_free}
-    candidates = [{axis: size} for size in _SIZES for axis in free]
-    candidates += [{axis: size for axis in free if axis not in batch} for size in _SIZES]
+    batch = {spec.shape[0] for spec in contract.inputs if spec.has_free_batch_axis}
+    candidates = [{axis: size} for size in _FREE_AXIS_SIZES for axis in free]
+    candidates += [{axis: size for axis in free if axis not in batch} for size in _FREE_AXIS_SIZES]
     for sizes in candidates:
         elements = sum(
             int(
@@ -89,5 +89,5 @@ def _free_sizes(contract: InputContract) -> Iterator[dict[str, int]]:
             )
             for spec in contract.inputs
         )
-        if elements <= _MOST_ELEMENTS:
+        if elements <= _MAX_ELEMENTS:
             yield sizes

@@ -6,37 +6,44 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from edgewright.contract.measurement import Measurement, Origin
+from edgewright.contract.measurement import Measurement, MeasurementOrigin
 from edgewright.profiling.quantile_intervals import median_measurement
-from edgewright.profiling.target import Target, machine_in
-from edgewright.profiling.workload import Subject, packed
+from edgewright.profiling.target import MeasurementTarget, parse_machine
+from edgewright.profiling.workload import Workload, pack_workloads
 
-__all__ = ["Contention", "Slice", "Sustained", "judge_slices", "measure_contention", "measure_sustained"]
+__all__ = [
+    "ContentionResult",
+    "LoadSlice",
+    "SustainedResult",
+    "detect_throttling",
+    "measure_contention",
+    "measure_sustained",
+]
 
 # A slowdown below this is what any machine shows from one minute to the next.
-SLOWDOWN_LIMIT = 1.10
-CLOCK_LIMIT = 0.95
+MAX_LATENCY_RATIO = 1.10
+MIN_CLOCK_RATIO = 0.95
 
 Throttling = Literal["none", "throttled", "slower"]
 
 
-class Slice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LoadSlice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of a sustained run.
 
     Attributes:
-        at_s: End of the part, seconds since the start.
-        latency_s: Median latency in it.
+        end_seconds: End of the part, seconds since the start.
+        median_latency_seconds: Median latency in it.
         clock_hz: Highest clock of any core at its end, None where the system does not show it.
-        temperature_c: Highest temperature of any zone at its end, None where the system does not show it.
+        temperature_celsius: Highest temperature of any zone at its end, None where the system does not show it.
     """
 
-    at_s: float
-    latency_s: float
+    end_seconds: float
+    median_latency_seconds: float
     clock_hz: float | None
-    temperature_c: float | None
+    temperature_celsius: float | None
 
 
-class Sustained(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SustainedResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A run without pauses.
 
     Attributes:
@@ -50,10 +57,10 @@ class Sustained(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     verdict: Throttling
     slowdown: float
     reason: str
-    slices: tuple[Slice, ...]
+    slices: tuple[LoadSlice, ...]
 
 
-class Contention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ContentionResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Latency beside other work.
 
     Attributes:
@@ -71,36 +78,37 @@ class Contention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     io_slowdown: float
 
 
-def measure_sustained(target: Target, subject: Subject, *, seconds: float) -> Sustained:
+def measure_sustained(target: MeasurementTarget, workload: Workload, *, seconds: float) -> SustainedResult:
     """Run a subject for `seconds` without a pause.
 
     Raises:
         CandidateError: The model cannot be run there.
         TargetError: The machine cannot measure.
     """
-    with packed([subject]) as bundle:
-        request = {"action": "sustained", "subjects": bundle.subjects, "seconds": seconds}
-        reply = target.run(request, bundle.files, timeout_s=120 + 10 * seconds)
-    return judge_slices(msgspec.convert(reply["slices"], list[Slice]))
+    with pack_workloads([workload]) as bundle:
+        request = {"action": "sustained", "subjects": bundle.workloads, "seconds": seconds}
+        reply = target.run(request, bundle.files, timeout_seconds=120 + 10 * seconds)
+    return detect_throttling(msgspec.convert(reply["slices"], list[LoadSlice]))
 
 
-def judge_slices(slices: Sequence[Slice]) -> Sustained:
+def detect_throttling(slices: Sequence[LoadSlice]) -> SustainedResult:
     """Say from the course of latency, clock and temperature whether the machine throttles.
 
     The first and the last third are compared by their medians, so that one disturbed part does not decide.
     """
     third = max(1, len(slices) // 3)
     first, last = slices[:third], slices[-third:]
-    slowdown = _middle(first, last, "latency_s") or 1.0
-    clock = _middle(first, last, "clock_hz")
+    slowdown = _end_to_start_ratio(first, last, "latency_s") or 1.0
+    clock = _end_to_start_ratio(first, last, "clock_hz")
     before, after = (
-        [part.temperature_c for part in parts if part.temperature_c is not None] for parts in (first, last)
+        [part.temperature_celsius for part in parts if part.temperature_celsius is not None]
+        for parts in (first, last)
     )
     rise = float(np.median(after) - np.median(before)) if before and after else 0.0
     verdict: Throttling = "none"
     reason = f"latency at the end is {slowdown:.2f} times that at the start"
-    if len(slices) >= 3 and slowdown > SLOWDOWN_LIMIT:
-        falls = clock is not None and clock < CLOCK_LIMIT
+    if len(slices) >= 3 and slowdown > MAX_LATENCY_RATIO:
+        falls = clock is not None and clock < MIN_CLOCK_RATIO
         verdict = "throttled" if falls or rise > 3 else "slower"
         if clock is None and not (before and after):
             reason += "; this system shows neither clock nor temperature"
@@ -108,41 +116,46 @@ def judge_slices(slices: Sequence[Slice]) -> Sustained:
         reason += f", the clock {clock:.2f} times"
     if before and after:
         reason += f", the temperature {rise:+.0f} C"
-    return Sustained(verdict, slowdown, reason, tuple(slices))
+    return SustainedResult(verdict, slowdown, reason, tuple(slices))
 
 
-def _middle(first: Sequence[Slice], last: Sequence[Slice], name: str) -> float | None:
+def _end_to_start_ratio(first: Sequence[LoadSlice], last: Sequence[LoadSlice], attribute: str) -> float | None:
     """Return the median of an attribute at the end in units of the median at the start."""
-    before = [value for part in first if (value := getattr(part, name)) is not None]
-    after = [value for part in last if (value := getattr(part, name)) is not None]
+    before = [value for part in first if (value := getattr(part, attribute)) is not None]
+    after = [value for part in last if (value := getattr(part, attribute)) is not None]
     return float(np.median(after) / np.median(before)) if before and after and np.median(before) > 0 else None
 
 
-def measure_contention(target: Target, subject: Subject, *, seconds: float) -> Contention:
+def measure_contention(target: MeasurementTarget, workload: Workload, *, seconds: float) -> ContentionResult:
     """Run a subject alone, beside a busy process per core, and beside processes that write to the disk.
 
     Raises:
         CandidateError: The model cannot be run there.
         TargetError: The machine cannot measure.
     """
-    with packed([subject]) as bundle:
-        request = {"action": "contention", "subjects": bundle.subjects, "seconds": seconds}
-        reply = target.run(request, bundle.files, timeout_s=120 + 10 * seconds)
-    return _contention(reply)
+    with pack_workloads([workload]) as bundle:
+        request = {"action": "contention", "subjects": bundle.workloads, "seconds": seconds}
+        reply = target.run(request, bundle.files, timeout_seconds=120 + 10 * seconds)
+    return _contention_result(reply)
 
 
-def _contention(reply: Mapping[str, Any]) -> Contention:
-    machine = machine_in(reply).summary
+def _contention_result(reply: Mapping[str, Any]) -> ContentionResult:
+    machine = parse_machine(reply).summary
     loads = {"idle": "alone", "cpu": "one busy process per core", "io": "two processes writing with fsync"}
-    origins = {kind: Origin(kind="measured", machine=machine, method=text) for kind, text in loads.items()}
+    origins = {
+        kind: MeasurementOrigin(kind="measured", machine=machine, method=text) for kind, text in loads.items()
+    }
     p50 = {kind: median_measurement(reply["durations"][kind], "s", origins[kind]) for kind in loads}
     p99 = {
         kind: Measurement(
-            float(np.percentile(reply["durations"][kind], 99)), "s", origins[kind], samples=p50[kind].samples
+            float(np.percentile(reply["durations"][kind], 99)),
+            "s",
+            origins[kind],
+            observation_count=p50[kind].observation_count,
         )
         for kind in loads
     }
-    return Contention(
+    return ContentionResult(
         idle_p50=p50["idle"],
         cpu_p50=p50["cpu"],
         cpu_p99=p99["cpu"],

@@ -23,28 +23,28 @@ from typing import IO, Any, Protocol
 import msgspec
 
 from edgewright.contract.errors import CandidateError, EdgewrightError, InputError, TargetError
-from edgewright.profiling.bench_target import BENCH, BenchTarget
+from edgewright.profiling.bench_target import PROFILING_DEVICE, ProfilingDeviceTarget
 
 __all__ = [
-    "FREE_SPACE_HERE",
+    "FREE_SPACE_ADVICE",
     "LocalTarget",
     "Machine",
+    "MeasurementTarget",
     "SshTarget",
-    "Target",
-    "machine_in",
-    "machine_of",
     "open_target",
+    "parse_machine",
+    "query_machine",
 ]
 
-FREE_SPACE_HERE = "Free space in the folder for temporary files, or set TMPDIR to another one."
+FREE_SPACE_ADVICE = "Free space in the folder for temporary files, or set TMPDIR to another one."
 
 _WORKER_FILES = ("worker.py", "power_meters.py")
-_ADDRESS = re.compile(
+_SSH_ADDRESS = re.compile(
     r"ssh://(?:(?P<user>[A-Za-z0-9_.][\w.-]*)@)?(?P<host>[A-Za-z0-9][\w.-]*|\[[0-9A-Fa-f:]+\])(?::(?P<port>\d+))?/?"
 )
 # Exit codes of the shell script that is run on the far side.
 _NO_FOLDER, _NO_PYTHON, _NOT_UNPACKED = 90, 91, 92
-_LOST = 75
+_CONNECTION_LOST = 75
 
 
 class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,20 +85,22 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return ", ".join([self.cpu, cores, self.arch, *best])
 
 
-class Target(Protocol):
+class MeasurementTarget(Protocol):
     """A machine that can measure."""
 
     @property
     def name(self) -> str:
         """As given to `open_target`."""
 
-    def run(self, request: Mapping[str, Any], files: Mapping[str, Path], *, timeout_s: float) -> dict[str, Any]:
+    def run(
+        self, request: Mapping[str, Any], files: Mapping[str, Path], *, timeout_seconds: float
+    ) -> dict[str, Any]:
         """Run the worker once.
 
         Args:
             request: For the worker; a subject's "model" and "feed" are names in `files`.
             files: Names on the target, relative, and where the files are here.
-            timeout_s: After which the run is ended.
+            timeout_seconds: After which the run is ended.
 
         Returns:
             The worker's reply.
@@ -109,7 +111,7 @@ class Target(Protocol):
         """
 
 
-def open_target(spec: str) -> Target:
+def open_target(spec: str) -> MeasurementTarget:
     """Return the target that a specification names; no connection is made yet.
 
     Raises:
@@ -120,9 +122,9 @@ def open_target(spec: str) -> Target:
     """
     if spec == "local":
         return LocalTarget()
-    if bench := BENCH.fullmatch(spec):
-        return BenchTarget(name=spec, device=bench["device"])
-    match = _ADDRESS.fullmatch(spec)
+    if bench := PROFILING_DEVICE.fullmatch(spec):
+        return ProfilingDeviceTarget(name=spec, device_selector=bench["device"])
+    match = _SSH_ADDRESS.fullmatch(spec)
     if match is None or not 0 < int(match["port"] or 22) < 65536:
         raise InputError(
             f"{spec!r} is not a target",
@@ -132,16 +134,16 @@ def open_target(spec: str) -> Target:
     return SshTarget(name=spec, user=match["user"], host=match["host"].strip("[]"), port=port)
 
 
-def machine_of(target: Target) -> Machine:
+def query_machine(target: MeasurementTarget) -> Machine:
     """Ask a target what it is.
 
     Raises:
         TargetError: It cannot be reached or lacks something.
     """
-    return machine_in(target.run({"action": "machine"}, {}, timeout_s=60))
+    return parse_machine(target.run({"action": "machine"}, {}, timeout_seconds=60))
 
 
-def machine_in(reply: Mapping[str, Any]) -> Machine:
+def parse_machine(reply: Mapping[str, Any]) -> Machine:
     """Return the machine that every reply of the worker describes."""
     return msgspec.convert(reply["machine"], Machine)
 
@@ -152,33 +154,35 @@ class LocalTarget:
 
     name: str = "local"
 
-    def run(self, request: Mapping[str, Any], files: Mapping[str, Path], *, timeout_s: float) -> dict[str, Any]:
+    def run(
+        self, request: Mapping[str, Any], files: Mapping[str, Path], *, timeout_seconds: float
+    ) -> dict[str, Any]:
         """Run the worker in a subprocess; see `Target.run`."""
         try:
             with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
                 # The files are used where they are: onnxruntime refuses external data behind a link.
-                Path(folder, "request.json").write_text(json.dumps(_in_place(request, files)))
+                Path(folder, "request.json").write_text(json.dumps(_with_local_paths(request, files)))
                 worker = str(Path(__file__).with_name("worker.py"))
                 command = [sys.executable, worker, str(Path(folder, "request.json"))]
                 environment = {**os.environ, "TMPDIR": folder}
-                code, out, err = _run(command, None, timeout_s, self.name, environment)
+                code, out, err = _run_command(command, None, timeout_seconds, self.name, environment)
         except OSError as error:
             raise TargetError(
                 f"{self.name}: the worker could not be started: {error}",
-                remedy=FREE_SPACE_HERE,
+                remedy=FREE_SPACE_ADVICE,
             ) from error
-        return _reply(self.name, code, out, err)
+        return _parse_reply(self.name, code, out, err)
 
 
-def _in_place(value: Any, files: Mapping[str, Path]) -> Any:
+def _with_local_paths(value: Any, files: Mapping[str, Path]) -> Any:
     """Return a request with the names of files replaced by their paths on this machine."""
     if isinstance(value, Mapping):
         return {
-            key: str(files[each].absolute()) if key in ("model", "feed") else _in_place(each, files)
+            key: str(files[each].absolute()) if key in ("model", "feed") else _with_local_paths(each, files)
             for key, each in value.items()
         }
     if isinstance(value, list):
-        return [_in_place(each, files) for each in value]
+        return [_with_local_paths(each, files) for each in value]
     return value
 
 
@@ -194,21 +198,25 @@ class SshTarget:
     user: str | None = None
     port: int | None = None
 
-    def run(self, request: Mapping[str, Any], files: Mapping[str, Path], *, timeout_s: float) -> dict[str, Any]:
+    def run(
+        self, request: Mapping[str, Any], files: Mapping[str, Path], *, timeout_seconds: float
+    ) -> dict[str, Any]:
         """Send the worker with its files through ssh and run it; see `Target.run`."""
         with tempfile.TemporaryFile() as bundle:
             try:
-                _pack(bundle, request, files)
+                _pack_archive(bundle, request, files)
             except OSError as error:
                 raise TargetError(
                     f"{self.name}: the files to send could not be packed here: {error}",
-                    remedy=FREE_SPACE_HERE,
+                    remedy=FREE_SPACE_ADVICE,
                 ) from error
             size = bundle.tell()
             bundle.seek(0)
             python = os.environ.get("EDGEWRIGHT_SSH_PYTHON", "python3")
             try:
-                code, out, err = _run([*self._client(), _script(python, size)], bundle, timeout_s, self.name)
+                code, out, err = _run_command(
+                    [*self._client(), _remote_script(python, size)], bundle, timeout_seconds, self.name
+                )
             except FileNotFoundError as error:
                 raise TargetError(
                     "the OpenSSH client is missing on this machine",
@@ -217,7 +225,7 @@ class SshTarget:
         problem = _ssh_problem(self.name, self.host, python, code, err)
         if problem is not None:
             raise problem
-        return _reply(self.name, code, out, err)
+        return _parse_reply(self.name, code, out, err)
 
     def _client(self) -> list[str]:
         command = ["ssh", *shlex.split(os.environ.get("EDGEWRIGHT_SSH_OPTIONS", ""))]
@@ -231,7 +239,7 @@ class SshTarget:
         return [*command, "--", self.host]
 
 
-def _pack(bundle: IO[bytes], request: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+def _pack_archive(bundle: IO[bytes], request: Mapping[str, Any], files: Mapping[str, Path]) -> None:
     """Write worker, request and files as a tar archive."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(dict(request), file)
@@ -244,7 +252,7 @@ def _pack(bundle: IO[bytes], request: Mapping[str, Any], files: Mapping[str, Pat
                 archive.add(path, name)
 
 
-def _script(python: str, size: int) -> str:
+def _remote_script(python: str, archive_size: int) -> str:
     """Return the command line for the far side's login shell, whichever shell that is.
 
     Standard input is the archive and then stays open for as long as the connection lives.
@@ -255,7 +263,7 @@ def _script(python: str, size: int) -> str:
         "trap 'rm -rf \"$d\"' EXIT",
         "trap 'exit 129' HUP INT TERM PIPE",
         f"command -v {shlex.quote(python)} >/dev/null || exit {_NO_PYTHON}",
-        f'head -c {size} | (cd "$d" && tar xf -) || exit {_NOT_UNPACKED}',
+        f'head -c {archive_size} | (cd "$d" && tar xf -) || exit {_NOT_UNPACKED}',
         "exec 3<&0",
         f'TMPDIR="$d" {shlex.quote(python)} "$d/worker.py" "$d/request.json" <&3 & p=$!',
         "trap 'kill $p 2>/dev/null; exit 129' HUP INT TERM PIPE",
@@ -264,10 +272,10 @@ def _script(python: str, size: int) -> str:
     return "exec sh -c " + shlex.quote("\n".join(lines))
 
 
-def _run(
+def _run_command(
     command: Sequence[str],
-    feed: IO[bytes] | None,
-    timeout_s: float,
+    stdin_file: IO[bytes] | None,
+    timeout_seconds: float,
     name: str,
     environment: Mapping[str, str] | None = None,
 ) -> tuple[int, bytes, str]:
@@ -283,13 +291,13 @@ def _run(
             timed_out.set()
             process.kill()
 
-        timer = threading.Timer(timeout_s, end)
+        timer = threading.Timer(timeout_seconds, end)
         timer.daemon = True
         timer.start()
         assert process.stdin is not None  # noqa: S101 (asked for above)
         try:
             with contextlib.suppress(BrokenPipeError):  # the exit code says why
-                while feed is not None and (block := feed.read(1 << 18)):
+                while stdin_file is not None and (block := stdin_file.read(1 << 18)):
                     process.stdin.write(block)
                 process.stdin.flush()
             code = process.wait()
@@ -300,7 +308,7 @@ def _run(
                 process.stdin.close()
         if timed_out.is_set():
             raise TargetError(
-                f"{name}: the measurement took longer than {timeout_s:.0f} s and was ended",
+                f"{name}: the measurement took longer than {timeout_seconds:.0f} s and was ended",
                 remedy="Check the machine's load and connection, or measure a smaller model first.",
             )
         out.seek(0)
@@ -308,7 +316,7 @@ def _run(
         return code, out.read(), err.read().decode(errors="replace").strip()
 
 
-def _reply(name: str, code: int, out: bytes, err: str) -> dict[str, Any]:
+def _parse_reply(name: str, code: int, out: bytes, err: str) -> dict[str, Any]:
     """Return the worker's reply, the last line of its output."""
     last = err.splitlines()[-1] if err else ""
     try:
@@ -317,7 +325,7 @@ def _reply(name: str, code: int, out: bytes, err: str) -> dict[str, Any]:
         reply = None
     if not isinstance(reply, dict):
         signal = -code if code < 0 else code - 128
-        if code == _LOST:
+        if code == _CONNECTION_LOST:
             raise TargetError(f"{name}: the worker lost its connection", remedy="Try again.")
         if 0 < signal < 65:
             raise CandidateError(
@@ -348,7 +356,7 @@ def _worker_problem(name: str, kind: str, message: str) -> EdgewrightError:
     )
 
 
-_SSH_REMEDIES = {
+_SSH_HINTS = {
     "Connection refused": "Check the port, and that sshd runs there.",
     "Host key verification failed": "Connect once by hand with ssh and confirm the host key.",
     "Permission denied": "Put your key into authorized_keys there (ssh-copy-id) and load it into the agent.",
@@ -362,7 +370,7 @@ def _ssh_problem(name: str, host: str, python: str, code: int, err: str) -> Targ
     """Return what went wrong before the worker ran, or None."""
     last = err.splitlines()[-1].strip() if err else ""
     if code == 255:
-        remedy = next((text for sign, text in _SSH_REMEDIES.items() if sign in err), None)
+        remedy = next((text for sign, text in _SSH_HINTS.items() if sign in err), None)
         if remedy is None:
             return TargetError(
                 f"{name}: the connection was lost: {last}" if last else f"{name}: the connection was lost",

@@ -24,18 +24,26 @@ from typing import Any
 
 __all__ = ["main"]
 
-Request = dict[str, Any]
-Reply = dict[str, Any]
+RequestFields = dict[str, Any]
+ReplyFields = dict[str, Any]
 
 MIN_ROUNDS = 6  # the fewest whose extremes are a 95 % interval of the median
-MOST_RELOADING = 0.4  # of the time, for loading models again during a latency measurement
+MAX_RELOAD_TIME_SHARE = 0.4  # of the time, for loading models again during a latency measurement
 MAX_SAMPLES = 4000  # returned per subject
 MAX_SAMPLES_PER_ROUND = 500  # kept until then, so that a long measurement does not fill the memory
 # As Linux names them for x86 and ARM.
-_FEATURES: tuple[str, ...] = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_tile")
-_FEATURES += ("neon", "asimd", "asimddp", "i8mm", "fphp", "asimdhp", "sve")
+_CPU_FEATURES: tuple[str, ...] = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_tile",
+)
+_CPU_FEATURES += ("neon", "asimd", "asimddp", "i8mm", "fphp", "asimdhp", "sve")
 # ONNX model of one Identity of one float: what the runtime costs before there is any real model.
-_IDENTITY = bytes.fromhex(
+_IDENTITY_MODEL = bytes.fromhex(
     "08043a370a100a017812017922084964656e746974791201695a0f0a0178120a0a08080112040a020801"
     "620f0a0179120a0a08080112040a02080142040a001009"
 )
@@ -49,13 +57,13 @@ def main(arguments: list[str]) -> int:
     # Whatever a library prints must not end up in the reply.
     reply_to = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    threading.Thread(target=_exit_when_stdin_closes, daemon=True).start()
     request = json.loads(Path(arguments[0]).read_text())
     os.chdir(Path(arguments[0]).resolve().parent)  # the request's paths are relative to it
     try:
-        _limit(request.get("limits", {}))
+        _apply_resource_limits(request.get("limits", {}))
         reply = _ACTIONS[request["action"]](request)
-        reply["machine"] = machine()
+        reply["machine"] = describe_machine()
     except ImportError as error:
         reply = {"error": {"kind": "missing", "message": str(error)}}
     except MemoryError as error:
@@ -69,7 +77,7 @@ def main(arguments: list[str]) -> int:
     os._exit(0)  # sessions with many threads may take long to be destroyed
 
 
-def _limit(limits: dict[str, int]) -> None:
+def _apply_resource_limits(limits: dict[str, int]) -> None:
     """Bound what this process and those that it starts may use, before it sees a model."""
     if not limits:
         return
@@ -85,7 +93,7 @@ def _limit(limits: dict[str, int]) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")  # when memory is short, nobody else is to be ended
 
 
-def _end_with_stdin() -> None:
+def _exit_when_stdin_closes() -> None:
     while os.read(0, 4096):
         pass
     os._exit(75)
@@ -94,23 +102,23 @@ def _end_with_stdin() -> None:
 # --- the machine
 
 
-def machine() -> Reply:
+def describe_machine() -> ReplyFields:
     """Describe the machine as far as it matters for inference."""
-    onnxruntime = _runtime()
-    text = _read("/proc/cpuinfo")
+    onnxruntime = _import_onnxruntime()
+    text = _read_text("/proc/cpuinfo")
     fields: dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = line.partition(":")
         fields.setdefault(key.strip().lower(), value.strip())
     flags = set((fields.get("flags") or fields.get("features") or "").split())
-    board = _read("/proc/device-tree/model").rstrip("\0")
-    memory = [line.split()[1] for line in _read("/proc/meminfo").splitlines() if line.startswith("MemTotal")]
-    meters = _meters()
+    board = _read_text("/proc/device-tree/model").rstrip("\0")
+    memory = [line.split()[1] for line in _read_text("/proc/meminfo").splitlines() if line.startswith("MemTotal")]
+    meters = _import_power_meters()
     return {
         "cpu": fields.get("model name") or board or fields.get("hardware") or platform.processor() or "unknown CPU",
-        "cores": _cores(),
+        "cores": _usable_cores(),
         "arch": platform.machine(),
-        "features": [name for name in _FEATURES if name in flags],
+        "features": [name for name in _CPU_FEATURES if name in flags],
         "memory_bytes": int(memory[0]) * 1024 if memory else 0,
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -121,11 +129,11 @@ def machine() -> Reply:
     }
 
 
-def _cores() -> int:
+def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _read(path: str) -> str:
+def _read_text(path: str) -> str:
     try:
         return Path(path).read_text(errors="replace")
     except OSError:
@@ -136,7 +144,7 @@ def _tree_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
-def _meters() -> Any:
+def _import_power_meters() -> Any:
     spec = importlib.util.spec_from_file_location(
         "edgewright_power_meters", Path(__file__).with_name("power_meters.py")
     )
@@ -151,7 +159,7 @@ def _meters() -> Any:
 # --- sessions
 
 
-def _runtime() -> Any:
+def _import_onnxruntime() -> Any:
     """Return onnxruntime, which is not to report to its maker, nor to spend time on that."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when it is loaded
     import onnxruntime
@@ -159,93 +167,93 @@ def _runtime() -> Any:
     return onnxruntime
 
 
-def _options(wanted: Request) -> Any:
+def _session_options(fields: RequestFields) -> Any:
     """The same as `edgewright.runtime.options.session_options`, which a test holds it to."""
-    onnxruntime = _runtime()
+    onnxruntime = _import_onnxruntime()
     levels = {"disable": "DISABLE_ALL", "all": "ENABLE_ALL"}
-    level = levels.get(wanted["optimization"], "ENABLE_" + wanted["optimization"].upper())
+    level = levels.get(fields["optimization"], "ENABLE_" + fields["optimization"].upper())
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = wanted["threads"]
+    options.intra_op_num_threads = fields["threads"]
     options.inter_op_num_threads = 1
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, "ORT_" + level)
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if wanted["spinning"] else "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if fields["spinning"] else "0")
     return options
 
 
-def _open(subject: Request) -> tuple[Any, dict[str, Any]]:
+def _open_workload(workload: RequestFields) -> tuple[Any, dict[str, Any]]:
     """Return a session and its feed."""
-    return _session(subject), _feed(subject)
+    return _open_session(workload), _load_inputs(workload)
 
 
-def _session(subject: Request) -> Any:
-    return _runtime().InferenceSession(
-        subject["model"], _options(subject["options"]), providers=subject["options"]["providers"]
+def _open_session(workload: RequestFields) -> Any:
+    return _import_onnxruntime().InferenceSession(
+        workload["model"], _session_options(workload["options"]), providers=workload["options"]["providers"]
     )
 
 
-def _start_runtime() -> None:
+def _warm_up_runtime() -> None:
     """Load the libraries and run a trivial model, so that no model is charged for that."""
     import numpy
 
-    onnxruntime = _runtime()
-    session = onnxruntime.InferenceSession(_IDENTITY, providers=["CPUExecutionProvider"])
+    onnxruntime = _import_onnxruntime()
+    session = onnxruntime.InferenceSession(_IDENTITY_MODEL, providers=["CPUExecutionProvider"])
     session.run(None, {"x": numpy.zeros(1, numpy.float32)})
 
 
-def _feed(subject: Request) -> dict[str, Any]:
+def _load_inputs(workload: RequestFields) -> dict[str, Any]:
     import numpy
 
-    with numpy.load(subject["feed"], allow_pickle=False) as arrays:
-        return {name: arrays[f"arr_{index}"] for index, name in enumerate(subject["inputs"])}
+    with numpy.load(workload["feed"], allow_pickle=False) as arrays:
+        return {name: arrays[f"arr_{index}"] for index, name in enumerate(workload["inputs"])}
 
 
-def _timed(session: Any, feed: dict[str, Any], count: int) -> list[float]:
+def _time_inferences(session: Any, inputs: dict[str, Any], count: int) -> list[float]:
     """Return the duration of each of `count` inferences."""
     run, clock = session.run, time.perf_counter
     durations = []
     for _ in range(count):
         start = clock()
-        run(None, feed)
+        run(None, inputs)
         durations.append(clock() - start)
     return durations
 
 
-def _timed_for(session: Any, feed: dict[str, Any], seconds: float) -> list[float]:
+def _time_inferences_for(session: Any, inputs: dict[str, Any], seconds: float) -> list[float]:
     """Return the duration of each inference that fits into a time, at least one."""
     until = time.perf_counter() + seconds
-    durations = _timed(session, feed, 1)
+    durations = _time_inferences(session, inputs, 1)
     while time.perf_counter() < until:
-        durations += _timed(session, feed, 1)
+        durations += _time_inferences(session, inputs, 1)
     return durations
 
 
 # --- actions
 
 
-class _Runner:
+class _LatencyRun:
     """One subject of a latency measurement, loaded."""
 
-    def __init__(self, subject: Request, cold_s: float) -> None:
-        self.subject = subject
-        self.feed = _feed(subject)
+    def __init__(self, workload: RequestFields, cold_start_seconds: float) -> None:
+        self.subject = workload
+        self.feed = _load_inputs(workload)
         self.session: Any = None
         self.cold: list[float] = []
-        while not self.cold or (len(self.cold) < 3 and sum(self.cold) < cold_s):
+        while not self.cold or (len(self.cold) < 3 and sum(self.cold) < cold_start_seconds):
             self.load()
-        self.reloading_s = self.spent_s = 0.0
-        self.spins = subject["options"]["spinning"] and subject["options"]["threads"] > 1
+        self.reloading_seconds = self.spent_seconds = 0.0
+        self.spins = workload["options"]["spinning"] and workload["options"]["threads"] > 1
         self.medians: list[float] = []
         self.means: list[float] = []
         self.samples: list[list[float]] = []
-        self.cpu_s = 0.0
+        self.cpu_seconds = 0.0
         self.count = 0
         self.per_round = 1
 
     def load(self) -> None:
         """Create the session and run it once; the old one lives until then, so that the new one lies elsewhere."""
         start = time.perf_counter()
-        session = _session(self.subject)
+        session = _open_session(self.subject)
         session.run(None, self.feed)
         self.cold.append(time.perf_counter() - start)
         self.session = session
@@ -256,19 +264,19 @@ class _Runner:
         Where a model happens to lie in memory makes it up to several per cent faster or slower for as long as its
         session lives, so one session alone would look more certain than it is.
         """
-        if self.reloading_s + self.cold[-1] > MOST_RELOADING * self.spent_s:
+        if self.reloading_seconds + self.cold[-1] > MAX_RELOAD_TIME_SHARE * self.spent_seconds:
             return
         start = time.perf_counter()
         self.padding = bytearray(random_.randrange(1 << 21))
         self.feed = {name: array.copy() for name, array in self.feed.items()}
         self.load()
-        _timed(self.session, self.feed, min(self.per_round, 10))
-        self.reloading_s += time.perf_counter() - start
+        _time_inferences(self.session, self.feed, min(self.per_round, 10))
+        self.reloading_seconds += time.perf_counter() - start
 
-    def warm_up(self, seconds: float, slice_s: float) -> None:
-        usual = statistics.median(_timed_for(self.session, self.feed, seconds))
+    def warm_up(self, seconds: float, slice_seconds: float) -> None:
+        usual = statistics.median(_time_inferences_for(self.session, self.feed, seconds))
         # At least three, so that one hiccup is not the round; but a slow model gets its rounds first.
-        self.per_round = max(3 if usual < 4 * slice_s else 1, min(int(slice_s / usual), 2000))
+        self.per_round = max(3 if usual < 4 * slice_seconds else 1, min(int(slice_seconds / usual), 2000))
 
     def measure(self, random_: random.Random) -> None:
         begun = time.perf_counter()
@@ -276,18 +284,18 @@ class _Runner:
         if self.per_round > 3:
             self.session.run(None, self.feed)  # brings its weights back into the caches
         start = time.process_time()
-        durations = _timed(self.session, self.feed, self.per_round)
-        self.cpu_s += time.process_time() - start
+        durations = _time_inferences(self.session, self.feed, self.per_round)
+        self.cpu_seconds += time.process_time() - start
         self.count += len(durations)
         self.medians.append(statistics.median(durations))
         self.means.append(statistics.fmean(durations))
         many = len(durations) > MAX_SAMPLES_PER_ROUND
         self.samples.append(random_.sample(durations, MAX_SAMPLES_PER_ROUND) if many else durations)
-        self.spent_s += time.perf_counter() - begun
+        self.spent_seconds += time.perf_counter() - begun
         if self.spins:
             time.sleep(0.005)  # its threads spin on for a while and would slow down the next subject
 
-    def reply(self, random_: random.Random) -> Reply:
+    def reply(self, random_: random.Random) -> ReplyFields:
         samples = [[index, duration] for index, each in enumerate(self.samples) for duration in each]
         if len(samples) > MAX_SAMPLES:
             samples = sorted(random_.sample(samples, MAX_SAMPLES))
@@ -298,21 +306,21 @@ class _Runner:
             "samples": [duration for _, duration in samples],
             "count": self.count,
             "cold": self.cold,
-            "cpu_s": self.cpu_s / self.count,
+            "cpu_s": self.cpu_seconds / self.count,
         }
 
 
-def latency(request: Request) -> Reply:
+def run_latency(request: RequestFields) -> ReplyFields:
     """Time several models in turns, in an order that is new in every round."""
     random_ = random.Random(request["seed"])  # noqa: S311 (an order, not a secret)
     subjects, seconds = request["subjects"], request["seconds"]
     share = seconds / len(subjects)
-    _start_runtime()
-    replies: list[Reply] = [{} for _ in subjects]
-    runners: dict[int, _Runner] = {}
+    _warm_up_runtime()
+    replies: list[ReplyFields] = [{} for _ in subjects]
+    runners: dict[int, _LatencyRun] = {}
     for index, subject in enumerate(subjects):
         try:
-            runners[index] = _Runner(subject, 0.1 * share)
+            runners[index] = _LatencyRun(subject, 0.1 * share)
             runners[index].warm_up(min(0.1 * share, 0.5), min(max(share / 40, 0.002), 0.05))
         except Exception as error:
             runners.pop(index, None)
@@ -333,73 +341,73 @@ def latency(request: Request) -> Reply:
     return {"subjects": replies}
 
 
-def memory(request: Request) -> Reply:
+def run_memory(request: RequestFields) -> ReplyFields:
     """Measure the resident memory of this process around loading and running one model."""
     subject = request["subjects"][0]
-    _start_runtime()
-    feed = _feed(subject)
+    _warm_up_runtime()
+    feed = _load_inputs(subject)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    runtime = _status("VmRSS")
-    session = _session(subject)
-    loaded = _status("VmRSS")
+    runtime = _process_memory("VmRSS")
+    session = _open_session(subject)
+    loaded = _process_memory("VmRSS")
     for _ in range(5):
         session.run(None, feed)
-    return {"runtime": runtime, "loaded": loaded, "peak": _status("VmHWM")}
+    return {"runtime": runtime, "loaded": loaded, "peak": _process_memory("VmHWM")}
 
 
-def _status(key: str) -> int:
-    for line in _read("/proc/self/status").splitlines():
+def _process_memory(key: str) -> int:
+    for line in _read_text("/proc/self/status").splitlines():
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
     raise OSError(f"/proc/self/status does not show {key} on this system")
 
 
-def sustained(request: Request) -> Reply:
+def run_sustained(request: RequestFields) -> ReplyFields:
     """Run one model without a pause and show latency, clock and temperature per time slice."""
-    session, feed = _open(request["subjects"][0])
+    session, feed = _open_workload(request["subjects"][0])
     session.run(None, feed)
     slices = []
     start = time.perf_counter()
     while time.perf_counter() - start < request["seconds"]:
-        durations = _timed_for(session, feed, request["seconds"] / 20)
+        durations = _time_inferences_for(session, feed, request["seconds"] / 20)
         slices.append(
             {
                 "at_s": time.perf_counter() - start,
                 "latency_s": statistics.median(durations),
-                "clock_hz": _clock_hz(),
-                "temperature_c": _temperature_c(),
+                "clock_hz": _max_clock_hz(),
+                "temperature_c": _max_temperature_celsius(),
             }
         )
     return {"slices": slices}
 
 
-def _clock_hz() -> float | None:
+def _max_clock_hz() -> float | None:
     clocks = [
-        float(_read(str(path)) or 0) * 1e3
+        float(_read_text(str(path)) or 0) * 1e3
         for path in Path("/sys/devices/system/cpu").glob("cpu*/cpufreq/scaling_cur_freq")
     ]
     if not clocks:
-        lines = _read("/proc/cpuinfo").splitlines()
+        lines = _read_text("/proc/cpuinfo").splitlines()
         clocks = [float(line.partition(":")[2]) * 1e6 for line in lines if line.lower().startswith("cpu mhz")]
     return max(clocks) if clocks else None
 
 
-def _temperature_c() -> float | None:
+def _max_temperature_celsius() -> float | None:
     shown = []
     for path in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
         with contextlib.suppress(ValueError):
-            shown.append(float(_read(str(path))) / 1e3)
+            shown.append(float(_read_text(str(path))) / 1e3)
     return max(shown) if shown else None
 
 
-_BURN = """
+_BUSY_LOOP_SCRIPT = """
 import os
 parent = os.getppid()
 while os.getppid() == parent:
     for _ in range(200_000): pass
 """
-_WRITE = """
+_DISK_WRITER_SCRIPT = """
 import os, sys, tempfile
 parent, block = os.getppid(), os.urandom(1 << 20)
 with tempfile.TemporaryFile(dir=sys.argv[1]) as file:
@@ -411,9 +419,11 @@ with tempfile.TemporaryFile(dir=sys.argv[1]) as file:
 
 
 @contextlib.contextmanager
-def _load(kind: str, folder: str) -> Iterator[None]:
+def _background_load(kind: str, folder: str) -> Iterator[None]:
     """Keep the machine busy with processes that also end when this one is killed."""
-    source, count = {"idle": ("", 0), "cpu": (_BURN, _cores()), "io": (_WRITE, 2)}[kind]
+    source, count = {"idle": ("", 0), "cpu": (_BUSY_LOOP_SCRIPT, _usable_cores()), "io": (_DISK_WRITER_SCRIPT, 2)}[
+        kind
+    ]
     quiet = subprocess.DEVNULL
     busy: list[subprocess.Popen[bytes]] = []
     try:
@@ -428,46 +438,48 @@ def _load(kind: str, folder: str) -> Iterator[None]:
             process.wait()
 
 
-def contention(request: Request) -> Reply:
+def run_contention(request: RequestFields) -> ReplyFields:
     """Time one model on an idle machine, with every core busy, and with writers to the disk."""
-    session, feed = _open(request["subjects"][0])
+    session, feed = _open_workload(request["subjects"][0])
     session.run(None, feed)
     durations: dict[str, list[float]] = {"idle": [], "cpu": [], "io": []}
     for kind in ("idle", "cpu", "io") * 2:
-        with _load(kind, str(Path.cwd())):
-            durations[kind] += _timed_for(session, feed, request["seconds"] / 6)
+        with _background_load(kind, str(Path.cwd())):
+            durations[kind] += _time_inferences_for(session, feed, request["seconds"] / 6)
     return {
         "durations": {kind: each[:: len(each) // MAX_SAMPLES + 1] for kind, each in durations.items()},
         "means": {kind: statistics.fmean(each) for kind, each in durations.items()},
     }
 
 
-def energy(request: Request) -> Reply:
+def run_energy(request: RequestFields) -> ReplyFields:
     """Read the meters around idling and around running one model, in turns."""
-    meters = _meters()
+    meters = _import_power_meters()
     chosen = meters.chosen_meters(meters.find_meters(Path(request.get("sysfs", "/sys"))))
-    session, feed = _open(request["subjects"][0])
+    session, feed = _open_workload(request["subjects"][0])
     session.run(None, feed)
     part_s = request["seconds"] / 10
     pairs = []
     for _ in range(5 if chosen else 0):
-        idle_j, idle_s, _ = _metered(meters, chosen, part_s, lambda: time.sleep(0.01))
-        busy_j, busy_s, count = _metered(meters, chosen, part_s, lambda: session.run(None, feed))
+        idle_j, idle_s, _ = _measure_joules(meters, chosen, part_s, lambda: time.sleep(0.01))
+        busy_j, busy_s, count = _measure_joules(meters, chosen, part_s, lambda: session.run(None, feed))
         pairs.append({"idle_w": idle_j / idle_s, "busy_j": busy_j, "busy_s": busy_s, "inferences": count})
     return {"meters": [f"{meter.kind} {meter.name}" for meter in chosen], "pairs": pairs}
 
 
-def _metered(meters: Any, chosen: list[Any], seconds: float, step: Callable[[], Any]) -> tuple[float, float, int]:
+def _measure_joules(
+    meters: Any, selected: list[Any], seconds: float, step: Callable[[], Any]
+) -> tuple[float, float, int]:
     """Return joules, seconds and steps of repeating `step`; power is sampled every 20 ms."""
     start = last = time.perf_counter()
-    readings = [meters.read_meter(meter) for meter in chosen]
+    readings = [meters.read_meter(meter) for meter in selected]
     joules, steps = 0.0, 0
     while last - start < seconds:
         while time.perf_counter() - last < 0.02:
             step()
             steps += 1
         now = time.perf_counter()
-        for index, meter in enumerate(chosen):
+        for index, meter in enumerate(selected):
             reading = meters.read_meter(meter)
             joules += meters.joules_between(meter, readings[index], reading, now - last)
             readings[index] = reading
@@ -475,21 +487,21 @@ def _metered(meters: Any, chosen: list[Any], seconds: float, step: Callable[[], 
     return joules, last - start, steps
 
 
-def probe(request: Request) -> Reply:
+def run_probe(request: RequestFields) -> ReplyFields:
     """Load one model and run it once."""
-    session, feed = _open(request["subjects"][0])
+    session, feed = _open_workload(request["subjects"][0])
     session.run(None, feed)
     return {}
 
 
-_ACTIONS: dict[str, Callable[[Request], Reply]] = {
+_ACTIONS: dict[str, Callable[[RequestFields], ReplyFields]] = {
     "machine": lambda _: {},
-    "latency": latency,
-    "memory": memory,
-    "sustained": sustained,
-    "contention": contention,
-    "energy": energy,
-    "probe": probe,
+    "latency": run_latency,
+    "memory": run_memory,
+    "sustained": run_sustained,
+    "contention": run_contention,
+    "energy": run_energy,
+    "probe": run_probe,
 }
 
 if __name__ == "__main__":

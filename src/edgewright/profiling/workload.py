@@ -14,34 +14,34 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import ModelError, TargetError
-from edgewright.profiling.target import FREE_SPACE_HERE
+from edgewright.profiling.target import FREE_SPACE_ADVICE
 from edgewright.runtime.options import RuntimeOptions
 
-__all__ = ["Packed", "Subject", "external_files", "packed"]
+__all__ = ["PackedWorkloads", "Workload", "external_files", "pack_workloads"]
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class Workload:
     """A model with the way it is run.
 
     Attributes:
         label: For messages and tables.
         model: ONNX file.
         options: Of the session.
-        feed: The inputs of one inference, by name.
+        inputs: The inputs of one inference, by name.
     """
 
     label: str
     model: Path
     options: RuntimeOptions
-    feed: Mapping[str, NDArray[Any]]
+    inputs: Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class PackedWorkloads:
     """Subjects as the worker's request names them, and the files that must be there."""
 
-    subjects: list[dict[str, Any]]
+    workloads: list[dict[str, Any]]
     files: dict[str, Path]
 
 
@@ -64,7 +64,7 @@ def external_files(model: Path) -> list[str]:
         raise ModelError(f"{model} holds no graph", remedy="Export it again; see the page on exporting to ONNX.")
     locations = {
         entry.value
-        for tensor in _tensors(proto.graph)
+        for tensor in _all_tensors(proto.graph)
         if tensor.data_location == onnx.TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
@@ -84,7 +84,7 @@ def external_files(model: Path) -> list[str]:
     return sorted(locations)
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+def _all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """Yield the tensors of a graph and of the graphs inside its nodes."""
     yield from graph.initializer
     for node in graph.node:
@@ -92,11 +92,11 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             yield attribute.t
             yield from attribute.tensors
             for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner)
+                yield from _all_tensors(inner)
 
 
 @contextmanager
-def packed(subjects: Sequence[Subject]) -> Iterator[Packed]:
+def pack_workloads(workloads: Sequence[Workload]) -> Iterator[PackedWorkloads]:
     """Write the feeds to files and list everything that the worker needs.
 
     Raises:
@@ -106,7 +106,7 @@ def packed(subjects: Sequence[Subject]) -> Iterator[Packed]:
     with tempfile.TemporaryDirectory(prefix="edgewright-feeds-") as folder:
         files: dict[str, Path] = {}
         entries = []
-        for index, subject in enumerate(subjects):
+        for index, subject in enumerate(workloads):
             name = f"{index}/model.onnx"
             files[name] = subject.model
             for location in external_files(subject.model):
@@ -114,18 +114,18 @@ def packed(subjects: Sequence[Subject]) -> Iterator[Packed]:
             feed = Path(folder, f"{index}.npz")
             try:
                 with feed.open("wb") as file:
-                    np.savez(file, *subject.feed.values(), allow_pickle=False)
+                    np.savez(file, *subject.inputs.values(), allow_pickle=False)
             except OSError as error:
                 raise TargetError(
-                    f"the inputs could not be written here: {error}", remedy=FREE_SPACE_HERE
+                    f"the inputs could not be written here: {error}", remedy=FREE_SPACE_ADVICE
                 ) from error
             files[f"{index}.npz"] = feed
             entries.append(
                 {
                     "model": name,
                     "feed": f"{index}.npz",
-                    "inputs": list(subject.feed),
+                    "inputs": list(subject.inputs),
                     "options": msgspec.to_builtins(subject.options),
                 }
             )
-        yield Packed(entries, files)
+        yield PackedWorkloads(entries, files)

@@ -3,14 +3,14 @@
 import hashlib
 from collections.abc import Sequence
 
-__all__ = ["arm_of", "is_held_back", "is_in", "place", "step_of"]
+__all__ = ["arm_of", "bucket_of", "is_in", "is_in_holdout", "ramp_step_of"]
 
 # Who is in, and with which arm, must not depend on each other: else a whole canary would get one arm.
 _JOINS, _ARM, _HELD = b"edgewright.cohort.1", b"edgewright.arm.1", b"edgewright.holdback.1"
 _WHOLE = 1 << 64
 
 
-def place(domain: bytes, experiment: str, salt: str, device_id: str) -> int:
+def bucket_of(domain: bytes, experiment: str, salt: str, device_id: str) -> int:
     """Return a device's place in an experiment, even over 0 to 2**64 - 1.
 
     Args:
@@ -33,10 +33,10 @@ def is_in(fraction: float, experiment: str, salt: str, device_id: str) -> bool:
     >>> is_in(1.0, "r", "00", "d"), is_in(0.0, "r", "00", "d")
     (True, False)
     """
-    return place(_JOINS, experiment, salt, device_id) < int(fraction * _WHOLE)
+    return bucket_of(_JOINS, experiment, salt, device_id) < int(fraction * _WHOLE)
 
 
-def step_of(step: float, experiment: str, salt: str, device_id: str) -> int:
+def ramp_step_of(step: float, experiment: str, salt: str, device_id: str) -> int:
     """Return in which step of a ramp, from 0, a device is reached at the earliest.
 
     Args:
@@ -45,12 +45,12 @@ def step_of(step: float, experiment: str, salt: str, device_id: str) -> int:
         salt: As for `is_in`.
         device_id: Of the device.
     """
-    return int(place(_JOINS, experiment, salt, device_id) / _WHOLE / step)
+    return int(bucket_of(_JOINS, experiment, salt, device_id) / _WHOLE / step)
 
 
-def is_held_back(share: float, salt: str, device_id: str) -> bool:
+def is_in_holdout(share: float, salt: str, device_id: str) -> bool:
     """Whether a device belongs to the holdback, which is compared with and keeps what it has."""
-    return place(_HELD, "", salt, device_id) < int(share * _WHOLE)
+    return bucket_of(_HELD, "", salt, device_id) < int(share * _WHOLE)
 
 
 def arm_of(weights: Sequence[float], experiment: str, salt: str, device_id: str) -> int:
@@ -59,7 +59,7 @@ def arm_of(weights: Sequence[float], experiment: str, salt: str, device_id: str)
     >>> arm_of([1.0], "r", "00", "d")
     0
     """
-    at = place(_ARM, experiment, salt, device_id)
+    at = bucket_of(_ARM, experiment, salt, device_id)
     total, upto = sum(weights), 0.0
     for index, weight in enumerate(weights):
         upto += weight

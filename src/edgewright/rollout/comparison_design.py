@@ -1,21 +1,21 @@
 """What is fixed about a rollout's comparison before any device is seen: arms, metrics, and how error is spent."""
 
-from edgewright.contract.rollout.decision import CONTROL
-from edgewright.contract.rollout.plan import METRICS, Plan
+from edgewright.contract.rollout.decision import CONTROL_ARM
+from edgewright.contract.rollout.plan import HEALTH_EVENTS, RolloutPlan
 
-__all__ = ["harm_alpha", "share_of", "sizes", "watched"]
+__all__ = ["arm_shares", "assignment_share", "stage_alpha", "stopping_metrics"]
 
 
-def watched(plan: Plan) -> tuple[str, ...]:
+def stopping_metrics(plan: RolloutPlan) -> tuple[str, ...]:
     """Return the metrics that a rollout is stopped for: those of all its rules, every named one without rules.
 
     Silence is always among them.
     """
-    ruled = [rule.metric for stage in plan.stages for rule in stage.rules] or METRICS
+    ruled = [rule.metric for stage in plan.stages for rule in stage.rules] or HEALTH_EVENTS
     return tuple(dict.fromkeys([*ruled, "silent"]))
 
 
-def sizes(plan: Plan, stage: int, holdback: float) -> dict[int, float]:
+def arm_shares(plan: RolloutPlan, stage: int, holdback: float) -> dict[int, float]:
     """Return each arm's share of the devices that a rollout is for, by its index, and `CONTROL`'s.
 
     Control are the devices beyond the stage's fraction and, within it, the holdback.
@@ -27,10 +27,10 @@ def sizes(plan: Plan, stage: int, holdback: float) -> dict[int, float]:
     """
     joined = plan.stages[stage].fraction * (1 - holdback)
     total = sum(arm.weight for arm in plan.arms)
-    return {CONTROL: 1 - joined} | {index: joined * arm.weight / total for index, arm in enumerate(plan.arms)}
+    return {CONTROL_ARM: 1 - joined} | {index: joined * arm.weight / total for index, arm in enumerate(plan.arms)}
 
 
-def share_of(arms: dict[int, float], arm: int, against: int) -> float | None:
+def assignment_share(arms: dict[int, float], arm: int, against: int) -> float | None:
     """Return the chance with which a device of two arms is in the first; None if one has no devices.
 
     >>> share_of({-1: 0.75, 0: 0.25}, 0, -1)
@@ -39,7 +39,7 @@ def share_of(arms: dict[int, float], arm: int, against: int) -> float | None:
     return arms[arm] / (arms[arm] + arms[against]) if min(arms[arm], arms[against]) > 0 else None
 
 
-def harm_alpha(alpha: float, stage: int, stages: int) -> float:
+def stage_alpha(alpha: float, stage: int, stages: int) -> float:
     """Return a stage's share of the chance that a harmless rollout is stopped.
 
     Half of what is left goes to each stage and all of it to the last: harm should be found where it is small.

@@ -9,17 +9,26 @@ import datetime
 import math
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.rollout.decision import Comparison, Evidence, Inputs, Outcome, Trial, digest_of
-from edgewright.contract.rollout.plan import HealthRule, Plan, Policy
-from edgewright.contract.timestamps import time_of
-from edgewright.rollout.arm_comparison import compare, imbalance
-from edgewright.rollout.comparison_design import sizes, watched
+from edgewright.contract.rollout.decision import (
+    ArmComparison,
+    ComparisonOutcome,
+    DecisionInputs,
+    ExperimentResult,
+    StageEvidence,
+    inputs_digest,
+)
+from edgewright.contract.rollout.plan import HealthRule, RolloutPlan, RolloutPolicy
+from edgewright.contract.timestamps import parse_iso8601
+from edgewright.rollout.arm_comparison import compare_arms, sample_ratio_mismatch
+from edgewright.rollout.comparison_design import arm_shares, stopping_metrics
 from edgewright.rollout.decision import IMBALANCE_ALPHA
 
-__all__ = ["judge", "rejudge"]
+__all__ = ["evaluate_experiment", "replay_experiment"]
 
 
-def judge(plan: Plan, policy: Policy, evidence: Evidence, now: datetime.datetime) -> Trial:
+def evaluate_experiment(
+    plan: RolloutPlan, policy: RolloutPolicy, evidence: StageEvidence, now: datetime.datetime
+) -> ExperimentResult:
     """Say what an experiment has come to.
 
     Args:
@@ -31,15 +40,15 @@ def judge(plan: Plan, policy: Policy, evidence: Evidence, now: datetime.datetime
     Raises:
         InputError: The plan is no experiment, or the evidence is not of its stage.
     """
-    return _judge(Inputs(plan, policy, evidence, now.isoformat(), IMBALANCE_ALPHA))
+    return _evaluate(DecisionInputs(plan, policy, evidence, now.isoformat(), IMBALANCE_ALPHA))
 
 
-def rejudge(trial: Trial) -> Trial:
+def replay_experiment(trial: ExperimentResult) -> ExperimentResult:
     """Judge again from what an experiment was judged from."""
-    return _judge(trial.inputs)
+    return _evaluate(trial.inputs)
 
 
-def _judge(inputs: Inputs) -> Trial:
+def _evaluate(inputs: DecisionInputs) -> ExperimentResult:
     plan, evidence = inputs.plan, inputs.evidence
     rules = plan.stages[plan.stage].rules
     if len(plan.arms) < 2 or not rules or (evidence.rollout, evidence.stage) != (plan.rollout, plan.stage):
@@ -48,34 +57,40 @@ def _judge(inputs: Inputs) -> Trial:
             f"evidence is of stage {evidence.stage} of {evidence.rollout}",
             remedy="An experiment has two arms or more, and rules for the stage that its evidence is of.",
         )
-    arms = {arm: share for arm, share in sizes(plan, plan.stage, inputs.policy.holdback).items() if arm >= 0}
-    skew = imbalance(evidence, arms, watched(plan)[0], against=0)
+    arms = {
+        arm: share
+        for arm, share in arm_shares(plan, plan.stage, inputs.policy.holdout_fraction).items()
+        if arm >= 0
+    }
+    skew = sample_ratio_mismatch(evidence, arms, stopping_metrics(plan)[0], reference_arm=0)
     skew_limit = -math.log(inputs.alpha / (len(plan.arms) - 1))
-    over = bool(plan.end) and time_of(inputs.now) >= time_of(plan.end)
+    over = bool(plan.end_at) and parse_iso8601(inputs.decided_at) >= parse_iso8601(plan.end_at)
     comparisons = tuple(_compare(inputs, arms, arm, rule) for arm in range(1, len(plan.arms)) for rule in rules)
     askew = skew >= skew_limit
-    outcomes = tuple(_outcome(one, over=over, askew=askew) for one in comparisons)
-    return Trial(
+    outcomes = tuple(_outcome(one, over=over, imbalanced=askew) for one in comparisons)
+    return ExperimentResult(
         ended=over or "running" not in outcomes,
         outcomes=outcomes,
-        reasons=tuple(_words(one, outcome, askew) for one, outcome in zip(comparisons, outcomes, strict=True)),
+        reasons=tuple(_describe(one, outcome, askew) for one, outcome in zip(comparisons, outcomes, strict=True)),
         comparisons=comparisons,
         log_imbalance=skew,
         log_imbalance_limit=skew_limit,
-        digest=digest_of(inputs),
+        digest=inputs_digest(inputs),
         inputs=inputs,
     )
 
 
-def _compare(inputs: Inputs, arms: dict[int, float], arm: int, rule: HealthRule) -> Comparison:
+def _compare(inputs: DecisionInputs, arms: dict[int, float], arm: int, rule: HealthRule) -> ArmComparison:
     share = arms[arm] / (arms[arm] + arms[0]) if arms[arm] > 0 else 0.5  # a stage of fraction 0 has no devices
-    return compare(inputs.evidence, rule.metric, arm, 0, share=share, rule=rule, split=len(inputs.plan.arms) - 1)
+    return compare_arms(
+        inputs.evidence, rule.metric, arm, 0, share=share, rule=rule, split=len(inputs.plan.arms) - 1
+    )
 
 
-def _outcome(one: Comparison, *, over: bool, askew: bool) -> Outcome:
+def _outcome(one: ArmComparison, *, over: bool, imbalanced: bool) -> ComparisonOutcome:
     """Return what a comparison has come to, by both ends of its interval."""
     margin = one.margin or 0.0
-    if not askew:
+    if not imbalanced:
         if one.high <= margin:
             return "clears"
         if one.low > margin:
@@ -83,14 +98,14 @@ def _outcome(one: Comparison, *, over: bool, askew: bool) -> Outcome:
     return "inconclusive" if over else "running"
 
 
-def _words(one: Comparison, outcome: Outcome, askew: bool) -> str:
+def _describe(one: ArmComparison, outcome: ComparisonOutcome, imbalanced: bool) -> str:
     found = (
-        f"{one.metric}: arm {one.arm} {one.rate:.2%} of {one.devices} devices, arm {one.against} "
-        f"{one.against_rate:.2%} of {one.against_devices}; difference {one.difference:+.2%}, between "
+        f"{one.metric}: arm {one.arm} {one.rate:.2%} of {one.devices} devices, arm {one.reference_arm} "
+        f"{one.reference_rate:.2%} of {one.reference_devices}; difference {one.difference:+.2%}, between "
         f"{one.low:+.2%} and {one.high:+.2%} with confidence {one.confidence:g}"
     )
     margin = f"{one.margin or 0.0:.2%}"
-    if askew:
+    if imbalanced:
         return f"{found}; devices are not in the arms as they should be, so nothing follows"
     if outcome == "clears":
         sure = ", and better" if one.high < 0 else ", though worse" if one.low > 0 else ""

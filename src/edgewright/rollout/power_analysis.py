@@ -12,36 +12,36 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
-from edgewright.contract.rollout.decision import CONTROL
-from edgewright.contract.rollout.plan import HealthRule, Plan, Policy
-from edgewright.rollout.comparison_design import harm_alpha, share_of, sizes, watched
+from edgewright.contract.rollout.decision import CONTROL_ARM
+from edgewright.contract.rollout.plan import HealthRule, RolloutPlan, RolloutPolicy
+from edgewright.rollout.comparison_design import arm_shares, assignment_share, stage_alpha, stopping_metrics
 
 __all__ = [
-    "LEAST_CONTROL",
-    "USUAL_RATE",
+    "DEFAULT_FAILURE_RATE",
+    "MIN_CONTROL_SHARE",
     "Feasibility",
-    "Question",
+    "StagePower",
+    "assess_feasibility",
     "clear_power",
+    "detection_power",
     "devices_to_clear",
-    "devices_to_see",
-    "foresee",
-    "see_power",
+    "devices_to_detect",
 ]
 
-USUAL_RATE = 0.02
+DEFAULT_FAILURE_RATE = 0.02
 """Share of devices that fail in a stage, where nobody said."""
-LEAST_CONTROL = 0.05
+MIN_CONTROL_SHARE = 0.05
 """Of the devices that are compared, for a stage that asks anything."""
 
 # Under the first a rollout is hopeless, under the second doubtful.
-_HOPELESS, _DOUBTFUL = 0.1, 0.8
+_REFUSE_BELOW, _WARN_BELOW = 0.1, 0.8
 # What averaging over bets costs, in nats, as simulated.
 _CLEAR_COST, _HARM_COST = 0.7, 0.0
 _NORMAL = NormalDist()
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class StagePower:
     """What a stage asks of one metric, and what its devices can answer.
 
     Attributes:
@@ -52,9 +52,9 @@ class Question:
         treated: Devices that get the release.
         control: Devices that it is compared with.
         power: Chance that a harmless release clears the margin with them.
-        half: Treated devices with which every second harmless release clears, their controls in proportion.
-        most: Treated devices with which 95 % do.
-        seen: Rate of failures that is found with 95 %; 1 if none is.
+        devices_for_half_power: Treated devices with which every second harmless release clears, their controls in proportion.
+        devices_for_95_power: Treated devices with which 95 % do.
+        detectable_rate: Rate of failures that is found with 95 %; 1 if none is.
     """
 
     stage: int
@@ -64,9 +64,9 @@ class Question:
     treated: int
     control: int
     power: float
-    half: int
-    most: int
-    seen: float
+    devices_for_half_power: int
+    devices_for_95_power: int
+    detectable_rate: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +76,12 @@ class Feasibility:
     Attributes:
         verdict: `refuse` if some stage never could be, `warn` if some may well not be.
         reasons: In words, worst first; empty if all is well.
-        questions: By stage and rule.
+        stages: By stage and rule.
     """
 
     verdict: Literal["fine", "warn", "refuse"]
     reasons: tuple[str, ...]
-    questions: tuple[Question, ...]
+    stages: tuple[StagePower, ...]
 
 
 def devices_to_clear(
@@ -125,7 +125,7 @@ def clear_power(
     return _NORMAL.cdf(signal - math.sqrt(2 * _clear_nats(confidence)))
 
 
-def devices_to_see(rate: float, worse: float, *, alpha: float, share: float = 0.5, power: float = 0.5) -> float:
+def devices_to_detect(rate: float, worse: float, *, alpha: float, share: float = 0.5, power: float = 0.5) -> float:
     """Return how many devices of both arms together it takes to stop a release for a rate of failures.
 
     Args:
@@ -147,7 +147,7 @@ def devices_to_see(rate: float, worse: float, *, alpha: float, share: float = 0.
     return (max(0.0, reach) / (worse - rate)) ** 2
 
 
-def see_power(rate: float, worse: float, devices: float, *, alpha: float, share: float = 0.5) -> float:
+def detection_power(rate: float, worse: float, devices: float, *, alpha: float, share: float = 0.5) -> float:
     """Return the chance that a rate of failures stops a release within so many devices of both arms together."""
     if devices <= 0 or worse <= rate or not 0 < share < 1:
         return 0.0
@@ -157,9 +157,9 @@ def see_power(rate: float, worse: float, devices: float, *, alpha: float, share:
     return _NORMAL.cdf(reach / math.sqrt(_variance(rate, worse, share)))
 
 
-def foresee(
-    plan: Plan,
-    policy: Policy,
+def assess_feasibility(
+    plan: RolloutPlan,
+    policy: RolloutPolicy,
     devices: int,
     *,
     rates: Mapping[str, float] | None = None,
@@ -176,43 +176,45 @@ def foresee(
     """
     questions, hopeless, doubtful = [], [], []
     for number, stage in enumerate(plan.stages):
-        arms = sizes(plan, number, policy.holdback)
+        arms = arm_shares(plan, number, policy.holdout_fraction)
         for arm in range(len(plan.arms) if stage.rules else 0):
-            share = share_of(arms, arm, CONTROL)
+            share = assignment_share(arms, arm, CONTROL_ARM)
             if share is None:
                 hopeless.append(
-                    f"stage {number} leaves no devices to compare; the policy's holdback is {policy.holdback:.0%}, "
-                    f"it should be {LEAST_CONTROL:.0%}"
+                    f"stage {number} leaves no devices to compare; the policy's holdback is {policy.holdout_fraction:.0%}, "
+                    f"it should be {MIN_CONTROL_SHARE:.0%}"
                 )
                 continue
-            if arms[CONTROL] < LEAST_CONTROL:
-                doubtful.append(f"stage {number} is compared with less than {LEAST_CONTROL:.0%} of the devices")
+            if arms[CONTROL_ARM] < MIN_CONTROL_SHARE:
+                doubtful.append(f"stage {number} is compared with less than {MIN_CONTROL_SHARE:.0%} of the devices")
             for rule in stage.rules:
-                test = harm_alpha(alpha, number, len(plan.stages)) / len(watched(plan)) / len(plan.arms)
-                rate = (rates or {}).get(rule.metric, USUAL_RATE)
-                compared = round(devices * (arms[arm] + arms[CONTROL]))
-                question = _ask(number, rule, rate, compared, share, test)
+                test = stage_alpha(alpha, number, len(plan.stages)) / len(stopping_metrics(plan)) / len(plan.arms)
+                rate = (rates or {}).get(rule.metric, DEFAULT_FAILURE_RATE)
+                compared = round(devices * (arms[arm] + arms[CONTROL_ARM]))
+                question = _stage_power(number, rule, rate, compared, share, test)
                 questions.append(question)
-                if question.power < _DOUBTFUL:
-                    (hopeless if question.power < _HOPELESS else doubtful).append(_words(question))
+                if question.power < _WARN_BELOW:
+                    (hopeless if question.power < _REFUSE_BELOW else doubtful).append(_describe(question))
     verdict: Literal["fine", "warn", "refuse"] = "refuse" if hopeless else "warn" if doubtful else "fine"
     return Feasibility(verdict, tuple(dict.fromkeys(hopeless + doubtful)), tuple(questions))
 
 
-def _ask(number: int, rule: HealthRule, rate: float, devices: int, share: float, alpha: float) -> Question:
+def _stage_power(
+    number: int, rule: HealthRule, rate: float, devices: int, share: float, alpha: float
+) -> StagePower:
     treated = round(devices * share)
     half, most = (
         devices_to_clear(rate, rule.margin, share=share, confidence=rule.confidence, power=power) * share
         for power in (0.5, 0.95)
     )
     low, high = rate, 1.0
-    if see_power(rate, high, devices, alpha=alpha, share=share) >= 0.95:
+    if detection_power(rate, high, devices, alpha=alpha, share=share) >= 0.95:
         for _ in range(40):
             middle = (low + high) / 2
-            seen = see_power(rate, middle, devices, alpha=alpha, share=share) >= 0.95
+            seen = detection_power(rate, middle, devices, alpha=alpha, share=share) >= 0.95
             low, high = (low, middle) if seen else (middle, high)
     power = clear_power(rate, rule.margin, devices, share=share, confidence=rule.confidence)
-    return Question(
+    return StagePower(
         stage=number,
         metric=rule.metric,
         margin=rule.margin,
@@ -220,17 +222,17 @@ def _ask(number: int, rule: HealthRule, rate: float, devices: int, share: float,
         treated=treated,
         control=devices - treated,
         power=power,
-        half=math.ceil(half),
-        most=math.ceil(most),
-        seen=high,
+        devices_for_half_power=math.ceil(half),
+        devices_for_95_power=math.ceil(most),
+        detectable_rate=high,
     )
 
 
-def _words(question: Question) -> str:
+def _describe(question: StagePower) -> str:
     return (
         f"stage {question.stage}: {question.treated} devices and {question.control} in the control clear a margin "
         f"of {question.margin:.2%} of {question.metric} with {question.power:.0%} if {question.rate:.1%} fail in "
-        f"both; it takes {question.half} for every second harmless release and {question.most} for 95 %"
+        f"both; it takes {question.devices_for_half_power} for every second harmless release and {question.devices_for_95_power} for 95 %"
     )
 
 

@@ -24,7 +24,7 @@ _NESTED: dict[str, dict[int, str]] = {
 }
 _TENSOR_NAME, _EXTERNAL_DATA, _DATA_LOCATION = 8, 13, 14
 _KEY, _VALUE = 1, 2  # of an entry of the external data
-_DEEPEST = 64
+_MAX_DEPTH = 64
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -60,7 +60,7 @@ def _scanned(content: bytes) -> list[tuple[str, set[str]]]:
 
 def _external(content: memoryview, kind: str, depth: int) -> Iterator[tuple[str, set[str]]]:
     """Yield the name of each such tensor, and the locations that it gives."""
-    if depth > _DEEPEST:
+    if depth > _MAX_DEPTH:
         raise ValueError("it is nested too deeply")
     name, external, locations = "", False, set[str]()
     for number, value in _fields(content):

@@ -9,10 +9,10 @@ from edgewright.contract.errors import CandidateError, ModelError
 from edgewright.runtime.external_data import external_tensors
 from edgewright.runtime.options import RuntimeOptions, session_options
 
-__all__ = ["OnnxSession", "Session", "open_session"]
+__all__ = ["InferenceSession", "OnnxSession", "open_onnx_session"]
 
 
-class Session(Protocol):
+class InferenceSession(Protocol):
     """A model that is ready to answer."""
 
     @property
@@ -47,11 +47,11 @@ class OnnxSession:
 
     @property
     def outputs(self) -> Sequence[str]:
-        """See `Session`."""
+        """See `InferenceSession`."""
         return self._outputs
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """See `Session`."""
+        """See `InferenceSession`."""
         try:
             found: list[NDArray[Any]] = self._run(None, feed)
         except Exception as error:
@@ -60,7 +60,7 @@ class OnnxSession:
         return found
 
 
-def open_session(content: bytes, options: RuntimeOptions | None = None) -> OnnxSession:
+def open_onnx_session(content: bytes, options: RuntimeOptions | None = None) -> OnnxSession:
     """Open a model that came from the outside.
 
     Raises:

@@ -15,23 +15,23 @@ from typing import Literal
 from edgewright.contract.errors import InputError
 
 __all__ = [
-    "RIGHTS",
-    "Right",
-    "Role",
-    "Session",
-    "alive",
-    "csrf_matches",
-    "csrf_of",
-    "hash_of",
-    "may",
+    "MIN_ROLES",
+    "Permission",
+    "UserRole",
+    "UserSession",
+    "csrf_token",
+    "has_permission",
+    "hash_password",
+    "is_csrf_token",
+    "is_session_alive",
     "new_secret",
     "new_session",
     "password_matches",
-    "protected",
-    "role_of",
+    "role_by_name",
+    "secret_hash",
 ]
 
-Right = Literal[
+Permission = Literal[
     "look",  # at the fleet, rollouts, alerts, decisions, the audit log
     "silence alerts",
     "run jobs",  # on bench devices
@@ -48,7 +48,7 @@ Right = Literal[
 Purpose = Literal["token", "session", "invitation"]
 
 
-class Role(IntEnum):
+class UserRole(IntEnum):
     """Who somebody is; each may what the ones before may."""
 
     VIEWER = 1
@@ -57,47 +57,47 @@ class Role(IntEnum):
 
 
 # The least role for each right.
-RIGHTS: dict[Right, Role] = {
-    "look": Role.VIEWER,
-    "silence alerts": Role.OPERATOR,
-    "run jobs": Role.OPERATOR,
-    "ask queries": Role.OPERATOR,
-    "invite devices": Role.OPERATOR,
-    "retire devices": Role.OPERATOR,
-    "pause rollouts": Role.OPERATOR,
-    "roll back": Role.OPERATOR,
-    "start rollouts": Role.RELEASE_MANAGER,
-    "advance rollouts": Role.RELEASE_MANAGER,
-    "approve actions": Role.RELEASE_MANAGER,
-    "manage access": Role.RELEASE_MANAGER,
+MIN_ROLES: dict[Permission, UserRole] = {
+    "look": UserRole.VIEWER,
+    "silence alerts": UserRole.OPERATOR,
+    "run jobs": UserRole.OPERATOR,
+    "ask queries": UserRole.OPERATOR,
+    "invite devices": UserRole.OPERATOR,
+    "retire devices": UserRole.OPERATOR,
+    "pause rollouts": UserRole.OPERATOR,
+    "roll back": UserRole.OPERATOR,
+    "start rollouts": UserRole.RELEASE_MANAGER,
+    "advance rollouts": UserRole.RELEASE_MANAGER,
+    "approve actions": UserRole.RELEASE_MANAGER,
+    "manage access": UserRole.RELEASE_MANAGER,
 }
 # Interactive logins, RFC 7914: 32 MB and a twentieth of a second.
 _N, _R, _P = 1 << 15, 8, 1
 _MEMORY = 128 * _R * (_N + _P + 2)
 _SALT_BYTES, _KEY_BYTES = 16, 32
-_LEAST_LETTERS, _MOST_LETTERS = 12, 1024
+_MIN_CHARACTERS, _MAX_CHARACTERS = 12, 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class UserSession:
     """Somebody who has logged in.
 
     Attributes:
         user: Who.
         role: Of the user, as it is now.
-        made_s: When it began, seconds since 1970, UTC.
-        seen_s: When it was used last.
-        expires_s: When it ends, however much it is used.
+        created_at: When it began, seconds since 1970, UTC.
+        last_seen_at: When it was used last.
+        expires_at: When it ends, however much it is used.
     """
 
     user: str
-    role: Role
-    made_s: float
-    seen_s: float
-    expires_s: float
+    role: UserRole
+    created_at: float
+    last_seen_at: float
+    expires_at: float
 
 
-def role_of(name: str) -> Role:
+def role_by_name(name: str) -> UserRole:
     """Return a role by its name.
 
     Raises:
@@ -107,19 +107,19 @@ def role_of(name: str) -> Role:
     'RELEASE_MANAGER'
     """
     try:
-        return Role[name.upper().replace(" ", "_")]
+        return UserRole[name.upper().replace(" ", "_")]
     except KeyError:
-        known = ", ".join(role.name.lower().replace("_", " ") for role in Role)
+        known = ", ".join(role.name.lower().replace("_", " ") for role in UserRole)
         raise InputError(f"there is no role {name[:80]!r}", remedy=f"Use one of {known}.") from None
 
 
-def may(role: Role, right: Right) -> bool:
+def has_permission(role: UserRole, permission: Permission) -> bool:
     """Whether a role has a right; an unknown right is nobody's.
 
     >>> may(Role.OPERATOR, "roll back"), may(Role.OPERATOR, "start rollouts")
     (True, False)
     """
-    least = RIGHTS.get(right)
+    least = MIN_ROLES.get(permission)
     return least is not None and role >= least
 
 
@@ -128,12 +128,12 @@ def new_secret(purpose: Purpose) -> str:
     return f"ew_{purpose}_{base64.urlsafe_b64encode(os.urandom(32)).rstrip(b'=').decode()}"
 
 
-def hash_of(secret: str) -> str:
+def secret_hash(secret: str) -> str:
     """Return what is kept of a secret of `new_secret`, hexadecimal."""
     return hashlib.sha256(b"edgewright.secret.1" + secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def protected(password: str, *, salt: bytes | None = None) -> str:
+def hash_password(password: str, *, salt: bytes | None = None) -> str:
     """Return what is kept of a password.
 
     Args:
@@ -143,50 +143,50 @@ def protected(password: str, *, salt: bytes | None = None) -> str:
     Raises:
         InputError: The password is too short or too long.
     """
-    if not _LEAST_LETTERS <= len(password) <= _MOST_LETTERS:
+    if not _MIN_CHARACTERS <= len(password) <= _MAX_CHARACTERS:
         raise InputError(
-            f"a password of {len(password)} letters", remedy=f"Take {_LEAST_LETTERS} to {_MOST_LETTERS}."
+            f"a password of {len(password)} letters", remedy=f"Take {_MIN_CHARACTERS} to {_MAX_CHARACTERS}."
         )
     salt = os.urandom(_SALT_BYTES) if salt is None else salt
     return f"scrypt${_N}${_R}${_P}${salt.hex()}${_derived(password, salt).hex()}"
 
 
 # Compared with where there is no such user, so that the answer takes as long as for a wrong password.
-_NOBODY = f"scrypt${_N}${_R}${_P}${bytes(_SALT_BYTES).hex()}${bytes(_KEY_BYTES).hex()}"
+_DUMMY_HASH = f"scrypt${_N}${_R}${_P}${bytes(_SALT_BYTES).hex()}${bytes(_KEY_BYTES).hex()}"
 
 
-def password_matches(password: str, kept: str | None) -> bool:
+def password_matches(password: str, stored_hash: str | None) -> bool:
     """Whether a password is the one of which something was kept; it takes as long where nothing was.
 
     Args:
         password: As it was typed.
-        kept: From `protected`; None if there is no such user.
+        stored_hash: From `hash_password`; None if there is no such user.
     """
-    known = (kept or _NOBODY).split("$")
+    known = (stored_hash or _DUMMY_HASH).split("$")
     if known[:4] != ["scrypt", str(_N), str(_R), str(_P)] or len(known) != 6:
         return False
-    found = _derived(password[: _MOST_LETTERS + 1], bytes.fromhex(known[4]))
-    return hmac.compare_digest(found, bytes.fromhex(known[5])) and kept is not None
+    found = _derived(password[: _MAX_CHARACTERS + 1], bytes.fromhex(known[4]))
+    return hmac.compare_digest(found, bytes.fromhex(known[5])) and stored_hash is not None
 
 
-def new_session(user: str, role: Role, *, now_s: float, lifetime_s: float) -> tuple[str, Session]:
+def new_session(user: str, role: UserRole, *, now: float, lifetime_seconds: float) -> tuple[str, UserSession]:
     """Return a session and the secret that its cookie carries; never one that was sent by whoever logs in."""
-    return new_secret("session"), Session(user, role, now_s, now_s, now_s + lifetime_s)
+    return new_secret("session"), UserSession(user, role, now, now, now + lifetime_seconds)
 
 
-def alive(session: Session, *, now_s: float, idle_s: float) -> bool:
+def is_session_alive(session: UserSession, *, now: float, idle_seconds: float) -> bool:
     """Whether a session still counts: neither over nor unused for too long."""
-    return now_s < session.expires_s and now_s - session.seen_s < idle_s
+    return now < session.expires_at and now - session.last_seen_at < idle_seconds
 
 
-def csrf_of(secret: str) -> str:
+def csrf_token(secret: str) -> str:
     """Return what a page's forms carry, bound to the session: who cannot read the page cannot know it."""
     return hmac.new(b"edgewright.csrf.1", secret.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
-def csrf_matches(secret: str, told: str) -> bool:
+def is_csrf_token(secret: str, token: str) -> bool:
     """Whether a form's token is the session's, in constant time."""
-    return hmac.compare_digest(csrf_of(secret).encode(), told.encode("utf-8", "surrogatepass"))
+    return hmac.compare_digest(csrf_token(secret).encode(), token.encode("utf-8", "surrogatepass"))
 
 
 def _derived(password: str, salt: bytes) -> bytes:

@@ -14,28 +14,28 @@ from litestar.exceptions import HTTPException
 from litestar.middleware import DefineMiddleware
 
 import edgewright
-from edgewright.contract.api.device_api import Problem
+from edgewright.contract.api.device_api import ErrorResponse
 from edgewright.contract.errors import EdgewrightError
 from edgewright.server.api.operator_routes import operator_router
-from edgewright.server.auth.authentication import Gate, guard
-from edgewright.server.auth.rate_limits import client_of
-from edgewright.server.commands.acts import Acting
-from edgewright.server.device_api.asgi import Receive, Scope, Send, bad
-from edgewright.server.device_api.asgi import say as answer
-from edgewright.server.device_api.endpoint import Intake
-from edgewright.server.errors import told
-from edgewright.server.metrics import CONTENT_TYPE, exposition, timed
-from edgewright.server.openapi import Records, openapi_document
-from edgewright.server.read_models import gauge
+from edgewright.server.auth.authentication import AuthenticationMiddleware, require
+from edgewright.server.auth.rate_limits import client_address
+from edgewright.server.commands.acts import FleetCommands
+from edgewright.server.device_api.asgi import AsgiReceive, AsgiScope, AsgiSend, bad_request
+from edgewright.server.device_api.asgi import send_response as answer
+from edgewright.server.device_api.endpoint import DeviceEndpoint
+from edgewright.server.errors import error_response
+from edgewright.server.metrics import CONTENT_TYPE, exposition, request_timer
+from edgewright.server.openapi import RecordSchemaPlugin, openapi_document
+from edgewright.server.read_models import update_gauges
 from edgewright.server.services import Services
 
-__all__ = ["LOG", "App", "make_app"]
+__all__ = ["SERVER_LOG", "ControlPlaneApp", "create_app"]
 
-LOG = logging.getLogger("edgewright.server")
+SERVER_LOG = logging.getLogger("edgewright.server")
 _DEVICES = ("/device/", "/sums/", "/repo/")
 _DEVICE_FORMS = ("/device/enrol", "/device/check-in", "/device/job")
 _LARGEST = 1 << 20
-_FAILURE = Problem("internal_error", "the server failed; its log says why", "Try again.")
+_FAILURE = ErrorResponse("internal_error", "the server failed; its log says why", "Try again.")
 _KINDS = {
     401: "unauthenticated",
     403: "forbidden",
@@ -63,7 +63,7 @@ _UNCACHED_LETTERS = len(_UNCACHED[0])
 _HSTS = (b"strict-transport-security", b"max-age=31536000")
 
 
-class App:
+class ControlPlaneApp:
     """An ASGI application.
 
     Attributes:
@@ -75,7 +75,7 @@ class App:
     def __init__(self, services: Services, pages: Litestar, *, secure: bool, proxies: int = 0) -> None:
         self.services = services
         self.pages = pages
-        self.intake = Intake(services)
+        self.intake = DeviceEndpoint(services)
         self._headers = [*_HEADERS, _HSTS] if secure else _HEADERS
         self._proxies = proxies
         self._forms = [
@@ -83,7 +83,7 @@ class App:
             for route in pages.routes
         ]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
         """Answer one request, or take part in the beginning and the end."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
@@ -95,7 +95,7 @@ class App:
         devices = path.startswith(_DEVICES)
         if self._proxies:
             peer = (scope.get("client") or ("", 0))[0]
-            scope = {**scope, "client": (client_of(peer, scope["headers"], proxies=self._proxies), 0)}
+            scope = {**scope, "client": (client_address(peer, scope["headers"], proxies=self._proxies), 0)}
 
         async def say(message: dict[str, Any]) -> None:
             nonlocal status
@@ -115,16 +115,16 @@ class App:
             else:
                 await self.pages(scope, receive, say)  # type: ignore[arg-type]
         except Exception as error:
-            LOG.error(json.dumps({"event": "failure", "error": type(error).__name__}), exc_info=error)
+            SERVER_LOG.error(json.dumps({"event": "failure", "error": type(error).__name__}), exc_info=error)
             if status:  # the answer has begun, and ends here
                 raise
             await answer(say, 500, msgspec.json.encode(_FAILURE))
         finally:
             took = time.perf_counter() - begun
             route = str(scope.get("path_template") or "other") if not devices else self.route_of(path)
-            timed(route, str(status)).observe(took)
-            if LOG.isEnabledFor(logging.INFO) and (not devices or (status >= 400 and route != "/repo")):
-                LOG.info(
+            request_timer(route, str(status)).observe(took)
+            if SERVER_LOG.isEnabledFor(logging.INFO) and (not devices or (status >= 400 and route != "/repo")):
+                SERVER_LOG.info(
                     json.dumps(
                         {
                             "event": "request",
@@ -146,14 +146,19 @@ class App:
         return next((form for pattern, form in self._forms if pattern.fullmatch(path)), "other")
 
 
-def make_app(
-    services: Services, acting: Acting, *, pages: Sequence[Any] = (), secure: bool = False, proxies: int = 0
-) -> App:
+def create_app(
+    services: Services,
+    commands: FleetCommands,
+    *,
+    pages: Sequence[Any] = (),
+    secure: bool = False,
+    proxies: int = 0,
+) -> ControlPlaneApp:
     """Return the application.
 
     Args:
         services: What it works with.
-        acting: What changes the fleet.
+        commands: What changes the fleet.
         pages: More route handlers: the page's.
         secure: Whether people reach it over TLS alone.
         proxies: Of ours that every request comes through; each tells in X-Forwarded-For whom it was asked by. With
@@ -169,52 +174,52 @@ def make_app(
     def openapi(request: Request[Any, Any, Any]) -> Response[bytes]:
         return Response(openapi_document(request.app), media_type="application/json")
 
-    @get("/metrics", guards=[guard("look")], sync_to_thread=True, include_in_schema=False)
+    @get("/metrics", guards=[require("look")], sync_to_thread=True, include_in_schema=False)
     def metrics() -> Response[bytes]:
-        gauge(services)
+        update_gauges(services)
         return Response(exposition(), media_type=CONTENT_TYPE)
 
     litestar = Litestar(
-        route_handlers=[healthz, openapi, metrics, operator_router(services, acting), *pages],
-        middleware=[DefineMiddleware(Gate, services=services)],
+        route_handlers=[healthz, openapi, metrics, operator_router(services, commands), *pages],
+        middleware=[DefineMiddleware(AuthenticationMiddleware, services=services)],
         exception_handlers={
-            EdgewrightError: _failed,
-            HTTPException: _refused,
+            EdgewrightError: _work_error,
+            HTTPException: _input_error,
             RecursionError: _too_deep,
-            Exception: _broken,
+            Exception: _server_error,
         },
         openapi_config=None,  # its routes would be open to everybody, with pages of theirs
-        plugins=[Records()],
+        plugins=[RecordSchemaPlugin()],
         request_max_body_size=_LARGEST,
         debug=False,
         logging_config=None,
     )
-    return App(services, litestar, secure=secure, proxies=proxies)
+    return ControlPlaneApp(services, litestar, secure=secure, proxies=proxies)
 
 
-def _failed(_: Request[Any, Any, Any], error: EdgewrightError) -> Response[Problem]:
-    return _problem(*told(error))
+def _work_error(_: Request[Any, Any, Any], error: EdgewrightError) -> Response[ErrorResponse]:
+    return _problem(*error_response(error))
 
 
-def _problem(status: int, problem: Problem, headers: dict[str, str] | None = None) -> Response[Problem]:
+def _problem(status: int, problem: ErrorResponse, headers: dict[str, str] | None = None) -> Response[ErrorResponse]:
     later = {"Retry-After": "5"} if status == 503 else {}
     kind = "application/json"
     return Response(problem, status_code=status, headers=later | (headers or {}), media_type=kind)
 
 
-def _refused(_: Request[Any, Any, Any], error: HTTPException) -> Response[Problem]:
+def _input_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorResponse]:
     words = error.detail
     if error.extra and isinstance(error.extra, list):
         words = "; ".join(f"{each.get('key', '')}: {each.get('message', '')}" for each in error.extra)
-    problem = Problem(_KINDS.get(error.status_code, "invalid_input"), words[:1000], "See /openapi.json.")
+    problem = ErrorResponse(_KINDS.get(error.status_code, "invalid_input"), words[:1000], "See /openapi.json.")
     return _problem(error.status_code, problem, dict(error.headers or {}))
 
 
-def _too_deep(_: Request[Any, Any, Any], error: RecursionError) -> Response[Problem]:
+def _too_deep(_: Request[Any, Any, Any], error: RecursionError) -> Response[ErrorResponse]:
     # A body that ends in the interpreter's limit while it is decoded; nothing else here calls itself.
-    return _problem(400, bad(error).problem)
+    return _problem(400, bad_request(error).problem)
 
 
-def _broken(_: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
-    LOG.error(json.dumps({"event": "failure", "error": type(error).__name__}), exc_info=error)
+def _server_error(_: Request[Any, Any, Any], error: Exception) -> Response[ErrorResponse]:
+    SERVER_LOG.error(json.dumps({"event": "failure", "error": type(error).__name__}), exc_info=error)
     return _problem(500, _FAILURE)

@@ -9,23 +9,23 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 __all__ = [
     "ALERTS",
+    "CHECK_INS",
     "CONTENT_TYPE",
     "DEVICES",
     "FLUSHES",
-    "LEADS",
-    "LOOKS",
-    "LOOK_FAILURES",
-    "NAMES",
-    "OVERLOADED",
-    "REFUSED",
+    "IS_LEADER",
+    "METRIC_FAMILY_NAMES",
+    "OVERLOADED_CHECK_INS",
+    "REFUSED_REQUESTS",
     "REGISTRY",
     "REQUESTS",
     "ROLLOUT_LOG_E",
     "ROLLOUT_STAGE",
-    "TAKEN",
+    "STEP_FAILURES",
+    "STEP_SECONDS",
     "exposition",
-    "seconds",
-    "timed",
+    "observe_seconds",
+    "request_timer",
 ]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -40,11 +40,13 @@ REQUESTS = Histogram(
     registry=REGISTRY,
     buckets=_FAST,
 )
-TAKEN = Counter("edgewright_check_ins", "Check-ins that are on the disk.", registry=REGISTRY)
-REFUSED = Counter(
+CHECK_INS = Counter("edgewright_check_ins", "Check-ins that are on the disk.", registry=REGISTRY)
+REFUSED_REQUESTS = Counter(
     "edgewright_device_requests_refused", "Requests of devices, by reason.", ("why",), registry=REGISTRY
 )
-OVERLOADED = Counter("edgewright_check_ins_overloaded", "Check-ins that were sent away.", registry=REGISTRY)
+OVERLOADED_CHECK_INS = Counter(
+    "edgewright_check_ins_overloaded", "Check-ins that were sent away.", registry=REGISTRY
+)
 FLUSHES = Histogram(
     "edgewright_flush_seconds", "Time to write a batch of check-ins.", registry=REGISTRY, buckets=_FAST
 )
@@ -61,13 +63,13 @@ ROLLOUT_LOG_E = Gauge(
     ("model", "device_class"),
     registry=REGISTRY,
 )
-LEADS = Gauge("edgewright_leads", "1 if this process decides.", registry=REGISTRY)
-LOOKS = Histogram("edgewright_look_seconds", "Time of a step of the leader.", ("step",), registry=REGISTRY)
-LOOK_FAILURES = Counter(
+IS_LEADER = Gauge("edgewright_leads", "1 if this process decides.", registry=REGISTRY)
+STEP_SECONDS = Histogram("edgewright_look_seconds", "Time of a step of the leader.", ("step",), registry=REGISTRY)
+STEP_FAILURES = Counter(
     "edgewright_look_failures", "Steps of the leader that failed.", ("step",), registry=REGISTRY
 )
 
-NAMES = (
+METRIC_FAMILY_NAMES = (
     "edgewright_alerts_firing",
     "edgewright_check_ins_overloaded_total",
     "edgewright_check_ins_total",
@@ -85,7 +87,7 @@ NAMES = (
 
 
 @contextmanager
-def seconds(histogram: Histogram) -> Iterator[None]:
+def observe_seconds(histogram: Histogram) -> Iterator[None]:
     """Add how long something took, however it ended."""
     begun = time.perf_counter()
     try:
@@ -95,7 +97,7 @@ def seconds(histogram: Histogram) -> Iterator[None]:
 
 
 @lru_cache(maxsize=4096)
-def timed(route: str, status: str) -> Histogram:
+def request_timer(route: str, status: str) -> Histogram:
     """Return where the times of a route's answers of one status are kept."""
     return REQUESTS.labels(route, status)
 

@@ -17,20 +17,27 @@ from litestar.plugins import OpenAPISchemaPlugin
 from litestar.typing import FieldDefinition
 
 import edgewright
-from edgewright.contract.api.device_api import PROOF, CheckedIn, CheckingIn, Enrolled, Enrolling, Problem
+from edgewright.contract.api.device_api import (
+    PROOF,
+    CheckInRequest,
+    CheckInResponse,
+    EnrolRequest,
+    EnrolResponse,
+    ErrorResponse,
+)
 
-__all__ = ["Records", "openapi_document"]
+__all__ = ["RecordSchemaPlugin", "openapi_document"]
 
-_WORDS = """\
+_DESCRIPTION = """\
 The control plane of a fleet. Operators ask with a token; devices sign their requests. The repository's files are
 under `/repo/`, by the names that the repository has for them, and need neither; letters for private sums go to
 `/sums/`. Whatever is refused is told as a `Problem`.
 """
 _REF = "#/components/schemas/{name}"
-_DEVICE = (Enrolling, Enrolled, CheckingIn, CheckedIn, Problem)
+_DEVICE = (EnrolRequest, EnrolResponse, CheckInRequest, CheckInResponse, ErrorResponse)
 
 
-class Records(OpenAPISchemaPlugin):
+class RecordSchemaPlugin(OpenAPISchemaPlugin):
     """Has Litestar name our records, and leaves their schemas to msgspec."""
 
     def __init__(self) -> None:
@@ -51,9 +58,11 @@ def openapi_document(app: Litestar) -> bytes:
     """Return the document, JSON."""
     plugin = app.plugins.get(OpenAPIPlugin)
     # Only now, so that Litestar adds no routes of its own for it.
-    plugin._openapi_config = OpenAPIConfig(title="Edgewright", version=edgewright.__version__, description=_WORDS)
+    plugin._openapi_config = OpenAPIConfig(
+        title="Edgewright", version=edgewright.__version__, description=_DESCRIPTION
+    )
     document = plugin.provide_openapi().to_schema()
-    seen = app.plugins.get(Records).seen
+    seen = app.plugins.get(RecordSchemaPlugin).seen
     records: list[type[msgspec.Struct]] = sorted({*_DEVICE, *seen}, key=lambda each: each.__name__)
     _, schemas = msgspec.json.schema_components(records, ref_template=_REF)
     for schema in schemas.values():
@@ -67,12 +76,12 @@ def openapi_document(app: Litestar) -> bytes:
     }
     for path, item in document["paths"].items():
         for verb, operation in item.items():
-            _mend(path, verb, operation)
+            _complete_operation(path, verb, operation)
     document["paths"] |= _device_paths()
     return msgspec.json.encode(document)
 
 
-def _mend(path: str, verb: str, operation: dict[str, Any]) -> None:
+def _complete_operation(path: str, verb: str, operation: dict[str, Any]) -> None:
     """Say what every route of operators may answer, and what it takes."""
     if path.startswith("/api/") or path == "/metrics":
         operation["security"] = [{"token": []}]
@@ -105,7 +114,7 @@ def _device_paths() -> dict[str, Any]:
 
     def operation(name: str, summary: str, answers: dict[str, Any], **more: Any) -> dict[str, Any]:
         refused = {
-            status: {"description": words, **said(Problem)}
+            status: {"description": words, **said(ErrorResponse)}
             for status, words in (
                 ("400", "The request cannot be read."),
                 ("401", "The proof is none."),
@@ -172,16 +181,16 @@ def _device_paths() -> dict[str, Any]:
             "post": operation(
                 "enrol_device",
                 "Enrol",
-                {"200": {"description": "Enrolled.", **said(Enrolled)}},
-                requestBody={"required": True, **said(Enrolling)},
+                {"200": {"description": "Enrolled.", **said(EnrolResponse)}},
+                requestBody={"required": True, **said(EnrolRequest)},
             )
         },
         "/device/check-in": {
             "post": operation(
                 "check_in",
                 "Say how a device is",
-                {"200": {"description": "Kept.", **said(CheckedIn)}},
-                requestBody={"required": True, **said(CheckingIn)},
+                {"200": {"description": "Kept.", **said(CheckInResponse)}},
+                requestBody={"required": True, **said(CheckInRequest)},
                 **proof,
             )
         },

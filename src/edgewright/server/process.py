@@ -18,9 +18,9 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
 from edgewright.contract.errors import InputError
-from edgewright.server.tracing import tracing
+from edgewright.server.tracing import tracing_from_environment
 
-__all__ = ["free_port", "serve"]
+__all__ = ["free_port", "run_server"]
 
 # Connections at a time, and those that wait to be taken; each costs a file.
 _CONNECTIONS, _BACKLOG, _FILES = 8192, 1024, 16_384
@@ -44,7 +44,7 @@ def free_port(host: str, port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def serve(
+def run_server(
     app: Any,
     host: str,
     port: int,
@@ -72,15 +72,15 @@ def serve(
     for thread in threads:
         thread.start()
     try:
-        with tracing(app) as served:
-            asyncio.run(_answering(served, host, port, ended=ended, ready=ready, tls=tls))
+        with tracing_from_environment(app) as served:
+            asyncio.run(_run_granian(served, host, port, ended=ended, ready=ready, tls=tls))
     finally:
         ended.set()
         for thread in threads:
             thread.join(30)
 
 
-async def _answering(
+async def _run_granian(
     app: Any,
     host: str,
     port: int,
@@ -114,7 +114,7 @@ async def _answering(
     )
     serving = asyncio.create_task(server.serve())
     waiting = asyncio.create_task(asyncio.to_thread(ended.wait))
-    reached = asyncio.create_task(asyncio.to_thread(_reached, host, port))
+    reached = asyncio.create_task(asyncio.to_thread(_wait_until_listening, host, port))
     await asyncio.wait((serving, waiting, reached), return_when=asyncio.FIRST_COMPLETED)
     if reached.done() and reached.result() and not serving.done():
         ready()
@@ -131,7 +131,7 @@ async def _answering(
     await waiting
 
 
-def _reached(host: str, port: int) -> bool:
+def _wait_until_listening(host: str, port: int) -> bool:
     """Wait until connections are taken, for ten seconds at most, and return whether they are."""
     ends = time.monotonic() + 10
     while time.monotonic() < ends:

@@ -9,30 +9,30 @@ import msgspec
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name
 from edgewright.contract.refusal import RefusedError
-from edgewright.profiling.job_archive import MOST_BYTES, MOST_REPLY_BYTES, Failure, head_of
-from edgewright.server.errors import MissingError
+from edgewright.profiling.job_archive import MAX_JOB_BYTES, MAX_JOB_REPLY_BYTES, JobFailure, job_header
+from edgewright.server.errors import NotFoundError
 from edgewright.server.services import Services
-from edgewright.server.store.records import Job
+from edgewright.server.store.records import ProfilingJob
 
 __all__ = [
-    "KIND",
-    "MOST_BYTES",
-    "MOST_REPLY_BYTES",
-    "add_job",
-    "cancel_job",
-    "end_job",
-    "find_bench",
-    "take_job",
+    "MAX_JOB_BYTES",
+    "MAX_JOB_REPLY_BYTES",
+    "PROFILE_JOB_KIND",
+    "cancel_profiling_job",
+    "claim_profiling_job",
+    "create_profiling_job",
+    "find_profiling_device",
+    "finish_profiling_job",
 ]
 
-KIND = "profile"
-_LEASE_S = 15.0
-_MOST_WAITING = 32
-_LEAST_DIGITS, _DIGITS = 6, 32
+PROFILE_JOB_KIND = "profile"
+_LEASE_SECONDS = 15.0
+_MAX_WAITING = 32
+_MIN_DIGITS, _DIGITS = 6, 32
 _LABEL = "name"
 
 
-def find_bench(services: Services, name: str) -> str:
+def find_profiling_device(services: Services, name: str) -> str:
     """Return the id of a bench device.
 
     Args:
@@ -45,13 +45,15 @@ def find_bench(services: Services, name: str) -> str:
     checked_name("device", name)
     devices = services.store.devices
     if len(name) == _DIGITS and (known := devices.get(name)) is not None:
-        if not known.bench or known.retired_s is not None:
+        if not known.profiling or known.retired_at is not None:
             raise InputError(f"{name} takes no jobs", remedy="Mark it as a bench device first.")
         return known.id
-    found = [device.id for device in devices.page(bench=True, labels={_LABEL: name}, limit=2)]
-    if not found and len(name) >= _LEAST_DIGITS:
+    found = [device.id for device in devices.list_devices(profiling=True, labels={_LABEL: name}, limit=2)]
+    if not found and len(name) >= _MIN_DIGITS:
         found = [
-            device.id for device in devices.page(bench=True, after=name, limit=2) if device.id.startswith(name)
+            device.id
+            for device in devices.list_devices(profiling=True, after=name, limit=2)
+            if device.id.startswith(name)
         ]
     if len(found) > 1:
         raise InputError(f"more than one bench device is called {name}", remedy="Name its whole id.")
@@ -63,50 +65,52 @@ def find_bench(services: Services, name: str) -> str:
     return found[0]
 
 
-def add_job(services: Services, who: str, name: str, kind: str, body: bytes) -> str:
+def create_profiling_job(services: Services, principal: str, name: str, kind: str, body: bytes) -> str:
     """Return the id of a new job.
 
     Args:
         services: Of the server.
-        who: Makes it: `user:NAME` or `token:NAME`; has the right to "run jobs".
-        name: Of the device; see `find_bench`.
+        principal: Makes it: `user:NAME` or `token:NAME`; has the right to "run jobs".
+        name: Of the device; see `find_profiling_device`.
         kind: `profile`.
         body: From `profile.parcel.pack`.
 
     Raises:
         InputError: There is no such device or kind, too many of its jobs wait, or the body is no job.
     """
-    if kind != KIND:
-        raise InputError(f"there is no job {kind[:80]!r}", remedy=f"Use {KIND!r}.")
+    if kind != PROFILE_JOB_KIND:
+        raise InputError(f"there is no job {kind[:80]!r}", remedy=f"Use {PROFILE_JOB_KIND!r}.")
     try:
-        head_of(body)
+        job_header(body)
     except RefusedError as error:
         raise InputError(error.message, remedy=error.remedy) from error
-    device_id = find_bench(services, name)
+    device_id = find_profiling_device(services, name)
     now_s = services.now()
-    if services.store.jobs.unanswered(device_id) >= _MOST_WAITING:
-        raise InputError(f"{_MOST_WAITING} jobs wait for {name}", remedy="Wait until some are done.")
-    job = services.store.jobs.add(device_id, kind, body, made_by=who, now_s=now_s)
+    if services.store.jobs.count_unanswered(device_id) >= _MAX_WAITING:
+        raise InputError(f"{_MAX_WAITING} jobs wait for {name}", remedy="Wait until some are done.")
+    job = services.store.jobs.add(device_id, kind, body, made_by=principal, now=now_s)
     services.store.audit.write(
-        who, "add job", device_id, at_s=now_s, detail={"job": job, "kind": kind, "bytes": len(body)}
+        principal, "add job", device_id, at=now_s, detail={"job": job, "kind": kind, "bytes": len(body)}
     )
     return job
 
 
-def cancel_job(services: Services, who: str, job_id: str) -> bool:
+def cancel_profiling_job(services: Services, principal: str, job_id: str) -> bool:
     """End a job that nobody waits for; return whether it was not over already.
 
     Raises:
         MissingError: There is none of that name.
     """
-    job = _known(services, job_id)
-    ended = services.store.jobs.cancel(job_id, _unwanted(f"{who} has cancelled it"), now_s=services.now())
+    job = _existing_job(services, job_id)
+    ended = services.store.jobs.cancel(job_id, _not_needed(f"{principal} has cancelled it"), now=services.now())
     if ended:
-        services.store.audit.write(who, "cancel job", job.device_id, at_s=services.now(), detail={"job": job_id})
+        services.store.audit.write(
+            principal, "cancel job", job.device_id, at=services.now(), detail={"job": job_id}
+        )
     return ended
 
 
-def take_job(services: Services, device_id: str) -> tuple[str, bytes] | None:
+def claim_profiling_job(services: Services, device_id: str) -> tuple[str, bytes] | None:
     """Return the oldest job of a device that somebody still waits for, None if there is none.
 
     Args:
@@ -115,17 +119,19 @@ def take_job(services: Services, device_id: str) -> tuple[str, bytes] | None:
     """
     jobs = services.store.jobs
     device = services.store.devices.get(device_id)
-    if device is None or not device.bench or device.retired_s is not None:
+    if device is None or not device.profiling or device.retired_at is not None:
         return None
     now_s = services.now()
-    while (job := jobs.take(device_id, now_s=now_s, lease_s=_LEASE_S)) is not None:
-        if now_s < job.made_s + head_of(job.request).wanted_s:
+    while (job := jobs.claim(device_id, now=now_s, lease_seconds=_LEASE_SECONDS)) is not None:
+        if now_s < job.created_at + job_header(job.request).expires_after_seconds:
             return job.id, job.request
-        jobs.end(job.id, device_id, _unwanted("nobody waits for it any more"), good=False, now_s=now_s)
+        jobs.finish(job.id, device_id, _not_needed("nobody waits for it any more"), succeeded=False, now=now_s)
     return None
 
 
-def end_job(services: Services, device_id: str, job_id: str, result: bytes, *, good: bool) -> bool:
+def finish_profiling_job(
+    services: Services, device_id: str, job_id: str, result: bytes, *, succeeded: bool
+) -> bool:
     """Keep what a device says of its job; the first answer counts.
 
     Args:
@@ -133,7 +139,7 @@ def end_job(services: Services, device_id: str, job_id: str, result: bytes, *, g
         device_id: Whose request this is, by its proof.
         job_id: Of the job.
         result: The worker's reply, or a `Failure`.
-        good: Which of them.
+        succeeded: Which of them.
 
     Returns:
         Whether this was it; otherwise it was answered, was cancelled, or is none of this device's.
@@ -141,17 +147,17 @@ def end_job(services: Services, device_id: str, job_id: str, result: bytes, *, g
     Raises:
         InputError: The result is too large.
     """
-    if len(result) > MOST_REPLY_BYTES:
-        raise InputError(f"a result of {len(result)} bytes", remedy=f"{MOST_REPLY_BYTES} bytes are the most.")
-    return services.store.jobs.end(job_id, device_id, result, good=good, now_s=services.now())
+    if len(result) > MAX_JOB_REPLY_BYTES:
+        raise InputError(f"a result of {len(result)} bytes", remedy=f"{MAX_JOB_REPLY_BYTES} bytes are the most.")
+    return services.store.jobs.finish(job_id, device_id, result, succeeded=succeeded, now=services.now())
 
 
-def _known(services: Services, job_id: str) -> Job:
+def _existing_job(services: Services, job_id: str) -> ProfilingJob:
     job = services.store.jobs.get(job_id)
     if job is None:
-        raise MissingError(f"there is no job {job_id[:80]!r}", remedy="Look at the list of jobs.")
+        raise NotFoundError(f"there is no job {job_id[:80]!r}", remedy="Look at the list of jobs.")
     return job
 
 
-def _unwanted(why: str) -> bytes:
-    return msgspec.json.encode(Failure("target", f"the job was not done: {why}", "Ask again."))
+def _not_needed(why: str) -> bytes:
+    return msgspec.json.encode(JobFailure("target", f"the job was not done: {why}", "Ask again."))

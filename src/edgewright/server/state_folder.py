@@ -1,6 +1,6 @@
 """The control plane of a state folder: with its defaults, or pointed at a database and a repository elsewhere.
 
-What lies in the folder by default: `fleet.db`, `repo` (signed), `keys` (of the online roles alone).
+What lies in the folder by default: `fleet.db`, `repository` (signed), `keys` (of the online roles alone).
 """
 
 import hashlib
@@ -10,33 +10,33 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edgewright.contract.config.fleet import Fleet
+from edgewright.contract.config.fleet import FleetConfig
 from edgewright.contract.errors import InputError, OutputError
-from edgewright.server.access_control import Role
+from edgewright.server.access_control import UserRole
 from edgewright.server.services import Services
-from edgewright.server.store.store import Store, make_store
-from edgewright.trust.keys.signing_keys import OFFLINE, KeyFolder
-from edgewright.trust.repository.bootstrap import read_anchor
+from edgewright.server.store.store import FleetStore, create_store
+from edgewright.trust.keys.signing_keys import OFFLINE_ROLES, KeyFolder
+from edgewright.trust.repository.bootstrap import read_trusted_root
 from edgewright.trust.repository.repository import Repository
-from edgewright.trust.storage.open_storage import open_store
+from edgewright.trust.storage.open_storage import open_repository_storage
 
-__all__ = ["FIRST", "Where", "audience_of", "first_access", "open_services"]
+__all__ = ["FIRST_NAME", "ServerLocation", "create_first_access", "fleet_audience", "open_services"]
 
-FIRST = "first"
+FIRST_NAME = "first"
 """Name of the token and the user that a new control plane begins with."""
 
 _ANCHOR = "metadata/1.root.json"
-_FIRST_S = 30 * 86400.0
+_FIRST_SECONDS = 30 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class ServerLocation:
     """Where a control plane keeps what it has.
 
     Attributes:
         state: Its folder.
         database: Address, "" for SQLite in the folder.
-        repo: Folder or URL of the repository, "" for `repo` in the folder.
+        repository: Folder or URL of the repository, "" for `repository` in the folder.
         keys: Folder with the keys of the online roles, None for `keys` in the folder.
         root: Root that is believed, None for that of the keys, or the repository's first.
         repository_url: That devices are told, "" for this server.
@@ -44,14 +44,19 @@ class Where:
 
     state: Path
     database: str = ""
-    repo: str = ""
+    repository: str = ""
     keys: Path | None = None
     root: Path | None = None
     repository_url: str = ""
 
 
 def open_services(
-    where: Where, fleet: Fleet, *, signs: bool, helper_url: str = "", now: Callable[[], float] = time.time
+    where: ServerLocation,
+    fleet: FleetConfig,
+    *,
+    signs: bool,
+    helper_url: str = "",
+    now: Callable[[], float] = time.time,
 ) -> Services:
     """Return what a control plane works with; the database is made or brought to this release's version.
 
@@ -73,11 +78,11 @@ def open_services(
         raise OutputError(
             f"{where.state} cannot be written: {error.strerror}", remedy="Name another folder."
         ) from error
-    files = open_store(where.repo or str(where.state / "repo"))
+    files = open_repository_storage(where.repository or str(where.state / "repo"))
     first = files.read(_ANCHOR)
     if first is None:
         raise InputError(
-            f"there is no repository in {where.repo or where.state / 'repo'}",
+            f"there is no repository in {where.repository or where.state / 'repo'}",
             remedy=f"Make one: edgewright keys init --keys KEYS --repo {where.state / 'repo'} "
             f"--online {where.state / 'keys'}",
         )
@@ -89,21 +94,21 @@ def open_services(
         return Repository(files, anchor, lambda: datetime.fromtimestamp(now(), UTC))
 
     repository()  # what cannot be believed is told at once
-    store = make_store(where.database or f"sqlite:///{(where.state / 'fleet.db').absolute()}")
+    store = create_store(where.database or f"sqlite:///{(where.state / 'fleet.db').absolute()}")
     return Services(
         store=store,
-        audience=audience_of(first),
+        audience=fleet_audience(first),
         repository=repository,
-        files=files,
-        keys=keys,
-        fleet=fleet,
+        repository_files=files,
+        online_keys=keys,
+        fleet_config=fleet,
         now=now,
         repository_url=where.repository_url or "/repo/",
         helper_url=helper_url,
     )
 
 
-def audience_of(root: bytes) -> str:
+def fleet_audience(root: bytes) -> str:
     """Return a fleet's name, for which devices sign their requests: it is its first root's.
 
     Args:
@@ -112,28 +117,28 @@ def audience_of(root: bytes) -> str:
     return f"fleet:{hashlib.sha256(root).hexdigest()[:32]}"
 
 
-def first_access(store: Store, *, now_s: float) -> str | None:
+def create_first_access(store: FleetStore, *, now: float) -> str | None:
     """Return the first token, which is the first user's password as well; None if somebody has access already."""
-    if store.people.tokens() or store.people.users():
+    if store.accounts.tokens() or store.accounts.users():
         return None
     try:
-        secret = store.people.add_token(
-            FIRST, Role.RELEASE_MANAGER, made_by="server", now_s=now_s, lifetime_s=_FIRST_S
+        secret = store.accounts.add_token(
+            FIRST_NAME, UserRole.RELEASE_MANAGER, made_by="server", now=now, lifetime_seconds=_FIRST_SECONDS
         )
     except InputError:  # another process was faster, and shows it
         return None
-    store.people.add_user(FIRST, Role.RELEASE_MANAGER, secret, now_s=now_s)
-    store.audit.write("server", "first access", FIRST, at_s=now_s)
+    store.accounts.add_user(FIRST_NAME, UserRole.RELEASE_MANAGER, secret, now=now)
+    store.audit.write("server", "first access", FIRST_NAME, at=now)
     return secret
 
 
 def _online(folder: Path) -> KeyFolder:
     """Return the keys of the online roles; a server that holds others is a way to all devices."""
-    keys = KeyFolder(folder, _never)
+    keys = KeyFolder(folder, _no_passphrase)
     offline = [
         key.name
         for key in keys.public_keys()
-        if any(role in OFFLINE for role in key.roles) and (folder / f"{key.name}.key.json").exists()
+        if any(role in OFFLINE_ROLES for role in key.roles) and (folder / f"{key.name}.key.json").exists()
     ]
     if offline:
         raise InputError(
@@ -143,14 +148,14 @@ def _online(folder: Path) -> KeyFolder:
     return keys
 
 
-def _never(key: str) -> str:
+def _no_passphrase(key: str) -> str:
     raise InputError(f"the key {key} is none of the online roles", remedy="A server opens no other keys.")
 
 
-def _anchor(where: Where, keys: KeyFolder | None, first: bytes) -> bytes:
+def _anchor(where: ServerLocation, keys: KeyFolder | None, first: bytes) -> bytes:
     if where.root is not None:
         try:
             return where.root.read_bytes()
         except OSError as error:
             raise InputError(f"{where.root} cannot be read: {error.strerror}", remedy="Name a root.") from error
-    return first if keys is None else read_anchor(keys.path)
+    return first if keys is None else read_trusted_root(keys.path)

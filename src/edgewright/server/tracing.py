@@ -10,19 +10,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from edgewright.contract.errors import InputError
-from edgewright.server.app import App
-from edgewright.server.device_api.asgi import Receive, Scope, Send
+from edgewright.server.app import ControlPlaneApp
+from edgewright.server.device_api.asgi import AsgiReceive, AsgiScope, AsgiSend
 
-__all__ = ["traced", "tracing"]
+__all__ = ["trace_requests", "tracing_from_environment"]
 
-_ASKED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _TRACE = (b"traceparent", b"tracestate")
 _HERE = "edgewright.scope"
 
 
 @contextmanager
-def tracing(app: Any) -> Iterator[Any]:
+def tracing_from_environment(app: Any) -> Iterator[Any]:
     """Have requests traced if the environment says where to; what is left is sent at the end.
 
     Args:
@@ -34,7 +34,7 @@ def tracing(app: Any) -> Iterator[Any]:
     Raises:
         InputError: The libraries for it are not installed.
     """
-    if not isinstance(app, App) or not any(os.environ.get(name) for name in _ASKED):
+    if not isinstance(app, ControlPlaneApp) or not any(os.environ.get(name) for name in _ENDPOINT_VARIABLES):
         yield app
         return
     try:
@@ -44,19 +44,19 @@ def tracing(app: Any) -> Iterator[Any]:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ModuleNotFoundError as error:
         raise InputError(
-            f"{_ASKED[0]} is set, and the library {error.name} is not installed",
+            f"{_ENDPOINT_VARIABLES[0]} is set, and the library {error.name} is not installed",
             remedy="Install it: pip install 'edgewright[telemetry]'. Or unset the variable.",
         ) from error
     name = os.environ.get("OTEL_SERVICE_NAME") or "edgewright"
     provider = TracerProvider(resource=Resource.create({"service.name": name}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     try:
-        yield traced(app, provider)
+        yield trace_requests(app, provider)
     finally:
         provider.shutdown()
 
 
-def traced(app: App, provider: Any) -> Any:
+def trace_requests(app: ControlPlaneApp, provider: Any) -> Any:
     """Return an application whose requests become spans.
 
     Args:
@@ -65,17 +65,17 @@ def traced(app: App, provider: Any) -> Any:
     """
     from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 
-    async def inner(scope: Scope, receive: Receive, send: Send) -> None:
+    async def inner(scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
         await app(scope[_HERE], receive, send)
 
-    def details(scope: Scope) -> tuple[str, dict[str, str]]:
+    def details(scope: AsgiScope) -> tuple[str, dict[str, str]]:
         return f"{scope['method']} {scope['path']}", {"http.route": scope["path"]}
 
     spans = OpenTelemetryMiddleware(
         inner, default_span_details=details, tracer_provider=provider, exclude_spans=["receive", "send"]
     )
 
-    async def outer(scope: Scope, receive: Receive, send: Any) -> None:
+    async def outer(scope: AsgiScope, receive: AsgiReceive, send: Any) -> None:
         if scope["type"] == "http":
             await spans(_bare(app, scope), receive, send)
         else:
@@ -84,7 +84,7 @@ def traced(app: App, provider: Any) -> Any:
     return outer
 
 
-def _bare(app: App, scope: Scope) -> Scope:
+def _bare(app: ControlPlaneApp, scope: AsgiScope) -> AsgiScope:
     """Return what may be told of a request, which itself is in there for the application alone."""
     form = app.route_of(scope["path"])
     return {

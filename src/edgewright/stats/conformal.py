@@ -10,60 +10,60 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.contract.model.guarantee import AcceptRule, Guarantee, SetRule
+from edgewright.contract.model.guarantee import AcceptanceRule, Guarantee, PredictionSetRule
 
 __all__ = [
     "ControlledRisk",
-    "Coverage",
-    "accepts",
+    "SetCoverage",
     "conformal_quantile",
     "control_risk",
-    "coverage",
-    "fit_sets",
+    "fit_prediction_sets",
+    "is_accepted",
     "nonconformity",
     "prediction_sets",
+    "set_coverage",
 ]
 
 _Floats = NDArray[np.float64]
-Method = Literal["lac", "aps"]
+ConformalMethod = Literal["lac", "aps"]
 
 
 class ControlledRisk(NamedTuple):
     """A level of caution and what holds at it.
 
     Attributes:
-        place: Index of the level; None if even the most cautious one is not cautious enough.
+        level_index: Index of the level; None if even the most cautious one is not cautious enough.
         risk: Mean loss at it on the calibration samples; at the last level if there is no place.
         guarantee: What is promised; void without a place.
     """
 
-    place: int | None
+    level_index: int | None
     risk: float
     guarantee: Guarantee
 
 
-class Coverage(NamedTuple):
+class SetCoverage(NamedTuple):
     """What sets did on samples with labels.
 
     Attributes:
-        covered: Samples whose set held the right class.
-        samples: All.
-        mean_size: Mean number of classes in a set.
-        single: Share of sets with exactly one class.
+        covered_count: Samples whose set held the right class.
+        sample_count: All.
+        mean_set_size: Mean number of classes in a set.
+        singleton_fraction: Share of sets with exactly one class.
     """
 
-    covered: int
-    samples: int
-    mean_size: float
-    single: float
+    covered_count: int
+    sample_count: int
+    mean_set_size: float
+    singleton_fraction: float
 
     @property
-    def share(self) -> float:
+    def fraction(self) -> float:
         """Covered samples among all."""
-        return self.covered / self.samples
+        return self.covered_count / self.sample_count
 
 
-def nonconformity(probabilities: NDArray[Any], method: Method) -> _Floats:
+def nonconformity(probabilities: NDArray[Any], method: ConformalMethod) -> _Floats:
     """Return how badly each class fits each sample, shape [samples, classes].
 
     `lac` is one minus the class's probability (Sadinle, Lei and Wasserman 2019, arXiv:1609.00451); `aps` the
@@ -100,15 +100,15 @@ def conformal_quantile(scores: NDArray[Any], alpha: float) -> float:
     return float(np.sort(scores)[place - 1]) if place <= len(scores) else math.inf
 
 
-def fit_sets(
+def fit_prediction_sets(
     probabilities: NDArray[Any],
     labels: NDArray[Any],
     alpha: float,
     *,
-    method: Method = "lac",
-    by: Literal["all", "class"] = "all",
+    method: ConformalMethod = "lac",
+    stratified_by: Literal["all", "class"] = "all",
     groups: NDArray[Any] | None = None,
-) -> SetRule:
+) -> PredictionSetRule:
     """Return the rule whose sets miss the right class with probability at most alpha.
 
     Args:
@@ -116,7 +116,7 @@ def fit_sets(
         labels: Shape [samples], from 0.
         alpha: Greatest probability of a miss.
         method: See `nonconformity`.
-        by: `class` for a threshold, and a promise, per right class.
+        stratified_by: `class` for a threshold, and a promise, per right class.
         groups: Shape [samples], the name of each sample's group, for a promise per group; devices must know it.
 
     Raises:
@@ -124,7 +124,7 @@ def fit_sets(
 
     Source: split conformal prediction; per class or group its Mondrian form (Vovk 2005, section 4.5).
     """
-    if by == "class" and groups is not None:
+    if stratified_by == "class" and groups is not None:
         raise ValueError("thresholds are by class or by group, not both")
     given = np.asarray(labels, np.intp)
     scores = nonconformity(probabilities, method)
@@ -135,16 +135,20 @@ def fit_sets(
         member = np.asarray([str(name) for name in groups])
         parts = [own[member == name] for name in names]
         promise = Guarantee("coverage by group", level, len(given))
-        return SetRule(method, "group", _thresholds(parts, alpha), promise, tuple(names))
-    if by == "class":
+        return PredictionSetRule(method, "group", _group_thresholds(parts, alpha), promise, tuple(names))
+    if stratified_by == "class":
         parts = [own[given == label] for label in range(scores.shape[1])]
-        return SetRule(
-            method, "class", _thresholds(parts, alpha), Guarantee("coverage by class", level, len(given))
+        return PredictionSetRule(
+            method, "class", _group_thresholds(parts, alpha), Guarantee("coverage by class", level, len(given))
         )
-    return SetRule(method, "all", _thresholds([own], alpha), Guarantee("coverage", level, len(given)))
+    return PredictionSetRule(
+        method, "all", _group_thresholds([own], alpha), Guarantee("coverage", level, len(given))
+    )
 
 
-def prediction_sets(probabilities: NDArray[Any], rule: SetRule, group: str | None = None) -> NDArray[np.bool_]:
+def prediction_sets(
+    probabilities: NDArray[Any], rule: PredictionSetRule, group: str | None = None
+) -> NDArray[np.bool_]:
     """Return which classes are in each sample's set, shape [samples, classes].
 
     The likeliest class always is, so no set is empty; that only adds coverage. A probability that is NaN is in the
@@ -152,33 +156,33 @@ def prediction_sets(probabilities: NDArray[Any], rule: SetRule, group: str | Non
 
     Args:
         probabilities: Shape [samples, classes].
-        rule: From `fit_sets`.
+        rule: From `fit_prediction_sets`.
         group: Of these samples, for a rule by group.
     """
     values = np.asarray(probabilities, np.float64)
     limits = np.array([math.inf if one is None else one for one in rule.thresholds])
-    if rule.by == "group":
+    if rule.stratified_by == "group":
         limits = limits[[rule.groups.index(group)]] if group in rule.groups else np.array([math.inf])
     inside = np.logical_not(nonconformity(values, rule.method) > limits)
     inside[np.arange(len(values)), values.argmax(axis=1)] = True
     return np.asarray(inside)
 
 
-def coverage(sets: NDArray[np.bool_], labels: NDArray[Any]) -> Coverage:
+def set_coverage(sets: NDArray[np.bool_], labels: NDArray[Any]) -> SetCoverage:
     """Return what the sets did on samples with labels."""
     sizes = sets.sum(axis=1)
     covered = int(sets[np.arange(len(sets)), np.asarray(labels, np.intp)].sum())
-    return Coverage(covered, len(sets), float(sizes.mean()), float((sizes == 1).mean()))
+    return SetCoverage(covered, len(sets), float(sizes.mean()), float((sizes == 1).mean()))
 
 
-def control_risk(losses: NDArray[Any], alpha: float, *, greatest: float = 1.0) -> ControlledRisk:
+def control_risk(losses: NDArray[Any], alpha: float, *, max_loss: float = 1.0) -> ControlledRisk:
     """Return the least cautious level at which the expected loss of a new sample is at most alpha.
 
     Args:
         losses: Shape [samples, levels], from bold to cautious: no sample's loss rises from one level to the next.
             Levels are fixed before the samples are looked at.
         alpha: Greatest expected loss, in the losses' unit.
-        greatest: No loss is ever greater.
+        max_loss: No loss is ever greater.
 
     Raises:
         ValueError: A loss rises, is negative, too great or NaN.
@@ -186,23 +190,23 @@ def control_risk(losses: NDArray[Any], alpha: float, *, greatest: float = 1.0) -
     Source: conformal risk control, Angelopoulos et al. 2022, arXiv:2208.02814, equation 4.
     """
     values = np.asarray(losses, np.float64)
-    if values.ndim != 2 or not values.size or not ((values >= 0) & (values <= greatest)).all():
-        raise ValueError(f"losses of shape {values.shape} are not all within 0 to {greatest}")
+    if values.ndim != 2 or not values.size or not ((values >= 0) & (values <= max_loss)).all():
+        raise ValueError(f"losses of shape {values.shape} are not all within 0 to {max_loss}")
     if (np.diff(values, axis=1) > 0).any():
         raise ValueError("a loss rises with caution: this bound does not hold for it")
     samples = len(values)
     means = values.mean(axis=0)
-    kept = (samples * means + greatest) / (samples + 1) <= alpha
+    kept = (samples * means + max_loss) / (samples + 1) <= alpha
     place = int(kept.argmax()) if kept.any() else None
     risk = float(means[-1 if place is None else place])
     return ControlledRisk(place, risk, Guarantee("risk", alpha, samples))
 
 
-def accepts(confidence: NDArray[np.floating], rule: AcceptRule) -> NDArray[np.bool_]:
+def is_accepted(confidence: NDArray[np.floating], rule: AcceptanceRule) -> NDArray[np.bool_]:
     """Return which answers the rule accepts, shape [rows]; NaN is not accepted."""
     return np.asarray(confidence >= rule.threshold)
 
 
-def _thresholds(parts: list[_Floats], alpha: float) -> tuple[float | None, ...]:
+def _group_thresholds(parts: list[_Floats], alpha: float) -> tuple[float | None, ...]:
     found = [conformal_quantile(part, alpha) for part in parts]
     return tuple(None if math.isinf(one) else one for one in found)

@@ -1,7 +1,7 @@
 """Whether a stream still comes from its reference, asked at any time, answered by a histogram.
 
 The null hypothesis is generous: given the past, an observation's distribution over the bins is within total
-variation `tolerance` of the reference's true distribution, of which only counts are known. Evidence is money won by
+variation `fit_tolerance` of the reference's true distribution, of which only counts are known. Evidence is money won by
 betting that some event (a bin, its absence, a tail, the middle) is likelier than that allows. With A's probability
 at most u, exp(h 1[A]) / (1 + u (exp(h) - 1)) has mean at most 1 for any h > 0, so products of it are wealth that
 grows past 1 / alpha with probability at most alpha, however often one looks (Ville 1939). u is the upper
@@ -27,37 +27,37 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
-    "REFERENCE_SHARE",
-    "STRENGTHS",
-    "Finding",
-    "Mark",
-    "Plan",
-    "State",
-    "Tolerance",
-    "Verdict",
-    "begin",
+    "BET_STRENGTHS",
+    "REFERENCE_ALPHA_SHARE",
+    "DriftFinding",
+    "DriftTestDesign",
+    "DriftTestState",
+    "DriftTolerance",
+    "DriftVerdict",
+    "RestartState",
+    "betting_events",
     "clopper_pearson_upper",
+    "design_drift_test",
+    "drift_finding",
     "event_bounds",
-    "events",
-    "judge",
+    "fit_tolerance",
     "log_wealth",
-    "make_plan",
-    "tolerance",
-    "update",
+    "new_drift_state",
+    "update_drift_test",
 ]
 
 _Floats = NDArray[np.float64]
 _Counts = NDArray[np.int64]
 
 # Strengths of a bet: how much the log odds of an event are supposed to have grown.
-STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+BET_STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 # Part of alpha for the reference's sampling error, spent once per reference; the rest is spent in each period.
-REFERENCE_SHARE = 0.2
+REFERENCE_ALPHA_SHARE = 0.2
 _BISECTIONS = 50
-_FRACTIONS = 20_000
+_MAX_FRACTION_TERMS = 20_000
 
 
-class Verdict(StrEnum):
+class DriftVerdict(StrEnum):
     """What can be said of a stream."""
 
     NO_EVIDENCE = "no evidence"
@@ -66,81 +66,81 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DriftTestDesign:
     """What a device tests, fixed before its stream begins.
 
     Attributes:
-        bounds: Shape [signals, events], most that an event's probability may be under the null.
+        null_bounds: Shape [signals, events], most that an event's probability may be under the null.
         alpha: False alarms allowed per period, without the reference's share.
-        block: Observations between restarts.
-        blocks: Restarts in a period.
+        block_size: Observations between restarts.
+        block_count: Restarts in a period.
     """
 
-    bounds: _Floats
+    null_bounds: _Floats
     alpha: float
-    block: int
-    blocks: int
+    block_size: int
+    block_count: int
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class RestartState:
     """The state of the histogram at a restart.
 
     Attributes:
-        block: Number of the restart in its period, from 0.
-        seen: Observations of the period before it.
-        at_s: Time of it, as the caller gave it.
-        counts: Shape [signals, bins + 1].
+        index: Number of the restart in its period, from 0.
+        observations_before: Observations of the period before it.
+        started_at: Time of it, as the caller gave it.
+        counts_before: Shape [signals, bins + 1].
     """
 
-    block: int
-    seen: int
-    at_s: float
-    counts: NDArray[np.uint32]
+    index: int
+    observations_before: int
+    started_at: float
+    counts_before: NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DriftFinding:
     """What a stream shows.
 
     Attributes:
         verdict: Of the whole.
-        evidence: Natural logarithm of the e-value, all signals and restarts together; drift from log(1 / alpha).
-        period: Number of the period that it is about, from 0.
-        since: Observations of that period before the restart that carries most evidence.
-        since_s: Time of that restart.
-        by_signal: Shape [signals], log e-value of each since that restart, its share of alpha not yet taken off.
-        signals: Those that carry a finding of drift, strongest first; empty otherwise.
+        log_e_value: Natural logarithm of the e-value, all signals and restarts together; drift from log(1 / alpha).
+        period_index: Number of the period that it is about, from 0.
+        since_observation: Observations of that period before the restart that carries most evidence.
+        since_at: Time of that restart.
+        log_e_by_signal: Shape [signals], log e-value of each since that restart, its share of alpha not yet taken off.
+        drifted_signals: Those that carry a finding of drift, strongest first; empty otherwise.
     """
 
-    verdict: Verdict
-    evidence: float
-    period: int
-    since: int
-    since_s: float
-    by_signal: tuple[float, ...]
-    signals: tuple[int, ...]
+    verdict: DriftVerdict
+    log_e_value: float
+    period_index: int
+    since_observation: int
+    since_at: float
+    log_e_by_signal: tuple[float, ...]
+    drifted_signals: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class DriftTestState:
     """All that a device keeps of a test.
 
     Attributes:
         counts: Shape [signals, bins + 1], of the period so far.
-        marks: Restarts that are still followed, oldest first; their number grows with the logarithm of the period.
-        periods: Completed ones.
-        found: The first finding of drift, until `begin`.
+        restarts: Restarts that are still followed, oldest first; their number grows with the logarithm of the period.
+        completed_periods: Completed ones.
+        drift_finding: The first finding of drift, until `new_drift_state`.
     """
 
     counts: _Counts
-    marks: tuple[Mark, ...]
-    periods: int = 0
-    found: Finding | None = None
+    restarts: tuple[RestartState, ...]
+    completed_periods: int = 0
+    drift_finding: DriftFinding | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Tolerance:
+class DriftTolerance:
     """How far devices stray from their common reference without harm.
 
     Attributes:
@@ -158,17 +158,18 @@ class Tolerance:
 
 
 @cache
-def events(bins: int) -> NDArray[np.bool_]:
+def betting_events(bin_count: int) -> NDArray[np.bool_]:
     """Return the events that are bet on: bins and their absence, tails, both tails together, and the middle.
 
     Returns:
         Shape [events, bins + 1]; the last column is the bin of what is not finite.
     """
-    places = np.arange(bins + 1)
+    places = np.arange(bin_count + 1)
     found = [places == bin_ for bin_ in places]
-    found += [(places <= last) for last in range(bins - 1)]
+    found += [(places <= last) for last in range(bin_count - 1)]
     found += [
-        (places < width) | ((places >= bins - width) & (places < bins)) for width in range(1, (bins + 1) // 2)
+        (places < width) | ((places >= bin_count - width) & (places < bin_count))
+        for width in range(1, (bin_count + 1) // 2)
     ]
     both = np.concatenate([np.stack(found), ~np.stack(found)])
     unique = np.unique(both, axis=0)
@@ -176,8 +177,8 @@ def events(bins: int) -> NDArray[np.bool_]:
     return unique
 
 
-def clopper_pearson_upper(counts: ArrayLike, totals: ArrayLike, error: float) -> _Floats:
-    """Return upper bounds of rates that each fail with probability `error` at most, rounded up.
+def clopper_pearson_upper(counts: ArrayLike, totals: ArrayLike, alpha: float) -> _Floats:
+    """Return upper bounds of rates that each fail with probability `alpha` at most, rounded up.
 
     Source: Clopper and Pearson 1934; the binomial tail is an incomplete beta function, by its continued fraction
     (DLMF 8.17.22) with the modified algorithm of Lentz.
@@ -185,7 +186,7 @@ def clopper_pearson_upper(counts: ArrayLike, totals: ArrayLike, error: float) ->
     Args:
         counts: Of successes.
         totals: Of trials, broadcast with counts.
-        error: Between 0 and 0.5.
+        alpha: Between 0 and 0.5.
 
     Raises:
         ValueError: Impossible counts or error.
@@ -194,149 +195,161 @@ def clopper_pearson_upper(counts: ArrayLike, totals: ArrayLike, error: float) ->
     True
     """
     hits, trials = np.broadcast_arrays(np.asarray(counts, np.int64), np.asarray(totals, np.int64))
-    if not 0 < error <= 0.5:
-        raise ValueError(f"error is {error}")
+    if not 0 < alpha <= 0.5:
+        raise ValueError(f"error is {alpha}")
     if (hits < 0).any() or (hits > trials).any():
         raise ValueError("more successes than trials")
     pairs, back = np.unique(np.stack([hits.ravel(), trials.ravel()]), axis=1, return_inverse=True)
     bounds = np.ones(pairs.shape[1])
     open_ = pairs[0] < pairs[1]
-    bounds[open_] = _invert(pairs[0, open_].astype(np.float64), pairs[1, open_].astype(np.float64), math.log(error))
+    bounds[open_] = _invert_binomial_tail(
+        pairs[0, open_].astype(np.float64), pairs[1, open_].astype(np.float64), math.log(alpha)
+    )
     return bounds[back].reshape(hits.shape)
 
 
-def event_bounds(counts: _Counts, error: float) -> _Floats:
+def event_bounds(counts: _Counts, alpha: float) -> _Floats:
     """Return upper bounds of all events' probabilities that hold together with probability 1 - error.
 
     Args:
         counts: Shape [signals, bins + 1], of a reference of independent observations.
-        error: Shared by all signals and events (Bonferroni).
+        alpha: Shared by all signals and events (Bonferroni).
 
     Returns:
         Shape [signals, events].
     """
-    members = events(counts.shape[1] - 1)
+    members = betting_events(counts.shape[1] - 1)
     hits = counts @ members.T.astype(np.int64)
-    return clopper_pearson_upper(hits, counts.sum(axis=1, keepdims=True), error / hits.size)
+    return clopper_pearson_upper(hits, counts.sum(axis=1, keepdims=True), alpha / hits.size)
 
 
-def make_plan(
-    counts: _Counts,
+def design_drift_test(
+    reference_counts: _Counts,
     *,
     tolerance: ArrayLike = 0.0,
     alpha: float = 0.05,
-    period: int = 20_000,
-    blocks: int = 256,
-    bounds: _Floats | None = None,
-) -> Plan:
+    period_size: int = 20_000,
+    block_count: int = 256,
+    null_bounds: _Floats | None = None,
+) -> DriftTestDesign:
     """Plan a test against a reference.
 
     Args:
-        counts: Shape [signals, bins + 1], of the reference, or a device's own first observations.
+        reference_counts: Shape [signals, bins + 1], of the reference, or a device's own first observations.
         tolerance: Total variation from the reference that is harmless, one or per signal.
         alpha: False alarms allowed: a fifth for the reference, once, the rest in each period.
-        period: Observations.
-        blocks: Restarts in a period.
-        bounds: From `event_bounds(counts, alpha * REFERENCE_SHARE)`, where they were computed beforehand.
+        period_size: Observations.
+        block_count: Restarts in a period.
+        null_bounds: From `event_bounds(counts, alpha * REFERENCE_SHARE)`, where they were computed beforehand.
 
     Raises:
         ValueError: A number is out of range.
     """
-    if not 0 < alpha < 0.5 or blocks < 1 or period < blocks:
-        raise ValueError(f"alpha {alpha}, {blocks} restarts in {period} observations")
-    if bounds is None:
-        bounds = event_bounds(counts, alpha * REFERENCE_SHARE)
-    delta = np.broadcast_to(np.asarray(tolerance, np.float64), (len(counts),))
+    if not 0 < alpha < 0.5 or block_count < 1 or period_size < block_count:
+        raise ValueError(f"alpha {alpha}, {block_count} restarts in {period_size} observations")
+    if null_bounds is None:
+        null_bounds = event_bounds(reference_counts, alpha * REFERENCE_ALPHA_SHARE)
+    delta = np.broadcast_to(np.asarray(tolerance, np.float64), (len(reference_counts),))
     if not ((delta >= 0) & (delta <= 1)).all():
         raise ValueError(f"a tolerance is not between 0 and 1: {delta}")
-    widened = np.minimum(bounds + delta[:, None], 1.0)
-    return Plan(widened, alpha * (1 - REFERENCE_SHARE), math.ceil(period / blocks), blocks)
+    widened = np.minimum(null_bounds + delta[:, None], 1.0)
+    return DriftTestDesign(
+        widened, alpha * (1 - REFERENCE_ALPHA_SHARE), math.ceil(period_size / block_count), block_count
+    )
 
 
-def begin(signals: int, bins: int, at_s: float = 0.0) -> State:
+def new_drift_state(signal_count: int, bin_count: int, started_at: float = 0.0) -> DriftTestState:
     """Return the state before the first observation, or after a finding was dealt with."""
-    empty = np.zeros((signals, bins + 1), np.int64)
-    return State(empty, (Mark(0, 0, at_s, empty.astype(np.uint32)),))
+    empty = np.zeros((signal_count, bin_count + 1), np.int64)
+    return DriftTestState(empty, (RestartState(0, 0, started_at, empty.astype(np.uint32)),))
 
 
-def update(plan: Plan, state: State, counts: _Counts, at_s: float = 0.0) -> State:
+def update_drift_test(
+    design: DriftTestDesign, state: DriftTestState, counts: _Counts, observed_at: float = 0.0
+) -> DriftTestState:
     """Add a batch of counts, look, and keep a finding of drift if there is one.
 
     Args:
-        plan: Of the test.
+        design: Of the test.
         state: Before the batch.
         counts: Shape [signals, bins + 1], of the batch; every signal has as many observations.
-        at_s: Time of the batch.
+        observed_at: Time of the batch.
     """
     grown = replace(state, counts=state.counts + counts)
-    if grown.found is None:
-        finding = judge(plan, grown)
-        if finding.verdict is Verdict.DRIFT:
-            grown = replace(grown, found=finding)
+    if grown.drift_finding is None:
+        finding = drift_finding(design, grown)
+        if finding.verdict is DriftVerdict.DRIFT:
+            grown = replace(grown, drift_finding=finding)
     seen = int(grown.counts[0].sum())
-    if seen >= plan.block * plan.blocks:
-        fresh = begin(len(counts), counts.shape[1] - 1, at_s)
-        return replace(fresh, periods=grown.periods + 1, found=grown.found)
-    block = seen // plan.block
-    if block > grown.marks[-1].block:
-        marks = (*grown.marks, Mark(block, seen, at_s, grown.counts.astype(np.uint32)))
-        grown = replace(grown, marks=tuple(mark for mark in marks if _follows(mark.block, block)))
+    if seen >= design.block_size * design.block_count:
+        fresh = new_drift_state(len(counts), counts.shape[1] - 1, observed_at)
+        return replace(fresh, completed_periods=grown.completed_periods + 1, drift_finding=grown.drift_finding)
+    block = seen // design.block_size
+    if block > grown.restarts[-1].index:
+        marks = (*grown.restarts, RestartState(block, seen, observed_at, grown.counts.astype(np.uint32)))
+        grown = replace(grown, restarts=tuple(mark for mark in marks if _is_followed(mark.index, block)))
     return grown
 
 
-def judge(plan: Plan, state: State, *, testable: bool = True) -> Finding:
+def drift_finding(design: DriftTestDesign, state: DriftTestState, *, is_testable: bool = True) -> DriftFinding:
     """Say what the stream shows.
 
     Args:
-        plan: Of the test.
+        design: Of the test.
         state: At present.
-        testable: Whether observations can be taken as independent; see `episodes`.
+        is_testable: Whether observations can be taken as independent; see `episodes`.
     """
-    if state.found is not None:
-        return state.found if testable else replace(state.found, verdict=Verdict.CANNOT_TEST, signals=())
-    since = state.counts - np.stack([mark.counts for mark in state.marks])
-    wealth = _signal_wealth(plan, since)
+    if state.drift_finding is not None:
+        return (
+            state.drift_finding
+            if is_testable
+            else replace(state.drift_finding, verdict=DriftVerdict.CANNOT_TEST, drifted_signals=())
+        )
+    since = state.counts - np.stack([mark.counts_before for mark in state.restarts])
+    wealth = _signal_wealth(design, since)
     # Every signal and every restart of the period has the same share of the money, used or not.
-    shared = wealth - math.log(wealth.shape[1] * plan.blocks)
+    shared = wealth - math.log(wealth.shape[1] * design.block_count)
     evidence = float(np.logaddexp.reduce(shared.ravel()))
     # Restarts to come are worth their stake; those no longer followed count as lost.
-    to_come = plan.blocks - 1 - state.marks[-1].block
+    to_come = design.block_count - 1 - state.restarts[-1].index
     if to_come:
-        evidence = float(np.logaddexp(evidence, math.log(to_come / plan.blocks)))
+        evidence = float(np.logaddexp(evidence, math.log(to_come / design.block_count)))
     best = int(np.logaddexp.reduce(shared, axis=1).argmax())
-    mark, own = state.marks[best], wealth[best]
-    drift = evidence >= -math.log(plan.alpha)
+    mark, own = state.restarts[best], wealth[best]
+    drift = evidence >= -math.log(design.alpha)
     carrying: tuple[int, ...] = ()
     if drift:
         order = np.argsort(-own)
         # Those that would be found alone; at least the strongest.
-        alone = shared[best, order] >= -math.log(plan.alpha)
+        alone = shared[best, order] >= -math.log(design.alpha)
         carrying = tuple(int(signal) for signal in order[: max(1, int(alone.sum()))])
-    verdict = Verdict.CANNOT_TEST if not testable else Verdict.DRIFT if drift else Verdict.NO_EVIDENCE
-    return Finding(
+    verdict = (
+        DriftVerdict.CANNOT_TEST if not is_testable else DriftVerdict.DRIFT if drift else DriftVerdict.NO_EVIDENCE
+    )
+    return DriftFinding(
         verdict,
         evidence,
-        state.periods,
-        mark.seen,
-        mark.at_s,
+        state.completed_periods,
+        mark.observations_before,
+        mark.started_at,
         tuple(own.tolist()),
-        carrying if testable else (),
+        carrying if is_testable else (),
     )
 
 
-def log_wealth(hits: ArrayLike, totals: ArrayLike, bounds: ArrayLike) -> _Floats:
+def log_wealth(event_counts: ArrayLike, totals: ArrayLike, null_bounds: ArrayLike) -> _Floats:
     """Return the log wealth of bets that an event is likelier than its bound, averaged over their strengths.
 
     Args:
-        hits: How often it happened.
+        event_counts: How often it happened.
         totals: Out of how many.
-        bounds: Most that its probability may be.
+        null_bounds: Most that its probability may be.
     """
-    happened, of, most = (np.asarray(each, np.float64) for each in (hits, totals, bounds))
-    return _log_mean_exp(np.stack([happened * h - of * np.log1p(most * math.expm1(h)) for h in STRENGTHS]))
+    happened, of, most = (np.asarray(each, np.float64) for each in (event_counts, totals, null_bounds))
+    return _log_mean_exp(np.stack([happened * h - of * np.log1p(most * math.expm1(h)) for h in BET_STRENGTHS]))
 
 
-def tolerance(groups: _Counts, *, quantile: float = 0.9, reference: _Counts | None = None) -> Tolerance:
+def fit_tolerance(groups: _Counts, *, quantile: float = 0.9, reference: _Counts | None = None) -> DriftTolerance:
     """Return the distance from the reference that the stated share of devices keep.
 
     Distances are those of counts, which sampling makes greater than those of distributions: the error is to the
@@ -357,30 +370,30 @@ def tolerance(groups: _Counts, *, quantile: float = 0.9, reference: _Counts | No
     if len(groups) < 2 or (groups.sum(axis=2) == 0).any():
         raise ValueError(f"{len(groups)} groups, of {groups.sum(axis=2).min(initial=0)} observations and more")
     others = groups.sum(axis=0) - groups if reference is None else np.broadcast_to(reference, groups.shape)
-    distances = np.abs(_shares(groups) - _shares(others)).sum(axis=2) / 2
+    distances = np.abs(_bin_shares(groups) - _bin_shares(others)).sum(axis=2) / 2
     unit = np.maximum(distances.mean(axis=0), 1e-12)
     rank = math.ceil((len(groups) + 1) * quantile - 1e-9)
     taken = min(rank, len(groups))
     factor = np.sort((distances / unit).max(axis=1))[taken - 1]
     coverage = min(quantile, taken / (len(groups) + 1)) if rank > len(groups) else quantile
-    return Tolerance(np.minimum(unit * factor, 1.0), quantile, coverage, len(groups))
+    return DriftTolerance(np.minimum(unit * factor, 1.0), quantile, coverage, len(groups))
 
 
-def _shares(counts: _Counts) -> _Floats:
+def _bin_shares(counts: _Counts) -> _Floats:
     return np.asarray(counts / counts.sum(axis=-1, keepdims=True))
 
 
-def _follows(block: int, latest: int) -> bool:
+def _is_followed(block: int, latest_block: int) -> bool:
     """Whether a restart is one of the last two at a multiple of some power of two: ages then grow geometrically."""
-    steps = (1 << power for power in range(latest.bit_length() + 1))
-    return any(block % step == 0 and latest // step - block // step <= 1 for step in steps)
+    steps = (1 << power for power in range(latest_block.bit_length() + 1))
+    return any(block % step == 0 and latest_block // step - block // step <= 1 for step in steps)
 
 
-def _signal_wealth(plan: Plan, counts: _Counts) -> _Floats:
+def _signal_wealth(design: DriftTestDesign, counts: _Counts) -> _Floats:
     """Return log wealth, shape [restarts, signals], of counts of shape [restarts, signals, bins + 1]."""
-    members = events(counts.shape[2] - 1).astype(np.float64)
+    members = betting_events(counts.shape[2] - 1).astype(np.float64)
     hits = np.moveaxis(counts @ members.T, 2, 0)
-    return _log_mean_exp(log_wealth(hits, counts.sum(axis=2), plan.bounds.T[:, None, :]))
+    return _log_mean_exp(log_wealth(hits, counts.sum(axis=2), design.null_bounds.T[:, None, :]))
 
 
 def _log_mean_exp(values: _Floats) -> _Floats:
@@ -389,31 +402,35 @@ def _log_mean_exp(values: _Floats) -> _Floats:
     return np.asarray(np.log(np.exp(values - top).mean(axis=0)) + top)
 
 
-def _invert(hits: _Floats, trials: _Floats, log_error: float) -> _Floats:
-    """Bisect for the rates at which at most `hits` of `trials` have a chance of exp(log_error)."""
-    a, b = trials - hits, hits + 1
+def _invert_binomial_tail(successes: _Floats, trials: _Floats, log_alpha: float) -> _Floats:
+    """Bisect for the rates at which at most `successes` of `trials` have a chance of exp(log_error)."""
+    a, b = trials - successes, successes + 1
     scale = np.array(
         [math.lgamma(n + 1) - math.lgamma(x) - math.lgamma(y) for n, x, y in zip(trials, a, b, strict=True)]
     )
-    low, high = hits / trials, np.ones_like(hits)
+    low, high = successes / trials, np.ones_like(successes)
     for _ in range(_BISECTIONS):
         rate = (low + high) / 2
         with np.errstate(divide="ignore"):
             log_tail = (
-                scale + a * np.log1p(-rate) + b * np.log(rate) - np.log(a) + np.log(_fraction(a, b, 1 - rate))
+                scale
+                + a * np.log1p(-rate)
+                + b * np.log(rate)
+                - np.log(a)
+                + np.log(_incomplete_beta_fraction(a, b, 1 - rate))
             )
-        above = log_tail > log_error
+        above = log_tail > log_alpha
         low, high = np.where(above, rate, low), np.where(above, high, rate)
     return high
 
 
-def _fraction(a: _Floats, b: _Floats, x: _Floats) -> _Floats:
+def _incomplete_beta_fraction(a: _Floats, b: _Floats, x: _Floats) -> _Floats:
     """Return the continued fraction of the incomplete beta function; it converges fast where x < a / (a + b)."""
     tiny = 1e-300
     c = np.ones_like(x)
     d = 1 / np.where(np.abs(1 - (a + b) * x / (a + 1)) < tiny, tiny, 1 - (a + b) * x / (a + 1))
     value = d.copy()
-    for m in range(1, _FRACTIONS):
+    for m in range(1, _MAX_FRACTION_TERMS):
         for term in (
             m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
             -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),

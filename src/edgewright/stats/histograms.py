@@ -12,24 +12,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
-    "BINS",
-    "Reference",
+    "DEFAULT_BINS",
+    "ReferenceHistogram",
+    "bin_index",
+    "build_reference_histogram",
     "class_edges",
-    "count",
-    "diff",
-    "merge",
-    "place",
+    "count_by_bin",
+    "count_difference",
+    "merge_counts",
     "quantile_edges",
-    "take_reference",
 ]
 
-BINS = 16
+DEFAULT_BINS = 16
 # Rows that are compared with all edges at once; bounds the memory of the comparison.
-_ROWS = 1024
+_ROWS_PER_CHUNK = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class ReferenceHistogram:
     """What a stream is compared with.
 
     Attributes:
@@ -41,7 +41,7 @@ class Reference:
     counts: NDArray[np.int64]
 
 
-def quantile_edges(values: ArrayLike, bins: int = BINS) -> NDArray[np.float64]:
+def quantile_edges(values: ArrayLike, bin_count: int = DEFAULT_BINS) -> NDArray[np.float64]:
     """Return edges that give each bin the same share of the values that do not tie.
 
     Bin i holds what is above edge i - 1 and at most edge i. Edges are values that occurred, never between two. A
@@ -50,7 +50,7 @@ def quantile_edges(values: ArrayLike, bins: int = BINS) -> NDArray[np.float64]:
 
     Args:
         values: Shape [rows] or [rows, signals]; what is not finite is left out.
-        bins: At least 2.
+        bin_count: At least 2.
 
     Returns:
         Shape [signals, bins - 1], ascending, infinite at the end where ties left fewer edges.
@@ -61,20 +61,20 @@ def quantile_edges(values: ArrayLike, bins: int = BINS) -> NDArray[np.float64]:
     >>> quantile_edges([1, 2, 3, 4, 5, 6, 7, 8], 4)
     array([[2., 4., 6.]])
     """
-    if bins < 2:
-        raise ValueError(f"{bins} bins")
+    if bin_count < 2:
+        raise ValueError(f"{bin_count} bins")
     rows = _rows(values)
-    edges = np.full((rows.shape[1], bins - 1), np.inf)
+    edges = np.full((rows.shape[1], bin_count - 1), np.inf)
     for signal, column in enumerate(rows.T):
         finite = column[np.isfinite(column)]
         if not finite.size:
             continue
         different, repeats = np.unique(finite, return_counts=True)
-        heavy = np.argsort(-repeats, kind="stable")[: (bins - 1) // 2]
-        atoms = different[heavy[repeats[heavy] >= max(2, finite.size / bins)]]
+        heavy = np.argsort(-repeats, kind="stable")[: (bin_count - 1) // 2]
+        atoms = different[heavy[repeats[heavy] >= max(2, finite.size / bin_count)]]
         rest = finite[~np.isin(finite, atoms)]
         # An atom takes two edges, which set it apart from what is below and above; the others divide the rest.
-        left = bins - 1 - 2 * atoms.size
+        left = bin_count - 1 - 2 * atoms.size
         if rest.size and left:
             between = np.quantile(rest, np.arange(1, left + 1) / (left + 1), method="inverted_cdf")
         else:
@@ -84,7 +84,7 @@ def quantile_edges(values: ArrayLike, bins: int = BINS) -> NDArray[np.float64]:
     return edges
 
 
-def class_edges(classes: int, bins: int = BINS) -> NDArray[np.float64]:
+def class_edges(class_count: int, bin_count: int = DEFAULT_BINS) -> NDArray[np.float64]:
     """Return edges with a bin per class, or with neighbouring classes folded where there are more than bins.
 
     Returns:
@@ -95,12 +95,12 @@ def class_edges(classes: int, bins: int = BINS) -> NDArray[np.float64]:
     >>> class_edges(8, 4)
     array([1., 3., 5.])
     """
-    used = min(classes, bins)
-    last = np.ceil(np.arange(1, used) * classes / used) - 1
-    return np.concatenate([last, np.full(bins - used, np.inf)])
+    used = min(class_count, bin_count)
+    last = np.ceil(np.arange(1, used) * class_count / used) - 1
+    return np.concatenate([last, np.full(bin_count - used, np.inf)])
 
 
-def place(values: ArrayLike, edges: NDArray[np.float64]) -> NDArray[np.uint8]:
+def bin_index(values: ArrayLike, edges: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Return the bin of each value.
 
     Args:
@@ -114,14 +114,14 @@ def place(values: ArrayLike, edges: NDArray[np.float64]) -> NDArray[np.uint8]:
     if rows.shape[1] != len(edges):
         raise ValueError(f"{rows.shape[1]} signals for the edges of {len(edges)}")
     places = np.empty(rows.shape, np.uint8)
-    for start in range(0, len(rows), _ROWS):
-        some = rows[start : start + _ROWS]
+    for start in range(0, len(rows), _ROWS_PER_CHUNK):
+        some = rows[start : start + _ROWS_PER_CHUNK]
         inside = (some[:, :, None] > edges).sum(axis=2)
-        places[start : start + _ROWS] = np.where(np.isfinite(some), inside, edges.shape[1] + 1)
+        places[start : start + _ROWS_PER_CHUNK] = np.where(np.isfinite(some), inside, edges.shape[1] + 1)
     return places
 
 
-def count(values: ArrayLike, edges: NDArray[np.float64]) -> NDArray[np.int64]:
+def count_by_bin(values: ArrayLike, edges: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return how many values of each signal fall into each bin.
 
     Args:
@@ -135,16 +135,16 @@ def count(values: ArrayLike, edges: NDArray[np.float64]) -> NDArray[np.int64]:
     array([[1, 1, 1]])
     """
     width = edges.shape[1] + 2
-    slots = place(values, edges) + width * np.arange(len(edges))
+    slots = bin_index(values, edges) + width * np.arange(len(edges))
     return np.bincount(slots.ravel(), minlength=width * len(edges)).reshape(len(edges), width).astype(np.int64)
 
 
-def merge(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+def merge_counts(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Return the counts of all parts together; they must have been counted over the same edges."""
     return np.asarray(np.sum(np.stack(parts), axis=0), np.int64)
 
 
-def diff(later: NDArray[np.int64], earlier: NDArray[np.int64]) -> NDArray[np.int64]:
+def count_difference(later: NDArray[np.int64], earlier: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return what was counted between two states of one histogram.
 
     Raises:
@@ -156,24 +156,24 @@ def diff(later: NDArray[np.int64], earlier: NDArray[np.int64]) -> NDArray[np.int
     return between
 
 
-def take_reference(
+def build_reference_histogram(
     values: ArrayLike,
     *,
     seed: int,
-    bins: int = BINS,
-    share: float = 0.25,
+    bin_count: int = DEFAULT_BINS,
+    edge_share: float = 0.25,
     groups: ArrayLike | None = None,
-    classes: Sequence[int] = (),
-) -> Reference:
+    class_counts: Sequence[int] = (),
+) -> ReferenceHistogram:
     """Draw edges from some calibration rows and count the others.
 
     Args:
         values: Shape [rows, signals]; rows that were not used to fit the model, one per episode.
         seed: Of the split.
-        bins: Per signal.
-        share: Part that the edges are drawn from.
+        bin_count: Per signal.
+        edge_share: Part that the edges are drawn from.
         groups: Shape [rows], subject or episode of each row; groups are not split.
-        classes: Per signal its number of classes, 0 for one that is not categorical; empty if none is.
+        class_counts: Per signal its number of classes, 0 for one that is not categorical; empty if none is.
 
     Raises:
         ValueError: Nothing is left for the edges or for the counts.
@@ -181,14 +181,14 @@ def take_reference(
     rows = _rows(values)
     units, of_row = np.unique(np.arange(len(rows)) if groups is None else groups, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(units))
-    first = np.isin(of_row, order[: max(1, round(share * len(units)))])
+    first = np.isin(of_row, order[: max(1, round(edge_share * len(units)))])
     if first.all() or not first.any():
         raise ValueError(f"{len(rows)} rows in {len(units)} groups cannot be split")
-    edges = quantile_edges(rows[first], bins)
-    for signal, number in enumerate(classes):
+    edges = quantile_edges(rows[first], bin_count)
+    for signal, number in enumerate(class_counts):
         if number:
-            edges[signal] = class_edges(number, bins)
-    return Reference(edges, count(rows[~first], edges))
+            edges[signal] = class_edges(number, bin_count)
+    return ReferenceHistogram(edges, count_by_bin(rows[~first], edges))
 
 
 def _rows(values: ArrayLike) -> NDArray[np.float64]:

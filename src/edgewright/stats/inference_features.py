@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.stats.input_stats import Layout, conclusions, summaries
+from edgewright.stats.input_stats import InputLayout, summarize_inputs, summarize_scores
 
-__all__ = ["answers", "of_rows", "of_samples", "signal_names"]
+__all__ = ["answer_features", "features_of_rows", "features_of_samples", "signal_names"]
 
 _Floats = NDArray[np.float64]
-_ANSWER = {
+_ANSWER_FEATURES = {
     "logits": ("confidence", "margin", "energy", "class"),
     "probabilities": ("confidence", "margin", "class"),
 }
 
 
-def signal_names(layout: Layout, scores: str) -> tuple[str, ...]:
+def signal_names(layout: InputLayout, scores: str) -> tuple[str, ...]:
     """Return the names of all statistics.
 
     Args:
@@ -33,10 +33,10 @@ def signal_names(layout: Layout, scores: str) -> tuple[str, ...]:
     >>> signal_names(Layout(10, outputs=3), "logits")[-4:]
     ('confidence', 'margin', 'energy', 'class')
     """
-    return (*layout.columns[2:-4], *_ANSWER.get(scores, ()))
+    return (*layout.columns[2:-4], *_ANSWER_FEATURES.get(scores, ()))
 
 
-def of_rows(rows: _Floats, scores: str) -> _Floats:
+def features_of_rows(rows: _Floats, scores: str) -> _Floats:
     """Return the statistics of what a ring held.
 
     Args:
@@ -46,10 +46,12 @@ def of_rows(rows: _Floats, scores: str) -> _Floats:
     Returns:
         Shape [inferences, statistics], in the order of `signal_names`.
     """
-    return np.concatenate([rows[:, 2:-4], answers(rows[:, -4:], scores)], axis=1)
+    return np.concatenate([rows[:, 2:-4], answer_features(rows[:, -4:], scores)], axis=1)
 
 
-def of_samples(samples: NDArray[Any], outputs: NDArray[Any] | None, layout: Layout, scores: str) -> _Floats:
+def features_of_samples(
+    samples: NDArray[Any], outputs: NDArray[Any] | None, layout: InputLayout, scores: str
+) -> _Floats:
     """Return the statistics of samples and what a model answered to them.
 
     Args:
@@ -61,25 +63,25 @@ def of_samples(samples: NDArray[Any], outputs: NDArray[Any] | None, layout: Layo
     Returns:
         Shape [samples, statistics], in the order of `signal_names`.
     """
-    found = summaries(samples, layout)
+    found = summarize_inputs(samples, layout)
     if outputs is None:
         return found
-    return np.concatenate([found, answers(conclusions(outputs), scores)], axis=1)
+    return np.concatenate([found, answer_features(summarize_scores(outputs), scores)], axis=1)
 
 
-def answers(seen: _Floats, scores: str) -> _Floats:
+def answer_features(columns: _Floats, scores: str) -> _Floats:
     """Return the statistics of answers: confidence first, if there are scores.
 
     Args:
-        seen: From `conclusions`, shape [samples, 4].
+        columns: From `conclusions`, shape [samples, 4].
         scores: `logits`, `probabilities` or "".
     """
-    greatest, second, total, label = seen.T
+    greatest, second, total, label = columns.T
     known: Mapping[str, _Floats] = {
         "confidence": np.exp(greatest - total) if scores == "logits" else greatest,
         "margin": greatest - second,
         "energy": total,
         "class": label,
     }
-    names = _ANSWER.get(scores, ())
-    return np.stack([known[name] for name in names], axis=1) if names else np.empty((len(seen), 0))
+    names = _ANSWER_FEATURES.get(scores, ())
+    return np.stack([known[name] for name in names], axis=1) if names else np.empty((len(columns), 0))

@@ -10,22 +10,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.contract.model.ood_detector import (
-    Ellipsoid,
-    LogitMeasure,
-    Mahalanobis,
-    Measure,
-    Neighbours,
-    OutlierRule,
-    Squeezing,
+    FeatureSqueezing,
+    LogitScore,
+    LowRankCovariance,
+    MahalanobisScore,
+    NearestNeighbourScore,
+    OodRule,
+    OodScore,
 )
 
-__all__ = ["Scorer", "Scores", "disagreement", "score", "scorer", "squeezed", "unusual"]
+__all__ = [
+    "LogitScores",
+    "RowScorer",
+    "is_out_of_distribution",
+    "logit_scores",
+    "ood_scorer",
+    "prediction_l1_distance",
+    "squeeze_features",
+]
 
 _Floats = NDArray[np.float64]
-Scorer: TypeAlias = Callable[[NDArray[Any]], NDArray[np.floating]]
+RowScorer: TypeAlias = Callable[[NDArray[Any]], NDArray[np.floating]]
 
 
-class Scores(NamedTuple):
+class LogitScores(NamedTuple):
     """What logits say about an answer, each [rows] of float32.
 
     Attributes:
@@ -40,7 +48,7 @@ class Scores(NamedTuple):
     margin: NDArray[np.float32]
 
 
-def score(logits: NDArray[Any]) -> Scores:
+def logit_scores(logits: NDArray[Any]) -> LogitScores:
     """Return energy, confidence and margin of each row.
 
     Logarithms of probabilities may be given instead of logits: confidence and margin are the same.
@@ -65,52 +73,52 @@ def score(logits: NDArray[Any]) -> Scores:
         second = np.partition(values, -2, axis=1)[:, -2]
         # Of an infinite best the total is NaN; so is the margin then, for infinity would look very usual.
         margin = np.where(np.isnan(total), total, best - second)
-        return Scores(-(best + np.log(total)), 1 / total, margin)
+        return LogitScores(-(best + np.log(total)), 1 / total, margin)
 
 
-def scorer(measure: Measure) -> Scorer:
+def ood_scorer(measure: OodScore) -> RowScorer:
     """Return the function that scores rows: of logits, or of the measure's embedding, by the measure's kind.
 
-    Arrays are unpacked here, once. For `Squeezing` the function would need a second inference: use `squeezed` and
-    `disagreement`.
+    Arrays are unpacked here, once. For `Squeezing` the function would need a second inference: use `squeeze_features` and
+    `prediction_l1_distance`.
 
     Raises:
         ValueError: The measure is `Squeezing`.
     """
     match measure:
-        case LogitMeasure("energy"):
-            return lambda logits: score(logits).energy
-        case LogitMeasure("confidence"):
-            return lambda logits: 1 - score(logits).confidence
-        case LogitMeasure("margin"):
-            return lambda logits: -score(logits).margin
-        case Mahalanobis():
-            return _distance_from_means(measure)
-        case Neighbours():
-            return _distance_from_neighbours(measure)
+        case LogitScore("energy"):
+            return lambda logits: logit_scores(logits).energy
+        case LogitScore("confidence"):
+            return lambda logits: 1 - logit_scores(logits).confidence
+        case LogitScore("margin"):
+            return lambda logits: -logit_scores(logits).margin
+        case MahalanobisScore():
+            return _mahalanobis_scorer(measure)
+        case NearestNeighbourScore():
+            return _knn_scorer(measure)
     raise ValueError("squeezing needs a second inference: use squeezed and disagreement")
 
 
-def unusual(scores: NDArray[np.floating], rule: OutlierRule) -> NDArray[np.bool_]:
+def is_out_of_distribution(scores: NDArray[np.floating], rule: OodRule) -> NDArray[np.bool_]:
     """Return which scores the rule rejects, shape [rows]; NaN is rejected."""
     return np.logical_not(scores <= rule.threshold)
 
 
-def squeezed(values: NDArray[Any], measure: Squeezing) -> NDArray[Any]:
+def squeeze_features(inputs: NDArray[Any], measure: FeatureSqueezing) -> NDArray[Any]:
     """Return the input with less detail, of the same shape and type.
 
     Args:
-        values: [batch, ...], with the axes that the measure names.
+        inputs: [batch, ...], with the axes that the measure names.
         measure: What is taken out: first rounding to few levels, then a median over neighbours, edges repeated.
 
     Source: feature squeezing, Xu, Evans and Qi 2018, arXiv:1704.01155.
     """
-    result = np.asarray(values)
+    result = np.asarray(inputs)
     if measure.bits:
         steps = 2**measure.bits - 1
         span = measure.high - measure.low
         unit = (np.clip(result.astype(np.float32), measure.low, measure.high) - measure.low) / span
-        result = (np.rint(unit * steps) / steps * span + measure.low).astype(values.dtype)
+        result = (np.rint(unit * steps) / steps * span + measure.low).astype(inputs.dtype)
     if measure.window:
         half = measure.window // 2
         widths = [(0, 0)] * result.ndim
@@ -127,27 +135,27 @@ def squeezed(values: NDArray[Any], measure: Squeezing) -> NDArray[Any]:
     return result
 
 
-def disagreement(probabilities: NDArray[Any], others: NDArray[Any]) -> _Floats:
+def prediction_l1_distance(probabilities: NDArray[Any], other_probabilities: NDArray[Any]) -> _Floats:
     """Return the L1 distance between two answers to each row, 0 to 2."""
-    return np.asarray(np.abs(np.asarray(probabilities, np.float64) - others).sum(axis=1))
+    return np.asarray(np.abs(np.asarray(probabilities, np.float64) - other_probabilities).sum(axis=1))
 
 
-def _distance_from_means(measure: Mahalanobis) -> Scorer:
+def _mahalanobis_scorer(measure: MahalanobisScore) -> RowScorer:
     """Mahalanobis distance, Lee et al. 2018, arXiv:1807.03888; relative: Ren et al. 2021, arXiv:2106.09022."""
-    nearest = _squared_distances(measure.means.array(), measure.within)
+    nearest = _squared_distances(measure.means.array(), measure.within_class)
     if measure.background_mean is None or measure.background is None:
-        return lambda embedding: np.asarray(nearest(_rows(embedding)).min(axis=1))
+        return lambda embedding: np.asarray(nearest(_embedding_rows(embedding)).min(axis=1))
     overall = _squared_distances(measure.background_mean.array(), measure.background)
 
     def relative(embedding: NDArray[Any]) -> _Floats:
-        rows = _rows(embedding)
+        rows = _embedding_rows(embedding)
         distances: _Floats = nearest(rows).min(axis=1) - overall(rows)[:, 0]
         return distances
 
     return relative
 
 
-def _squared_distances(means: _Floats, shape: Ellipsoid) -> Callable[[_Floats], _Floats]:
+def _squared_distances(means: _Floats, shape: LowRankCovariance) -> Callable[[_Floats], _Floats]:
     """Return the function from rows [n, features] to squared distances [n, means] in the units of a covariance."""
     directions, variances = shape.directions.array(), shape.variances.array()
     whitening = directions / np.sqrt(variances)
@@ -163,29 +171,29 @@ def _squared_distances(means: _Floats, shape: Ellipsoid) -> Callable[[_Floats], 
         if not complete:
             left = rows - rows @ directions @ directions.T
             apart = np.square(left).sum(axis=1)[:, None] - 2 * left @ outside.T + np.square(outside).sum(axis=1)
-            found = found + apart / shape.rest
+            found = found + apart / shape.residual_variance
         return np.asarray(found)
 
     return distances
 
 
-def _distance_from_neighbours(measure: Neighbours) -> Scorer:
+def _knn_scorer(measure: NearestNeighbourScore) -> RowScorer:
     """Distance from the k-th nearest neighbour: Sun et al. 2022, arXiv:2204.06507."""
-    points = _directions(measure.points.array())
-    place = len(points) - measure.nearest
+    points = _unit_rows(measure.points.array())
+    place = len(points) - measure.k
 
     def distance(embedding: NDArray[Any]) -> _Floats:
-        cosines = _directions(_rows(embedding)) @ points.T
+        cosines = _unit_rows(_embedding_rows(embedding)) @ points.T
         return np.asarray(np.sqrt(np.maximum(2 - 2 * np.partition(cosines, place, axis=1)[:, place], 0)))
 
     return distance
 
 
-def _directions(rows: _Floats) -> _Floats:
+def _unit_rows(rows: _Floats) -> _Floats:
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(length > 0, length, 1)
 
 
-def _rows(embedding: NDArray[Any]) -> _Floats:
+def _embedding_rows(embedding: NDArray[Any]) -> _Floats:
     values = np.asarray(embedding, np.float64)
     return values.reshape(len(values), -1)

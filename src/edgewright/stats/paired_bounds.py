@@ -41,7 +41,7 @@ def betting_bound(differences: _Floats, alpha: float, low: float, high: float) -
     if not differences.size or differences.min() < low or differences.max() > high:
         raise ValueError(f"differences are not within [{low}, {high}]")
     values, counts = np.unique((high - differences) / (high - low), return_counts=True)
-    stakes = _stakes(differences.size)
+    stakes = _stake_grid(differences.size)
 
     def log_capital(mean: float) -> float:
         logs = (counts * np.log1p(np.outer(stakes, values / mean - 1))).sum(axis=1)
@@ -56,7 +56,7 @@ def betting_bound(differences: _Floats, alpha: float, low: float, high: float) -
     return high - (mean - 1e-11) * (high - low)
 
 
-def _stakes(samples: int) -> _Floats:
+def _stake_grid(samples: int) -> _Floats:
     """Return shares from nearly all, for no difference at all, down to what fits the greatest variance."""
     halves = 0.5 ** np.arange(1, 1 + math.ceil(0.5 * math.log2(samples)))
     return np.concatenate([[0.999, 0.8], halves])
@@ -94,7 +94,7 @@ def cluster_labels(groups: NDArray[Any]) -> NDArray[np.intp]:
     return np.unique(groups, return_inverse=True)[1].reshape(-1)
 
 
-def cluster_bound(differences: _Floats, groups: NDArray[Any], alpha: float, independent: float) -> float:
+def cluster_bound(differences: _Floats, groups: NDArray[Any], alpha: float, independent_bound: float) -> float:
     """Return a bound over clusters (subjects, speakers) of any sizes; asymptotic in the number of clusters.
 
     The drop is a ratio of cluster totals to cluster sizes, its variance the jackknife's over clusters (CR3), with
@@ -106,7 +106,7 @@ def cluster_bound(differences: _Floats, groups: NDArray[Any], alpha: float, inde
         differences: Shape [samples].
         groups: Shape [samples], the cluster of each.
         alpha: One-sided error.
-        independent: The bound that takes samples as independent; never undercut, since few disagreeing pairs can
+        independent_bound: The bound that takes samples as independent; never undercut, since few disagreeing pairs can
             show no spread between clusters by chance.
 
     Raises:
@@ -122,7 +122,7 @@ def cluster_bound(differences: _Floats, groups: NDArray[Any], alpha: float, inde
     drop = float(differences.mean())
     without = (totals.sum() - totals) / (differences.size - sizes)
     error = math.sqrt((sizes.size - 1) / sizes.size * float(((without - drop) ** 2).sum()))
-    return max(independent, drop + float(stats.t.isf(alpha, sizes.size - 1)) * error)
+    return max(independent_bound, drop + float(stats.t.isf(alpha, sizes.size - 1)) * error)
 
 
 def bootstrap_bounds(

@@ -29,15 +29,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
-    "Arms",
-    "count",
-    "growth_to_refute",
-    "interval",
-    "log_harm",
-    "log_imbalance",
-    "log_refuted",
-    "lower_bound",
-    "upper_bound",
+    "ArmOutcomes",
+    "count_outcomes_by_arm",
+    "difference_interval",
+    "difference_lower_bound",
+    "difference_upper_bound",
+    "log_harm_evidence",
+    "log_imbalance_evidence",
+    "log_refutation_evidence",
+    "sample_growth_to_refute",
 ]
 
 _Floats = NDArray[np.float64]
@@ -45,18 +45,18 @@ _Counts = NDArray[np.int64]
 
 # How many times more often the treated fail, and how much of the money says so: most of it where a bet is good for
 # twice as often and for four times. Of seven mixtures it was best or nearly so for 2 % that become 3, 4 or 8 %.
-_RATIOS = np.array([1.3, 1.8, 2.7, 5.0])
-_RATIO_WEIGHTS = np.array([1.0, 1.0, 5.0, 1.0]) / 8
+_HARM_RATIOS = np.array([1.3, 1.8, 2.7, 5.0])
+_HARM_RATIO_WEIGHTS = np.array([1.0, 1.0, 5.0, 1.0]) / 8
 # A refuted difference over the rate of failures: what is to be shown absent is mostly of the size of the rate.
-_STEPS = 1.2 * 3.0 ** -np.arange(7)
-_STEP_WEIGHTS = np.array([6, 10, 6, 2, 1, 1, 1]) / 27
+_STAKE_GRID = 1.2 * 3.0 ** -np.arange(7)
+_STAKE_WEIGHTS = np.array([6, 10, 6, 2, 1, 1, 1]) / 27
 # Share of the largest stake that no outcome can ruin.
-_BOLDEST = 0.99
+_MAX_STAKE = 0.99
 _BISECTIONS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Arms:
+class ArmOutcomes:
     """Devices of two arms, by their outcome.
 
     Attributes:
@@ -79,26 +79,26 @@ class Arms:
             raise ValueError("a count is negative")
 
     @property
-    def devices(self) -> tuple[int, int]:
+    def device_counts(self) -> tuple[int, int]:
         """Return how many devices the treated arm and the control have."""
         return int(self.treated.sum()), int(self.control.sum())
 
     @property
-    def means(self) -> tuple[float, float]:
+    def mean_outcomes(self) -> tuple[float, float]:
         """Return the mean outcomes of the treated arm and of the control; 0 for an arm without devices."""
-        treated, control = self.devices
+        treated, control = self.device_counts
         return (
             float(self.values @ self.treated) / max(treated, 1),
             float(self.values @ self.control) / max(control, 1),
         )
 
     @property
-    def swapped(self) -> "Arms":
+    def swapped(self) -> "ArmOutcomes":
         """Return the same devices with the arms exchanged."""
-        return Arms(self.values, self.control, self.treated)
+        return ArmOutcomes(self.values, self.control, self.treated)
 
 
-def count(treated: ArrayLike, control: ArrayLike) -> Arms:
+def count_outcomes_by_arm(treated: ArrayLike, control: ArrayLike) -> ArmOutcomes:
     """Count outcomes.
 
     Args:
@@ -110,20 +110,20 @@ def count(treated: ArrayLike, control: ArrayLike) -> Arms:
     """
     first, second = np.asarray(treated, np.float64), np.asarray(control, np.float64)
     values, places = np.unique(np.concatenate([first, second]), return_inverse=True)
-    return Arms(
+    return ArmOutcomes(
         values,
         np.bincount(places[: first.size], minlength=values.size).astype(np.int64),
         np.bincount(places[first.size :], minlength=values.size).astype(np.int64),
     )
 
 
-def log_harm(arms: Arms, share: float, *, centre: float = 0.0) -> float:
+def log_harm_evidence(arms: ArmOutcomes, treatment_probability: float, *, center: float = 0.0) -> float:
     """Return the logarithm of the evidence that the treated are worse: log(1 / alpha) is enough.
 
     Args:
         arms: The devices.
-        share: Probability with which a device was treated, between 0 and 1.
-        centre: Mean outcome as expected before any of them was seen; helps where failures are frequent.
+        treatment_probability: Probability with which a device was treated, between 0 and 1.
+        center: Mean outcome as expected before any of them was seen; helps where failures are frequent.
 
     Returns:
         Natural logarithm of an e-value against "no device does worse for being treated".
@@ -132,62 +132,68 @@ def log_harm(arms: Arms, share: float, *, centre: float = 0.0) -> float:
     >>> round(math.exp(log_harm(failures, 0.5)))
     180
     """
-    scores, devices = _scores(arms, share, centre)
-    spread = share * (1 - share)
-    stakes = (_RATIOS - 1) * spread / (share * _RATIOS + 1 - share)
-    stakes = np.minimum(stakes, _BOLDEST / _largest(1 - share, centre))
-    return _mixed(np.log1p(np.outer(stakes, scores)) @ devices, _RATIO_WEIGHTS)
+    scores, devices = _scores(arms, treatment_probability, center)
+    spread = treatment_probability * (1 - treatment_probability)
+    stakes = (_HARM_RATIOS - 1) * spread / (treatment_probability * _HARM_RATIOS + 1 - treatment_probability)
+    stakes = np.minimum(stakes, _MAX_STAKE / _max_score(1 - treatment_probability, center))
+    return _log_mean_wealth(np.log1p(np.outer(stakes, scores)) @ devices, _HARM_RATIO_WEIGHTS)
 
 
-def log_refuted(arms: Arms, share: float, difference: float, *, centre: float = 0.0) -> float:
+def log_refutation_evidence(
+    arms: ArmOutcomes, treatment_probability: float, difference: float, *, center: float = 0.0
+) -> float:
     """Return the logarithm of the evidence against the treated being worse by `difference` or more.
 
     Rises with the difference, and falls with every failure of the treated.
 
     Args:
         arms: The devices.
-        share: Probability with which a device was treated.
+        treatment_probability: Probability with which a device was treated.
         difference: Of the mean outcomes, treated minus control.
-        centre: As for `log_harm`.
+        center: As for `log_harm_evidence`.
     """
-    return _mixed(_refuting(arms, share, difference, centre), _STEP_WEIGHTS)
+    return _log_mean_wealth(_log_wealth_by_stake(arms, treatment_probability, difference, center), _STAKE_WEIGHTS)
 
 
-def growth_to_refute(arms: Arms, share: float, difference: float, alpha: float, *, centre: float = 0.0) -> float:
+def sample_growth_to_refute(
+    arms: ArmOutcomes, treatment_probability: float, difference: float, alpha: float, *, center: float = 0.0
+) -> float:
     """Return how many times as many devices, with the same rates, refute a difference; infinity if none do.
 
     Args:
         arms: The devices so far.
-        share: Probability with which a device was treated.
-        difference: As for `log_refuted`.
+        treatment_probability: Probability with which a device was treated.
+        difference: As for `log_refutation_evidence`.
         alpha: Error of the bound.
-        centre: As for `log_harm`.
+        center: As for `log_harm_evidence`.
 
     >>> growth_to_refute(Arms(np.array([0.0]), np.array([100]), np.array([100])), 0.5, 0.01, 0.05) > 1
     True
     """
-    logs, target = _refuting(arms, share, difference, centre), -math.log(alpha)
-    if _mixed(logs, _STEP_WEIGHTS) >= target:
+    logs, target = _log_wealth_by_stake(arms, treatment_probability, difference, center), -math.log(alpha)
+    if _log_mean_wealth(logs, _STAKE_WEIGHTS) >= target:
         return 1.0
     if logs.max() <= 0:
         return math.inf
     low, high = 1.0, 2.0
-    while _mixed(high * logs, _STEP_WEIGHTS) < target:
+    while _log_mean_wealth(high * logs, _STAKE_WEIGHTS) < target:
         low, high = high, 2 * high
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        low, high = (middle, high) if _mixed(middle * logs, _STEP_WEIGHTS) < target else (low, middle)
+        low, high = (middle, high) if _log_mean_wealth(middle * logs, _STAKE_WEIGHTS) < target else (low, middle)
     return high
 
 
-def upper_bound(arms: Arms, share: float, alpha: float, *, centre: float = 0.0) -> float:
+def difference_upper_bound(
+    arms: ArmOutcomes, treatment_probability: float, alpha: float, *, center: float = 0.0
+) -> float:
     """Return a bound that the difference of the mean outcomes, treated minus control, never passes.
 
     Args:
         arms: The devices.
-        share: Probability with which a device was treated.
+        treatment_probability: Probability with which a device was treated.
         alpha: Probability that the bound is ever too low, over all looks together.
-        centre: As for `log_harm`.
+        center: As for `log_harm_evidence`.
 
     Raises:
         ValueError: An impossible alpha, share or centre.
@@ -200,36 +206,40 @@ def upper_bound(arms: Arms, share: float, alpha: float, *, centre: float = 0.0) 
         raise ValueError(f"alpha is {alpha}")
     target = -math.log(alpha)
     low, high = -1.0, 1.0
-    if log_refuted(arms, share, high, centre=centre) < target:
+    if log_refutation_evidence(arms, treatment_probability, high, center=center) < target:
         return high
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        if log_refuted(arms, share, middle, centre=centre) < target:
+        if log_refutation_evidence(arms, treatment_probability, middle, center=center) < target:
             low = middle
         else:
             high = middle
     return high
 
 
-def lower_bound(arms: Arms, share: float, alpha: float, *, centre: float = 0.0) -> float:
-    """Return a bound that the difference of the mean outcomes never falls below; see `upper_bound`."""
-    return -upper_bound(arms.swapped, 1 - share, alpha, centre=centre)
+def difference_lower_bound(
+    arms: ArmOutcomes, treatment_probability: float, alpha: float, *, center: float = 0.0
+) -> float:
+    """Return a bound that the difference of the mean outcomes never falls below; see `difference_upper_bound`."""
+    return -difference_upper_bound(arms.swapped, 1 - treatment_probability, alpha, center=center)
 
 
-def interval(arms: Arms, share: float, alpha: float, *, centre: float = 0.0) -> tuple[float, float]:
+def difference_interval(
+    arms: ArmOutcomes, treatment_probability: float, alpha: float, *, center: float = 0.0
+) -> tuple[float, float]:
     """Return both bounds, each at half of alpha, widened to hold the difference of the arms' means.
 
     >>> low, high = interval(Arms(np.array([0.0, 1.0]), np.array([920, 80]), np.array([980, 20])), 0.5, 0.05)
     >>> round(low, 3), round(high, 3)
     (0.028, 0.094)
     """
-    treated, control = arms.means
-    low = lower_bound(arms, share, alpha / 2, centre=centre)
-    high = upper_bound(arms, share, alpha / 2, centre=centre)
+    treated, control = arms.mean_outcomes
+    low = difference_lower_bound(arms, treatment_probability, alpha / 2, center=center)
+    high = difference_upper_bound(arms, treatment_probability, alpha / 2, center=center)
     return min(low, treated - control), max(high, treated - control)
 
 
-def log_imbalance(treated: int, control: int, share: float) -> float:
+def log_imbalance_evidence(treated: int, control: int, treatment_probability: float) -> float:
     """Return the logarithm of the evidence that devices are not treated with the probability that they should be.
 
     Where arms are counted differently nothing else that is said of them holds. The wealth is a likelihood ratio,
@@ -238,19 +248,19 @@ def log_imbalance(treated: int, control: int, share: float) -> float:
     Args:
         treated: Devices.
         control: Devices.
-        share: Probability with which a device was to be treated.
+        treatment_probability: Probability with which a device was to be treated.
 
     >>> log_imbalance(500, 500, 0.5) < 0, log_imbalance(600, 400, 0.5) > math.log(1000)
     (True, True)
     """
-    _checked(share, 0.0)
-    weight = 100 / min(share, 1 - share)
-    first, second = weight * share, weight * (1 - share)
+    _check_arguments(treatment_probability, 0.0)
+    weight = 100 / min(treatment_probability, 1 - treatment_probability)
+    first, second = weight * treatment_probability, weight * (1 - treatment_probability)
     return (
         _log_beta(first + treated, second + control)
         - _log_beta(first, second)
-        - treated * math.log(share)
-        - control * math.log1p(-share)
+        - treated * math.log(treatment_probability)
+        - control * math.log1p(-treatment_probability)
     )
 
 
@@ -258,33 +268,37 @@ def _log_beta(first: float, second: float) -> float:
     return math.lgamma(first) + math.lgamma(second) - math.lgamma(first + second)
 
 
-def _checked(share: float, centre: float) -> None:
-    if not 0 < share < 1 or not 0 <= centre < 1:
-        raise ValueError(f"share {share}, centre {centre}")
+def _check_arguments(treatment_probability: float, center: float) -> None:
+    if not 0 < treatment_probability < 1 or not 0 <= center < 1:
+        raise ValueError(f"share {treatment_probability}, centre {center}")
 
 
-def _scores(arms: Arms, share: float, centre: float) -> tuple[_Floats, _Counts]:
+def _scores(arms: ArmOutcomes, treatment_probability: float, center: float) -> tuple[_Floats, _Counts]:
     """Return the scores x that occur and how many devices have each; shape [2 * values]."""
-    _checked(share, centre)
-    away = arms.values - centre
-    return np.concatenate([away / share, -away / (1 - share)]), np.concatenate([arms.treated, arms.control])
+    _check_arguments(treatment_probability, center)
+    away = arms.values - center
+    return np.concatenate([away / treatment_probability, -away / (1 - treatment_probability)]), np.concatenate(
+        [arms.treated, arms.control]
+    )
 
 
-def _largest(share: float, centre: float) -> float:
+def _max_score(treatment_probability: float, center: float) -> float:
     """Return the largest score that a device can have if it is treated with this probability."""
-    return max((1 - centre) / share, centre / (1 - share))
+    return max((1 - center) / treatment_probability, center / (1 - treatment_probability))
 
 
-def _refuting(arms: Arms, share: float, difference: float, centre: float) -> _Floats:
+def _log_wealth_by_stake(
+    arms: ArmOutcomes, treatment_probability: float, difference: float, center: float
+) -> _Floats:
     """Return the logarithm of the wealth against a difference for each stake; shape [stakes]."""
-    scores, devices = _scores(arms, share, centre)
+    scores, devices = _scores(arms, treatment_probability, center)
     # A stake at its limit grows with the difference, as its factors do.
-    limit = _BOLDEST / max(_largest(share, centre) - difference, 1e-9)
-    stakes = np.minimum(_STEPS * share * (1 - share), limit)
+    limit = _MAX_STAKE / max(_max_score(treatment_probability, center) - difference, 1e-9)
+    stakes = np.minimum(_STAKE_GRID * treatment_probability * (1 - treatment_probability), limit)
     return np.asarray(np.log1p(np.outer(stakes, difference - scores)) @ devices)
 
 
-def _mixed(logs: _Floats, weights: _Floats) -> float:
+def _log_mean_wealth(log_wealths: _Floats, weights: _Floats) -> float:
     """Return the logarithm of the mean wealth."""
-    peak = float(logs.max())
-    return peak + math.log(float(weights @ np.exp(logs - peak)))
+    peak = float(log_wealths.max())
+    return peak + math.log(float(weights @ np.exp(log_wealths - peak)))

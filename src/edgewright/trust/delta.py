@@ -20,12 +20,12 @@ __all__ = ["CODECS", "DeltaError", "apply_delta", "smallest_delta"]
 _LEVEL = 19
 _HEAD = struct.Struct("<B")
 _WORDS, _STEPS = (1, 4), 3
-_FIVE = 5
-_POWERS = 3 ** np.arange(_FIVE, dtype=np.int16)
+_TRITS_PER_BYTE = 5
+_POWERS = 3 ** np.arange(_TRITS_PER_BYTE, dtype=np.int16)
 # A step of bsdiff: bytes to add to old ones, bytes to take as they are, how far to move in the old file.
 _STEP = np.dtype("<i8")
 _STEP_NUMBERS = 3
-_LARGEST_WINDOW = 1 << 27
+_MAX_WINDOW = 1 << 27
 
 
 class DeltaError(WorkError):
@@ -110,7 +110,7 @@ def _steps(old: bytes, new: bytes) -> bytes:
     difference = (_words(new, 1) - _words(old, 1)).view(np.int8)
     far = np.flatnonzero((difference < -1) | (difference > 1))
     steps = np.where((difference >= -1) & (difference <= 1), difference, 0).astype(np.int16) + 1
-    padded = np.concatenate([steps, np.ones(-len(steps) % _FIVE, np.int16)]).reshape(-1, _FIVE)
+    padded = np.concatenate([steps, np.ones(-len(steps) % _TRITS_PER_BYTE, np.int16)]).reshape(-1, _TRITS_PER_BYTE)
     packed = (padded @ _POWERS).astype(np.uint8)
     gaps = np.diff(far, prepend=0).astype("<u4").view(np.uint8).reshape(-1, 4).T
     parts = [packed.tobytes(), np.ascontiguousarray(gaps).tobytes(), difference[far].tobytes()]
@@ -122,12 +122,12 @@ def _from_steps(old: bytes, delta: bytes) -> bytes:
     (far,) = struct.unpack_from("<I", delta, _HEAD.size)
     if far > count:
         raise ValueError("more bytes moved than there are")
-    packed_size = -(-count // _FIVE)
+    packed_size = -(-count // _TRITS_PER_BYTE)
     content = _inflated(delta[_HEAD.size + 4 :], packed_size + 5 * far)
     if len(content) != packed_size + 5 * far:
         raise ValueError("it is too short")
     packed = np.frombuffer(content[:packed_size], np.uint8).astype(np.int16)
-    if int(packed.max(initial=0)) >= 3**_FIVE:
+    if int(packed.max(initial=0)) >= 3**_TRITS_PER_BYTE:
         raise ValueError("it holds a step that is none")
     steps = (packed[:, None] // _POWERS % 3 - 1).reshape(-1)[:count].astype(np.int8)
     gaps = np.frombuffer(content[packed_size : packed_size + 4 * far], np.uint8).reshape(4, -1).T
@@ -211,13 +211,13 @@ def _deflated(content: bytes) -> bytes:
     return zstandard.ZstdCompressor(compression_params=parameters).compress(content)
 
 
-def _inflated(content: bytes, most: int, dictionary: zstandard.ZstdCompressionDict | None = None) -> bytes:
+def _inflated(content: bytes, max_bytes: int, dictionary: zstandard.ZstdCompressionDict | None = None) -> bytes:
     """Decompress at most so many bytes; a frame's own word for its size is not believed."""
-    decompressor = zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=_LARGEST_WINDOW)
+    decompressor = zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=_MAX_WINDOW)
     with decompressor.stream_reader(content) as stream:
-        made = stream.read(most + 1)
-    if len(made) > most:
-        raise ValueError(f"it unpacks to more than {most} bytes")
+        made = stream.read(max_bytes + 1)
+    if len(made) > max_bytes:
+        raise ValueError(f"it unpacks to more than {max_bytes} bytes")
     return made
 
 

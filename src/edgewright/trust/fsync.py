@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-__all__ = ["sync"]
+__all__ = ["fsync_path"]
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Bring a file's bytes, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -8,26 +8,26 @@ import msgspec
 from tuf.api.metadata import Targets
 
 from edgewright.contract.errors import EdgewrightError
-from edgewright.contract.query.permit import Questions
-from edgewright.contract.query.query import laxer
-from edgewright.contract.release import Delta, Manifest, StoredFile, stored
-from edgewright.contract.rollout.plan import Plan, refusals
+from edgewright.contract.query.permit import LiveQueries
+from edgewright.contract.query.query import template_violation
+from edgewright.contract.release import FileDelta, Manifest, StoredFile, stored_form
+from edgewright.contract.rollout.plan import RolloutPlan, policy_violations
 from edgewright.contract.schema import decode_record
-from edgewright.contract.timestamps import time_of
-from edgewright.trust.publishing.publish import known_policy, releases
-from edgewright.trust.publishing.signed_queries import known_permit
+from edgewright.contract.timestamps import parse_iso8601
+from edgewright.trust.publishing.publish import current_policy, list_releases
+from edgewright.trust.publishing.signed_queries import current_permit
 from edgewright.trust.repository.metadata_rules import BINS, ROLLOUTS
 from edgewright.trust.repository.repository import Repository, TrustError
 from edgewright.trust.target_paths import blob_name, release_path
 
-__all__ = ["Check", "check_repository"]
+__all__ = ["RepositoryCheck", "check_repository"]
 
 # What expires within so many days is worth a warning.
 _DAYS = 14
 
 
 @dataclass(slots=True)
-class Check:
+class RepositoryCheck:
     """What was found.
 
     Attributes:
@@ -45,9 +45,9 @@ class Check:
     files: int = 0
 
 
-def check_repository(repository: Repository) -> Check:
+def check_repository(repository: Repository) -> RepositoryCheck:
     """Verify a repository; the chain of roots was verified when it was opened."""
-    found = Check()
+    found = RepositoryCheck()
     now = repository.now()
     if repository.timestamp is None or repository.snapshot is None:
         found.faults.append("there is no timestamp: nothing was ever completed")
@@ -57,7 +57,7 @@ def check_repository(repository: Repository) -> Check:
         ("timestamp", repository.timestamp.signed.expires),
         ("snapshot", repository.snapshot.signed.expires),
     ):
-        _age(found, name, expires, now)
+        _check_expiry(found, name, expires, now)
     names = [name.removesuffix(".json") for name in repository.snapshot.signed.meta]
     order = {Targets.type: 0, ROLLOUTS: 1, BINS: 2}
     for name in sorted(names, key=lambda name: (order.get(name, 3), name)):
@@ -68,20 +68,20 @@ def check_repository(repository: Repository) -> Check:
             continue
         if metadata is None:
             continue
-        _age(found, name, metadata.signed.expires, now)
+        _check_expiry(found, name, metadata.signed.expires, now)
         for path in metadata.signed.targets:
-            _target(found, repository, name, path)
+            _check_target(found, repository, name, path)
     return found
 
 
-def _age(found: Check, name: str, expires: datetime.datetime, now: datetime.datetime) -> None:
+def _check_expiry(found: RepositoryCheck, name: str, expires: datetime.datetime, now: datetime.datetime) -> None:
     if expires <= now:
         found.faults.append(f"{name} expired on {expires:%Y-%m-%d}")
     elif name not in ("timestamp", "snapshot", ROLLOUTS) and expires - now < datetime.timedelta(days=_DAYS):
         found.warnings.append(f"{name} expires on {expires:%Y-%m-%d}: it needs the offline keys")
 
 
-def _target(found: Check, repository: Repository, role: str, path: str) -> None:
+def _check_target(found: RepositoryCheck, repository: Repository, role: str, path: str) -> None:
     try:
         content = repository.read_target(role, path)
     except EdgewrightError as error:
@@ -91,24 +91,24 @@ def _target(found: Check, repository: Repository, role: str, path: str) -> None:
         return
     try:
         if path.startswith("releases/"):
-            _release(found, repository, decode_record(content, type=Manifest))
+            _check_release(found, repository, decode_record(content, type=Manifest))
         elif path.startswith("rollouts/"):
-            _plan(found, repository, decode_record(content, type=Plan))
+            _check_plan(found, repository, decode_record(content, type=RolloutPlan))
         elif path.startswith("questions/"):
-            _questions(found, repository, decode_record(content, type=Questions))
+            _check_queries(found, repository, decode_record(content, type=LiveQueries))
     except (msgspec.MsgspecError, EdgewrightError) as error:
         found.faults.append(f"{path} cannot be read: {error}")
 
 
-def _release(found: Check, repository: Repository, manifest: Manifest) -> None:
+def _check_release(found: RepositoryCheck, repository: Repository, manifest: Manifest) -> None:
     found.releases += 1
-    if manifest.end_of_life and time_of(manifest.end_of_life) <= repository.now():
-        found.warnings.append(f"{manifest.name} {manifest.version} is retired since {manifest.end_of_life}")
+    if manifest.end_of_life_at and parse_iso8601(manifest.end_of_life_at) <= repository.now():
+        found.warnings.append(f"{manifest.name} {manifest.version} is retired since {manifest.end_of_life_at}")
     for variant in manifest.variants:
         for file in variant.files:
-            parts: list[StoredFile | Delta] = [file, *file.deltas]
+            parts: list[StoredFile | FileDelta] = [file, *file.deltas]
             for part in parts:
-                digest, size = stored(part)
+                digest, size = stored_form(part)
                 content = repository.store.read(blob_name(digest))
                 what = file.name if isinstance(part, StoredFile) else f"delta of {file.name}"
                 if content is None:
@@ -119,25 +119,25 @@ def _release(found: Check, repository: Repository, manifest: Manifest) -> None:
                     found.files += 1
 
 
-def _questions(found: Check, repository: Repository, questions: Questions) -> None:
-    permit = known_permit(repository, questions.model, questions.device_class)
+def _check_queries(found: RepositoryCheck, repository: Repository, questions: LiveQueries) -> None:
+    permit = current_permit(repository, questions.model, questions.device_class)
     for query in questions.queries:
         template = None if permit is None else permit.template(query)
-        reason = "there is no such template" if template is None else laxer(query, template)
+        reason = "there is no such template" if template is None else template_violation(query, template)
         if reason is not None:
             found.faults.append(f"query {query.id}: {reason}")
 
 
-def _plan(found: Check, repository: Repository, plan: Plan) -> None:
+def _check_plan(found: RepositoryCheck, repository: Repository, plan: RolloutPlan) -> None:
     found.plans += 1
-    policy = known_policy(repository, plan.model, plan.device_class)
+    policy = current_policy(repository, plan.model, plan.device_class)
     if policy is None:
         found.faults.append(f"rollout {plan.rollout} has no policy")
         return
-    found.faults += [f"rollout {plan.rollout}: {reason}" for reason in refusals(plan, policy)]
-    published = dict(releases(repository, plan.model))
+    found.faults += [f"rollout {plan.rollout}: {reason}" for reason in policy_violations(plan, policy)]
+    published = dict(list_releases(repository, plan.model))
     for arm in plan.arms:
-        if published.get(arm.version) != arm.manifest:
+        if published.get(arm.version) != arm.manifest_sha256:
             found.faults.append(
                 f"rollout {plan.rollout} points at {release_path(plan.model, arm.version)}, which is not signed"
             )

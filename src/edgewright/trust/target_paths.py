@@ -2,7 +2,7 @@
 
 from edgewright.contract.names import checked_name, checked_version
 
-__all__ = ["blob_name", "is_online", "permit_path", "plan_path", "policy_path", "questions_path", "release_path"]
+__all__ = ["blob_name", "is_online", "permit_path", "plan_path", "policy_path", "queries_path", "release_path"]
 
 
 def release_path(model: str, version: str) -> str:
@@ -29,7 +29,7 @@ def permit_path(model: str, device_class: str) -> str:
     return f"permits/{checked_name('model', model)}/{checked_name('device class', device_class)}.json"
 
 
-def questions_path(model: str, device_class: str) -> str:
+def queries_path(model: str, device_class: str) -> str:
     """Return where it is said what devices are asked; the key for rollouts signs it."""
     return f"questions/{checked_name('model', model)}/{checked_name('device class', device_class)}.json"
 

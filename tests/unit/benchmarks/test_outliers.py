@@ -16,7 +16,7 @@ from benchmarks.unusual.network import trained
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from edgewright.compress.train.torch_graph.onnx_module import Network
+from edgewright.compress.train.torch_graph.onnx_module import TrainableGraph
 
 SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "outliers.py"
 
@@ -73,7 +73,7 @@ def test_judges_tell_chance_from_broken_promises() -> None:
 @pytest.mark.slow
 def test_attacks_stay_within_their_strength_and_beat_noise() -> None:
     material = MATERIALS["digits"](Path(), quick=True)
-    network = Network(trained(material))
+    network = TrainableGraph(trained(material))
     network.eval()
     x, y = (torch.from_numpy(part[:100]) for part in material.usual)
     noise = (x + 0.15 * torch.sign(torch.randn(x.shape, generator=torch.Generator().manual_seed(0)))).clamp(0, 1)

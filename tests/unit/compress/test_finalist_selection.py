@@ -8,21 +8,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.certify.final_measurement import Measured
-from edgewright.compress.context import Run
-from edgewright.compress.finalist_selection import choose
-from edgewright.contract.compression_report import Figures
+from edgewright.compress.certify.final_measurement import MeasuredFinalist
+from edgewright.compress.context import CompressionRun
+from edgewright.compress.finalist_selection import choose_finalist
+from edgewright.contract.compression_report import ModelFigures
 from edgewright.contract.device_class import Budget
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.measurement import Measurement, Origin
+from edgewright.contract.measurement import Measurement, MeasurementOrigin
 
-EXACT = Origin(kind="computed", machine="any", method="given")
+EXACT = MeasurementOrigin(kind="computed", machine="any", method="given")
 
 
-def measured(name: str, folder: Path, *, size: float = 1000, ratio: float = 1.0, memory: float = 1e6) -> Measured:
+def measured(
+    name: str, folder: Path, *, size: float = 1000, ratio: float = 1.0, memory: float = 1e6
+) -> MeasuredFinalist:
     path = folder / name
     path.write_bytes(name.encode())
-    figures = Figures(
+    figures = ModelFigures(
         path=str(path),
         sha256=name.ljust(64, "0"),
         size_bytes=Measurement(size, "bytes", EXACT),
@@ -36,10 +38,12 @@ def measured(name: str, folder: Path, *, size: float = 1000, ratio: float = 1.0,
         title=name,
         runtime={},
     )
-    return Measured(figures, cast(Any, None))
+    return MeasuredFinalist(figures, cast(Any, None))
 
 
-def run_of(tmp_path: Path, budget: Budget, answers: dict[str, NDArray[np.float64]], samples: int = 600) -> Run:
+def run_of(
+    tmp_path: Path, budget: Budget, answers: dict[str, NDArray[np.float64]], samples: int = 600
+) -> CompressionRun:
     """A run whose candidates score what `answers` says; by default all answers are right."""
 
     def outputs(content: bytes, _count: int) -> list[NDArray[np.float64]]:
@@ -65,7 +69,7 @@ def run_of(tmp_path: Path, budget: Budget, answers: dict[str, NDArray[np.float64
         fingerprint="certify",
         loaded=SimpleNamespace(sha256="original".ljust(64, "0")),
     )
-    return cast(Run, parts)
+    return cast(CompressionRun, parts)
 
 
 def flips(count: int, samples: int = 600) -> NDArray[np.float64]:
@@ -79,10 +83,10 @@ BUDGET = Budget(max_drop=0.01)
 
 def test_the_first_that_is_proved_is_chosen(tmp_path: Path) -> None:
     original, small = measured("original", tmp_path), measured("small", tmp_path, size=100, ratio=0.5)
-    chosen, certificate, outcome, verdict = choose(run_of(tmp_path, BUDGET, {}), original, [small])
+    chosen, certificate, outcome, verdict = choose_finalist(run_of(tmp_path, BUDGET, {}), original, [small])
     assert chosen is small
     assert certificate.verdict == "certified"
-    assert certificate.candidate == small.figures.sha256
+    assert certificate.candidate_sha256 == small.model.sha256
     assert outcome.met
     assert verdict.startswith("10.0 times smaller, 0.50 times the latency")
 
@@ -91,7 +95,7 @@ def test_when_the_first_fails_its_look_the_safer_one_is_tried_at_a_higher_price(
     original = measured("original", tmp_path)
     bold, safe = measured("bold", tmp_path, size=100), measured("safe", tmp_path, size=200)
     run = run_of(tmp_path, BUDGET, {"bold": flips(30)})
-    chosen, certificate, _, _ = choose(run, original, [bold, safe])
+    chosen, certificate, _, _ = choose_finalist(run, original, [bold, safe])
     assert chosen is safe
     assert certificate.look == 2
     assert certificate.look_confidence > 0.975
@@ -100,10 +104,12 @@ def test_when_the_first_fails_its_look_the_safer_one_is_tried_at_a_higher_price(
 def test_without_proof_the_original_is_returned_with_its_own_figures(tmp_path: Path) -> None:
     original, small = measured("original", tmp_path), measured("small", tmp_path, size=100)
     budget = Budget(max_drop=0.01, size_bytes=5000)
-    chosen, certificate, outcome, verdict = choose(run_of(tmp_path, budget, {"small": flips(5)}), original, [small])
+    chosen, certificate, outcome, verdict = choose_finalist(
+        run_of(tmp_path, budget, {"small": flips(5)}), original, [small]
+    )
     assert chosen is original
     assert certificate.verdict == "insufficient data"
-    assert (outcome.met, outcome.binding) == (False, "max_drop")
+    assert (outcome.met, outcome.binding_limit) == (False, "max_drop")
     assert outcome.limits["size_bytes"]["value"] == 1000
     assert "original is returned" in verdict
 
@@ -111,7 +117,7 @@ def test_without_proof_the_original_is_returned_with_its_own_figures(tmp_path: P
 @pytest.mark.parametrize("ratio", [1.06, 1.5])
 def test_a_smaller_but_slower_model_is_not_chosen_where_the_original_fits(tmp_path: Path, ratio: float) -> None:
     original, slow = measured("original", tmp_path), measured("slow", tmp_path, size=10, ratio=ratio)
-    chosen, _, outcome, verdict = choose(run_of(tmp_path, BUDGET, {}), original, [slow])
+    chosen, _, outcome, verdict = choose_finalist(run_of(tmp_path, BUDGET, {}), original, [slow])
     assert chosen is original
     assert outcome.met
     assert "Nothing helps" in verdict
@@ -122,7 +128,7 @@ def test_the_original_is_kept_where_it_fits_and_every_candidate_breaks_a_limit(t
     original = measured("original", tmp_path, memory=1e6)
     hungry = measured("hungry", tmp_path, size=100, memory=9e6)
     budget = Budget(max_drop=0.01, peak_memory_bytes=2e6)
-    chosen, _, outcome, _ = choose(run_of(tmp_path, budget, {}), original, [hungry])
+    chosen, _, outcome, _ = choose_finalist(run_of(tmp_path, budget, {}), original, [hungry])
     assert chosen is original
     assert outcome.met
 
@@ -130,10 +136,10 @@ def test_the_original_is_kept_where_it_fits_and_every_candidate_breaks_a_limit(t
 def test_the_closest_is_returned_with_the_limit_that_binds(tmp_path: Path) -> None:
     original, small = measured("original", tmp_path), measured("small", tmp_path, size=100)
     budget = Budget(max_drop=0.01, size_bytes=50)
-    chosen, certificate, outcome, verdict = choose(run_of(tmp_path, budget, {}), original, [small])
+    chosen, certificate, outcome, verdict = choose_finalist(run_of(tmp_path, budget, {}), original, [small])
     assert chosen is small
     assert certificate.verdict == "certified"
-    assert (outcome.met, outcome.binding) == (False, "size_bytes")
+    assert (outcome.met, outcome.binding_limit) == (False, "size_bytes")
     assert "limit on size" in verdict
 
 
@@ -141,8 +147,8 @@ def test_a_candidate_that_cannot_be_judged_is_passed_over(tmp_path: Path) -> Non
     original = measured("original", tmp_path)
     broken, sound = measured("broken", tmp_path, size=10), measured("sound", tmp_path, size=100)
     run = run_of(tmp_path, BUDGET, {"broken": np.full(600, np.nan)})
-    assert choose(run, original, [None, broken, sound])[0] is sound
-    chosen, _, _, verdict = choose(run, original, [broken])
+    assert choose_finalist(run, original, [None, broken, sound])[0] is sound
+    chosen, _, _, verdict = choose_finalist(run, original, [broken])
     assert chosen is original
     assert "NaN" in verdict
 
@@ -150,15 +156,17 @@ def test_a_candidate_that_cannot_be_judged_is_passed_over(tmp_path: Path) -> Non
 def test_a_floor_under_the_metric_is_proved_for_the_original_too(tmp_path: Path) -> None:
     few = {"original": flips(1, 12)}
     budget = Budget(max_drop=0.01, min_metric=0.9)
-    chosen, certificate, outcome, _ = choose(run_of(tmp_path, budget, few, 12), measured("original", tmp_path), [])
-    assert chosen.figures.title == "original"
+    chosen, certificate, outcome, _ = choose_finalist(
+        run_of(tmp_path, budget, few, 12), measured("original", tmp_path), []
+    )
+    assert chosen.model.title == "original"
     assert certificate.verdict != "certified"  # 11 of 12 right is no proof of 0.9
     assert not outcome.met
 
 
 def test_a_limit_is_kept_only_by_the_upper_end_of_the_interval(tmp_path: Path) -> None:
     original, fast = measured("original", tmp_path), measured("fast", tmp_path, ratio=0.5)
-    met = Budget(max_drop=0.01, latency_p50_s=0.506e-3)
-    narrow = Budget(max_drop=0.01, latency_p50_s=0.502e-3)
-    assert choose(run_of(tmp_path, met, {}), original, [fast])[2].met
-    assert not choose(run_of(tmp_path, narrow, {}), original, [fast])[2].met
+    met = Budget(max_drop=0.01, latency_p50_seconds=0.506e-3)
+    narrow = Budget(max_drop=0.01, latency_p50_seconds=0.502e-3)
+    assert choose_finalist(run_of(tmp_path, met, {}), original, [fast])[2].met
+    assert not choose_finalist(run_of(tmp_path, narrow, {}), original, [fast])[2].met

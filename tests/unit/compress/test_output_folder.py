@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.compress.output_folder import JOURNAL, OutputFolder, open_folder, write_file
+from edgewright.compress.output_folder import JOURNAL_FILE, OutputFolder, open_folder, write_file
 from edgewright.contract.errors import InputError, OutputError
 
 
@@ -57,13 +57,13 @@ def test_a_folder_of_somebody_else_is_refused_and_left_alone(tmp_path: Path) -> 
 
 
 def test_an_earlier_run_is_removed_only_when_told_and_with_it_nothing_else(tmp_path: Path) -> None:
-    for name in (JOURNAL, f"{JOURNAL}.lock", "report.json", "report.html", "model.onnx", "notes.txt"):
+    for name in (JOURNAL_FILE, f"{JOURNAL_FILE}.lock", "report.json", "report.html", "model.onnx", "notes.txt"):
         (tmp_path / name).write_text(name)
     folder = OutputFolder(tmp_path)
-    folder.candidate(b"candidate")
+    folder.store_candidate(b"candidate")
     opened = open_folder(tmp_path, resume=False)
     assert "model.onnx" in names(tmp_path)  # until the new run is sure to begin
-    opened.clear()
+    opened.delete_earlier_run()
     assert names(tmp_path) == ["notes.txt"]
 
 
@@ -76,18 +76,18 @@ def test_there_must_be_a_search_to_resume(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_keeps_everything_but_the_lock_of_the_killed_one(tmp_path: Path) -> None:
-    (tmp_path / JOURNAL).write_text("")
-    (tmp_path / f"{JOURNAL}.lock").symlink_to("nowhere")
+    (tmp_path / JOURNAL_FILE).write_text("")
+    (tmp_path / f"{JOURNAL_FILE}.lock").symlink_to("nowhere")
     folder = open_folder(tmp_path, resume=True)
-    folder.candidate(b"candidate")
-    assert names(open_folder(tmp_path, resume=True).path) == ["candidates", JOURNAL]
+    folder.store_candidate(b"candidate")
+    assert names(open_folder(tmp_path, resume=True).path) == ["candidates", JOURNAL_FILE]
 
 
 def test_candidates_are_stored_by_content_and_swept(tmp_path: Path) -> None:
     folder = OutputFolder(tmp_path)
-    first, path = folder.candidate(b"one")
-    second, other = folder.candidate(b"two")
-    assert folder.candidate(b"one") == (first, path)
-    folder.keep_candidates({second})
+    first, path = folder.store_candidate(b"one")
+    second, other = folder.store_candidate(b"two")
+    assert folder.store_candidate(b"one") == (first, path)
+    folder.delete_candidates_except({second})
     assert not path.exists()
     assert other.read_bytes() == b"two"

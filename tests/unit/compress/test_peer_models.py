@@ -10,12 +10,12 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.model.graph import Graph, clean, session_bytes
+from edgewright.compress.model.graph import Graph, clean_model, session_bytes
 from edgewright.compress.model.loading import read_model
-from edgewright.compress.model.strip_metadata import compact
+from edgewright.compress.model.strip_metadata import strip_model
 from edgewright.compress.quantize.bit_packing import pack_integers
-from edgewright.compress.quantize.sensitivity import probe_on
-from edgewright.compress.quantize.weight_only import StoreWeights, store_weights
+from edgewright.compress.quantize.sensitivity import make_noise_probe
+from edgewright.compress.quantize.weight_only import StoreIntegerWeights, store_integer_weights
 
 MODELS = Path(__file__).parents[4] / "shared" / "models"
 NAMES = [path.name for path in sorted(MODELS.glob("*.onnx"))]
@@ -69,20 +69,20 @@ def test_cleaning_keeps_names_and_answers(
 ) -> None:
     model, feed = case
     truth = answers(model, "disable", **feed)
-    cleaned = clean(model)
+    cleaned = clean_model(model)
     assert interface(cleaned) == interface(model)
     assert decibels(truth, answers(cleaned, **feed)) > 40
-    small = compact(cleaned)
+    small = strip_model(cleaned)
     assert interface(small) == interface(model)
     assert decibels(truth, answers(small, **feed)) > 40
 
 
 def test_weights_of_eight_bits_keep_names_and_twenty_decibels(case: Case, answers: Callable[..., Any]) -> None:
     model, feed = case
-    cleaned = clean(model)
-    stored = pack_integers(store_weights(cleaned, StoreWeights()))
-    assert probe_on(cleaned, [feed]).noise(stored) < 10 ** (-20 / 10)  # before a final softmax or sigmoid
-    made = compact(stored)
+    cleaned = clean_model(model)
+    stored = pack_integers(store_integer_weights(cleaned, StoreIntegerWeights()))
+    assert make_noise_probe(cleaned, [feed]).noise(stored) < 10 ** (-20 / 10)  # before a final softmax or sigmoid
+    made = strip_model(stored)
     assert interface(made) == interface(model)
     assert made.ByteSize() <= model.ByteSize()
     for have, want in zip(answers(made, **feed), answers(stored, **feed), strict=True):

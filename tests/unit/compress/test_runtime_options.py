@@ -11,21 +11,23 @@ import pytest
 from numpy.typing import NDArray
 
 from edgewright.compress import runtime_options
-from edgewright.compress.context import Run
-from edgewright.compress.runtime_options import faster_options
-from edgewright.contract.compression_report import Figures
+from edgewright.compress.context import CompressionRun
+from edgewright.compress.runtime_options import find_faster_options
+from edgewright.contract.compression_report import ModelFigures
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.measurement import Measurement, Origin
-from edgewright.profiling.runtime_tuning import OptionsResult
+from edgewright.contract.measurement import Measurement, MeasurementOrigin
+from edgewright.profiling.runtime_tuning import OptionsSearchResult
 from edgewright.runtime.options import RuntimeOptions
 
 USUAL = RuntimeOptions(threads=2)
 FASTER = RuntimeOptions(threads=1, optimization="basic")
-GAIN = Measurement(0.7, "ratio", Origin(kind="measured", machine="any", method="given"), low=0.6, high=0.8)
+GAIN = Measurement(
+    0.7, "ratio", MeasurementOrigin(kind="measured", machine="any", method="given"), low=0.6, high=0.8
+)
 
 
-def result_of(best: RuntimeOptions, gain: Measurement | None) -> OptionsResult:
-    return OptionsResult(default=USUAL, best=best, gain=gain, tried=())
+def result_of(best: RuntimeOptions, gain: Measurement | None) -> OptionsSearchResult:
+    return OptionsSearchResult(default=USUAL, best=best, gain=gain, trials=())
 
 
 Tried = Callable[..., Any]
@@ -38,8 +40,8 @@ def tried(
     """Look for options of the digits model, with what measuring them gives and what candidates score."""
     answers = [np.zeros((8, 10))]
 
-    def look(result: OptionsResult | Exception, *, left: float = 30.0, changes: bool = False) -> Any:
-        def measured(*_: Any, **__: Any) -> OptionsResult:
+    def look(result: OptionsSearchResult | Exception, *, left: float = 30.0, changes: bool = False) -> Any:
+        def measured(*_: Any, **__: Any) -> OptionsSearchResult:
             if isinstance(result, Exception):
                 raise result
             return result
@@ -59,7 +61,7 @@ def tried(
             options=USUAL, target=None, proof=proof, left=lambda: left, request=SimpleNamespace(seed=0)
         )
         figures = SimpleNamespace(path=str(digits_model), recipe=[])
-        return faster_options(cast(Run, run), cast(Figures, figures), {})
+        return find_faster_options(cast(CompressionRun, run), cast(ModelFigures, figures), {})
 
     return look
 
@@ -70,7 +72,7 @@ def test_clearly_faster_options_with_the_same_scores_are_given(tried: Tried) -> 
     assert found.latency_ratio == GAIN
 
 
-NOT_GIVEN: dict[str, tuple[OptionsResult | Exception, dict[str, Any]]] = {
+NOT_GIVEN: dict[str, tuple[OptionsSearchResult | Exception, dict[str, Any]]] = {
     "not faster": (result_of(USUAL, None), {}),
     "one answer scores otherwise": (result_of(FASTER, GAIN), {"changes": True}),
     "another provider": (result_of(RuntimeOptions(providers=("OtherExecutionProvider",)), GAIN), {}),
@@ -80,7 +82,9 @@ NOT_GIVEN: dict[str, tuple[OptionsResult | Exception, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("result", "more"), NOT_GIVEN.values(), ids=NOT_GIVEN)
-def test_otherwise_none_are_given(tried: Tried, result: OptionsResult | Exception, more: dict[str, Any]) -> None:
+def test_otherwise_none_are_given(
+    tried: Tried, result: OptionsSearchResult | Exception, more: dict[str, Any]
+) -> None:
     assert tried(result, **more) is None
 
 

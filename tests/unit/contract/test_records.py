@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from edgewright.contract.device_class import Budget, DeviceClass
 from edgewright.contract.errors import DataError, EdgewrightError, InputError, ProjectError, UnitError, WorkError
-from edgewright.contract.model.signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import ModelSignature, TensorSpec
 from edgewright.contract.units import Dimension, format_quantity, parse_quantity
 
-CONTRACT = InputContract(
+CONTRACT = ModelSignature(
     inputs=(TensorSpec("x", "float32", ("batch", 2), low=0.0, high=1.0), TensorSpec("n", "int64", ())),
     outputs=(TensorSpec("y", "float32", ("batch", 3)),),
 )
@@ -76,14 +76,14 @@ def test_a_feed_that_breaks_the_contract_is_refused(
     x: np.ndarray[tuple[int, ...], np.dtype[np.generic]], says: str
 ) -> None:
     with pytest.raises(DataError, match=says):
-        CONTRACT.check({"x": x, "n": np.array(1)})
+        CONTRACT.check_inputs({"x": x, "n": np.array(1)})
 
 
 def test_a_feed_with_other_names_is_refused() -> None:
     with pytest.raises(DataError, match="takes"):
-        CONTRACT.check({"x": np.zeros((1, 2), np.float32)})
-    CONTRACT.check({"x": np.zeros((4, 2), np.float32), "n": np.array(1)})
-    assert not CONTRACT.takes_batches
+        CONTRACT.check_inputs({"x": np.zeros((1, 2), np.float32)})
+    CONTRACT.check_inputs({"x": np.zeros((4, 2), np.float32), "n": np.array(1)})
+    assert not CONTRACT.has_free_batch_axis
 
 
 def test_exit_codes_follow_who_must_act() -> None:

@@ -11,16 +11,24 @@ from hypothesis import strategies as st
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name, checked_version, next_version, version_key
 from edgewright.contract.release import (
-    Delta,
+    DeviceRequirement,
+    EncryptedFile,
+    FileDelta,
     Manifest,
-    Requirement,
-    Sealed,
     SelfTest,
     StoredFile,
     Variant,
-    stored,
+    stored_form,
 )
-from edgewright.contract.rollout.plan import Arm, HealthRule, Hours, Plan, Policy, Stage, refusals
+from edgewright.contract.rollout.plan import (
+    HealthRule,
+    InstallHours,
+    RolloutArm,
+    RolloutPlan,
+    RolloutPolicy,
+    RolloutStage,
+    policy_violations,
+)
 
 DIGEST = "0" * 64
 FILE = StoredFile("model.onnx", DIGEST, 10)
@@ -33,11 +41,11 @@ WRONG: dict[str, Callable[[], Any]] = {
     "file: capitals": lambda: StoredFile("model.onnx", "A" * 64, 10),
     "file: a size below 0": lambda: StoredFile("model.onnx", DIGEST, -1),
     "file: a size of a disk": lambda: StoredFile("model.onnx", DIGEST, 1 << 50),
-    "sealed: no digest": lambda: Sealed("", 1, "fleet"),
-    "delta: no base": lambda: Delta("x", "zstd", DIGEST, 1),
+    "sealed: no digest": lambda: EncryptedFile("", 1, "fleet"),
+    "delta: no base": lambda: FileDelta("x", "zstd", DIGEST, 1),
     "self-test: without samples": lambda: SelfTest("golden.npz", 0.1, 0),
     "self-test: that anything passes": lambda: SelfTest("golden.npz", 1.0, 8),
-    "requirement: no version": lambda: Requirement(at_least="newest"),
+    "requirement: no version": lambda: DeviceRequirement(min_runtime_version="newest"),
     "variant: without files": lambda: Variant("default", ()),
     "variant: twice the same file": lambda: Variant("default", (FILE, FILE)),
     "variant: a self-test that is not there": lambda: Variant(
@@ -48,26 +56,32 @@ WRONG: dict[str, Callable[[], Any]] = {
         "m", "1", "model", (Variant("default", (FILE,)), Variant("default", (FILE,)))
     ),
     "manifest: a version of words": lambda: Manifest("m", "one", "model", (Variant("default", (FILE,)),)),
-    "policy: a salt that can be guessed": lambda: Policy("m", "default", 1, "0"),
-    "policy: revision 0": lambda: Policy("m", "default", 0, SALT),
-    "policy: a holdback above 1": lambda: Policy("m", "default", 1, SALT, holdback=1.5),
-    "policy: no step": lambda: Policy("m", "default", 1, SALT, largest_step=0.0),
-    "policy: time without end": lambda: Policy("m", "default", 1, SALT, least_stage_s=float("inf")),
-    "policy: a channel that is a path": lambda: Policy("m", "default", 1, SALT, channels={"../x": "1"}),
-    "policy: a denied word": lambda: Policy("m", "default", 1, SALT, denied=("all",)),
-    "stage: more than all": lambda: Stage(1.1),
-    "stage: not a number": lambda: Stage(float("nan")),
-    "arm: without weight": lambda: Arm("1", DIGEST, 0.0),
-    "hours: none": lambda: Hours(3, 3),
-    "hours: of no day": lambda: Hours(0, 25),
+    "policy: a salt that can be guessed": lambda: RolloutPolicy("m", "default", 1, "0"),
+    "policy: revision 0": lambda: RolloutPolicy("m", "default", 0, SALT),
+    "policy: a holdback above 1": lambda: RolloutPolicy("m", "default", 1, SALT, holdout_fraction=1.5),
+    "policy: no step": lambda: RolloutPolicy("m", "default", 1, SALT, max_stage_step=0.0),
+    "policy: time without end": lambda: RolloutPolicy("m", "default", 1, SALT, min_stage_seconds=float("inf")),
+    "policy: a channel that is a path": lambda: RolloutPolicy(
+        "m", "default", 1, SALT, channel_ceilings={"../x": "1"}
+    ),
+    "policy: a denied word": lambda: RolloutPolicy("m", "default", 1, SALT, denied_manifests=("all",)),
+    "stage: more than all": lambda: RolloutStage(1.1),
+    "stage: not a number": lambda: RolloutStage(float("nan")),
+    "arm: without weight": lambda: RolloutArm("1", DIGEST, 0.0),
+    "hours: none": lambda: InstallHours(3, 3),
+    "hours: of no day": lambda: InstallHours(0, 25),
     "rule: of an unknown metric": lambda: HealthRule("beauty", 0.1),
     "rule: that holds always": lambda: HealthRule("crash", 1.0),
-    "plan: without arms": lambda: Plan("m", "default", "r", 1, 1, (), (Stage(1.0),)),
-    "plan: fractions that fall": lambda: Plan(
-        "m", "default", "r", 1, 1, (Arm("1", DIGEST),), (Stage(0.5), Stage(0.1))
+    "plan: without arms": lambda: RolloutPlan("m", "default", "r", 1, 1, (), (RolloutStage(1.0),)),
+    "plan: fractions that fall": lambda: RolloutPlan(
+        "m", "default", "r", 1, 1, (RolloutArm("1", DIGEST),), (RolloutStage(0.5), RolloutStage(0.1))
     ),
-    "plan: beyond its stages": lambda: Plan("m", "default", "r", 1, 1, (Arm("1", DIGEST),), (Stage(1.0),), stage=1),
-    "plan: counter 0": lambda: Plan("m", "default", "r", 1, 0, (Arm("1", DIGEST),), (Stage(1.0),)),
+    "plan: beyond its stages": lambda: RolloutPlan(
+        "m", "default", "r", 1, 1, (RolloutArm("1", DIGEST),), (RolloutStage(1.0),), stage=1
+    ),
+    "plan: counter 0": lambda: RolloutPlan(
+        "m", "default", "r", 1, 0, (RolloutArm("1", DIGEST),), (RolloutStage(1.0),)
+    ),
 }
 
 
@@ -87,9 +101,9 @@ def test_records_come_back_as_they_were_and_unknown_fields_are_refused() -> None
 
 
 def test_what_lies_in_the_repository_is_the_sealed_form() -> None:
-    sealed = Sealed("1" * 64, 99, "fleet")
-    assert stored(FILE) == (DIGEST, 10)
-    assert stored(msgspec.structs.replace(FILE, sealed=sealed)) == ("1" * 64, 99)
+    sealed = EncryptedFile("1" * 64, 99, "fleet")
+    assert stored_form(FILE) == (DIGEST, 10)
+    assert stored_form(msgspec.structs.replace(FILE, encrypted=sealed)) == ("1" * 64, 99)
 
 
 @given(st.text(max_size=80))
@@ -128,8 +142,12 @@ def test_what_is_no_version_is_refused(version: str) -> None:
 
 
 def test_a_plan_that_keeps_its_policy_has_nothing_against_it() -> None:
-    policy = Policy("m", "default", 1, SALT, floor="1.0.0", channels={"": "2.0.0"}, largest_step=0.5)
-    plan = Plan("m", "default", "r", 1, 1, (Arm("1.5.0", DIGEST),), (Stage(0.5), Stage(1.0)))
-    assert refusals(plan, policy) == []
-    assert refusals(msgspec.structs.replace(plan, model="other"), policy)
-    assert refusals(msgspec.structs.replace(plan, device_class="other"), policy)
+    policy = RolloutPolicy(
+        "m", "default", 1, SALT, min_version="1.0.0", channel_ceilings={"": "2.0.0"}, max_stage_step=0.5
+    )
+    plan = RolloutPlan(
+        "m", "default", "r", 1, 1, (RolloutArm("1.5.0", DIGEST),), (RolloutStage(0.5), RolloutStage(1.0))
+    )
+    assert policy_violations(plan, policy) == []
+    assert policy_violations(msgspec.structs.replace(plan, model="other"), policy)
+    assert policy_violations(msgspec.structs.replace(plan, device_class="other"), policy)

@@ -3,14 +3,14 @@
 import msgspec
 import pytest
 
-from edgewright.contract.api.device_status import Status
-from edgewright.contract.query.permit import Permit, Questions
+from edgewright.contract.api.device_status import DeviceStatus
+from edgewright.contract.query.permit import LiveQueries, QueryPermit
 from edgewright.contract.query.query import Query
 from edgewright.contract.release import Manifest
-from edgewright.contract.rollout.plan import Plan
+from edgewright.contract.rollout.plan import RolloutPlan
 from edgewright.contract.schema import SCHEMA_VERSION, decode_record
 
-VERSIONED = (Manifest, Permit, Plan, Query, Questions, Status)
+VERSIONED = (Manifest, QueryPermit, RolloutPlan, Query, LiveQueries, DeviceStatus)
 
 
 @pytest.mark.parametrize("record", VERSIONED)
@@ -22,7 +22,7 @@ def test_another_version_is_refused_by_name(record: type[msgspec.Struct], versio
         decode_record(msgspec.json.encode({"schema": version}), type=record)
 
 
-@pytest.mark.parametrize("record", [record for record in VERSIONED if record is not Status])
+@pytest.mark.parametrize("record", [record for record in VERSIONED if record is not DeviceStatus])
 @pytest.mark.parametrize("content", [b'{"schema": 2}', b'{"schema": "2"}', b"{}", b"[]"])
 def test_what_is_wrong_in_another_way_says_so(record: type[msgspec.Struct], content: bytes) -> None:
     with pytest.raises(msgspec.ValidationError) as raised:
@@ -33,7 +33,7 @@ def test_what_is_wrong_in_another_way_says_so(record: type[msgspec.Struct], cont
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff"])
 def test_what_is_no_json_is_refused(content: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
-        decode_record(content, type=Plan)
+        decode_record(content, type=RolloutPlan)
 
 
 def test_the_version_is_2() -> None:

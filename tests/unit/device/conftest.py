@@ -16,19 +16,19 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgewright.compress.release_variant import variant_of
+from edgewright.compress.release_variant import build_variant
 from edgewright.contract.device_class import DeviceClass
 from edgewright.contract.release import Manifest
-from edgewright.contract.rollout.plan import Arm, Plan, Stage
+from edgewright.contract.rollout.plan import RolloutArm, RolloutPlan, RolloutStage
 from edgewright.device.agent import Agent
-from edgewright.device.enrolment import enrol
+from edgewright.device.enrolment import enrol_offline
 from edgewright.trust.client.fetcher import Fetcher
 from edgewright.trust.keys import signing_keys
 from edgewright.trust.keys.signing_keys import KeyFolder
-from edgewright.trust.publishing.publish import Published, publish_plan, publish_release, releases
-from edgewright.trust.repository.bootstrap import found, read_anchor
+from edgewright.trust.publishing.publish import PublishResult, list_releases, publish_plan, publish_release
+from edgewright.trust.repository.bootstrap import create_repository, read_trusted_root
 from edgewright.trust.repository.repository import Repository
-from edgewright.trust.storage.storage import LocalStore
+from edgewright.trust.storage.storage import LocalStorage
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -98,7 +98,7 @@ class World:
         return KeyFolder(self.path / "keys", lambda _: "correct horse")
 
     def repository(self) -> Repository:
-        return Repository(LocalStore(self.repo), read_anchor(self.path / "keys"), self.clock)
+        return Repository(LocalStorage(self.repo), read_trusted_root(self.path / "keys"), self.clock)
 
     def publish(
         self,
@@ -108,27 +108,29 @@ class World:
         device_class: str = "default",
         change: Callable[..., Any] | None = None,
         end_of_life: str = "",
-    ) -> Published:
+    ) -> PublishResult:
         path = self.path / f"{version}.onnx"
         onnx.save(model(factor), path)
-        made = variant_of(path, DeviceClass(device_class))
+        made = build_variant(path, DeviceClass(device_class))
         variant, contents = made.variant, made.contents
         if change is not None:
             variant, contents = change(variant, contents)
-        manifest = Manifest("m", version, "model", (variant,), end_of_life=end_of_life)
+        manifest = Manifest("m", version, "model", (variant,), end_of_life_at=end_of_life)
         return publish_release(self.repository(), self.keys, manifest, {device_class: contents})
 
-    def start(self, version: str, *, fraction: float = 1.0, device_class: str = "default", **changes: Any) -> Plan:
+    def start(
+        self, version: str, *, fraction: float = 1.0, device_class: str = "default", **changes: Any
+    ) -> RolloutPlan:
         repository = self.repository()
         counter = 1 + len(list((self.repo / "metadata").glob("*.rollouts.json")))
-        plan = Plan(
+        plan = RolloutPlan(
             "m",
             device_class,
             f"r-{version}",
             1,
             counter,
-            (Arm(version, dict(releases(repository, "m"))[version]),),
-            (Stage(fraction),),
+            (RolloutArm(version, dict(list_releases(repository, "m"))[version]),),
+            (RolloutStage(fraction),),
         )
         for name, value in changes.items():
             plan = type(plan)(**{f: getattr(plan, f) for f in plan.__struct_fields__} | {name: value})
@@ -138,17 +140,17 @@ class World:
     def enrol(self, name: str = "device", **more: Any) -> Path:
         state = self.path / name
         given = {"device_class": "default", "root": (self.repo / "metadata/1.root.json").read_bytes()} | more
-        enrol(state, url=self.url, **given)
+        enrol_offline(state, repository_url=self.url, **given)
         return state
 
     def agent(self, name: str = "device", **more: Any) -> Agent:
         state = self.path / name
         if not state.exists():
             self.enrol(name)
-        fetcher = more.pop("fetcher", None) or Fetcher(timeout_s=2.0, patience_s=0.5)
+        fetcher = more.pop("fetcher", None) or Fetcher(timeout_seconds=2.0, deadline_seconds=0.5)
         if name in self.agents:  # as if its process had ended
             self.agents.pop(name)._lock.release()  # type: ignore[union-attr]
-        self.agents[name] = Agent(state, fetcher=fetcher, now=self.clock, **more)
+        self.agents[name] = Agent(state, fetcher=fetcher, clock=self.clock, **more)
         return self.agents[name]
 
 
@@ -161,7 +163,7 @@ def answer(agent: Agent, value: float = 1.0) -> float | None:
 
 def failed(agent: Agent, count: int) -> None:
     """Have so many inferences of a device fail."""
-    engine = agent.predictor.engine
+    engine = agent.predictor.current
     assert engine is not None
     for _ in range(count):
         engine.failures.tick()
@@ -205,7 +207,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     thread.start()
     clock = Clock()
     made = World(tmp_path, f"http://127.0.0.1:{server.server_address[1]}/", clock, served, requests)
-    found(LocalStore(made.repo), made.keys, passphrase=made.keys.ask(""), bits=2, now=clock)
+    create_repository(
+        LocalStorage(made.repo), made.keys, passphrase=made.keys.ask_passphrase(""), bits=2, now=clock
+    )
     yield made
     server.shutdown()
     server.server_close()
@@ -218,10 +222,10 @@ def running(world: World) -> World:
     world.publish("1.0.0", 1.0)
     world.start("1.0.0")
     agent = world.agent()
-    agent.check()
+    agent.check_for_update()
     assert answer(agent) == 1.0
     world.clock.turn(hours=1)
-    agent.settle()
+    agent.settle_probation()
     assert agent.status()["proven"] == "1.0.0"
     return world
 

@@ -12,9 +12,16 @@ from typing import Any
 import msgspec
 from tests.unit.device.conftest import World
 
-from edgewright.contract.api.device_api import PROOF, CheckedIn, CheckingIn, Enrolled, Enrolling, Problem
-from edgewright.device.enrolment import Settings, enrol_at
-from edgewright.trust.keys.device_identity import Requests, UnknownError, device_id_of
+from edgewright.contract.api.device_api import (
+    PROOF,
+    CheckInRequest,
+    CheckInResponse,
+    EnrolRequest,
+    EnrolResponse,
+    ErrorResponse,
+)
+from edgewright.device.enrolment import DeviceSettings, enrol_at_server
+from edgewright.trust.keys.device_identity import AuthenticationError, RequestVerifier, device_id_of
 
 Reply = Callable[[BaseHTTPRequestHandler], None]
 
@@ -41,34 +48,34 @@ class Plane:
     offers: dict[str, dict[str, Any]] = field(default_factory=dict)
     taken: dict[str, str] = field(default_factory=dict)
     known: dict[str, bytes] = field(default_factory=dict)
-    told: list[tuple[str, CheckingIn]] = field(default_factory=list)
+    told: list[tuple[str, CheckInRequest]] = field(default_factory=list)
     replies: dict[str, Reply] = field(default_factory=dict)
     job: bool = False
     requests: int = 0
 
     def __post_init__(self) -> None:
-        self._believed = Requests(self.audience, self.known.get, self.now)
+        self._believed = RequestVerifier(self.audience, self.known.get, self.now)
 
     @property
-    def last(self) -> CheckingIn:
+    def last(self) -> CheckInRequest:
         return self.told[-1][1]
 
     def enrol(self, body: bytes) -> tuple[int, msgspec.Struct]:
-        asked = msgspec.json.decode(body, type=Enrolling)
-        public = bytes.fromhex(asked.public)
+        asked = msgspec.json.decode(body, type=EnrolRequest)
+        public = bytes.fromhex(asked.public_key)
         name = device_id_of(public)
         if asked.token not in self.offers or self.taken.setdefault(asked.token, name) != name:
-            return 403, Problem("unauthenticated", "the token is none of this fleet", "Ask for a new one.")
+            return 403, ErrorResponse("unauthenticated", "the token is none of this fleet", "Ask for a new one.")
         self.known[name] = public
-        return 200, Enrolled(**{"device_id": name, "audience": self.audience} | self.offers[asked.token])
+        return 200, EnrolResponse(**{"device_id": name, "audience": self.audience} | self.offers[asked.token])
 
     def check_in(self, proof: str, path: str, body: bytes) -> tuple[int, msgspec.Struct]:
         try:
-            name = self._believed.believe(proof, "POST", path, body)
-        except UnknownError as error:
-            return 401, Problem("unauthenticated", error.message, error.remedy)
-        self.told.append((name, msgspec.json.decode(body, type=CheckingIn)))
-        return 200, CheckedIn(self.now().timestamp(), self.job)
+            name = self._believed.verify_once(proof, "POST", path, body)
+        except AuthenticationError as error:
+            return 401, ErrorResponse("unauthenticated", error.message, error.remedy)
+        self.told.append((name, msgspec.json.decode(body, type=CheckInRequest)))
+        return 200, CheckInResponse(self.now().timestamp(), self.job)
 
 
 @contextmanager
@@ -91,7 +98,7 @@ def planes(now: Callable[[], datetime], **more: Any) -> Iterator[Plane]:
             elif self.path == "/device/check-in":
                 status, said = plane.check_in(self.headers.get(PROOF, ""), self.path, body)
             else:
-                status, said = 404, Problem("invalid_input", "there is nothing")
+                status, said = 404, ErrorResponse("invalid_input", "there is nothing")
             reply(status, msgspec.json.encode(said))(self)
 
         def log_message(self, *_: object) -> None:
@@ -126,10 +133,10 @@ def reply(status: int, body: bytes, **headers: str) -> Reply:
     return answer
 
 
-def joined(world: World, plane: Plane, name: str = "device", **offer: Any) -> Settings:
+def joined(world: World, plane: Plane, name: str = "device", **offer: Any) -> DeviceSettings:
     """Enrol a device of a world with a control plane."""
     plane.offers[f"token-{name}"] = {"device_class": "default", "repository": world.url} | offer
-    return enrol_at(world.path / name, server=plane.url, token=f"token-{name}", root=root_of(world))
+    return enrol_at_server(world.path / name, server_url=plane.url, token=f"token-{name}", root=root_of(world))
 
 
 def root_of(world: World) -> bytes:

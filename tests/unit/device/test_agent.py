@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tests.unit.device.conftest import World, answer, failed
 
-from edgewright.device.filesystem import Files
+from edgewright.device.filesystem import FileSystem
 from edgewright.device.update.self_test import Probation
-from edgewright.device.update.state_machine import State
+from edgewright.device.update.state_machine import UpdateLifecycleState
 
 
 def test_a_release_is_fetched_proved_watched_and_promoted(running: World) -> None:
@@ -16,12 +16,12 @@ def test_a_release_is_fetched_proved_watched_and_promoted(running: World) -> Non
     running.start("1.1.0")
     agent = running.agent()
     assert answer(agent) == 1.0
-    record = agent.check()
-    assert (record.state, record.last_refusal) == (State.PROBATION, None)
+    record = agent.check_for_update()
+    assert (record.state, record.last_refusal) == (UpdateLifecycleState.PROBATION, None)
     assert answer(agent) == 2.0
     assert agent.status()["proven"] == "1.0.0"
     running.clock.turn(hours=1)
-    assert agent.settle().state is State.IDLE
+    assert agent.settle_probation().state is UpdateLifecycleState.IDLE
     assert agent.status()["proven"] == "1.1.0"
     assert agent.status()["previous"] == "1.0.0"
 
@@ -29,18 +29,18 @@ def test_a_release_is_fetched_proved_watched_and_promoted(running: World) -> Non
 def test_enough_inferences_promote_as_well(running: World) -> None:
     running.publish("1.1.0", 2.0)
     running.start("1.1.0")
-    agent = running.agent(probation=Probation(inferences=5, seconds=1e9))
-    agent.check()
+    agent = running.agent(probation=Probation(min_inferences=5, min_seconds=1e9))
+    agent.check_for_update()
     for _ in range(5):
         answer(agent)
-    assert agent.settle().state is State.IDLE
+    assert agent.settle_probation().state is UpdateLifecycleState.IDLE
     assert agent.status()["proven"] == "1.1.0"
 
 
 def test_a_warm_check_of_an_unchanged_repository_is_two_requests(running: World) -> None:
     agent = running.agent()
     running.requests.clear()
-    agent.check()
+    agent.check_for_update()
     assert [path.rpartition("/")[2] for path in running.requests] == ["2.root.json", "timestamp.json"]
 
 
@@ -48,7 +48,7 @@ def test_a_changed_rollout_is_four_requests(running: World) -> None:
     agent = running.agent()
     running.start("1.0.0", fraction=0.5)
     running.requests.clear()
-    assert agent.check().last_refusal is None
+    assert agent.check_for_update().last_refusal is None
     assert len(running.requests) == 4
 
 
@@ -57,7 +57,7 @@ def test_what_changed_little_comes_as_a_delta(running: World) -> None:
     running.start("1.1.0")
     agent = running.agent()
     before = agent.fetcher.received
-    agent.check()
+    agent.check_for_update()
     assert answer(agent) == 2.0
     assert agent.fetcher.received - before < 16_000  # the whole model has as many alone
 
@@ -66,7 +66,7 @@ def test_who_is_not_in_keeps_what_it_has(running: World) -> None:
     running.publish("1.1.0", 2.0)
     running.start("1.1.0", fraction=0.0)
     agent = running.agent()
-    agent.check()
+    agent.check_for_update()
     assert answer(agent) == 1.0
 
 
@@ -74,11 +74,11 @@ def test_an_aborted_rollout_sends_the_trial_back(running: World) -> None:
     running.publish("1.1.0", 2.0)
     plan = running.start("1.1.0")
     agent = running.agent()
-    agent.check()
+    agent.check_for_update()
     assert answer(agent) == 2.0
     running.start("1.1.0", state="aborted", rollout=plan.rollout)
-    record = agent.check()
-    assert (record.state, answer(agent)) == (State.IDLE, 1.0)
+    record = agent.check_for_update()
+    assert (record.state, answer(agent)) == (UpdateLifecycleState.IDLE, 1.0)
     assert record.last_refusal is not None
 
 
@@ -105,13 +105,13 @@ def test_a_model_that_answers_otherwise_here_does_not_serve(running: World) -> N
     running.publish("1.1.0", 2.0, change=others)
     running.start("1.1.0")
     agent = running.agent()
-    record = agent.check()
-    assert record.state is State.IDLE
+    record = agent.check_for_update()
+    assert record.state is UpdateLifecycleState.IDLE
     assert record.last_refusal is not None
     assert record.last_refusal.code == "self-test"
     assert answer(agent) == 1.0
     running.requests.clear()
-    agent.check()  # what failed here is not tried again
+    agent.check_for_update()  # what failed here is not tried again
     assert not [path for path in running.requests if "blobs" in path]
 
 
@@ -119,10 +119,10 @@ def test_a_model_that_fails_in_its_probation_gives_way(running: World) -> None:
     running.publish("1.1.0", 2.0)
     running.start("1.1.0")
     agent = running.agent()
-    agent.check()
+    agent.check_for_update()
     failed(agent, 1)
-    record = agent.settle()
-    assert record.state is State.IDLE
+    record = agent.settle_probation()
+    assert record.state is UpdateLifecycleState.IDLE
     assert answer(agent) == 1.0
     assert record.last_refusal is not None
     assert record.last_refusal.code == "probation"
@@ -132,12 +132,12 @@ def test_a_person_can_return_to_the_release_before(running: World) -> None:
     running.publish("1.1.0", 2.0)
     running.start("1.1.0")
     agent = running.agent()
-    agent.check()
+    agent.check_for_update()
     running.clock.turn(hours=1)
-    agent.settle()
-    agent.rollback()
+    agent.settle_probation()
+    agent.roll_back()
     assert answer(agent) == 1.0
-    agent.check()
+    agent.check_for_update()
     assert answer(agent) == 1.0  # and it stays so
 
 
@@ -147,9 +147,9 @@ def test_a_flipped_bit_is_found_and_healed_from_the_repository(running: World) -
     content = bytearray(path.read_bytes())
     content[-40] ^= 1
     path.write_bytes(bytes(content))
-    (found,) = agent.verify()
+    (found,) = agent.verify_slots()
     assert found.code == "tampered"
-    assert agent.verify() == []
+    assert agent.verify_slots() == []
     assert answer(running.agent()) == 1.0
 
 
@@ -159,11 +159,11 @@ def test_a_broken_model_found_at_the_start_gives_way_and_comes_back(running: Wor
     agent = running.agent()
     assert answer(agent) is None
     assert agent.status()["last_refusal"].code == "tampered"
-    agent.check()
+    agent.check_for_update()
     assert answer(agent) == 1.0
 
 
-class Full(Files):
+class Full(FileSystem):
     """A disk that is full."""
 
     def free_bytes(self, folder: object) -> int:
@@ -174,13 +174,13 @@ def test_a_full_disk_waits_and_says_so(running: World) -> None:
     running.publish("1.1.0", 2.0)
     running.start("1.1.0")
     agent = running.agent(files=Full())
-    record = agent.check()
+    record = agent.check_for_update()
     assert record.last_refusal is not None
     assert record.last_refusal.code == "disk"
     assert answer(agent) == 1.0
     again = running.agent()
     assert answer(again) == 1.0
-    again.check()
+    again.check_for_update()
     assert answer(again) == 2.0
 
 
@@ -193,6 +193,6 @@ def test_an_installation_waits_for_the_battery(
     running.publish("1.1.0", 2.0)
     running.start("1.1.0", **changes)
     agent = running.agent(battery=lambda: battery)
-    record = agent.check()
+    record = agent.check_for_update()
     assert (record.last_refusal and record.last_refusal.code) == code
     assert answer(agent) == (1.0 if code else 2.0)

@@ -17,14 +17,14 @@ from tests.unit.device.conftest import World, answer, digest
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.release import Requirement, StoredFile
+from edgewright.contract.release import DeviceRequirement, StoredFile
 from edgewright.trust.delta import CODECS
 from edgewright.trust.keys.signing_keys import KeyFolder
-from edgewright.trust.publishing.publish import known_policy, set_policy
+from edgewright.trust.publishing.publish import current_policy, set_policy
 from edgewright.trust.repository.key_rotation import change_keys
 from edgewright.trust.repository.metadata_rules import ROLLOUTS
 from edgewright.trust.repository.repository import Repository
-from edgewright.trust.repository.staging import draft, online_signers
+from edgewright.trust.repository.staging import draft_metadata, online_signers
 from edgewright.trust.target_paths import blob_name, plan_path, policy_path
 
 
@@ -84,7 +84,7 @@ def tampered_manifest(world: World) -> None:
 def old_metadata(world: World) -> None:
     old = (world.repo / "metadata/timestamp.json").read_bytes()
     newer(world)
-    world.agent().check()
+    world.agent().check_for_update()
     world.clock.turn(hours=1)
     world.served["metadata/timestamp.json"] = lambda _: old
 
@@ -148,7 +148,7 @@ def wrong_key(world: World) -> None:
 def by_the_rollouts_key(world: World, change: Callable[[Targets], None]) -> None:
     """Let whoever has stolen the online keys sign what he likes."""
     repository, keys = world.repository(), world.keys
-    metadata = draft(repository, ROLLOUTS)
+    metadata = draft_metadata(repository, ROLLOUTS)
     change(metadata.signed)
     for signer in keys.signers(repository.delegator(ROLLOUTS).get_delegated_role(ROLLOUTS).keyids):
         metadata.sign(signer, append=True)
@@ -206,21 +206,21 @@ def rollouts_key_signs_a_release(world: World) -> None:
 def rollouts_key_takes_a_plan_back(world: World) -> None:
     """An older plan is signed anew, as if it were the newest."""
     newer(world)
-    world.agent().check()
+    world.agent().check_for_update()
     world.clock.turn(hours=1)
     by_the_rollouts_key(world, lambda t: with_plan(t, lambda plan: plan.update(counter=0)))
 
 
 def releases_take_a_policy_back(world: World) -> None:
     """An older policy is signed by the right keys and in newer metadata: what a device has believed stays."""
-    policy = known_policy(world.repository(), "m", "default")
+    policy = current_policy(world.repository(), "m", "default")
     assert policy is not None
     set_policy(world.repository(), world.keys, msgspec.structs.replace(policy, revision=3))
-    world.agent().check()
+    world.agent().check_for_update()
     repository = world.repository()
     path = policy_path("m", "default")
     role = repository.bin_of(path)
-    metadata = draft(repository, role)
+    metadata = draft_metadata(repository, role)
     content = msgspec.json.encode(policy)
     target = TargetFile.from_data(path, content, ["sha256"])
     target.unrecognized_fields["custom"] = {"record": content.decode()}
@@ -273,18 +273,18 @@ def no_model_at_all(world: World) -> None:
 
 
 def needs_a_newer_runtime(world: World) -> None:
-    need = Requirement(at_least="99.0.0")
+    need = DeviceRequirement(min_runtime_version="99.0.0")
     newer(world, change=lambda v, c: (msgspec.structs.replace(v, requirement=need), c))
 
 
 def needs_another_provider(world: World) -> None:
-    need = Requirement(providers=("NoSuchExecutionProvider",))
+    need = DeviceRequirement(providers=("NoSuchExecutionProvider",))
     newer(world, change=lambda v, c: (msgspec.structs.replace(v, requirement=need), c))
 
 
 def under_the_threshold(world: World) -> None:
     """Two of the releases' keys must sign; the server takes one signature of everything away."""
-    new = world.keys.create("second", ["releases"], passphrase=world.keys.ask(""))
+    new = world.keys.create("second", ["releases"], passphrase=world.keys.ask_passphrase(""))
     change_keys(world.repository(), world.keys, "releases", add=new, threshold=2)
     newer(world)
     for name in names(world, "metadata/*.bin*.json"):
@@ -307,12 +307,12 @@ def keys_rotated_mid_flight(world: World) -> None:
     old = world.repository()
     stolen = world.keys.signers(old.root.signed.roles["targets"].keyids)
     (keyid,) = old.root.signed.roles["targets"].keyids
-    new = world.keys.create("new", ["releases"], passphrase=world.keys.ask(""))
+    new = world.keys.create("new", ["releases"], passphrase=world.keys.ask_passphrase(""))
     change_keys(world.repository(), world.keys, "releases", add=new, remove=[keyid])
     newer(world)
     repository = world.repository()
     name = repository.bin_of("releases/m/1.1.0.json")
-    signed = draft(repository, name)
+    signed = draft_metadata(repository, name)
     signed.signatures.clear()
     for signer in stolen:
         signed.sign(signer)
@@ -389,7 +389,7 @@ def test_an_attack_ends_in_refusal_with_the_proven_model_serving(running: World,
     act(running)
     before = answer(running.agent())
     agent = running.agent()
-    record = agent.check()
+    record = agent.check_for_update()
     assert record.last_refusal is not None, "nothing was refused"
     assert (record.last_refusal.code, bool(record.last_refusal.reason)) == (code, True), record.last_refusal
     assert answer(agent) == before
@@ -401,12 +401,12 @@ def test_a_clock_set_back_brings_no_old_metadata_to_life(running: World) -> None
     old = {name: (running.repo / name).read_bytes() for name in names(running, "metadata/*")}
     running.clock.turn(days=1.5)
     newer(running)  # signed a day and a half later
-    running.agent().check()
+    running.agent().check_for_update()
     running.clock.at -= timedelta(days=2)
     for name, content in old.items():
         running.served[name] = partial(_always, content)
     agent = running.agent()
-    record = agent.check()
+    record = agent.check_for_update()
     assert record.last_refusal is not None
     assert record.last_refusal.code in ("rollback", "expired")
 
@@ -419,7 +419,7 @@ def test_expired_metadata_ends_installations_and_not_inference(running: World) -
     newer(running)
     running.clock.turn(days=400)
     agent = running.agent()
-    assert agent.check().last_refusal is not None
+    assert agent.check_for_update().last_refusal is not None
     assert answer(agent) == 1.0
 
 
@@ -437,7 +437,7 @@ def test_a_symlink_in_the_state_is_not_followed_to_other_bytes(running: World) -
     path.symlink_to(outside)
     agent = running.agent()
     assert answer(agent) is None
-    agent.check()
+    agent.check_for_update()
     assert answer(agent) == 1.0
     assert outside.read_bytes() == b"other"
 
@@ -453,5 +453,5 @@ def test_a_delta_that_lies_costs_only_the_whole_file(running: World) -> None:
     for delta in deltas:
         running.served[blob_name(delta["sha256"])] = flipped
     agent = running.agent()
-    assert agent.check().last_refusal is None
+    assert agent.check_for_update().last_refusal is None
     assert answer(agent) == 2.0

@@ -11,13 +11,13 @@ from tests.unit.device.conftest import World, answer
 from tests.unit.device.control_plane_double import Plane, Reply, held, joined, planes, reply, root_of
 
 from edgewright.cli.main import main
-from edgewright.contract.api.device_api import Enrolled
+from edgewright.contract.api.device_api import EnrolResponse
 from edgewright.contract.errors import EdgewrightError, InputError, OutputError, WorkError
 from edgewright.device import control_plane_client, enrolment
-from edgewright.device.encryption_keys import IDENTITY
-from edgewright.device.enrolment import enrol_at, read_settings
-from edgewright.device.filesystem import Files
-from edgewright.trust.keys.device_identity import device_id_of, new_device_key
+from edgewright.device.encryption_keys import IDENTITY_KEY_FILE
+from edgewright.device.enrolment import enrol_at_server, read_settings
+from edgewright.device.filesystem import FileSystem
+from edgewright.trust.keys.device_identity import device_id_of, load_or_create_device_key
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def plane(world: World) -> Iterator[Plane]:
 
 
 def own_id(state: Path) -> str:
-    return device_id_of(new_device_key(state / IDENTITY).public)
+    return device_id_of(load_or_create_device_key(state / IDENTITY_KEY_FILE).public)
 
 
 def test_a_control_plane_says_what_a_device_is(world: World, plane: Plane) -> None:
@@ -35,8 +35,8 @@ def test_a_control_plane_says_what_a_device_is(world: World, plane: Plane) -> No
     settings, anchor = read_settings(world.path / "device")
     assert settings == told
     assert (settings.device_class, settings.labels, settings.channel) == ("camera", {"site": "berlin"}, "beta")
-    assert (settings.server, settings.audience, settings.bench) == (plane.url, "fleet-1", True)
-    assert (settings.url, anchor) == (world.url, root_of(world))
+    assert (settings.server_url, settings.audience, settings.profiling) == (plane.url, "fleet-1", True)
+    assert (settings.repository_url, anchor) == (world.url, root_of(world))
     assert list(plane.known) == [settings.device_id]
 
 
@@ -51,7 +51,7 @@ def test_a_control_plane_says_what_a_device_is(world: World, plane: Plane) -> No
 def test_the_repository_is_found_from_the_servers_address(
     world: World, plane: Plane, repository: str, url: str
 ) -> None:
-    assert joined(world, plane, repository=repository).url == url.format(plane.url)
+    assert joined(world, plane, repository=repository).repository_url == url.format(plane.url)
 
 
 def test_a_device_that_was_enrolled_so_gets_its_model(world: World, plane: Plane) -> None:
@@ -59,7 +59,7 @@ def test_a_device_that_was_enrolled_so_gets_its_model(world: World, plane: Plane
     world.start("1.0.0")
     joined(world, plane)
     agent = world.agent()
-    agent.check()
+    agent.check_for_update()
     assert answer(agent) == 3.0
 
 
@@ -69,7 +69,7 @@ def test_a_device_is_named_by_its_key_with_a_control_plane_and_without(world: Wo
     for name in ("with", "without"):
         settings, _ = read_settings(world.path / name)
         assert settings.device_id == own_id(world.path / name)
-    assert read_settings(world.path / "without")[0].server == ""
+    assert read_settings(world.path / "without")[0].server_url == ""
 
 
 def test_an_enrolment_whose_answer_was_lost_is_done_again_with_the_same_token(world: World, plane: Plane) -> None:
@@ -80,18 +80,18 @@ def test_an_enrolment_whose_answer_was_lost_is_done_again_with_the_same_token(wo
     given: dict[str, Any] = {"server": plane.url, "token": "t", "root": root_of(world)}
     state = world.path / "device"
     enrols, plane.enrol = plane.enrol, lambda body: (500, enrols(body)[1])  # type: ignore[method-assign]
-    with pytest.raises(control_plane_client.UnansweredError, match="answered 500"):
-        enrol_at(state, **given)
-    assert held(state) == {IDENTITY}
+    with pytest.raises(control_plane_client.ServerUnavailableError, match="answered 500"):
+        enrol_at_server(state, **given)
+    assert held(state) == {IDENTITY_KEY_FILE}
     with pytest.raises(InputError, match="no enrolled device"):
         read_settings(state)
     plane.enrol = enrols  # type: ignore[method-assign]
     plane.replies["/device/enrol"] = lost
-    with pytest.raises(control_plane_client.UnansweredError, match="cannot be reached"):
-        enrol_at(state, **given)
+    with pytest.raises(control_plane_client.ServerUnavailableError, match="cannot be reached"):
+        enrol_at_server(state, **given)
     plane.replies.clear()
     first = own_id(state)
-    assert enrol_at(state, **given).device_id == first
+    assert enrol_at_server(state, **given).device_id == first
     assert list(plane.known) == [first]
 
 
@@ -99,7 +99,7 @@ class Cut(Exception):  # noqa: N818 - not an error but a power cut
     pass
 
 
-class FailingFiles(Files):
+class FailingFiles(FileSystem):
     """A disk whose power is cut at one of its operations, or that is full from then on."""
 
     left = 0
@@ -114,7 +114,7 @@ class FailingFiles(Files):
         if self.left == 0 and not self.full:
             path.write_bytes(content[: len(content) // 2])
         self._count()
-        super().put(path, content)
+        super().write_in_place(path, content)
 
     def rename(self, path: Path, to: Path) -> None:
         self._count()
@@ -140,10 +140,10 @@ def test_an_enrolment_that_broke_off_anywhere_is_done_again(
     with pytest.raises(InputError, match="no enrolled device"):
         read_settings(state)
     FailingFiles.left = 99
-    key = (state / IDENTITY).read_bytes()
+    key = (state / IDENTITY_KEY_FILE).read_bytes()
     settings = joined(world, plane)
     assert read_settings(state)[0] == settings
-    assert (state / IDENTITY).read_bytes() == key
+    assert (state / IDENTITY_KEY_FILE).read_bytes() == key
     assert not [name for name in held(state) if name.endswith(".new")]
 
 
@@ -158,7 +158,7 @@ def test_what_else_lies_in_a_folder_is_nobodys_to_remove(world: World, plane: Pl
     assert plane.requests == 0
 
 
-ENROLLED = Enrolled("0" * 32, "default", "fleet-1", "repo/")
+ENROLLED = EnrolResponse("0" * 32, "default", "fleet-1", "repo/")
 
 
 def said(**changes: Any) -> Reply:
@@ -208,7 +208,7 @@ def test_whatever_a_server_answers_no_device_is_half_enrolled(world: World, plan
     plane.replies["/device/enrol"], why = ATTACKS[attack]
     with pytest.raises(WorkError, match=why):
         joined(world, plane)
-    assert held(state) == {IDENTITY}
+    assert held(state) == {IDENTITY_KEY_FILE}
     plane.replies.clear()
     joined(world, plane)
 
@@ -217,7 +217,7 @@ def test_the_answer_that_the_attacks_change_is_a_good_one(world: World, plane: P
     (world.path / "device").mkdir()
     said.__dict__["name"] = own_id(world.path / "device")
     plane.replies["/device/enrol"] = said()
-    assert joined(world, plane).url == f"{plane.url}repo/"
+    assert joined(world, plane).repository_url == f"{plane.url}repo/"
 
 
 def test_a_server_that_never_ends_is_not_waited_for(
@@ -235,12 +235,12 @@ def test_a_server_that_never_ends_is_not_waited_for(
 
     ended = threading.Event()
     monkeypatch.setattr(
-        control_plane_client.send,
+        control_plane_client.send_http,
         "__kwdefaults__",
-        {**(control_plane_client.send.__kwdefaults__ or {}), "patience_s": 0.3},
+        {**(control_plane_client.send_http.__kwdefaults__ or {}), "patience_s": 0.3},
     )
     plane.replies["/device/enrol"] = drip
-    with pytest.raises(control_plane_client.UnansweredError, match="too slow"):
+    with pytest.raises(control_plane_client.ServerUnavailableError, match="too slow"):
         joined(world, plane)
     ended.set()
 
@@ -260,31 +260,33 @@ def test_what_is_wrong_is_said_before_anybody_is_asked(
 ) -> None:
     right = {"server": plane.url, "token": "t", "root": root_of(world)}
     with pytest.raises(EdgewrightError, match=why):
-        enrol_at(world.path / "device", **(right | given))
+        enrol_at_server(world.path / "device", **(right | given))
     assert plane.requests == 0
 
 
 def test_a_fleet_that_is_not_the_roots_installs_nothing(world: World, plane: Plane, tmp_path: Path) -> None:
     """A server may name any repository; what is not signed by the root that the device has is not believed."""
     from edgewright.trust.keys.signing_keys import KeyFolder
-    from edgewright.trust.repository.bootstrap import found
-    from edgewright.trust.storage.storage import LocalStore
+    from edgewright.trust.repository.bootstrap import create_repository
+    from edgewright.trust.storage.storage import LocalStorage
 
     world.publish("1.0.0", 1.0)
     world.start("1.0.0")
     other = tmp_path / "other"
-    keys = KeyFolder(other / "keys", world.keys.ask)
+    keys = KeyFolder(other / "keys", world.keys.ask_passphrase)
     (other / "repo").mkdir(parents=True)
-    found(LocalStore(other / "repo"), keys, passphrase=keys.ask(""), bits=2, now=world.clock)
+    create_repository(
+        LocalStorage(other / "repo"), keys, passphrase=keys.ask_passphrase(""), bits=2, now=world.clock
+    )
     plane.offers["t"] = {"device_class": "default", "repository": world.url}
     given: dict[str, Any] = {
         "server": plane.url,
         "token": "t",
         "root": (other / "repo/metadata/1.root.json").read_bytes(),
     }
-    enrol_at(world.path / "device", **given)
+    enrol_at_server(world.path / "device", **given)
     agent = world.agent()
-    record = agent.check()
+    record = agent.check_for_update()
     assert record.last_refusal is not None
     assert record.last_refusal.code in ("tampered", "unsigned")
     assert (agent.status()["version"], answer(agent)) == (None, None)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.model.guard import GuardRules, InputRule
-from edgewright.contract.model.signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import ModelSignature, TensorSpec
 from edgewright.device.guard import Guard, Rejection
 
-CONTRACT = InputContract(
+CONTRACT = ModelSignature(
     inputs=(TensorSpec("x", "float32", ("batch", 4), 0.0, 1.0), TensorSpec("n", "int64", (1,))),
     outputs=(TensorSpec("y", "float32", ("batch", 2)),),
 )
@@ -30,7 +30,7 @@ def x(*values: float) -> dict[str, NDArray[Any]]:
 
 
 def test_what_keeps_the_contract_passes_untouched() -> None:
-    assert guard().admit(GOOD) is GOOD
+    assert guard().check_inputs(GOOD) is GOOD
 
 
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
@@ -51,14 +51,14 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_breaks_it_is_rejected_with_the_reason(broken: str) -> None:
     feed, check = BROKEN[broken]
     some = guard()
-    found = some.admit(feed)
+    found = some.check_inputs(feed)
     assert isinstance(found, Rejection)
     assert (found.check, bool(found.reason)) == (check, True)
     assert sum(some.counts.values()) == 1
 
 
 def admitted(some: Guard, feed: dict[str, NDArray[Any]]) -> list[float]:
-    found = some.admit(feed)
+    found = some.check_inputs(feed)
     assert not isinstance(found, Rejection)
     return [float(value) for value in found["x"].reshape(-1)]
 
@@ -73,58 +73,60 @@ def test_rules_mend_what_they_may() -> None:
 
 def test_what_is_mended_is_not_the_callers_array() -> None:
     feed = x(-1, 0.5, 2, 1)
-    guard(InputRule("range", "clamp")).admit(feed)
+    guard(InputRule("range", "clamp")).check_inputs(feed)
     assert feed["x"].tolist() == [[-1, 0.5, 2, 1]]
 
 
 def test_a_fill_outside_of_the_range_is_rejected_in_turn() -> None:
-    found = guard(InputRule("not finite", "impute", fill=7.0)).admit(x(math.nan, 0, 1, 1))
+    found = guard(InputRule("not finite", "impute", fill=7.0)).check_inputs(x(math.nan, 0, 1, 1))
     assert isinstance(found, Rejection)
     assert found.check == "range"
 
 
 def test_a_stuck_sensor_is_found_and_a_live_one_is_not() -> None:
-    some = guard(InputRule("stuck", "reject", input="x", patience=3))
+    some = guard(InputRule("stuck", "reject", input="x", max_repeats=3))
     for _ in range(3):
-        assert not isinstance(some.admit(GOOD), Rejection)
-    found = some.admit(GOOD)
+        assert not isinstance(some.check_inputs(GOOD), Rejection)
+    found = some.check_inputs(GOOD)
     assert isinstance(found, Rejection)
     assert found.check == "stuck"
-    assert not isinstance(some.admit(x(0.4, 0.3, 0.2, 0.1)), Rejection)  # the same ends, other values
+    assert not isinstance(some.check_inputs(x(0.4, 0.3, 0.2, 0.1)), Rejection)  # the same ends, other values
     for number in range(20):
-        assert not isinstance(some.admit(x(0.4, 0.3, number / 20, 0.1)), Rejection)
+        assert not isinstance(some.check_inputs(x(0.4, 0.3, number / 20, 0.1)), Rejection)
 
 
 def test_a_dead_sensor_is_found() -> None:
     some = guard(InputRule("dead", "reject"))
-    assert isinstance(some.admit(x(0.5, 0.5, 0.5, 0.5)), Rejection)
-    assert not isinstance(some.admit(GOOD), Rejection)
+    assert isinstance(some.check_inputs(x(0.5, 0.5, 0.5, 0.5)), Rejection)
+    assert not isinstance(some.check_inputs(GOOD), Rejection)
     counting = guard(InputRule("dead", "count"))
-    assert not isinstance(counting.admit(x(0.5, 0.5, 0.5, 0.5)), Rejection)
+    assert not isinstance(counting.check_inputs(x(0.5, 0.5, 0.5, 0.5)), Rejection)
     assert counting.counts["dead", "x"] == 1
 
 
 def test_more_inputs_than_allowed_are_rejected_until_the_second_is_over() -> None:
     now = [0.0]
-    some = Guard(CONTRACT, GuardRules(inputs=(InputRule("rate", "reject", most_per_s=5.0),)), clock=lambda: now[0])
-    found = [isinstance(some.admit(GOOD), Rejection) for _ in range(7)]
+    some = Guard(
+        CONTRACT, GuardRules(inputs=(InputRule("rate", "reject", max_per_second=5.0),)), clock=lambda: now[0]
+    )
+    found = [isinstance(some.check_inputs(GOOD), Rejection) for _ in range(7)]
     assert found == [False] * 5 + [True] * 2
     now[0] = 1.0
-    assert not isinstance(some.admit(GOOD), Rejection)
+    assert not isinstance(some.check_inputs(GOOD), Rejection)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 5.0])
 def test_an_output_that_must_not_leave_is_held(value: float) -> None:
     some = guard(output_low=0.0, output_high=1.0)
-    found = some.release([np.array([[0.5, value]], np.float32)])
+    found = some.check_outputs([np.array([[0.5, value]], np.float32)])
     assert found is not None
     assert found.check == "output"
-    assert some.release([np.array([[0.5, 1.0]], np.float32)]) is None
+    assert some.check_outputs([np.array([[0.5, 1.0]], np.float32)]) is None
 
 
 def test_fields_that_must_not_be_stored_are_dropped_or_redacted() -> None:
     some = guard(drop=("name",), redact=("place",))
-    assert some.storable({"name": "x", "place": "y", "speed": 3}) == {"place": True, "speed": 3}
+    assert some.filter_fields({"name": "x", "place": "y", "speed": 3}) == {"place": True, "speed": 3}
 
 
 @pytest.mark.parametrize(
@@ -147,6 +149,6 @@ def test_a_rule_that_cannot_be_kept_is_none(rule: dict[str, Any]) -> None:
 def test_whatever_comes_only_what_keeps_the_contract_reaches_the_model(values: list[float]) -> None:
     clamps = guard(InputRule("range", "clamp"), InputRule("not finite", "impute", fill=0.5))
     for some in (guard(), clamps):
-        found = some.admit(x(*values))
+        found = some.check_inputs(x(*values))
         if not isinstance(found, Rejection):
             assert ((found["x"] >= 0) & (found["x"] <= 1)).all()

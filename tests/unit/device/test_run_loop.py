@@ -4,7 +4,7 @@ import threading
 from typing import Any
 
 from edgewright.contract.errors import WorkError
-from edgewright.device.run_loop import keep_up
+from edgewright.device.run_loop import run_forever
 
 
 class Settings:
@@ -45,7 +45,7 @@ class Ended(threading.Event):
 
 
 def kept(pretender: Pretender, after: float, **more: float) -> list[str]:
-    keep_up(pretender, Ended(pretender, after), clock=lambda: pretender.at, **more)  # type: ignore[arg-type]
+    run_forever(pretender, Ended(pretender, after), clock=lambda: pretender.at, **more)  # type: ignore[arg-type]
     return pretender.calls
 
 

@@ -7,20 +7,20 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgewright.contract.alert import AlertRule, Reading
-from edgewright.contract.model.reference_profile import Profile, Signal
-from edgewright.fleet.alert_rules import judge
-from edgewright.fleet.cohort_drift import Collected, disjoint, judged, readings
+from edgewright.contract.alert import AlertRule, MetricReading
+from edgewright.contract.model.reference_profile import ReferenceProfile, ReferenceSignal
+from edgewright.fleet.alert_rules import evaluate_rules
+from edgewright.fleet.cohort_drift import CohortSums, assess_cohorts, cohort_readings, disjoint_cohorts
 
 SHARES = np.full(16, 1 / 16)
 EDGES = tuple(np.linspace(-1, 1, 15).tolist())
 SURE = tuple(np.linspace(0.1, 0.9, 9).tolist())
-PROFILE = Profile(
+PROFILE = ReferenceProfile(
     "x",
     4,
     (
-        Signal("mean", EDGES, (*[400] * 16, 0)),
-        Signal("confidence", SURE, (*[640] * 10, 0)),
+        ReferenceSignal("mean", EDGES, (*[400] * 16, 0)),
+        ReferenceSignal("confidence", SURE, (*[640] * 10, 0)),
     ),
 )
 NOISE = 20.0
@@ -35,7 +35,7 @@ def cohort(
     devices: int = 40,
     subgroup: dict[str, str] | None = None,
     **more: Any,
-) -> Collected:
+) -> CohortSums:
     shares = SHARES.copy()
     shares[:8] -= moved / 8
     shares[8:] += moved / 8
@@ -65,12 +65,12 @@ def cohort(
         "sums": sums,
         "subgroup": subgroup if subgroup is not None else {"site": str(number)},
     }
-    return Collected(**(said | more))
+    return CohortSums(**(said | more))
 
 
-def told(cohorts: list[Collected]) -> dict[str, Reading]:
-    found = readings(PROFILE, cohorts, device_class="camera", release="r", at_s=5.0)
-    assert {(each.device_class, each.at_s) for each in found} == {("camera", 5.0)}
+def told(cohorts: list[CohortSums]) -> dict[str, MetricReading]:
+    found = cohort_readings(PROFILE, cohorts, device_class="camera", release="r", at=5.0)
+    assert {(each.device_class, each.at) for each in found} == {("camera", 5.0)}
     return {each.metric: each for each in found}
 
 
@@ -82,14 +82,14 @@ def test_a_fleet_that_moved_is_far_above_the_level_and_one_that_stayed_below() -
     assert stayed["drift.mean"].value is not None
     assert stayed["drift.mean"].value < 1.3
     assert (stayed["power.mean"].value or 0) > 0.9
-    assert "no shift" in stayed["drift.mean"].why
+    assert "no shift" in stayed["drift.mean"].reason
 
 
 def test_the_level_is_that_of_the_verdict() -> None:
     random = np.random.default_rng(1)
     for moved in (0.0, 0.02, 0.04):
         cohorts = [cohort(random, n, moved=moved) for n in range(40)]
-        verdict = judged(PROFILE, cohorts, release="r", size=0.05, alpha=0.05)["signals"]["mean"]["verdict"]
+        verdict = assess_cohorts(PROFILE, cohorts, release="r", size=0.05, alpha=0.05)["signals"]["mean"]["verdict"]
         value = told(cohorts)["drift.mean"].value
         assert (verdict == "drift") == (value is not None and value >= -math.log10(0.05))
 
@@ -97,14 +97,14 @@ def test_the_level_is_that_of_the_verdict() -> None:
 def test_too_few_devices_say_nothing_and_so_end_no_alert() -> None:
     random = np.random.default_rng(2)
     rule = AlertRule("moved", "drift.mean", above=1.3)
-    states, events = judge([rule], {}, told([cohort(random, n, moved=0.08) for n in range(24)]).values())
+    states, events = evaluate_rules([rule], {}, told([cohort(random, n, moved=0.08) for n in range(24)]).values())
     assert [event.kind for event in events] == ["fired"]
     few = told([cohort(random, n) for n in range(6)])
     assert few["drift.mean"].value is None
-    assert "too few" in few["drift.mean"].why
+    assert "too few" in few["drift.mean"].reason
     assert few["power.mean"].value == 0.0
-    later = [msgspec.structs.replace(each, at_s=99.0) for each in few.values()]
-    assert judge([rule], states, later)[1] == []
+    later = [msgspec.structs.replace(each, at=99.0) for each in few.values()]
+    assert evaluate_rules([rule], states, later)[1] == []
 
 
 def test_an_outcome_is_by_how_much_a_subgroup_surely_fares_worse() -> None:
@@ -117,7 +117,7 @@ def test_an_outcome_is_by_how_much_a_subgroup_surely_fares_worse() -> None:
     alike = [cohort(random, n, subgroup={"site": "ab"[n % 2]}) for n in range(16)]
     assert (told(alike)["outcome.wrong"].value or 0) < 0.02
     alone = told([cohort(random, n, subgroup={}) for n in range(16)])["outcome.wrong"]
-    assert (alone.value, alone.why) == (None, "there are no two subgroups to compare")
+    assert (alone.value, alone.reason) == (None, "there are no two subgroups to compare")
 
 
 def test_levels_are_told_with_the_noise_taken_off() -> None:
@@ -149,6 +149,6 @@ def test_no_two_cohorts_share_a_device() -> None:
     sites = [cohort(random, 2 + n, subgroup={"site": str(n)}) for n in range(3)]
     boards = [cohort(random, 5 + n, subgroup={"board": str(n)}) for n in range(2)]
     again = cohort(random, 9, subgroup={"site": "1"})
-    found = disjoint([old, whole, *sites, *boards, again])
+    found = disjoint_cohorts([old, whole, *sites, *boards, again])
     assert [each.query for each in found] == ["q2", "q9", "q4"]
-    assert disjoint([]) == []
+    assert disjoint_cohorts([]) == []

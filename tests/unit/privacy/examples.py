@@ -5,50 +5,50 @@ from typing import Any
 
 import msgspec
 
-from edgewright.contract.query.query import Counted, Query, Template, digest_of
-from edgewright.contract.timestamps import time_of
+from edgewright.contract.query.query import CountedSignal, Query, QueryTemplate, record_digest
+from edgewright.contract.timestamps import parse_iso8601
 from edgewright.privacy.accountant import cost_of
-from edgewright.privacy.private_sum import span_of
+from edgewright.privacy.private_sum import query_sum_range
 
-HISTOGRAM = Template(
+HISTOGRAM = QueryTemplate(
     name="inputs",
     kind="histogram",
     device_class="camera",
-    signals=(Counted("mean", 4), Counted("confidence", 4)),
+    signals=(CountedSignal("mean", 4), CountedSignal("confidence", 4)),
     clip=4.0,
-    norm=6.0,
-    least_noise=0.1,
+    max_norm=6.0,
+    min_noise=0.1,
     min_cohort=8,
-    dearest_rho=50.0,
-    every_s=3600.0,
-    expires="2027-01-01",
+    max_rho=50.0,
+    min_interval_seconds=3600.0,
+    expires_at="2027-01-01",
 )
-VECTOR = Template(
+VECTOR = QueryTemplate(
     name="update",
     kind="vector",
     device_class="camera",
     model="digits",
-    length=24,
+    vector_length=24,
     clip=1.0,
-    least_noise=0.01,
+    min_noise=0.01,
     min_cohort=8,
-    dearest_rho=50.0,
-    every_s=3600.0,
-    expires="2027-01-01",
+    max_rho=50.0,
+    min_interval_seconds=3600.0,
+    expires_at="2027-01-01",
 )
-NOW_S = time_of("2026-06-02T12:00:00").timestamp()
+NOW_S = parse_iso8601("2026-06-02T12:00:00").timestamp()
 
 
-def template_like(template: Template, **changes: Any) -> Template:
+def template_like(template: QueryTemplate, **changes: Any) -> QueryTemplate:
     return msgspec.structs.replace(template, **changes)
 
 
-def query_of(template: Template, number: int = 0, **changes: Any) -> Query:
+def query_of(template: QueryTemplate, number: int = 0, **changes: Any) -> Query:
     """A query that keeps its template, with the bits and the cost that it has, unless they are given."""
     asked: dict[str, Any] = {
         "id": f"q{number}",
         "template": template.name,
-        "template_digest": digest_of(template),
+        "template_digest": record_digest(template),
         "window_start": "2026-06-01",
         "window_end": "2026-06-02",
         "deadline": "2026-06-20",
@@ -65,5 +65,5 @@ def query_of(template: Template, number: int = 0, **changes: Any) -> Query:
     if "rho" not in changes:
         query = msgspec.structs.replace(query, rho=cost_of(query, template).rho)
     if "bits" not in changes:
-        query = msgspec.structs.replace(query, bits=span_of(query, template).bits)
+        query = msgspec.structs.replace(query, bits=query_sum_range(query, template).bits)
     return query

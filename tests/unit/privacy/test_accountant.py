@@ -20,27 +20,27 @@ from tests.unit.privacy.examples import HISTOGRAM, VECTOR, query_of, template_li
 from tests.unit.privacy.test_noise import exact
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.query.query import Limits, Noise
+from edgewright.contract.query.query import DeviceQueryLimits, NoiseKind
 from edgewright.privacy.accountant import (
     Sensitivity,
     cost_of,
+    counted_noise_shares,
     epsilon_of,
-    excess,
     gaussian_rho,
     rho_of,
     sensitivity_of,
-    shares_of,
     skellam_rho,
-    understated,
+    sum_divergence,
+    understated_cost,
 )
-from edgewright.privacy.query_calibration import instantiate, price, sigma_for
+from edgewright.privacy.query_calibration import calibrate_sigma, fill_template, query_cost
 
 dp.enable_features("contrib")
 
 DELTA = 1e-6
 
 
-def pmf(noise: Noise, sigma: float, shares: int) -> NDArray[np.float64]:
+def pmf(noise: NoiseKind, sigma: float, shares: int) -> NDArray[np.float64]:
     """Probabilities of a sum of independent noise, about its middle."""
     half = math.ceil(14 * sigma) + 20
     one = exact(noise, sigma, np.arange(-half, half + 1))
@@ -116,7 +116,7 @@ def test_one_discrete_gaussian_costs_no_less_than_dp_accounting_s_loss_distribut
 
 @pytest.mark.parametrize("shares", [2, 5, 30])
 @pytest.mark.parametrize("noise", ["gaussian", "skellam"])
-def test_a_sum_of_noise_costs_no_less_than_its_exact_loss_distribution(noise: Noise, shares: int) -> None:
+def test_a_sum_of_noise_costs_no_less_than_its_exact_loss_distribution(noise: NoiseKind, shares: int) -> None:
     sigma, moved = 1.5, 3
     total = pmf(noise, sigma, shares)
     below = {index: float(total[index]) for index in range(total.size) if total[index] > 1e-40}
@@ -135,7 +135,9 @@ def test_a_sum_of_noise_costs_no_less_than_its_exact_loss_distribution(noise: No
     ("noise", "sigma"),
     [("gaussian", 0.5), ("gaussian", 0.7), ("gaussian", 1.5), ("skellam", 1.0), ("skellam", 1.5)],
 )
-def test_no_divergence_is_above_what_the_bounds_say(noise: Noise, sigma: float, shares: int, order: int) -> None:
+def test_no_divergence_is_above_what_the_bounds_say(
+    noise: NoiseKind, sigma: float, shares: int, order: int
+) -> None:
     # Below the floor of 1.5 as well, where the terms that make up for the sum are not negligible.
     total = pmf(noise, sigma, shares)
     bound = gaussian_rho if noise == "gaussian" else skellam_rho
@@ -154,10 +156,12 @@ def test_the_bound_of_sums_is_needed_below_the_floor() -> None:
 
 
 def test_the_term_of_sums_has_its_published_size() -> None:
-    assert round(1e6 * excess(1.0, 1000)) == 573
-    assert round(1e6 * excess(1.5, 1000), 3) == 0.002
-    assert excess(1.0, 1) == 0
-    assert excess(1.0, 5000) >= 10 * math.fsum(math.exp(-2 * math.pi**2 * k / (k + 1)) for k in range(1, 5000))
+    assert round(1e6 * sum_divergence(1.0, 1000)) == 573
+    assert round(1e6 * sum_divergence(1.5, 1000), 3) == 0.002
+    assert sum_divergence(1.0, 1) == 0
+    assert sum_divergence(1.0, 5000) >= 10 * math.fsum(
+        math.exp(-2 * math.pi**2 * k / (k + 1)) for k in range(1, 5000)
+    )
 
 
 @pytest.mark.parametrize("shares", [10, 100])
@@ -193,12 +197,12 @@ def test_it_is_no_cheaper_than_the_published_accounting_at_any_order(shares: int
 
 def test_the_own_noise_alone_is_dearer_and_colluders_cost() -> None:
     cost = cost_of(query_of(HISTOGRAM), HISTOGRAM)
-    assert cost.rho_own == pytest.approx(8 * cost.rho, rel=1e-6)
-    assert cost.epsilon_own > cost.epsilon
+    assert cost.local_rho == pytest.approx(8 * cost.rho, rel=1e-6)
+    assert cost.local_epsilon > cost.epsilon
     colluding = template_like(HISTOGRAM, colluders=4)
     assert cost_of(query_of(colluding), colluding).rho == pytest.approx(2 * cost.rho, rel=1e-6)
     vouched = template_like(HISTOGRAM, vouched=3, colluders=1)
-    assert shares_of(query_of(vouched, cohort=12), vouched) == 3
+    assert counted_noise_shares(query_of(vouched, cohort=12), vouched) == 3
     assert math.isinf(rho_of(query_of(HISTOGRAM), HISTOGRAM, 0))
 
 
@@ -206,56 +210,58 @@ def test_the_sampler_s_error_enters_delta() -> None:
     cost = cost_of(query_of(VECTOR), VECTOR)
     assert VECTOR.delta < cost.delta < VECTOR.delta * (1 + 1e-4)
     long = template_like(VECTOR, length=1 << 25, min_cohort=50_000, delta=1e-9, dearest_rho=1e9)
-    reason = understated(query_of(long, sigma=4000.0, scale=1000.0, cohort=50_000, largest=50_000, bits=32), long)
+    reason = understated_cost(
+        query_of(long, sigma=4000.0, scale=1000.0, cohort=50_000, largest=50_000, bits=32), long
+    )
     assert "sampler" in str(reason)
 
 
 def test_a_claim_below_the_cost_is_found() -> None:
     query = query_of(HISTOGRAM)
-    assert understated(query, HISTOGRAM) is None
-    assert "claims" in str(understated(query_of(HISTOGRAM, rho=0.999 * query.rho), HISTOGRAM))
+    assert understated_cost(query, HISTOGRAM) is None
+    assert "claims" in str(understated_cost(query_of(HISTOGRAM, rho=0.999 * query.rho), HISTOGRAM))
 
 
 @pytest.mark.parametrize("noise", ["gaussian", "skellam"])
 @pytest.mark.parametrize("epsilon", [0.5, 2.0, 8.0])
-def test_the_sigma_for_an_epsilon_is_the_least_one(noise: Noise, epsilon: float) -> None:
+def test_the_sigma_for_an_epsilon_is_the_least_one(noise: NoiseKind, epsilon: float) -> None:
     template = template_like(VECTOR, noise=noise)
-    sigma = sigma_for(query_of(template), template, epsilon)
+    sigma = calibrate_sigma(query_of(template), template, epsilon)
     assert cost_of(query_of(template, sigma=sigma), template).epsilon <= epsilon
     assert cost_of(query_of(template, sigma=0.999 * sigma), template).epsilon > epsilon
 
 
 def test_an_epsilon_that_no_noise_gives_is_refused() -> None:
     with pytest.raises(InputError, match="takes more noise"):
-        sigma_for(query_of(VECTOR, scale=5000.0, sigma=60.0, bits=32), VECTOR, 0.01)
+        calibrate_sigma(query_of(VECTOR, scale=5000.0, sigma=60.0, bits=32), VECTOR, 0.01)
 
 
 def test_a_price_is_never_above_what_devices_compute() -> None:
-    limits = Limits(least_cohort=8, rho_per_period=1.0)
-    query = instantiate(query_of(VECTOR), VECTOR, epsilon=1.0)
-    asked = price(query, VECTOR, limits)
+    limits = DeviceQueryLimits(min_cohort=8, rho_per_period=1.0)
+    query = fill_template(query_of(VECTOR), VECTOR, epsilon=1.0)
+    asked = query_cost(query, VECTOR, limits)
     assert asked.cost == cost_of(query, VECTOR)
     assert asked.epsilon <= asked.cost.epsilon <= 1.0
-    assert asked.epsilon_own <= asked.cost.epsilon_own
-    assert asked.sum_sd == pytest.approx(math.sqrt(8) * query.sigma / query.scale)
-    assert asked.after_years[1] < asked.after_years[5] < asked.after_years[10]
+    assert asked.local_epsilon <= asked.cost.local_epsilon
+    assert asked.noise_sd == pytest.approx(math.sqrt(8) * query.sigma / query.scale)
+    assert asked.epsilon_after_years[1] < asked.epsilon_after_years[5] < asked.epsilon_after_years[10]
 
 
 def test_what_devices_would_refuse_has_no_price() -> None:
     with pytest.raises(InputError, match="would refuse"):
-        price(query_of(VECTOR, rho=1e-3), VECTOR, Limits(least_cohort=8))
+        query_cost(query_of(VECTOR, rho=1e-3), VECTOR, DeviceQueryLimits(min_cohort=8))
 
 
 def test_sensitivities_are_the_clip_s() -> None:
     plain = template_like(HISTOGRAM, norm=0.0)
     sensitivity = sensitivity_of(query_of(plain, scale=2.5), plain)
-    assert (sensitivity.squared, sensitivity.l1) == (
+    assert (sensitivity.l2_squared, sensitivity.l1) == (
         math.floor(200 + 8 / 4 + math.sqrt(200) + math.sqrt(8) / 2),
         2 * 10 + 8,
     )
     # A norm counts where it is below what the clips of both signals give.
     tight = template_like(HISTOGRAM, norm=5.0)
-    assert sensitivity_of(query_of(tight), tight).squared == math.floor(25 + 2 + 5 + math.sqrt(8) / 2)
-    assert sensitivity_of(query_of(HISTOGRAM), HISTOGRAM).squared == math.floor(
+    assert sensitivity_of(query_of(tight), tight).l2_squared == math.floor(25 + 2 + 5 + math.sqrt(8) / 2)
+    assert sensitivity_of(query_of(HISTOGRAM), HISTOGRAM).l2_squared == math.floor(
         32 + 2 + math.sqrt(32) + math.sqrt(8) / 2
     )

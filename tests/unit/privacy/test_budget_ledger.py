@@ -10,13 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.privacy.examples import HISTOGRAM, NOW_S, query_of, template_like
 
-from edgewright.contract.query.query import Limits, Query
+from edgewright.contract.query.query import DeviceQueryLimits, Query
 from edgewright.contract.refusal import Refusal, RefusedError
-from edgewright.device.filesystem import Files
+from edgewright.device.filesystem import FileSystem
 from edgewright.device.queries.ledger_file import LedgerFile
-from edgewright.privacy.budget_ledger import Ledger, answered, debit, growth, spent
+from edgewright.privacy.budget_ledger import (
+    PrivacyLedger,
+    debit_budget,
+    epsilon_after_years,
+    find_answer,
+    spent_in_period,
+)
 
-LIMITS = Limits(least_cohort=8, rho_per_period=1.0, period_s=10 * 86400.0, most_queries=50)
+LIMITS = DeviceQueryLimits(min_cohort=8, rho_per_period=1.0, period_seconds=10 * 86400.0, max_queries=50)
 # A quarter of the budget each, at any time.
 TEMPLATE = template_like(HISTOGRAM, norm=0.0, every_s=1.0)
 HOUR = 3600.0
@@ -27,16 +33,18 @@ def quarter(number: int = 0, **changes: Any) -> Query:
     return query_of(TEMPLATE, number, sigma=math.sqrt(41) / 2 * 1.0001, **changes)
 
 
-def debited(ledger: Ledger, number: int, now_s: float, limits: Limits = LIMITS) -> Ledger | Refusal:
-    return debit(ledger, quarter(number), TEMPLATE, limits, answer=b"%d" % number, now_s=now_s)
+def debited(
+    ledger: PrivacyLedger, number: int, now_s: float, limits: DeviceQueryLimits = LIMITS
+) -> PrivacyLedger | Refusal:
+    return debit_budget(ledger, quarter(number), TEMPLATE, limits, answer=b"%d" % number, now=now_s)
 
 
-def kept(after: Ledger | Refusal) -> Ledger:
-    assert isinstance(after, Ledger), after
+def kept(after: PrivacyLedger | Refusal) -> PrivacyLedger:
+    assert isinstance(after, PrivacyLedger), after
     return after
 
 
-def refused(after: Ledger | Refusal, code: str, reason: str) -> None:
+def refused(after: PrivacyLedger | Refusal, code: str, reason: str) -> None:
     assert isinstance(after, Refusal)
     assert after.code == code
     assert reason in after.reason
@@ -48,23 +56,23 @@ def test_the_example_costs_a_quarter() -> None:
 
 
 def test_a_fifth_quarter_is_refused_until_the_first_is_a_period_ago() -> None:
-    ledger = Ledger()
+    ledger = PrivacyLedger()
     for number in range(4):
         ledger = kept(debited(ledger, number, NOW_S + number * HOUR))
-    assert spent(ledger, LIMITS, NOW_S + 4 * HOUR) == pytest.approx(1, rel=1e-3)
+    assert spent_in_period(ledger, LIMITS, NOW_S + 4 * HOUR) == pytest.approx(1, rel=1e-3)
     refused(debited(ledger, 4, NOW_S + 4 * HOUR), "budget", "10 days there is left")
     refused(debited(ledger, 4, NOW_S + 10 * 86400 - 1), "budget", "left")
     after = kept(debited(ledger, 4, NOW_S + 10 * 86400 + 1))
     refused(debited(after, 5, NOW_S + 10 * 86400 + 2), "budget", "left")
-    assert after.rho_ever == pytest.approx(1.25, rel=1e-3)
-    assert (after.count_ever, len(after.entries)) == (5, 5)
+    assert after.total_rho == pytest.approx(1.25, rel=1e-3)
+    assert (after.total_answers, len(after.answers)) == (5, 5)
 
 
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.floats(-3 * 86400, 6 * 86400), st.floats(4.0, 60.0)), max_size=30))
 def test_no_stretch_of_a_period_ever_costs_more_than_the_budget(asked: list[tuple[float, float]]) -> None:
-    ledger, clock, told = Ledger(), NOW_S, []
-    limits = msgspec.structs.replace(LIMITS, period_s=4 * 86400.0)
+    ledger, clock, told = PrivacyLedger(), NOW_S, []
+    limits = msgspec.structs.replace(LIMITS, period_seconds=4 * 86400.0)
     for number, (step, sigma) in enumerate(asked):
         clock += step
         # Each of a template of its own, so that the budget alone refuses.
@@ -72,53 +80,53 @@ def test_no_stretch_of_a_period_ever_costs_more_than_the_budget(asked: list[tupl
         query = query_of(
             template, number, sigma=sigma, deadline="2029-01-01", window_start="2020-01-01", window_end="2020-01-02"
         )
-        after = debit(ledger, query, template, limits, answer=b"", now_s=clock)
-        if isinstance(after, Ledger):
-            assert after.seen_s >= max(clock, ledger.seen_s)
-            told.append((after.seen_s, query.rho))
+        after = debit_budget(ledger, query, template, limits, answer=b"", now=clock)
+        if isinstance(after, PrivacyLedger):
+            assert after.latest_seen_at >= max(clock, ledger.latest_seen_at)
+            told.append((after.latest_seen_at, query.rho))
             ledger = after
     for start, _ in told:
-        within = math.fsum(rho for when, rho in told if start <= when < start + limits.period_s)
+        within = math.fsum(rho for when, rho in told if start <= when < start + limits.period_seconds)
         assert within <= limits.rho_per_period * (1 + 1e-9)
-    assert ledger.rho_ever == pytest.approx(math.fsum(rho for _, rho in told))
+    assert ledger.total_rho == pytest.approx(math.fsum(rho for _, rho in told))
 
 
 def test_a_clock_that_is_set_back_frees_nothing() -> None:
-    ledger = Ledger()
+    ledger = PrivacyLedger()
     for number in range(4):
         ledger = kept(debited(ledger, number, NOW_S + number * HOUR))
     # Of another template, which was not answered just now.
     other = template_like(TEMPLATE, name="other")
     query = query_of(other, 9, sigma=quarter().sigma, window_start="2020-01-01", window_end="2020-01-02")
     for back in (HOUR, 8 * 86400.0):
-        refused(debit(ledger, query, other, LIMITS, answer=b"", now_s=NOW_S - back), "budget", "left")
-        assert spent(ledger, LIMITS, NOW_S - back) == pytest.approx(1, rel=1e-3)
+        refused(debit_budget(ledger, query, other, LIMITS, answer=b"", now=NOW_S - back), "budget", "left")
+        assert spent_in_period(ledger, LIMITS, NOW_S - back) == pytest.approx(1, rel=1e-3)
 
 
 def test_the_same_answer_is_sent_again_for_nothing_and_another_never() -> None:
-    ledger = kept(debited(Ledger(), 0, NOW_S))
+    ledger = kept(debited(PrivacyLedger(), 0, NOW_S))
     assert debited(ledger, 0, NOW_S + 30 * HOUR) is ledger
     refused(
-        debit(ledger, quarter(), TEMPLATE, LIMITS, answer=b"noised afresh", now_s=NOW_S + HOUR),
+        debit_budget(ledger, quarter(), TEMPLATE, LIMITS, answer=b"noised afresh", now=NOW_S + HOUR),
         "policy",
         "answered",
     )
     # Nor does a changed question under the same name get another one.
     changed = quarter(0, deadline="2026-06-19")
-    refused(debit(ledger, changed, TEMPLATE, LIMITS, answer=b"0", now_s=NOW_S + HOUR), "policy", "answered")
-    found = answered(ledger, quarter())
+    refused(debit_budget(ledger, changed, TEMPLATE, LIMITS, answer=b"0", now=NOW_S + HOUR), "policy", "answered")
+    found = find_answer(ledger, quarter())
     assert found is not None
-    assert (found.query, found.counted, found.cohort) == ("q0", ("mean", "confidence"), 8)
-    assert 0 < found.epsilon < found.epsilon_own
-    assert answered(ledger, quarter(1)) is None
+    assert (found.query_id, found.summed, found.min_cohort) == ("q0", ("mean", "confidence"), 8)
+    assert 0 < found.epsilon < found.local_epsilon
+    assert find_answer(ledger, quarter(1)) is None
 
 
 def test_the_cost_is_what_it_is_and_not_what_is_claimed() -> None:
     cheap = msgspec.structs.replace(quarter(), rho=0.01)
-    refused(debit(Ledger(), cheap, TEMPLATE, LIMITS, answer=b"", now_s=NOW_S), "policy", "claims")
+    refused(debit_budget(PrivacyLedger(), cheap, TEMPLATE, LIMITS, answer=b"", now=NOW_S), "policy", "claims")
     dear = msgspec.structs.replace(quarter(), rho=0.9)
-    after = kept(debit(Ledger(), dear, TEMPLATE, LIMITS, answer=b"", now_s=NOW_S))
-    assert after.rho_ever == pytest.approx(0.25, rel=1e-3)
+    after = kept(debit_budget(PrivacyLedger(), dear, TEMPLATE, LIMITS, answer=b"", now=NOW_S))
+    assert after.total_rho == pytest.approx(0.25, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -138,46 +146,48 @@ def test_what_is_beyond_the_template_the_limits_or_the_time_is_refused(
     change: dict[str, Any], limits: dict[str, Any], code: str, reason: str
 ) -> None:
     query = msgspec.structs.replace(quarter(), **change)
-    after = debit(Ledger(), query, TEMPLATE, msgspec.structs.replace(LIMITS, **limits), answer=b"", now_s=NOW_S)
+    after = debit_budget(
+        PrivacyLedger(), query, TEMPLATE, msgspec.structs.replace(LIMITS, **limits), answer=b"", now=NOW_S
+    )
     refused(after, code, reason)
 
 
 @pytest.mark.parametrize("now_s", [math.nan, math.inf])
 def test_without_a_time_nothing_is_told(now_s: float) -> None:
-    assert isinstance(debited(Ledger(), 0, now_s), Refusal)
+    assert isinstance(debited(PrivacyLedger(), 0, now_s), Refusal)
 
 
 def test_a_template_is_answered_no_more_often_than_it_says() -> None:
     template = template_like(TEMPLATE, every_s=2 * HOUR)
-    ledger = Ledger()
+    ledger = PrivacyLedger()
     for number, (when, told) in enumerate([(0.0, True), (1.9, False), (2.0, True), (3.0, False), (4.0, True)]):
-        after = debit(
-            ledger, query_of(template, number, sigma=16.0), template, LIMITS, answer=b"", now_s=NOW_S + when * HOUR
+        after = debit_budget(
+            ledger, query_of(template, number, sigma=16.0), template, LIMITS, answer=b"", now=NOW_S + when * HOUR
         )
-        assert isinstance(after, Ledger) is told
-        ledger = after if isinstance(after, Ledger) else ledger
+        assert isinstance(after, PrivacyLedger) is told
+        ledger = after if isinstance(after, PrivacyLedger) else ledger
 
 
 def test_old_entries_are_dropped_but_never_those_of_a_period() -> None:
-    limits = msgspec.structs.replace(LIMITS, rho_per_period=1e6, most_queries=10_000, period_s=700.0)
-    ledger = Ledger()
+    limits = msgspec.structs.replace(LIMITS, rho_per_period=1e6, max_queries=10_000, period_seconds=700.0)
+    ledger = PrivacyLedger()
     for number in range(800):
         query = msgspec.structs.replace(quarter(), id=f"n{number}")
-        ledger = kept(debit(ledger, query, TEMPLATE, limits, answer=b"", now_s=NOW_S + number))
-    assert len(ledger.entries) == 700
-    assert ledger.count_ever == 800
-    assert spent(ledger, limits, NOW_S + 799) == pytest.approx(700 * 0.25, rel=1e-3)
+        ledger = kept(debit_budget(ledger, query, TEMPLATE, limits, answer=b"", now=NOW_S + number))
+    assert len(ledger.answers) == 700
+    assert ledger.total_answers == 800
+    assert spent_in_period(ledger, limits, NOW_S + 799) == pytest.approx(700 * 0.25, rel=1e-3)
     later = msgspec.structs.replace(quarter(), id="later")
-    assert len(kept(debit(ledger, later, TEMPLATE, limits, answer=b"", now_s=NOW_S + 5000)).entries) == 512
+    assert len(kept(debit_budget(ledger, later, TEMPLATE, limits, answer=b"", now=NOW_S + 5000)).answers) == 512
 
 
 def test_epsilon_grows_over_the_years() -> None:
-    figures = [growth(LIMITS, years, 1e-6) for years in (0, 1, 5, 10)]
+    figures = [epsilon_after_years(LIMITS, years, 1e-6) for years in (0, 1, 5, 10)]
     assert figures == sorted(figures)
     assert figures[1] > 3 * figures[0]
 
 
-class BrokenDisk(Files):
+class BrokenDisk(FileSystem):
     """A disk that fails at the n-th write from now on."""
 
     def __init__(self) -> None:
@@ -190,23 +200,23 @@ class BrokenDisk(Files):
         super().write(path, content)
 
 
-def opened(folder: Path, files: Files | None = None) -> LedgerFile:
-    return LedgerFile(folder, files or Files(), LIMITS)
+def opened(folder: Path, files: FileSystem | None = None) -> LedgerFile:
+    return LedgerFile(folder, files or FileSystem(), LIMITS)
 
 
 def test_what_was_debited_is_known_after_a_restart_and_can_be_sent_again(tmp_path: Path) -> None:
     book = opened(tmp_path)
-    assert book.answer(quarter()) is None
-    assert book.debit(quarter(), TEMPLATE, b"the answer", now_s=NOW_S) is None
+    assert book.stored_answer(quarter()) is None
+    assert book.debit(quarter(), TEMPLATE, b"the answer", now=NOW_S) is None
     again = opened(tmp_path)
     assert again.ledger == book.ledger
-    assert again.answer(quarter()) == b"the answer"
-    assert again.debit(quarter(), TEMPLATE, b"the answer", now_s=NOW_S + HOUR) is None
-    assert again.ledger.count_ever == 1
-    assert again.debit(quarter(), TEMPLATE, b"another answer", now_s=NOW_S + HOUR) is not None
-    again.forget_answers()
+    assert again.stored_answer(quarter()) == b"the answer"
+    assert again.debit(quarter(), TEMPLATE, b"the answer", now=NOW_S + HOUR) is None
+    assert again.ledger.total_answers == 1
+    assert again.debit(quarter(), TEMPLATE, b"another answer", now=NOW_S + HOUR) is not None
+    again.delete_answers()
     with pytest.raises(RefusedError, match="the answer is lost"):
-        again.answer(quarter())
+        again.stored_answer(quarter())
 
 
 @pytest.mark.parametrize("name", ["privacy.0", "privacy.1"])
@@ -214,7 +224,7 @@ def test_what_was_debited_is_known_after_a_restart_and_can_be_sent_again(tmp_pat
 def test_one_damaged_copy_loses_nothing(tmp_path: Path, name: str, damage: bytes | None) -> None:
     book = opened(tmp_path)
     for number in range(3):
-        assert book.debit(quarter(number), TEMPLATE, b"%d" % number, now_s=NOW_S + number * HOUR) is None
+        assert book.debit(quarter(number), TEMPLATE, b"%d" % number, now=NOW_S + number * HOUR) is None
     if damage is None:
         (tmp_path / name).unlink()
     else:
@@ -222,13 +232,13 @@ def test_one_damaged_copy_loses_nothing(tmp_path: Path, name: str, damage: bytes
     again = opened(tmp_path)
     assert again.ledger == book.ledger
     # It is mended before anything is sent.
-    assert again.answer(quarter(1)) == b"1"
+    assert again.stored_answer(quarter(1)) == b"1"
     assert (tmp_path / "privacy.0").read_bytes() == (tmp_path / "privacy.1").read_bytes()
 
 
 @pytest.mark.parametrize("damage", ["gone", "rotten", "one gone, one rotten", "swapped for another's"])
 def test_a_lost_ledger_tells_nothing_any_more(tmp_path: Path, damage: str) -> None:
-    assert opened(tmp_path).debit(quarter(), TEMPLATE, b"", now_s=NOW_S) is None
+    assert opened(tmp_path).debit(quarter(), TEMPLATE, b"", now=NOW_S) is None
     first, second = tmp_path / "privacy.0", tmp_path / "privacy.1"
     if damage == "gone":
         first.unlink()
@@ -255,41 +265,41 @@ def test_wherever_the_power_is_cut_nothing_that_could_have_been_sent_is_forgotte
     disk.left, sent = writes, []
     for number in range(2):
         try:
-            if book.debit(quarter(number), TEMPLATE, b"%d" % number, now_s=NOW_S + number * HOUR) is None:
+            if book.debit(quarter(number), TEMPLATE, b"%d" % number, now=NOW_S + number * HOUR) is None:
                 sent.append(number)
         except OSError:
             break
     again = opened(tmp_path)
-    assert {f"q{number}" for number in sent} <= {entry.query for entry in again.ledger.entries}
+    assert {f"q{number}" for number in sent} <= {entry.query_id for entry in again.ledger.answers}
     # The device is not locked out by it, and asks itself for the answer before it makes another.
     for number in range(2):
-        before = again.answer(quarter(number))
+        before = again.stored_answer(quarter(number))
         assert before in (None, b"%d" % number)
         if before is None:
-            assert again.debit(quarter(number), TEMPLATE, b"%d" % number, now_s=NOW_S + 5 * HOUR + number) is None
-    assert again.ledger.count_ever == 2
+            assert again.debit(quarter(number), TEMPLATE, b"%d" % number, now=NOW_S + 5 * HOUR + number) is None
+    assert again.ledger.total_answers == 2
 
 
 def test_a_debit_that_could_not_be_written_twice_is_written_before_it_counts(tmp_path: Path) -> None:
     disk = BrokenDisk()
     book = opened(tmp_path, disk)
-    assert book.debit(quarter(0), TEMPLATE, b"0", now_s=NOW_S) is None
+    assert book.debit(quarter(0), TEMPLATE, b"0", now=NOW_S) is None
     disk.left = 2  # the answer and the first copy
     with pytest.raises(OSError, match="full"):
-        book.debit(quarter(1), TEMPLATE, b"1", now_s=NOW_S + HOUR)
-    assert book.behind == ("privacy.1",)
+        book.debit(quarter(1), TEMPLATE, b"1", now=NOW_S + HOUR)
+    assert book.outdated_copies == ("privacy.1",)
     with pytest.raises(OSError, match="full"):
-        book.debit(quarter(1), TEMPLATE, b"1", now_s=NOW_S + HOUR)
+        book.debit(quarter(1), TEMPLATE, b"1", now=NOW_S + HOUR)
     disk.left = 1
-    assert book.debit(quarter(1), TEMPLATE, b"1", now_s=NOW_S + HOUR) is None
+    assert book.debit(quarter(1), TEMPLATE, b"1", now=NOW_S + HOUR) is None
     (tmp_path / "privacy.0").write_bytes(b"rot")
-    assert opened(tmp_path).ledger.count_ever == 2
+    assert opened(tmp_path).ledger.total_answers == 2
 
 
 def test_what_the_owner_is_shown_survives_as_it_is(tmp_path: Path) -> None:
     book = opened(tmp_path)
-    assert book.debit(quarter(), TEMPLATE, b"", now_s=NOW_S) is None
-    shown = msgspec.to_builtins(opened(tmp_path).ledger.entries[0])
+    assert book.debit(quarter(), TEMPLATE, b"", now=NOW_S) is None
+    shown = msgspec.to_builtins(opened(tmp_path).ledger.answers[0])
     assert shown["counted"] == ("mean", "confidence")
     assert set(shown) == {
         *("query digest template counted subgroup window_start window_end backend cohort when_s").split(),

@@ -12,24 +12,24 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from edgewright.contract.errors import DataError, InputError
-from edgewright.contract.query.query import Noise
-from edgewright.privacy.accountant import rounded_bound
+from edgewright.contract.query.query import NoiseKind
+from edgewright.privacy.accountant import rounded_l2_squared_bound
 from edgewright.privacy.encoding import (
-    Span,
-    centred,
+    ValueRange,
+    center_modular,
+    clip_counts,
     clip_norm,
-    clip_total,
-    mean_of,
+    conditional_stochastic_round,
+    count_sum_range,
     project,
-    restore,
     rotate,
-    round_within,
-    span_of_counts,
-    span_of_vectors,
+    unproject,
     unrotate,
-    weigh,
+    vector_sum_range,
+    weighted_mean,
+    weighted_vector,
 )
-from edgewright.privacy.noise import draw
+from edgewright.privacy.noise import draw_noise
 
 SEED = hashlib.sha256(b"a seed").digest()
 _Floats = NDArray[np.float64]
@@ -88,7 +88,7 @@ def test_other_seeds_turn_otherwise() -> None:
 def test_a_projection_is_turned_back_without_bias() -> None:
     values = vectors(60, 5, "random")
     seeds = [hashlib.sha256(f"{number}".encode()).digest() for number in range(2000)]
-    estimates = np.stack([unrotate(restore(project(rotate(values, s), 12, s), 60, s), s) for s in seeds])
+    estimates = np.stack([unrotate(unproject(project(rotate(values, s), 12, s), 60, s), s) for s in seeds])
     error = (estimates.mean(axis=0) - values) / (estimates.std(axis=0) / math.sqrt(len(seeds)))
     # 60 standard normal errors.
     assert 30 < (error**2).sum() < 105
@@ -98,7 +98,7 @@ def test_a_projection_is_turned_back_without_bias() -> None:
 def test_a_projection_of_a_projection_restored_is_a_multiple(length: int, size: int) -> None:
     size = min(size, length)
     values = np.arange(1.0, size + 1)
-    again = project(restore(values, length, SEED), size, SEED)
+    again = project(unproject(values, length, SEED), size, SEED)
     buckets = np.bincount(np.arange(length) % size, minlength=size)
     np.testing.assert_allclose(again, values * buckets)
 
@@ -114,9 +114,11 @@ def test_a_projection_of_a_projection_restored_is_a_multiple(length: int, size: 
 def test_no_encoded_vector_is_longer_than_the_accountant_is_told(
     size: int, clip: float, shape: str, number: int, length: float
 ) -> None:
-    bound = rounded_bound(clip, size)
+    bound = rounded_l2_squared_bound(clip, size)
     values = vectors(size, number, shape)
-    encoded = round_within(clip_norm(values * (length * clip / np.linalg.norm(values)), clip), bound)
+    encoded = conditional_stochastic_round(
+        clip_norm(values * (length * clip / np.linalg.norm(values)), clip), bound
+    )
     # In Python's integers: nothing overflows or is rounded.
     assert sum(int(value) ** 2 for value in encoded) <= bound
     assert bound <= (clip + math.sqrt(size)) ** 2
@@ -128,41 +130,41 @@ def test_rounding_after_the_clip_alone_would_break_the_norm() -> None:
     values = clip_norm(random.standard_normal(10_000), 10.0)
     rounded = np.floor(values) + (random.random(values.size) < values - np.floor(values))
     assert np.linalg.norm(rounded) > 25
-    assert rounded_bound(10.0, 10_000) > np.linalg.norm(rounded) ** 2
+    assert rounded_l2_squared_bound(10.0, 10_000) > np.linalg.norm(rounded) ** 2
 
 
 def test_a_vector_whose_rounding_chance_denies_is_rounded_towards_zero() -> None:
     values = np.full(100, 0.9)
     # Always up: never within the bound.
-    encoded = round_within(values, 99, lambda count: b"\0" * count)
+    encoded = conditional_stochastic_round(values, 99, lambda count: b"\0" * count)
     assert not encoded.any()
     with pytest.raises(ValueError, match="no rounding"):
-        round_within(np.full(100, 1.5), 99, lambda count: b"\0" * count)
+        conditional_stochastic_round(np.full(100, 1.5), 99, lambda count: b"\0" * count)
 
 
 def test_rounding_is_without_bias() -> None:
     values = np.linspace(-3, 3, 25)
-    mean = np.mean([round_within(values, 10_000) for _ in range(20_000)], axis=0)
+    mean = np.mean([conditional_stochastic_round(values, 10_000) for _ in range(20_000)], axis=0)
     assert np.abs(mean - values).max() < 5 * 0.5 / math.sqrt(20_000)
 
 
 def test_whole_numbers_are_not_rounded() -> None:
     values = np.array([3.0, -4.0, 0.0])
-    assert list(round_within(values, 25, lambda count: b"")) == [3, -4, 0]
+    assert list(conditional_stochastic_round(values, 25, lambda count: b"")) == [3, -4, 0]
 
 
 def test_counts_above_the_clip_keep_their_shape_and_add_up_to_it() -> None:
-    assert list(clip_total(np.array([-5.0, 0.0, 2.5, 7.5]), 1.0, 4.0)) == [0, 0, 1, 3]
-    assert list(clip_total(np.array([5000.0, 2500.0, 2500.0]), 2.0, 100.0)) == [50, 25, 25]
-    assert list(clip_total(np.array([1.0, 0.0, 2.0]), 2.0, 100.0)) == [2, 0, 4]
-    assert list(clip_total(np.zeros(2), 2.0, 100.0)) == [0, 0]
+    assert list(clip_counts(np.array([-5.0, 0.0, 2.5, 7.5]), 1.0, 4.0)) == [0, 0, 1, 3]
+    assert list(clip_counts(np.array([5000.0, 2500.0, 2500.0]), 2.0, 100.0)) == [50, 25, 25]
+    assert list(clip_counts(np.array([1.0, 0.0, 2.0]), 2.0, 100.0)) == [2, 0, 4]
+    assert list(clip_counts(np.zeros(2), 2.0, 100.0)) == [0, 0]
 
 
 @given(st.lists(st.floats(-1e308, 1e308), min_size=1, max_size=20), st.floats(1e-6, 1e6), st.integers(1, 1 << 30))
 def test_whatever_the_counts_they_never_add_up_to_more_than_the_clip(
     counts: list[float], scale: float, most: int
 ) -> None:
-    found = clip_total(np.array(counts), scale, float(most))
+    found = clip_counts(np.array(counts), scale, float(most))
     assert (found >= 0).all()
     assert found.max() <= most
     assert found.sum() <= most * (1 + 1e-12)
@@ -170,23 +172,23 @@ def test_whatever_the_counts_they_never_add_up_to_more_than_the_clip(
 
 def test_a_weighted_sum_that_is_clipped_jointly_is_still_a_mean() -> None:
     vector = np.array([3.0, -1.0])
-    clipped = clip_norm(weigh(vector, 5.0, 8.0), 1.0)
+    clipped = clip_norm(weighted_vector(vector, 5.0, 8.0), 1.0)
     assert np.linalg.norm(clipped) == pytest.approx(1.0)
-    np.testing.assert_allclose(mean_of(clipped, 0.01), vector)
-    assert weigh(vector, 50.0, 8.0)[-1] == 8
+    np.testing.assert_allclose(weighted_mean(clipped, 0.01), vector)
+    assert weighted_vector(vector, 50.0, 8.0)[-1] == 8
 
 
 @pytest.mark.parametrize("weight", [3.99, -3.99, 0.0, -400.0, float("nan")])
 def test_nothing_is_divided_by_a_weight_that_may_be_noise(weight: float) -> None:
     with pytest.raises(DataError, match="summed weight"):
-        mean_of(np.array([1.0, weight]), 1.0)
-    assert mean_of(np.array([8.0, 4.0]), 1.0) == 2
+        weighted_mean(np.array([1.0, weight]), 1.0)
+    assert weighted_mean(np.array([8.0, 4.0]), 1.0) == 2
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan")])
 def test_a_weight_is_no_less_than_zero(weight: float) -> None:
     with pytest.raises(DataError, match="weight"):
-        weigh(np.ones(2), weight, 1.0)
+        weighted_vector(np.ones(2), weight, 1.0)
 
 
 @given(st.integers(2, 32), st.data())
@@ -194,19 +196,19 @@ def test_what_lies_in_the_span_comes_back(bits: int, data: st.DataObject) -> Non
     low = data.draw(st.integers(-(1 << 31), 0))
     values = np.array(data.draw(st.lists(st.integers(low, low + (1 << bits) - 1), min_size=1, max_size=20)))
     wrapped = (values % (1 << bits)).astype(np.uint32)
-    assert (centred(wrapped, bits, low) == values).all()
+    assert (center_modular(wrapped, bits, low) == values).all()
 
 
 @given(st.integers(0, 1 << 30), st.integers(1, 1 << 30))
 def test_the_width_is_the_least_that_tells_all_sums_apart(down: int, up: int) -> None:
-    span = Span(-down, up)
+    span = ValueRange(-down, up)
     assert 1 << span.bits >= up + down + 1
     assert span.bits == 2 or 1 << (span.bits - 1) < up + down + 1
 
 
 def test_a_sum_that_32_bits_do_not_hold_is_refused() -> None:
     with pytest.raises(InputError, match="33 bits"):
-        Span(-(1 << 31), 1 << 31)
+        ValueRange(-(1 << 31), 1 << 31)
 
 
 @settings(max_examples=150)
@@ -217,14 +219,14 @@ def test_a_sum_that_32_bits_do_not_hold_is_refused() -> None:
     sigma=st.floats(1.5, 40.0),
     noise=st.sampled_from(["gaussian", "skellam"]),
 )
-def test_no_sum_of_counts_wraps(most: int, size: int, devices: int, sigma: float, noise: Noise) -> None:
-    span = span_of_counts(most, size=size, devices=devices, noise=noise, sigma=sigma, chance=1e-9)
+def test_no_sum_of_counts_wraps(most: int, size: int, devices: int, sigma: float, noise: NoiseKind) -> None:
+    span = count_sum_range(most, size=size, devices=devices, noise=noise, sigma=sigma, failure_probability=1e-9)
     # All at the clip, or all at zero: the two ends.
     for counts in (0, most):
-        total = devices * counts + draw(noise, sigma, devices * size).reshape(devices, size).sum(axis=0)
+        total = devices * counts + draw_noise(noise, sigma, devices * size).reshape(devices, size).sum(axis=0)
         assert span.low <= total.min()
         assert total.max() <= span.high
-        assert (centred((total % (1 << span.bits)).astype(np.uint32), span.bits, span.low) == total).all()
+        assert (center_modular((total % (1 << span.bits)).astype(np.uint32), span.bits, span.low) == total).all()
 
 
 @settings(max_examples=150)
@@ -239,42 +241,52 @@ def test_no_sum_of_counts_wraps(most: int, size: int, devices: int, sigma: float
     number=st.integers(0, 10**6),
 )
 def test_no_sum_of_vectors_wraps_even_if_all_are_the_same_and_of_the_greatest_norm(
-    clip: float, length: int, share: float, devices: int, sigma: float, noise: Noise, shape: str, number: int
+    clip: float, length: int, share: float, devices: int, sigma: float, noise: NoiseKind, shape: str, number: int
 ) -> None:
     projected = int(share * (length - 1))
     size = projected or length
-    squared = rounded_bound(clip, size)
-    span = span_of_vectors(
+    squared = rounded_l2_squared_bound(clip, size)
+    span = vector_sum_range(
         clip,
         squared,
         length=length,
-        projected=projected,
+        projected_size=projected,
         devices=devices,
         noise=noise,
         sigma=sigma,
-        chance=1e-9,
+        failure_probability=1e-9,
     )
     seed = hashlib.sha256(f"{number}".encode()).digest()
     turned = rotate(clip_norm(1e9 * vectors(length, number, shape), clip), seed)
     encoded = clip_norm(project(turned, projected, seed) if projected else turned, clip)
-    total = np.sum([round_within(encoded, squared) + draw(noise, sigma, size) for _ in range(devices)], axis=0)
+    total = np.sum(
+        [conditional_stochastic_round(encoded, squared) + draw_noise(noise, sigma, size) for _ in range(devices)],
+        axis=0,
+    )
     assert span.low <= total.min()
     assert total.max() <= span.high
 
 
 def test_a_seed_that_is_known_beforehand_gives_at_most_the_norm() -> None:
     # The other bound of the solver: whatever the direction, no coordinate of a rounded vector is above its norm.
-    span = span_of_vectors(
-        50.0, rounded_bound(50.0, 2), length=2, projected=0, devices=10, noise="gaussian", sigma=1.5, chance=1e-9
+    span = vector_sum_range(
+        50.0,
+        rounded_l2_squared_bound(50.0, 2),
+        length=2,
+        projected_size=0,
+        devices=10,
+        noise="gaussian",
+        sigma=1.5,
+        failure_probability=1e-9,
     )
     along = unrotate(np.array([50.0, 0.0]), SEED)
-    total = 10 * round_within(rotate(along, SEED), rounded_bound(50.0, 2))
+    total = 10 * conditional_stochastic_round(rotate(along, SEED), rounded_l2_squared_bound(50.0, 2))
     assert np.abs(total).max() >= 490
     assert span.high >= total.max()
 
 
 def test_a_rotation_saves_bits() -> None:
     keys: dict[str, Any] = {"projected": 0, "devices": 100, "noise": "gaussian", "sigma": 2.0, "chance": 1e-9}
-    long = span_of_vectors(1000.0, rounded_bound(1000.0, 10**6), length=10**6, **keys)
-    short = span_of_vectors(1000.0, rounded_bound(1000.0, 4), length=4, **keys)
+    long = vector_sum_range(1000.0, rounded_l2_squared_bound(1000.0, 10**6), length=10**6, **keys)
+    short = vector_sum_range(1000.0, rounded_l2_squared_bound(1000.0, 4), length=4, **keys)
     assert long.bits <= 13 < short.bits

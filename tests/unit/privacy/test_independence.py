@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from edgewright.privacy import helper, secagg_client, secagg_server
-from edgewright.privacy.bit_packing import Words, unpack
-from edgewright.privacy.helper import Gift, Helper, UsedInMemory, give
+from edgewright.privacy.bit_packing import UnsignedArray, unpack_bits
+from edgewright.privacy.helper import InMemoryUsedSeeds, MaskedSubmission, MaskHelper, submit
 from edgewright.privacy.mask import add_mask, subtract_mask
-from edgewright.privacy.roster import Letter, Terms, decode
-from edgewright.privacy.secagg_server import Collector
+from edgewright.privacy.roster import ProtocolTerms, SignedMessage, decode_message
+from edgewright.privacy.secagg_server import SecAggServer
 
 BITS, LENGTH, SUMS = 4, 800, 12
 # Each set is compared in several ways; at this level a run of the file is wrong once in ten thousand.
@@ -30,10 +30,10 @@ DROPPED = FLEET.names[5]
 View = NDArray[np.int64]
 
 
-def inputs(terms: Terms, kind: str, number: int) -> dict[bytes, Words]:
+def inputs(terms: ProtocolTerms, kind: str, number: int) -> dict[bytes, UnsignedArray]:
     """All zeros but for the last device, or ramps; the sum of each column is the same in both."""
-    ramp = np.arange(terms.length) % 16
-    rows = np.zeros((len(FLEET.names), terms.length), np.int64)
+    ramp = np.arange(terms.vector_length) % 16
+    rows = np.zeros((len(FLEET.names), terms.vector_length), np.int64)
     if kind == "ramps":
         for place in range(len(rows) - 2):
             rows[place] = (ramp * (place + 1)) % 16
@@ -44,18 +44,18 @@ def inputs(terms: Terms, kind: str, number: int) -> dict[bytes, Words]:
     return {name: row.astype(np.uint32) for name, row in zip(FLEET.names, rows, strict=True)}
 
 
-def view_of(server: Collector, members: dict[bytes, secagg_client.Member]) -> View:
+def view_of(server: SecAggServer, members: dict[bytes, secagg_client.ClientState]) -> View:
     """Return what a server that kept to the protocol knows of each survivor's values, shape [survivors, length]."""
     rows = []
     roster = server._roster
     # As the module has them, for a test breaks them there.
     add, subtract = vars(secagg_client)["add_mask"], vars(secagg_client)["subtract_mask"]
-    private = server._mask_key(DROPPED)
+    private = server._reconstruct_mask_key(DROPPED)
     for name, member in members.items():
-        row = unpack(decode(member.said, Letter).body, BITS, LENGTH).copy()
-        subtract(row, secagg_client.own_key(roster, name, server._own_seed(name)))
+        row = unpack_bits(decode_message(member.last_message, SignedMessage).body, BITS, LENGTH).copy()
+        subtract(row, secagg_client.self_mask_key(roster, name, server._reconstruct_self_mask_seed(name)))
         if DROPPED in roster.neighbours(name):
-            key = secagg_client.pair_key(roster, private, server._keys[name].mask, DROPPED, name)
+            key = secagg_client.pairwise_mask_key(roster, private, server._keys[name].mask_key, DROPPED, name)
             (subtract if name < DROPPED else add)(row, key)
         rows.append(row.astype(np.int64) % 16)
     return np.array(rows)
@@ -71,7 +71,7 @@ def views(kind: str) -> View:
         sum_.step()
         assert not sum_.declined
         view = view_of(sum_.server, masked)
-        assert (sum_.server.total() == 5).all()
+        assert (sum_.server.unmask_sum() == 5).all()
         assert (view.sum(axis=0) % 16 == 5).all()  # it is the whole view: it has the sum, and only that
         found.append(view)
     return np.concatenate(found, axis=1)
@@ -83,7 +83,10 @@ def raw(kind: str) -> View:
     for number in range(SUMS):
         sum_ = Round(FLEET, TERMS, inputs(TERMS, kind, number)).reach("mask")
         sum_.step(without=[DROPPED])
-        rows = [unpack(decode(member.said, Letter).body, BITS, LENGTH) for member in sum_.members.values()]
+        rows = [
+            unpack_bits(decode_message(member.last_message, SignedMessage).body, BITS, LENGTH)
+            for member in sum_.members.values()
+        ]
         found.append(np.array(rows, np.int64))
     return np.concatenate(found, axis=1)
 
@@ -91,14 +94,15 @@ def raw(kind: str) -> View:
 def helped(kind: str) -> View:
     """Return what the server of a sum with a helper sees: the gifts, shape [devices, sums * length]."""
     terms = helper_terms(bits=BITS, length=LENGTH)
-    public = Helper(HELPER_KEY, FLEET.enrolment(), UsedInMemory()).public
+    public = MaskHelper(HELPER_KEY, FLEET.enrolment(), InMemoryUsedSeeds()).public_key
     found = []
     for number in range(SUMS):
         values = inputs(terms, kind, number)
         gifts = [
-            decode(give(terms, public, values[name], name, FLEET.keys[name].sign), Gift) for name in FLEET.names
+            decode_message(submit(terms, public, values[name], name, FLEET.keys[name].sign), MaskedSubmission)
+            for name in FLEET.names
         ]
-        found.append(np.array([unpack(gift.masked, BITS, LENGTH) for gift in gifts], np.int64))
+        found.append(np.array([unpack_bits(gift.masked_values, BITS, LENGTH) for gift in gifts], np.int64))
     return np.concatenate(found, axis=1)
 
 
@@ -132,7 +136,7 @@ def test_what_the_server_sees_does_not_depend_on_the_inputs(what: str) -> None:
 NONE = b"none"
 
 
-def spare(apply: Callable[[Words, bytes], None]) -> Callable[[Words, bytes], None]:
+def spare(apply: Callable[[UnsignedArray, bytes], None]) -> Callable[[UnsignedArray, bytes], None]:
     """Return what leaves out masks without a key."""
     return lambda values, key: None if key is NONE else apply(values, key)
 
@@ -173,7 +177,9 @@ def test_nothing_that_is_said_before_or_after_the_masked_values_depends_on_them(
         while sum_.server.step != "done":
             step = sum_.server.step
             sum_.step()
-            letters[step] = [decode(sum_.members[name].said, Letter).body for name in FLEET.names]
+            letters[step] = [
+                decode_message(sum_.members[name].last_message, SignedMessage).body for name in FLEET.names
+            ]
         found.append(letters)
     (zeros,), (ramps,) = said["zeros"], said["ramps"]
     for step in ("join", "share", "reveal"):
@@ -191,10 +197,15 @@ def test_a_late_dropout_whose_neighbours_took_it_for_lost_is_still_hidden() -> N
             late = sum_.act(DROPPED)
             sum_.step(without=[DROPPED])
             sum_.step()
-            server, row = sum_.server, unpack(decode(late.said, Letter).body, BITS, LENGTH).copy()
-            for other in server._sharers(DROPPED):
-                private = server._mask_key(DROPPED)
-                key = secagg_client.pair_key(server._roster, private, server._keys[other].mask, DROPPED, other)
+            server, row = (
+                sum_.server,
+                unpack_bits(decode_message(late.last_message, SignedMessage).body, BITS, LENGTH).copy(),
+            )
+            for other in server._sharing_neighbours(DROPPED):
+                private = server._reconstruct_mask_key(DROPPED)
+                key = secagg_client.pairwise_mask_key(
+                    server._roster, private, server._keys[other].mask_key, DROPPED, other
+                )
                 (subtract_mask if other > DROPPED else add_mask)(row, key)
             rows.append(row.astype(np.int64) % 16)
         found.append(np.concatenate(rows)[None, :])

@@ -14,13 +14,20 @@ from numpy.typing import NDArray
 from tests.unit.privacy.examples import HISTOGRAM, VECTOR, query_of, template_like
 
 from edgewright.contract.errors import DataError
-from edgewright.contract.query.query import Limits, Query, Template
+from edgewright.contract.query.query import DeviceQueryLimits, Query, QueryTemplate
 from edgewright.contract.refusal import RefusedError
 from edgewright.privacy.accountant import cost_of, sensitivity_of
-from edgewright.privacy.encoding import centred, round_within
-from edgewright.privacy.noise import draw
-from edgewright.privacy.private_sum import _counts, _vector, contribute, objection, recover, span_of
-from edgewright.stats.exact_paired_bound import clopper_pearson
+from edgewright.privacy.encoding import center_modular, conditional_stochastic_round
+from edgewright.privacy.noise import draw_noise
+from edgewright.privacy.private_sum import (
+    _encode_counts,
+    _encode_vector,
+    contribution,
+    query_objection,
+    query_sum_range,
+    recover_sum,
+)
+from edgewright.stats.exact_paired_bound import clopper_pearson_bounds
 
 WEIGHTED = template_like(VECTOR, most_weight=4.0, clip=8.0)
 _Floats = NDArray[np.float64]
@@ -51,7 +58,7 @@ def test_the_decoded_sum_is_the_plain_one_and_noise_of_the_stated_variance(
     scale: float,
     more_bits: int,
     noise: str,
-    base: Template,
+    base: QueryTemplate,
     number: int,
 ) -> None:
     what: dict[str, Any] = {"norm": 0.0} if base is HISTOGRAM else {"length": size}
@@ -70,11 +77,11 @@ def test_the_decoded_sum_is_the_plain_one_and_noise_of_the_stated_variance(
     else:
         values = random.standard_normal((devices + dropped, size))
         plain = values / np.maximum(1, np.linalg.norm(values, axis=1, keepdims=True))
-    parts = [contribute(one, template, query) for one in values]
+    parts = [contribution(one, template, query) for one in values]
     survivors = random.permutation(devices + dropped)[:devices]
-    found = recover(add_up([parts[index] for index in survivors], query.bits), template, query, devices)
+    found = recover_sum(add_up([parts[index] for index in survivors], query.bits), template, query, devices)
     assert found.noise_sd == pytest.approx(math.sqrt(devices) * sigma / scale)
-    assert found.beyond == 0
+    assert found.out_of_range == 0
     # So many standard deviations that at 40 values and 120 cases it is not chance.
     assert np.abs(found.values - plain[survivors].sum(axis=0)).max() <= 7 * math.hypot(
         found.noise_sd, found.rounding_sd
@@ -83,14 +90,14 @@ def test_the_decoded_sum_is_the_plain_one_and_noise_of_the_stated_variance(
 
 @pytest.mark.parametrize("noise", ["gaussian", "skellam"])
 @pytest.mark.parametrize("base", [HISTOGRAM, VECTOR])
-def test_the_noise_in_a_sum_has_the_stated_variance_no_more_and_no_less(base: Template, noise: str) -> None:
+def test_the_noise_in_a_sum_has_the_stated_variance_no_more_and_no_less(base: QueryTemplate, noise: str) -> None:
     template = template_like(base, noise=noise)
     query = query_of(template, scale=64.0 if base is VECTOR else 1.0)
     nothing = np.zeros(template.values)
     values = np.concatenate(
         [
-            recover(
-                add_up([contribute(nothing, template, query) for _ in range(8)], query.bits), template, query, 8
+            recover_sum(
+                add_up([contribution(nothing, template, query) for _ in range(8)], query.bits), template, query, 8
             ).values
             for _ in range(250)
         ]
@@ -107,8 +114,8 @@ def test_a_projected_sum_is_unbiased() -> None:
     found = []
     for number in range(300):
         query = query_of(template, number, projected=12, cohort=8)
-        parts = [contribute(values, template, query) for _ in range(8)]
-        found.append(recover(add_up(parts, query.bits), template, query, 8).mean(weighted=False))
+        parts = [contribution(values, template, query) for _ in range(8)]
+        found.append(recover_sum(add_up(parts, query.bits), template, query, 8).mean(weighted=False))
     error = (np.mean(found, axis=0) - values) / (np.std(found, axis=0) / math.sqrt(300))
     assert (error**2).sum() < 24 + 6 * math.sqrt(48)
 
@@ -117,17 +124,17 @@ def test_a_weighted_mean_is_that_of_the_examples() -> None:
     query = query_of(WEIGHTED, scale=200.0, sigma=230.0, cohort=1000, largest=1100)
     random = np.random.default_rng(1)
     values, weights = random.normal(0.5, 0.1, (1000, 24)), random.uniform(1, 6, 1000)
-    parts = [contribute(one, WEIGHTED, query, weight=w) for one, w in zip(values, weights, strict=True)]
-    found = recover(add_up(parts, query.bits), WEIGHTED, query, 1000)
+    parts = [contribution(one, WEIGHTED, query, weight=w) for one, w in zip(values, weights, strict=True)]
+    found = recover_sum(add_up(parts, query.bits), WEIGHTED, query, 1000)
     pairs = [np.append(v * min(w, 4), min(w, 4)) for v, w in zip(values, weights, strict=True)]
     pairs = [pair * min(1, 8 / np.linalg.norm(pair)) for pair in pairs]
     wanted = np.sum(pairs, axis=0)
     spread = 6 * found.noise_sd * math.hypot(1, 0.7) / wanted[-1]
     assert np.abs(found.mean(weighted=True) - wanted[:-1] / wanted[-1]).max() < spread
     # Of devices without data there is no mean.
-    empty = [contribute(np.zeros(24), WEIGHTED, query, weight=0.0) for _ in range(1000)]
+    empty = [contribution(np.zeros(24), WEIGHTED, query, weight=0.0) for _ in range(1000)]
     with pytest.raises(DataError, match="summed weight"):
-        recover(add_up(empty, query.bits), WEIGHTED, query, 1000).mean(weighted=True)
+        recover_sum(add_up(empty, query.bits), WEIGHTED, query, 1000).mean(weighted=True)
 
 
 @settings(max_examples=80, deadline=None)
@@ -144,9 +151,9 @@ def test_whatever_the_values_the_answer_without_noise_keeps_the_norm(
         "edgewright.privacy.private_sum.draw", lambda noise, sigma, count, entropy: np.zeros(count, np.int64)
     )
     with silent:
-        sent = contribute(np.array(values), VECTOR, query)
-    whole = centred(sent, query.bits, span_of(query, VECTOR).low)
-    assert sum(int(v) ** 2 for v in whole) <= sensitivity_of(query, VECTOR).squared
+        sent = contribution(np.array(values), VECTOR, query)
+    whole = center_modular(sent, query.bits, query_sum_range(query, VECTOR).low)
+    assert sum(int(v) ** 2 for v in whole) <= sensitivity_of(query, VECTOR).l2_squared
 
 
 def test_counts_beyond_the_clip_change_nothing() -> None:
@@ -154,7 +161,7 @@ def test_counts_beyond_the_clip_change_nothing() -> None:
     parts = []
     for most in (4.0, 4e9):
         stream = hashlib.shake_256(b"the same")
-        parts.append(contribute(np.full(8, most), HISTOGRAM, query, entropy=stream.digest))
+        parts.append(contribution(np.full(8, most), HISTOGRAM, query, entropy=stream.digest))
     assert (parts[0] == parts[1]).all()
 
 
@@ -163,14 +170,14 @@ def test_counts_beyond_the_clip_change_nothing() -> None:
 )
 def test_values_of_another_shape_or_none_are_not_sent(values: _Floats) -> None:
     with pytest.raises(DataError, match="8 finite numbers"):
-        contribute(values, HISTOGRAM, query_of(HISTOGRAM))
+        contribution(values, HISTOGRAM, query_of(HISTOGRAM))
 
 
 def test_a_weight_is_given_where_there_are_weights_and_nowhere_else() -> None:
     with pytest.raises(DataError, match="weight"):
-        contribute(np.zeros(24), WEIGHTED, query_of(WEIGHTED, sigma=200.0))
+        contribution(np.zeros(24), WEIGHTED, query_of(WEIGHTED, sigma=200.0))
     with pytest.raises(DataError, match="weight"):
-        contribute(np.zeros(24), VECTOR, query_of(VECTOR), weight=1.0)
+        contribution(np.zeros(24), VECTOR, query_of(VECTOR), weight=1.0)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -186,15 +193,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_query_that_may_not_be_answered_is_not(what: str) -> None:
     changes, reason = REFUSED[what]
     query = msgspec.structs.replace(query_of(HISTOGRAM), **changes)
-    assert reason in str(objection(query, HISTOGRAM))
+    assert reason in str(query_objection(query, HISTOGRAM))
     with pytest.raises(RefusedError, match=reason):
-        contribute(np.zeros(8), HISTOGRAM, query)
+        contribution(np.zeros(8), HISTOGRAM, query)
 
 
 def test_a_device_s_own_limits_are_an_objection() -> None:
     query = query_of(HISTOGRAM)
-    assert objection(query, HISTOGRAM, Limits(least_cohort=8, rho_per_period=query.rho)) is None
-    assert "cohort" in str(objection(query, HISTOGRAM, Limits()))
+    assert query_objection(query, HISTOGRAM, DeviceQueryLimits(min_cohort=8, rho_per_period=query.rho)) is None
+    assert "cohort" in str(query_objection(query, HISTOGRAM, DeviceQueryLimits()))
 
 
 @pytest.mark.parametrize(
@@ -208,15 +215,15 @@ def test_a_device_s_own_limits_are_an_objection() -> None:
 )
 def test_a_sum_that_is_not_this_query_s_is_not_read(total: NDArray[np.uint32], survivors: int) -> None:
     with pytest.raises(DataError):
-        recover(total, HISTOGRAM, query_of(HISTOGRAM), survivors)
+        recover_sum(total, HISTOGRAM, query_of(HISTOGRAM), survivors)
 
 
 def test_a_number_that_no_honest_cohort_sends_is_seen() -> None:
     query = msgspec.structs.replace(query_of(HISTOGRAM), bits=16)
-    total = add_up([contribute(np.zeros(8), HISTOGRAM, query) for _ in range(8)], 16)
-    assert recover(total, HISTOGRAM, query, 8).beyond == 0
+    total = add_up([contribution(np.zeros(8), HISTOGRAM, query) for _ in range(8)], 16)
+    assert recover_sum(total, HISTOGRAM, query, 8).out_of_range == 0
     total[3] = (int(total[3]) + 20_000) % (1 << 16)
-    assert recover(total, HISTOGRAM, query, 8).beyond == 1
+    assert recover_sum(total, HISTOGRAM, query, 8).out_of_range == 1
 
 
 # The attack: a device sends the worst vector, or zeros; the others send zeros, and all but the promised cohort's
@@ -225,14 +232,14 @@ def test_a_number_that_no_honest_cohort_sends_is_seen() -> None:
 TRIALS = 40_000
 
 
-def worst(template: Template) -> _Floats:
+def worst(template: QueryTemplate) -> _Floats:
     if template.kind == "histogram":
         # All observations in one bin of each signal.
         return np.tile([template.clip, 0.0, 0.0, 0.0], 2)
-    return np.linspace(1, 2, template.length) * template.clip
+    return np.linspace(1, 2, template.vector_length) * template.clip
 
 
-def least_epsilon(template: Template, query: Query, sigma: float, delta: float) -> float:
+def least_epsilon(template: QueryTemplate, query: Query, sigma: float, delta: float) -> float:
     """A lower confidence bound of epsilon, 99.9 %, by the attack; the noise is of the sigma given."""
     seed = hashlib.sha256(f"attack {template.name} {template.noise} {sigma}".encode()).hexdigest()
     stream, calls = bytes.fromhex(seed), iter(range(10**9))
@@ -241,17 +248,18 @@ def least_epsilon(template: Template, query: Query, sigma: float, delta: float) 
         return hashlib.shake_128(stream + next(calls).to_bytes(8, "big")).digest(count)
 
     size = template.values
-    span = span_of(query, template)
+    span = query_sum_range(query, template)
     # What the target sends without its noise, as `contribute` does: its noise is taken off again.
     zero = np.zeros(size)
-    encode = _counts if template.kind == "histogram" else _vector
-    squared = sensitivity_of(query, template).squared
+    encode = _encode_counts if template.kind == "histogram" else _encode_vector
+    squared = sensitivity_of(query, template).l2_squared
     scores = []
     for values in (zero, worst(template)):
         encoded = encode(values, template, query)
-        sent = np.stack([round_within(encoded, squared, entropy) for _ in range(200)])
+        sent = np.stack([conditional_stochastic_round(encoded, squared, entropy) for _ in range(200)])
         noise = sum(
-            draw(template.noise, sigma, TRIALS * size, entropy).reshape(TRIALS, size) for _ in range(query.cohort)
+            draw_noise(template.noise, sigma, TRIALS * size, entropy).reshape(TRIALS, size)
+            for _ in range(query.min_cohort)
         )
         total = (sent[np.arange(TRIALS) % len(sent)] + noise) % (1 << query.bits)
         seen = (total - span.low) % (1 << query.bits) + span.low
@@ -265,8 +273,8 @@ def least_epsilon(template: Template, query: Query, sigma: float, delta: float) 
             (absent[half:] > threshold, present[half:] > threshold),
             (present[half:] <= threshold, absent[half:] <= threshold),
         ):
-            low = clopper_pearson(int(true.sum()), half, 0.001 / 80)[0]
-            high = clopper_pearson(int(false.sum()), half, 0.001 / 80)[1]
+            low = clopper_pearson_bounds(int(true.sum()), half, 0.001 / 80)[0]
+            high = clopper_pearson_bounds(int(false.sum()), half, 0.001 / 80)[1]
             if low > delta:
                 best = max(best, math.log((low - delta) / high))
     return best

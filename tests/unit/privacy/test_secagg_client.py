@@ -9,12 +9,19 @@ from hypothesis import strategies as st
 
 from edgewright.contract.errors import InputError
 from edgewright.privacy import secagg_client
-from edgewright.privacy.roster import DeclinedError, Letter, Letters, Roster, Terms, decode
-from edgewright.privacy.shamir import combine, split
+from edgewright.privacy.roster import (
+    DeclinedError,
+    ParticipantList,
+    ProtocolTerms,
+    SignedMessage,
+    SignedMessages,
+    decode_message,
+)
+from edgewright.privacy.shamir import combine_shares, split_secret
 
 
 @st.composite
-def sums(draw: st.DrawFn) -> tuple[int, Terms, list[set[int]]]:
+def sums(draw: st.DrawFn) -> tuple[int, ProtocolTerms, list[set[int]]]:
     devices = draw(st.integers(3, 12))
     degree = draw(st.integers(2, devices - 1))
     threshold = draw(st.integers(degree // 2 + 1, degree))
@@ -31,7 +38,9 @@ def sums(draw: st.DrawFn) -> tuple[int, Terms, list[set[int]]]:
 
 @settings(deadline=None, max_examples=120)
 @given(sums(), st.integers(0, 1000))
-def test_a_sum_is_exact_or_none_whoever_drops_out(case: tuple[int, Terms, list[set[int]]], seed: int) -> None:
+def test_a_sum_is_exact_or_none_whoever_drops_out(
+    case: tuple[int, ProtocolTerms, list[set[int]]], seed: int
+) -> None:
     devices, terms, drops = case
     fleet = Fleet(devices, seed)
     sum_ = Round(fleet, terms)
@@ -42,7 +51,7 @@ def test_a_sum_is_exact_or_none_whoever_drops_out(case: tuple[int, Terms, list[s
             masking = sum_.server.step == "mask"
             sum_.step(without=[fleet.names[number] for number in dropped])
             survivors = list(sum_.members) if masking else survivors
-        total = sum_.server.total()
+        total = sum_.server.unmask_sum()
     except DeclinedError as error:
         refused = error.reason
     else:
@@ -66,7 +75,7 @@ def test_as_many_dropouts_as_the_threshold_allows_lose_nobody_elses_values(step:
     while sum_.server.step != "done":
         sum_.step()
     assert not sum_.declined
-    assert np.array_equal(sum_.server.total(), sum_.plain(survivors))
+    assert np.array_equal(sum_.server.unmask_sum(), sum_.plain(survivors))
 
 
 def test_a_sum_fails_closed_when_too_few_neighbours_come_back() -> None:
@@ -74,10 +83,10 @@ def test_a_sum_fails_closed_when_too_few_neighbours_come_back() -> None:
     terms = neighbour_terms(degree=4, threshold=3)
     sum_ = Round(fleet, terms).reach("reveal")
     alone = fleet.names[0]
-    neighbours = Roster(terms, sum_.members[alone].roster).neighbours(alone)
+    neighbours = ParticipantList(terms, sum_.members[alone].participants).neighbours(alone)
     sum_.step(without=neighbours[:2])
     with pytest.raises(DeclinedError, match="2 shares, 3 are needed") as refusal:
-        sum_.server.total()
+        sum_.server.unmask_sum()
     assert refusal.value.reason == "shares"
 
 
@@ -86,8 +95,8 @@ def test_a_sum_fails_closed_when_too_few_neighbours_come_back() -> None:
 def test_neighbours_are_mutual_and_all_have_as_many(devices: int, data: st.DataObject) -> None:
     degree = data.draw(st.integers(2, devices - 1))
     terms = neighbour_terms(degree=degree, threshold=degree // 2 + 1, min_cohort=degree + 1)
-    letters = tuple(Letter(bytes([number]) * 32, b"", b"") for number in range(devices))
-    roster = Roster(terms, letters)
+    letters = tuple(SignedMessage(bytes([number]) * 32, b"", b"") for number in range(devices))
+    roster = ParticipantList(terms, letters)
     everyone = degree + (degree % 2 and devices % 2)
     for letter in letters:
         neighbours = roster.neighbours(letter.sender)
@@ -98,10 +107,10 @@ def test_neighbours_are_mutual_and_all_have_as_many(devices: int, data: st.DataO
 
 def test_neighbours_change_with_anything_in_the_roster() -> None:
     terms = neighbour_terms(degree=4, threshold=3)
-    letters = [Letter(bytes([number]) * 32, b"", b"") for number in range(30)]
-    before = Roster(terms, tuple(letters))
+    letters = [SignedMessage(bytes([number]) * 32, b"", b"") for number in range(30)]
+    before = ParticipantList(terms, tuple(letters))
     letters[7] = msgspec.structs.replace(letters[7], body=b"x")
-    after = Roster(terms, tuple(letters))
+    after = ParticipantList(terms, tuple(letters))
     changed = sum(before.neighbours(one.sender) != after.neighbours(one.sender) for one in letters)
     assert changed > 20
 
@@ -110,10 +119,10 @@ def test_a_device_holds_no_secret_that_it_needs_no_more() -> None:
     fleet = Fleet(6)
     sum_ = Round(fleet, neighbour_terms()).reach("reveal")
     masked = sum_.members[fleet.names[0]]
-    assert (masked.own_seed, masked.pair_seed, masked.seal_key) == (b"", b"", b"")
-    assert masked.held
+    assert (masked.self_mask_seed, masked.mask_key_seed, masked.share_private_key) == (b"", b"", b"")
+    assert masked.held_shares
     sum_.step()
-    assert sum_.members[fleet.names[0]].held == {}
+    assert sum_.members[fleet.names[0]].held_shares == {}
 
 
 def test_a_device_that_lost_power_goes_on_where_it_was() -> None:
@@ -122,13 +131,15 @@ def test_a_device_that_lost_power_goes_on_where_it_was() -> None:
     while sum_.server.step != "done":
         sum_.step()
         for name, member in sum_.members.items():
-            sum_.members[name] = msgspec.msgpack.decode(msgspec.msgpack.encode(member), type=secagg_client.Member)
-    assert np.array_equal(sum_.server.total(), sum_.plain(fleet.names))
+            sum_.members[name] = msgspec.msgpack.decode(
+                msgspec.msgpack.encode(member), type=secagg_client.ClientState
+            )
+    assert np.array_equal(sum_.server.unmask_sum(), sum_.plain(fleet.names))
 
 
 def test_the_roster_is_everybodys_letter() -> None:
     sum_ = Round(Fleet(6), neighbour_terms()).reach("share")
-    assert len(decode(sum_.server.roster(), Letters).letters) == 6
+    assert len(decode_message(sum_.server.participants(), SignedMessages).messages) == 6
 
 
 @pytest.mark.parametrize(("degree", "threshold"), [(4, 2), (4, 5), (6, 4), (0, 1)])
@@ -139,7 +150,8 @@ def test_terms_that_protect_nobody_are_refused(degree: int, threshold: int) -> N
 
 def test_more_shares_tolerate_more_liars() -> None:
     assert [
-        secagg_client.tolerated(neighbour_terms(degree=17, threshold=t, min_cohort=20)) for t in (9, 12, 17)
+        secagg_client.tolerated_colluders(neighbour_terms(degree=17, threshold=t, min_cohort=20))
+        for t in (9, 12, 17)
     ] == [
         0,
         6,
@@ -151,17 +163,17 @@ def test_more_shares_tolerate_more_liars() -> None:
 @given(st.binary(min_size=16, max_size=16), st.integers(1, 20), st.data())
 def test_any_threshold_of_shares_gives_the_secret(secret: bytes, holders: int, data: st.DataObject) -> None:
     threshold = data.draw(st.integers(1, holders))
-    shares = dict(enumerate(split(secret, threshold, holders), 1))
+    shares = dict(enumerate(split_secret(secret, threshold, holders), 1))
     chosen = data.draw(st.permutations(sorted(shares)))[: data.draw(st.integers(threshold, holders))]
-    assert combine({holder: shares[holder] for holder in chosen}, threshold) == secret
+    assert combine_shares({holder: shares[holder] for holder in chosen}, threshold) == secret
     if threshold > 1:
         with pytest.raises(ValueError, match="are needed"):
-            combine({holder: shares[holder] for holder in chosen[: threshold - 1]}, threshold)
+            combine_shares({holder: shares[holder] for holder in chosen[: threshold - 1]}, threshold)
 
 
 def test_too_few_shares_fit_every_secret() -> None:
     # Two of three shares and any guess at 0 lie on one parabola: they exclude nothing.
-    first, second, _ = split(bytes(16), 3, 3)
+    first, second, _ = split_secret(bytes(16), 3, 3)
     prime = (1 << 130) - 5
     one, two = int.from_bytes(first, "big"), int.from_bytes(second, "big")
     for guess in (0, 1, 2**128 - 1):
@@ -176,7 +188,7 @@ def test_too_few_shares_fit_every_secret() -> None:
     ids=["short", "beyond the field", "another value"],
 )
 def test_malformed_shares_give_no_secret(spoil: object) -> None:
-    shares = dict(enumerate(split(bytes(range(16)), 2, 3), 1))
+    shares = dict(enumerate(split_secret(bytes(range(16)), 2, 3), 1))
     shares[3] = spoil(shares[3])  # type: ignore[operator]
     with pytest.raises(ValueError, match=r"malformed|not of one secret"):
-        combine(shares, 2)
+        combine_shares(shares, 2)

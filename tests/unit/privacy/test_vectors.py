@@ -10,11 +10,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from edgewright.privacy.bit_packing import Words, words
-from edgewright.privacy.helper import Gift, give
-from edgewright.privacy.mask import add_mask, derive, digest, subtract_mask
-from edgewright.privacy.roster import decode
-from edgewright.privacy.shamir import SHARE_BYTES, combine, split
+from edgewright.privacy.bit_packing import UnsignedArray, word_type
+from edgewright.privacy.helper import MaskedSubmission, submit
+from edgewright.privacy.mask import add_mask, derive_key, labelled_digest, subtract_mask
+from edgewright.privacy.roster import decode_message
+from edgewright.privacy.shamir import SHARE_BYTES, combine_shares, split_secret
 
 # AES-128 under the key 0 of the counters 0, 1 and 2: H, the tag of case 1 and the ciphertext of case 2 of the GCM
 # specification (McGrew and Viega 2005, appendix B).
@@ -29,7 +29,7 @@ PRIME = (1 << 130) - 5
 @pytest.mark.parametrize("word", [np.uint16, np.uint32])
 def test_the_mask_is_the_keystream_in_little_endian_words(word: type[np.uint16] | type[np.uint32]) -> None:
     stream = bytes.fromhex(KEYSTREAM)
-    values: Words = np.full(len(stream) // word().itemsize, 1, word)
+    values: UnsignedArray = np.full(len(stream) // word().itemsize, 1, word)
     add_mask(values, bytes(16))
     size = word().itemsize
     expected = [
@@ -41,7 +41,7 @@ def test_the_mask_is_the_keystream_in_little_endian_words(word: type[np.uint16] 
 
 def test_the_mask_goes_on_over_the_chunks() -> None:
     key, length = bytes(range(16)), (1 << 17) + 5
-    values: Words = np.zeros(length, np.uint16)
+    values: UnsignedArray = np.zeros(length, np.uint16)
     add_mask(values, key)
     # Counter 16,384 begins word 131,072.
     later = Cipher(algorithms.AES(key), modes.CTR((16_384).to_bytes(16, "big"))).encryptor().update(bytes(10))
@@ -59,15 +59,15 @@ def test_keys_are_hkdf_of_framed_labels() -> None:
     info = framed(b"edgewright.sum.1 pair mask", *context)
     extracted = hmac.digest(bytes(32), secret, "sha256")  # RFC 5869, section 2.2, without salt
     expanded = hmac.digest(extracted, info + b"\1", "sha256")
-    assert derive(secret, "pair mask", *context) == expanded[:16]
-    assert derive(secret, "pair mask", *context, size=32) == expanded
+    assert derive_key(secret, "pair mask", *context) == expanded[:16]
+    assert derive_key(secret, "pair mask", *context, size=32) == expanded
     assert expanded.hex() == "236fcd5ece857a2298e956a288555d4e37df937b077977944508a2d0133c6dfc"
 
 
 def test_digests_frame_their_parts() -> None:
     expected = hashlib.sha256(framed(b"edgewright.sum.1 tag", b"ab", b"c")).digest()
-    assert digest("tag", b"ab", b"c") == expected
-    assert digest("tag", b"a", b"bc") != expected
+    assert labelled_digest("tag", b"ab", b"c") == expected
+    assert labelled_digest("tag", b"a", b"bc") != expected
 
 
 def test_shares_lie_on_the_polynomial() -> None:
@@ -77,12 +77,12 @@ def test_shares_lie_on_the_polynomial() -> None:
     def entropy(size: int) -> bytes:
         return (next(slopes) << (8 * SHARE_BYTES - 130)).to_bytes(size, "big")
 
-    shares = split(secret, 3, 5, entropy=entropy)
+    shares = split_secret(secret, 3, 5, entropy=entropy)
     constant = int.from_bytes(secret, "big")
     expected = [(7 * x * x + (2**129 + 1) * x + constant) % PRIME for x in range(1, 6)]
     assert [int.from_bytes(share, "big") for share in shares] == expected
     assert shares[0].hex() == "0200" + "0102030405060708090a0b0c0d0e" + "17"
-    assert combine({2: shares[1], 4: shares[3], 5: shares[4]}, 3) == secret
+    assert combine_shares({2: shares[1], 4: shares[3], 5: shares[4]}, 3) == secret
 
 
 def expand(secret: bytes, info: bytes, size: int) -> bytes:
@@ -113,10 +113,10 @@ def test_seeds_are_sealed_as_rfc_9180_says() -> None:
     fleet, terms = Fleet(1), helper_terms(bits=12, length=5)
     name = fleet.names[0]
     private = X25519PrivateKey.from_private_bytes(HELPER_KEY)
-    values: Words = np.arange(5, dtype=np.uint16)
+    values: UnsignedArray = np.arange(5, dtype=np.uint16)
     seed = bytes(range(100, 116))
-    gift = decode(
-        give(
+    gift = decode_message(
+        submit(
             terms,
             private.public_key().public_bytes_raw(),
             values,
@@ -124,10 +124,10 @@ def test_seeds_are_sealed_as_rfc_9180_says() -> None:
             fleet.keys[name].sign,
             entropy=lambda _: seed,
         ),
-        Gift,
+        MaskedSubmission,
     )
-    assert unsealed(gift.box, private, digest("sealed seed", terms.digest, name)) == seed
-    assert gift.masked.hex() == "039c704bc8d1e108"
+    assert unsealed(gift.sealed_seed, private, labelled_digest("sealed seed", terms.digest, name)) == seed
+    assert gift.masked_values.hex() == "039c704bc8d1e108"
     assert terms.digest.hex() == "a7c4d57d681262304525cfbb0f1be944ceadf38a999492d1064156eeab1965e3"
 
 
@@ -147,7 +147,7 @@ def test_every_letter_of_a_sum_is_as_it_was() -> None:
     while sum_.server.step != "done":
         step = sum_.server.step
         sum_.step(without=fleet.names[:1] if step == "mask" else ())
-        letters = b"".join(sum_.members[name].said for name in sorted(sum_.members))
+        letters = b"".join(sum_.members[name].last_message for name in sorted(sum_.members))
         found[step] = hashlib.sha256(letters).hexdigest()[:32]
-    assert sum_.server.total().dtype == words(12)
+    assert sum_.server.unmask_sum().dtype == word_type(12)
     assert found == LETTERS

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgewright.profiling.latency import Subject
+from edgewright.profiling.latency import Workload
 from edgewright.profiling.target import SshTarget
 from edgewright.runtime.options import RuntimeOptions
 
@@ -45,12 +45,12 @@ def _dense(n: int) -> onnx.ModelProto:
 
 
 @pytest.fixture
-def subject(dense: Callable[[int], Path]) -> Callable[..., Subject]:
+def subject(dense: Callable[[int], Path]) -> Callable[..., Workload]:
     """Make a subject of such a model."""
 
-    def make(n: int = 16, label: str = "", options: RuntimeOptions | None = None) -> Subject:
+    def make(n: int = 16, label: str = "", options: RuntimeOptions | None = None) -> Workload:
         feed = {"x": np.ones((1, n), np.float32)}
-        return Subject(label or f"dense{n}", dense(n), options or RuntimeOptions(), feed)
+        return Workload(label or f"dense{n}", dense(n), options or RuntimeOptions(), feed)
 
     return make
 

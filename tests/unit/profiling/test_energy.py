@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from edgewright.profiling.energy import measure_energy
-from edgewright.profiling.latency import Latency, Subject, measure_latency
+from edgewright.profiling.latency import LatencyResult, Workload, measure_latency
 from edgewright.profiling.target import LocalTarget
 
-Make = Callable[..., Subject]
+Make = Callable[..., Workload]
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,17 @@ class _WithSysfs:
     name: str = "local"
 
     def run(self, request: Mapping[str, Any], files: Mapping[str, Path], *, timeout_s: float) -> dict[str, Any]:
-        return LocalTarget().run({**request, "sysfs": str(self.sysfs)}, files, timeout_s=timeout_s)
+        return LocalTarget().run({**request, "sysfs": str(self.sysfs)}, files, timeout_seconds=timeout_s)
 
 
 @pytest.fixture
-def latency(subject: Make) -> Latency:
+def latency(subject: Make) -> LatencyResult:
     (result,) = measure_latency(LocalTarget(), [subject(64)], seconds=0.1)
-    assert isinstance(result, Latency)
+    assert isinstance(result, LatencyResult)
     return result
 
 
-def _metered(latency: Latency) -> Latency:
+def _metered(latency: LatencyResult) -> LatencyResult:
     return replace(latency, machine=msgspec.structs.replace(latency.machine, meters=("package-0",)))
 
 
@@ -82,7 +82,7 @@ def _children_cpu_seconds() -> dict[int, float]:
 
 
 def test_a_meter_is_believed_and_idle_power_is_taken_off(
-    busy_counter: Path, subject: Make, latency: Latency
+    busy_counter: Path, subject: Make, latency: LatencyResult
 ) -> None:
     made = subject(64)
     figure = measure_energy(
@@ -94,16 +94,16 @@ def test_a_meter_is_believed_and_idle_power_is_taken_off(
     assert figure.value == pytest.approx(5 * latency.p50.value, rel=0.6)
 
 
-def test_a_meter_that_does_not_move_is_not_believed(rapl: Path, subject: Make, latency: Latency) -> None:
+def test_a_meter_that_does_not_move_is_not_believed(rapl: Path, subject: Make, latency: LatencyResult) -> None:
     figure = measure_energy(
         _WithSysfs(rapl), subject(64), watts_per_core=2.0, latency=_metered(latency), seconds=0.3
     )
     assert figure.origin.kind == "estimated"
 
 
-def test_without_a_meter_the_estimate_says_how_it_was_made(subject: Make, latency: Latency) -> None:
+def test_without_a_meter_the_estimate_says_how_it_was_made(subject: Make, latency: LatencyResult) -> None:
     bare = replace(latency, machine=msgspec.structs.replace(latency.machine, meters=()))
     figure = measure_energy(LocalTarget(), subject(64), watts_per_core=2.5, latency=bare)
     assert figure.origin.kind == "estimated"
     assert "2.5 W per busy core" in figure.origin.method
-    assert figure.value == pytest.approx(2.5 * latency.cpu_s)
+    assert figure.value == pytest.approx(2.5 * latency.cpu_seconds)

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from edgewright.contract.errors import InputError
 from edgewright.contract.refusal import RefusedError
 from edgewright.profiling import job_archive, worker
-from edgewright.profiling.job_archive import Head, head_of, pack, unpack
-from edgewright.profiling.latency import Subject
-from edgewright.profiling.workload import packed
+from edgewright.profiling.job_archive import JobHeader, job_header, pack_job, unpack_job
+from edgewright.profiling.latency import Workload
+from edgewright.profiling.workload import pack_workloads
 
-Make = Callable[..., Subject]
+Make = Callable[..., Workload]
 _MAGIC = b"edgewright.job.1\n"
 
 
@@ -133,12 +133,12 @@ def test_what_is_no_job_is_refused_and_writes_nothing(attack: str, tmp_path: Pat
     folder = tmp_path / "outer" / "inner"
     folder.mkdir(parents=True)
     with pytest.raises(RefusedError):
-        unpack(ATTACKS[attack], folder)
+        unpack_job(ATTACKS[attack], folder)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_the_job_that_the_attacks_change_is_sound(tmp_path: Path) -> None:
-    _, paths = unpack(_job(), tmp_path)
+    _, paths = unpack_job(_job(), tmp_path)
     assert {name: path.read_bytes() for name, path in paths.items()} == {"0/model.onnx": b"model", "0.npz": b"feed"}
 
 
@@ -146,25 +146,25 @@ def test_every_job_cut_off_anywhere_or_with_a_flipped_bit_is_refused(tmp_path: P
     body = _job()
     for at in range(len(body)):
         with pytest.raises(RefusedError):
-            unpack(body[:at], tmp_path)
+            unpack_job(body[:at], tmp_path)
     # In the contents every bit counts; in the head some words may become others that are as good.
     for at in range(len(body) - 9, len(body)):
         with pytest.raises(RefusedError):
-            unpack(body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :], tmp_path)
+            unpack_job(body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :], tmp_path)
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     body = _job()
     monkeypatch.setattr(job_archive, "MOST_BYTES", len(body) - 1)
     with pytest.raises(RefusedError) as refused:
-        head_of(body)
+        job_header(body)
     assert refused.value.refusal.code == "oversized"
 
 
 def test_one_content_under_many_names_takes_the_disk_once(tmp_path: Path) -> None:
     names = [f"{number}/weights.bin" for number in range(500)]
     body = _job(files=_head()["files"] | dict.fromkeys(names, _digest(b"feed")))
-    _, paths = unpack(body, tmp_path)
+    _, paths = unpack_job(body, tmp_path)
     assert all(paths[name].read_bytes() == b"feed" for name in names)
     assert len({paths[name].stat().st_ino for name in names}) == 1
     assert not any(path.is_symlink() for path in tmp_path.rglob("*"))
@@ -174,36 +174,38 @@ def test_a_subject_comes_out_as_it_went_in_and_the_bytes_are_always_the_same(
     subject: Make, external: Path, tmp_path: Path
 ) -> None:
     subjects = [subject(16), subject(32), subject(16, "again")]
-    subjects.append(Subject("external", external, subjects[0].options, subject(64).feed))
+    subjects.append(Workload("external", external, subjects[0].options, subject(64).inputs))
     bodies = []
     for _ in range(2):
-        with packed(subjects) as bundle:
-            request = {"action": "latency", "subjects": bundle.subjects, "seconds": 1.0, "seed": 3}
-            bodies.append(pack(request, bundle.files, timeout_s=60.0, wanted_s=90.0))
+        with pack_workloads(subjects) as bundle:
+            request = {"action": "latency", "subjects": bundle.workloads, "seconds": 1.0, "seed": 3}
+            bodies.append(pack_job(request, bundle.files, timeout_seconds=60.0, expires_after_seconds=90.0))
             expected = {name: path.read_bytes() for name, path in bundle.files.items()}
     assert bodies[0] == bodies[1]
-    head, paths = unpack(bodies[0], tmp_path / "job")
+    head, paths = unpack_job(bodies[0], tmp_path / "job")
     assert {name: path.read_bytes() for name, path in paths.items()} == expected
     assert "3/weights.bin" in paths
-    assert msgspec.to_builtins(head.request.subjects[0].options)["threads"] == 1
+    assert msgspec.to_builtins(head.request.workloads[0].options)["threads"] == 1
     assert len(head.contents) < len(head.files)  # the first and the third are one model
 
 
 def test_what_is_too_large_is_told_before_it_is_sent(tmp_path: Path) -> None:
     large = tmp_path / "model.onnx"
     with large.open("wb") as file:
-        file.truncate(job_archive.MOST_BYTES + 1)
-    with pytest.raises(InputError, match=f"have {job_archive.MOST_BYTES + 1} bytes, a bench device takes 67108864"):
-        pack({"action": "machine"}, {"0/model.onnx": large}, timeout_s=1.0, wanted_s=1.0)
+        file.truncate(job_archive.MAX_JOB_BYTES + 1)
+    with pytest.raises(
+        InputError, match=f"have {job_archive.MAX_JOB_BYTES + 1} bytes, a bench device takes 67108864"
+    ):
+        pack_job({"action": "machine"}, {"0/model.onnx": large}, timeout_seconds=1.0, expires_after_seconds=1.0)
 
 
 def test_a_measurement_that_no_bench_does_is_told_before_it_is_sent() -> None:
     with pytest.raises(InputError, match="cannot be measured on a bench device"):
-        pack({"action": "energy", "sysfs": "/etc"}, {}, timeout_s=1.0, wanted_s=1.0)
+        pack_job({"action": "energy", "sysfs": "/etc"}, {}, timeout_seconds=1.0, expires_after_seconds=1.0)
 
 
 def test_a_job_may_ask_for_all_that_the_worker_does() -> None:
-    assert set(get_args(job_archive.Action)) == set(worker._ACTIONS)
+    assert set(get_args(job_archive.WorkerAction)) == set(worker._ACTIONS)
 
 
 _NAMES = st.text(
@@ -219,9 +221,9 @@ def test_all_files_come_out_as_they_went_in(files: dict[str, bytes]) -> None:
         for number, content in enumerate(files.values()):
             (here / str(number)).write_bytes(content)
         listed = {name: here / str(number) for number, name in enumerate(files)}
-        body = pack({"action": "machine"}, listed, timeout_s=1.0, wanted_s=1.0)
-        head, paths = unpack(body, there)
-        assert isinstance(head, Head)
+        body = pack_job({"action": "machine"}, listed, timeout_seconds=1.0, expires_after_seconds=1.0)
+        head, paths = unpack_job(body, there)
+        assert isinstance(head, JobHeader)
         assert {name: path.read_bytes() for name, path in paths.items()} == files
 
 
@@ -229,4 +231,4 @@ def test_all_files_come_out_as_they_went_in(files: dict[str, bytes]) -> None:
 def test_random_bytes_are_never_a_job(content: bytes) -> None:
     for body in (content, _MAGIC + content):
         with pytest.raises(RefusedError):
-            head_of(body)
+            job_header(body)

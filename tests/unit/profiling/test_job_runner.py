@@ -13,39 +13,43 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgewright.contract.errors import ModelError
-from edgewright.profiling.job_archive import Failure, pack
-from edgewright.profiling.job_runner import Grant, Outcome, do_errand
-from edgewright.profiling.latency import Subject
-from edgewright.profiling.target import machine_in
-from edgewright.profiling.workload import packed
+from edgewright.profiling.job_archive import JobFailure, pack_job
+from edgewright.profiling.job_runner import JobOutcome, WorkerLimits, run_job
+from edgewright.profiling.latency import Workload
+from edgewright.profiling.target import parse_machine
+from edgewright.profiling.workload import pack_workloads
 from edgewright.runtime.external_data import external_locations
 from edgewright.runtime.options import RuntimeOptions
 
-Make = Callable[..., Subject]
-_GRANT = Grant.usual()
+Make = Callable[..., Workload]
+_GRANT = WorkerLimits.default()
 
 
-def _do(subject: Subject, action: str = "probe", *, grant: Grant = _GRANT, timeout_s: float = 60.0) -> Outcome:
-    with packed([subject]) as bundle:
-        request = {"action": action, "subjects": bundle.subjects, "seconds": 0.2, "seed": 0}
-        return do_errand(pack(request, bundle.files, timeout_s=timeout_s, wanted_s=60.0), grant)
+def _do(
+    subject: Workload, action: str = "probe", *, grant: WorkerLimits = _GRANT, timeout_s: float = 60.0
+) -> JobOutcome:
+    with pack_workloads([subject]) as bundle:
+        request = {"action": action, "subjects": bundle.workloads, "seconds": 0.2, "seed": 0}
+        return run_job(
+            pack_job(request, bundle.files, timeout_seconds=timeout_s, expires_after_seconds=60.0), grant
+        )
 
 
-def _failure(outcome: Outcome) -> Failure:
-    assert not outcome.good
-    return msgspec.json.decode(outcome.content, type=Failure)
+def _failure(outcome: JobOutcome) -> JobFailure:
+    assert not outcome.succeeded
+    return msgspec.json.decode(outcome.content, type=JobFailure)
 
 
 @pytest.mark.parametrize("action", ["probe", "latency", "memory", "sustained", "contention", "energy"])
 def test_every_action_of_the_worker_works_within_its_limits(action: str, subject: Make) -> None:
     outcome = _do(subject(), action)
-    assert outcome.good, outcome.content
-    assert machine_in(json.loads(outcome.content)).cores >= 1
+    assert outcome.succeeded, outcome.content
+    assert parse_machine(json.loads(outcome.content)).cores >= 1
 
 
 def test_tensors_in_a_file_that_came_along_are_read(external: Path) -> None:
     feed = {"x": np.ones((1, 64), np.float32)}
-    assert _do(Subject("external", external, RuntimeOptions(), feed)).good
+    assert _do(Workload("external", external, RuntimeOptions(), feed)).succeeded
 
 
 def _moved(model: Path, to: str) -> bytes:
@@ -67,10 +71,10 @@ def test_tensors_anywhere_else_are_refused_before_the_runtime_sees_them(
     made = subject(64)
     changed = tmp_path / "changed.onnx"
     changed.write_bytes(_moved(external, place))
-    with packed([made]) as bundle:
+    with pack_workloads([made]) as bundle:
         files = bundle.files | {"0/model.onnx": changed, "0/weights.bin": external.parent / "weights.bin"}
-        request = {"action": "probe", "subjects": bundle.subjects}
-        outcome = do_errand(pack(request, files, timeout_s=60.0, wanted_s=60.0), _GRANT)
+        request = {"action": "probe", "subjects": bundle.workloads}
+        outcome = run_job(pack_job(request, files, timeout_seconds=60.0, expires_after_seconds=60.0), _GRANT)
     failure = _failure(outcome)
     assert failure.kind == "refused"
     assert "did not come with it" in failure.message
@@ -93,12 +97,12 @@ def test_a_provider_that_sends_inputs_elsewhere_is_refused(subject: Make) -> Non
 
 
 def test_a_model_that_the_runtime_lacks_an_operator_for_is_the_models_failure(lacking_op: Path) -> None:
-    failure = _failure(_do(Subject("lacking", lacking_op, RuntimeOptions(), {"x": np.ones((1, 16), np.float32)})))
+    failure = _failure(_do(Workload("lacking", lacking_op, RuntimeOptions(), {"x": np.ones((1, 16), np.float32)})))
     assert failure.kind == "candidate"
     assert "NoSuchThing" in failure.message
 
 
-def _hungry(path: Path, megabytes: int) -> Subject:
+def _hungry(path: Path, megabytes: int) -> Workload:
     """A model of a few bytes that fills as much memory as it is told."""
     graph = helper.make_graph(
         [helper.make_node("ConstantOfShape", ["n"], ["y"])],
@@ -107,26 +111,28 @@ def _hungry(path: Path, megabytes: int) -> Subject:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
-    return Subject("hungry", path, RuntimeOptions(), {"n": np.array([megabytes << 18], np.int64)})
+    return Workload("hungry", path, RuntimeOptions(), {"n": np.array([megabytes << 18], np.int64)})
 
 
 def test_a_model_gets_no_more_memory_than_was_granted(tmp_path: Path) -> None:
     hungry = _hungry(tmp_path / "hungry.onnx", 1024)
-    assert _do(hungry, grant=Grant(4 << 30)).good
-    failure = _failure(_do(hungry, grant=Grant(512 << 20)))
+    assert _do(hungry, grant=WorkerLimits(4 << 30)).succeeded
+    failure = _failure(_do(hungry, grant=WorkerLimits(512 << 20)))
     assert failure.kind == "candidate"
 
 
 def test_a_model_that_takes_too_long_is_ended(subject: Make) -> None:
-    with packed([subject()]) as bundle:
-        request = {"action": "sustained", "subjects": bundle.subjects, "seconds": 60.0}
-        failure = _failure(do_errand(pack(request, bundle.files, timeout_s=1.0, wanted_s=60.0), _GRANT))
+    with pack_workloads([subject()]) as bundle:
+        request = {"action": "sustained", "subjects": bundle.workloads, "seconds": 60.0}
+        failure = _failure(
+            run_job(pack_job(request, bundle.files, timeout_seconds=1.0, expires_after_seconds=60.0), _GRANT)
+        )
     assert failure.kind == "target"
     assert "longer than 1 s" in failure.message
 
 
 def test_bytes_that_are_no_job_are_an_answer_too() -> None:
-    failure = _failure(do_errand(b"rm -rf /", _GRANT))
+    failure = _failure(run_job(b"rm -rf /", _GRANT))
     assert failure.kind == "refused"
 
 
@@ -135,10 +141,10 @@ def test_nothing_stays_on_the_device(subject: Make, tmp_path: Path, monkeypatch:
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     made = subject()
-    with packed([made]) as bundle:
-        request = {"action": "probe", "subjects": bundle.subjects}
-        body = pack(request, bundle.files, timeout_s=60.0, wanted_s=60.0)
+    with pack_workloads([made]) as bundle:
+        request = {"action": "probe", "subjects": bundle.workloads}
+        body = pack_job(request, bundle.files, timeout_seconds=60.0, expires_after_seconds=60.0)
     shutil.rmtree(made.model.parent / "nothing", ignore_errors=True)
-    assert do_errand(body, _GRANT).good
+    assert run_job(body, _GRANT).succeeded
     assert list(folder.iterdir()) == []
     assert os.environ.get("TMPDIR") != str(folder)

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.measurement import Measurement, Origin
+from edgewright.contract.measurement import Measurement, MeasurementOrigin
 from edgewright.profiling import latency
-from edgewright.profiling.latency import Latency, Subject, measure_latency, measure_ratios, paired_ratio
+from edgewright.profiling.latency import LatencyResult, Workload, measure_latency, measure_ratios, paired_ratio
 from edgewright.profiling.memory import measure_memory
 from edgewright.profiling.target import LocalTarget, Machine
 from edgewright.runtime.options import RuntimeOptions
 
-Make = Callable[..., Subject]
+Make = Callable[..., Workload]
 
 
 def _ends(figure: Measurement) -> tuple[float, float]:
@@ -25,23 +25,23 @@ def _ends(figure: Measurement) -> tuple[float, float]:
 
 def test_figures_come_with_intervals_and_say_where_they_are_from(subject: Make) -> None:
     (result,) = measure_latency(LocalTarget(), [subject(64)], seconds=0.3)
-    assert isinstance(result, Latency)
+    assert isinstance(result, LatencyResult)
     assert result.p50.value <= result.p95.value <= result.p99.value
     for figure in (result.p50, result.p95, result.p99, result.throughput):
         low, high = _ends(figure)
         assert low <= figure.value <= high
         assert (figure.origin.kind, figure.origin.machine) == ("measured", result.machine.summary)
-    assert len(result.rounds_s) >= 6
-    assert result.cpu_s > 0
+    assert len(result.round_medians_seconds) >= 6
+    assert result.cpu_seconds > 0
     assert result.cold_start.value > result.p50.value
     assert result.throughput.value <= 1.1 / result.p50.value
 
 
 def test_models_of_one_call_share_their_rounds_and_the_faster_one_wins(subject: Make) -> None:
     small, large = measure_latency(LocalTarget(), [subject(16), subject(700)], seconds=0.5)
-    assert isinstance(small, Latency)
-    assert isinstance(large, Latency)
-    assert small.rounds_s.shape == large.rounds_s.shape
+    assert isinstance(small, LatencyResult)
+    assert isinstance(large, LatencyResult)
+    assert small.round_medians_seconds.shape == large.round_medians_seconds.shape
     assert _ends(paired_ratio(small, large))[1] < 1
     assert _ends(paired_ratio(large, small))[0] > 1
 
@@ -51,8 +51,8 @@ def test_a_model_is_not_faster_than_itself(subject: Make) -> None:
     differ = 0
     for seed in range(3):
         one, other = measure_latency(LocalTarget(), [subject(512), subject(512)], seconds=0.6, seed=seed)
-        assert isinstance(one, Latency)
-        assert isinstance(other, Latency)
+        assert isinstance(one, LatencyResult)
+        assert isinstance(other, LatencyResult)
         low, high = _ends(paired_ratio(one, other, confidence=0.99))
         differ += not low <= 1 <= high
     assert differ <= 1
@@ -60,10 +60,10 @@ def test_a_model_is_not_faster_than_itself(subject: Make) -> None:
 
 def test_a_slow_model_still_gets_its_rounds(subject: Make) -> None:
     made = subject(1500)
-    slow = Subject("slow", made.model, made.options, {"x": np.ones((400, 1500), np.float32)})
+    slow = Workload("slow", made.model, made.options, {"x": np.ones((400, 1500), np.float32)})
     (result,) = measure_latency(LocalTarget(), [slow], seconds=0.05)
-    assert isinstance(result, Latency)
-    assert len(result.rounds_s) >= 6
+    assert isinstance(result, LatencyResult)
+    assert len(result.round_medians_seconds) >= 6
 
 
 def test_one_bad_model_does_not_spoil_the_others(
@@ -76,11 +76,11 @@ def test_one_bad_model_does_not_spoil_the_others(
     text.write_text("not a model")
     (external.parent / "weights.bin").unlink()
     paths = [truncated, text, tmp_path / "absent.onnx", lacking_op, external]
-    bad = [Subject(path.stem, path, RuntimeOptions(), good.feed) for path in paths]
-    wrong_feed = Subject("wrong feed", good.model, good.options, {"x": np.ones((1, 3), np.float32)})
+    bad = [Workload(path.stem, path, RuntimeOptions(), good.inputs) for path in paths]
+    wrong_feed = Workload("wrong feed", good.model, good.options, {"x": np.ones((1, 3), np.float32)})
     first, *failures, last = measure_latency(LocalTarget(), [good, *bad, wrong_feed, good], seconds=0.2)
-    assert isinstance(first, Latency)
-    assert isinstance(last, Latency)
+    assert isinstance(first, LatencyResult)
+    assert isinstance(last, LatencyResult)
     for failure, (label, reason) in zip(
         failures,
         [
@@ -109,7 +109,7 @@ def test_external_data_outside_the_models_folder_is_refused(subject: Make, tmp_p
     path = tmp_path / "escaping.onnx"
     path.write_bytes(proto.SerializeToString())
     (failure,) = measure_latency(
-        LocalTarget(), [Subject("m", path, RuntimeOptions(), {"x": np.ones((1, 16), np.float32)})], seconds=0.1
+        LocalTarget(), [Workload("m", path, RuntimeOptions(), {"x": np.ones((1, 16), np.float32)})], seconds=0.1
     )
     assert isinstance(failure, CandidateError)
     assert "outside its folder" in failure.message
@@ -123,20 +123,20 @@ class _Fragile:
     def run(self, request: Mapping[str, Any], files: Mapping[str, Path], *, timeout_s: float) -> dict[str, Any]:
         if any(path.name == "dense13.onnx" for path in files.values()):
             raise CandidateError("local: the runtime was ended by signal 11", remedy="-")
-        return LocalTarget().run(request, files, timeout_s=timeout_s)
+        return LocalTarget().run(request, files, timeout_seconds=timeout_s)
 
 
 def test_a_model_that_crashes_the_runtime_is_found_and_the_others_are_measured(subject: Make) -> None:
     first, crashed, last = measure_latency(_Fragile(), [subject(16), subject(13), subject(17)], seconds=0.2)
-    assert isinstance(first, Latency)
-    assert isinstance(last, Latency)
+    assert isinstance(first, LatencyResult)
+    assert isinstance(last, LatencyResult)
     assert isinstance(crashed, CandidateError)
     assert "dense13" in crashed.message
     assert "signal 11" in crashed.message
 
 
-def _latency(label: str, rounds: list[float]) -> Latency:
-    figure = Measurement(1.0, "s", Origin(kind="measured", machine="-", method="-"))
+def _latency(label: str, rounds: list[float]) -> LatencyResult:
+    figure = Measurement(1.0, "s", MeasurementOrigin(kind="measured", machine="-", method="-"))
     machine = Machine(
         cpu="cpu",
         cores=1,
@@ -150,15 +150,15 @@ def _latency(label: str, rounds: list[float]) -> Latency:
         runtime_bytes=0,
         meters=(),
     )
-    return Latency(
+    return LatencyResult(
         label=label,
-        rounds_s=np.array(rounds),
+        round_medians_seconds=np.array(rounds),
         p50=figure,
         p95=figure,
         p99=figure,
         cold_start=figure,
         throughput=figure,
-        cpu_s=1.0,
+        cpu_seconds=1.0,
         machine=machine,
     )
 
@@ -200,7 +200,7 @@ def test_what_was_disturbed_is_measured_again_and_the_narrowest_interval_counts(
 ) -> None:
     calls: list[int] = []
 
-    def pretended(_target: object, subjects: list[Subject], **_: object) -> list[Latency | CandidateError]:
+    def pretended(_target: object, subjects: list[Workload], **_: object) -> list[LatencyResult | CandidateError]:
         found = processes[len(calls)]
         calls.append(len(subjects) - 1)
         answers = [CandidateError("no", remedy="") if rounds is None else _latency("x", rounds) for rounds in found]
@@ -241,7 +241,7 @@ def test_memory_of_several_starts_has_an_interval(subject: Make) -> None:
 def test_memory_of_a_broken_model_is_a_clear_error(lacking_op: Path) -> None:
     feed = {"x": np.ones((1, 16), np.float32)}
     with pytest.raises(CandidateError, match="NoSuchThing"):
-        measure_memory(LocalTarget(), Subject("m", lacking_op, RuntimeOptions(), feed))
+        measure_memory(LocalTarget(), Workload("m", lacking_op, RuntimeOptions(), feed))
 
 
 def test_names_of_inputs_may_be_anything(tmp_path: Path) -> None:
@@ -258,8 +258,8 @@ def test_names_of_inputs_may_be_anything(tmp_path: Path) -> None:
     path = tmp_path / "add.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
     feed = {name: np.ones(2, np.float32) for name in names}
-    (result,) = measure_latency(LocalTarget(), [Subject("add", path, RuntimeOptions(), feed)], seconds=0.05)
-    assert isinstance(result, Latency)
+    (result,) = measure_latency(LocalTarget(), [Workload("add", path, RuntimeOptions(), feed)], seconds=0.05)
+    assert isinstance(result, LatencyResult)
 
 
 def test_a_machine_is_a_record_that_survives_json() -> None:

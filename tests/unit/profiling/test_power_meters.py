@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.profiling.power_meters import Meter, chosen_meters, find_meters, joules_between, read_meter
+from edgewright.profiling.power_meters import PowerMeter, find_meters, joules_between, read_meter, select_meters
 
 Tree = Callable[[Mapping[str, str]], Path]
 
@@ -80,15 +80,15 @@ def tree(tmp_path: Path) -> Tree:
     return make
 
 
-def _chosen(root: Path) -> list[Meter]:
-    return chosen_meters(find_meters(root))
+def _chosen(root: Path) -> list[PowerMeter]:
+    return select_meters(find_meters(root))
 
 
 def test_only_the_package_counts_of_rapl(tree: Tree) -> None:
     (meter,) = _chosen(tree(RAPL))
-    assert (meter.kind, meter.name, meter.counter) == ("rapl", "package-0", True)
+    assert (meter.kind, meter.name, meter.is_counter) == ("rapl", "package-0", True)
     assert read_meter(meter) == pytest.approx(262142.0)
-    assert meter.wraps_at == pytest.approx(262143.32885)
+    assert meter.wraps_at_joules == pytest.approx(262143.32885)
 
 
 def test_two_sockets_are_added(tree: Tree) -> None:
@@ -105,8 +105,8 @@ def test_a_counter_that_wraps_loses_no_energy(tree: Tree) -> None:
 
 
 def test_power_is_integrated_over_time() -> None:
-    meter = Meter("hwmon", "ina219", ("power1_input",), 1e-6, counter=False)
-    assert joules_between(meter, 2.0, 4.0, elapsed_s=0.5) == pytest.approx(1.5)
+    meter = PowerMeter("hwmon", "ina219", ("power1_input",), 1e-6, is_counter=False)
+    assert joules_between(meter, 2.0, 4.0, elapsed_seconds=0.5) == pytest.approx(1.5)
 
 
 def test_a_battery_that_shows_power_is_read(tree: Tree) -> None:
@@ -142,7 +142,7 @@ def test_partial_rails_are_not_added_to_the_total(tree: Tree) -> None:
 
 def test_energy_counters_of_hwmon_are_read(tree: Tree) -> None:
     (meter,) = _chosen(tree(AMD_ENERGY))
-    assert (meter.name, meter.counter) == ("amd_energy Esocket0", True)
+    assert (meter.name, meter.is_counter) == ("amd_energy Esocket0", True)
     assert read_meter(meter) == pytest.approx(123.456789)
 
 

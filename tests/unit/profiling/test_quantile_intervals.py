@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from edgewright.contract.measurement import Origin
+from edgewright.contract.measurement import MeasurementOrigin
 from edgewright.profiling.quantile_intervals import median_interval, median_measurement, percentile_measurement
 
-ORIGIN = Origin(kind="measured", machine="-", method="test")
+ORIGIN = MeasurementOrigin(kind="measured", machine="-", method="test")
 
 
 @pytest.mark.parametrize("count", [6, 7, 20, 44, 101, 400, 999])

@@ -14,13 +14,13 @@ from tests.unit.profiling.conftest import Sshd
 
 from edgewright.cli.main import main
 from edgewright.contract.errors import CandidateError, TargetError
-from edgewright.profiling.latency import Latency, Subject, measure_latency, paired_ratio
+from edgewright.profiling.latency import LatencyResult, Workload, measure_latency, paired_ratio
 from edgewright.profiling.memory import measure_memory
-from edgewright.profiling.target import machine_of, open_target
-from edgewright.profiling.workload import packed
+from edgewright.profiling.target import open_target, query_machine
+from edgewright.profiling.workload import pack_workloads
 from edgewright.runtime.options import RuntimeOptions
 
-Make = Callable[..., Subject]
+Make = Callable[..., Workload]
 
 
 def _children(pid: int) -> list[int]:
@@ -40,15 +40,15 @@ def _processes_naming(text: str) -> list[int]:
 
 
 def test_the_target_describes_itself(sshd: Sshd) -> None:
-    here, there = machine_of(open_target("local")), machine_of(sshd.target)
+    here, there = query_machine(open_target("local")), query_machine(sshd.target)
     assert there == here
     assert sshd.left_behind() == []
 
 
 def test_models_are_measured_there_and_nothing_is_left(sshd: Sshd, subject: Make) -> None:
     small, large = measure_latency(sshd.target, [subject(16), subject(512)], seconds=0.4)
-    assert isinstance(small, Latency)
-    assert isinstance(large, Latency)
+    assert isinstance(small, LatencyResult)
+    assert isinstance(large, LatencyResult)
     ratio = paired_ratio(small, large)
     assert ratio.high is not None
     assert ratio.high < 1
@@ -84,15 +84,15 @@ def test_the_command_profiles_there(sshd: Sshd, subject: Make, capsys: pytest.Ca
 
 def test_external_data_travels_with_the_model(sshd: Sshd, external: Path) -> None:
     feed = {"x": np.ones((1, 64), np.float32)}
-    (result,) = measure_latency(sshd.target, [Subject("m", external, RuntimeOptions(), feed)], seconds=0.1)
-    assert isinstance(result, Latency)
+    (result,) = measure_latency(sshd.target, [Workload("m", external, RuntimeOptions(), feed)], seconds=0.1)
+    assert isinstance(result, LatencyResult)
 
 
 def test_a_model_that_does_not_load_is_reported_by_label(sshd: Sshd, subject: Make, lacking_op: Path) -> None:
     feed = {"x": np.ones((1, 16), np.float32)}
-    bad = Subject("bad", lacking_op, RuntimeOptions(), feed)
+    bad = Workload("bad", lacking_op, RuntimeOptions(), feed)
     good, failure = measure_latency(sshd.target, [subject(16), bad], seconds=0.2)
-    assert isinstance(good, Latency)
+    assert isinstance(good, LatencyResult)
     assert isinstance(failure, CandidateError)
     assert "bad" in failure.message
     assert "NoSuchThing" in failure.message
@@ -100,25 +100,25 @@ def test_a_model_that_does_not_load_is_reported_by_label(sshd: Sshd, subject: Ma
 
 def test_a_wrong_port_says_so(sshd: Sshd) -> None:
     with pytest.raises(TargetError, match=r"refused.*Check the port"):
-        machine_of(open_target("ssh://127.0.0.1:1"))
+        query_machine(open_target("ssh://127.0.0.1:1"))
 
 
 def test_an_unknown_host_key_says_so(sshd: Sshd) -> None:
     sshd.known_hosts.write_text("")
     with pytest.raises(TargetError, match=r"Host key verification failed.*confirm the host key"):
-        machine_of(sshd.target)
+        query_machine(sshd.target)
 
 
 def test_a_refused_key_says_so(sshd: Sshd) -> None:
     (sshd.known_hosts.parent / "authorized_keys").write_text("")
     with pytest.raises(TargetError, match=r"Permission denied.*authorized_keys"):
-        machine_of(sshd.target)
+        query_machine(sshd.target)
 
 
 def test_a_missing_python_says_so(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEWRIGHT_SSH_PYTHON", "python-that-is-not-there")
     with pytest.raises(TargetError, match=r"python-that-is-not-there was not found there.*Install Python"):
-        machine_of(sshd.target)
+        query_machine(sshd.target)
     assert sshd.left_behind() == []
 
 
@@ -139,9 +139,9 @@ def test_a_missing_library_says_so(
 
 
 def test_a_timeout_ends_the_work_there_too(sshd: Sshd, subject: Make) -> None:
-    with packed([subject(16)]) as bundle, pytest.raises(TargetError, match="longer than 1 s"):
+    with pack_workloads([subject(16)]) as bundle, pytest.raises(TargetError, match="longer than 1 s"):
         sshd.target.run(
-            {"action": "sustained", "subjects": bundle.subjects, "seconds": 30}, bundle.files, timeout_s=1
+            {"action": "sustained", "subjects": bundle.workloads, "seconds": 30}, bundle.files, timeout_seconds=1
         )
     assert sshd.left_behind() == []
     assert _processes_naming(str(sshd.folder)) == []
@@ -153,10 +153,10 @@ def test_a_lost_connection_leaves_no_folder_and_no_process(sshd: Sshd, subject: 
     raised: list[Exception] = []
 
     def measure() -> None:
-        with packed([subject(16)]) as bundle:
-            request = {"action": action, "subjects": bundle.subjects, "seconds": 60}
+        with pack_workloads([subject(16)]) as bundle:
+            request = {"action": action, "subjects": bundle.workloads, "seconds": 60}
             try:
-                sshd.target.run(request, bundle.files, timeout_s=60)
+                sshd.target.run(request, bundle.files, timeout_seconds=60)
             except TargetError as error:
                 raised.append(error)
 
@@ -200,4 +200,4 @@ def test_a_full_disk_there_says_so(sshd: Sshd, full_disk: Path, subject: Make) -
 def test_no_ssh_client_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(TargetError, match=r"OpenSSH client is missing.*openssh-client"):
-        machine_of(open_target("ssh://127.0.0.1"))
+        query_machine(open_target("ssh://127.0.0.1"))

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from edgewright.contract.errors import CandidateError, InputError, TargetError
-from edgewright.profiling.latency import Subject
+from edgewright.profiling.latency import Workload
 from edgewright.profiling.memory import measure_memory
-from edgewright.profiling.target import LocalTarget, Machine, machine_of, open_target
-from edgewright.profiling.workload import packed
+from edgewright.profiling.target import LocalTarget, Machine, open_target, query_machine
+from edgewright.profiling.workload import pack_workloads
 
-Make = Callable[..., Subject]
+Make = Callable[..., Workload]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_target_keeps_its_name(spec: str) -> None:
 
 
 def test_this_machine_describes_itself() -> None:
-    machine = machine_of(open_target("local"))
+    machine = query_machine(open_target("local"))
     assert machine.cores >= 1
     assert "CPUExecutionProvider" in machine.providers
     assert machine.runtime_bytes > 1e6
@@ -81,10 +81,10 @@ def test_the_summary_names_the_instructions_that_decide() -> None:
 
 def test_a_timeout_ends_the_worker(subject: Make) -> None:
     start = time.monotonic()
-    with packed([subject()]) as bundle:
-        request = {"action": "sustained", "subjects": bundle.subjects, "seconds": 60}
+    with pack_workloads([subject()]) as bundle:
+        request = {"action": "sustained", "subjects": bundle.workloads, "seconds": 60}
         with pytest.raises(TargetError, match="longer than 1 s"):
-            LocalTarget().run(request, bundle.files, timeout_s=0.6)
+            LocalTarget().run(request, bundle.files, timeout_seconds=0.6)
     assert time.monotonic() - start < 10
 
 
@@ -92,10 +92,10 @@ def test_a_runtime_that_is_killed_is_the_candidates_failure(subject: Make) -> No
     raised: list[Exception] = []
 
     def measure() -> None:
-        with packed([subject()]) as bundle:
-            request = {"action": "sustained", "subjects": bundle.subjects, "seconds": 60}
+        with pack_workloads([subject()]) as bundle:
+            request = {"action": "sustained", "subjects": bundle.workloads, "seconds": 60}
             try:
-                LocalTarget().run(request, bundle.files, timeout_s=60)
+                LocalTarget().run(request, bundle.files, timeout_seconds=60)
             except CandidateError as error:
                 raised.append(error)
 
@@ -132,7 +132,7 @@ def test_a_full_disk_here_says_so(
     width: int, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, subject: Make
 ) -> None:
     made = subject(16)
-    made = Subject(made.label, made.model, made.options, {"x": np.ones((width, 16), np.float32)})
+    made = Workload(made.label, made.model, made.options, {"x": np.ones((width, 16), np.float32)})
     folder = tmp_path_factory.mktemp("small")
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(folder)], capture_output=True, check=False
@@ -153,5 +153,5 @@ def test_paths_with_blanks_and_links_are_found(subject: Make, tmp_path: Path, ex
     folder.mkdir()
     (folder / "my model.onnx").symlink_to(subject(16).model)
     made = subject(16)
-    linked = Subject("linked", folder / "my model.onnx", made.options, made.feed)
+    linked = Workload("linked", folder / "my model.onnx", made.options, made.inputs)
     assert measure_memory(LocalTarget(), linked).process_peak.value > 1e6

@@ -26,7 +26,7 @@ def test_what_is_sent_needs_only_python_3_9_numpy_and_onnxruntime(path: Path) ->
 def test_the_worker_runs_models_as_the_runtime_room_does(level: OptimizationLevel) -> None:
     for threads, spinning in product((1, 2), (False, True)):
         options = RuntimeOptions(threads=threads, optimization=level, spinning=spinning)
-        here, there = session_options(options), worker._options(msgspec.to_builtins(options))
+        here, there = session_options(options), worker._session_options(msgspec.to_builtins(options))
         for name in (
             "intra_op_num_threads",
             "inter_op_num_threads",

@@ -5,43 +5,47 @@ from collections.abc import Callable
 
 import pytest
 
-from edgewright.contract.rollout.decision import CONTROL, Evidence, Tally
-from edgewright.contract.rollout.plan import Arm, HealthRule, Plan, Policy, Stage
+from edgewright.contract.rollout.decision import CONTROL_ARM, OutcomeCounts, StageEvidence
+from edgewright.contract.rollout.plan import HealthRule, RolloutArm, RolloutPlan, RolloutPolicy, RolloutStage
 
 NOW = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.UTC)
 CRASH = HealthRule("crash", margin=0.02)
 
 
 @pytest.fixture
-def policy() -> Policy:
-    return Policy("digits", "pi", revision=1, salt="0123456789abcdef", holdback=0.05)
+def policy() -> RolloutPolicy:
+    return RolloutPolicy("digits", "pi", revision=1, salt="0123456789abcdef", holdout_fraction=0.05)
 
 
 @pytest.fixture
-def plan() -> Plan:
-    return Plan(
+def plan() -> RolloutPlan:
+    return RolloutPlan(
         "digits",
         "pi",
         "spring",
         epoch=1,
         counter=1,
-        arms=(Arm("1.1", "ab" * 32),),
-        stages=(Stage(0.1, 3600, (CRASH,)), Stage(0.5, 3600, (CRASH,)), Stage(1.0, 0, (CRASH,))),
+        arms=(RolloutArm("1.1", "ab" * 32),),
+        stages=(
+            RolloutStage(0.1, 3600, (CRASH,)),
+            RolloutStage(0.5, 3600, (CRASH,)),
+            RolloutStage(1.0, 0, (CRASH,)),
+        ),
         stage=1,
-        since="2026-11-21T10:00:00",
+        stage_started_at="2026-11-21T10:00:00",
     )
 
 
 @pytest.fixture
-def counted(plan: Plan) -> Callable[..., Evidence]:
+def counted(plan: RolloutPlan) -> Callable[..., StageEvidence]:
     """Return evidence of the plan's stage from failures and devices: of the arms in turn, the control last."""
 
-    def make(*arms: tuple[int, int], metric: str = "crash", of: Plan = plan) -> Evidence:
-        numbers = [*range(len(arms) - 1), CONTROL]
+    def make(*arms: tuple[int, int], metric: str = "crash", of: RolloutPlan = plan) -> StageEvidence:
+        numbers = [*range(len(arms) - 1), CONTROL_ARM]
         tallies = tuple(
-            Tally(metric, number, (0.0, 1.0), (devices - failures, failures))
+            OutcomeCounts(metric, number, (0.0, 1.0), (devices - failures, failures))
             for number, (failures, devices) in zip(numbers, arms, strict=True)
         )
-        return Evidence(of.rollout, of.stage, tallies, waiting=(7, 3))
+        return StageEvidence(of.rollout, of.stage, tallies, pending=(7, 3))
 
     return make

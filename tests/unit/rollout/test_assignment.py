@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgewright.rollout.assignment import arm_of, is_held_back, is_in, place
+from edgewright.rollout.assignment import arm_of, bucket_of, is_in, is_in_holdout
 
 DEVICES = [f"device-{number}" for number in range(4000)]
 SALT = "00112233445566778899aabbccddeeff"
@@ -39,8 +39,8 @@ def test_another_salt_or_experiment_is_another_draw() -> None:
 
 
 def test_a_holdback_does_not_depend_on_the_experiment() -> None:
-    assert sum(is_held_back(0.05, SALT, device) for device in DEVICES) == pytest.approx(200, abs=60)
+    assert sum(is_in_holdout(0.05, SALT, device) for device in DEVICES) == pytest.approx(200, abs=60)
 
 
 def test_no_two_inputs_read_the_same() -> None:
-    assert place(b"d", "ab", "c", "d") != place(b"d", "a", "bc", "d")
+    assert bucket_of(b"d", "ab", "c", "d") != bucket_of(b"d", "a", "bc", "d")

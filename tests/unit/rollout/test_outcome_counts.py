@@ -8,82 +8,84 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.rollout.decision import CONTROL, DeviceOutcome, Evidence, Tally
-from edgewright.contract.rollout.plan import Arm, HealthRule, Plan, Policy, Stage
-from edgewright.rollout.assignment import arm_of, is_held_back, is_in
-from edgewright.rollout.comparison_design import sizes
-from edgewright.rollout.outcome_counts import collect
+from edgewright.contract.rollout.decision import CONTROL_ARM, DeviceOutcome, OutcomeCounts, StageEvidence
+from edgewright.contract.rollout.plan import HealthRule, RolloutArm, RolloutPlan, RolloutPolicy, RolloutStage
+from edgewright.rollout.assignment import arm_of, is_in, is_in_holdout
+from edgewright.rollout.comparison_design import arm_shares
+from edgewright.rollout.outcome_counts import count_outcomes
 
 NOW = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.UTC)
 PAST, FUTURE = "2026-11-21T11:59:59", "2026-11-21T12:00:01"
 WELL = {"crash": 0.0, "outcome:taps": 0.25}
 
 
-def _plan() -> Plan:
+def _plan() -> RolloutPlan:
     rules = (HealthRule("crash", 0.01), HealthRule("outcome:taps", 0.05), HealthRule("silent", 0.05))
-    return Plan("digits", "pi", "spring", 1, 1, (Arm("1.1", "ab" * 32),), (Stage(0.5, 0, rules),))
+    return RolloutPlan(
+        "digits", "pi", "spring", 1, 1, (RolloutArm("1.1", "ab" * 32),), (RolloutStage(0.5, 0, rules),)
+    )
 
 
 def test_silent_devices_fail_in_both_arms_under_every_metric() -> None:
-    rows = [DeviceOutcome("a", 0, PAST), DeviceOutcome("b", CONTROL, PAST), DeviceOutcome("c", 0, PAST, WELL)]
-    evidence = collect(_plan(), rows, NOW)
+    rows = [DeviceOutcome("a", 0, PAST), DeviceOutcome("b", CONTROL_ARM, PAST), DeviceOutcome("c", 0, PAST, WELL)]
+    evidence = count_outcomes(_plan(), rows, NOW)
     for metric in ("crash", "outcome:taps", "silent"):
-        assert evidence.tally(metric, CONTROL) == Tally(metric, CONTROL, (1.0,), (1,))
-        assert evidence.tally(metric, 0).values[-1] == 1.0
-        assert sum(evidence.tally(metric, 0).devices) == 2
-    assert evidence.tally("silent", 0) == Tally("silent", 0, (0.0, 1.0), (1, 1))
+        assert evidence.counts_of(metric, CONTROL_ARM) == OutcomeCounts(metric, CONTROL_ARM, (1.0,), (1,))
+        assert evidence.counts_of(metric, 0).values[-1] == 1.0
+        assert sum(evidence.counts_of(metric, 0).devices) == 2
+    assert evidence.counts_of("silent", 0) == OutcomeCounts("silent", 0, (0.0, 1.0), (1, 1))
 
 
 @pytest.mark.parametrize("values", [None, {"crash": 1.0}, WELL])
 def test_nothing_counts_before_its_deadline_failures_neither(values: dict[str, float] | None) -> None:
-    evidence = collect(_plan(), [DeviceOutcome("a", 0, FUTURE, values)], NOW)
-    assert all(not tally.devices for tally in evidence.tallies)
-    assert evidence.waiting == (0, 1)
+    evidence = count_outcomes(_plan(), [DeviceOutcome("a", 0, FUTURE, values)], NOW)
+    assert all(not tally.devices for tally in evidence.counts)
+    assert evidence.pending == (0, 1)
 
 
 def test_what_was_not_reported_counts_as_failed() -> None:
-    evidence = collect(_plan(), [DeviceOutcome("a", CONTROL, PAST, {"crash": 0.0})], NOW)
-    assert evidence.tally("outcome:taps", CONTROL).values == (1.0,)
-    assert evidence.tally("crash", CONTROL).values == (0.0,)
+    evidence = count_outcomes(_plan(), [DeviceOutcome("a", CONTROL_ARM, PAST, {"crash": 0.0})], NOW)
+    assert evidence.counts_of("outcome:taps", CONTROL_ARM).values == (1.0,)
+    assert evidence.counts_of("crash", CONTROL_ARM).values == (0.0,)
 
 
 def test_a_device_has_one_outcome() -> None:
     twice = [DeviceOutcome("a", 0, PAST, WELL), DeviceOutcome("a", 0, FUTURE, WELL)]
     with pytest.raises(InputError, match="second outcome"):
-        collect(_plan(), twice, NOW)
+        count_outcomes(_plan(), twice, NOW)
     with pytest.raises(InputError, match="arm 3"):
-        collect(_plan(), [DeviceOutcome("a", 3, PAST, WELL)], NOW)
+        count_outcomes(_plan(), [DeviceOutcome("a", 3, PAST, WELL)], NOW)
 
 
 @given(
     st.permutations([DeviceOutcome(f"d{i}", (i % 2) - 1, PAST, {"crash": float(i % 3 == 0)}) for i in range(12)])
 )
 def test_the_order_of_devices_does_not_matter(rows: list[DeviceOutcome]) -> None:
-    evidence = collect(_plan(), rows, NOW)
-    assert evidence == collect(_plan(), sorted(rows, key=lambda row: row.device), NOW)
+    evidence = count_outcomes(_plan(), rows, NOW)
+    assert evidence == count_outcomes(_plan(), sorted(rows, key=lambda row: row.device), NOW)
 
 
 def test_the_rows_are_fingerprinted() -> None:
     well, ill = DeviceOutcome("a", 0, PAST, WELL), DeviceOutcome("a", 0, PAST, {**WELL, "unwatched": 1.0})
-    assert collect(_plan(), [well], NOW).rows != collect(_plan(), [ill], NOW).rows
+    assert count_outcomes(_plan(), [well], NOW).rows_digest != count_outcomes(_plan(), [ill], NOW).rows_digest
 
 
 def test_evidence_comes_back_from_bytes_as_it_was() -> None:
     rows = [DeviceOutcome(f"d{i}", i % 2 - 1, PAST, {"outcome:taps": i / 7}) for i in range(7)]
-    evidence = collect(_plan(), rows, NOW, centres={"outcome:taps": 0.5})
-    assert msgspec.json.decode(msgspec.json.encode(evidence), type=Evidence) == evidence
+    evidence = count_outcomes(_plan(), rows, NOW, baseline_rates={"outcome:taps": 0.5})
+    assert msgspec.json.decode(msgspec.json.encode(evidence), type=StageEvidence) == evidence
 
 
 @pytest.mark.parametrize(
     "tallies",
     [
-        (Tally("crash", 0, (0.0,), (2,)), Tally("silent", 0, (0.0,), (3,))),
-        (Tally("crash", 0, (0.0,), (2,)), Tally("crash", 0, (0.0,), (2,))),
+        (OutcomeCounts("crash", 0, (0.0,), (2,)), OutcomeCounts("silent", 0, (0.0,), (3,))),
+        (OutcomeCounts("crash", 0, (0.0,), (2,)), OutcomeCounts("crash", 0, (0.0,), (2,))),
     ],
 )
-def test_counts_that_contradict_each_other_are_refused(tallies: tuple[Tally, ...]) -> None:
+def test_counts_that_contradict_each_other_are_refused(tallies: tuple[OutcomeCounts, ...]) -> None:
     with pytest.raises(InputError, match="counts an arm"):
-        Evidence("spring", 0, tallies)
+        StageEvidence("spring", 0, tallies)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_counts_that_contradict_each_other_are_refused(tallies: tuple[Tally, ...
 )
 def test_tallies_that_are_none_are_refused(values: tuple[float, ...], devices: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="tally of"):
-        Tally("crash", 0, values, devices)
+        OutcomeCounts("crash", 0, values, devices)
 
 
 def test_outcomes_that_are_none_are_refused() -> None:
@@ -102,14 +104,16 @@ def test_outcomes_that_are_none_are_refused() -> None:
 
 
 def test_arms_have_the_shares_that_devices_draw() -> None:
-    policy = Policy("digits", "pi", 1, "0123456789abcdef", holdback=0.1)
-    arms = (Arm("1.1", "ab" * 32, 1.0), Arm("1.2", "cd" * 32, 3.0))
-    plan = Plan("digits", "pi", "spring", 1, 1, arms, (Stage(0.4),))
-    drawn = dict.fromkeys((CONTROL, 0, 1), 0)
+    policy = RolloutPolicy("digits", "pi", 1, "0123456789abcdef", holdout_fraction=0.1)
+    arms = (RolloutArm("1.1", "ab" * 32, 1.0), RolloutArm("1.2", "cd" * 32, 3.0))
+    plan = RolloutPlan("digits", "pi", "spring", 1, 1, arms, (RolloutStage(0.4),))
+    drawn = dict.fromkeys((CONTROL_ARM, 0, 1), 0)
     for number in range(20_000):
         device = f"device-{number}"
         arm = arm_of([1.0, 3.0], plan.rollout, policy.salt, device)
-        joins = is_in(plan.fraction, arms[arm].manifest, policy.salt, device)
-        drawn[arm if joins and not is_held_back(policy.holdback, policy.salt, device) else CONTROL] += 1
-    for number, share in sizes(plan, 0, policy.holdback).items():
+        joins = is_in(plan.fraction, arms[arm].manifest_sha256, policy.salt, device)
+        drawn[
+            arm if joins and not is_in_holdout(policy.holdout_fraction, policy.salt, device) else CONTROL_ARM
+        ] += 1
+    for number, share in arm_shares(plan, 0, policy.holdout_fraction).items():
         assert drawn[number] / 20_000 == pytest.approx(share, abs=0.012)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.unit.server.live_server import Plant, make_ground, stand
 
-from edgewright.server.process import free_port, serve
+from edgewright.server.process import free_port, run_server
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +54,7 @@ def port(standing: Plant) -> Iterator[int]:
     found = free_port("127.0.0.1", 0)
     ended, ready = threading.Event(), threading.Event()
     thread = threading.Thread(
-        target=serve, args=(standing.app, "127.0.0.1", found), kwargs={"ended": ended, "ready": ready.set}
+        target=run_server, args=(standing.app, "127.0.0.1", found), kwargs={"ended": ended, "ready": ready.set}
     )
     thread.start()
     try:

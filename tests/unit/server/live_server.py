@@ -15,37 +15,37 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgewright.contract.api.device_api import PROOF, CheckingIn, Enrolled, Enrolling, Problem
-from edgewright.contract.api.device_status import Status
-from edgewright.contract.api.operator_api import AskQuery, RolloutAct, StartRollout
-from edgewright.contract.config.fleet import Fleet
+from edgewright.contract.api.device_api import PROOF, CheckInRequest, EnrolRequest, EnrolResponse, ErrorResponse
+from edgewright.contract.api.device_status import DeviceStatus
+from edgewright.contract.api.operator_api import CreateQuery, RolloutAction, StartRollout
+from edgewright.contract.config.fleet import FleetConfig
 from edgewright.contract.release import Manifest, StoredFile, Variant
-from edgewright.contract.rollout.plan import Arm, Plan, Stage
-from edgewright.profiling.job_archive import pack
-from edgewright.server.access_control import Role
-from edgewright.server.app import App, make_app
-from edgewright.server.commands.acts import Acting
-from edgewright.server.profiling_jobs import KIND, add_job
-from edgewright.server.read_models import Awaiting
+from edgewright.contract.rollout.plan import RolloutArm, RolloutPlan, RolloutStage
+from edgewright.profiling.job_archive import pack_job
+from edgewright.server.access_control import UserRole
+from edgewright.server.app import ControlPlaneApp, create_app
+from edgewright.server.commands.acts import FleetCommands
+from edgewright.server.profiling_jobs import PROFILE_JOB_KIND, create_profiling_job
+from edgewright.server.read_models import PendingAction
 from edgewright.server.services import Services
-from edgewright.server.state_folder import Where, open_services
-from edgewright.server.store.store import make_store
+from edgewright.server.state_folder import ServerLocation, open_services
+from edgewright.server.store.store import create_store
 from edgewright.trust.keys import signing_keys
 from edgewright.trust.keys.device_identity import DeviceKey
 from edgewright.trust.keys.signing_keys import KeyFolder
 from edgewright.trust.publishing.publish import publish_plan, publish_release
-from edgewright.trust.repository.bootstrap import found, hand_over, read_anchor
+from edgewright.trust.repository.bootstrap import create_repository, move_online_keys, read_trusted_root
 from edgewright.trust.repository.repository import Repository
-from edgewright.trust.storage.storage import LocalStore
+from edgewright.trust.storage.storage import LocalStorage
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SINCE = (NOW - timedelta(days=1)).isoformat()
 PASSPHRASE = "correct horse"  # noqa: S105 - of test keys
 CONTENT = bytes(range(256)) * 16
-ROLES: dict[str, Role] = {
-    "viewer": Role.VIEWER,
-    "operator": Role.OPERATOR,
-    "release manager": Role.RELEASE_MANAGER,
+ROLES: dict[str, UserRole] = {
+    "viewer": UserRole.VIEWER,
+    "operator": UserRole.OPERATOR,
+    "release manager": UserRole.RELEASE_MANAGER,
 }
 PASSWORD = "a long enough password"  # noqa: S105 - of test users
 
@@ -79,40 +79,49 @@ class FakeActing:
     services: Services
     asked: list[Asked] = field(default_factory=list)
 
-    def start(self, who: str, asked: StartRollout) -> tuple[Plan, tuple[str, ...]]:
+    def start(self, who: str, asked: StartRollout) -> tuple[RolloutPlan, tuple[str, ...]]:
         self.asked.append(Asked("start", who, asked))
         return plan_of(self.services.repository()), ("noted",)
 
-    def change(self, who: str, model: str, device_class: str, act: RolloutAct, reason: str) -> Plan:
+    def change(self, who: str, model: str, device_class: str, act: RolloutAction, reason: str) -> RolloutPlan:
         self.asked.append(Asked(act, who, (model, device_class, reason)))
         return plan_of(self.services.repository())
 
-    def ask(self, who: str, model: str, device_class: str, asked: AskQuery) -> tuple[str, ...]:
+    def ask(self, who: str, model: str, device_class: str, asked: CreateQuery) -> tuple[str, ...]:
         self.asked.append(Asked("ask", who, (model, device_class, asked)))
         return ("asked",)
 
     def end_query(self, who: str, query_id: str) -> None:
         self.asked.append(Asked("end query", who, query_id))
 
-    def awaiting(self) -> Sequence[Awaiting]:
-        return [Awaiting("a1", "roll back", "m/default/r", "devices fail", NOW.timestamp())]
+    def awaiting(self) -> Sequence[PendingAction]:
+        return [PendingAction("a1", "roll back", "m/default/r", "devices fail", NOW.timestamp())]
 
     def settle(self, who: str, item: str, *, approve: bool, reason: str) -> Sequence[str]:
         self.asked.append(Asked("settle", who, (item, approve, reason)))
         return ["done"]
 
     def add_job(self, who: str, device: str, body: bytes) -> str:
-        return add_job(self.services, who, device, KIND, body)
+        return create_profiling_job(self.services, who, device, PROFILE_JOB_KIND, body)
 
 
-def plan_of(repository: Repository) -> Plan:
+def plan_of(repository: Repository) -> RolloutPlan:
     """The rollout that the ground comes with."""
-    return Plan("m", "default", "r", 1, 1, (Arm("1.0.0", digest_of_release()),), (Stage(1.0),), since=SINCE)
+    return RolloutPlan(
+        "m",
+        "default",
+        "r",
+        1,
+        1,
+        (RolloutArm("1.0.0", digest_of_release()),),
+        (RolloutStage(1.0),),
+        stage_started_at=SINCE,
+    )
 
 
 def manifest() -> Manifest:
     stored = StoredFile("image", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
-    return Manifest("m", "1.0.0", "firmware", (Variant("default", (stored,)),), created="2026-11-21")
+    return Manifest("m", "1.0.0", "firmware", (Variant("default", (stored,)),), created_at="2026-11-21")
 
 
 def digest_of_release() -> str:
@@ -123,15 +132,15 @@ def make_ground(path: Path) -> None:
     """Lay out a state folder: a repository with a release and a rollout of it, and the online key."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(signing_keys, "_SCRYPT_N", 2**4)
-        store = LocalStore(path / "repo")
+        store = LocalStorage(path / "repo")
         keys = KeyFolder(path.parent / f"{path.name}-offline", lambda _: PASSPHRASE)
-        found(store, keys, passphrase=PASSPHRASE, bits=2, now=lambda: NOW)
-        repository = Repository(store, read_anchor(keys.path), lambda: NOW)
+        create_repository(store, keys, passphrase=PASSPHRASE, bits=2, now=lambda: NOW)
+        repository = Repository(store, read_trusted_root(keys.path), lambda: NOW)
         published = publish_release(repository, keys, manifest(), {"default": {"image": CONTENT}})
-        plan = msgspec.structs.replace(plan_of(repository), arms=(Arm("1.0.0", published.digest),))
-        publish_plan(Repository(store, read_anchor(keys.path), lambda: NOW), keys, plan)
-        hand_over(keys, path / "keys")
-    make_store(f"sqlite:///{path / 'fleet.db'}").close()
+        plan = msgspec.structs.replace(plan_of(repository), arms=(RolloutArm("1.0.0", published.digest),))
+        publish_plan(Repository(store, read_trusted_root(keys.path), lambda: NOW), keys, plan)
+        move_online_keys(keys, path / "keys")
+    create_store(f"sqlite:///{path / 'fleet.db'}").close()
 
 
 @dataclass(frozen=True)
@@ -152,8 +161,8 @@ class Answer:
         return msgspec.json.decode(self.content)
 
     @property
-    def problem(self) -> Problem:
-        return msgspec.json.decode(self.content, type=Problem)
+    def problem(self) -> ErrorResponse:
+        return msgspec.json.decode(self.content, type=ErrorResponse)
 
 
 class Machine:
@@ -167,8 +176,8 @@ class Machine:
     def enrolled(self, **offered: Any) -> "Machine":
         services = self.plant.services
         given: dict[str, Any] = {"made_by": "user:ann", "now_s": services.now(), "lifetime_s": 60.0} | offered
-        token = services.store.devices.invite(given.pop("device_class", "default"), **given)
-        self.id = services.store.devices.enrol(token, self.key.public, now_s=services.now()).id
+        token = services.store.devices.create_enrolment_token(given.pop("device_class", "default"), **given)
+        self.id = services.store.devices.enrol(token, self.key.public, now=services.now()).id
         return self
 
     def proof(
@@ -186,8 +195,10 @@ class Machine:
     def post(self, path: str, body: bytes = b"", **given: Any) -> Answer:
         return self.plant.post(path, body, {PROOF: self.proof(path, body)}, **given)
 
-    def check_in(self, status: Status | None = None, **outcome: Any) -> Answer:
-        return self.post("/device/check-in", msgspec.json.encode(CheckingIn(status or Status(), **outcome)))
+    def check_in(self, status: DeviceStatus | None = None, **outcome: Any) -> Answer:
+        return self.post(
+            "/device/check-in", msgspec.json.encode(CheckInRequest(status or DeviceStatus(), **outcome))
+        )
 
 
 class Plant:
@@ -197,17 +208,17 @@ class Plant:
         self,
         state: Path,
         *,
-        fleet: Fleet | None = None,
-        pages: Callable[[Services, Acting], list[Any]] | None = None,
+        fleet: FleetConfig | None = None,
+        pages: Callable[[Services, FleetCommands], list[Any]] | None = None,
         **more: Any,
     ) -> None:
         self.clock = Clock()
         self.state = state
-        self.services = open_services(Where(state), fleet or Fleet(), signs=True, now=self.clock)
+        self.services = open_services(ServerLocation(state), fleet or FleetConfig(), signs=True, now=self.clock)
         self.acting = FakeActing(self.services)
         if pages is not None:
             more["pages"] = pages(self.services, self.acting)
-        self.app: App = make_app(self.services, self.acting, **more)
+        self.app: ControlPlaneApp = create_app(self.services, self.acting, **more)
         self.runner = asyncio.Runner()
         self._tokens: dict[str, str] = {}
         self._clients = itertools.count(1)
@@ -219,12 +230,12 @@ class Plant:
     def token(self, role: str) -> str:
         """A token of a role, made when it is first wanted."""
         if role not in self._tokens:
-            self._tokens[role] = self.services.store.people.add_token(
+            self._tokens[role] = self.services.store.accounts.add_token(
                 f"t-{role.replace(' ', '-')}",
                 ROLES[role],
                 made_by="server",
-                now_s=self.services.now(),
-                lifetime_s=86400.0,
+                now=self.services.now(),
+                lifetime_seconds=86400.0,
             )
         return self._tokens[role]
 
@@ -329,7 +340,12 @@ class Plant:
 def work(folder: Path, *, size: int = 10) -> bytes:
     """A profiling job, with a file of as many bytes."""
     (folder / "model.onnx").write_bytes(bytes(size))
-    return pack({"action": "machine"}, {"model.onnx": folder / "model.onnx"}, timeout_s=10.0, wanted_s=1e6)
+    return pack_job(
+        {"action": "machine"},
+        {"model.onnx": folder / "model.onnx"},
+        timeout_seconds=10.0,
+        expires_after_seconds=1e6,
+    )
 
 
 def unquoted(path: str) -> str:
@@ -345,7 +361,7 @@ def stand(state: Path, ground: Path, **more: Any) -> Plant:
     return Plant(state, **more)
 
 
-def enrolling(plant: Plant, machine: Machine, token: str) -> tuple[Answer, Enrolled | None]:
+def enrolling(plant: Plant, machine: Machine, token: str) -> tuple[Answer, EnrolResponse | None]:
     """Enrol over HTTP."""
-    answer = plant.post("/device/enrol", msgspec.json.encode(Enrolling(token, machine.key.public.hex())))
-    return answer, msgspec.json.decode(answer.content, type=Enrolled) if answer.status == 200 else None
+    answer = plant.post("/device/enrol", msgspec.json.encode(EnrolRequest(token, machine.key.public.hex())))
+    return answer, msgspec.json.decode(answer.content, type=EnrolResponse) if answer.status == 200 else None

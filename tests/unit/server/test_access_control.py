@@ -8,76 +8,78 @@ import pytest
 from edgewright.contract.errors import InputError
 from edgewright.server import access_control
 from edgewright.server.access_control import (
-    RIGHTS,
-    Right,
-    Role,
-    alive,
-    csrf_matches,
-    csrf_of,
-    hash_of,
-    may,
+    MIN_ROLES,
+    Permission,
+    UserRole,
+    csrf_token,
+    has_permission,
+    hash_password,
+    is_csrf_token,
+    is_session_alive,
     new_secret,
     new_session,
     password_matches,
-    protected,
-    role_of,
+    role_by_name,
+    secret_hash,
 )
 
 PASSWORD = "correct horse battery"  # noqa: S105 (nobody's)
 
 
 def test_every_right_has_a_role_and_a_higher_role_never_may_less() -> None:
-    assert set(RIGHTS) == set(get_args(Right))
-    for right in RIGHTS:
-        assert [may(role, right) for role in Role] == sorted(may(role, right) for role in Role)
-        assert may(Role.RELEASE_MANAGER, right)
+    assert set(MIN_ROLES) == set(get_args(Permission))
+    for right in MIN_ROLES:
+        assert [has_permission(role, right) for role in UserRole] == sorted(
+            has_permission(role, right) for role in UserRole
+        )
+        assert has_permission(UserRole.RELEASE_MANAGER, right)
 
 
 def test_nobody_has_a_right_that_does_not_exist() -> None:
-    assert not may(Role.RELEASE_MANAGER, "sign releases")  # type: ignore[arg-type]
+    assert not has_permission(UserRole.RELEASE_MANAGER, "sign releases")  # type: ignore[arg-type]
 
 
 def test_a_viewer_only_looks_and_an_operator_can_stop_but_not_start() -> None:
-    assert [right for right in RIGHTS if may(Role.VIEWER, right)] == ["look"]
-    assert may(Role.OPERATOR, "roll back")
-    assert may(Role.OPERATOR, "pause rollouts")
+    assert [right for right in MIN_ROLES if has_permission(UserRole.VIEWER, right)] == ["look"]
+    assert has_permission(UserRole.OPERATOR, "roll back")
+    assert has_permission(UserRole.OPERATOR, "pause rollouts")
     assert not any(
-        may(Role.OPERATOR, right)
+        has_permission(UserRole.OPERATOR, right)
         for right in ("start rollouts", "advance rollouts", "approve actions", "manage access")
     )
 
 
 def test_roles_are_read_as_they_are_written() -> None:
-    assert role_of("release manager") is role_of("release_manager") is Role.RELEASE_MANAGER
+    assert role_by_name("release manager") is role_by_name("release_manager") is UserRole.RELEASE_MANAGER
     for name in ("admin", "", "VIEWER "):
         with pytest.raises(InputError, match="no role"):
-            role_of(name)
+            role_by_name(name)
 
 
 def test_secrets_are_long_different_and_say_what_they_are_for() -> None:
     secrets = [new_secret("token") for _ in range(100)]
-    assert len(set(secrets)) == len({hash_of(secret) for secret in secrets}) == 100
+    assert len(set(secrets)) == len({secret_hash(secret) for secret in secrets}) == 100
     assert all(secret.startswith("ew_token_") and len(secret) == 9 + 43 for secret in secrets)
-    assert hash_of("x\ud800") != hash_of("x")
+    assert secret_hash("x\ud800") != secret_hash("x")
 
 
 def test_a_password_matches_itself_alone() -> None:
-    kept = protected(PASSWORD)
+    kept = hash_password(PASSWORD)
     assert password_matches(PASSWORD, kept)
     for other in ("correct horse batterz", "", PASSWORD + " ", "\ud800" * 12, "x" * 5000):
         assert not password_matches(other, kept)
 
 
 def test_two_people_with_one_password_have_different_hashes() -> None:
-    assert protected(PASSWORD) != protected(PASSWORD)
-    assert PASSWORD not in protected(PASSWORD)
+    assert hash_password(PASSWORD) != hash_password(PASSWORD)
+    assert PASSWORD not in hash_password(PASSWORD)
 
 
 def test_the_hash_of_a_password_is_scrypts() -> None:
     # From Python's hashlib, which is OpenSSL's; computed apart from the module.
     import hashlib
 
-    kept = protected(PASSWORD, salt=bytes(range(16)))
+    kept = hash_password(PASSWORD, salt=bytes(range(16)))
     parts = kept.split("$")
     assert parts[:5] == ["scrypt", "32768", "8", "1", bytes(range(16)).hex()]
     own = hashlib.scrypt(PASSWORD.encode(), salt=bytes(range(16)), n=32768, r=8, p=1, maxmem=1 << 26, dklen=32)
@@ -87,11 +89,11 @@ def test_the_hash_of_a_password_is_scrypts() -> None:
 @pytest.mark.parametrize("password", ["", "eleven char", "x" * 1025])
 def test_a_short_or_endless_password_is_refused(password: str) -> None:
     with pytest.raises(InputError, match="letters"):
-        protected(password)
+        hash_password(password)
 
 
 def test_a_stranger_costs_as_much_work_as_a_wrong_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = protected(PASSWORD)
+    kept = hash_password(PASSWORD)
     derived = access_control._derived
     asked: list[str] = []
 
@@ -116,16 +118,16 @@ def test_the_hash_that_stands_for_nobody_lets_nobody_in(monkeypatch: pytest.Monk
 
 
 def test_a_session_lives_while_it_is_used_and_not_over() -> None:
-    secret, session = new_session("ann", Role.VIEWER, now_s=0.0, lifetime_s=100.0)
+    secret, session = new_session("ann", UserRole.VIEWER, now=0.0, lifetime_seconds=100.0)
     assert secret.startswith("ew_session_")
-    assert [alive(session, now_s=at, idle_s=50.0) for at in (0.0, 49.9, 50.0)] == [True, True, False]
-    assert [alive(session, now_s=at, idle_s=500.0) for at in (99.9, 100.0)] == [True, False]
+    assert [is_session_alive(session, now=at, idle_seconds=50.0) for at in (0.0, 49.9, 50.0)] == [True, True, False]
+    assert [is_session_alive(session, now=at, idle_seconds=500.0) for at in (99.9, 100.0)] == [True, False]
 
 
 def test_a_forms_token_belongs_to_one_session() -> None:
     one, two = (new_secret("session") for _ in range(2))
-    assert csrf_matches(one, csrf_of(one))
-    for told in (csrf_of(two), "", one, "ü"):
-        assert not csrf_matches(one, told)
-    assert len({csrf_of(one), hash_of(one), one}) == 3
-    assert all(a != b for a, b in itertools.pairwise((csrf_of(one), csrf_of(two))))
+    assert is_csrf_token(one, csrf_token(one))
+    for told in (csrf_token(two), "", one, "ü"):
+        assert not is_csrf_token(one, told)
+    assert len({csrf_token(one), secret_hash(one), one}) == 3
+    assert all(a != b for a, b in itertools.pairwise((csrf_token(one), csrf_token(two))))

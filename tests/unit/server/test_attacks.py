@@ -16,8 +16,8 @@ from litestar.routes import HTTPRoute
 from tests.unit.server.live_server import Answer, Plant
 
 from edgewright.contract.api import device_api, operator_api
-from edgewright.contract.api.device_api import PROOF, CheckingIn
-from edgewright.contract.api.device_status import Status
+from edgewright.contract.api.device_api import PROOF, CheckInRequest
+from edgewright.contract.api.device_status import DeviceStatus
 from edgewright.server.app import _HEADERS
 from edgewright.server.device_api import endpoint
 from edgewright.trust.keys.device_identity import DeviceKey
@@ -86,7 +86,7 @@ def forms(plant: Plant) -> list[tuple[str, str, Any]]:
 
 def test_nothing_that_is_written_into_a_path_or_a_query_does_more_than_it_says(plant: Plant) -> None:
     machine = plant.machine()
-    users = plant.services.store.people.users()
+    users = plant.services.store.accounts.users()
     for method, form, handler in forms(plant):
         for text in INJECTIONS:
             if "{" in form:
@@ -102,7 +102,7 @@ def test_nothing_that_is_written_into_a_path_or_a_query_does_more_than_it_says(p
                     path = re.sub(r"\{\w+\}", "x", form) + f"?{name}={quoted(text)}"
                     checked(plant.operate(method, path), path)
     assert plant.services.store.devices.get(machine.id) is not None
-    assert plant.services.store.people.users() == users
+    assert plant.services.store.accounts.users() == users
     assert plant.services.store.audit.broken_at() is None
 
 
@@ -258,7 +258,7 @@ def test_other_verbs_reach_nothing(standing: Plant, method: str) -> None:
 def everywhere(plant: Plant) -> list[Answer]:
     """Answers of every kind."""
     machine = plant.machine()
-    body = msgspec.json.encode(CheckingIn(Status()))
+    body = msgspec.json.encode(CheckInRequest(DeviceStatus()))
     return [
         plant.get("/healthz"),
         plant.get("/openapi.json"),
@@ -451,7 +451,7 @@ def test_many_slow_senders_keep_nobody_else_waiting(port: int) -> None:
 
 def test_many_devices_check_in_at_the_same_time_over_real_sockets(standing: Plant, port: int) -> None:
     machines = [standing.machine() for _ in range(60)]
-    body = msgspec.json.encode(CheckingIn(Status()))
+    body = msgspec.json.encode(CheckInRequest(DeviceStatus()))
     pool = urllib3.PoolManager(maxsize=20, retries=False)
     statuses: list[int] = []
 
@@ -482,10 +482,10 @@ def test_a_whole_life_over_a_real_socket(standing: Plant, port: int) -> None:
     token = json.loads(made.data)["secrets"][0]
     key = DeviceKey(Ed25519PrivateKey.generate())
     enrolled = pool.request(
-        "POST", f"{where}/device/enrol", body=msgspec.json.encode(device_api.Enrolling(token, key.public.hex()))
+        "POST", f"{where}/device/enrol", body=msgspec.json.encode(device_api.EnrolRequest(token, key.public.hex()))
     )
-    device = msgspec.json.decode(enrolled.data, type=device_api.Enrolled)
-    body = msgspec.json.encode(CheckingIn(Status()))
+    device = msgspec.json.decode(enrolled.data, type=device_api.EnrolResponse)
+    body = msgspec.json.encode(CheckInRequest(DeviceStatus()))
     now = datetime.fromtimestamp(standing.services.now(), UTC)
     proof = key.sign(device.audience, "POST", "/device/check-in", body, now=now)
     for status in (200, 409):
@@ -504,20 +504,20 @@ def test_who_goes_away_in_the_middle_leaves_nothing_behind(standing: Plant, port
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
             connection.sendall(ENROL + b"Content-Length: 30000\r\n\r\n" + b"x" * 10_000)
     ends = time.monotonic() + 15
-    while standing.app.intake._inside and time.monotonic() < ends:
+    while standing.app.intake._request_count and time.monotonic() < ends:
         time.sleep(0.05)
-    assert (standing.app.intake._inside, standing.app.intake._held) == (0, 0)
+    assert (standing.app.intake._request_count, standing.app.intake._held_bytes) == (0, 0)
 
 
 def test_an_end_lets_requests_finish(ground: Any, tmp_path: Any) -> None:
     from tests.unit.server.live_server import stand
 
-    from edgewright.server.process import free_port, serve
+    from edgewright.server.process import free_port, run_server
 
     plant = stand(tmp_path / "state", ground)
     ended, ready, begun = threading.Event(), threading.Event(), threading.Event()
     check_ins = plant.services.store.check_ins
-    take = type(check_ins).take
+    take = type(check_ins).store_batch
 
     def slow(self: Any, batch: Any) -> Any:
         begun.set()
@@ -525,12 +525,12 @@ def test_an_end_lets_requests_finish(ground: Any, tmp_path: Any) -> None:
         return take(self, batch)
 
     machine = plant.machine()
-    body = msgspec.json.encode(CheckingIn(Status()))
+    body = msgspec.json.encode(CheckInRequest(DeviceStatus()))
     found = free_port("127.0.0.1", 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(check_ins), "take", slow)
         thread = threading.Thread(
-            target=serve, args=(plant.app, "127.0.0.1", found), kwargs={"ended": ended, "ready": ready.set}
+            target=run_server, args=(plant.app, "127.0.0.1", found), kwargs={"ended": ended, "ready": ready.set}
         )
         thread.start()
         assert ready.wait(20)

@@ -16,8 +16,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from tests.unit.server.live_server import Plant
 
 from edgewright.contract.errors import InputError
-from edgewright.server.process import free_port, serve
-from edgewright.server.tracing import traced, tracing
+from edgewright.server.process import free_port, run_server
+from edgewright.server.tracing import trace_requests, tracing_from_environment
 
 
 class Traced:
@@ -28,7 +28,7 @@ class Traced:
         self._kept = InMemorySpanExporter()
         provider = TracerProvider()
         provider.add_span_processor(SimpleSpanProcessor(self._kept))
-        plant.app = traced(plant.app, provider)
+        plant.app = trace_requests(plant.app, provider)
 
     def spans(self) -> tuple[ReadableSpan, ...]:
         found = self._kept.get_finished_spans()
@@ -89,7 +89,7 @@ def test_a_span_belongs_to_the_trace_that_the_request_came_with(kept: Traced) ->
 def test_nothing_is_traced_unless_it_is_asked_for(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", raising=False)
-    with tracing(plant.app) as app:
+    with tracing_from_environment(plant.app) as app:
         assert app is plant.app
 
 
@@ -98,7 +98,7 @@ def test_whoever_asks_for_traces_without_the_libraries_is_told_how_to_get_them(
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setitem(__import__("sys").modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    with pytest.raises(InputError, match=r"not installed.*telemetry"), tracing(plant.app):
+    with pytest.raises(InputError, match=r"not installed.*telemetry"), tracing_from_environment(plant.app):
         pass
 
 
@@ -125,7 +125,7 @@ def test_what_a_served_control_plane_did_arrives_where_the_environment_says(
     port = free_port("127.0.0.1", 0)
     ended, ready = threading.Event(), threading.Event()
     serving = threading.Thread(
-        target=serve, args=(plant.app, "127.0.0.1", port), kwargs={"ended": ended, "ready": ready.set}
+        target=run_server, args=(plant.app, "127.0.0.1", port), kwargs={"ended": ended, "ready": ready.set}
     )
     serving.start()
     try:

@@ -13,7 +13,14 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss
 
-from edgewright.stats.calibration import brier, calibration_error, fit_temperature, fit_vector, nll, softmax
+from edgewright.stats.calibration import (
+    brier_score,
+    expected_calibration_error,
+    fit_temperature_scaling,
+    fit_vector_scaling,
+    negative_log_likelihood,
+    softmax,
+)
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -40,7 +47,7 @@ def test_the_temperature_is_scipys_minimum(digit_logits: Arrays) -> None:
         return float(-(targets * special.log_softmax(factor * logits, axis=1)).sum())
 
     found = optimize.minimize_scalar(loss, bounds=(1e-3, 10), method="bounded", options={"xatol": 1e-10})
-    assert fit_temperature(logits, labels).scale[0] == pytest.approx(found.x, rel=1e-5)
+    assert fit_temperature_scaling(logits, labels).scale[0] == pytest.approx(found.x, rel=1e-5)
 
 
 def test_the_temperature_is_close_to_scikit_learns(digits: Arrays) -> None:
@@ -50,13 +57,15 @@ def test_the_temperature_is_close_to_scikit_learns(digits: Arrays) -> None:
     other = CalibratedClassifierCV(FrozenEstimator(model), method="temperature").fit(held, labels)
     factor = other.calibrated_classifiers_[0].calibrators[0].beta_
     # Theirs has no softened targets.
-    assert fit_temperature(model.decision_function(held), labels).scale[0] == pytest.approx(factor, rel=0.05)
+    assert fit_temperature_scaling(model.decision_function(held), labels).scale[0] == pytest.approx(
+        factor, rel=0.05
+    )
 
 
 def test_vector_scaling_is_scipys_minimum(digit_logits: Arrays) -> None:
     logits, labels = digit_logits["noisy"].astype(float), digit_logits["y"]
     targets = softened_targets(labels, 10)
-    factor = fit_temperature(logits, labels).scale[0]
+    factor = fit_temperature_scaling(logits, labels).scale[0]
     means = logits.mean(axis=0)
     spread = np.sqrt(np.square(logits - means).mean())
 
@@ -69,7 +78,7 @@ def test_vector_scaling_is_scipys_minimum(digit_logits: Arrays) -> None:
 
     start = np.concatenate([np.full(10, factor), np.full(10, -factor * means.mean())])
     found = optimize.minimize(loss, start, method="L-BFGS-B", options={"maxiter": 5000, "ftol": 1e-15})
-    mine = fit_vector(logits, labels)
+    mine = fit_vector_scaling(logits, labels)
     wanted = found.x[:10] * logits + found.x[10:]
     np.testing.assert_allclose(softmax(mine.apply(logits)), special.softmax(wanted, axis=1), atol=2e-4)
 
@@ -77,22 +86,25 @@ def test_vector_scaling_is_scipys_minimum(digit_logits: Arrays) -> None:
 @pytest.mark.parametrize("factor", [0.3, 1.0, 4.0])
 def test_a_known_temperature_is_found_again(factor: float) -> None:
     logits, labels = drawn(20_000, factor, seed=1)
-    assert fit_temperature(logits, labels).scale[0] == pytest.approx(1 / factor, rel=0.03)
+    assert fit_temperature_scaling(logits, labels).scale[0] == pytest.approx(1 / factor, rel=0.03)
 
 
 def test_vector_scaling_mends_classes_that_are_favoured() -> None:
     logits, labels = drawn(20_000, 2.0, seed=2)
     shifts = np.array([1.5, 0.0, -1.0, 0.5, -1.0])
-    found = fit_vector(logits + shifts, labels)
+    found = fit_vector_scaling(logits + shifts, labels)
     np.testing.assert_allclose(
         found.apply(logits + shifts) @ (np.eye(5) - 0.2), logits / 2 @ (np.eye(5) - 0.2), atol=0.3
     )
-    assert nll(softmax(found.apply(logits + shifts)), labels) < nll(softmax(logits + shifts), labels) - 0.1
+    assert (
+        negative_log_likelihood(softmax(found.apply(logits + shifts)), labels)
+        < negative_log_likelihood(softmax(logits + shifts), labels) - 0.1
+    )
 
 
 def test_answers_that_are_all_right_do_not_make_confidence_infinite() -> None:
     logits = np.eye(3)[[0, 1, 2] * 20] * 4
-    found = fit_temperature(logits, np.array([0, 1, 2] * 20))
+    found = fit_temperature_scaling(logits, np.array([0, 1, 2] * 20))
     assert 0.95 < softmax(found.apply(logits)).max() < 0.999
 
 
@@ -100,8 +112,8 @@ def test_one_logit_is_softened_as_two() -> None:
     logits, labels = drawn(500, 3.0, seed=3)
     two = logits[:, :2]
     answers = (labels == 1).astype(int)
-    one = fit_temperature(two[:, 1:] - two[:, :1], answers)
-    assert one.scale[0] == pytest.approx(fit_temperature(two, answers).scale[0], rel=1e-6)
+    one = fit_temperature_scaling(two[:, 1:] - two[:, :1], answers)
+    assert one.scale[0] == pytest.approx(fit_temperature_scaling(two, answers).scale[0], rel=1e-6)
     assert softmax(two[:, 1:] - two[:, :1]).shape == (500, 2)
 
 
@@ -119,7 +131,7 @@ def test_a_temperature_changes_no_answer_and_never_costs_likelihood(
     logits, labels = np.array(given_[0]), np.array(given_[1])
     if np.ptp(logits, axis=1).max() < 1e-6:
         return
-    found = fit_temperature(logits, labels)
+    found = fit_temperature_scaling(logits, labels)
     assert 0 < found.scale[0] < np.inf
     best = found.apply(logits)
     chosen = best[np.arange(len(best)), logits.argmax(axis=1)]
@@ -132,13 +144,15 @@ def test_a_temperature_changes_no_answer_and_never_costs_likelihood(
 
 def test_logits_that_are_nearly_equal_are_left_rather_than_made_likelier_for_the_wrong() -> None:
     logits, labels = np.array([[1e-4, 0.0, 0.0, 0.0]]), np.array([1])
-    assert fit_temperature(logits, labels).scale[0] <= 1
+    assert fit_temperature_scaling(logits, labels).scale[0] <= 1
 
 
 def test_scores_are_scikit_learns(digit_logits: Arrays) -> None:
     chances, labels = softmax(digit_logits["noisy"]), digit_logits["y"]
-    assert nll(chances, labels) == pytest.approx(log_loss(labels, chances), rel=1e-6)
-    assert brier(chances, labels) == pytest.approx(brier_score_loss(labels, chances, scale_by_half=False), rel=1e-6)
+    assert negative_log_likelihood(chances, labels) == pytest.approx(log_loss(labels, chances), rel=1e-6)
+    assert brier_score(chances, labels) == pytest.approx(
+        brier_score_loss(labels, chances, scale_by_half=False), rel=1e-6
+    )
 
 
 def test_a_calibrated_model_has_less_error_when_chance_is_taken_off() -> None:
@@ -146,8 +160,8 @@ def test_a_calibrated_model_has_less_error_when_chance_is_taken_off() -> None:
     for seed in range(60):
         random = np.random.default_rng(seed)
         sure = random.uniform(0.5, 1, 400)
-        found.append(calibration_error(sure, random.random(400) < sure))
-    plain = np.mean([one.plain for one in found])
+        found.append(expected_calibration_error(sure, random.random(400) < sure))
+    plain = np.mean([one.plugin for one in found])
     assert plain > 0.05
     assert np.mean([one.debiased for one in found]) < 0.7 * plain
     assert np.mean([one.rms**2 for one in found]) < 0.3 * plain**2
@@ -156,19 +170,19 @@ def test_a_calibrated_model_has_less_error_when_chance_is_taken_off() -> None:
 def test_a_known_calibration_error_is_found() -> None:
     random = np.random.default_rng(5)
     sure = random.uniform(0.6, 1, 50_000)
-    found = calibration_error(sure, random.random(50_000) < sure - 0.1)
+    found = expected_calibration_error(sure, random.random(50_000) < sure - 0.1)
     assert found.debiased == pytest.approx(0.1, abs=0.01)
     assert found.rms == pytest.approx(0.1, abs=0.01)
 
 
 def test_softening_on_one_half_helps_the_other(digit_logits: Arrays) -> None:
     logits, labels = digit_logits["noisier"], digit_logits["y"]
-    found = fit_temperature(logits[:600], labels[:600])
+    found = fit_temperature_scaling(logits[:600], labels[:600])
     held, truth = logits[600:], labels[600:]
     before, after = softmax(held), softmax(found.apply(held))
-    assert nll(after, truth) < nll(before, truth)
+    assert negative_log_likelihood(after, truth) < negative_log_likelihood(before, truth)
     hits = held.argmax(axis=1) == truth
-    errors = [calibration_error(chances.max(axis=1), hits).debiased for chances in (before, after)]
+    errors = [expected_calibration_error(chances.max(axis=1), hits).debiased for chances in (before, after)]
     assert errors[1] < 0.6 * errors[0], errors
 
 
@@ -185,4 +199,4 @@ def test_softening_on_one_half_helps_the_other(digit_logits: Arrays) -> None:
 )
 def test_what_cannot_be_fitted_is_refused(logits: NDArray[Any], labels: NDArray[Any]) -> None:
     with pytest.raises(ValueError, match=r"logits|labels"):
-        fit_temperature(logits, labels)
+        fit_temperature_scaling(logits, labels)

@@ -8,15 +8,15 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from edgewright.contract.model.guarantee import SetRule
+from edgewright.contract.model.guarantee import PredictionSetRule
 from edgewright.stats.calibration import softmax
 from edgewright.stats.conformal import (
     conformal_quantile,
     control_risk,
-    coverage,
-    fit_sets,
+    fit_prediction_sets,
     nonconformity,
     prediction_sets,
+    set_coverage,
 )
 
 Arrays = dict[str, NDArray[Any]]
@@ -33,20 +33,20 @@ def test_sets_of_real_answers_cover_as_promised(digit_logits: Arrays, method: Li
     shares = []
     for seed in range(100):
         order = np.random.default_rng(seed).permutation(1200)
-        rule = fit_sets(chances[order[:600]], labels[order[:600]], 0.1, method=method)
-        shares.append(coverage(prediction_sets(chances[order[600:]], rule), labels[order[600:]]).share)
+        rule = fit_prediction_sets(chances[order[:600]], labels[order[:600]], 0.1, method=method)
+        shares.append(set_coverage(prediction_sets(chances[order[600:]], rule), labels[order[600:]]).fraction)
     assert np.mean(shares) >= 0.9 - exact_band(600, 100) / 4
     assert np.mean(shares) <= 0.9 + exact_band(600, 100)
 
 
 def test_a_shift_breaks_coverage_and_the_words_say_so(digit_logits: Arrays) -> None:
     labels = digit_logits["y"]
-    rule = fit_sets(softmax(digit_logits["clean"][:600]), labels[:600], 0.1)
-    clean = coverage(prediction_sets(softmax(digit_logits["clean"][600:]), rule), labels[600:])
-    noisy = coverage(prediction_sets(softmax(digit_logits["noisy"][600:]), rule), labels[600:])
-    assert clean.share > 0.87
-    assert noisy.share < 0.85
-    assert "After a shift nothing is promised" in rule.guarantee.words
+    rule = fit_prediction_sets(softmax(digit_logits["clean"][:600]), labels[:600], 0.1)
+    clean = set_coverage(prediction_sets(softmax(digit_logits["clean"][600:]), rule), labels[600:])
+    noisy = set_coverage(prediction_sets(softmax(digit_logits["noisy"][600:]), rule), labels[600:])
+    assert clean.fraction > 0.87
+    assert noisy.fraction < 0.85
+    assert "After a shift nothing is promised" in rule.guarantee.describe
 
 
 def test_each_class_is_covered_where_that_is_promised(digit_logits: Arrays) -> None:
@@ -56,7 +56,7 @@ def test_each_class_is_covered_where_that_is_promised(digit_logits: Arrays) -> N
         covered, seen = np.zeros(10), np.zeros(10)
         for seed in range(60):
             order = np.random.default_rng(seed).permutation(1200)
-            rule = fit_sets(chances[order[:800]], labels[order[:800]], 0.1, by=by)
+            rule = fit_prediction_sets(chances[order[:800]], labels[order[:800]], 0.1, stratified_by=by)
             held = order[800:]
             sets = prediction_sets(chances[held], rule)
             covered += np.bincount(labels[held], sets[np.arange(len(held)), labels[held]], minlength=10)
@@ -72,10 +72,10 @@ def test_each_group_is_covered_and_an_unknown_one_gets_every_class(digit_logits:
     groups = np.repeat(["kitchen", "street"], 1200)
     order = np.random.default_rng(0).permutation(2400)
     fit, held = order[:1200], order[1200:]
-    rule = fit_sets(chances[fit], labels[fit], 0.1, groups=groups[fit])
+    rule = fit_prediction_sets(chances[fit], labels[fit], 0.1, groups=groups[fit])
     for name in ("kitchen", "street"):
         member = held[groups[held] == name]
-        assert coverage(prediction_sets(chances[member], rule, name), labels[member]).share > 0.86
+        assert set_coverage(prediction_sets(chances[member], rule, name), labels[member]).fraction > 0.86
     assert prediction_sets(chances[:5], rule, "ship").all()
     assert prediction_sets(chances[:5], rule).all()
 
@@ -94,7 +94,7 @@ def test_the_quantile_is_the_smallest_that_covers(samples: int, alpha: float) ->
 
 def test_too_few_samples_give_full_sets_not_false_ones() -> None:
     chances = softmax(np.random.default_rng(0).normal(size=(8, 4)))
-    rule = fit_sets(chances, np.array([0, 1, 2, 3] * 2), 0.1)
+    rule = fit_prediction_sets(chances, np.array([0, 1, 2, 3] * 2), 0.1)
     assert rule.thresholds == (None,)
     assert prediction_sets(chances, rule).all()
 
@@ -107,8 +107,8 @@ def test_the_likeliest_classes_are_in_before_others() -> None:
 
 def test_no_set_is_empty_and_nan_leaves_nothing_out(digit_logits: Arrays) -> None:
     chances = softmax(digit_logits["clean"])
-    rule = fit_sets(chances[:600], digit_logits["y"][:600], 0.3)
-    assert isinstance(rule, SetRule)
+    rule = fit_prediction_sets(chances[:600], digit_logits["y"][:600], 0.3)
+    assert isinstance(rule, PredictionSetRule)
     assert prediction_sets(chances[600:], rule).any(axis=1).all()
     assert prediction_sets(np.full((2, 10), np.nan), rule).all()
 
@@ -122,19 +122,19 @@ def test_a_controlled_risk_is_kept_on_average_and_not_wasted() -> None:
         scores = stats.beta.rvs(4, 2, size=(400, 5), random_state=random)
         losses = (scores[:, :, None] < thresholds).mean(axis=1)
         found = control_risk(losses[:200], 0.1)
-        assert found.place is not None
-        risks.append(losses[200:, found.place].mean())
+        assert found.level_index is not None
+        risks.append(losses[200:, found.level_index].mean())
     assert np.mean(risks) <= 0.1 + 4 * np.std(risks) / math.sqrt(300)
     assert np.mean(risks) > 0.08
 
 
 def test_a_risk_that_nothing_keeps_is_said_to_be_unkept() -> None:
     found = control_risk(np.full((50, 3), 0.5), 0.1)
-    assert found.place is None
+    assert found.level_index is None
     assert found.risk == 0.5
     # Few samples: even no loss at all does not show a risk of 1 %.
-    assert control_risk(np.zeros((50, 3)), 0.01).place is None
-    assert control_risk(np.zeros((99, 3)), 0.01).place == 0
+    assert control_risk(np.zeros((50, 3)), 0.01).level_index is None
+    assert control_risk(np.zeros((99, 3)), 0.01).level_index == 0
 
 
 def test_losses_that_rise_with_caution_are_refused() -> None:

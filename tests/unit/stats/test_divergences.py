@@ -13,7 +13,7 @@ COUNTS = hnp.arrays(np.int64, 8, elements=st.integers(0, 500)).filter(lambda cou
 
 @given(COUNTS, COUNTS)
 def test_measures_are_those_of_scipy(one: np.ndarray, other: np.ndarray) -> None:
-    found = divergences.describe(one[None], other[None])
+    found = divergences.histogram_divergences(one[None], other[None])
     p, q = one + 0.5, other + 0.5
     assert found.psi[0] == pytest.approx(stats.entropy(p, q) + stats.entropy(q, p), abs=1e-9)
     assert found.jensen_shannon[0] == pytest.approx(jensenshannon(one, other, base=2), abs=1e-6)
@@ -29,13 +29,13 @@ def test_measures_are_those_of_scipy(one: np.ndarray, other: np.ndarray) -> None
 
 def test_positions_give_the_distance_in_units() -> None:
     positions = np.array([0.0, 1.0, 10.0])
-    found = divergences.wasserstein([4, 0, 0], [0, 1, 3], positions)
+    found = divergences.wasserstein_distance([4, 0, 0], [0, 1, 3], positions)
     assert found == pytest.approx(stats.wasserstein_distance(positions, positions, [4, 0, 0], [0, 1, 3]))
 
 
 @given(COUNTS)
 def test_a_histogram_is_not_apart_from_itself(counts: np.ndarray) -> None:
-    found = divergences.describe(counts[None], 3 * counts[None])
+    found = divergences.histogram_divergences(counts[None], 3 * counts[None])
     for name in ("kolmogorov_smirnov", "chi_square", "jensen_shannon", "wasserstein_bins"):
         assert getattr(found, name)[0] == pytest.approx(0, abs=1e-6)
 
@@ -44,8 +44,10 @@ def test_a_fixed_limit_of_psi_alarms_for_small_samples_of_the_same_distribution(
     # Why it is a description and no gate: among 60 samples over 16 bins it is above .2 more often than not.
     random = np.random.default_rng(0)
     shares = np.full(16, 1 / 16)
-    small = divergences.psi(random.multinomial(60, shares, size=200), random.multinomial(10_000, shares, size=200))
-    large = divergences.psi(
+    small = divergences.population_stability_index(
+        random.multinomial(60, shares, size=200), random.multinomial(10_000, shares, size=200)
+    )
+    large = divergences.population_stability_index(
         random.multinomial(6000, shares, size=200), random.multinomial(10_000, shares, size=200)
     )
     assert np.mean(small > 0.2) > 0.5

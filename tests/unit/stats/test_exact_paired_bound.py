@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from edgewright.stats.exact_paired_bound import clopper_pearson, exact_bound, likelihood_limit
+from edgewright.stats.exact_paired_bound import clopper_pearson_bounds, exact_drop_bound, likelihood_ratio_limit
 
 RATES = np.unique(np.concatenate([np.linspace(0, 1, 41) ** 2, np.linspace(0, 1, 21)]))
 
@@ -30,7 +30,7 @@ def outcomes(samples: int) -> tuple[np.ndarray, np.ndarray]:
 def test_it_never_misses_more_often_than_alpha_by_full_enumeration(samples: int, alpha: float) -> None:
     lost, gained = outcomes(samples)
     bounds = np.array(
-        [exact_bound(a, b, samples, alpha) for a, b in zip(lost.tolist(), gained.tolist(), strict=True)]
+        [exact_drop_bound(a, b, samples, alpha) for a, b in zip(lost.tolist(), gained.tolist(), strict=True)]
     )
     missed = worst_miss(samples, bounds, lost, gained)
     assert missed <= alpha
@@ -40,22 +40,22 @@ def test_it_never_misses_more_often_than_alpha_by_full_enumeration(samples: int,
 
 @pytest.mark.parametrize(("samples", "limit"), [(598, 0.005), (299, 0.01), (600, 0.005), (300, 0.01)])
 def test_no_flip_certifies_what_the_rule_of_three_says(samples: int, limit: float) -> None:
-    bound = exact_bound(0, 0, samples, 0.05)
+    bound = exact_drop_bound(0, 0, samples, 0.05)
     assert bound == pytest.approx(1 - 0.05 ** (1 / samples), rel=1e-5)
-    assert bound <= limit < exact_bound(0, 0, samples - 3, 0.05)
+    assert bound <= limit < exact_drop_bound(0, 0, samples - 3, 0.05)
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.025, 0.004, 1e-4])
 @pytest.mark.parametrize("samples", [10, 600, 60_000])
 def test_no_flip_is_bounded_as_by_clopper_and_pearson_at_any_alpha(samples: int, alpha: float) -> None:
     independent = stats.binomtest(0, samples).proportion_ci(1 - 2 * alpha, method="exact").high
-    assert exact_bound(0, 0, samples, alpha) == pytest.approx(independent, rel=1e-5)
+    assert exact_drop_bound(0, 0, samples, alpha) == pytest.approx(independent, rel=1e-5)
 
 
 @pytest.mark.parametrize(("count", "samples"), [(0, 50), (7, 50), (50, 50), (300, 60_000)])
 def test_clopper_pearson_agrees_with_scipys(count: int, samples: int) -> None:
     interval = stats.binomtest(count, samples).proportion_ci(0.9, method="exact")
-    assert clopper_pearson(count, samples, 0.05) == pytest.approx((interval.low, interval.high), rel=1e-9)
+    assert clopper_pearson_bounds(count, samples, 0.05) == pytest.approx((interval.low, interval.high), rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -64,13 +64,13 @@ def test_clopper_pearson_agrees_with_scipys(count: int, samples: int) -> None:
 def test_it_is_tighter_than_two_clopper_pearson_bounds_that_share_alpha(
     lost: int, gained: int, samples: int
 ) -> None:
-    split = clopper_pearson(lost, samples, 0.025)[1] - clopper_pearson(gained, samples, 0.025)[0]
+    split = clopper_pearson_bounds(lost, samples, 0.025)[1] - clopper_pearson_bounds(gained, samples, 0.025)[0]
     drop = (lost - gained) / samples
-    assert exact_bound(lost, gained, samples, 0.05) - drop < 0.87 * (split - drop)
+    assert exact_drop_bound(lost, gained, samples, 0.05) - drop < 0.87 * (split - drop)
 
 
 def test_with_many_flips_it_comes_close_to_the_likelihood_ratio() -> None:
-    exact, approximate = exact_bound(300, 250, 60_000, 0.05), likelihood_limit(300, 250, 60_000, 0.05)
+    exact, approximate = exact_drop_bound(300, 250, 60_000, 0.05), likelihood_ratio_limit(300, 250, 60_000, 0.05)
     assert exact >= approximate
     assert exact - 50 / 60_000 < 1.01 * (approximate - 50 / 60_000)
 
@@ -87,7 +87,7 @@ def test_wald_certifies_falsely_where_the_exact_bound_does_not() -> None:
     drop = (lost - gained) / samples
     wald = drop + stats.norm.isf(alpha) * np.sqrt(((lost + gained) / samples - drop**2) / samples)
     exact = np.array(
-        [exact_bound(a, b, samples, alpha) for a, b in zip(lost.tolist(), gained.tolist(), strict=True)]
+        [exact_drop_bound(a, b, samples, alpha) for a, b in zip(lost.tolist(), gained.tolist(), strict=True)]
     )
     assert 0.15 <= chances[wald <= limit].sum() <= 0.22
     assert chances[exact <= limit].sum() <= alpha
@@ -96,7 +96,7 @@ def test_wald_certifies_falsely_where_the_exact_bound_does_not() -> None:
 @pytest.mark.parametrize(("lost", "gained"), [(300, 250), (0, 400), (400, 0), (2, 1)])
 def test_sixty_thousand_samples_take_less_than_a_second(lost: int, gained: int) -> None:
     started = time.process_time()
-    exact_bound(lost, gained, 60_000, 0.025)
+    exact_drop_bound(lost, gained, 60_000, 0.025)
     assert time.process_time() - started < 1
 
 
@@ -105,8 +105,8 @@ def test_sixty_thousand_samples_take_less_than_a_second(lost: int, gained: int) 
 )
 def test_impossible_counts_are_refused(lost: int, gained: int, samples: int, alpha: float) -> None:
     with pytest.raises(ValueError, match=r"samples|alpha"):
-        exact_bound(lost, gained, samples, alpha)
+        exact_drop_bound(lost, gained, samples, alpha)
 
 
 def test_losing_everything_is_bounded_by_one() -> None:
-    assert exact_bound(7, 0, 7, 0.05) == 1.0
+    assert exact_drop_bound(7, 0, 7, 0.05) == 1.0

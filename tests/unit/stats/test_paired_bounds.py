@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from edgewright.stats.exact_paired_bound import exact_bound
+from edgewright.stats.exact_paired_bound import exact_drop_bound
 from edgewright.stats.paired_bounds import betting_bound, bootstrap_bounds, cluster_bound, t_bound
 
 
@@ -34,7 +34,7 @@ def test_betting_is_at_most_a_third_of_hoeffding_for_rare_differences() -> None:
     differences = np.zeros(2000)
     differences[:6] = 1
     bound = betting_bound(differences, 0.05, -1, 1)
-    assert exact_bound(6, 0, 2000, 0.05) < bound < 0.003 + 2 * math.sqrt(math.log(20) / 4000) / 3
+    assert exact_drop_bound(6, 0, 2000, 0.05) < bound < 0.003 + 2 * math.sqrt(math.log(20) / 4000) / 3
 
 
 def test_betting_refuses_differences_out_of_range() -> None:
@@ -94,7 +94,7 @@ def test_equal_clusters_give_students_bound_over_their_means() -> None:
 
 def test_clusters_never_undercut_the_independent_bound() -> None:
     differences, groups = np.zeros(900), np.arange(900) % 9
-    assert cluster_bound(differences, groups, 0.05, exact_bound(0, 0, 900, 0.05)) > 0.003
+    assert cluster_bound(differences, groups, 0.05, exact_drop_bound(0, 0, 900, 0.05)) > 0.003
 
 
 def test_fewer_than_five_clusters_are_refused() -> None:

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgewright.stats import sequential_ab
-from edgewright.stats.sequential_ab import Arms
+from edgewright.stats.sequential_ab import ArmOutcomes
 
 OUTCOMES = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.7, 1.0]), max_size=30)
 SHARES = st.floats(0.02, 0.98)
 CENTRES = st.sampled_from([0.0, 0.1, 0.5, 0.9])
 
 
-def _binary(treated: tuple[int, int], control: tuple[int, int]) -> Arms:
+def _binary(treated: tuple[int, int], control: tuple[int, int]) -> ArmOutcomes:
     """Return arms of so many failures among so many devices."""
-    return Arms(
+    return ArmOutcomes(
         np.array([0.0, 1.0]),
         np.array([treated[1] - treated[0], treated[0]]),
         np.array([control[1] - control[0], control[0]]),
@@ -41,7 +41,7 @@ def _mean_over_assignments(
     total = 0.0
     for assigned in itertools.product([False, True], repeat=treated.size):
         mask = np.array(assigned)
-        arms = sequential_ab.count(treated[mask], control[~mask])
+        arms = sequential_ab.count_outcomes_by_arm(treated[mask], control[~mask])
         chance = share ** mask.sum() * (1 - share) ** (~mask).sum()
         total += chance * math.exp(getattr(sequential_ab, wealth)(arms, share, **told))
     return total
@@ -82,28 +82,30 @@ def test_wealth_agrees_with_confseq(
     # confseq 0.0.11, betting.diversified_betting_mart with our stakes and weights, on scores brought to [0, 1]:
     # theta 1 for harm, 0 for what is refuted.
     treated, control = (np.arange(number) % every == 0 for number, every in zip(devices, (12, 40), strict=True))
-    arms = sequential_ab.count(treated, control)
-    assert sequential_ab.log_harm(arms, share) == pytest.approx(harm, rel=1e-9)
-    assert sequential_ab.log_refuted(arms, share, difference) == pytest.approx(refuted, rel=1e-9)
+    arms = sequential_ab.count_outcomes_by_arm(treated, control)
+    assert sequential_ab.log_harm_evidence(arms, share) == pytest.approx(harm, rel=1e-9)
+    assert sequential_ab.log_refutation_evidence(arms, share, difference) == pytest.approx(refuted, rel=1e-9)
 
 
 def test_wealth_of_outcomes_between_0_and_1_agrees_with_confseq() -> None:
-    arms = sequential_ab.count(np.linspace(0, 0.4, 80), np.linspace(0, 0.3, 120))
-    assert sequential_ab.log_harm(arms, 0.4) == pytest.approx(1.2914973147126825, rel=1e-9)
-    assert sequential_ab.log_refuted(arms, 0.4, 0.2) == pytest.approx(5.491712999666219, rel=1e-9)
+    arms = sequential_ab.count_outcomes_by_arm(np.linspace(0, 0.4, 80), np.linspace(0, 0.3, 120))
+    assert sequential_ab.log_harm_evidence(arms, 0.4) == pytest.approx(1.2914973147126825, rel=1e-9)
+    assert sequential_ab.log_refutation_evidence(arms, 0.4, 0.2) == pytest.approx(5.491712999666219, rel=1e-9)
 
 
 @given(OUTCOMES, OUTCOMES, SHARES, CENTRES, st.randoms(use_true_random=False))
 def test_the_order_of_devices_does_not_matter(
     treated: list[float], control: list[float], share: float, centre: float, random: "object"
 ) -> None:
-    arms = sequential_ab.count(treated, control)
+    arms = sequential_ab.count_outcomes_by_arm(treated, control)
     random.shuffle(treated)  # type: ignore[attr-defined]
     random.shuffle(control)  # type: ignore[attr-defined]
-    again = sequential_ab.count(treated, control)
-    assert sequential_ab.log_harm(arms, share, centre=centre) == sequential_ab.log_harm(again, share, centre=centre)
-    assert sequential_ab.interval(arms, share, 0.1, centre=centre) == sequential_ab.interval(
-        again, share, 0.1, centre=centre
+    again = sequential_ab.count_outcomes_by_arm(treated, control)
+    assert sequential_ab.log_harm_evidence(arms, share, center=centre) == sequential_ab.log_harm_evidence(
+        again, share, center=centre
+    )
+    assert sequential_ab.difference_interval(arms, share, 0.1, center=centre) == sequential_ab.difference_interval(
+        again, share, 0.1, center=centre
     )
 
 
@@ -111,11 +113,14 @@ def test_the_order_of_devices_does_not_matter(
 def test_more_failures_never_look_better(
     treated: list[float], control: list[float], share: float, centre: float
 ) -> None:
-    arms = sequential_ab.count(treated, control)
-    worse = sequential_ab.count([1.0, *treated[1:]], control)
+    arms = sequential_ab.count_outcomes_by_arm(treated, control)
+    worse = sequential_ab.count_outcomes_by_arm([1.0, *treated[1:]], control)
     told = {"centre": centre}
-    assert sequential_ab.log_harm(worse, share, **told) >= sequential_ab.log_harm(arms, share, **told) - 1e-9
-    for bound in (sequential_ab.upper_bound, sequential_ab.lower_bound):
+    assert (
+        sequential_ab.log_harm_evidence(worse, share, **told)
+        >= sequential_ab.log_harm_evidence(arms, share, **told) - 1e-9
+    )
+    for bound in (sequential_ab.difference_upper_bound, sequential_ab.difference_lower_bound):
         assert bound(worse, share, 0.05, **told) >= bound(arms, share, 0.05, **told) - 1e-9
 
 
@@ -123,10 +128,10 @@ def test_more_failures_never_look_better(
 def test_bounds_enclose_each_other_and_keep_to_what_is_possible(
     treated: list[float], control: list[float], share: float, centre: float, alpha: float
 ) -> None:
-    arms = sequential_ab.count(treated, control)
-    low, high = sequential_ab.interval(arms, share, alpha, centre=centre)
-    assert -1 <= low <= arms.means[0] - arms.means[1] <= high <= 1
-    wider = sequential_ab.interval(arms, share, alpha / 2, centre=centre)
+    arms = sequential_ab.count_outcomes_by_arm(treated, control)
+    low, high = sequential_ab.difference_interval(arms, share, alpha, center=centre)
+    assert -1 <= low <= arms.mean_outcomes[0] - arms.mean_outcomes[1] <= high <= 1
+    wider = sequential_ab.difference_interval(arms, share, alpha / 2, center=centre)
     assert wider[0] <= low
     assert high <= wider[1]
 
@@ -135,9 +140,10 @@ def test_bounds_enclose_each_other_and_keep_to_what_is_possible(
 def test_a_greater_difference_is_refuted_more_surely(
     first: float, second: float, share: float, centre: float
 ) -> None:
-    arms = sequential_ab.count([0, 1, 0.5, 0, 0], [1, 1, 0, 0.25])
+    arms = sequential_ab.count_outcomes_by_arm([0, 1, 0.5, 0, 0], [1, 1, 0, 0.25])
     low, high = (
-        sequential_ab.log_refuted(arms, share, difference, centre=centre) for difference in sorted((first, second))
+        sequential_ab.log_refutation_evidence(arms, share, difference, center=centre)
+        for difference in sorted((first, second))
     )
     assert low <= high + 1e-9
 
@@ -145,17 +151,17 @@ def test_a_greater_difference_is_refuted_more_surely(
 @given(st.integers(0, 6), st.integers(0, 6), st.integers(8, 300), SHARES)
 def test_as_many_times_the_devices_refute_as_it_says(first: int, second: int, devices: int, share: float) -> None:
     arms = _binary((first, devices), (second, devices))
-    times = sequential_ab.growth_to_refute(arms, share, 0.05, 0.05)
+    times = sequential_ab.sample_growth_to_refute(arms, share, 0.05, 0.05)
     if math.isinf(times):
-        many = Arms(arms.values, 1000 * arms.treated, 1000 * arms.control)
-        assert sequential_ab.log_refuted(many, share, 0.05) < math.log(20)
+        many = ArmOutcomes(arms.values, 1000 * arms.treated, 1000 * arms.control)
+        assert sequential_ab.log_refutation_evidence(many, share, 0.05) < math.log(20)
         return
     enough = math.ceil(times)
-    grown = Arms(arms.values, enough * arms.treated, enough * arms.control)
-    assert sequential_ab.log_refuted(grown, share, 0.05) >= math.log(20) - 1e-6
+    grown = ArmOutcomes(arms.values, enough * arms.treated, enough * arms.control)
+    assert sequential_ab.log_refutation_evidence(grown, share, 0.05) >= math.log(20) - 1e-6
     if times > 2:
-        few = Arms(arms.values, (enough - 2) * arms.treated, (enough - 2) * arms.control)
-        assert sequential_ab.log_refuted(few, share, 0.05) < math.log(20)
+        few = ArmOutcomes(arms.values, (enough - 2) * arms.treated, (enough - 2) * arms.control)
+        assert sequential_ab.log_refutation_evidence(few, share, 0.05) < math.log(20)
 
 
 def test_the_truth_stays_within_the_bounds_at_every_look() -> None:
@@ -167,28 +173,31 @@ def test_the_truth_stays_within_the_bounds_at_every_look() -> None:
         failed = random.random(1200) < np.where(treated, rates + 0.1 * (1 - rates), rates)
         truth = float((0.1 * (1 - rates)).mean())
         looks = (
-            sequential_ab.count(failed[:n][treated[:n]], failed[:n][~treated[:n]]) for n in range(100, 1201, 100)
+            sequential_ab.count_outcomes_by_arm(failed[:n][treated[:n]], failed[:n][~treated[:n]])
+            for n in range(100, 1201, 100)
         )
-        bounds = [sequential_ab.interval(arms, 0.25, 0.2) for arms in looks]
+        bounds = [sequential_ab.difference_interval(arms, 0.25, 0.2) for arms in looks]
         missed += any(not low <= truth <= high for low, high in bounds)
     assert missed <= 0.2 * 100
 
 
 def test_nothing_is_known_without_devices() -> None:
-    arms = sequential_ab.count([], [])
-    assert sequential_ab.log_harm(arms, 0.5) == pytest.approx(0, abs=1e-12)
-    assert sequential_ab.interval(arms, 0.5, 0.05) == (-1, 1)
-    assert sequential_ab.log_imbalance(0, 0, 0.2) == pytest.approx(0, abs=1e-12)
+    arms = sequential_ab.count_outcomes_by_arm([], [])
+    assert sequential_ab.log_harm_evidence(arms, 0.5) == pytest.approx(0, abs=1e-12)
+    assert sequential_ab.difference_interval(arms, 0.5, 0.05) == (-1, 1)
+    assert sequential_ab.log_imbalance_evidence(0, 0, 0.2) == pytest.approx(0, abs=1e-12)
 
 
 def test_a_baseline_makes_bounds_narrower_where_failures_are_frequent() -> None:
     arms = _binary((900, 3000), (900, 3000))
-    assert sequential_ab.upper_bound(arms, 0.5, 0.05, centre=0.3) < 0.9 * sequential_ab.upper_bound(arms, 0.5, 0.05)
+    assert sequential_ab.difference_upper_bound(
+        arms, 0.5, 0.05, center=0.3
+    ) < 0.9 * sequential_ab.difference_upper_bound(arms, 0.5, 0.05)
 
 
 def test_the_larger_arm_is_worth_its_devices() -> None:
-    small = sequential_ab.upper_bound(_binary((20, 1000), (20, 1000)), 0.5, 0.05)
-    large = sequential_ab.upper_bound(_binary((20, 1000), (180, 9000)), 0.1, 0.05)
+    small = sequential_ab.difference_upper_bound(_binary((20, 1000), (20, 1000)), 0.5, 0.05)
+    large = sequential_ab.difference_upper_bound(_binary((20, 1000), (180, 9000)), 0.1, 0.05)
     assert large < 0.85 * small
 
 
@@ -198,29 +207,29 @@ def test_arms_as_they_should_be_win_nothing_on_average(share: float) -> None:
         math.comb(12, number)
         * share**number
         * (1 - share) ** (12 - number)
-        * math.exp(sequential_ab.log_imbalance(number, 12 - number, share))
+        * math.exp(sequential_ab.log_imbalance_evidence(number, 12 - number, share))
         for number in range(13)
     )
     assert total == pytest.approx(1, abs=1e-9)
 
 
 def test_devices_that_are_missing_from_one_arm_are_noticed() -> None:
-    assert sequential_ab.log_imbalance(900, 10_000, 0.1) > math.log(1000)
-    assert sequential_ab.log_imbalance(1000, 9000, 0.1) < 0
+    assert sequential_ab.log_imbalance_evidence(900, 10_000, 0.1) > math.log(1000)
+    assert sequential_ab.log_imbalance_evidence(1000, 9000, 0.1) < 0
 
 
 @pytest.mark.parametrize(("share", "centre"), [(0.0, 0.0), (1.0, 0.0), (0.5, 1.0), (0.5, -0.1)])
 def test_impossible_designs_are_refused(share: float, centre: float) -> None:
     with pytest.raises(ValueError, match="share"):
-        sequential_ab.log_harm(_binary((1, 2), (1, 2)), share, centre=centre)
+        sequential_ab.log_harm_evidence(_binary((1, 2), (1, 2)), share, center=centre)
 
 
 def test_impossible_outcomes_are_refused() -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
-        sequential_ab.count([1.5], [0])
+        sequential_ab.count_outcomes_by_arm([1.5], [0])
     with pytest.raises(ValueError, match="negative"):
         _binary((3, 2), (1, 2))
     with pytest.raises(ValueError, match="counts"):
-        Arms(np.array([0.0]), np.array([1, 2]), np.array([1]))
+        ArmOutcomes(np.array([0.0]), np.array([1, 2]), np.array([1]))
     with pytest.raises(ValueError, match="alpha"):
-        sequential_ab.upper_bound(_binary((1, 2), (1, 2)), 0.5, 0.0)
+        sequential_ab.difference_upper_bound(_binary((1, 2), (1, 2)), 0.5, 0.0)

@@ -10,10 +10,10 @@ import pytest
 from edgewright.contract.release import Manifest, StoredFile, Variant
 from edgewright.trust.keys import signing_keys
 from edgewright.trust.keys.signing_keys import KeyFolder
-from edgewright.trust.publishing.publish import Published, publish_release
-from edgewright.trust.repository.bootstrap import found, read_anchor
+from edgewright.trust.publishing.publish import PublishResult, publish_release
+from edgewright.trust.repository.bootstrap import create_repository, read_trusted_root
 from edgewright.trust.repository.repository import Repository
-from edgewright.trust.storage.storage import LocalStore
+from edgewright.trust.storage.storage import LocalStorage
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 PASSPHRASE = "correct horse"  # noqa: S105 - of test keys
@@ -25,7 +25,7 @@ class Place:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.at = NOW
-        self.store = LocalStore(path / "repo")
+        self.store = LocalStorage(path / "repo")
 
     def now(self) -> datetime:
         return self.at
@@ -37,7 +37,7 @@ class Place:
         return KeyFolder(self.path / name, lambda _: PASSPHRASE)
 
     def repository(self, *, finishing: bool = False) -> Repository:
-        return Repository(self.store, read_anchor(self.path / "keys"), self.now, finishing)
+        return Repository(self.store, read_trusted_root(self.path / "keys"), self.now, finishing)
 
     def publish(
         self,
@@ -47,10 +47,15 @@ class Place:
         keys: KeyFolder | None = None,
         only_stage: bool = False,
         end_of_life: str = "",
-    ) -> Published:
+    ) -> PublishResult:
         file = StoredFile("image", hashlib.sha256(content).hexdigest(), len(content))
         manifest = Manifest(
-            "m", version, "firmware", (Variant("default", (file,)),), end_of_life=end_of_life, created="2026-11-21"
+            "m",
+            version,
+            "firmware",
+            (Variant("default", (file,)),),
+            end_of_life_at=end_of_life,
+            created_at="2026-11-21",
         )
         return publish_release(
             self.repository(),
@@ -70,7 +75,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 @pytest.fixture
 def make(empty: Place) -> Callable[..., Place]:
     def made(*, offline: int = 1, threshold: int = 1, bits: int = 2) -> Place:
-        found(
+        create_repository(
             empty.store,
             empty.keys(),
             passphrase=PASSPHRASE,

@@ -7,7 +7,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from edgewright.cli.console import SCHEMA_VERSION, print_json, working
+from edgewright.cli.console import SCHEMA_VERSION, print_json, show_progress
 from edgewright.cli.project_options import find_project
 from edgewright.compress.output_folder import write_file
 from edgewright.compress.uncertainty.calibrated_classifier import calibrate_model
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         CandidateError: The graph does not end in logits or a softmax.
     """
     project = find_project(arguments.project)
-    with working("fitting, folding, judging"):
+    with show_progress("fitting, folding, judging"):
         found = calibrate_model(
             arguments.model,
             arguments.data,
@@ -73,8 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
                 "temperature": found.temperature,
                 "before": msgspec.to_builtins(found.before),
                 "after": msgspec.to_builtins(found.after),
-                "fitted": found.fitted,
-                "judged": found.judged,
+                "fitted": found.fit_samples,
+                "judged": found.evaluation_samples,
             }
         )
         return 0
@@ -84,5 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console()
     console.print(table)
     fitted = "a vector" if found.temperature is None else f"temperature {found.temperature:.3f}"
-    console.print(f"{fitted}, fitted to {found.fitted} samples, judged on {found.judged} others: {arguments.out}")
+    console.print(
+        f"{fitted}, fitted to {found.fit_samples} samples, judged on {found.evaluation_samples} others: {arguments.out}"
+    )
     return 0

@@ -16,11 +16,11 @@ from edgewright.cli.project_options import PROJECT_FILE, device_class_of, find_p
 from edgewright.compress.certify.look_ledger import state_folder
 from edgewright.compress.context import TrainingRequest
 from edgewright.compress.data.sources.function import is_function_reference
-from edgewright.compress.output_folder import ORIGINAL, OutputFolder
-from edgewright.compress.pipeline import Request, compress_model
-from edgewright.compress.report.html_report import page, print_summary
+from edgewright.compress.output_folder import ORIGINAL_FILE, OutputFolder
+from edgewright.compress.pipeline import CompressionRequest, compress_model
+from edgewright.compress.report.html_report import html_report, print_summary
 from edgewright.contract.config.project import Project
-from edgewright.contract.config.sections import Task
+from edgewright.contract.config.sections import TaskKind
 from edgewright.contract.device_class import Budget, DeviceClass
 from edgewright.contract.errors import InputError
 from edgewright.contract.units import Dimension, parse_quantity
@@ -44,7 +44,7 @@ exit codes: 0 a certified model within the budget; 1 the budget or the certifica
 complete, see "certificate" and "budget"); 2 the input or the usage is wrong.
 """
 
-_TIME_LIMIT_S, _TRAINING_TIME_LIMIT_S = 120.0, 600.0
+_TIME_LIMIT_SECONDS, _TRAINING_TIME_LIMIT_SECONDS = 120.0, 600.0
 
 _LIMITS: tuple[tuple[str, str, Dimension, str, str], ...] = (
     ("--max-latency", "latency_p95_s", "time", "5ms", "95th percentile of the latency of one inference"),
@@ -77,7 +77,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     data.add_argument("--label", metavar="NAME", help="column or array of labels (default: y)")
     data.add_argument("--features", metavar="NAME,…", help="feature columns, or arrays in input order")
     data.add_argument("--group", metavar="NAME", help="column or array of groups (subjects): bound by cluster")
-    data.add_argument("--task", choices=get_args(Task), help="what the labels mean (default: found out)")
+    data.add_argument("--task", choices=get_args(TaskKind), help="what the labels mean (default: found out)")
     data.add_argument("--metric", metavar="NAME", help="metric, or module:function (default: by task)")
     data.add_argument(
         "--fold-preprocessing",
@@ -145,10 +145,13 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             report = compress_model(request)
         except BaseException as error:
-            if was_interrupted(error) and OutputFolder(request.out).journal.exists():
-                print(f"Interrupted. Go on with the same command and --resume --out {request.out}", file=sys.stderr)
+            if was_interrupted(error) and OutputFolder(request.output_folder).journal.exists():
+                print(
+                    f"Interrupted. Go on with the same command and --resume --out {request.output_folder}",
+                    file=sys.stderr,
+                )
             raise
-    OutputFolder(request.out).write("report.html", page(report).encode())
+    OutputFolder(request.output_folder).write("report.html", html_report(report).encode())
     if arguments.json:
         print_json(report)
     else:
@@ -156,7 +159,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if report.budget.met and report.certificate.verdict == "certified" else 1
 
 
-def _request(arguments: argparse.Namespace, tell: Callable[[str, float], None]) -> Request:
+def _request(arguments: argparse.Namespace, tell: Callable[[str, float], None]) -> CompressionRequest:
     """Put the command line over the project file over the defaults."""
     project = find_project(arguments.project)
     if project is not None and arguments.project is None:
@@ -178,17 +181,17 @@ def _request(arguments: argparse.Namespace, tell: Callable[[str, float], None]) 
         else (section.features if section else ())
     )
     training = _training(arguments, project)
-    usual_limit = _TIME_LIMIT_S if training is None else _TRAINING_TIME_LIMIT_S
-    if search is not None and (training is None or search.time_limit_s > usual_limit):
-        usual_limit = search.time_limit_s
+    usual_limit = _TIME_LIMIT_SECONDS if training is None else _TRAINING_TIME_LIMIT_SECONDS
+    if search is not None and (training is None or search.time_limit_seconds > usual_limit):
+        usual_limit = search.time_limit_seconds
     is_module = is_function_reference(model) and not Path(model).exists()
     out = arguments.out or Path("edgewright-out") / (model.rpartition(":")[2] if is_module else Path(model).stem)
-    return Request(
-        model=out / ORIGINAL if is_module else Path(model),
+    return CompressionRequest(
+        model=out / ORIGINAL_FILE if is_module else Path(model),
         module=model if is_module else None,
         data=data,
-        out=out,
-        state=state_folder(os.environ),
+        output_folder=out,
+        state_folder=state_folder(os.environ),
         device=device,
         label=arguments.label or (section.label if section else None),
         features=features,
@@ -197,12 +200,12 @@ def _request(arguments: argparse.Namespace, tell: Callable[[str, float], None]) 
         metric=arguments.metric or (project.metric.name if project else None),
         preprocess=project.preprocess if project else None,
         training=training,
-        fold=arguments.fold_preprocessing,
-        time_limit_s=_positive(arguments.time_limit, "--time-limit", usual_limit),
-        trials=int(_positive(arguments.trials, "--trials", (search.trials if search else None) or 200)),
+        fold_preprocessing=arguments.fold_preprocessing,
+        time_limit_seconds=_positive(arguments.time_limit, "--time-limit", usual_limit),
+        max_trials=int(_positive(arguments.trials, "--trials", (search.trials if search else None) or 200)),
         seed=_seed(arguments.seed, search.seed if search else 0),
         resume=arguments.resume,
-        tell=tell,
+        report_progress=tell,
     )
 
 
@@ -225,8 +228,8 @@ def _training(arguments: argparse.Namespace, project: Project | None) -> Trainin
             "engine": section.engine,
             "workers": section.workers,
             "temperature": section.temperature,
-            "features": section.features,
-            "relations": section.relations,
+            "features": section.feature_loss_weight,
+            "relations": section.relation_loss_weight,
             "sparsity": section.sparsity,
         }
         chosen = {name: value for name, value in written.items() if value is not None} | chosen

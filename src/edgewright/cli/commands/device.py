@@ -15,21 +15,21 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.cli.console import SCHEMA_VERSION, label_of, print_json, working
+from edgewright.cli.console import SCHEMA_VERSION, parse_label, print_json, show_progress
 from edgewright.cli.records import read_record
 from edgewright.contract.errors import DataError, InputError
-from edgewright.contract.query.query import Limits
+from edgewright.contract.query.query import DeviceQueryLimits
 from edgewright.device.agent import Agent
-from edgewright.device.control_plane_client import Door
-from edgewright.device.encryption_keys import IDENTITY, read_fleet_key
-from edgewright.device.enrolment import enrol, enrol_at
-from edgewright.device.run_loop import keep_up
-from edgewright.device.serving.http_server import LOOPBACK, serve_tcp, serve_unix
-from edgewright.device.update.journal import Record
+from edgewright.device.control_plane_client import ControlPlaneClient
+from edgewright.device.encryption_keys import IDENTITY_KEY_FILE, read_fleet_key
+from edgewright.device.enrolment import enrol_at_server, enrol_offline
+from edgewright.device.run_loop import run_forever
+from edgewright.device.serving.http_server import LOOPBACK_HOSTS, create_tcp_server, create_unix_server
+from edgewright.device.update.journal import JournalRecord
 from edgewright.device.update.self_test import Probation
-from edgewright.profiling.job_runner import run_errands
+from edgewright.profiling.job_runner import run_jobs
 from edgewright.trust.client.fetcher import open_pool
-from edgewright.trust.keys.device_identity import new_device_key
+from edgewright.trust.keys.device_identity import load_or_create_device_key
 
 __all__ = ["register"]
 
@@ -45,9 +45,9 @@ examples:
 EDGEWRIGHT_TOKEN is what requests to a running agent must bear; EDGEWRIGHT_TCTI says how to reach the TPM.
 exit codes: 0 done; 1 the device refused an update, or rejected an input; 2 the input or usage is wrong.
 """
-_INTERVAL_S = 3600.0
+_INTERVAL_SECONDS = 3600.0
 # Longest wait for the control plane and for the next bytes from it, seconds.
-_PATIENCE_S = 20.0
+_TIMEOUT_SECONDS = 20.0
 _PROBATION = Probation()
 _PCRS = "sha256:0,2,4,7"
 _TOKEN = "EDGEWRIGHT_TOKEN"  # noqa: S105 - the name of a variable
@@ -86,15 +86,21 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     joins.set_defaults(run=run_enrol)
     runs = acts.add_parser("run", help="keep the model up to date")
     runs.add_argument("--once", action="store_true", help="check once: update, self-test, switch")
-    runs.add_argument("--every", metavar="S", type=float, default=_INTERVAL_S, help="seconds between checks (3600)")
+    runs.add_argument(
+        "--every", metavar="S", type=float, default=_INTERVAL_SECONDS, help="seconds between checks (3600)"
+    )
     runs.add_argument("--socket", metavar="PATH", type=Path, help="answer other processes on this Unix socket")
     runs.add_argument("--port", metavar="N", type=int, help="answer on this port; 0 for any")
     runs.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="of that port (127.0.0.1)")
     runs.add_argument(
-        "--inferences", metavar="N", type=int, default=_PROBATION.inferences, help="of a probation (100)"
+        "--inferences", metavar="N", type=int, default=_PROBATION.min_inferences, help="of a probation (100)"
     )
     runs.add_argument(
-        "--seconds", metavar="S", type=float, default=_PROBATION.seconds, help="of a probation, if fewer came (600)"
+        "--seconds",
+        metavar="S",
+        type=float,
+        default=_PROBATION.min_seconds,
+        help="of a probation, if fewer came (600)",
     )
     runs.add_argument(
         "--bench", action="store_true", help="measure models that the control plane's operators send here"
@@ -103,7 +109,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     asks = acts.add_parser("predict", help="run the model on samples")
     asks.add_argument("--input", metavar="FILE", required=True, type=Path, help=".npz with an array for each input")
     asks.set_defaults(run=run_predict)
-    acts.add_parser("status", help="show what the device says of itself").set_defaults(run=run_status)
+    acts.add_parser("status", help="show what the device says of itself").set_defaults(run=run_device_status)
     acts.add_parser("monitor", help="show whether what the model sees still looks as it did").set_defaults(
         run=run_monitor
     )
@@ -141,20 +147,22 @@ def run_enrol(arguments: argparse.Namespace) -> int:
         "fleet": {path.stem: read_fleet_key(path) for path in arguments.fleet_key},
         "limits": None
         if arguments.limits is None
-        else read_record(arguments.limits, Limits, "limits", "See docs/reference/query.md for its form."),
+        else read_record(
+            arguments.limits, DeviceQueryLimits, "limits", "See docs/reference/query.md for its form."
+        ),
     }
     if at_server:
-        settings = enrol_at(arguments.state, server=arguments.server, token=arguments.token, **own)
+        settings = enrol_at_server(arguments.state, server_url=arguments.server, token=arguments.token, **own)
     else:
-        settings = enrol(
+        settings = enrol_offline(
             arguments.state,
-            url=arguments.repo,
+            repository_url=arguments.repo,
             device_class=arguments.device_class or "default",
-            labels=dict(label_of(text) for text in arguments.label),
+            labels=dict(parse_label(text) for text in arguments.label),
             channel=arguments.channel,
             **own,
         )
-    public = new_device_key(arguments.state / IDENTITY).public.hex()
+    public = load_or_create_device_key(arguments.state / IDENTITY_KEY_FILE).public.hex()
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "device": settings, "public_key": public})
     else:
@@ -193,16 +201,16 @@ def run_agent(arguments: argparse.Namespace) -> int:
         InputError: Jobs are to be taken, and this device knows no control plane, or is to check only once.
     """
     agent = Agent(arguments.state, probation=Probation(arguments.inferences, arguments.seconds))
-    agent.must_change()
-    door = _door(agent, arguments) if arguments.bench else None
+    agent.require_ownership()
+    door = _job_client(agent, arguments) if arguments.bench else None
     if arguments.once:
-        with working("checking, fetching, testing"):
-            record = agent.check()
+        with show_progress("checking, fetching, testing"):
+            record = agent.check_for_update()
         return _shown(agent, record, as_json=arguments.json)
     ended = threading.Event()
 
     def end(*_: object) -> None:
-        agent.will_end()
+        agent.prepare_exit()
         ended.set()
 
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -210,16 +218,18 @@ def run_agent(arguments: argparse.Namespace) -> int:
     servers = []
     token = os.environ.get(_TOKEN, "")
     if arguments.socket is not None:
-        servers.append(serve_unix(agent, arguments.socket, token=token))
+        servers.append(create_unix_server(agent, arguments.socket, token=token))
     if arguments.port is not None:
-        hosts = dict.fromkeys((*LOOPBACK, arguments.host))
-        servers.append(serve_tcp(agent, arguments.port, host=arguments.host, hosts=tuple(hosts), token=token))
+        hosts = dict.fromkeys((*LOOPBACK_HOSTS, arguments.host))
+        servers.append(
+            create_tcp_server(agent, arguments.port, host=arguments.host, allowed_hosts=tuple(hosts), token=token)
+        )
         print(f"http://{arguments.host}:{servers[-1].server_address[1]}", file=sys.stderr, flush=True)
     for server in servers:
         threading.Thread(target=server.serve_forever, daemon=True).start()
     if door is not None:
-        threading.Thread(target=run_errands, args=(door, ended), kwargs={"tell": _say}, daemon=True).start()
-    keep_up(agent, ended, every_s=arguments.every, tell=_tell)
+        threading.Thread(target=run_jobs, args=(door, ended), kwargs={"tell": _log}, daemon=True).start()
+    run_forever(agent, ended, check_interval_seconds=arguments.every, report=_log_error)
     for server in servers:
         server.shutdown()
     status = agent.status()
@@ -229,29 +239,29 @@ def run_agent(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _door(agent: Agent, arguments: argparse.Namespace) -> Door:
+def _job_client(agent: Agent, arguments: argparse.Namespace) -> ControlPlaneClient:
     """Return where this device's jobs come from."""
     settings = agent.settings
     if arguments.once:
         raise InputError("--bench takes jobs for as long as the agent runs", remedy="Leave --once out.")
-    if not settings.server:
+    if not settings.server_url:
         raise InputError(
             "this device knows no control plane, which jobs come from",
             remedy="Enrol it with 'edgewright device enrol --server URL'.",
         )
-    key = new_device_key(arguments.state / IDENTITY)
-    return Door(settings.server, settings.audience, key, open_pool(_PATIENCE_S), _now)
+    key = load_or_create_device_key(arguments.state / IDENTITY_KEY_FILE)
+    return ControlPlaneClient(settings.server_url, settings.audience, key, open_pool(_TIMEOUT_SECONDS), _now)
 
 
 def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(f"edgewright: {line}", file=sys.stderr, flush=True)
 
 
-def _tell(agent: Agent, error: Exception | None) -> None:
+def _log_error(agent: Agent, error: Exception | None) -> None:
     if error is not None:
         print(f"edgewright: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     print(msgspec.json.encode(agent.status()).decode(), file=sys.stderr, flush=True)
@@ -266,7 +276,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
     agent = Agent(arguments.state)
     feeds = _feeds(arguments.input, agent)
     answers = [agent.predict(feed) for feed in feeds]
-    agent.settle()
+    agent.settle_probation()
     rejected = [answer.rejection for answer in answers if answer.rejection is not None]
     release = answers[0].release if answers else None
     if arguments.json:
@@ -290,9 +300,9 @@ def run_predict(arguments: argparse.Namespace) -> int:
     return 1 if rejected else 0
 
 
-def run_status(arguments: argparse.Namespace) -> int:
+def run_device_status(arguments: argparse.Namespace) -> int:
     """Show what the device says of itself."""
-    return _shown(Agent(arguments.state, answers=False), None, as_json=arguments.json)
+    return _shown(Agent(arguments.state, serves_model=False), None, as_json=arguments.json)
 
 
 def run_monitor(arguments: argparse.Namespace) -> int:
@@ -321,7 +331,7 @@ def run_privacy(arguments: argparse.Namespace) -> int:
     Raises:
         RefusedError: What it told is not known any more; then it tells nothing.
     """
-    found = Agent(arguments.state, answers=False).privacy()
+    found = Agent(arguments.state, serves_model=False).privacy_report()
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, **found})
         return 0
@@ -350,15 +360,15 @@ def run_rollback(arguments: argparse.Namespace) -> int:
         NoTrialError: There is nothing to return to.
     """
     agent = Agent(arguments.state)
-    agent.rollback()
+    agent.roll_back()
     return _shown(agent, None, as_json=arguments.json)
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
     """Check the stored models; 1 if something was broken."""
     agent = Agent(arguments.state)
-    with working("verifying every byte"):
-        found = agent.verify()
+    with show_progress("verifying every byte"):
+        found = agent.verify_slots()
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "found": found, "status": agent.status()})
     else:
@@ -368,7 +378,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
     return 1 if found else 0
 
 
-def _shown(agent: Agent, record: Record | None, *, as_json: bool) -> int:
+def _shown(agent: Agent, record: JournalRecord | None, *, as_json: bool) -> int:
     status = agent.status()
     if as_json:
         print_json({"schema": SCHEMA_VERSION, **status})
@@ -392,7 +402,7 @@ def _feeds(path: Path, agent: Agent) -> list[dict[str, NDArray[Any]]]:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is no .npz file: {error}", remedy="Save it with numpy.savez.") from error
-    engine = agent.predictor.engine
+    engine = agent.predictor.current
     names = list(arrays) if engine is None else [spec.name for spec in engine.guard.contract.inputs]
     if len(names) == 1 and len(arrays) == 1:
         arrays = {names[0]: next(iter(arrays.values()))}

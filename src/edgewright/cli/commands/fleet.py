@@ -9,9 +9,25 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from edgewright.cli.api_client import SERVER, TOKEN, Remote, add_remote_options, quoted, remote_of
-from edgewright.cli.console import SCHEMA_VERSION, label_of, print_json, working
-from edgewright.contract.api.operator_api import Because, Bench, Invite, Made, NewToken, NewUser, Secret, Silencing
+from edgewright.cli.api_client import (
+    SERVER_VARIABLE,
+    TOKEN_VARIABLE,
+    ControlPlaneApi,
+    add_remote_options,
+    open_api,
+    quote_path,
+)
+from edgewright.cli.console import SCHEMA_VERSION, parse_label, print_json, show_progress
+from edgewright.contract.api.operator_api import (
+    CreatedResource,
+    CreatedSecrets,
+    CreateEnrolmentTokens,
+    CreateToken,
+    CreateUser,
+    ReasonBody,
+    SetProfiling,
+    SilenceAlert,
+)
 from edgewright.contract.errors import InputError
 
 __all__ = ["register"]
@@ -28,7 +44,7 @@ examples:
   edgewright fleet backup fleet.backup --fleet FLEET
   edgewright fleet restore fleet.backup --fleet OTHER
 
-The control plane is named by --fleet DIR on its own machine, else by --server or {SERVER} with a token in {TOKEN}.
+The control plane is named by --fleet DIR on its own machine, else by --server or {SERVER_VARIABLE} with a token in {TOKEN_VARIABLE}.
 exit codes: 0 done; 1 alerts fire, or the server cannot do it; 2 the input or usage is wrong, or the token may not.
 """
 
@@ -43,7 +59,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     acts = parser.add_subparsers(dest="act", metavar="ACT", required=True)
-    acts.add_parser("status", help="show the fleet at a glance").set_defaults(run=run_status)
+    acts.add_parser("status", help="show the fleet at a glance").set_defaults(run=run_fleet_status)
     lists = acts.add_parser("devices", help="list devices")
     lists.add_argument("--device-class", metavar="CLASS", default="", help="only of this class")
     lists.add_argument("--version", metavar="VERSION", help="only those that run it")
@@ -56,7 +72,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     retires = acts.add_parser("retire", help="believe a device no more")
     marks = acts.add_parser("bench", help="have a device take profiling jobs")
     marks.add_argument("--off", action="store_true", help="no more")
-    for act, run in ((shows, run_device), (retires, run_retire), (marks, run_bench)):
+    for act, run in ((shows, run_device), (retires, run_retire), (marks, run_profiling)):
         act.add_argument("device", metavar="DEVICE", help="its name")
         act.set_defaults(run=run)
     invites = acts.add_parser("invite", help="make tokens with which devices enrol")
@@ -106,14 +122,16 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         act.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
-def _remote(arguments: argparse.Namespace) -> Remote:
-    found = remote_of(arguments)
+def _remote(arguments: argparse.Namespace) -> ControlPlaneApi:
+    found = open_api(arguments)
     if found is None:
-        raise InputError("no control plane is named", remedy=f"Give --fleet DIR or --server URL, or set {SERVER}.")
+        raise InputError(
+            "no control plane is named", remedy=f"Give --fleet DIR or --server URL, or set {SERVER_VARIABLE}."
+        )
     return found
 
 
-def _shown(arguments: argparse.Namespace, name: str, found: Any, words: str) -> int:
+def _print_found(arguments: argparse.Namespace, name: str, found: Any, words: str) -> int:
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, name: found})
     else:
@@ -121,13 +139,13 @@ def _shown(arguments: argparse.Namespace, name: str, found: Any, words: str) -> 
     return 0
 
 
-def _ago(at_s: float | None, now_s: float) -> str:
-    if not at_s:
+def _ago(at: float | None, now: float) -> str:
+    if not at:
         return "never"
-    return f"{datetime.timedelta(seconds=max(0, round(now_s - at_s)))} ago"
+    return f"{datetime.timedelta(seconds=max(0, round(now - at)))} ago"
 
 
-def run_status(arguments: argparse.Namespace) -> int:
+def run_fleet_status(arguments: argparse.Namespace) -> int:
     """Show the fleet at a glance."""
     found = _remote(arguments).get("fleet", dict)
     if arguments.json:
@@ -167,7 +185,7 @@ def run_devices(arguments: argparse.Namespace) -> int:
             "limit": arguments.limit,
             "device_class": arguments.device_class or None,
             "version": arguments.version,
-            "label": ["=".join(label_of(text)) for text in arguments.label] or None,
+            "label": ["=".join(parse_label(text)) for text in arguments.label] or None,
             "silent": arguments.silent,
         },
     )
@@ -188,35 +206,41 @@ def run_devices(arguments: argparse.Namespace) -> int:
 
 def run_device(arguments: argparse.Namespace) -> int:
     """Show one device."""
-    found = _remote(arguments).get(quoted("devices", arguments.device), dict)
+    found = _remote(arguments).get(quote_path("devices", arguments.device), dict)
     print_json({"schema": SCHEMA_VERSION, "device": found})
     return 0
 
 
 def run_retire(arguments: argparse.Namespace) -> int:
     """Believe a device no more."""
-    made = _remote(arguments).post(quoted("devices", arguments.device, "retire"), Because(arguments.why), Made)
-    return _shown(arguments, "device", made, f"{made.id} is believed no more. {' '.join(made.notes)}")
+    made = _remote(arguments).post(
+        quote_path("devices", arguments.device, "retire"), ReasonBody(arguments.why), CreatedResource
+    )
+    return _print_found(arguments, "device", made, f"{made.id} is believed no more. {' '.join(made.notes)}")
 
 
-def run_bench(arguments: argparse.Namespace) -> int:
+def run_profiling(arguments: argparse.Namespace) -> int:
     """Have a device take profiling jobs, or not."""
-    made = _remote(arguments).post(quoted("devices", arguments.device, "bench"), Bench(not arguments.off), Made)
-    return _shown(arguments, "device", made, f"{made.id} takes {'no ' if arguments.off else ''}profiling jobs.")
+    made = _remote(arguments).post(
+        quote_path("devices", arguments.device, "bench"), SetProfiling(not arguments.off), CreatedResource
+    )
+    return _print_found(
+        arguments, "device", made, f"{made.id} takes {'no ' if arguments.off else ''}profiling jobs."
+    )
 
 
 def run_invite(arguments: argparse.Namespace) -> int:
     """Make tokens with which devices enrol."""
-    asked = Invite(
+    asked = CreateEnrolmentTokens(
         arguments.device_class,
-        dict(label_of(text) for text in arguments.label),
+        dict(parse_label(text) for text in arguments.label),
         arguments.channel,
         arguments.bench,
         arguments.seconds,
         arguments.count,
     )
-    made = _remote(arguments).post("invitations", asked, Secret)
-    return _shown(arguments, "tokens", made.secrets, "\n".join(made.secrets))
+    made = _remote(arguments).post("invitations", asked, CreatedSecrets)
+    return _print_found(arguments, "tokens", made.secrets, "\n".join(made.secrets))
 
 
 def run_alerts(arguments: argparse.Namespace) -> int:
@@ -235,32 +259,36 @@ def run_alerts(arguments: argparse.Namespace) -> int:
 
 def run_silence(arguments: argparse.Namespace) -> int:
     """Tell nobody of an alert for a while."""
-    asked = Silencing(arguments.rule, arguments.device_class, arguments.for_s, arguments.why)
-    made = _remote(arguments).post("alerts/silence", asked, Made)
-    return _shown(arguments, "silenced", made, f"Nobody is told of {made.id} for {arguments.for_s:g} s.")
+    asked = SilenceAlert(arguments.rule, arguments.device_class, arguments.for_s, arguments.why)
+    made = _remote(arguments).post("alerts/silence", asked, CreatedResource)
+    return _print_found(arguments, "silenced", made, f"Nobody is told of {made.id} for {arguments.for_s:g} s.")
 
 
 def run_approvals(arguments: argparse.Namespace) -> int:
     """List actions that wait for approval."""
     found = _remote(arguments).get("approvals", list)
     words = "\n".join(f"{each['id']}: {each['action']} {each['about']}: {each['reason']}" for each in found)
-    return _shown(arguments, "approvals", found, words or "Nothing waits.")
+    return _print_found(arguments, "approvals", found, words or "Nothing waits.")
 
 
 def run_settle(arguments: argparse.Namespace) -> int:
     """Approve or refuse an action."""
-    made = _remote(arguments).post(quoted("approvals", arguments.item, arguments.act), Because(arguments.why), Made)
-    return _shown(arguments, "settled", made, f"{made.id}: {arguments.act}. {' '.join(made.notes)}")
+    made = _remote(arguments).post(
+        quote_path("approvals", arguments.item, arguments.act), ReasonBody(arguments.why), CreatedResource
+    )
+    return _print_found(arguments, "settled", made, f"{made.id}: {arguments.act}. {' '.join(made.notes)}")
 
 
 def run_token(arguments: argparse.Namespace) -> int:
     """Make a token for a program, or make one void."""
     remote = _remote(arguments)
     if arguments.retire:
-        made = remote.delete(quoted("tokens", arguments.name), Made)
-        return _shown(arguments, "retired", made, f"{made.id} is void.")
-    secret = remote.post("tokens", NewToken(arguments.name, arguments.role, arguments.days * 86400), Secret)
-    return _shown(arguments, "tokens", secret.secrets, secret.secrets[0])
+        made = remote.delete(quote_path("tokens", arguments.name), CreatedResource)
+        return _print_found(arguments, "retired", made, f"{made.id} is void.")
+    secret = remote.post(
+        "tokens", CreateToken(arguments.name, arguments.role, arguments.days * 86400), CreatedSecrets
+    )
+    return _print_found(arguments, "tokens", secret.secrets, secret.secrets[0])
 
 
 def _database(arguments: argparse.Namespace) -> str:
@@ -276,13 +304,15 @@ def run_backup(arguments: argparse.Namespace) -> int:
         OutputError: The file cannot be written, or is there.
         GoneError: The database does not answer.
     """
-    from edgewright.server.store.store import open_store
+    from edgewright.server.store.store import open_fleet_store
 
-    store = open_store(_database(arguments))
-    with working("writing"):
-        rows = store.backup(arguments.file, now_s=time.time())
+    store = open_fleet_store(_database(arguments))
+    with show_progress("writing"):
+        rows = store.backup(arguments.file, now=time.time())
     store.close()
-    return _shown(arguments, "rows", rows, f"{rows} rows in {arguments.file}. Keep it as safe as the database.")
+    return _print_found(
+        arguments, "rows", rows, f"{rows} rows in {arguments.file}. Keep it as safe as the database."
+    )
 
 
 def run_restore(arguments: argparse.Namespace) -> int:
@@ -292,24 +322,24 @@ def run_restore(arguments: argparse.Namespace) -> int:
         InputError: The file is none, is damaged, or the database is not empty.
         GoneError: The database does not answer.
     """
-    from edgewright.server.store.store import make_store
+    from edgewright.server.store.store import create_store
 
     if arguments.fleet is not None:
         arguments.fleet.mkdir(parents=True, exist_ok=True, mode=0o700)
-    store = make_store(_database(arguments))
-    with working("reading"):
+    store = create_store(_database(arguments))
+    with show_progress("reading"):
         rows = store.restore(arguments.file)
     store.close()
-    return _shown(arguments, "rows", rows, f"{rows} rows restored.")
+    return _print_found(arguments, "rows", rows, f"{rows} rows restored.")
 
 
 def run_user(arguments: argparse.Namespace) -> int:
     """Let somebody log in on the page, or no more."""
-    from edgewright.cli.passphrase import ask_new
+    from edgewright.cli.passphrase import ask_new_passphrase
 
     remote = _remote(arguments)
     if arguments.retire:
-        made = remote.delete(quoted("users", arguments.name), Made)
-        return _shown(arguments, "retired", made, f"{made.id} may log in no more.")
-    made = remote.post("users", NewUser(arguments.name, arguments.role, ask_new()), Made)
-    return _shown(arguments, "user", made, f"{made.id} may log in.")
+        made = remote.delete(quote_path("users", arguments.name), CreatedResource)
+        return _print_found(arguments, "retired", made, f"{made.id} may log in no more.")
+    made = remote.post("users", CreateUser(arguments.name, arguments.role, ask_new_passphrase()), CreatedResource)
+    return _print_found(arguments, "user", made, f"{made.id} may log in.")

@@ -7,13 +7,13 @@ import sys
 import threading
 from pathlib import Path
 
-from edgewright.cli.aggregation_server import serving
+from edgewright.cli.aggregation_server import serve_aggregation
 from edgewright.cli.console import SCHEMA_VERSION, print_json
 from edgewright.cli.device_list import read_enrolled
 from edgewright.contract.errors import InputError
-from edgewright.device.queries.sum_client import UsedFile
-from edgewright.privacy.aggregation_handler import HelperDesk
-from edgewright.privacy.helper import Helper
+from edgewright.device.queries.sum_client import UsedSeedsFile
+from edgewright.privacy.aggregation_handler import HelperService
+from edgewright.privacy.helper import MaskHelper
 from edgewright.trust.keys.keystore import write_secret
 
 __all__ = ["register"]
@@ -61,16 +61,16 @@ def run(arguments: argparse.Namespace) -> int:
     path = arguments.state / "helper.key"
     if not path.exists():
         write_secret(path, os.urandom(_KEY_BYTES))
-    used = UsedFile(arguments.state / "used")
+    used = UsedSeedsFile(arguments.state / "used")
     try:
-        helper = Helper(path.read_bytes(), read_enrolled(arguments.enrolled), used, floor=arguments.floor)
+        helper = MaskHelper(path.read_bytes(), read_enrolled(arguments.enrolled), used, min_devices=arguments.floor)
         if arguments.show:
             return _shown(arguments, helper, "")
         ended = threading.Event()
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: ended.set())
-        desk = HelperDesk(helper)
-        with serving(desk.handle, arguments.host, arguments.port, knows=desk.knows) as url:
+        desk = HelperService(helper)
+        with serve_aggregation(desk.handle, arguments.host, arguments.port, knows=desk.has_path) as url:
             code = _shown(arguments, helper, url)
             ended.wait()
             return code
@@ -78,10 +78,10 @@ def run(arguments: argparse.Namespace) -> int:
         used.close()
 
 
-def _shown(arguments: argparse.Namespace, helper: Helper, url: str) -> int:
+def _shown(arguments: argparse.Namespace, helper: MaskHelper, url: str) -> int:
     if arguments.json:
-        print_json({"schema": SCHEMA_VERSION, "public_key": helper.public.hex(), "url": url})
+        print_json({"schema": SCHEMA_VERSION, "public_key": helper.public_key.hex(), "url": url})
     else:
-        print(f"The helper's key is {helper.public.hex()}." + (f" It answers at {url}." if url else ""))
+        print(f"The helper's key is {helper.public_key.hex()}." + (f" It answers at {url}." if url else ""))
     sys.stdout.flush()
     return 0

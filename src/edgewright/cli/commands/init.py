@@ -13,9 +13,9 @@ import numpy as np
 from rich.console import Console
 
 from edgewright.cli.console import SCHEMA_VERSION, print_json
-from edgewright.compress.data.loader import Dataset, Splits, load_data, split
+from edgewright.compress.data.loader import Dataset, Splits, load_data, split_dataset
 from edgewright.compress.data.sources.function import is_function_reference
-from edgewright.compress.metrics.metric import Metric, choose_metric, outputs_of
+from edgewright.compress.metrics.metric import Metric, choose_metric, model_outputs
 from edgewright.compress.model.loading import LoadedModel, read_model
 from edgewright.contract.config.project import Project, parse_project
 from edgewright.contract.config.project_template import project_text
@@ -26,19 +26,19 @@ from edgewright.contract.units import Dimension, format_quantity, parse_quantity
 from edgewright.profiling.latency import measure_latency
 from edgewright.profiling.memory import measure_memory
 from edgewright.profiling.target import open_target
-from edgewright.profiling.workload import Subject
+from edgewright.profiling.workload import Workload
 from edgewright.runtime.options import RuntimeOptions
 
 __all__ = ["register"]
 
 _LATENCY_SECONDS = 1.0
 _JUDGED_SAMPLES = 256  # enough to say how good the original is, without waiting
-_LEAST_MEMORY_BYTES = 1e6  # below it the measurement is noise
+_MIN_MEMORY_BYTES = 1e6  # below it the measurement is noise
 _DROPS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class ProjectFindings:
     """What was seen of model and data.
 
     Attributes:
@@ -47,8 +47,8 @@ class Findings:
         splits: For how many samples can certify.
         metric: The task's own.
         value: Of the original on a part of the calibrate and select samples.
-        latency_p50_s: Of the original on this machine, seconds.
-        latency_p95_s: Likewise.
+        latency_p50_seconds: Of the original on this machine, seconds.
+        latency_p95_seconds: Likewise.
         peak_memory_bytes: That loading and running the original adds to the runtime's own.
     """
 
@@ -57,8 +57,8 @@ class Findings:
     splits: Splits
     metric: Metric
     value: float
-    latency_p50_s: float
-    latency_p95_s: float
+    latency_p50_seconds: float
+    latency_p95_seconds: float
     peak_memory_bytes: float
 
 
@@ -97,18 +97,18 @@ def run(arguments: argparse.Namespace) -> int:
     data = DataSection(source=arguments.data, label=arguments.label, features=features, group=arguments.group)
     console = Console(stderr=True)
     with console.status("reading the model and the data, measuring the original on this machine"):
-        findings = inspect(arguments.model, data)
-    project = propose(findings, data, out.parent)
+        findings = inspect_model(arguments.model, data)
+    project = propose_project(findings, data, out.parent)
     text = project_text(project, remarks_on(findings))
     parse_project(text, out.name)
     write_atomically(out, text)
     console.print(f"Wrote {out}. Look at the budget in it, then run 'edgewright compress'.", highlight=False)
     if arguments.json:
-        print_json(document(findings, project, out))
+        print_json(init_document(findings, project, out))
     return 0
 
 
-def inspect(model: Path, data: DataSection) -> Findings:
+def inspect_model(model: Path, data: DataSection) -> ProjectFindings:
     """Read model and data, and measure the original here.
 
     Raises:
@@ -124,36 +124,36 @@ def inspect(model: Path, data: DataSection) -> Findings:
         task=data.task,
         model=model,
     )
-    splits = split(dataset, seed=0)
+    splits = split_dataset(dataset, seed=0)
     judged = dataset.subset(np.concatenate([splits.calibrate, splits.select])[:_JUDGED_SAMPLES])
-    outputs = outputs_of(model, judged, range(len(judged)), loaded.contract)
+    outputs = model_outputs(model, judged, range(len(judged)), loaded.contract)
     metric = choose_metric(judged, loaded.contract, None, outputs)
     value = float(metric.scores(outputs, outputs, judged.labels, judged.inputs).mean())
     target = open_target(DEFAULT_DEVICE_CLASS.target)
-    subject = Subject("original", model, RuntimeOptions(), dataset.feed(0))
+    subject = Workload("original", model, RuntimeOptions(), dataset.inputs_of(0))
     latency = measure_latency(target, [subject], seconds=_LATENCY_SECONDS)[0]
     if isinstance(latency, EdgewrightError):
         raise latency
     memory = measure_memory(target, subject)
-    return Findings(
+    return ProjectFindings(
         model=loaded,
         dataset=dataset,
         splits=splits,
         metric=metric,
         value=value,
-        latency_p50_s=latency.p50.value,
-        latency_p95_s=latency.p95.value,
+        latency_p50_seconds=latency.p50.value,
+        latency_p95_seconds=latency.p95.value,
         peak_memory_bytes=memory.session_peak.value,
     )
 
 
-def propose(findings: Findings, data: DataSection, folder: Path) -> Project:
+def propose_project(findings: ProjectFindings, data: DataSection, folder: Path) -> Project:
     """Return a project whose budget asks for half the size, and for no loss in speed or memory beyond noise."""
     source = data.source if is_function_reference(data.source) else _relative(Path(data.source), folder)
     budget = Budget(
-        latency_p50_s=_rounded_up(1.1 * findings.latency_p50_s, "time"),
-        latency_p95_s=_rounded_up(1.5 * findings.latency_p95_s, "time"),
-        peak_memory_bytes=_rounded_up(max(findings.peak_memory_bytes, _LEAST_MEMORY_BYTES), "size"),
+        latency_p50_seconds=_rounded_up(1.1 * findings.latency_p50_seconds, "time"),
+        latency_p95_seconds=_rounded_up(1.5 * findings.latency_p95_seconds, "time"),
+        peak_memory_bytes=_rounded_up(max(findings.peak_memory_bytes, _MIN_MEMORY_BYTES), "size"),
         size_bytes=_rounded_up(findings.model.size_bytes / 2, "size"),
         max_drop=certifiable_drop(findings),
     )
@@ -168,7 +168,7 @@ def propose(findings: Findings, data: DataSection, folder: Path) -> Project:
     )
 
 
-def certifiable_drop(findings: Findings) -> float:
+def certifiable_drop(findings: ProjectFindings) -> float:
     """Return the least customary drop that the certify split could certify if no answer changed.
 
     With n samples and no change the one-sided 95 % bound is about 3 / n (the rule of three); twice that leaves
@@ -180,7 +180,7 @@ def certifiable_drop(findings: Findings) -> float:
     return next((drop for drop in _DROPS if drop >= 6 / samples), _DROPS[-1])
 
 
-def remarks_on(findings: Findings) -> dict[str, Sequence[str]]:
+def remarks_on(findings: ProjectFindings) -> dict[str, Sequence[str]]:
     """Return what was found, as sentences for the file's sections."""
     model, dataset = findings.model, findings.dataset
     certify = len(findings.splits.certify)
@@ -201,8 +201,8 @@ def remarks_on(findings: Findings) -> dict[str, Sequence[str]]:
         else ("state it if the data is raw and the model takes scaled values",),
         "device_class": ("this machine stands for the device; give its address to measure there",),
         "budget": (
-            f"measured here with one thread: latency p50 {format_quantity(findings.latency_p50_s, 'time')}, "
-            f"p95 {format_quantity(findings.latency_p95_s, 'time')}, "
+            f"measured here with one thread: latency p50 {format_quantity(findings.latency_p50_seconds, 'time')}, "
+            f"p95 {format_quantity(findings.latency_p95_seconds, 'time')}, "
             f"memory {format_quantity(findings.peak_memory_bytes, 'size')}",
             "to start with: that latency with a margin for noise, that memory, half the size; "
             "replace by what your device needs",
@@ -212,7 +212,7 @@ def remarks_on(findings: Findings) -> dict[str, Sequence[str]]:
     }
 
 
-def document(findings: Findings, project: Project, out: Path) -> dict[str, Any]:
+def init_document(findings: ProjectFindings, project: Project, out: Path) -> dict[str, Any]:
     """Return the JSON document."""
     return {
         "schema": SCHEMA_VERSION,

@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from edgewright.cli.records import read_record
-from edgewright.fleet.cohort_drift import Collected
+from edgewright.fleet.cohort_drift import CohortSums
 
-__all__ = ["read_collected"]
+__all__ = ["read_cohort_sums"]
 
 
-def read_collected(path: Path) -> Collected:
+def read_cohort_sums(path: Path) -> CohortSums:
     """Return a sum from its file.
 
     Raises:
         InputError: It holds none.
     """
-    return read_record(path, Collected, "sum", "Keep what 'edgewright query collect --json' prints.")
+    return read_record(path, CohortSums, "sum", "Keep what 'edgewright query collect --json' prints.")

@@ -10,16 +10,23 @@ from rich.console import Console
 from rich.table import Table
 
 from edgewright.cli.console import SCHEMA_VERSION, print_json
-from edgewright.cli.passphrase import ask, ask_new
-from edgewright.cli.repository_options import add_options, opened
+from edgewright.cli.passphrase import ask_new_passphrase, ask_passphrase
+from edgewright.cli.repository_options import add_options, open_repository
 from edgewright.cli.signing_progress import signing
 from edgewright.contract.errors import InputError
-from edgewright.trust.keys.signing_keys import OFFLINE, ONLINE, KeyFolder, PublicKey, Role, read_public
-from edgewright.trust.repository.bootstrap import BITS, found, hand_over
-from edgewright.trust.repository.key_rotation import change_keys, whose
+from edgewright.trust.keys.signing_keys import (
+    OFFLINE_ROLES,
+    ONLINE_ROLES,
+    KeyFolder,
+    KeyRole,
+    PublicKey,
+    read_public_key,
+)
+from edgewright.trust.repository.bootstrap import DEFAULT_BIN_BITS, create_repository, move_online_keys
+from edgewright.trust.repository.key_rotation import change_keys, keys_by_role
 from edgewright.trust.repository.repository import Repository
-from edgewright.trust.repository.staging import staged, waiting
-from edgewright.trust.storage.open_storage import open_store
+from edgewright.trust.repository.staging import pending_signatures, staged_metadata
+from edgewright.trust.storage.open_storage import open_repository_storage
 
 __all__ = ["register"]
 
@@ -61,7 +68,11 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     )
     init.add_argument("--threshold", metavar="N", type=int, default=1, help="how many of them must sign (1)")
     init.add_argument(
-        "--bits", metavar="N", type=int, default=BITS, help=f"spread releases over 2^N files of metadata ({BITS})"
+        "--bits",
+        metavar="N",
+        type=int,
+        default=DEFAULT_BIN_BITS,
+        help=f"spread releases over 2^N files of metadata ({DEFAULT_BIN_BITS})",
     )
     init.add_argument("--online", metavar="FOLDER", type=Path, help="new folder for the online key: the server's")
     init.add_argument("--json", action="store_true", help="print one JSON object on stdout")
@@ -99,10 +110,10 @@ def run_init(arguments: argparse.Namespace) -> int:
         InputError: There are keys or a repository already.
         OutputError: Something cannot be written.
     """
-    passphrase = ask_new()
+    passphrase = ask_new_passphrase()
     with signing(arguments.keys, "making keys") as keys:
-        repository = found(
-            open_store(arguments.repo),
+        repository = create_repository(
+            open_repository_storage(arguments.repo),
             keys,
             passphrase=passphrase,
             offline=arguments.offline,
@@ -110,7 +121,7 @@ def run_init(arguments: argparse.Namespace) -> int:
             bits=arguments.bits,
         )
     if arguments.online is not None:
-        hand_over(keys, arguments.online)
+        move_online_keys(keys, arguments.online)
     if arguments.json:
         print_json(
             {
@@ -137,7 +148,7 @@ def run_hand_over(arguments: argparse.Namespace) -> int:
         InputError: It is not here, or the other folder is not empty.
         OutputError: Something cannot be written.
     """
-    moved = hand_over(KeyFolder(arguments.keys, ask), arguments.to)
+    moved = move_online_keys(KeyFolder(arguments.keys, ask_passphrase), arguments.to)
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "moved": moved, "to": str(arguments.to)})
     else:
@@ -147,11 +158,11 @@ def run_hand_over(arguments: argparse.Namespace) -> int:
 
 def run_show(arguments: argparse.Namespace) -> int:
     """Show the keys of a folder, and which of them count."""
-    keys = KeyFolder(arguments.keys, ask).public_keys()
+    keys = KeyFolder(arguments.keys, ask_passphrase).public_keys()
     counting: dict[str, list[str]] = {}
     needed: dict[str, int] = {}
     if arguments.repo is not None:
-        for who, (ids, threshold) in whose(opened(arguments)).items():
+        for who, (ids, threshold) in keys_by_role(open_repository(arguments)).items():
             needed[who] = threshold
             for keyid in ids:
                 counting.setdefault(keyid, []).append(who)
@@ -184,16 +195,16 @@ def run_add(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: There is no such key, or the threshold cannot be met.
     """
-    keys = KeyFolder(arguments.keys, ask)
+    keys = KeyFolder(arguments.keys, ask_passphrase)
     if arguments.repo is None:
-        return _told(arguments, _made(arguments, keys), [], None)
-    repository = opened(arguments)
-    new = read_public(arguments.public) if arguments.public is not None else _made(arguments, keys)
+        return _print_result(arguments, _create_key(arguments, keys), [], None)
+    repository = open_repository(arguments)
+    new = read_public_key(arguments.public) if arguments.public is not None else _create_key(arguments, keys)
     with _unless_refused(arguments, new), signing(arguments.keys, "signing") as signers:
         change_keys(
             repository, signers, arguments.role, add=new, threshold=arguments.threshold, only_stage=arguments.stage
         )
-    return _told(arguments, new, [], repository)
+    return _print_result(arguments, new, [], repository)
 
 
 def run_rotate(arguments: argparse.Namespace) -> int:
@@ -202,9 +213,9 @@ def run_rotate(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: There is no such key, or the threshold cannot be met.
     """
-    keys = KeyFolder(arguments.keys, ask)
-    repository = opened(arguments)
-    counting, _ = whose(repository)[arguments.role]
+    keys = KeyFolder(arguments.keys, ask_passphrase)
+    repository = open_repository(arguments)
+    counting, _ = keys_by_role(repository)[arguments.role]
     names = {key.keyid: key.name for key in keys.public_keys()}
     old = [keyid for keyid in counting if arguments.old in (None, keyid, names.get(keyid))]
     if len(old) != 1:
@@ -213,7 +224,7 @@ def run_rotate(arguments: argparse.Namespace) -> int:
             f"{arguments.old or 'the old key'} is not one of the keys that count for {arguments.role}",
             remedy=f"Name one with --old: {known}.",
         )
-    new = _made(arguments, keys)
+    new = _create_key(arguments, keys)
     with _unless_refused(arguments, new), signing(arguments.keys, "signing") as signers:
         change_keys(
             repository,
@@ -224,15 +235,15 @@ def run_rotate(arguments: argparse.Namespace) -> int:
             threshold=arguments.threshold,
             only_stage=arguments.stage,
         )
-    return _told(arguments, new, old, repository)
+    return _print_result(arguments, new, old, repository)
 
 
-def _made(arguments: argparse.Namespace, keys: KeyFolder) -> PublicKey:
-    roles: tuple[Role, ...] = ONLINE if arguments.role == "online" else (arguments.role,)
+def _create_key(arguments: argparse.Namespace, keys: KeyFolder) -> PublicKey:
+    roles: tuple[KeyRole, ...] = ONLINE_ROLES if arguments.role == "online" else (arguments.role,)
     taken = {key.name for key in keys.public_keys()}
     numbered = (f"{arguments.role}-{number}" for number in itertools.count(1))
     name = arguments.name or next(name for name in numbered if name not in taken)
-    return keys.create(name, roles, passphrase=None if arguments.role == "online" else ask_new())
+    return keys.create(name, roles, passphrase=None if arguments.role == "online" else ask_new_passphrase())
 
 
 @contextmanager
@@ -251,9 +262,11 @@ def _unless_refused(arguments: argparse.Namespace, new: PublicKey) -> Iterator[N
         raise
 
 
-def _told(arguments: argparse.Namespace, new: PublicKey, old: list[str], repository: Repository | None) -> int:
-    waits = [] if repository is None else waiting(repository, staged(repository))
-    lacking = sorted({part.role for part in waits if not part.complete and part.role in OFFLINE})
+def _print_result(
+    arguments: argparse.Namespace, new: PublicKey, old: list[str], repository: Repository | None
+) -> int:
+    waits = [] if repository is None else pending_signatures(repository, staged_metadata(repository))
+    lacking = sorted({part.role for part in waits if not part.is_complete and part.role in OFFLINE_ROLES})
     if arguments.json:
         print_json(
             {

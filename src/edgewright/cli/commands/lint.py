@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from edgewright.cli.console import SCHEMA_VERSION, print_json
-from edgewright.compress.model.fusion_lint import Lint, lint, mend
+from edgewright.compress.model.fusion_lint import LintReport, fix_model, lint_model
 from edgewright.compress.model.loading import read_model
-from edgewright.compress.model.strip_metadata import compact
+from edgewright.compress.model.strip_metadata import strip_model
 from edgewright.compress.output_folder import write_file
 
 __all__ = ["register", "run"]
@@ -50,13 +50,13 @@ def run(arguments: argparse.Namespace) -> int:
         OutputError: The mended model cannot be written.
     """
     proto = read_model(arguments.model).proto
-    found = lint(proto)
+    found = lint_model(proto)
     done: list[str] = []
     left = found
     if arguments.fix is not None:
-        mended, done = mend(proto)
-        left = lint(mended)
-        write_file(arguments.fix, compact(mended).SerializeToString())
+        mended, done = fix_model(proto)
+        left = lint_model(mended)
+        write_file(arguments.fix, strip_model(mended).SerializeToString())
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "lint": msgspec.to_builtins(found), "mended": done, "left": left})
     else:
@@ -64,15 +64,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if left.findings else 0
 
 
-def _print(found: Lint, done: list[str], console: Console) -> None:
+def _print(found: LintReport, done: list[str], console: Console) -> None:
     console.print(
         f"{found.integer_layers} of {found.layers} layers run on integers, {found.conversions} conversions remain."
     )
     for finding in found.findings:
-        mark = "mendable" if finding.mendable else "not mendable"
+        mark = "mendable" if finding.fixable else "not mendable"
         console.print(f"[bold]{finding.rule}[/bold] at {escape(finding.where)} ({mark})")
-        console.print(f"  why:    {escape(finding.why)}")
-        console.print(f"  remedy: {escape(finding.remedy)}")
+        console.print(f"  why:    {escape(finding.reason)}")
+        console.print(f"  remedy: {escape(finding.next_step)}")
     for deed in done:
         console.print(f"mended: {escape(deed)}")
     if not found.findings:

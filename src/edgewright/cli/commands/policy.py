@@ -6,12 +6,12 @@ import msgspec
 from rich.console import Console
 
 from edgewright.cli.console import SCHEMA_VERSION, print_json
-from edgewright.cli.repository_options import add_options, opened
+from edgewright.cli.repository_options import add_options, open_repository
 from edgewright.cli.signing_progress import signing
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_version
-from edgewright.contract.rollout.plan import Policy
-from edgewright.trust.publishing.publish import known_policy, new_salt, releases, set_policy
+from edgewright.contract.rollout.plan import RolloutPolicy
+from edgewright.trust.publishing.publish import current_policy, list_releases, new_salt, set_policy
 from edgewright.trust.repository.repository import Repository
 
 __all__ = ["register"]
@@ -71,8 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: There is none yet, or a value is none.
         TrustError: The repository cannot be believed.
     """
-    repository = opened(arguments)
-    policy = known_policy(repository, arguments.model, arguments.device_class)
+    repository = open_repository(arguments)
+    policy = current_policy(repository, arguments.model, arguments.device_class)
     if policy is None:
         raise InputError(
             f"there is no policy for {arguments.model} on {arguments.device_class}",
@@ -94,20 +94,22 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _changed(policy: Policy, arguments: argparse.Namespace, repository: Repository) -> Policy:
+def _changed(policy: RolloutPolicy, arguments: argparse.Namespace, repository: Repository) -> RolloutPolicy:
     changes: dict[str, object] = {
         name: getattr(arguments, name) for name in (*_NUMBERS, "floor") if getattr(arguments, name) is not None
     }
     if arguments.deny:
-        known = dict(releases(repository, policy.model))
+        known = dict(list_releases(repository, policy.model))
         for version in arguments.deny:
             if version not in known:
                 raise InputError(
                     f"{policy.model} {version} is not published", remedy=f"There are {', '.join(known)}."
                 )
-        changes["denied"] = tuple(dict.fromkeys([*policy.denied, *(known[version] for version in arguments.deny)]))
+        changes["denied"] = tuple(
+            dict.fromkeys([*policy.denied_manifests, *(known[version] for version in arguments.deny)])
+        )
     if arguments.channel:
-        channels = dict(policy.channels)
+        channels = dict(policy.channel_ceilings)
         for text in arguments.channel:
             name, found, version = text.partition("=")
             if not found:

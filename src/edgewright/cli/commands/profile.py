@@ -17,9 +17,9 @@ from edgewright.compress.model.loading import read_model
 from edgewright.contract.errors import InputError
 from edgewright.contract.measurement import Measurement
 from edgewright.contract.units import Dimension, format_quantity
-from edgewright.profiling.profiler import Figures, ModelInput, Profile, profile_model
-from edgewright.profiling.random_inputs import runnable_feed
-from edgewright.profiling.runtime_tuning import describe
+from edgewright.profiling.profiler import LatencyProfile, ProfiledInput, ProfiledModel, profile_model
+from edgewright.profiling.random_inputs import runnable_inputs
+from edgewright.profiling.runtime_tuning import describe_options
 from edgewright.profiling.target import open_target
 
 __all__ = ["register", "run"]
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     project = find_project(arguments.project) if arguments.project or arguments.device_class else None
     device_class = device_class_of(arguments.device_class, project)
     target = open_target(arguments.on or device_class.target)
-    with _Stages() as progress:
+    with _ProgressLines() as progress:
         progress("reading the model")
         model = _model_input(arguments.model, arguments.data, arguments.seed)
         against = None
@@ -90,11 +90,11 @@ def run(arguments: argparse.Namespace) -> int:
         profile = profile_model(
             target,
             model,
-            against=against,
+            comparison_model=against,
             device_class=device_class,
             # A class that was named says how many threads it grants; otherwise the target's cores are the limit.
             threads_limit=device_class.threads if arguments.device_class else None,
-            seconds=arguments.seconds,
+            time_limit_seconds=arguments.seconds,
             seed=arguments.seed,
             progress=progress,
         )
@@ -105,14 +105,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _model_input(path: Path, data: str | None, seed: int) -> ModelInput:
+def _model_input(path: Path, data: str | None, seed: int) -> ProfiledInput:
     contract = read_model(path).contract
     if data is None:
-        return ModelInput(path, runnable_feed(path, contract, seed))
-    return ModelInput(path, load_data(data, contract, model=path, seed=seed).feed(0))
+        return ProfiledInput(path, runnable_inputs(path, contract, seed))
+    return ProfiledInput(path, load_data(data, contract, model=path, seed=seed).inputs_of(0))
 
 
-class _Stages:
+class _ProgressLines:
     """Show the stage on stderr: moving on a terminal, a line for each stage elsewhere."""
 
     def __init__(self) -> None:
@@ -148,13 +148,13 @@ _ROWS: tuple[tuple[str, str, Dimension | None, float], ...] = (
 )
 
 
-def _print(profile: Profile, console: Console) -> None:
+def _print(profile: LatencyProfile, console: Console) -> None:
     """Write tables and sentences for people."""
-    against = profile.against
+    against = profile.compared_with
     console.print(
         f"[bold]{escape(profile.model.path)}[/bold] on {profile.target}: {escape(profile.machine.summary)}"
     )
-    inputs = ", ".join(f"{name} {list(shape)}" for name, shape in profile.model.inputs.items())
+    inputs = ", ".join(f"{name} {list(shape)}" for name, shape in profile.model.input_shapes.items())
     console.print(f"input: {escape(inputs)}")
     table = Table("figure", "value", "95 % interval", *(("against", "interval") if against else ()))
     for title, name, dimension, scale in _ROWS:
@@ -176,7 +176,7 @@ def _print(profile: Profile, console: Console) -> None:
         if options.gain
         else ", the default; nothing tried is clearly faster"
     )
-    console.print(f"runtime options: {describe(options.best)}{gained} ({len(options.tried)} tried)")
+    console.print(f"runtime options: {describe_options(options.best)}{gained} ({len(options.trials)} tried)")
     console.print(f"sustained: {profile.sustained.verdict}; {profile.sustained.reason}")
     load = profile.contention
     console.print(
@@ -184,11 +184,11 @@ def _print(profile: Profile, console: Console) -> None:
         f"× {load.io_slowdown:.2f} with writers to the disk"
     )
     for check in profile.budget:
-        verdict = "kept" if check.met else "[red]not kept[/red]"
+        verdict = "kept" if check.is_met else "[red]not kept[/red]"
         console.print(f"budget {check.name}: {check.value:.4g}, limit {check.limit:.4g}: {verdict}")
 
 
-def _cells(figures: Figures, name: str, dimension: Dimension | None, scale: float) -> list[str]:
+def _cells(figures: ProfiledModel, name: str, dimension: Dimension | None, scale: float) -> list[str]:
     figure: Measurement = getattr(figures, name)
 
     def show(value: float) -> str:

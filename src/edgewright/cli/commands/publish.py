@@ -10,19 +10,19 @@ import edgewright
 from edgewright.cli.console import SCHEMA_VERSION, print_json
 from edgewright.cli.project_options import find_project
 from edgewright.cli.records import read_record
-from edgewright.cli.repository_options import add_options, opened
+from edgewright.cli.repository_options import add_options, open_repository
 from edgewright.cli.signing_progress import signing
-from edgewright.compress.release_variant import Made, Sample, image_of, variant_of
+from edgewright.compress.release_variant import BuiltVariant, ReferenceData, build_image_variant, build_variant
 from edgewright.contract.device_class import DeviceClass
 from edgewright.contract.errors import InputError
 from edgewright.contract.model.guard import GuardRules
 from edgewright.contract.model.preprocess import Preprocess
 from edgewright.contract.names import checked_name
 from edgewright.contract.release import Lineage, Manifest
-from edgewright.contract.timestamps import time_of
+from edgewright.contract.timestamps import parse_iso8601
 from edgewright.contract.units import parse_quantity
-from edgewright.trust.keys.keystore import KeyStore, new_key_file
-from edgewright.trust.publishing.publish import publish_release, releases
+from edgewright.trust.keys.keystore import KeyStore, create_key_file
+from edgewright.trust.publishing.publish import list_releases, publish_release
 
 __all__ = ["register"]
 
@@ -85,14 +85,14 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: There is no such model, or the version is published already.
         TrustError: The repository cannot be believed.
     """
-    made = _made(arguments)
+    made = _build_variants(arguments)
     first = next(iter(made.values()))
-    repository = opened(arguments)
-    earlier = releases(repository, arguments.name)
+    repository = open_repository(arguments)
+    earlier = list_releases(repository, arguments.name)
     lineage: Lineage = msgspec.structs.replace(
         first.lineage,
         parent=earlier[-1][0] if earlier else "",
-        code=first.lineage.code or edgewright.__version__,
+        edgewright_version=first.lineage.edgewright_version or edgewright.__version__,
     )
     manifest = Manifest(
         name=arguments.name,
@@ -101,8 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
         variants=tuple(each.variant for each in made.values()),
         lineage=lineage,
         licence=arguments.licence,
-        created=repository.now().isoformat(),
-        end_of_life=arguments.end_of_life and time_of(arguments.end_of_life).isoformat(),
+        created_at=repository.now().isoformat(),
+        end_of_life_at=arguments.end_of_life and parse_iso8601(arguments.end_of_life).isoformat(),
     )
     with signing(arguments.keys, "making deltas, uploading, signing") as keys:
         published = publish_release(
@@ -121,17 +121,17 @@ def run(arguments: argparse.Namespace) -> int:
                 "name": arguments.name,
                 "version": arguments.version,
                 "manifest": published.digest,
-                "landed": published.landed,
-                "uploaded_bytes": published.uploaded,
+                "landed": published.published,
+                "uploaded_bytes": published.uploaded_bytes,
             }
         )
     else:
-        state = "published" if published.landed else "staged; it waits for signatures"
+        state = "published" if published.published else "staged; it waits for signatures"
         Console().print(f"{arguments.name} {arguments.version} is {state} ({published.digest[:16]}).")
     return 0
 
 
-def _made(arguments: argparse.Namespace) -> dict[str, Made]:
+def _build_variants(arguments: argparse.Namespace) -> dict[str, BuiltVariant]:
     """Return the variants by device class."""
     project = find_project(arguments.project)
     guard = (
@@ -154,19 +154,19 @@ def _made(arguments: argparse.Namespace) -> dict[str, Made]:
     made = {}
     for device_class, place in places.items():
         if arguments.kind != "model":
-            made[device_class] = image_of(place, device_class)
+            made[device_class] = build_image_variant(place, device_class)
             continue
         known = DeviceClass(device_class) if project is None else project.device_class(device_class)
         preprocess = None if project is None else project.preprocess
-        reference = None if arguments.reference is None else _sample(arguments, preprocess)
-        made[device_class] = variant_of(place, known, guard=guard, preprocess=preprocess, reference=reference)
+        reference = None if arguments.reference is None else _reference_data(arguments, preprocess)
+        made[device_class] = build_variant(place, known, guard=guard, preprocess=preprocess, reference=reference)
     return made
 
 
-def _sample(arguments: argparse.Namespace, preprocess: Preprocess | None) -> Sample:
+def _reference_data(arguments: argparse.Namespace, preprocess: Preprocess | None) -> ReferenceData:
     interval_s = 0.0 if arguments.interval is None else parse_quantity(arguments.interval, "time")
-    return Sample(arguments.reference, arguments.in_order, interval_s, arguments.group, preprocess)
+    return ReferenceData(arguments.reference, arguments.in_order, interval_s, arguments.group, preprocess)
 
 
 def _fleet(path: Path) -> tuple[str, KeyStore]:
-    return checked_name("fleet key", path.stem), new_key_file(path)
+    return checked_name("fleet key", path.stem), create_key_file(path)

@@ -9,23 +9,29 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from edgewright.cli.commands.judge import read_collected
-from edgewright.cli.console import SCHEMA_VERSION, label_of, print_json, working
+from edgewright.cli.commands.judge import read_cohort_sums
+from edgewright.cli.console import SCHEMA_VERSION, parse_label, print_json, show_progress
 from edgewright.cli.device_list import read_enrolled
-from edgewright.cli.query_collect import Patience, collect
+from edgewright.cli.query_collect import CollectTimeouts, collect_sum
 from edgewright.cli.records import read_record
-from edgewright.cli.repository_options import add_options, opened
+from edgewright.cli.repository_options import add_options, open_repository
 from edgewright.cli.signing_progress import signing
 from edgewright.contract.errors import InputError
-from edgewright.contract.query.permit import Permit
-from edgewright.contract.query.query import Backend, Counted, Limits, Template
-from edgewright.contract.timestamps import time_of
-from edgewright.device.monitoring.aggregates import TENTHS, widths
-from edgewright.fleet.cohort_drift import judged
-from edgewright.privacy.private_sum import as_json, by_signal
-from edgewright.privacy.query_calibration import price, question
-from edgewright.trust.publishing.publish import releases
-from edgewright.trust.publishing.signed_queries import ask, known_permit, known_questions, permit, profile_of
+from edgewright.contract.query.permit import QueryPermit
+from edgewright.contract.query.query import CountedSignal, DeviceQueryLimits, QueryBackend, QueryTemplate
+from edgewright.contract.timestamps import parse_iso8601
+from edgewright.device.monitoring.aggregates import CONFIDENCE_BINS, counter_widths
+from edgewright.fleet.cohort_drift import assess_cohorts
+from edgewright.privacy.private_sum import sum_as_json, sums_by_signal
+from edgewright.privacy.query_calibration import draft_query, query_cost
+from edgewright.trust.publishing.publish import list_releases
+from edgewright.trust.publishing.signed_queries import (
+    current_permit,
+    current_queries,
+    publish_permit,
+    publish_query,
+    reference_profile_of,
+)
 from edgewright.trust.repository.repository import Repository
 
 __all__ = ["register"]
@@ -44,11 +50,11 @@ The offline keys sign what may be asked, the online keys what is asked; a device
 exit codes: 0 done; 1 too few devices answered, cohorts have moved, or the repository cannot be believed; 2 the
 input is wrong.
 """
-_DAY_S = 86400.0
+_DAY_SECONDS = 86400.0
 _STATE = "keeps letters in case it is broken off (collected)"
 _SECAGG = "permit sums without a helper too; devices cannot tell there whether the server adds devices of its own"
 # Of one device, in units of the clip; what an answer costs bounds it as well.
-_LEAST_NOISE = 0.05
+_MIN_NOISE = 0.05
 
 
 def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -96,7 +102,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     asks.add_argument("--backend", choices=("helper", "secagg"), default="helper", help="how (helper)")
     asks.set_defaults(run=run_ask)
     shows = acts.add_parser("status", help="show what may be asked and what is")
-    shows.set_defaults(run=run_status)
+    shows.set_defaults(run=run_query_status)
     ends = acts.add_parser("end", help="ask no more")
     ends.add_argument("--id", metavar="NAME", required=True, help="of the query")
     ends.set_defaults(run=run_end)
@@ -108,7 +114,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     )
     collects.add_argument("--devices", metavar="N", type=int, help="to wait for (all that are enrolled)")
     collects.add_argument("--state", metavar="FOLDER", type=Path, default=Path("collected"), help=_STATE)
-    collects.add_argument("--wait", metavar="S", type=float, default=_DAY_S, help="at most, seconds (a day)")
+    collects.add_argument("--wait", metavar="S", type=float, default=_DAY_SECONDS, help="at most, seconds (a day)")
     collects.add_argument("--step", metavar="S", type=float, default=60.0, help="for late ones at each step (60)")
     collects.add_argument("--host", metavar="HOST", default="127.0.0.1", help="to listen on (127.0.0.1)")
     collects.add_argument("--port", metavar="PORT", type=int, default=8600, help="to listen on (8600)")
@@ -134,10 +140,10 @@ def run_permit(arguments: argparse.Namespace) -> int:
         InputError: A template is none, or a release has no reference profile.
         TrustError: The repository cannot be believed.
     """
-    repository = opened(arguments)
+    repository = open_repository(arguments)
     model, device_class = arguments.model, arguments.device_class
     templates = [
-        read_record(path, Template, "template", "See docs/reference/query.md for its form.")
+        read_record(path, QueryTemplate, "template", "See docs/reference/query.md for its form.")
         for path in arguments.template
     ]
     if arguments.signals is not None:
@@ -148,8 +154,8 @@ def run_permit(arguments: argparse.Namespace) -> int:
             f"the template {strict[0]} permits secagg",
             remedy="Take it out, or add --secagg: devices have no list there, so a server can add its own.",
         )
-    before = known_permit(repository, model, device_class)
-    record = Permit(
+    before = current_permit(repository, model, device_class)
+    record = QueryPermit(
         model,
         device_class,
         1 if before is None else before.revision + 1,
@@ -158,7 +164,7 @@ def run_permit(arguments: argparse.Namespace) -> int:
         tuple(templates),
     )
     with signing(arguments.keys, "signing") as keys:
-        landed = permit(repository, keys, record, only_stage=arguments.stage)
+        landed = publish_permit(repository, keys, record, only_stage=arguments.stage)
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "permit": record, "landed": landed})
     else:
@@ -174,9 +180,9 @@ def run_ask(arguments: argparse.Namespace) -> int:
         InputError: It is not permitted, or devices would refuse it.
         TrustError: The repository cannot be believed.
     """
-    repository = opened(arguments)
+    repository = open_repository(arguments)
     model, device_class = arguments.model, arguments.device_class
-    known = known_permit(repository, model, device_class)
+    known = current_permit(repository, model, device_class)
     permitted = () if known is None else known.templates
     template = next((each for each in permitted if each.name == arguments.template), None)
     if template is None:
@@ -185,30 +191,34 @@ def run_ask(arguments: argparse.Namespace) -> int:
             remedy="Have the offline keys sign it with 'edgewright query permit'.",
         )
     start, end = (_hour(what, getattr(arguments, what)) for what in ("start", "end"))
-    deadline = end + datetime.timedelta(days=1) if arguments.deadline is None else time_of(arguments.deadline)
+    deadline = end + datetime.timedelta(days=1) if arguments.deadline is None else parse_iso8601(arguments.deadline)
     cohort = arguments.cohort or template.min_cohort
-    query = question(
+    query = draft_query(
         template,
-        name=arguments.id,
+        query_id=arguments.id,
         window=(start, end),
         deadline=deadline,
         release=_digest(repository, model, arguments.release),
         epsilon=arguments.epsilon,
         seed=os.urandom(32).hex(),
         backend=arguments.backend,
-        cohort=cohort,
-        largest=arguments.largest or 100 * cohort,
-        subgroup=dict(label_of(text) for text in arguments.subgroup),
+        min_cohort=cohort,
+        max_cohort=arguments.largest or 100 * cohort,
+        subgroup=dict(parse_label(text) for text in arguments.subgroup),
     )
-    cost = price(query, template, Limits(least_cohort=2, rho_per_period=max(Limits().rho_per_period, query.rho)))
+    cost = query_cost(
+        query,
+        template,
+        DeviceQueryLimits(min_cohort=2, rho_per_period=max(DeviceQueryLimits().rho_per_period, query.rho)),
+    )
     with signing(arguments.keys, "signing") as keys:
-        ask(repository, keys, model, device_class, query=query)
+        publish_query(repository, keys, model, device_class, query=query)
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "query": query, "price": msgspec.to_builtins(cost)})
     else:
         print(
             f"{query.id} is asked: epsilon {cost.cost.epsilon:.2f} if the others are honest, "
-            f"{cost.cost.epsilon_own:.3g} by own noise; each summed number has noise of {cost.sum_sd:.3g}."
+            f"{cost.cost.local_epsilon:.3g} by own noise; each summed number has noise of {cost.noise_sd:.3g}."
         )
     return 0
 
@@ -220,9 +230,9 @@ def run_end(arguments: argparse.Namespace) -> int:
         InputError: It is not asked.
         TrustError: The repository cannot be believed.
     """
-    repository = opened(arguments)
+    repository = open_repository(arguments)
     with signing(arguments.keys, "signing") as keys:
-        left = ask(repository, keys, arguments.model, arguments.device_class, without=arguments.id)
+        left = publish_query(repository, keys, arguments.model, arguments.device_class, without=arguments.id)
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "questions": left})
     else:
@@ -230,15 +240,15 @@ def run_end(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def run_status(arguments: argparse.Namespace) -> int:
+def run_query_status(arguments: argparse.Namespace) -> int:
     """Show what may be asked and what is.
 
     Raises:
         TrustError: The repository cannot be believed.
     """
-    repository = opened(arguments)
-    known = known_permit(repository, arguments.model, arguments.device_class)
-    questions = known_questions(repository, arguments.model, arguments.device_class)
+    repository = open_repository(arguments)
+    known = current_permit(repository, arguments.model, arguments.device_class)
+    questions = current_queries(repository, arguments.model, arguments.device_class)
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "permit": known, "questions": questions})
         return 0
@@ -246,7 +256,7 @@ def run_status(arguments: argparse.Namespace) -> int:
     for template in () if known is None else known.templates:
         console.print(
             f"may be asked: {template.name}, {template.values} numbers, of {template.min_cohort} devices or more, "
-            f"for rho {template.dearest_rho:g} at most, until {template.expires}",
+            f"for rho {template.max_rho:g} at most, until {template.expires_at}",
             highlight=False,
         )
     for query in questions.queries:
@@ -266,9 +276,9 @@ def run_collect(arguments: argparse.Namespace) -> int:
         WorkError: Too few devices answered.
         TrustError: The repository cannot be believed.
     """
-    repository = opened(arguments)
-    known = known_permit(repository, arguments.model, arguments.device_class)
-    questions = known_questions(repository, arguments.model, arguments.device_class)
+    repository = open_repository(arguments)
+    known = current_permit(repository, arguments.model, arguments.device_class)
+    questions = current_queries(repository, arguments.model, arguments.device_class)
     query = next((each for each in questions.queries if each.id == arguments.id), None)
     template = None if known is None or query is None else known.template(query)
     if query is None or template is None:
@@ -276,26 +286,26 @@ def run_collect(arguments: argparse.Namespace) -> int:
     if query.backend == "helper" and not arguments.helper_url:
         raise InputError(f"query {query.id} has a helper", remedy="Name it with --helper-url.")
     enrolled = read_enrolled(arguments.enrolled)
-    devices = min(arguments.devices or len(enrolled.devices), query.largest)
-    with working(f"waiting for {devices} devices"):
-        found = collect(
+    devices = min(arguments.devices or len(enrolled.devices), query.max_cohort)
+    with show_progress(f"waiting for {devices} devices"):
+        found = collect_sum(
             query,
             template,
             arguments.helper_url,
             (arguments.host, arguments.port),
-            Patience(devices, arguments.wait, arguments.step),
+            CollectTimeouts(devices, arguments.wait, arguments.step),
             enrolled=enrolled,
             state=arguments.state,
         )
     if arguments.json:
-        print_json({"schema": SCHEMA_VERSION} | as_json(found, query, template))
+        print_json({"schema": SCHEMA_VERSION} | sum_as_json(found, query, template))
     else:
         Console().print(
-            f"{found.survivors} devices; each number has noise of {found.noise_sd:.3g}.", highlight=False
+            f"{found.device_count} devices; each number has noise of {found.noise_sd:.3g}.", highlight=False
         )
-        if found.beyond:
-            print(f"{found.beyond} numbers lie where no honest sum does: a device lied, or the sum wrapped.")
-        for name, values in by_signal(found, template).items():
+        if found.out_of_range:
+            print(f"{found.out_of_range} numbers lie where no honest sum does: a device lied, or the sum wrapped.")
+        for name, values in sums_by_signal(found, template).items():
             print(f"  {name}: {' '.join(f'{value:.0f}' for value in values)}")
     return 0
 
@@ -312,11 +322,11 @@ def run_judge(arguments: argparse.Namespace) -> int:
             f"a shift of {arguments.size} at alpha {arguments.alpha}",
             remedy="A shift lies between 0 and 0.5, as alpha does.",
         )
-    repository = opened(arguments)
-    profile = profile_of(repository, arguments.model, arguments.release, arguments.device_class)
-    cohorts = [read_collected(path) for path in arguments.sum]
+    repository = open_repository(arguments)
+    profile = reference_profile_of(repository, arguments.model, arguments.release, arguments.device_class)
+    cohorts = [read_cohort_sums(path) for path in arguments.sum]
     release = _digest(repository, arguments.model, arguments.release)
-    found = judged(profile, cohorts, release=release, size=arguments.size, alpha=arguments.alpha)
+    found = assess_cohorts(profile, cohorts, release=release, size=arguments.size, alpha=arguments.alpha)
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, **found})
     else:
@@ -353,9 +363,9 @@ def _share_of(each: dict[str, Any]) -> str:
     return f"{each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}]{assumed}"
 
 
-def _signals(repository: Repository, arguments: argparse.Namespace) -> Template:
+def _signals(repository: Repository, arguments: argparse.Namespace) -> QueryTemplate:
     """Return a template for all that devices count under a release."""
-    backends: list[Backend] = ["helper"] if arguments.helper else []
+    backends: list[QueryBackend] = ["helper"] if arguments.helper else []
     if arguments.secagg:
         backends.append("secagg")
     if not backends:
@@ -363,22 +373,22 @@ def _signals(repository: Repository, arguments: argparse.Namespace) -> Template:
             "sums have neither a helper nor do without one",
             remedy="Give --helper KEY, or --secagg, under which a server can add devices of its own.",
         )
-    profile = profile_of(repository, arguments.model, arguments.signals, arguments.device_class)
-    counted = [Counted(signal.name, len(signal.edges) + 2) for signal in profile.signals]
-    counted += [Counted(name, bins) for name, bins in widths().items()]
+    profile = reference_profile_of(repository, arguments.model, arguments.signals, arguments.device_class)
+    counted = [CountedSignal(signal.name, len(signal.edges) + 2) for signal in profile.signals]
+    counted += [CountedSignal(name, bins) for name, bins in counter_widths().items()]
     for name in arguments.outcome:
-        counted += [Counted(f"outcome.{name}", 2), Counted(f"calibration.{name}", 2 * TENTHS)]
+        counted += [CountedSignal(f"outcome.{name}", 2), CountedSignal(f"calibration.{name}", 2 * CONFIDENCE_BINS)]
     expires = arguments.expires or (repository.now() + datetime.timedelta(days=365)).isoformat()
-    return Template(
+    return QueryTemplate(
         "signals",
         "histogram",
         arguments.device_class,
         clip=arguments.clip,
-        least_noise=_LEAST_NOISE,
+        min_noise=_MIN_NOISE,
         min_cohort=arguments.least_cohort,
-        dearest_rho=arguments.dearest,
-        every_s=arguments.every * _DAY_S,
-        expires=time_of(expires).isoformat(),
+        max_rho=arguments.dearest,
+        min_interval_seconds=arguments.every * _DAY_SECONDS,
+        expires_at=parse_iso8601(expires).isoformat(),
         model=arguments.model,
         signals=tuple(counted),
         backends=tuple(backends),
@@ -387,7 +397,7 @@ def _signals(repository: Repository, arguments: argparse.Namespace) -> Template:
 
 
 def _digest(repository: Repository, model: str, version: str) -> str:
-    known = dict(releases(repository, model))
+    known = dict(list_releases(repository, model))
     if version not in known:
         raise InputError(
             f"{model} {version} is not published", remedy=f"There are {', '.join(known) or 'no releases'}."
@@ -396,7 +406,7 @@ def _digest(repository: Repository, model: str, version: str) -> str:
 
 
 def _hour(what: str, text: str) -> datetime.datetime:
-    found = time_of(text)
+    found = parse_iso8601(text)
     if found.timestamp() % 3600:
         raise InputError(f"--{what} {text} is no whole hour", remedy="Devices count by the hour, UTC.")
     return found

@@ -6,12 +6,19 @@ from rich.console import Console
 from rich.prompt import Confirm
 
 from edgewright.cli.console import SCHEMA_VERSION, print_json
-from edgewright.cli.repository_options import add_options, opened
+from edgewright.cli.repository_options import add_options, open_repository
 from edgewright.cli.signing_progress import signing
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.trust.repository.metadata_renewal import renew
+from edgewright.trust.repository.metadata_renewal import renew_metadata
 from edgewright.trust.repository.repository import Repository
-from edgewright.trust.repository.staging import changes, discard, land, sign_staged, staged, waiting
+from edgewright.trust.repository.staging import (
+    describe_changes,
+    discard_staged,
+    pending_signatures,
+    publish_staged,
+    sign_staged,
+    staged_metadata,
+)
 from edgewright.trust.repository_check import check_repository
 
 __all__ = ["register"]
@@ -58,7 +65,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 def run_check(arguments: argparse.Namespace) -> int:
     """Verify everything as a device would; 1 if something is wrong."""
     with Console(stderr=True).status("verifying every signature and every byte"):
-        found = check_repository(opened(arguments))
+        found = check_repository(open_repository(arguments))
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "check": found})
     else:
@@ -78,9 +85,9 @@ def run_sign(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: Nothing is staged, no key counts, or nobody said yes.
     """
-    repository = opened(arguments)
-    changed = staged(repository)  # what is shown is what is signed
-    found = changes(repository, changed)
+    repository = open_repository(arguments)
+    changed = staged_metadata(repository)  # what is shown is what is signed
+    found = describe_changes(repository, changed)
     console = Console(stderr=True)
     for change in found:
         console.print(f"  {change}", markup=False, highlight=False)
@@ -106,10 +113,10 @@ def run_refresh(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: The online keys are not in this folder.
     """
-    repository = opened(arguments, finishing=arguments.finish)
+    repository = open_repository(arguments, finishing=arguments.finish)
     with signing(arguments.keys, "signing") as keys, repository.locked():
-        landed = land(repository, keys)
-        renewed = [] if landed else renew(repository, keys)
+        landed = publish_staged(repository, keys)
+        renewed = [] if landed else renew_metadata(repository, keys)
     left = _lacking(repository)
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "landed": landed, "renewed": renewed, "waiting": left})
@@ -121,9 +128,9 @@ def run_refresh(arguments: argparse.Namespace) -> int:
 
 def run_staged(arguments: argparse.Namespace) -> int:
     """Show what waits for signatures."""
-    repository = opened(arguments)
-    changed = staged(repository)
-    found, left = changes(repository, changed), _lacking(repository)
+    repository = open_repository(arguments)
+    changed = staged_metadata(repository)
+    found, left = describe_changes(repository, changed), _lacking(repository)
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "changes": found, "waiting": left})
     else:
@@ -136,9 +143,9 @@ def run_staged(arguments: argparse.Namespace) -> int:
 def _lacking(repository: Repository) -> dict[str, int]:
     """Return how many signatures the parts of each role lack at most."""
     found: dict[str, int] = {}
-    for part in waiting(repository, staged(repository)):
-        if not part.complete:
-            found[part.role] = max(found.get(part.role, 0), part.needed - part.signed)
+    for part in pending_signatures(repository, staged_metadata(repository)):
+        if not part.is_complete:
+            found[part.role] = max(found.get(part.role, 0), part.threshold - part.signature_count)
     return found
 
 
@@ -149,7 +156,7 @@ def _print_lacking(left: dict[str, int]) -> None:
 
 def run_discard(arguments: argparse.Namespace) -> int:
     """Drop what is staged."""
-    count = discard(opened(arguments))
+    count = discard_staged(open_repository(arguments))
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "discarded": count})
     else:
@@ -159,7 +166,7 @@ def run_discard(arguments: argparse.Namespace) -> int:
 
 def run_unlock(arguments: argparse.Namespace) -> int:
     """Remove the lock."""
-    opened(arguments).unlock()
+    open_repository(arguments).unlock()
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "unlocked": True})
     else:

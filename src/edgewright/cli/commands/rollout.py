@@ -6,16 +6,23 @@ from pathlib import Path
 
 from rich.console import Console
 
-from edgewright.cli.api_client import Remote, add_remote_options, quoted, remote_of
-from edgewright.cli.console import SCHEMA_VERSION, label_of, print_json
-from edgewright.cli.repository_options import add_options, opened
+from edgewright.cli.api_client import ControlPlaneApi, add_remote_options, open_api, quote_path
+from edgewright.cli.console import SCHEMA_VERSION, parse_label, print_json
+from edgewright.cli.repository_options import add_options, open_repository
 from edgewright.cli.signing_progress import signing
-from edgewright.contract.api.operator_api import Because, Made, StartRollout, Wanted
+from edgewright.contract.api.operator_api import CreatedResource, ReasonBody, RequestedArm, StartRollout
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name, checked_version, version_key
-from edgewright.contract.rollout.plan import Arm, HealthRule, Hours, Plan, Selector, Stage
-from edgewright.rollout.plan_transitions import CHANGES, arms_of, at_once, begin
-from edgewright.trust.publishing.publish import known_plan, known_policy, publish_again, publish_plan, releases
+from edgewright.contract.rollout.plan import (
+    DeviceSelector,
+    HealthRule,
+    InstallHours,
+    RolloutArm,
+    RolloutPlan,
+    RolloutStage,
+)
+from edgewright.rollout.plan_transitions import PLAN_CHANGES, begin_plan, full_rollout, resolve_arms
+from edgewright.trust.publishing.publish import current_plan, current_policy, list_releases, publish_plan, republish
 from edgewright.trust.repository.repository import Repository, utc_now
 
 __all__ = ["register"]
@@ -86,7 +93,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     cause.add_argument("--last", metavar="N", type=_count, default=50, help="how many decisions (50)")
     add_remote_options(cause)
     cause.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-    cause.set_defaults(run=explain)
+    cause.set_defaults(run=run_why)
     for name, act in acts.choices.items():
         if name == "why":
             continue
@@ -96,7 +103,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         add_options(act, signs=name != "status", served=name != "rollback")
         if name != "rollback":
             add_remote_options(act)
-        if name in CHANGES:
+        if name in PLAN_CHANGES:
             act.add_argument("--why", metavar="TEXT", default="", help="for the control plane's audit log")
         act.set_defaults(run=run)
 
@@ -108,22 +115,22 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: The policy forbids it, or there is no such release or rollout.
         TrustError: The repository cannot be believed.
     """
-    remote = None if arguments.repo is not None else remote_of(arguments)
+    remote = None if arguments.repo is not None else open_api(arguments)
     if remote is not None and arguments.act != "rollback":
-        return _steered(arguments, remote)
-    repository = opened(arguments)
+        return _change_on_server(arguments, remote)
+    repository = open_repository(arguments)
     if arguments.act == "rollback":
-        return _rolled_back(arguments, repository)
+        return _publish_earlier(arguments, repository)
     if arguments.act == "start":
-        plan = _started(_asked(arguments), repository)
+        plan = _start_in_repository(_start_request(arguments), repository)
     else:
-        known = known_plan(repository, arguments.model, arguments.device_class)
+        known = current_plan(repository, arguments.model, arguments.device_class)
         if known is None:
             raise InputError(
                 f"there is no rollout of {arguments.model} for {arguments.device_class}",
                 remedy="Begin one with 'edgewright rollout start'.",
             )
-        plan = known if arguments.act == "status" else CHANGES[arguments.act](known, utc_now())
+        plan = known if arguments.act == "status" else PLAN_CHANGES[arguments.act](known, utc_now())
     if arguments.act != "status":
         with signing(arguments.keys, "signing") as keys:
             publish_plan(repository, keys, plan)
@@ -134,18 +141,18 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def explain(arguments: argparse.Namespace) -> int:
+def run_why(arguments: argparse.Namespace) -> int:
     """Show what was decided about a rollout, and whether it would be decided again.
 
     Raises:
         InputError: There is no such rollout, or nobody who knows of it was named.
     """
     # Loaded for this alone: it takes what decides.
-    from edgewright.cli.rollout_why import print_why, told, told_by
+    from edgewright.cli.rollout_why import print_explanation, print_why, told_by
 
-    remote = None if arguments.state is not None else remote_of(arguments)
+    remote = None if arguments.state is not None else open_api(arguments)
     if arguments.state is not None:
-        decisions = told(arguments.state, arguments.rollout)[-arguments.last :]
+        decisions = print_explanation(arguments.state, arguments.rollout)[-arguments.last :]
     elif remote is not None:
         decisions = told_by(remote, arguments.rollout, last=arguments.last)
     else:
@@ -156,10 +163,10 @@ def explain(arguments: argparse.Namespace) -> int:
         print_json({"schema": SCHEMA_VERSION, "decisions": decisions})
     else:
         print_why(Console(), decisions)
-    return int(any(each.replayed is False for each in decisions))
+    return int(any(each.replays is False for each in decisions))
 
 
-def _asked(arguments: argparse.Namespace) -> StartRollout:
+def _start_request(arguments: argparse.Namespace) -> StartRollout:
     """Return what is to begin."""
     named = [_release(text) for text in arguments.releases]
     models = {model for model, _ in named}
@@ -177,12 +184,12 @@ def _asked(arguments: argparse.Namespace) -> StartRollout:
     return StartRollout(
         model=models.pop(),
         device_class=arguments.device_class,
-        arms=tuple(Wanted(version, weight) for (_, version), weight in zip(named, weights, strict=True)),
-        stages=tuple(Stage(fraction, arguments.stage_seconds, rules) for fraction in fractions),
-        selector=Selector(dict(label_of(text) for text in arguments.label), arguments.channel),
-        start=arguments.start,
-        end=arguments.end,
-        min_battery=arguments.min_battery,
+        arms=tuple(RequestedArm(version, weight) for (_, version), weight in zip(named, weights, strict=True)),
+        stages=tuple(RolloutStage(fraction, arguments.stage_seconds, rules) for fraction in fractions),
+        selector=DeviceSelector(dict(parse_label(text) for text in arguments.label), arguments.channel),
+        start_at=arguments.start,
+        end_at=arguments.end,
+        min_battery_level=arguments.min_battery,
         hours=None if arguments.hours is None else _hours(arguments.hours),
         shadow=arguments.shadow,
         replace=arguments.replace,
@@ -190,38 +197,38 @@ def _asked(arguments: argparse.Namespace) -> StartRollout:
     )
 
 
-def _started(asked: StartRollout, repository: Repository) -> Plan:
-    published = dict(releases(repository, asked.model))
-    return begin(
+def _start_in_repository(asked: StartRollout, repository: Repository) -> RolloutPlan:
+    published = dict(list_releases(repository, asked.model))
+    return begin_plan(
         asked.model,
         asked.device_class,
-        arms_of(asked.model, [(arm.version, arm.weight) for arm in asked.arms], published),
+        resolve_arms(asked.model, [(arm.version, arm.weight) for arm in asked.arms], published),
         asked.stages,
-        policy=known_policy(repository, asked.model, asked.device_class),
-        before=known_plan(repository, asked.model, asked.device_class),
+        policy=current_policy(repository, asked.model, asked.device_class),
+        before=current_plan(repository, asked.model, asked.device_class),
         now=utc_now(),
         selector=asked.selector,
-        start=asked.start,
-        end=asked.end,
-        min_battery=asked.min_battery,
-        hours=asked.hours,
-        shadow=asked.shadow,
+        start_at=asked.start_at,
+        end_at=asked.end_at,
+        min_battery_level=asked.min_battery_level,
+        install_hours=asked.hours,
+        shadow_mode=asked.shadow,
         replace=asked.replace,
     )
 
 
-def _steered(arguments: argparse.Namespace, remote: Remote) -> int:
+def _change_on_server(arguments: argparse.Namespace, remote: ControlPlaneApi) -> int:
     """Have the control plane do it, or say how it stands."""
     notes: tuple[str, ...] = ()
     if arguments.act == "start":
-        asked = _asked(arguments)
-        notes = remote.post("rollouts", asked, Made).notes
-        plan = remote.get(quoted("rollouts", asked.model, asked.device_class), Plan)
+        asked = _start_request(arguments)
+        notes = remote.post("rollouts", asked, CreatedResource).notes
+        plan = remote.get(quote_path("rollouts", asked.model, asked.device_class), RolloutPlan)
     elif arguments.act == "status":
-        plan = remote.get(quoted("rollouts", arguments.model, arguments.device_class), Plan)
+        plan = remote.get(quote_path("rollouts", arguments.model, arguments.device_class), RolloutPlan)
     else:
-        path = quoted("rollouts", arguments.model, arguments.device_class, arguments.act)
-        plan = remote.post(path, Because(arguments.why), Plan)
+        path = quote_path("rollouts", arguments.model, arguments.device_class, arguments.act)
+        plan = remote.post(path, ReasonBody(arguments.why), RolloutPlan)
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "rollout": plan, "notes": notes})
     else:
@@ -231,12 +238,12 @@ def _steered(arguments: argparse.Namespace, remote: Remote) -> int:
     return 0
 
 
-def _rolled_back(arguments: argparse.Namespace, repository: Repository) -> int:
+def _publish_earlier(arguments: argparse.Namespace, repository: Repository) -> int:
     """Publish the earlier bytes as a higher version, and roll it out as fast as the policy allows."""
     model, version = _release(arguments.releases[0])
     plan = None
     with signing(arguments.keys, "signing") as keys:
-        published = publish_again(
+        published = republish(
             repository,
             keys,
             model,
@@ -246,19 +253,19 @@ def _rolled_back(arguments: argparse.Namespace, repository: Repository) -> int:
             only_stage=arguments.stage,
         )
         new = published.manifest.version
-        if published.landed:
-            plan = at_once(
+        if published.published:
+            plan = full_rollout(
                 model,
                 arguments.device_class,
-                Arm(new, published.digest),
-                policy=known_policy(repository, model, arguments.device_class),
-                before=known_plan(repository, model, arguments.device_class),
+                RolloutArm(new, published.digest),
+                policy=current_policy(repository, model, arguments.device_class),
+                before=current_plan(repository, model, arguments.device_class),
                 now=utc_now(),
             )
             publish_plan(repository, keys, plan)
     if arguments.json:
         print_json(
-            {"schema": SCHEMA_VERSION, "release": f"{model}=={new}", "landed": published.landed, "rollout": plan}
+            {"schema": SCHEMA_VERSION, "release": f"{model}=={new}", "landed": published.published, "rollout": plan}
         )
     elif plan is None:
         print(f"{model} {new}, with the bytes of {version}, waits for signatures; then start its rollout.")
@@ -298,14 +305,14 @@ def _rule(text: str) -> HealthRule:
         raise InputError(f"--rule {text!r} is no rule", remedy="Write outcome:correction=0.05.") from error
 
 
-def _hours(text: str) -> Hours:
+def _hours(text: str) -> InstallHours:
     first, _, last = text.partition("-")
     if not (first.isdigit() and last.isdigit()):
         raise InputError(f"--hours {text!r} are no hours", remedy="Write them as 1-5.")
-    return Hours(int(first), int(last))
+    return InstallHours(int(first), int(last))
 
 
-def _print(plan: Plan) -> None:
+def _print(plan: RolloutPlan) -> None:
     console = Console()
     arms = ", ".join(arm.version for arm in plan.arms)
     console.print(

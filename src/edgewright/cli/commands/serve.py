@@ -9,19 +9,19 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgewright.cli.api_client import remember
+from edgewright.cli.api_client import store_access
 from edgewright.cli.console import SCHEMA_VERSION, print_json
-from edgewright.contract.config.fleet import Fleet, load_fleet
+from edgewright.contract.config.fleet import FleetConfig, load_fleet
 from edgewright.contract.errors import InputError
-from edgewright.server.app import make_app
-from edgewright.server.commands.service import Hands
-from edgewright.server.controller.leader_loop import Step, lead
-from edgewright.server.leader_tasks import steps_of, tend
-from edgewright.server.process import free_port, serve
-from edgewright.server.queries.coordinator import Asking
-from edgewright.server.queries.findings import findings_of
+from edgewright.server.app import create_app
+from edgewright.server.commands.service import CommandService
+from edgewright.server.controller.leader_loop import LeaderStep, lead_until
+from edgewright.server.leader_tasks import leader_steps, tend_sums
+from edgewright.server.process import free_port, run_server
+from edgewright.server.queries.coordinator import QueryCoordinator
+from edgewright.server.queries.findings import cohort_findings
 from edgewright.server.services import Services
-from edgewright.server.state_folder import Where, first_access, open_services
+from edgewright.server.state_folder import ServerLocation, create_first_access, open_services
 from edgewright.server.web.router import page_router
 
 __all__ = ["register"]
@@ -80,8 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
     _log()
     if arguments.proxies < 0:
         raise InputError(f"--proxies is {arguments.proxies}", remedy="Give 0 or how many there are.")
-    fleet = Fleet() if arguments.project is None else load_fleet(arguments.project)
-    where = Where(
+    fleet = FleetConfig() if arguments.project is None else load_fleet(arguments.project)
+    where = ServerLocation(
         arguments.state,
         arguments.database,
         arguments.repo,
@@ -93,39 +93,39 @@ def run(arguments: argparse.Namespace) -> int:
     services = open_services(where, fleet, signs=True, helper_url=arguments.helper.rstrip("/"))
     tls = _tls(arguments.tls)
     port = free_port(arguments.host, arguments.port) if answers else 0
-    address = arguments.url.rstrip("/") or f"{'https' if tls else 'http'}://{_named(arguments.host)}:{port}"
+    address = arguments.url.rstrip("/") or f"{'https' if tls else 'http'}://{_url_host(arguments.host)}:{port}"
     secure = address.startswith("https://")
     ended = threading.Event()
-    hands, asking = Hands(services), Asking(services, answers=answers)
-    steps: Sequence[Step] = ()
+    hands, asking = CommandService(services), QueryCoordinator(services, handles_messages=answers)
+    steps: Sequence[LeaderStep] = ()
     close: Callable[[], None] = services.store.close
     if decides:
-        steps, close = steps_of(services, asking, state=arguments.state, project=arguments.project)
+        steps, close = leader_steps(services, asking, state=arguments.state, project=arguments.project)
     app = None
     if answers:
-        pages = [page_router(services, hands, findings=findings_of(services), address=address)]
-        app = make_app(services, hands, pages=pages, secure=secure, proxies=arguments.proxies)
-    secret = first_access(services.store, now_s=services.now()) if answers else None
+        pages = [page_router(services, hands, findings=cohort_findings(services), address=address)]
+        app = create_app(services, hands, pages=pages, secure=secure, proxies=arguments.proxies)
+    secret = create_first_access(services.store, now=services.now()) if answers else None
     if answers:
-        remember(arguments.state, address, secret)
+        store_access(arguments.state, address, secret)
 
     def ready() -> None:
-        _greet(arguments, services, address if answers else "", secret)
+        _print_address(arguments, services, address if answers else "", secret)
 
-    works: list[Callable[[], None]] = [lambda: tend(services, ended, asking)] if answers else []
+    works: list[Callable[[], None]] = [lambda: tend_sums(services, ended, asking)] if answers else []
     if steps:
-        works.append(lambda: lead(services, ended, steps))
+        works.append(lambda: lead_until(services, ended, steps))
     try:
-        serve(app, arguments.host, port, ended=ended, ready=ready, works=works, tls=tls)
+        run_server(app, arguments.host, port, ended=ended, ready=ready, works=works, tls=tls)
     finally:
         close()
         services.store.close()
     return 0
 
 
-def _greet(arguments: argparse.Namespace, services: Services, address: str, secret: str | None) -> None:
+def _print_address(arguments: argparse.Namespace, services: Services, address: str, secret: str | None) -> None:
     """Say where the page is, and the first token, which is shown this once."""
-    if services.keys is None and arguments.only != "api":
+    if services.online_keys is None and arguments.only != "api":
         folder = arguments.keys or arguments.state / "keys"
         print(
             f"edgewright: there is no online key in {folder}: nothing is signed here", file=sys.stderr, flush=True
@@ -141,7 +141,7 @@ def _greet(arguments: argparse.Namespace, services: Services, address: str, secr
     sys.stdout.flush()
 
 
-def _named(host: str) -> str:
+def _url_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
@@ -154,7 +154,7 @@ def _tls(text: str) -> tuple[Path, Path] | None:
     return Path(certificate), Path(key)
 
 
-class _Lines(logging.Formatter):
+class _JsonLines(logging.Formatter):
     """One JSON object a line: what is logged as one already is kept as it is."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -177,7 +177,7 @@ def _log() -> None:
     if level not in _LEVELS:
         raise InputError(f"EDGEWRIGHT_LOG is {level[:80]!r}", remedy=f"Set it to one of {', '.join(_LEVELS)}.")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines())
+    handler.setFormatter(_JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -7,20 +7,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.stats.exact_paired_bound import clopper_pearson, exact_bound
+from edgewright.stats.exact_paired_bound import clopper_pearson_bounds, exact_drop_bound
 from edgewright.stats.paired_bounds import betting_bound, bootstrap_bounds, cluster_bound, t_bound
 
-__all__ = ["LEAST_SAMPLES", "METHODS", "Bounds", "Kind", "Scalar"]
+__all__ = ["BOUND_METHODS", "MIN_SAMPLES_BY_KIND", "PairedBounds", "ScalarMetric", "ScoreKind"]
 
 _Floats = NDArray[np.float64]
 
-Kind = Literal["binary", "unit", "unbounded", "scalar"]
+ScoreKind = Literal["binary", "unit", "unbounded", "scalar"]
 """What scores are: 0 or 1; within [0, 1]; any number; or none, for a metric of the whole set."""
 
-Scalar = Callable[[NDArray[np.intp]], tuple[float, float]]
+ScalarMetric = Callable[[NDArray[np.intp]], tuple[float, float]]
 """From indices of samples, repeats allowed, to the original's and the candidate's metric on them."""
 
-METHODS: dict[Kind, str] = {
+BOUND_METHODS: dict[ScoreKind, str] = {
     "binary": "exact",
     "unit": "betting",
     "unbounded": "t (asymptotic)",
@@ -28,22 +28,22 @@ METHODS: dict[Kind, str] = {
 }
 
 # An asymptotic bound says nothing about a handful; identical scores would certify anything.
-LEAST_SAMPLES: dict[Kind, int] = {"binary": 1, "unit": 1, "unbounded": 30, "scalar": 30}
+MIN_SAMPLES_BY_KIND: dict[ScoreKind, int] = {"binary": 1, "unit": 1, "unbounded": 30, "scalar": 30}
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class PairedBounds:
     """Upper and lower bounds of the drop, and of how far the metric falls below zero, at one alpha."""
 
     original: _Floats
     candidate: _Floats
-    kind: Kind
+    kind: ScoreKind
     groups: NDArray[Any] | None
-    scalar: Scalar | None
+    scalar: ScalarMetric | None
     seed: int
     alpha: float
 
-    def drop(self) -> tuple[float, float]:
+    def drop_bounds(self) -> tuple[float, float]:
         """Bound original minus candidate."""
         if self.scalar is not None:
             both = self.scalar
@@ -51,18 +51,18 @@ class Bounds:
         differences = self.original - self.candidate
         if self.kind == "binary":
             lost, gained = int((differences > 0).sum()), int((differences < 0).sum())
-            upper = exact_bound(lost, gained, differences.size, self.alpha)
-            lower = -exact_bound(gained, lost, differences.size, self.alpha)
+            upper = exact_drop_bound(lost, gained, differences.size, self.alpha)
+            lower = -exact_drop_bound(gained, lost, differences.size, self.alpha)
             return self._clustered(differences, upper, lower)
         return self._per_sample(differences, -1.0, 1.0)
 
-    def shortfall(self) -> tuple[float, float]:
+    def shortfall_bounds(self) -> tuple[float, float]:
         """Bound minus the candidate's metric."""
         if self.scalar is not None:
             both = self.scalar
             return self._resampled(lambda picks: -both(picks)[1])
         if self.kind == "binary":
-            lower, upper = clopper_pearson(int(self.candidate.sum()), self.candidate.size, self.alpha)
+            lower, upper = clopper_pearson_bounds(int(self.candidate.sum()), self.candidate.size, self.alpha)
             return self._clustered(-self.candidate, -lower, -upper)
         return self._per_sample(-self.candidate, -1.0, 0.0)
 

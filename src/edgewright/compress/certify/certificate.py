@@ -8,24 +8,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.compress.certify.bounds import LEAST_SAMPLES, METHODS, Bounds, Kind, Scalar
-from edgewright.compress.certify.look_ledger import LookLedger, look_alpha
-from edgewright.contract.certificate import Certificate, Verdict
+from edgewright.compress.certify.bounds import (
+    BOUND_METHODS,
+    MIN_SAMPLES_BY_KIND,
+    PairedBounds,
+    ScalarMetric,
+    ScoreKind,
+)
+from edgewright.compress.certify.look_ledger import LookLedger, alpha_of_look
+from edgewright.contract.certificate import Certificate, CertificateVerdict
 from edgewright.contract.errors import DataError
-from edgewright.stats.exact_paired_bound import exact_bound, likelihood_limit
+from edgewright.stats.exact_paired_bound import exact_drop_bound, likelihood_ratio_limit
 from edgewright.stats.paired_bounds import MIN_CLUSTERS
 
-__all__ = ["certify", "least_samples"]
+__all__ = ["certify", "min_samples_to_certify"]
 
 _Floats = NDArray[np.float64]
 
-_MOST = sys.float_info.max
+_MAX_FLOAT = sys.float_info.max
 # What a bound is when nothing can be said; JSON has no infinity.
-_UNKNOWN: dict[Kind, float] = {"binary": 1.0, "unit": 1.0, "unbounded": _MOST, "scalar": _MOST}
+_UNKNOWN: dict[ScoreKind, float] = {"binary": 1.0, "unit": 1.0, "unbounded": _MAX_FLOAT, "scalar": _MAX_FLOAT}
 
 
 @dataclass(frozen=True, slots=True)
-class _Figure:
+class _BoundedValue:
     """A figure with its one-sided bounds, and the limit that it must stay below."""
 
     value: float
@@ -34,13 +40,13 @@ class _Figure:
     limit: float
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> CertificateVerdict:
         if self.upper <= self.limit:
             return "certified"
         return "refuted" if self.lower > self.limit else "insufficient data"
 
 
-def least_samples(max_drop: float, confidence: float, look: int = 1) -> int:
+def min_samples_to_certify(max_drop: float, confidence: float, look: int = 1) -> int:
     """Return how many samples certify a drop of 0/1 scores if the two models never disagree; fewer never do.
 
     Without a correction for multiplicity that would be 598 for 0.005 at 95 %; a first look spends half of alpha.
@@ -48,10 +54,10 @@ def least_samples(max_drop: float, confidence: float, look: int = 1) -> int:
     >>> least_samples(0.005, 0.95), least_samples(0.01, 0.95), least_samples(0.01, 0.95, look=2)
     (736, 368, 477)
     """
-    return _least_samples(max_drop, look_alpha(1 - confidence, look))
+    return _min_samples(max_drop, alpha_of_look(1 - confidence, look))
 
 
-def _least_samples(max_drop: float, alpha: float) -> int:
+def _min_samples(max_drop: float, alpha: float) -> int:
     # The exact bound keeps a hair of alpha back.
     return math.ceil(math.log(alpha * (1 - 1e-4)) / math.log1p(-max_drop))
 
@@ -60,7 +66,7 @@ def certify(
     original_scores: _Floats,
     candidate_scores: _Floats,
     *,
-    kind: Kind,
+    kind: ScoreKind,
     metric: str,
     max_drop: float,
     confidence: float,
@@ -70,7 +76,7 @@ def certify(
     ledger: LookLedger,
     ledger_key: str | None = None,
     min_metric: float | None = None,
-    scalar: Scalar | None = None,
+    scalar: ScalarMetric | None = None,
     seed: int = 0,
 ) -> Certificate:
     """Judge whether a candidate's drop stays within its limit, and write the look down first.
@@ -104,45 +110,47 @@ def certify(
     samples = len(original_scores)
     clusters = None if groups is None else len(np.unique(groups))
     look = ledger.look(ledger_key or data_fingerprint, metric, candidate_digest)
-    alpha = look_alpha(1 - confidence, look)
+    alpha = alpha_of_look(1 - confidence, look)
     if scalar is not None:
         original, chosen = scalar(np.arange(samples))
     else:
         original, chosen = float(original_scores.mean()), float(candidate_scores.mean())
-    too_few = samples < LEAST_SAMPLES[kind] or (clusters is not None and clusters < MIN_CLUSTERS)
-    figures: list[_Figure] = []
+    too_few = samples < MIN_SAMPLES_BY_KIND[kind] or (clusters is not None and clusters < MIN_CLUSTERS)
+    figures: list[_BoundedValue] = []
     if not too_few:
-        bounds = Bounds(original_scores, candidate_scores, kind, groups, scalar, seed, alpha)
-        figures.append(_Figure(original - chosen, *bounds.drop(), max_drop))
+        bounds = PairedBounds(original_scores, candidate_scores, kind, groups, scalar, seed, alpha)
+        figures.append(_BoundedValue(original - chosen, *bounds.drop_bounds(), max_drop))
         if min_metric is not None:
             # A floor under the metric is a ceiling over its negative.
-            figures.append(_Figure(-chosen, *bounds.shortfall(), -min_metric))
+            figures.append(_BoundedValue(-chosen, *bounds.shortfall_bounds(), -min_metric))
     verdict = _verdict(figures)
     more = _more_samples(figures, kind, original_scores, candidate_scores, groups, alpha, verdict)
     return Certificate(
         verdict=verdict,
         metric=metric,
-        original=original,
-        chosen=chosen,
+        original_metric=original,
+        chosen_metric=chosen,
         drop=original - chosen,
         upper_bound=figures[0].upper if figures else _UNKNOWN[kind],
         lower_bound=figures[0].lower if figures else -_UNKNOWN[kind],
         confidence=confidence,
-        samples=samples,
+        sample_count=samples,
         max_drop=max_drop,
-        method=METHODS[kind] if clusters is None or kind == "scalar" else "cluster t (asymptotic in clusters)",
+        method=BOUND_METHODS[kind]
+        if clusters is None or kind == "scalar"
+        else "cluster t (asymptotic in clusters)",
         look=look,
         look_confidence=1 - alpha,
-        clusters=clusters,
-        more_samples=more,
-        reason=_reason(figures, verdict, metric, kind, samples, clusters, more),
-        data=data_fingerprint,
-        candidate=candidate_digest,
+        cluster_count=clusters,
+        additional_samples_needed=more,
+        reason=_describe_verdict(figures, verdict, metric, kind, samples, clusters, more),
+        data_fingerprint=data_fingerprint,
+        candidate_sha256=candidate_digest,
     )
 
 
 def _check(
-    original: _Floats, candidate: _Floats, groups: NDArray[Any] | None, kind: Kind, scalar: Scalar | None
+    original: _Floats, candidate: _Floats, groups: NDArray[Any] | None, kind: ScoreKind, scalar: ScalarMetric | None
 ) -> None:
     if original.ndim != 1 or original.shape != candidate.shape or not original.size:
         raise DataError(
@@ -173,7 +181,7 @@ def _check(
         raise DataError("scores are not all 0 or 1", remedy="Declare them as within [0, 1].")
 
 
-def _verdict(figures: list[_Figure]) -> Verdict:
+def _verdict(figures: list[_BoundedValue]) -> CertificateVerdict:
     verdicts = {figure.verdict for figure in figures}
     if "refuted" in verdicts:
         return "refuted"
@@ -181,19 +189,19 @@ def _verdict(figures: list[_Figure]) -> Verdict:
 
 
 def _more_samples(
-    figures: list[_Figure],
-    kind: Kind,
+    figures: list[_BoundedValue],
+    kind: ScoreKind,
     original: _Floats,
     candidate: _Floats,
     groups: NDArray[Any] | None,
     alpha: float,
-    verdict: Verdict,
+    verdict: CertificateVerdict,
 ) -> int | None:
     """Estimate how many further samples certify, if what was observed stays as it is."""
     if verdict != "insufficient data":
         return None
     if not figures:
-        return max(LEAST_SAMPLES[kind] - original.size, 0) or None
+        return max(MIN_SAMPLES_BY_KIND[kind] - original.size, 0) or None
     if any(figure.value >= figure.limit for figure in figures):
         return None
     samples = original.size
@@ -204,38 +212,38 @@ def _more_samples(
             needed = max(needed, samples * ((figure.upper - figure.value) / (figure.limit - figure.value)) ** 2)
     if kind == "binary" and groups is None and len(figures) == 1:
         differences = original - candidate
-        needed = _needed_pairs(
+        needed = _samples_needed(
             float((differences > 0).mean()), float((differences < 0).mean()), samples, alpha, figures[0].limit
         )
     return math.ceil(needed) - samples
 
 
-def _needed_pairs(lost: float, gained: float, samples: int, alpha: float, limit: float) -> float:
+def _samples_needed(lost: float, gained: float, samples: int, alpha: float, limit: float) -> float:
     """Find about how many samples certify at these rates: by the likelihood first, then by the exact bound."""
     low, high = float(samples), 2.0 * samples
-    while likelihood_limit(lost * high, gained * high, high, alpha) > limit:
+    while likelihood_ratio_limit(lost * high, gained * high, high, alpha) > limit:
         low, high = high, 2 * high
     while high - low > 1e-2 * low:
         middle = (low + high) / 2
-        if likelihood_limit(lost * middle, gained * middle, middle, alpha) > limit:
+        if likelihood_ratio_limit(lost * middle, gained * middle, middle, alpha) > limit:
             low = middle
         else:
             high = middle
-    high = max(high, _least_samples(limit, alpha), samples + 1)
+    high = max(high, _min_samples(limit, alpha), samples + 1)
     # Beyond a few thousand flips the two agree, and the exact one takes long.
     while (lost + gained) * high < 2000:
         counts = math.ceil(lost * high - 1e-6), math.floor(gained * high + 1e-6)
-        if exact_bound(*counts, math.ceil(high), alpha) <= limit:
+        if exact_drop_bound(*counts, math.ceil(high), alpha) <= limit:
             break
         high *= 1.05
     return high
 
 
-def _reason(
-    figures: list[_Figure],
-    verdict: Verdict,
+def _describe_verdict(
+    figures: list[_BoundedValue],
+    verdict: CertificateVerdict,
     metric: str,
-    kind: Kind,
+    kind: ScoreKind,
     samples: int,
     clusters: int | None,
     more: int | None,
@@ -244,7 +252,7 @@ def _reason(
     over = f"{samples} samples" + ("" if clusters is None else f" of {clusters} groups")
     if not figures:
         few = clusters is not None and clusters < MIN_CLUSTERS
-        least = f"{MIN_CLUSTERS} groups" if few else f"{LEAST_SAMPLES[kind]} samples"
+        least = f"{MIN_CLUSTERS} groups" if few else f"{MIN_SAMPLES_BY_KIND[kind]} samples"
         return f"Nothing can be said about {metric} from {over}: at least {least} are needed."
     worst = next((figure for figure in figures if figure.verdict == verdict), figures[0])
     if worst is figures[0]:

@@ -19,12 +19,12 @@ from pathlib import Path
 
 from edgewright.contract.errors import InputError, OutputError
 from edgewright.contract.schema import SCHEMA_VERSION
-from edgewright.trust.fsync import sync
+from edgewright.trust.fsync import fsync_path
 
-__all__ = ["LookLedger", "look_alpha", "state_folder"]
+__all__ = ["LookLedger", "alpha_of_look", "state_folder"]
 
 
-def look_alpha(alpha: float, look: int) -> float:
+def alpha_of_look(alpha: float, look: int) -> float:
     """Return what look number `look` may spend of alpha.
 
     >>> round(sum(look_alpha(0.05, look) for look in range(1, 10_000)), 4)
@@ -124,4 +124,4 @@ class LookLedger:
             file.flush()
             os.fsync(file.fileno())
         new.replace(self.path)
-        sync(self.folder)
+        fsync_path(self.folder)

@@ -6,49 +6,49 @@ from collections.abc import Collection, Sequence
 import msgspec
 from scipy.special import ndtr
 
-from edgewright.contract.compression_report import Trial
+from edgewright.contract.compression_report import SearchTrial
 from edgewright.contract.device_class import Budget
-from edgewright.stats.exact_paired_bound import likelihood_limit
+from edgewright.stats.exact_paired_bound import likelihood_ratio_limit
 
 __all__ = [
     "SIZE_WEIGHT",
-    "chance",
-    "closeness",
-    "contenders",
-    "foremost",
-    "front_of",
+    "budget_violation",
+    "certification_candidates",
+    "certification_chance",
     "is_better",
-    "pooled",
-    "ranking",
+    "move_to_front",
+    "pareto_front",
+    "pool_changed_answers",
+    "rank_trials",
 ]
 
 # Latencies closer than this are the same: then size decides.
-LATENCY_TIE = 0.03
+LATENCY_TIE_TOLERANCE = 0.03
 # A default choice may not be slower than the original by more than measuring noise.
-_SLOWER = 1.02
+_SLOWDOWN_TOLERANCE = 1.02
 # Candidates whose noise differs by less are equally noisy, dB.
-_ALIKE_DB = 3.0
+_SIMILAR_NOISE_DB = 3.0
 # What a shrinkage is worth beside a speed-up, in logarithms, where networks were trained.
 SIZE_WEIGHT = 1 / 3
 # A chance like this is nearly sure, or worth a look.
-_SURE, _EVEN = 0.9, 0.5
+_LIKELY, _AS_LIKELY_AS_NOT = 0.9, 0.5
 # What is certified at a second look is worth less, for each look costs confidence.
 _SECOND = 0.9
 # Standard errors of a drop in a predicted bound above it, of those in a first look, and what is luck.
-_ERRORS, _LOOK, _LUCK = 2.4, 1.87, 0.5
+_ERRORS, _LOOK_PENALTY, _SELECTION_BIAS = 2.4, 1.87, 0.5
 # Noise this far below the answers changes hardly any of them, dB.
-_QUIET_DB = 30.0
+_LOW_NOISE_DB = 30.0
 # Beyond a limit, candidates whose excess differs by less than this share are equally close: then speed decides.
-_AS_CLOSE = 0.05
+_SIMILAR_VIOLATION = 0.05
 
 
-def front_of(trials: Sequence[Trial]) -> list[Trial]:
+def pareto_front(trials: Sequence[SearchTrial]) -> list[SearchTrial]:
     """Return the trials that no other beats in drop, latency, size, memory and energy together.
 
     Energy is estimated from the latency ratio, so it needs no axis of its own.
     """
 
-    def figures(trial: Trial) -> tuple[float, ...]:
+    def figures(trial: SearchTrial) -> tuple[float, ...]:
         # Noise must not put a candidate on the front: rates and ratios to two digits, memory to a tenth of a MB.
         return (
             round(max(trial.drop or 0.0, 0.0), 4),
@@ -72,7 +72,7 @@ def front_of(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(front, key=lambda trial: trial.size_bytes)
 
 
-def pooled(trials: Sequence[Trial], samples: int, alpha: float) -> list[Trial]:
+def pool_changed_answers(trials: Sequence[SearchTrial], samples: int, alpha: float) -> list[SearchTrial]:
     """Return the trials with bounds that also count the flips of equally noisy candidates.
 
     Of many candidates with the same noise the luckiest has the fewest flips on the select split and no fewer
@@ -85,27 +85,28 @@ def pooled(trials: Sequence[Trial], samples: int, alpha: float) -> list[Trial]:
         samples: Size of the certify split.
         alpha: Error that a first look may spend.
     """
-    known = [trial for trial in trials if trial.flips is not None and trial.sqnr_db is not None]
+    known = [trial for trial in trials if trial.changed_answers is not None and trial.sqnr_db is not None]
     result = []
     for trial in trials:
-        if trial.flips is None or trial.sqnr_db is None or trial.predicted_bound is None:
+        if trial.changed_answers is None or trial.sqnr_db is None or trial.predicted_bound is None:
             result.append(trial)
             continue
         near = [
-            other.flips or 0.0
+            other.changed_answers or 0.0
             for other in known
-            if other.network == trial.network and abs((other.sqnr_db or 0.0) - trial.sqnr_db) <= _ALIKE_DB
+            if other.network_sha256 == trial.network_sha256
+            and abs((other.sqnr_db or 0.0) - trial.sqnr_db) <= _SIMILAR_NOISE_DB
         ]
         half = sum(near) / len(near) * samples / 2
-        bound = likelihood_limit(half, half, float(samples), alpha)
+        bound = likelihood_ratio_limit(half, half, float(samples), alpha)
         result.append(msgspec.structs.replace(trial, predicted_bound=max(trial.predicted_bound, bound)))
     return result
 
 
-def closeness(
-    trial: Trial,
+def budget_violation(
+    trial: SearchTrial,
     budget: Budget,
-    original_latency_s: float | None = None,
+    original_latency_seconds: float | None = None,
     original_energy_j: float | None = None,
 ) -> float:
     """Return by how much the worst limit is broken, as a share of it; 0 or less if all are kept.
@@ -113,7 +114,7 @@ def closeness(
     Args:
         trial: A complete trial.
         budget: The limits; only those that a trial knows about count.
-        original_latency_s: Median latency of the original; without it latency limits do not count.
+        original_latency_seconds: Median latency of the original; without it latency limits do not count.
         original_energy_j: Energy of one inference of the original; that of a candidate is taken to follow its
             latency. Without it the energy limit does not count.
     """
@@ -125,17 +126,17 @@ def closeness(
         excesses.append((budget.min_metric - trial.metric) / max(abs(budget.min_metric), 1e-9))
     if budget.size_bytes is not None:
         excesses.append(trial.size_bytes / budget.size_bytes - 1)
-    limits = [limit for limit in (budget.latency_p50_s, budget.latency_p95_s) if limit is not None]
-    if original_latency_s is not None and limits and trial.latency_ratio is not None:
-        excesses.append(trial.latency_ratio * original_latency_s / min(limits) - 1)
+    limits = [limit for limit in (budget.latency_p50_seconds, budget.latency_p95_seconds) if limit is not None]
+    if original_latency_seconds is not None and limits and trial.latency_ratio is not None:
+        excesses.append(trial.latency_ratio * original_latency_seconds / min(limits) - 1)
     if original_energy_j is not None and budget.energy_j is not None and trial.latency_ratio is not None:
         excesses.append(trial.latency_ratio * original_energy_j / budget.energy_j - 1)
     return max(excesses)
 
 
-def is_better(trial: Trial, other: Trial, budget: Budget) -> bool:
+def is_better(trial: SearchTrial, other: SearchTrial, budget: Budget) -> bool:
     """Whether one of two complete trials would be chosen before the other, budget and drop first."""
-    mine, theirs = closeness(trial, budget), closeness(other, budget)
+    mine, theirs = budget_violation(trial, budget), budget_violation(other, budget)
     if mine > 0 or theirs > 0:
         return mine < theirs
     return _rank(trial, min(trial.latency_ratio or 9, other.latency_ratio or 9)) < _rank(
@@ -143,20 +144,20 @@ def is_better(trial: Trial, other: Trial, budget: Budget) -> bool:
     )
 
 
-def _rank(trial: Trial, fastest: float) -> tuple[int, float, float]:
+def _rank(trial: SearchTrial, fastest: float) -> tuple[int, float, float]:
     ratio = trial.latency_ratio or 9.0
-    tied = ratio <= fastest * (1 + LATENCY_TIE)
+    tied = ratio <= fastest * (1 + LATENCY_TIE_TOLERANCE)
     return (0, float(trial.size_bytes), ratio) if tied else (1, ratio, float(trial.size_bytes))
 
 
-def ranking(
-    trials: Sequence[Trial],
+def rank_trials(
+    trials: Sequence[SearchTrial],
     budget: Budget,
-    original_latency_s: float,
+    original_latency_seconds: float,
     original_energy_j: float | None = None,
     *,
     preferred: Collection[str] = (),
-) -> list[Trial]:
+) -> list[SearchTrial]:
     """Return the candidates worth certifying, best first.
 
     Those that keep every limit come first: of the preferred networks, by their digests, before others; the fastest,
@@ -164,10 +165,14 @@ def ranking(
     the budget. Then follow those that break a limit, the closest first.
     """
     complete = [trial for trial in trials if trial.state == "complete"]
-    fitting = [trial for trial in complete if closeness(trial, budget, original_latency_s, original_energy_j) <= 0]
-    usual = [trial for trial in fitting if (trial.latency_ratio or 9) <= _SLOWER]
-    ranked: list[Trial] = []
-    first = [trial for trial in usual if trial.network in preferred]
+    fitting = [
+        trial
+        for trial in complete
+        if budget_violation(trial, budget, original_latency_seconds, original_energy_j) <= 0
+    ]
+    usual = [trial for trial in fitting if (trial.latency_ratio or 9) <= _SLOWDOWN_TOLERANCE]
+    ranked: list[SearchTrial] = []
+    first = [trial for trial in usual if trial.network_sha256 in preferred]
     second = [trial for trial in usual if trial not in first]
     for group in (first, second, [trial for trial in fitting if trial not in usual]):
         rest = list(group)
@@ -179,15 +184,19 @@ def ranking(
 
     for_size = budget.size_bytes is not None or budget.peak_memory_bytes is not None
 
-    def distance(trial: Trial) -> tuple[bool, int, float]:
+    def distance(trial: SearchTrial) -> tuple[bool, int, float]:
         ratio = trial.latency_ratio or 9.0
-        excess = max(closeness(trial, budget, original_latency_s, original_energy_j), 0.0)
-        return ratio > _SLOWER and not for_size, math.floor(math.log1p(excess) / _AS_CLOSE), ratio
+        excess = max(budget_violation(trial, budget, original_latency_seconds, original_energy_j), 0.0)
+        return (
+            ratio > _SLOWDOWN_TOLERANCE and not for_size,
+            math.floor(math.log1p(excess) / _SIMILAR_VIOLATION),
+            ratio,
+        )
 
     return ranked + sorted(others, key=distance)
 
 
-def chance(trial: Trial, max_drop: float) -> float:
+def certification_chance(trial: SearchTrial, max_drop: float) -> float:
     """Return how likely a trial is to be certified, by what the select split says of it.
 
     The predicted bound holds the standard errors of both splits. The best of many is believed to lose half a
@@ -197,17 +206,17 @@ def chance(trial: Trial, max_drop: float) -> float:
     if bound is None:
         return 0.0
     error = max(bound - drop, 1e-9) / _ERRORS
-    return float(ndtr((max_drop - drop - (_LOOK + _LUCK) * error) / (math.sqrt(2) * error)))
+    return float(ndtr((max_drop - drop - (_LOOK_PENALTY + _SELECTION_BIAS) * error) / (math.sqrt(2) * error)))
 
 
-def foremost(
-    ranked: Sequence[Trial],
+def move_to_front(
+    ranked: Sequence[SearchTrial],
     budget: Budget,
-    original_latency_s: float,
+    original_latency_seconds: float,
     original_energy_j: float | None = None,
     *,
     preferred: Collection[str] = (),
-) -> list[Trial]:
+) -> list[SearchTrial]:
     """Return the ranked with that one first whose gain is greatest on the average over being certified or not.
 
     Where networks were trained there is one for every drop, so the fastest that keeps the limit on the select split
@@ -221,26 +230,27 @@ def foremost(
     able = [
         trial
         for trial in ranked
-        if (trial.latency_ratio or 9) < 1 and closeness(trial, limits, original_latency_s, original_energy_j) <= 0
+        if (trial.latency_ratio or 9) < 1
+        and budget_violation(trial, limits, original_latency_seconds, original_energy_j) <= 0
     ]
-    able = [trial for trial in able if trial.network in preferred] or able
-    if budget.max_drop is None or not any(trial.network for trial in able):
+    able = [trial for trial in able if trial.network_sha256 in preferred] or able
+    if budget.max_drop is None or not any(trial.network_sha256 for trial in able):
         return list(ranked)
     largest = max(trial.size_bytes for trial in able)
 
-    def gain(trial: Trial) -> float:
+    def gain(trial: SearchTrial) -> float:
         return -math.log(trial.latency_ratio or 9) - SIZE_WEIGHT * math.log(trial.size_bytes / largest)
 
-    likely = {trial.number: chance(trial, budget.max_drop) for trial in able}
-    nearly_sure = [trial for trial in able if likely[trial.number] >= _SURE]
+    likely = {trial.number: certification_chance(trial, budget.max_drop) for trial in able}
+    nearly_sure = [trial for trial in able if likely[trial.number] >= _LIKELY]
     otherwise = _SECOND * max((likely[trial.number] * gain(trial) for trial in nearly_sure), default=0.0)
 
-    def promise(trial: Trial) -> float:
+    def promise(trial: SearchTrial) -> float:
         return likely[trial.number] * (gain(trial) - otherwise)
 
     best = max(able, key=promise)
-    fastest = (best.latency_ratio or 9) * (1 + LATENCY_TIE)
-    least = min(_SURE, likely[best.number])
+    fastest = (best.latency_ratio or 9) * (1 + LATENCY_TIE_TOLERANCE)
+    least = min(_LIKELY, likely[best.number])
     alike = [t for t in able if (t.latency_ratio or 9) <= fastest and likely[t.number] >= least]
     first = min(alike, key=lambda trial: trial.size_bytes)
     rivals = [trial for trial in able if _is_rival(trial, first, budget.max_drop)]
@@ -248,19 +258,21 @@ def foremost(
     return [*front, *(trial for trial in ranked if trial not in front)]
 
 
-def _is_rival(trial: Trial, first: Trial, max_drop: float) -> bool:
+def _is_rival(trial: SearchTrial, first: SearchTrial, max_drop: float) -> bool:
     """Whether a trial is worth the second look: as likely certified as not, and of another trained network."""
-    trained_apart = first.network and trial.network not in ("", first.network)
-    return bool(trained_apart) and chance(trial, max_drop) >= _EVEN
+    trained_apart = first.network_sha256 and trial.network_sha256 not in ("", first.network_sha256)
+    return bool(trained_apart) and certification_chance(trial, max_drop) >= _AS_LIKELY_AS_NOT
 
 
-def contenders(ranked: Sequence[Trial], count: int, max_drop: float | None = None) -> list[Trial]:
+def certification_candidates(
+    ranked: Sequence[SearchTrial], count: int, max_drop: float | None = None
+) -> list[SearchTrial]:
     """Return whom to certify in turn: the best, then the best of those that are clearly safer, and so on.
 
     A second one of another trained network need not be safer.
 
     Args:
-        ranked: From `ranking` or `foremost`.
+        ranked: From `rank_trials` or `move_to_front`.
         count: Most contenders; each look at the certify split costs confidence.
         max_drop: The limit; None if there is none.
     """
@@ -275,12 +287,12 @@ def contenders(ranked: Sequence[Trial], count: int, max_drop: float | None = Non
     if rest and len(chosen) < count:
         least = min(trial.predicted_bound or 0.0 for trial in rest)
         surest = [trial for trial in rest if (trial.predicted_bound or 0.0) <= least + 0.1 * abs(least)]
-        quiet = [trial for trial in surest if (trial.sqnr_db or 0.0) >= _QUIET_DB]
+        quiet = [trial for trial in surest if (trial.sqnr_db or 0.0) >= _LOW_NOISE_DB]
         chosen.append(quiet[0] if quiet else max(surest, key=lambda trial: trial.sqnr_db or 0.0))
     return chosen
 
 
-def _is_safer(trial: Trial, other: Trial) -> bool:
+def _is_safer(trial: SearchTrial, other: SearchTrial) -> bool:
     quieter = (trial.sqnr_db or 0.0) >= (other.sqnr_db or 0.0) + 4
     mine, theirs = trial.predicted_bound or 0.0, other.predicted_bound or 0.0
     return mine < theirs - 0.2 * abs(theirs) or (quieter and mine <= theirs)

@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import DataError
-from edgewright.contract.model.signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import ModelSignature, TensorSpec
 
-__all__ = ["align"]
+__all__ = ["align_arrays"]
 
 
-def align(
-    arrays: Mapping[str, NDArray[Any]], contract: InputContract
+def align_arrays(
+    arrays: Mapping[str, NDArray[Any]], contract: ModelSignature
 ) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
     """Bring arrays into the form of `Dataset.inputs`, and say what was converted.
 
@@ -59,7 +59,7 @@ def align(
 def _per_sample(array: NDArray[Any], spec: TensorSpec, notes: list[str]) -> NDArray[Any] | None:
     """Return [n, *shape of one inference's tensor], or None for an array that all samples share."""
     rank = len(spec.shape)
-    has_batch_axis = rank > 0 and (spec.batch_axis_is_free or spec.shape[0] == 1)
+    has_batch_axis = rank > 0 and (spec.has_free_batch_axis or spec.shape[0] == 1)
     if array.ndim == rank + 1 and _fits(array.shape[1:], spec.shape):
         return array
     if array.ndim == rank and has_batch_axis and _fits((1, *array.shape[1:]), spec.shape):
@@ -84,7 +84,7 @@ def _fits(have: tuple[int, ...], want: tuple[int | str, ...]) -> bool:
     return len(have) == len(want) and all(isinstance(w, str) or h == w for h, w in zip(have, want, strict=True))
 
 
-def _check_symbols(inputs: Mapping[str, NDArray[Any]], contract: InputContract) -> None:
+def _check_symbols(inputs: Mapping[str, NDArray[Any]], contract: ModelSignature) -> None:
     """Refuse inputs that give one symbolic axis different sizes."""
     sizes: dict[str, tuple[int, str]] = {}
     for spec in contract.inputs:

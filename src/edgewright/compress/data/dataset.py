@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.contract.config.sections import Task
+from edgewright.contract.config.sections import TaskKind
 from edgewright.contract.model.preprocess import Preprocess
-from edgewright.contract.model.signature import InputContract
+from edgewright.contract.model.signature import ModelSignature
 
-__all__ = ["Dataset", "Task", "content_digest", "row_digests"]
+__all__ = ["Dataset", "TaskKind", "dataset_digest", "row_digests"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Dataset:
     inputs: Mapping[str, NDArray[Any]]
     labels: NDArray[Any] | None
     groups: NDArray[Any] | None
-    task: Task
+    task: TaskKind
     fingerprint: str
     notes: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
@@ -44,21 +44,21 @@ class Dataset:
         """Return the number of samples."""
         return len(next(iter(self.inputs.values())))
 
-    def feed(self, i: int) -> dict[str, NDArray[Any]]:
+    def inputs_of(self, i: int) -> dict[str, NDArray[Any]]:
         """Return the inputs of one inference."""
         return {name: np.asarray(array[i], order="C") for name, array in self.inputs.items()}
 
-    def feeds(
-        self, indices: Sequence[int] | NDArray[np.intp], contract: InputContract, batch: int = 64
+    def batches(
+        self, indices: Sequence[int] | NDArray[np.intp], contract: ModelSignature, batch: int = 64
     ) -> Iterator[dict[str, NDArray[Any]]]:
         """Yield inputs in the order of `indices`: up to `batch` samples at once where the model allows it."""
-        batchable = contract.takes_batches and all(
+        batchable = contract.has_free_batch_axis and all(
             array.ndim > 1 and array.shape[1] == 1 for array in self.inputs.values()
         )
         step = max(1, batch) if batchable else 1
         for start in range(0, len(indices), step):
             if step == 1:
-                yield self.feed(int(indices[start]))
+                yield self.inputs_of(int(indices[start]))
             else:
                 chosen = np.asarray(indices[start : start + step])
                 yield {name: np.ascontiguousarray(array[chosen, 0]) for name, array in self.inputs.items()}
@@ -69,12 +69,12 @@ class Dataset:
         inputs = {name: array[chosen] for name, array in self.inputs.items()}
         labels = None if self.labels is None else self.labels[chosen]
         groups = None if self.groups is None else self.groups[chosen]
-        fingerprint = content_digest(inputs, labels, groups, self.task)
+        fingerprint = dataset_digest(inputs, labels, groups, self.task)
         return replace(self, inputs=inputs, labels=labels, groups=groups, fingerprint=fingerprint)
 
 
-def content_digest(
-    inputs: Mapping[str, NDArray[Any]], labels: NDArray[Any] | None, groups: NDArray[Any] | None, task: Task
+def dataset_digest(
+    inputs: Mapping[str, NDArray[Any]], labels: NDArray[Any] | None, groups: NDArray[Any] | None, task: TaskKind
 ) -> str:
     """Return the sha256 of everything that an evaluation depends on, hex."""
     digest = hashlib.sha256(task.encode())

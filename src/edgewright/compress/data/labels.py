@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.compress.data.dataset import Task
+from edgewright.compress.data.dataset import TaskKind
 from edgewright.contract.errors import DataError
-from edgewright.contract.model.signature import InputContract
+from edgewright.contract.model.signature import ModelSignature
 
-__all__ = ["answer_place", "class_count", "read_labels"]
+__all__ = ["label_output_index", "output_class_count", "read_labels"]
 
 
-def answer_place(contract: InputContract) -> int:
+def label_output_index(contract: ModelSignature) -> int:
     """Return which output labels are compared with: the first of floats, else the first.
 
     Classifiers converted from scikit-learn give integer class ids first and probabilities second.
@@ -27,17 +27,17 @@ def answer_place(contract: InputContract) -> int:
     return next(floats, 0)
 
 
-def class_count(contract: InputContract) -> int | None:
+def output_class_count(contract: ModelSignature) -> int | None:
     """Return the size of the answer's last axis, None if it is free."""
-    shape = contract.outputs[answer_place(contract)].shape
+    shape = contract.outputs[label_output_index(contract)].shape
     if len(shape) < 2:
         return 1 if shape != ("...",) else None
     return shape[-1] if isinstance(shape[-1], int) else None
 
 
 def read_labels(
-    labels: NDArray[Any] | None, samples: int, contract: InputContract, task: Task | None
-) -> tuple[NDArray[Any] | None, Task, tuple[str, ...]]:
+    labels: NDArray[Any] | None, samples: int, contract: ModelSignature, task: TaskKind | None
+) -> tuple[NDArray[Any] | None, TaskKind, tuple[str, ...]]:
     """Find out or check the task, and bring the labels into its form.
 
     Returns:
@@ -78,7 +78,7 @@ def read_labels(
     return None, _without(contract, task)[1], tuple(notes)
 
 
-def _without(contract: InputContract, task: Task | None) -> tuple[None, Task, tuple[str, ...]]:
+def _without(contract: ModelSignature, task: TaskKind | None) -> tuple[None, TaskKind, tuple[str, ...]]:
     if task in ("classification", "regression", "multilabel"):
         raise DataError(
             f"the task {task} needs labels, the data holds none",
@@ -91,7 +91,7 @@ def _without(contract: InputContract, task: Task | None) -> tuple[None, Task, tu
             "the task reconstruction needs one output of the same shape as the one input",
             remedy="Leave the task out to compare with the original model's outputs.",
         )
-    found: Task = task or ("reconstruction" if restores else "fidelity")
+    found: TaskKind = task or ("reconstruction" if restores else "fidelity")
     note = {
         "reconstruction": "no labels: the output is compared with the input (reconstruction)",
         "fidelity": "no labels: candidates are compared with the original model's outputs",
@@ -106,8 +106,8 @@ def _same_shape(first: tuple[int | str, ...], second: tuple[int | str, ...]) -> 
     )
 
 
-def _task_of(labels: NDArray[Any], contract: InputContract) -> Task:
-    classes = class_count(contract)
+def _task_of(labels: NDArray[Any], contract: ModelSignature) -> TaskKind:
+    classes = output_class_count(contract)
     flags = bool(np.isin(labels, (0, 1)).all())
     if labels.ndim > 1:
         if flags and labels.ndim == 2 and (labels.dtype.kind != "f" or classes == labels.shape[1]):
@@ -137,8 +137,8 @@ def _numbered(labels: NDArray[Any], notes: list[str]) -> NDArray[np.int64]:
     return ids.reshape(labels.shape).astype(np.int64)
 
 
-def _classes(labels: NDArray[Any], contract: InputContract, notes: list[str]) -> NDArray[np.int64]:
-    classes = class_count(contract)
+def _classes(labels: NDArray[Any], contract: ModelSignature, notes: list[str]) -> NDArray[np.int64]:
+    classes = output_class_count(contract)
     if labels.ndim == 2:
         if not np.isin(labels, (0, 1)).all() or not (labels.sum(axis=1) == 1).all():
             raise DataError(
@@ -177,8 +177,8 @@ def _classes(labels: NDArray[Any], contract: InputContract, notes: list[str]) ->
     return labels.astype(np.int64)
 
 
-def _flags(labels: NDArray[Any], contract: InputContract) -> NDArray[np.int64]:
-    classes = class_count(contract)
+def _flags(labels: NDArray[Any], contract: ModelSignature) -> NDArray[np.int64]:
+    classes = output_class_count(contract)
     if labels.ndim != 2 or not np.isin(labels, (0, 1)).all():
         raise DataError(
             f"multilabel labels of shape {list(labels.shape)} must be [samples, labels] of 0 and 1",
@@ -192,9 +192,9 @@ def _flags(labels: NDArray[Any], contract: InputContract) -> NDArray[np.int64]:
     return labels.astype(np.int64)
 
 
-def _targets(labels: NDArray[Any], contract: InputContract) -> NDArray[np.float64]:
+def _targets(labels: NDArray[Any], contract: ModelSignature) -> NDArray[np.float64]:
     have = labels.shape[1:] or (1,)
-    want = contract.outputs[answer_place(contract)].shape
+    want = contract.outputs[label_output_index(contract)].shape
     if want != ("...",) and all(isinstance(size, int) for size in want[1:]):
         sizes = tuple(size for size in want[1:] if size != 1)
         if sizes != tuple(size for size in have if size != 1):

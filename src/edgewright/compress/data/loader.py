@@ -13,31 +13,31 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.compress.data.alignment import align
-from edgewright.compress.data.dataset import Dataset, Task, content_digest
+from edgewright.compress.data.alignment import align_arrays
+from edgewright.compress.data.dataset import Dataset, TaskKind, dataset_digest
 from edgewright.compress.data.labels import read_labels
-from edgewright.compress.data.preprocess_detection import find_preprocess
-from edgewright.compress.data.sources.arrays import name_arrays, read_npz
+from edgewright.compress.data.preprocess_detection import detect_preprocessing
+from edgewright.compress.data.sources.arrays import assign_arrays, read_npz
 from edgewright.compress.data.sources.function import call_data_function, is_function_reference
-from edgewright.compress.data.sources.images import image_form, read_images
+from edgewright.compress.data.sources.images import infer_image_format, read_images
 from edgewright.compress.data.sources.raw import RawData
-from edgewright.compress.data.sources.table import read_table
-from edgewright.compress.data.splits import Splits, split
+from edgewright.compress.data.sources.table import read_data_table
+from edgewright.compress.data.splits import Splits, split_dataset
 from edgewright.contract.errors import DataError
 from edgewright.contract.model.preprocess import Preprocess
-from edgewright.contract.model.signature import InputContract
+from edgewright.contract.model.signature import ModelSignature
 
-__all__ = ["Dataset", "Splits", "Task", "load_data", "split"]
+__all__ = ["Dataset", "Splits", "TaskKind", "load_data", "split_dataset"]
 
 
 def load_data(
     source: str,
-    contract: InputContract,
+    contract: ModelSignature,
     *,
     label: str | None = None,
     features: Sequence[str] = (),
     group: str | None = None,
-    task: Task | None = None,
+    task: TaskKind | None = None,
     preprocess: Preprocess | None = None,
     model: Path | None = None,
     seed: int = 0,
@@ -62,14 +62,14 @@ def load_data(
     raw = _read(source, contract, label=label, features=features, group=group, preprocess=preprocess)
     notes = list(raw.notes)
     if raw.is_images and preprocess is None:
-        preprocess, found = find_preprocess(raw.arrays[first.name], raw.labels, contract, model, seed)
+        preprocess, found = detect_preprocessing(raw.arrays[first.name], raw.labels, contract, model, seed)
         notes += found
-    elif raw.is_images and preprocess is not None and image_form(first).channels_first:
+    elif raw.is_images and preprocess is not None and infer_image_format(first).channels_first:
         preprocess = msgspec.structs.replace(preprocess, layout="NCHW")
     arrays = dict(raw.arrays)
     if preprocess is not None:
         arrays[first.name] = preprocess.apply(arrays[first.name])
-    inputs, converted = align(arrays, contract)
+    inputs, converted = align_arrays(arrays, contract)
     samples = len(inputs[first.name])
     labels, found_task, judged = read_labels(raw.labels, samples, contract, task)
     groups = None if raw.groups is None else _group_ids(raw.groups, samples)
@@ -78,7 +78,7 @@ def load_data(
         labels,
         groups,
         found_task,
-        fingerprint=content_digest(inputs, labels, groups, found_task),
+        fingerprint=dataset_digest(inputs, labels, groups, found_task),
         notes=(*notes, *converted, *judged),
         preprocess=preprocess,
     )
@@ -86,7 +86,7 @@ def load_data(
 
 def _read(
     source: str,
-    contract: InputContract,
+    contract: ModelSignature,
     *,
     label: str | None,
     features: Sequence[str],
@@ -97,11 +97,11 @@ def _read(
     path = Path(source)
     if is_function_reference(source) and not path.exists():
         arrays = call_data_function(source)
-        return name_arrays(arrays, names, source, label=label, features=features, group=group)
+        return assign_arrays(arrays, names, source, label=label, features=features, group=group)
     if not path.exists():
         raise DataError(f"{source} does not exist", remedy="Give a path, or module:function.")
     if path.is_file() and path.suffix == ".npz":
-        return name_arrays(read_npz(path), names, source, label=label, features=features, group=group)
+        return assign_arrays(read_npz(path), names, source, label=label, features=features, group=group)
     if not path.is_dir() and path.suffix not in (".csv", ".parquet"):
         raise DataError(
             f"{source} is of no known kind",
@@ -113,17 +113,19 @@ def _read(
             remedy="Give an .npz file with one array per input.",
         )
     if path.is_file():
-        return _as_sample_shape(read_table(path, names[0], label=label, features=features, group=group), contract)
+        return _reshape_table_rows(
+            read_data_table(path, names[0], label=label, features=features, group=group), contract
+        )
     if label is not None or group is not None or features:
         raise DataError(
             "a folder of images has no columns for label, group or features",
             remedy="Leave them out, or give an .npz file, whose arrays can be named.",
         )
     size = None if preprocess is None else preprocess.size
-    return read_images(path, names[0], image_form(contract.inputs[0]), size)
+    return read_images(path, names[0], infer_image_format(contract.inputs[0]), size)
 
 
-def _as_sample_shape(raw: RawData, contract: InputContract) -> RawData:
+def _reshape_table_rows(raw: RawData, contract: ModelSignature) -> RawData:
     """Give table rows the shape of a sample where their number of columns is exactly its size."""
     spec = contract.inputs[0]
     array = raw.arrays[spec.name]

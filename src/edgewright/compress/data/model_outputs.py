@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from edgewright.compress.data.dataset import Dataset
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.model.signature import InputContract
+from edgewright.contract.model.signature import ModelSignature
 from edgewright.runtime.options import RuntimeOptions, session_options
 
-__all__ = ["Runnable", "open_session", "outputs_of"]
+__all__ = ["Runnable", "model_outputs", "open_cpu_session"]
 
 Runnable: TypeAlias = ort.InferenceSession | onnx.ModelProto | bytes | Path
 
 
-def open_session(model: Runnable, options: RuntimeOptions | None = None) -> ort.InferenceSession:
+def open_cpu_session(model: Runnable, options: RuntimeOptions | None = None) -> ort.InferenceSession:
     """Return a session for a graph, its bytes or its file; a session is returned as it is.
 
     Raises:
@@ -40,11 +40,11 @@ def open_session(model: Runnable, options: RuntimeOptions | None = None) -> ort.
         ) from error
 
 
-def outputs_of(
+def model_outputs(
     model: Runnable,
     dataset: Dataset,
     indices: Sequence[int] | NDArray[np.intp],
-    contract: InputContract,
+    contract: ModelSignature,
     *,
     batch: int = 64,
 ) -> list[NDArray[Any]]:
@@ -59,23 +59,23 @@ def outputs_of(
     Raises:
         CandidateError: Running failed, or an output changes its shape from sample to sample.
     """
-    session = open_session(model)
+    session = open_cpu_session(model)
     chosen = np.asarray(indices, np.intp)
-    if batch > 1 and len(chosen) > 1 and contract.takes_batches:
+    if batch > 1 and len(chosen) > 1 and contract.has_free_batch_axis:
         together = _batched(session, dataset, chosen, contract, batch)
         if together is not None:
             return together
-    singles = [_run(session, feed) for feed in dataset.feeds(chosen, contract, batch=1)]
+    singles = [_run(session, feed) for feed in dataset.batches(chosen, contract, batch=1)]
     return [_stacked([single[place] for single in singles], name) for place, name in enumerate(_names(session))]
 
 
 def _batched(
-    session: ort.InferenceSession, dataset: Dataset, chosen: NDArray[np.intp], contract: InputContract, batch: int
+    session: ort.InferenceSession, dataset: Dataset, chosen: NDArray[np.intp], contract: ModelSignature, batch: int
 ) -> list[NDArray[Any]] | None:
     """Return the outputs of batches, or None where they are not those of single samples."""
     parts: list[list[NDArray[Any]]] = []
     start = 0
-    for feed in dataset.feeds(chosen, contract, batch):
+    for feed in dataset.batches(chosen, contract, batch):
         size = len(next(iter(feed.values())))
         try:
             outputs = _run(session, feed)
@@ -85,15 +85,17 @@ def _batched(
             return None
         if start == 0:
             for place in {0, size - 1}:
-                single = _run(session, dataset.feed(int(chosen[place])))
-                if not all(_alike(one, many[place : place + 1]) for one, many in zip(single, outputs, strict=True)):
+                single = _run(session, dataset.inputs_of(int(chosen[place])))
+                if not all(
+                    _outputs_match(one, many[place : place + 1]) for one, many in zip(single, outputs, strict=True)
+                ):
                     return None
         parts.append(outputs)
         start += size
     return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
 
 
-def _alike(single: NDArray[Any], together: NDArray[Any]) -> bool:
+def _outputs_match(single: NDArray[Any], together: NDArray[Any]) -> bool:
     if single.shape != together.shape:
         return False
     if single.dtype.kind != "f":

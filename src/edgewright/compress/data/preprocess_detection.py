@@ -7,36 +7,36 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.compress.data.alignment import align
+from edgewright.compress.data.alignment import align_arrays
 from edgewright.compress.data.dataset import Dataset
-from edgewright.compress.data.model_outputs import open_session, outputs_of
-from edgewright.compress.data.sources.images import image_form
-from edgewright.compress.data.splits import split
+from edgewright.compress.data.model_outputs import model_outputs, open_cpu_session
+from edgewright.compress.data.sources.images import infer_image_format
+from edgewright.compress.data.splits import split_dataset
 from edgewright.contract.errors import DataError
 from edgewright.contract.model.preprocess import Preprocess
-from edgewright.contract.model.signature import InputContract
+from edgewright.contract.model.signature import ModelSignature
 
-__all__ = ["find_preprocess"]
+__all__ = ["detect_preprocessing"]
 
 _SAMPLES = 128
-_PIXEL = 1 / 255
+_PIXEL_SCALE = 1 / 255
 # Scale, mean, std; the last is what ImageNet models of torchvision and timm were trained with.
-_FLOAT_CUSTOMS: dict[str, tuple[float, tuple[float, ...], tuple[float, ...]]] = {
-    "0..1": (_PIXEL, (), ()),
-    "-1..1": (_PIXEL, (0.5,), (0.5,)),
+_FLOAT_CONVENTIONS: dict[str, tuple[float, tuple[float, ...], tuple[float, ...]]] = {
+    "0..1": (_PIXEL_SCALE, (), ()),
+    "-1..1": (_PIXEL_SCALE, (0.5,), (0.5,)),
     "0..255": (1.0, (), ()),
-    "ImageNet": (_PIXEL, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "ImageNet": (_PIXEL_SCALE, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
-_INTEGER_CUSTOMS: dict[str, dict[str, tuple[float, tuple[float, ...], tuple[float, ...]]]] = {
+_INTEGER_CONVENTIONS: dict[str, dict[str, tuple[float, tuple[float, ...], tuple[float, ...]]]] = {
     "uint8": {"0..255": (1.0, (), ())},
     "int8": {"-128..127": (1.0, (128.0,), ())},
 }
 
 
-def find_preprocess(
+def detect_preprocessing(
     pixels: NDArray[np.uint8],
     labels: NDArray[np.int64] | None,
-    contract: InputContract,
+    contract: ModelSignature,
     model: Path | None,
     seed: int,
 ) -> tuple[Preprocess, tuple[str, ...]]:
@@ -64,14 +64,14 @@ def find_preprocess(
         )
     spec = contract.inputs[0]
     as_read = Dataset({spec.name: pixels}, labels, None, "classification", fingerprint="")
-    chosen = split(as_read, seed=seed).calibrate[:_SAMPLES]
-    session = open_session(model)
+    chosen = split_dataset(as_read, seed=seed).calibrate[:_SAMPLES]
+    session = open_cpu_session(model)
     accuracies: dict[str, float] = {}
-    ways = _ways(contract)
+    ways = _candidates(contract)
     for name, way in ways.items():
-        inputs, _ = align({spec.name: way.apply(pixels[chosen])}, contract)
+        inputs, _ = align_arrays({spec.name: way.apply(pixels[chosen])}, contract)
         sample = Dataset(inputs, labels[chosen], None, "classification", fingerprint="")
-        output = outputs_of(session, sample, range(len(chosen)), contract)[0].reshape(len(chosen), -1)
+        output = model_outputs(session, sample, range(len(chosen)), contract)[0].reshape(len(chosen), -1)
         answers = output.argmax(axis=1) if output.shape[1] > 1 else output[:, 0] > (0 if output.min() < 0 else 0.5)
         accuracies[name] = float((answers == labels[chosen]).mean())
     best = max(ways, key=lambda name: accuracies[name])
@@ -89,11 +89,11 @@ def find_preprocess(
     return ways[best], tuple(notes)
 
 
-def _ways(contract: InputContract) -> dict[str, Preprocess]:
+def _candidates(contract: ModelSignature) -> dict[str, Preprocess]:
     spec = contract.inputs[0]
-    form = image_form(spec)
+    form = infer_image_format(spec)
     layout: Literal["NHWC", "NCHW"] = "NCHW" if form.channels_first else "NHWC"
-    customs = _FLOAT_CUSTOMS if spec.dtype.startswith("float") else _INTEGER_CUSTOMS.get(spec.dtype, {})
+    customs = _FLOAT_CONVENTIONS if spec.dtype.startswith("float") else _INTEGER_CONVENTIONS.get(spec.dtype, {})
     if not customs:
         raise DataError(f"input {spec.name!r} takes {spec.dtype}", remedy="State [preprocess] for these images.")
     colours: tuple[Literal["RGB", "BGR"], ...] = ("RGB", "BGR") if form.channels == 3 else ("RGB",)

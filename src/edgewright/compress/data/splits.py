@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.compress.data.dataset import Dataset, content_digest, row_digests
+from edgewright.compress.data.dataset import Dataset, dataset_digest, row_digests
 from edgewright.contract.errors import DataError
 
-__all__ = ["MIN_GROUPS", "MIN_SAMPLES", "Splits", "split"]
+__all__ = ["MIN_GROUPS", "MIN_SAMPLES", "Splits", "split_dataset"]
 
 MIN_SAMPLES = 10
 MIN_GROUPS = 4
@@ -40,7 +40,9 @@ class Splits:
     fingerprint_certify: str
 
 
-def split(dataset: Dataset, *, seed: int, calibrate: int | None = None, select: int | None = None) -> Splits:
+def split_dataset(
+    dataset: Dataset, *, seed: int, calibrate: int | None = None, select: int | None = None
+) -> Splits:
     """Divide the samples; the same data and seed always give the same parts.
 
     Classes are spread evenly over the parts. Groups, if there are any, stay whole; otherwise copies of a
@@ -63,8 +65,8 @@ def split(dataset: Dataset, *, seed: int, calibrate: int | None = None, select: 
             remedy="Give more samples: a certificate for a drop of 1 percentage point takes about 740 or more.",
         )
     wanted = (
-        _wanted(calibrate, count, *_CALIBRATE),
-        _wanted(select, count, *_SELECT),
+        _part_size(calibrate, count, *_CALIBRATE),
+        _part_size(select, count, *_SELECT),
     )
     if min(wanted) < 1 or sum(wanted) >= count:
         raise DataError(
@@ -78,7 +80,7 @@ def split(dataset: Dataset, *, seed: int, calibrate: int | None = None, select: 
         parts = _by_sample(dataset, wanted, rng)
     shuffled = [rng.permutation(np.flatnonzero(parts == part)).astype(np.intp) for part in range(3)]
     certify = np.sort(shuffled[2])
-    fingerprint = content_digest(
+    fingerprint = dataset_digest(
         {name: array[certify] for name, array in dataset.inputs.items()},
         None if dataset.labels is None else dataset.labels[certify],
         None if dataset.groups is None else dataset.groups[certify],
@@ -87,7 +89,7 @@ def split(dataset: Dataset, *, seed: int, calibrate: int | None = None, select: 
     return Splits(shuffled[0], shuffled[1], shuffled[2], fingerprint)
 
 
-def _wanted(asked: int | None, count: int, share: float, most: int) -> int:
+def _part_size(asked: int | None, count: int, share: float, most: int) -> int:
     return min(most, int(share * count)) if asked is None else asked
 
 
@@ -136,7 +138,7 @@ def _by_sample(dataset: Dataset, wanted: tuple[int, int], rng: np.random.Generat
     part_of = np.full(len(copies), 2, np.intp)
     for part, share in enumerate(wanted):
         free = [int(unit) for unit in order if part_of[unit] == 2]
-        part_of[_evenly(free, [len(copies[unit]) for unit in free], share, rng)] = part
+        part_of[_pick_evenly(free, [len(copies[unit]) for unit in free], share, rng)] = part
     parts = np.empty(len(dataset), np.intp)
     for unit, members in enumerate(copies):
         parts[members] = part_of[unit]
@@ -148,7 +150,7 @@ def _by_sample(dataset: Dataset, wanted: tuple[int, int], rng: np.random.Generat
     return parts
 
 
-def _evenly(units: Sequence[int], sizes: Sequence[int], wanted: int, rng: np.random.Generator) -> list[int]:
+def _pick_evenly(units: Sequence[int], sizes: Sequence[int], wanted: int, rng: np.random.Generator) -> list[int]:
     """Pick units at even distances until they hold `wanted` samples, never more unless the first alone does."""
     total = sum(sizes)
     phase = float(rng.random())

@@ -11,33 +11,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.compress.data.dataset import Dataset
-from edgewright.compress.data.labels import answer_place
-from edgewright.compress.data.model_outputs import outputs_of
+from edgewright.compress.data.labels import label_output_index
+from edgewright.compress.data.model_outputs import model_outputs
 from edgewright.compress.data.sources.function import is_function_reference, load_function
 from edgewright.compress.metrics.scores import (
-    Inputs,
-    Outputs,
+    MetricInputs,
+    MetricOutputs,
     ScoreFunction,
-    agreement,
     binary_hits,
     class_hits,
     custom_scores,
-    explained,
+    explained_variance,
     fidelity,
     label_hits,
+    output_sqnr_db,
     reconstruction_gain,
-    same_answers,
-    sqnr_db,
+    same_class,
     target_variances,
+    top1_agreement,
 )
 from edgewright.contract.errors import CandidateError, DataError, ModelError
-from edgewright.contract.model.signature import InputContract
+from edgewright.contract.model.signature import ModelSignature
 
-__all__ = ["METRICS", "Metric", "agreement", "choose_metric", "outputs_of", "sqnr_db"]
+__all__ = ["METRIC_NAMES", "Metric", "choose_metric", "model_outputs", "output_sqnr_db", "top1_agreement"]
 
-Kind = Literal["binary", "unit", "unbounded", "scalar"]
+MetricKind = Literal["binary", "unit", "unbounded", "scalar"]
 
-METRICS = ("accuracy", "label_accuracy", "r2", "reconstruction_r2", "agreement", "fidelity")
+METRIC_NAMES = ("accuracy", "label_accuracy", "r2", "reconstruction_r2", "agreement", "fidelity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +45,26 @@ class Metric:
     """A rule that scores answers.
 
     Attributes:
-        name: One of `METRICS`, or `module:function`.
+        name: One of `METRIC_NAMES`, or `module:function`.
         kind: Scores are 0 or 1 (`binary`), between 0 and 1 (`unit`), any number (`unbounded`), or all the same
             since only the whole has a value (`scalar`), which no bound over samples can certify.
         function: Computes the scores.
         note: What was found out, for people; empty if nothing.
-        answer: Place of the output that labels are compared with.
+        output_index: Place of the output that labels are compared with.
     """
 
     name: str
-    kind: Kind
+    kind: MetricKind
     function: ScoreFunction
     note: str = ""
-    answer: int = 0
+    output_index: int = 0
 
     def scores(
         self,
-        outputs: Outputs,
-        reference: Outputs | None,
+        outputs: MetricOutputs,
+        reference: MetricOutputs | None,
         dataset_labels: NDArray[Any] | None,
-        inputs: Inputs,
+        inputs: MetricInputs,
     ) -> NDArray[np.float64]:
         """Score every sample.
 
@@ -83,7 +83,7 @@ class Metric:
         for output in outputs:
             if output.dtype.kind == "f" and np.isnan(output).any():
                 raise CandidateError("an output holds NaN", remedy="Leave this candidate out.")
-        order = [self.answer, *(place for place in range(len(outputs)) if place != self.answer)]
+        order = [self.output_index, *(place for place in range(len(outputs)) if place != self.output_index)]
         given = [outputs[place] for place in order]
         original = None if reference is None else [reference[place] for place in order]
         scores = np.asarray(self.function(given, original, dataset_labels, inputs), np.float64)
@@ -98,14 +98,14 @@ class Metric:
 
 
 def choose_metric(
-    dataset: Dataset, contract: InputContract, requested: str | None, original_outputs: Outputs
+    dataset: Dataset, contract: ModelSignature, requested: str | None, original_outputs: MetricOutputs
 ) -> Metric:
     """Return the metric asked for, or the one that the task calls for.
 
     Args:
         dataset: Its labels set thresholds and variances; pass a subset to look only at that.
         contract: Of the model.
-        requested: One of `METRICS`, `module:function`, or None.
+        requested: One of `METRIC_NAMES`, `module:function`, or None.
         original_outputs: The original model's for every sample of `dataset`.
 
     Raises:
@@ -117,16 +117,16 @@ def choose_metric(
     if requested is not None and is_function_reference(requested):
         return _custom(requested, dataset, original_outputs)
     name = requested or _default(dataset, contract, original_outputs)
-    if name not in METRICS:
-        raise DataError(f"there is no metric {name!r}", remedy=f"Use {', '.join(METRICS)} or module:function.")
+    if name not in METRIC_NAMES:
+        raise DataError(f"there is no metric {name!r}", remedy=f"Use {', '.join(METRIC_NAMES)} or module:function.")
     needed = {"accuracy": "classification", "label_accuracy": "multilabel", "r2": "regression"}.get(name)
     if needed is not None and dataset.task != needed:
         raise DataError(
             f"metric {name} is for {needed}, this data's task is {dataset.task}",
             remedy=f'State the task "{needed}", or choose another metric.',
         )
-    answer = answer_place(contract)
-    return replace(_metric(name, original_outputs[answer], dataset), answer=answer)
+    answer = label_output_index(contract)
+    return replace(_metric(name, original_outputs[answer], dataset), output_index=answer)
 
 
 def _metric(name: str, first: NDArray[Any], dataset: Dataset) -> Metric:
@@ -137,7 +137,7 @@ def _metric(name: str, first: NDArray[Any], dataset: Dataset) -> Metric:
         threshold, note = _threshold(first)
         return Metric(name, "unit", partial(label_hits, threshold), note)
     if name == "r2" and dataset.labels is not None:
-        return Metric(name, "unbounded", partial(explained, target_variances(dataset.labels)))
+        return Metric(name, "unbounded", partial(explained_variance, target_variances(dataset.labels)))
     if name == "reconstruction_r2":
         return _reconstruction(first, dataset)
     if name == "agreement":
@@ -146,11 +146,11 @@ def _metric(name: str, first: NDArray[Any], dataset: Dataset) -> Metric:
                 f"agreement needs an output [samples, classes], the first is {list(first.shape)}",
                 remedy="Use the metric fidelity.",
             )
-        return Metric(name, "binary", same_answers)
+        return Metric(name, "binary", same_class)
     return Metric("fidelity", "unbounded", fidelity)
 
 
-def _default(dataset: Dataset, contract: InputContract, original_outputs: Outputs) -> str:
+def _default(dataset: Dataset, contract: ModelSignature, original_outputs: MetricOutputs) -> str:
     if dataset.task == "fidelity":
         first = original_outputs[0]
         return "agreement" if len(contract.outputs) == 1 and first.ndim == 2 and first.shape[1] >= 2 else "fidelity"
@@ -200,7 +200,7 @@ def _reconstruction(first: NDArray[Any], dataset: Dataset) -> Metric:
     return Metric("reconstruction_r2", "unbounded", partial(reconstruction_gain, power))
 
 
-def _custom(reference: str, dataset: Dataset, original_outputs: Outputs) -> Metric:
+def _custom(reference: str, dataset: Dataset, original_outputs: MetricOutputs) -> Metric:
     function = load_function(reference)
     try:
         first = np.asarray(function(dataset.labels, list(original_outputs)))
@@ -216,5 +216,5 @@ def _custom(reference: str, dataset: Dataset, original_outputs: Outputs) -> Metr
         )
     if first.ndim == 0:
         return Metric(reference, "scalar", partial(custom_scores, reference), "one value for all samples")
-    kind: Kind = "binary" if np.isin(first, (0, 1)).all() else "unbounded"
+    kind: MetricKind = "binary" if np.isin(first, (0, 1)).all() else "unbounded"
     return Metric(reference, kind, partial(custom_scores, reference))

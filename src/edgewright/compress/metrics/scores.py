@@ -10,31 +10,31 @@ from edgewright.compress.data.sources.function import load_function
 from edgewright.contract.errors import CandidateError
 
 __all__ = [
-    "Inputs",
-    "Outputs",
+    "MetricInputs",
+    "MetricOutputs",
     "ScoreFunction",
-    "agreement",
     "binary_hits",
     "class_hits",
     "custom_scores",
-    "explained",
+    "explained_variance",
     "fidelity",
     "label_hits",
+    "output_sqnr_db",
     "reconstruction_gain",
-    "same_answers",
-    "sqnr_db",
+    "same_class",
     "target_variances",
+    "top1_agreement",
 ]
 
-Outputs = Sequence[NDArray[Any]]
-Inputs = Mapping[str, NDArray[Any]]
-ScoreFunction = Callable[[Outputs, Outputs | None, NDArray[Any] | None, Inputs], NDArray[Any]]
+MetricOutputs = Sequence[NDArray[Any]]
+MetricInputs = Mapping[str, NDArray[Any]]
+ScoreFunction = Callable[[MetricOutputs, MetricOutputs | None, NDArray[Any] | None, MetricInputs], NDArray[Any]]
 
 _MAX_SQNR_DB = 200.0  # beyond float32's own precision
 
 
 def class_hits(
-    outputs: Outputs, _reference: Outputs | None, labels: NDArray[Any] | None, _inputs: Inputs
+    outputs: MetricOutputs, _reference: MetricOutputs | None, labels: NDArray[Any] | None, _inputs: MetricInputs
 ) -> NDArray[Any]:
     """1 where the greatest score is that of the labelled class."""
     first = outputs[0].reshape(len(outputs[0]), -1)
@@ -42,14 +42,22 @@ def class_hits(
 
 
 def binary_hits(
-    threshold: float, outputs: Outputs, _reference: Outputs | None, labels: NDArray[Any] | None, _inputs: Inputs
+    threshold: float,
+    outputs: MetricOutputs,
+    _reference: MetricOutputs | None,
+    labels: NDArray[Any] | None,
+    _inputs: MetricInputs,
 ) -> NDArray[Any]:
     """1 where yes or no is right."""
     return np.asarray((outputs[0].reshape(-1) > threshold) == labels)
 
 
 def label_hits(
-    threshold: float, outputs: Outputs, _reference: Outputs | None, labels: NDArray[Any] | None, _inputs: Inputs
+    threshold: float,
+    outputs: MetricOutputs,
+    _reference: MetricOutputs | None,
+    labels: NDArray[Any] | None,
+    _inputs: MetricInputs,
 ) -> NDArray[Any]:
     """Share of a sample's labels that are right."""
     assert labels is not None  # noqa: S101 - the task guarantees it
@@ -62,12 +70,12 @@ def target_variances(targets: NDArray[Any]) -> NDArray[np.float64]:
     return np.where(variances > 0, variances, 1.0)
 
 
-def explained(
+def explained_variance(
     variances: NDArray[np.float64],
-    outputs: Outputs,
-    _reference: Outputs | None,
+    outputs: MetricOutputs,
+    _reference: MetricOutputs | None,
     labels: NDArray[Any] | None,
-    _inputs: Inputs,
+    _inputs: MetricInputs,
 ) -> NDArray[Any]:
     """1 - error² / variance, mean over targets: its mean over samples is R²."""
     assert labels is not None  # noqa: S101 - the task guarantees it
@@ -77,7 +85,11 @@ def explained(
 
 
 def reconstruction_gain(
-    power: float, outputs: Outputs, _reference: Outputs | None, _labels: NDArray[Any] | None, inputs: Inputs
+    power: float,
+    outputs: MetricOutputs,
+    _reference: MetricOutputs | None,
+    _labels: NDArray[Any] | None,
+    inputs: MetricInputs,
 ) -> NDArray[Any]:
     """1 - error² / power of the inputs' variation: its mean is the variance-weighted R² of the inputs."""
     truth = next(iter(inputs.values())).reshape(len(outputs[0]), -1).astype(np.float64)
@@ -85,25 +97,25 @@ def reconstruction_gain(
     return np.asarray(1 - errors.sum(axis=1) / power)
 
 
-def _needed(reference: Outputs | None) -> Outputs:
+def _required(reference: MetricOutputs | None) -> MetricOutputs:
     if reference is None:
         raise ValueError("this metric compares with the original's outputs: pass them as reference")
     return reference
 
 
-def same_answers(
-    outputs: Outputs, reference: Outputs | None, _labels: NDArray[Any] | None, _inputs: Inputs
+def same_class(
+    outputs: MetricOutputs, reference: MetricOutputs | None, _labels: NDArray[Any] | None, _inputs: MetricInputs
 ) -> NDArray[Any]:
     """1 where the greatest score is that of the original's class."""
-    return np.asarray(outputs[0].argmax(axis=-1) == _needed(reference)[0].argmax(axis=-1))
+    return np.asarray(outputs[0].argmax(axis=-1) == _required(reference)[0].argmax(axis=-1))
 
 
 def fidelity(
-    outputs: Outputs, reference: Outputs | None, _labels: NDArray[Any] | None, _inputs: Inputs
+    outputs: MetricOutputs, reference: MetricOutputs | None, _labels: NDArray[Any] | None, _inputs: MetricInputs
 ) -> NDArray[Any]:
     """1 - the worst output's |candidate - original|² / mean |original|²: 30 dB of noise is 0.999."""
     losses = []
-    for original, candidate in zip(_needed(reference), outputs, strict=True):
+    for original, candidate in zip(_required(reference), outputs, strict=True):
         truth = original.reshape(len(original), -1).astype(np.float64)
         noise = np.square(candidate.reshape(truth.shape).astype(np.float64) - truth).sum(axis=1)
         power = float(np.square(truth).sum(axis=1).mean())
@@ -112,7 +124,11 @@ def fidelity(
 
 
 def custom_scores(
-    reference: str, outputs: Outputs, _reference: Outputs | None, labels: NDArray[Any] | None, _inputs: Inputs
+    reference: str,
+    outputs: MetricOutputs,
+    _reference: MetricOutputs | None,
+    labels: NDArray[Any] | None,
+    _inputs: MetricInputs,
 ) -> NDArray[Any]:
     """Call the user's function; one number counts for every sample."""
     try:
@@ -124,7 +140,7 @@ def custom_scores(
     return np.full(len(outputs[0]), scores) if scores.ndim == 0 else scores
 
 
-def sqnr_db(reference: Outputs, outputs: Outputs) -> float:
+def output_sqnr_db(reference: MetricOutputs, outputs: MetricOutputs) -> float:
     """Return the signal to quantisation noise ratio of the worst output, dB, at most 200.
 
     >>> round(sqnr_db([np.array([[1.0, 1.0]])], [np.array([[1.1, 0.9]])]), 6)
@@ -142,7 +158,7 @@ def sqnr_db(reference: Outputs, outputs: Outputs) -> float:
     return float(worst)
 
 
-def agreement(reference: Outputs, outputs: Outputs) -> float:
+def top1_agreement(reference: MetricOutputs, outputs: MetricOutputs) -> float:
     """Return how often the greatest entry of the last axis is the same, of the worst output.
 
     Outputs whose last axis has less than two entries do not count; NaN if no output counts.

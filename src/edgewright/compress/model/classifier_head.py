@@ -7,7 +7,7 @@ import onnx
 from edgewright.compress.model.graph import Graph
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["Head", "head_of"]
+__all__ = ["ClassifierHead", "find_classifier_head"]
 
 # The last two are the runtime's own, which take floats and hold integer weights.
 _LAYERS = frozenset("Conv Gemm MatMul DynamicQuantizeMatMul MatMulNBits".split())
@@ -20,27 +20,27 @@ _PASSED = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ClassifierHead:
     """The end of a graph.
 
     Attributes:
         output: Name of the graph's output that it makes.
         logits: Name of the tensor that is read as logits; the output itself without an ending.
-        ending: The node that makes probabilities, None if logits come out.
+        activation: The node that makes probabilities, None if logits come out.
         path: Nodes from the last layer's reader to the one that makes the logits.
-        layer: The last layer, None if something else makes the logits.
+        last_layer: The last layer, None if something else makes the logits.
         after: Operators between the ending and the output.
     """
 
     output: str
     logits: str
-    ending: onnx.NodeProto | None
+    activation: onnx.NodeProto | None
     path: tuple[onnx.NodeProto, ...]
-    layer: onnx.NodeProto | None
+    last_layer: onnx.NodeProto | None
     after: frozenset[str] = frozenset()
 
 
-def head_of(graph: Graph, output: str | None = None) -> Head:
+def find_classifier_head(graph: Graph, output: str | None = None) -> ClassifierHead:
     """Find the end that makes an output.
 
     Args:
@@ -74,7 +74,7 @@ def head_of(graph: Graph, output: str | None = None) -> Head:
         at = _source(node, graph)
     layer = producers.get(at)
     found = layer if layer is not None and layer.op_type in _LAYERS else None
-    return Head(name, logits, ending, tuple(path), found, frozenset(after))
+    return ClassifierHead(name, logits, ending, tuple(path), found, frozenset(after))
 
 
 def _source(node: onnx.NodeProto, graph: Graph) -> str:

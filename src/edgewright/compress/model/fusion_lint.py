@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 import onnx
 
-from edgewright.compress.model.graph import Graph, attribute, clean, optimized
+from edgewright.compress.model.graph import Graph, attribute, clean_model, optimized
 
-__all__ = ["Finding", "Lint", "lint", "mend"]
+__all__ = ["LintFinding", "LintReport", "fix_model", "lint_model"]
 
 _INTEGER = frozenset(
     (
@@ -37,25 +37,25 @@ Rule = Literal[
 ]
 
 
-class Finding(msgspec.Struct, frozen=True):
+class LintFinding(msgspec.Struct, frozen=True):
     """One reason for slowness.
 
     Attributes:
         rule: Short name of the rule.
         where: The node, or "graph".
-        why: What the runtime does about it.
-        remedy: What helps.
-        mendable: Whether `mend` does it.
+        reason: What the runtime does about it.
+        next_step: What helps.
+        fixable: Whether `fix_model` does it.
     """
 
     rule: Rule
     where: str
-    why: str
-    remedy: str
-    mendable: bool
+    reason: str
+    next_step: str
+    fixable: bool
 
 
-class Lint(msgspec.Struct, frozen=True):
+class LintReport(msgspec.Struct, frozen=True):
     """The verdict on a graph.
 
     Attributes:
@@ -68,7 +68,7 @@ class Lint(msgspec.Struct, frozen=True):
     layers: int
     integer_layers: int
     conversions: int
-    findings: tuple[Finding, ...]
+    findings: tuple[LintFinding, ...]
 
     @property
     def fused_fraction(self) -> float:
@@ -76,7 +76,7 @@ class Lint(msgspec.Struct, frozen=True):
         return self.integer_layers / self.layers if self.layers else 0.0
 
 
-def lint(model: onnx.ModelProto) -> Lint:
+def lint_model(model: onnx.ModelProto) -> LintReport:
     """Explain how the runtime will run the graph.
 
     Raises:
@@ -93,7 +93,7 @@ def lint(model: onnx.ModelProto) -> Lint:
         findings += _pair_findings(graph, everything_fused=floating == 0)
         if floating and whole and not findings:
             findings.append(
-                Finding(
+                LintFinding(
                     "float layer among integers",
                     "graph",
                     f"{floating} of {floating + whole} layers run in float, with conversions around them",
@@ -103,7 +103,7 @@ def lint(model: onnx.ModelProto) -> Lint:
             )
         if conversions > 2 * (len(graph.input_names) + len(graph.output_names)) + 4 and floating:
             findings.append(
-                Finding(
+                LintFinding(
                     "leftover pairs",
                     "graph",
                     f"{conversions} conversions stay after optimisation; each walks over its whole tensor",
@@ -111,10 +111,10 @@ def lint(model: onnx.ModelProto) -> Lint:
                     False,
                 )
             )
-    return Lint(floating + whole, whole, conversions, tuple(findings))
+    return LintReport(floating + whole, whole, conversions, tuple(findings))
 
 
-def mend(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+def fix_model(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """Mend what can be mended without changing an answer beyond rounding.
 
     Returns:
@@ -123,7 +123,7 @@ def mend(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     done = []
     if _weights_as_inputs(model):
         done.append("took the weights off the list of inputs, so that the runtime may fold and prepack them")
-    mended = clean(model)
+    mended = clean_model(model)
     graph = Graph(mended)
     shifted = _shift_to_unsigned(graph)
     if shifted:
@@ -131,16 +131,16 @@ def mend(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     added = _add_zero_points(graph)
     if added:
         done.append(f"gave {added} Gemm weights the zero point that the runtime's fusion asks for")
-    return graph.model(), done
+    return graph.to_model(), done
 
 
-def _weights_as_inputs(model: onnx.ModelProto) -> list[Finding]:
+def _weights_as_inputs(model: onnx.ModelProto) -> list[LintFinding]:
     weights = {tensor.name for tensor in model.graph.initializer}
     listed = [value.name for value in model.graph.input if value.name in weights]
     if not listed:
         return []
     return [
-        Finding(
+        LintFinding(
             "weights as inputs",
             "graph",
             f"{len(listed)} weights are also inputs, so the runtime must expect other values at each call: "
@@ -151,19 +151,19 @@ def _weights_as_inputs(model: onnx.ModelProto) -> list[Finding]:
     ]
 
 
-def _slow_operators(counts: Counter[str]) -> list[Finding]:
+def _slow_operators(counts: Counter[str]) -> list[LintFinding]:
     reasons = {
         "ConvInteger": "dynamic quantisation of convolutions has no fast kernel; use static quantisation",
         "MatMulInteger": "a matrix product that was not fused with its conversions",
     }
     return [
-        Finding("slow operator", f"{counts[op]} × {op}", why, "Quantise statically (compress does).", False)
+        LintFinding("slow operator", f"{counts[op]} × {op}", why, "Quantise statically (compress does).", False)
         for op, why in reasons.items()
         if counts[op]
     ]
 
 
-def _pair_findings(graph: Graph, *, everything_fused: bool) -> list[Finding]:
+def _pair_findings(graph: Graph, *, everything_fused: bool) -> list[LintFinding]:
     found = []
     producers, consumers = graph.producers(), graph.consumers()
     for node in graph.nodes:
@@ -175,7 +175,7 @@ def _pair_findings(graph: Graph, *, everything_fused: bool) -> list[Finding]:
         zero = graph.constants.get(source.input[2]) if len(source.input) > 2 else None
         if zero is not None and zero.dtype == np.int8:
             found.append(
-                Finding(
+                LintFinding(
                     "signed activations",
                     node.name,
                     "x86 kernels multiply unsigned by signed bytes; with signed activations the convolution "
@@ -189,7 +189,7 @@ def _pair_findings(graph: Graph, *, everything_fused: bool) -> list[Finding]:
         last = consumers.get(clamp.output[0], []) if clamp is not None else readers
         if node.op_type == "Conv" and not (last and all(r.op_type == "QuantizeLinear" for r in last)):
             found.append(
-                Finding(
+                LintFinding(
                     "unquantized output",
                     node.name,
                     "an integer convolution must write integers; without a quantize node behind it, it is float",
@@ -199,7 +199,7 @@ def _pair_findings(graph: Graph, *, everything_fused: bool) -> list[Finding]:
             )
         if node.op_type == "Gemm" and weight.op_type == "DequantizeLinear" and len(weight.input) < 3:
             found.append(
-                Finding(
+                LintFinding(
                     "missing zero point",
                     node.name,
                     "the fusion of Gemm asks for the weight's zero point, even if it is zero",
@@ -221,7 +221,7 @@ def _add_zero_points(graph: Graph) -> int:
             continue
         scale, codes = graph.constants.get(weight.input[1]), graph.constants.get(weight.input[0])
         if scale is not None and codes is not None and codes.dtype == np.int8:
-            weight.input.append(graph.constant("zero", np.zeros(scale.shape, np.int8)))
+            weight.input.append(graph.add_constant("zero", np.zeros(scale.shape, np.int8)))
             added += 1
     return added
 
@@ -239,14 +239,14 @@ def _shift_to_unsigned(graph: Graph) -> int:
         zero = graph.constants.get(node.input[2])
         if zero is None or zero.dtype != np.int8:
             continue
-        ends = _ends(node.output[0], consumers)
+        ends = _reachable_dequantizers(node.output[0], consumers)
         if any(e is None or len(e.input) < 3 or e.input[2] not in graph.constants for e in ends):
             continue
         if node.output[0] in graph.output_names:
             continue
         for pair in (node, *[e for e in ends if e is not None]):
             value = graph.constants[pair.input[2]]
-            pair.input[2] = graph.constant("zero", (value.astype(np.int16) + 128).astype(np.uint8))
+            pair.input[2] = graph.add_constant("zero", (value.astype(np.int16) + 128).astype(np.uint8))
         shifted += 1
     inputs = set(graph.input_names)
     for node in list(graph.nodes):  # signed samples come in: one conversion at the door
@@ -256,23 +256,23 @@ def _shift_to_unsigned(graph: Graph) -> int:
         if zero.dtype != np.int8 or (attribute(node, "axis", None) is not None and zero.ndim):
             continue
         old = node.output[0]
-        unsigned = graph.constant("zero", (zero.astype(np.int16) + 128).astype(np.uint8))
+        unsigned = graph.add_constant("zero", (zero.astype(np.int16) + 128).astype(np.uint8))
         readers = consumers.get(old, [])
-        quantized = graph.node("QuantizeLinear", [old, node.input[1], unsigned])
-        again = graph.node("DequantizeLinear", [quantized, node.input[1], unsigned])
+        quantized = graph.make_node("QuantizeLinear", [old, node.input[1], unsigned])
+        again = graph.make_node("DequantizeLinear", [quantized, node.input[1], unsigned])
         graph.replace_reads(old, again, readers)
         shifted += 1
     return shifted
 
 
-def _ends(name: str, consumers: dict[str, list[onnx.NodeProto]]) -> list[onnx.NodeProto | None]:
+def _reachable_dequantizers(name: str, consumers: dict[str, list[onnx.NodeProto]]) -> list[onnx.NodeProto | None]:
     """Return the dequantize nodes that a tensor reaches over mere moves; None for anything else."""
     ends: list[onnx.NodeProto | None] = []
     for reader in consumers.get(name, []):
         if reader.op_type == "DequantizeLinear" and reader.input[0] == name:
             ends.append(reader)
         elif reader.op_type in _MOVES and reader.input[0] == name:
-            ends += _ends(reader.output[0], consumers)
+            ends += _reachable_dequantizers(reader.output[0], consumers)
         else:
             ends.append(None)
     return ends or [None]

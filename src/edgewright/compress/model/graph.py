@@ -18,10 +18,10 @@ from onnx import numpy_helper
 
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["LOWEST_OPSET", "Graph", "clean", "raise_opset", "session_bytes", "share_equal_constants"]
+__all__ = ["MIN_WORKING_OPSET", "Graph", "clean_model", "raise_opset", "session_bytes", "share_equal_constants"]
 
 # Quantisation along an axis, and so everything this room does, needs it.
-LOWEST_OPSET = 13
+MIN_WORKING_OPSET = 13
 
 _STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 
@@ -30,7 +30,7 @@ _STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 class Graph:
     """A model under construction: nodes in order, initializers by name, fresh names.
 
-    A working copy, changed in place by one step and handed to the next; `model()` gives the result.
+    A working copy, changed in place by one step and handed to the next; `to_model()` gives the result.
     """
 
     proto: onnx.ModelProto
@@ -53,7 +53,7 @@ class Graph:
                 node.name += "_"
             seen.add(node.name)
         self._taken = seen | {value.name for value in graph.input} | set(self.constants)
-        self._taken |= {name for node in walk(self.nodes) for name in node.output}
+        self._taken |= {name for node in walk_nodes(self.nodes) for name in node.output}
 
     @property
     def opset(self) -> int:
@@ -82,7 +82,7 @@ class Graph:
                 found.setdefault(name, []).append(node)
         return found
 
-    def fresh(self, stem: str) -> str:
+    def unique_name(self, stem: str) -> str:
         """Return a tensor or node name that is not taken."""
         while True:
             self._serial += 1
@@ -90,19 +90,21 @@ class Graph:
             if name not in self._taken:
                 return name
 
-    def constant(self, stem: str, value: NDArray[Any] | np.generic) -> str:
+    def add_constant(self, stem: str, value: NDArray[Any] | np.generic) -> str:
         """Add an initializer and return its name."""
-        name = self.fresh(stem)
+        name = self.unique_name(stem)
         self.constants[name] = np.asarray(value)
         return name
 
-    def node(self, op: str, inputs: Iterable[str], outputs: Iterable[str] | None = None, **attributes: Any) -> str:
+    def make_node(
+        self, op: str, inputs: Iterable[str], outputs: Iterable[str] | None = None, **attributes: Any
+    ) -> str:
         """Make a node (not yet placed) and return its first output; see `placed`."""
         made = onnx.helper.make_node(
             op,
             list(inputs),
-            list(outputs) if outputs is not None else [self.fresh(op)],
-            name=self.fresh(op),
+            list(outputs) if outputs is not None else [self.unique_name(op)],
+            name=self.unique_name(op),
             **attributes,
         )
         self.nodes.append(made)
@@ -149,7 +151,7 @@ class Graph:
             for inner in (a.g for a in node.attribute if a.HasField("g")):
                 _rename_reads(inner, {old: new})
 
-    def model(self, custom_domain: bool = False) -> onnx.ModelProto:
+    def to_model(self, custom_domain: bool = False) -> onnx.ModelProto:
         """Return the sorted, pruned graph as a model."""
         self.sort()
         self.prune()
@@ -168,7 +170,7 @@ class Graph:
         graph.input.extend(inputs)
         del graph.value_info[:]
         result.ir_version = max(result.ir_version, 8)
-        used = {node.domain for node in walk(graph.node)}
+        used = {node.domain for node in walk_nodes(graph.node)}
         if (custom_domain or "com.microsoft" in used) and all(
             o.domain != "com.microsoft" for o in result.opset_import
         ):
@@ -176,15 +178,15 @@ class Graph:
         return result
 
 
-def walk(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+def walk_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     """Yield the nodes and those of their subgraphs."""
     for node in nodes:
         yield node
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                yield from walk(attribute.g.node)
+                yield from walk_nodes(attribute.g.node)
             for graph in attribute.graphs:
-                yield from walk(graph.node)
+                yield from walk_nodes(graph.node)
 
 
 def names_read(node: onnx.NodeProto) -> Iterator[str]:
@@ -244,7 +246,7 @@ def optimized(model: onnx.ModelProto, level: str) -> onnx.ModelProto:
         return onnx.load(saved)
 
 
-def raise_opset(model: onnx.ModelProto, least: int = LOWEST_OPSET) -> onnx.ModelProto:
+def raise_opset(model: onnx.ModelProto, least: int = MIN_WORKING_OPSET) -> onnx.ModelProto:
     """Return the model at opset `least` or newer; the model as it is where no conversion is known."""
     current = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
     if current >= least:
@@ -265,7 +267,7 @@ def raise_opset(model: onnx.ModelProto, least: int = LOWEST_OPSET) -> onnx.Model
     return converted
 
 
-def clean(model: onnx.ModelProto) -> onnx.ModelProto:
+def clean_model(model: onnx.ModelProto) -> onnx.ModelProto:
     """Fold constants and batch normalisation, drop dead nodes, free weights from the list of inputs.
 
     Returns:
@@ -273,19 +275,19 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
         its own, the model with dead nodes dropped only.
     """
     model = raise_opset(model)
-    domains = {node.domain for node in walk(model.graph.node)}
+    domains = {node.domain for node in walk_nodes(model.graph.node)}
     try:
         folded = optimized(model, "basic")
     except CandidateError:
-        return Graph(model).model()
+        return Graph(model).to_model()
     candidates = [_lifted(model)]
-    if not {node.domain for node in walk(folded.graph.node)} - domains - set(_STANDARD_DOMAINS):
+    if not {node.domain for node in walk_nodes(folded.graph.node)} - domains - set(_STANDARD_DOMAINS):
         candidates.insert(0, _lifted(folded))
     # Folding may write a weight into several branches; then the unfolded graph is the better one.
     best = min(candidates, key=lambda candidate: round(candidate.ByteSize() / (0.02 * model.ByteSize())))
     graph = Graph(best)
     _fold_dequantized_weights(graph)
-    return graph.model()
+    return graph.to_model()
 
 
 def share_equal_constants(graph: Graph) -> None:
@@ -307,8 +309,8 @@ def _lifted(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = Graph(model)
     _constants_to_initializers(graph, graph.nodes)
     share_equal_constants(graph)
-    result = graph.model()
-    used = {node.domain for node in walk(result.graph.node)} | {""}
+    result = graph.to_model()
+    used = {node.domain for node in walk_nodes(result.graph.node)} | {""}
     imports = [o for o in result.opset_import if o.domain in used or (o.domain == "ai.onnx" and "" in used)]
     del result.opset_import[:]
     result.opset_import.extend(imports)
@@ -338,7 +340,9 @@ def _lift_branch(graph: Graph, branch: onnx.GraphProto) -> None:
         value = attribute(node, "value") if node.op_type == "Constant" else None
         if value is not None and node.output[0] not in made_inside:
             lifted[node.output[0]] = numpy_helper.to_array(value)
-    renamed = {name: graph.constant("lifted", value) for name, value in lifted.items() if name not in made_inside}
+    renamed = {
+        name: graph.add_constant("lifted", value) for name, value in lifted.items() if name not in made_inside
+    }
     nodes = [node for node in branch.node if not (node.op_type == "Constant" and node.output[0] in renamed)]
     initializers = [t for t in branch.initializer if t.name not in renamed]
     copies = [_copied(node) for node in nodes]

@@ -6,43 +6,43 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from edgewright.compress.model.graph import Graph, attribute, walk
+from edgewright.compress.model.graph import Graph, attribute, walk_nodes
 
-__all__ = ["Weight", "layer_weights", "multiply_accumulates", "weights_of"]
+__all__ = ["LayerWeight", "layer_weights", "multiply_accumulates", "weights_of"]
 
 # A weight smaller than this is not worth the nodes that would unpack it.
-LEAST_ELEMENTS = 128
+MIN_WEIGHT_ELEMENTS = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Weight:
+class LayerWeight:
     """One weight tensor of one node.
 
     Attributes:
         layer: Name of the node (in branches, of the node inside the branch).
-        op: The node's operator.
+        op_type: The node's operator.
         tensor: Name of the initializer.
         channel_axes: Axes that get a scale of their own.
         input_axis: Axis of the input channels, None where there is none.
     """
 
     layer: str
-    op: str
+    op_type: str
     tensor: str
     channel_axes: tuple[int, ...]
     input_axis: int | None
 
 
-def weights_of(node: onnx.NodeProto, graph: Graph) -> Iterator[Weight]:
+def weights_of(node: onnx.NodeProto, graph: Graph) -> Iterator[LayerWeight]:
     """Yield the float weights of a node."""
 
-    def weight(position: int, axes: tuple[int, ...], input_axis: int | None) -> Iterator[Weight]:
+    def weight(position: int, axes: tuple[int, ...], input_axis: int | None) -> Iterator[LayerWeight]:
         name = node.input[position] if len(node.input) > position else ""
         value = graph.constants.get(name)
         if value is None or value.dtype != np.float32 or value.ndim <= max((*axes, input_axis or 0)):
             return
         if np.isfinite(value).all():  # tables of masks hold infinity on purpose; integers cannot
-            yield Weight(node.name or node.output[0], node.op_type, name, axes, input_axis)
+            yield LayerWeight(node.name or node.output[0], node.op_type, name, axes, input_axis)
 
     if node.op_type == "Conv":
         yield from weight(1, (0,), 1)
@@ -63,12 +63,12 @@ def weights_of(node: onnx.NodeProto, graph: Graph) -> Iterator[Weight]:
         yield from weight(0, (0,), None)
 
 
-def layer_weights(graph: Graph) -> list[Weight]:
+def layer_weights(graph: Graph) -> list[LayerWeight]:
     """Return all weights of a graph and its branches, each tensor once."""
-    found: dict[str, Weight] = {}
-    for node in walk(graph.nodes):
+    found: dict[str, LayerWeight] = {}
+    for node in walk_nodes(graph.nodes):
         for weight in weights_of(node, graph):
-            if graph.constants[weight.tensor].size >= LEAST_ELEMENTS:
+            if graph.constants[weight.tensor].size >= MIN_WEIGHT_ELEMENTS:
                 found.setdefault(weight.tensor, weight)
     return list(found.values())
 

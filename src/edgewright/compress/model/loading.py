@@ -27,7 +27,7 @@ from edgewright.compress.model.tensor_checks import (
     every_tensor,
 )
 from edgewright.contract.errors import ModelError
-from edgewright.contract.model.signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import ModelSignature, TensorSpec
 from edgewright.runtime.options import RuntimeOptions, session_options
 
 __all__ = ["MAX_FILE_BYTES", "MIN_OPSET", "LoadedModel", "read_model"]
@@ -52,7 +52,7 @@ class LoadedModel:
 
     path: Path
     proto: onnx.ModelProto
-    contract: InputContract
+    contract: ModelSignature
     opset: int
     size_bytes: int
     sha256: str
@@ -84,7 +84,7 @@ def read_model(path: Path) -> LoadedModel:
         size_bytes += external.stat().st_size
     if size_bytes > MAX_FILE_BYTES:
         raise ModelError(
-            f"{path} and its external data hold {size_bytes} bytes, the limit is 2 GiB", remedy=_SMALLER
+            f"{path} and its external data hold {size_bytes} bytes, the limit is 2 GiB", remedy=_TOO_LARGE_ADVICE
         )
     if externals:
         load_external_data_for_model(proto, str(path.parent))
@@ -97,7 +97,7 @@ def read_model(path: Path) -> LoadedModel:
     return LoadedModel(path, proto, contract, opset, size_bytes, digest.hexdigest())
 
 
-_SMALLER = "Edgewright compresses models for edge devices; split or shrink it first."
+_TOO_LARGE_ADVICE = "Edgewright compresses models for edge devices; split or shrink it first."
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -105,7 +105,9 @@ def _read_bytes(path: Path) -> bytes:
         raise ModelError(f"{path} is a folder", remedy="Name the .onnx file in it.")
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise ModelError(f"{path} holds {path.stat().st_size} bytes, the limit is 2 GiB", remedy=_SMALLER)
+            raise ModelError(
+                f"{path} holds {path.stat().st_size} bytes, the limit is 2 GiB", remedy=_TOO_LARGE_ADVICE
+            )
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise ModelError(f"{path} does not exist", remedy="Check the path.") from error
@@ -224,13 +226,13 @@ def _unknown_operator(path: Path, operator: str, domain: str, where: str) -> Mod
     )
 
 
-def _contract(proto: onnx.ModelProto, inferred: onnx.ModelProto, path: Path) -> InputContract:
+def _contract(proto: onnx.ModelProto, inferred: onnx.ModelProto, path: Path) -> ModelSignature:
     constants = {tensor.name for tensor in proto.graph.initializer}
     constants |= {tensor.values.name for tensor in proto.graph.sparse_initializer}
     inputs = [value for value in proto.graph.input if value.name not in constants]
     if not inputs:
         raise ModelError(f"{path} takes no input", remedy="A model without inputs always gives the same answer.")
-    return InputContract(
+    return ModelSignature(
         inputs=tuple(_tensor_spec(value, path, is_input=True) for value in inputs),
         outputs=tuple(_tensor_spec(value, path, is_input=False) for value in inferred.graph.output),
     )

@@ -3,23 +3,23 @@
 import onnx
 from onnx.defs import SchemaError, get_schema
 
-from edgewright.compress.model.graph import Graph, share_equal_constants, walk
+from edgewright.compress.model.graph import Graph, share_equal_constants, walk_nodes
 
-__all__ = ["compact"]
+__all__ = ["strip_model"]
 
 # Attributes of convolutions and pooling that mean nothing where all their numbers are this; no schema says so.
 _NEUTRAL = {"dilations": 1, "strides": 1, "pads": 0}
 _WINDOWED = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
 
 
-def compact(model: onnx.ModelProto) -> onnx.ModelProto:
+def strip_model(model: onnx.ModelProto) -> onnx.ModelProto:
     """Take out what costs bytes and means nothing: long names, documentation, shapes of inner tensors, defaults.
 
     Names of the graph's inputs and outputs stay. Equal constants become one.
     """
     graph = Graph(model)
     share_equal_constants(graph)
-    result = graph.model()
+    result = graph.to_model()
     kept = {value.name for value in (*result.graph.input, *result.graph.output)}
     kept |= {tensor.values.name for tensor in result.graph.sparse_initializer}
     if any(a.HasField("g") for node in result.graph.node for a in node.attribute):
@@ -30,7 +30,7 @@ def compact(model: onnx.ModelProto) -> onnx.ModelProto:
         if name in kept:
             return name
         if name not in short:
-            candidate = _letters(len(short))
+            candidate = _short_name(len(short))
             while candidate in kept:
                 candidate += "_"
             short[name] = candidate
@@ -47,7 +47,7 @@ def compact(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
     versions = {imported.domain: imported.version for imported in model.opset_import}
-    for node in walk(model.graph.node):
+    for node in walk_nodes(model.graph.node):
         _without_defaults(node, versions.get(node.domain, 1))
     model.doc_string = ""
     model.graph.doc_string = ""
@@ -87,7 +87,7 @@ def _without_defaults(node: onnx.NodeProto, opset: int) -> None:
     node.attribute.extend(kept)
 
 
-def _letters(number: int) -> str:
+def _short_name(number: int) -> str:
     digits = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
     text = ""
     while True:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgewright.compress.model.graph import Graph, session_bytes
 
-__all__ = ["Calibrator", "Observation", "observe", "range_of"]
+__all__ = ["Calibrator", "TensorStatistics", "calibrate_range", "collect_statistics"]
 
 Calibrator = Literal["minmax", "percentile", "entropy", "mse"]
 
@@ -19,27 +19,27 @@ _VALUES_PER_TENSOR = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
+class TensorStatistics:
     """One float tensor over the calibration data.
 
     Attributes:
         low: Least value.
         high: Greatest value.
-        values: A sample of its values, at most 65,536.
+        sampled_values: A sample of its values, at most 65,536.
         channel_mean: Mean per channel (axis 1, or the last axis of matrices).
         channel_peak: Largest magnitude per channel.
     """
 
     low: float
     high: float
-    values: NDArray[np.float32]
+    sampled_values: NDArray[np.float32]
     channel_mean: NDArray[np.float64]
     channel_peak: NDArray[np.float32]
 
 
-def observe(
+def collect_statistics(
     model: onnx.ModelProto, tensors: Iterable[str], feeds: Iterable[Mapping[str, NDArray[Any]]], *, seed: int = 0
-) -> dict[str, Observation]:
+) -> dict[str, TensorStatistics]:
     """Run the model on the feeds and record the named tensors.
 
     Returns:
@@ -78,10 +78,10 @@ def observe(
                 peak = np.abs(channels).max(axis=1)
                 peaks[name] = np.maximum(peaks.get(name, peak), peak)
     return {
-        name: Observation(
+        name: TensorStatistics(
             low=extremes[name][0],
             high=extremes[name][1],
-            values=np.concatenate(rows[name])[:_VALUES_PER_TENSOR],
+            sampled_values=np.concatenate(rows[name])[:_VALUES_PER_TENSOR],
             channel_mean=sums[name][0] / sums[name][1],
             channel_peak=peaks[name],
         )
@@ -98,26 +98,26 @@ def _by_channel(value: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1)
 
 
-def range_of(seen: Observation, calibrator: Calibrator, levels: int = 255) -> tuple[float, float]:
+def calibrate_range(statistics: TensorStatistics, calibrator: Calibrator, levels: int = 255) -> tuple[float, float]:
     """Return the range that the integers shall cover; it always holds zero.
 
     Args:
-        seen: The tensor on calibration data.
+        statistics: The tensor on calibration data.
         calibrator: `minmax` covers all, `percentile` 99.99 % on each side, `mse` and `entropy` choose the
             clipping that least harms the values or their distribution.
         levels: Steps between the two ends.
     """
-    low, high = min(seen.low, 0.0), max(seen.high, 0.0)
+    low, high = min(statistics.low, 0.0), max(statistics.high, 0.0)
     if calibrator == "minmax" or high - low == 0:
         return low, high
     if calibrator == "percentile":
-        below, above = np.quantile(seen.values, (0.0001, 0.9999))
+        below, above = np.quantile(statistics.sampled_values, (0.0001, 0.9999))
         return min(float(below), 0.0), max(float(above), 0.0)
     shrinks = np.linspace(1.0, 0.3, 29)
     losses = [
-        _squared_error(seen.values, low * s, high * s, levels)
+        _squared_error(statistics.sampled_values, low * s, high * s, levels)
         if calibrator == "mse"
-        else _divergence(seen.values, low * s, high * s, levels)
+        else _divergence(statistics.sampled_values, low * s, high * s, levels)
         for s in shrinks
     ]
     best = float(shrinks[int(np.argmin(losses))])

@@ -14,27 +14,27 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from edgewright.compress.model.graph import LOWEST_OPSET, Graph
+from edgewright.compress.model.graph import MIN_WORKING_OPSET, Graph
 
-__all__ = ["DIGITS", "bits_per_weight", "digits_for", "pack_integers", "peak_of"]
+__all__ = ["PACKED_DIGITS", "bits_per_weight", "digits_per_word", "max_packed_integer", "pack_integers"]
 
 # Digits per word that differ in the peak they allow; 4 stands for a plain byte per weight, not packed at all.
-DIGITS = (2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 19)
-_PLAIN = 4
+PACKED_DIGITS = (2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 19)
+_BYTE_DIGITS = 4
 _WORD_BITS = 31  # words are never negative
 
 # Below this many bytes saved, the nodes that unpack cost more than they save.
-_LEAST_SAVING = 500
-_LEAST_ELEMENTS = 64
+_MIN_SAVING = 500
+_MIN_ELEMENTS = 64
 
 
-def peak_of(digits: int) -> int:
+def max_packed_integer(digits: int) -> int:
     """Return the largest integer p such that numbers -p..p fit `digits` times into a word.
 
     >>> [peak_of(d) for d in DIGITS]
     [23169, 644, 127, 36, 17, 10, 6, 4, 3, 2, 1]
     """
-    if digits == _PLAIN:
+    if digits == _BYTE_DIGITS:
         return 127
     return (int(2 ** (_WORD_BITS / digits) + 1e-9) - 1) // 2
 
@@ -44,43 +44,43 @@ def bits_per_weight(digits: int) -> float:
     return 32 / digits
 
 
-def digits_for(peak: int) -> int:
+def digits_per_word(peak: int) -> int:
     """Return the most digits per word for integers from -peak to peak."""
-    return max(d for d in DIGITS if peak_of(d) >= peak)
+    return max(d for d in PACKED_DIGITS if max_packed_integer(d) >= peak)
 
 
 def pack_integers(model: onnx.ModelProto) -> onnx.ModelProto:
     """Pack the integer initializers whose values leave room; the answers stay bit for bit the same."""
     graph = Graph(model)
-    if graph.opset < LOWEST_OPSET:
+    if graph.opset < MIN_WORKING_OPSET:
         return model  # no remainder, no split by sizes that are inputs
     pools: dict[tuple[str, int, int], list[str]] = {}
     for name, value in graph.constants.items():
-        if value.dtype in (np.int8, np.uint8, np.int16) and value.size >= _LEAST_ELEMENTS and value.ndim:
+        if value.dtype in (np.int8, np.uint8, np.int16) and value.size >= _MIN_ELEMENTS and value.ndim:
             if name in graph.output_names:
                 continue
             low, base = _span(value)
-            digits = _most_digits(base)
+            digits = _max_digits(base)
             if digits * value.dtype.itemsize > 4:  # more per word than plain storage has
                 pools.setdefault((str(value.dtype), digits, low), []).append(name)
     for (_kind, digits, low), names in pools.items():
         size = sum(graph.constants[name].nbytes for name in names)
         count = sum(graph.constants[name].size for name in names)
-        if size - 4 * count / digits > _LEAST_SAVING + 60 * len(names):
+        if size - 4 * count / digits > _MIN_SAVING + 60 * len(names):
             _pack_pool(graph, digits, low, names)
-    return graph.model()
+    return graph.to_model()
 
 
 def _span(value: NDArray[Any]) -> tuple[int, int]:
     """Return the least value and the number of values up to the greatest; signed weights span both signs alike."""
     low, high = int(value.min()), int(value.max())
-    if value.dtype != np.uint8 and max(-low, high) <= peak_of(DIGITS[0]):
-        peak = peak_of(digits_for(max(-low, high, 1)))
+    if value.dtype != np.uint8 and max(-low, high) <= max_packed_integer(PACKED_DIGITS[0]):
+        peak = max_packed_integer(digits_per_word(max(-low, high, 1)))
         return -peak, 2 * peak + 1
     return low, high - low + 1
 
 
-def _most_digits(base: int) -> int:
+def _max_digits(base: int) -> int:
     return int(np.floor(_WORD_BITS / np.log2(max(base, 2)) + 1e-12))
 
 
@@ -91,21 +91,21 @@ def _pack_pool(graph: Graph, digits: int, low: int, names: list[str]) -> None:
     padding = -flat.size % digits
     rows = np.concatenate([flat, np.zeros(padding, np.int64)]).reshape(digits, -1)
     places = base ** np.arange(digits, dtype=np.int64)[:, None]
-    words = graph.constant("words", (rows * places).sum(axis=0).astype(np.int32))
-    shifted = graph.node("Div", [words, graph.constant("places", places.astype(np.int32))])
-    digit = graph.node("Mod", [shifted, graph.constant("base", np.int32(base))])
+    words = graph.add_constant("words", (rows * places).sum(axis=0).astype(np.int32))
+    shifted = graph.make_node("Div", [words, graph.add_constant("places", places.astype(np.int32))])
+    digit = graph.make_node("Mod", [shifted, graph.add_constant("base", np.int32(base))])
     if values[0].dtype == np.int16:  # a table of them would be longer than many a weight
-        whole = graph.node("Add", [digit, graph.constant("least", np.int32(low))])
-        integers = graph.node("Cast", [whole], to=TensorProto.INT16)
+        whole = graph.make_node("Add", [digit, graph.add_constant("least", np.int32(low))])
+        integers = graph.make_node("Cast", [whole], to=TensorProto.INT16)
     else:
         table = (np.arange(int(flat.max()) + 1) + low).astype(values[0].dtype)
-        integers = graph.node("Gather", [graph.constant("table", table), digit])
-    line = graph.node("Reshape", [integers, graph.constant("flat", np.array([-1]))])
+        integers = graph.make_node("Gather", [graph.add_constant("table", table), digit])
+    line = graph.make_node("Reshape", [integers, graph.add_constant("flat", np.array([-1]))])
     sizes = [value.size for value in values] + ([padding] if padding else [])
     if len(sizes) == 1:
         parts = [line]
     else:
-        parts = [graph.fresh("part") for _ in sizes]
-        graph.node("Split", [line, graph.constant("sizes", np.array(sizes))], parts, axis=0)
+        parts = [graph.unique_name("part") for _ in sizes]
+        graph.make_node("Split", [line, graph.add_constant("sizes", np.array(sizes))], parts, axis=0)
     for name, value, part in zip(names, values, parts, strict=False):
-        graph.node("Reshape", [part, graph.constant("shape", np.array(value.shape))], [name])
+        graph.make_node("Reshape", [part, graph.add_constant("shape", np.array(value.shape))], [name])

@@ -12,10 +12,10 @@ import onnx
 from numpy.typing import NDArray
 
 from edgewright.compress.model.graph import Graph, attribute
-from edgewright.compress.quantize.weight_quantizer import encode
+from edgewright.compress.quantize.weight_quantizer import quantize_weights
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["DynamicInt8", "WeightBlocks", "matrix_layers", "quantize_blocks", "quantize_dynamic"]
+__all__ = ["BlockwiseWeights", "DynamicInt8", "matrix_layers", "quantize_blockwise", "quantize_dynamic"]
 
 _DOMAIN = "com.microsoft"
 
@@ -25,29 +25,31 @@ class DynamicInt8(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
 
     Attributes:
         per_channel: One step per output of a matrix product, otherwise one per tensor.
-        peak: Largest weight integer; 63 on x86 without VNNI (see `static.py`).
-        peaks: Largest weight integer of a layer where it is smaller (see `pack.py`).
+        max_integer: Largest weight integer; 63 on x86 without VNNI (see `static.py`).
+        max_integer_by_layer: Largest weight integer of a layer where it is smaller (see `pack.py`).
     """
 
     per_channel: bool = True
-    peak: int = 127
-    peaks: dict[str, int] = {}
+    max_integer: int = 127
+    max_integer_by_layer: dict[str, int] = {}
 
 
-class WeightBlocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="weight blocks"):
+class BlockwiseWeights(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="weight blocks"
+):
     """Weights of matrix products in blocks with a step each.
 
     Attributes:
         bits: 4 or 8.
-        block: Inputs that share a step: 16, 32, 64 or 128.
+        block_size: Inputs that share a step: 16, 32, 64 or 128.
         accuracy_level: 4 computes on 8-bit activations (fast), 1 on floats.
-        peaks: Largest weight integer of a layer where it is not all that the bits allow.
+        max_integer_by_layer: Largest weight integer of a layer where it is not all that the bits allow.
     """
 
     bits: Literal[4, 8] = 4
-    block: Literal[16, 32, 64, 128] = 32
+    block_size: Literal[16, 32, 64, 128] = 32
     accuracy_level: Literal[1, 4] = 4
-    peaks: dict[str, int] = {}
+    max_integer_by_layer: dict[str, int] = {}
 
 
 def matrix_layers(graph: Graph) -> list[onnx.NodeProto]:
@@ -78,35 +80,37 @@ def quantize_dynamic(model: onnx.ModelProto, step: DynamicInt8) -> onnx.ModelPro
     if not targets and not recurrent:
         raise CandidateError("the model has no matrix product and no LSTM", remedy="Use another form.")
     for node in targets:
-        peak = min(step.peaks.get(node.name, 127), step.peak)
-        codes = encode(_matrix(node, graph), (1,) if step.per_channel else (), peak)
-        vector = codes.steps.reshape(-1 if step.per_channel else ())
+        peak = min(step.max_integer_by_layer.get(node.name, 127), step.max_integer)
+        codes = quantize_weights(_matrix(node, graph), (1,) if step.per_channel else (), peak)
+        vector = codes.scales.reshape(-1 if step.per_channel else ())
         inputs = [
             node.input[0],
-            graph.constant("weight", codes.integers),
-            graph.constant("steps", vector),
-            graph.constant("zero", np.zeros(vector.shape, np.int8)),
+            graph.add_constant("weight", codes.integers),
+            graph.add_constant("steps", vector),
+            graph.add_constant("zero", np.zeros(vector.shape, np.int8)),
         ]
         _replace(graph, node, "DynamicQuantizeMatMul", inputs)
     for node in recurrent:
         tensors = []
         for position in (1, 2):
             values = graph.constants[node.input[position]]
-            codes = encode(values, (0, 1), min(step.peaks.get(node.name, 127), step.peak))
-            steps = codes.steps.reshape(values.shape[:2])
+            codes = quantize_weights(
+                values, (0, 1), min(step.max_integer_by_layer.get(node.name, 127), step.max_integer)
+            )
+            steps = codes.scales.reshape(values.shape[:2])
             tensors.append((codes.integers.transpose(0, 2, 1), steps))
-        node.input[1] = graph.constant("weight", tensors[0][0])
-        node.input[2] = graph.constant("weight", tensors[1][0])
+        node.input[1] = graph.add_constant("weight", tensors[0][0])
+        node.input[2] = graph.add_constant("weight", tensors[1][0])
         while len(node.input) < 8:
             node.input.append("")
         for _, steps in tensors:
-            node.input.append(graph.constant("steps", steps))
-            node.input.append(graph.constant("zero", np.zeros(steps.shape, np.int8)))
+            node.input.append(graph.add_constant("steps", steps))
+            node.input.append(graph.add_constant("zero", np.zeros(steps.shape, np.int8)))
         node.op_type, node.domain = "DynamicQuantizeLSTM", _DOMAIN
-    return graph.model()
+    return graph.to_model()
 
 
-def quantize_blocks(model: onnx.ModelProto, step: WeightBlocks) -> onnx.ModelProto:
+def quantize_blockwise(model: onnx.ModelProto, step: BlockwiseWeights) -> onnx.ModelProto:
     """Return the model with its matrix products' weights in blocks.
 
     Raises:
@@ -118,8 +122,8 @@ def quantize_blocks(model: onnx.ModelProto, step: WeightBlocks) -> onnx.ModelPro
         raise CandidateError("the model has no matrix product", remedy="Use another form.")
     for node in targets:
         matrix = _matrix(node, graph)
-        packed, scales = _blocks(matrix, step.bits, step.block, step.peaks.get(node.name, 127))
-        inputs = [node.input[0], graph.constant("weight", packed), graph.constant("steps", scales)]
+        packed, scales = _blocks(matrix, step.bits, step.block_size, step.max_integer_by_layer.get(node.name, 127))
+        inputs = [node.input[0], graph.add_constant("weight", packed), graph.add_constant("steps", scales)]
         _replace(
             graph,
             node,
@@ -128,10 +132,10 @@ def quantize_blocks(model: onnx.ModelProto, step: WeightBlocks) -> onnx.ModelPro
             K=matrix.shape[0],
             N=matrix.shape[1],
             bits=step.bits,
-            block_size=step.block,
+            block_size=step.block_size,
             accuracy_level=step.accuracy_level,
         )
-    return graph.model()
+    return graph.to_model()
 
 
 def _matrix(node: onnx.NodeProto, graph: Graph) -> NDArray[np.float32]:
@@ -144,10 +148,10 @@ def _replace(graph: Graph, node: onnx.NodeProto, op: str, inputs: list[str], **a
     bias = node.input[2] if node.op_type == "Gemm" and len(node.input) > 2 else ""
     graph.nodes.remove(node)
     if bias:
-        product = graph.node(op, inputs, domain=_DOMAIN, **attributes)
-        graph.node("Add", [product, bias], [node.output[0]])
+        product = graph.make_node(op, inputs, domain=_DOMAIN, **attributes)
+        graph.make_node("Add", [product, bias], [node.output[0]])
     else:
-        graph.node(op, inputs, [node.output[0]], domain=_DOMAIN, **attributes)
+        graph.make_node(op, inputs, [node.output[0]], domain=_DOMAIN, **attributes)
 
 
 def _blocks(
@@ -163,12 +167,12 @@ def _blocks(
     padded[:, :inputs] = matrix.T
     grouped = padded.reshape(outputs, count, block)
     middle = 1 << (bits - 1)
-    codes = encode(grouped, (0, 1), min(peak, middle - 1))
+    codes = quantize_weights(grouped, (0, 1), min(peak, middle - 1))
     unsigned: NDArray[np.uint8] = (codes.integers.astype(np.int16) + middle).astype(np.uint8)
     if bits == 4:
         low, high = unsigned[..., 0::2], unsigned[..., 1::2]
         unsigned = np.bitwise_or(low, np.left_shift(high, np.uint8(4)), dtype=np.uint8)
-    return unsigned, codes.steps.reshape(-1)
+    return unsigned, codes.scales.reshape(-1)
 
 
 def _is_plain_lstm(node: onnx.NodeProto, graph: Graph) -> bool:

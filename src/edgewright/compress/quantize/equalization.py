@@ -1,7 +1,7 @@
 """Moving scale from one layer into the next, so that both quantise better; the network's answers stay the same.
 
-`Equalize` balances the weights of neighbouring layers (cross-layer equalisation, Nagel 2019,
-arXiv:1906.04721); `Smooth` moves peaks of activations into the weights that read them (SmoothQuant, Xiao 2022,
+`CrossLayerEqualization` balances the weights of neighbouring layers (cross-layer equalisation, Nagel 2019,
+arXiv:1906.04721); `SmoothQuant` moves peaks of activations into the weights that read them (SmoothQuant, Xiao 2022,
 arXiv:2211.10438). Both rescale the channels between two layers with nothing but Relu between them, since
 relu(s x) = s relu(x) for s > 0.
 """
@@ -16,19 +16,21 @@ from numpy.typing import NDArray
 
 from edgewright.compress.model.graph import Graph, attribute
 from edgewright.compress.model.layers import weights_of
-from edgewright.compress.quantize.activation_ranges import Observation
+from edgewright.compress.quantize.activation_ranges import TensorStatistics
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["Equalize", "Smooth", "equalize", "pairs", "smooth"]
+__all__ = ["CrossLayerEqualization", "SmoothQuant", "equalize_layers", "layer_pairs", "smooth_activations"]
 
 _SWEEPS = 8
 
 
-class Equalize(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="equalize"):
+class CrossLayerEqualization(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="equalize"
+):
     """Balance the weights' channel ranges of neighbouring layers."""
 
 
-class Smooth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="smooth"):
+class SmoothQuant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="smooth"):
     """Move peaks of activations into the weights.
 
     Attributes:
@@ -39,21 +41,21 @@ class Smooth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class LayerPair:
     """Two layers whose channels between them may be rescaled.
 
     Attributes:
         first: The producer.
         second: The reader.
-        between: The tensor that `second` reads.
+        tensor: The tensor that `second` reads.
     """
 
     first: onnx.NodeProto
     second: onnx.NodeProto
-    between: str
+    tensor: str
 
 
-def pairs(graph: Graph) -> list[Pair]:
+def layer_pairs(graph: Graph) -> list[LayerPair]:
     """Return the neighbours with constant weights and at most Relu between them."""
     consumers, producers = graph.consumers(), graph.producers()
     outputs = set(graph.output_names)
@@ -73,11 +75,11 @@ def pairs(graph: Graph) -> list[Pair]:
         if first is None or not _is_layer(first, graph) or any(name in shared for name in first.input[1:]):
             continue
         if alone(between) and alone(first.output[0]) and _outputs(first, graph) == _inputs(second, graph):
-            found.append(Pair(first, second, between))
+            found.append(LayerPair(first, second, between))
     return found
 
 
-def equalize(model: onnx.ModelProto, step: Equalize) -> onnx.ModelProto:
+def equalize_layers(model: onnx.ModelProto, step: CrossLayerEqualization) -> onnx.ModelProto:
     """Return an equivalent model whose neighbouring layers have alike channel ranges.
 
     Raises:
@@ -85,7 +87,7 @@ def equalize(model: onnx.ModelProto, step: Equalize) -> onnx.ModelProto:
     """
     del step
     graph = Graph(model)
-    neighbours = pairs(graph)
+    neighbours = layer_pairs(graph)
     if not neighbours:
         raise CandidateError("no two layers are neighbours", remedy="Leave equalisation out.")
     for _ in range(_SWEEPS):
@@ -94,21 +96,23 @@ def equalize(model: onnx.ModelProto, step: Equalize) -> onnx.ModelProto:
             live = (first > 0) & (second > 0)
             factors = np.where(live, np.sqrt(np.where(live, first / np.where(live, second, 1), 1)), 1)
             _rescale(graph, pair, factors)
-    return graph.model()
+    return graph.to_model()
 
 
-def smooth(model: onnx.ModelProto, step: Smooth, seen: Mapping[str, Observation]) -> onnx.ModelProto:
+def smooth_activations(
+    model: onnx.ModelProto, step: SmoothQuant, statistics: Mapping[str, TensorStatistics]
+) -> onnx.ModelProto:
     """Return an equivalent model whose activations have fewer peaks.
 
     Raises:
         CandidateError: No activation can be rescaled.
     """
     graph = Graph(model)
-    neighbours = [pair for pair in pairs(graph) if pair.between in seen]
+    neighbours = [pair for pair in layer_pairs(graph) if pair.tensor in statistics]
     if not neighbours:
         raise CandidateError("no activation lies between two layers", remedy="Leave smoothing out.")
     for pair in neighbours:
-        peaks = seen[pair.between].channel_peak.astype(np.float64)
+        peaks = statistics[pair.tensor].channel_peak.astype(np.float64)
         weights = _input_peaks(pair.second, graph)
         if len(peaks) != len(weights):
             continue
@@ -116,7 +120,7 @@ def smooth(model: onnx.ModelProto, step: Smooth, seen: Mapping[str, Observation]
         factors = np.where(live, peaks**step.strength / np.where(live, weights, 1) ** (1 - step.strength), 1)
         # Only ratios between channels matter; a mean of one keeps biases in their range.
         _rescale(graph, pair, factors / np.exp(np.log(np.maximum(factors, 1e-12)).mean()))
-    return graph.model()
+    return graph.to_model()
 
 
 def _is_layer(node: onnx.NodeProto, graph: Graph) -> bool:
@@ -161,7 +165,7 @@ def _input_peaks(node: onnx.NodeProto, graph: Graph) -> NDArray[np.float64]:
     return peaks
 
 
-def _rescale(graph: Graph, pair: Pair, factors: NDArray[np.float64]) -> None:
+def _rescale(graph: Graph, pair: LayerPair, factors: NDArray[np.float64]) -> None:
     """Divide the channels between the two layers by `factors`."""
     for node, along, power in ((pair.first, "output", -1), (pair.second, "input", 1)):
         weight = next(iter(weights_of(node, graph)))

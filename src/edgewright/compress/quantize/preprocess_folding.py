@@ -20,7 +20,7 @@ from edgewright.compress.data.dataset import Dataset
 from edgewright.compress.model.graph import Graph, attribute, raise_opset
 from edgewright.contract.errors import CandidateError, DataError
 from edgewright.contract.model.preprocess import Preprocess
-from edgewright.contract.model.signature import InputContract
+from edgewright.contract.model.signature import ModelSignature
 
 __all__ = ["FoldPreprocess", "fold_preprocess", "integer_affine", "raw_contract", "raw_dataset"]
 
@@ -74,7 +74,7 @@ def raw_dataset(dataset: Dataset) -> Dataset:
     return replace(dataset, inputs={**dataset.inputs, name: raw})
 
 
-def raw_contract(contract: InputContract, step: FoldPreprocess) -> InputContract:
+def raw_contract(contract: ModelSignature, step: FoldPreprocess) -> ModelSignature:
     """Return the contract of the model that takes raw samples."""
     spec = contract.inputs[0]
     shape = spec.shape
@@ -109,19 +109,19 @@ def fold_preprocess(model: onnx.ModelProto, step: FoldPreprocess) -> onnx.ModelP
                 remedy="Leave size out of [preprocess] and resize before the model.",
             )
         # With antialiasing, as Pillow's bilinear filter shrinks images.
-        current = graph.node(
+        current = graph.make_node(
             "Resize",
-            [current, "", "", graph.constant("size", np.array(steps.size))],
+            [current, "", "", graph.add_constant("size", np.array(steps.size))],
             mode="linear",
             antialias=1,
             axes=[1, 2],
             coordinate_transformation_mode="half_pixel",
         )
     if steps.layout == "NCHW":
-        current = graph.node("Transpose", [current], perm=[0, rank - 1, *range(1, rank - 1)])
+        current = graph.make_node("Transpose", [current], perm=[0, rank - 1, *range(1, rank - 1)])
     if steps.colour == "BGR":
         reverse = [np.array([bound]) for bound in (-1, np.iinfo(np.int64).min + 1, channel, -1)]
-        current = graph.node("Slice", [current, *(graph.constant("reverse", bound) for bound in reverse)])
+        current = graph.make_node("Slice", [current, *(graph.add_constant("reverse", bound) for bound in reverse)])
     factor = np.float64(steps.scale) / np.array(steps.std or (1.0,))
     offset = -np.array(steps.mean or (0.0,)) / np.array(steps.std or (1.0,))
     factor, offset = np.broadcast_arrays(factor, offset)
@@ -133,7 +133,7 @@ def fold_preprocess(model: onnx.ModelProto, step: FoldPreprocess) -> onnx.ModelP
             graph, current, factor.reshape(view), offset.reshape(view), whole=steps.dtype != "float32"
         )
     graph.replace_reads(name, result, readers)
-    built = graph.model()
+    built = graph.to_model()
     _retype(built, name, steps, rank)
     return built
 
@@ -164,19 +164,19 @@ def _into_weights(
         rest = (factor * zero + offset).reshape(view)
         shift = (weight * rest).reshape(len(weight), -1).sum(axis=1)
         bias = graph.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(len(weight))
-        node.input[1] = graph.constant("folded", (weight * (factor / step).reshape(view)).astype(np.float32))
+        node.input[1] = graph.add_constant("folded", (weight * (factor / step).reshape(view)).astype(np.float32))
         del node.input[2:]
-        node.input.append(graph.constant("folded_bias", (bias + shift).astype(np.float32)))
-    parameters = [graph.constant("step", np.float32(step)), graph.constant("zero", np.uint8(zero))]
-    return graph.node("DequantizeLinear", [raw, *parameters])
+        node.input.append(graph.add_constant("folded_bias", (bias + shift).astype(np.float32)))
+    parameters = [graph.add_constant("step", np.float32(step)), graph.add_constant("zero", np.uint8(zero))]
+    return graph.make_node("DequantizeLinear", [raw, *parameters])
 
 
 def _arithmetic(
     graph: Graph, raw: str, factor: NDArray[np.float64], offset: NDArray[np.float64], *, whole: bool
 ) -> str:
-    floats = graph.node("Cast", [raw], to=TensorProto.FLOAT)
-    scaled = graph.node("Mul", [floats, graph.constant("factor", factor.astype(np.float32))])
-    shifted = graph.node("Add", [scaled, graph.constant("offset", offset.astype(np.float32))])
+    floats = graph.make_node("Cast", [raw], to=TensorProto.FLOAT)
+    scaled = graph.make_node("Mul", [floats, graph.add_constant("factor", factor.astype(np.float32))])
+    shifted = graph.make_node("Add", [scaled, graph.add_constant("offset", offset.astype(np.float32))])
     if whole:  # by this name `integer_affine` knows its own
         graph.nodes[-1].name = _SHIFT
     return shifted
@@ -208,14 +208,14 @@ def integer_affine(graph: Graph, name: str, step: float, zero: int) -> str | Non
     )
     if bits < 1:
         return None
-    factor = graph.constant("multiplier", np.rint(slope * 2**bits).astype(np.int32))
-    offset = graph.constant("addend", np.rint(start * 2**bits + 2 ** (bits - 1)).astype(np.int32))
-    whole = graph.node("Cast", [cast.input[0]], to=TensorProto.INT32)
-    product = graph.node("Add", [graph.node("Mul", [whole, factor]), offset])
-    positive = graph.node("Max", [product, graph.constant("least", np.int32(0))])
-    divided = graph.node("Div", [positive, graph.constant("divisor", np.int32(2**bits))])
-    clipped = graph.node("Min", [divided, graph.constant("most", np.int32(255))])
-    return graph.node("Cast", [clipped], to=TensorProto.UINT8)
+    factor = graph.add_constant("multiplier", np.rint(slope * 2**bits).astype(np.int32))
+    offset = graph.add_constant("addend", np.rint(start * 2**bits + 2 ** (bits - 1)).astype(np.int32))
+    whole = graph.make_node("Cast", [cast.input[0]], to=TensorProto.INT32)
+    product = graph.make_node("Add", [graph.make_node("Mul", [whole, factor]), offset])
+    positive = graph.make_node("Max", [product, graph.add_constant("least", np.int32(0))])
+    divided = graph.make_node("Div", [positive, graph.add_constant("divisor", np.int32(2**bits))])
+    clipped = graph.make_node("Min", [divided, graph.add_constant("most", np.int32(255))])
+    return graph.make_node("Cast", [clipped], to=TensorProto.UINT8)
 
 
 def _retype(model: onnx.ModelProto, name: str, steps: Preprocess, rank: int) -> None:

@@ -15,10 +15,10 @@ from edgewright.compress.model.graph import Graph
 from edgewright.compress.model.layers import layer_weights
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["Sparsify", "compressed_size", "sparsify"]
+__all__ = ["MagnitudePruning", "compressed_size", "prune_by_magnitude"]
 
 
-class Sparsify(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="sparsify"):
+class MagnitudePruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="sparsify"):
     """Set the smallest weights to zero.
 
     Attributes:
@@ -39,7 +39,7 @@ class Sparsify(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
             raise CandidateError(f"pattern {self.pattern} keeps nothing or all", remedy="Use (2, 4), say.")
 
 
-def sparsify(model: onnx.ModelProto, step: Sparsify) -> onnx.ModelProto:
+def prune_by_magnitude(model: onnx.ModelProto, step: MagnitudePruning) -> onnx.ModelProto:
     """Return the model with the smallest weights of each layer at zero."""
     graph = Graph(model)
     for weight in layer_weights(graph):
@@ -50,7 +50,7 @@ def sparsify(model: onnx.ModelProto, step: Sparsify) -> onnx.ModelProto:
             graph.constants[weight.tensor] = _drop_fraction(values, step.fraction)
         elif weight.input_axis is not None:
             graph.constants[weight.tensor] = _drop_pattern(values, weight.input_axis, *step.pattern)
-    return graph.model()
+    return graph.to_model()
 
 
 def compressed_size(model: onnx.ModelProto | bytes) -> int:

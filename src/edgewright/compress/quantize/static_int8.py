@@ -15,10 +15,10 @@ import onnx
 from numpy.typing import NDArray
 
 from edgewright.compress.model.graph import Graph, attribute
-from edgewright.compress.model.layers import Weight, weights_of
-from edgewright.compress.quantize.activation_ranges import Calibrator, Observation, range_of
+from edgewright.compress.model.layers import LayerWeight, weights_of
+from edgewright.compress.quantize.activation_ranges import Calibrator, TensorStatistics, calibrate_range
 from edgewright.compress.quantize.preprocess_folding import integer_affine
-from edgewright.compress.quantize.weight_quantizer import Codes, encode
+from edgewright.compress.quantize.weight_quantizer import QuantizedWeights, quantize_weights
 from edgewright.contract.errors import CandidateError
 
 __all__ = ["StaticInt8", "integer_layers", "quantize_static", "tensors_to_observe"]
@@ -47,8 +47,8 @@ class StaticInt8(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
         calibrator: How activations' ranges are chosen.
         bias_correction: Take the mean error that rounded weights cause out of the bias.
         float_layers: Layers that stay in floating point.
-        peak: Largest weight integer; 63 where a kernel adds pairs of products in 16 bits (x86 without VNNI).
-        peaks: Largest weight integer of a layer where it is smaller (see `pack.py`).
+        max_integer: Largest weight integer; 63 where a kernel adds pairs of products in 16 bits (x86 without VNNI).
+        max_integer_by_layer: Largest weight integer of a layer where it is smaller (see `pack.py`).
     """
 
     activations: Literal["uint8", "int8"] = "uint8"
@@ -56,12 +56,12 @@ class StaticInt8(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     calibrator: Calibrator = "minmax"
     bias_correction: bool = False
     float_layers: tuple[str, ...] = ()
-    peak: int = 127
-    peaks: dict[str, int] = {}
+    max_integer: int = 127
+    max_integer_by_layer: dict[str, int] = {}
 
 
 @dataclass(slots=True)
-class _Placement:
+class _QdqPlacement:
     """What is being written: the graph, the ranges, and which tensors already have their integer form."""
 
     graph: Graph
@@ -70,7 +70,7 @@ class _Placement:
     dequantized: dict[str, str] = field(default_factory=dict)
 
 
-def integer_layers(graph: Graph) -> list[Weight]:
+def integer_layers(graph: Graph) -> list[LayerWeight]:
     """Return the layers that static quantisation can take."""
     return [
         weight
@@ -90,25 +90,27 @@ def tensors_to_observe(graph: Graph) -> list[str]:
     return list(dict.fromkeys(wanted))
 
 
-def quantize_static(model: onnx.ModelProto, step: StaticInt8, seen: Mapping[str, Observation]) -> onnx.ModelProto:
+def quantize_static(
+    model: onnx.ModelProto, step: StaticInt8, statistics: Mapping[str, TensorStatistics]
+) -> onnx.ModelProto:
     """Return the model with integer weights and activations.
 
     Args:
         model: A cleaned float model.
         step: The form.
-        seen: Observations of `tensors_to_observe`.
+        statistics: Observations of `tensors_to_observe`.
 
     Raises:
         CandidateError: Nothing in the model can be quantised.
     """
     graph = Graph(model)
-    inside = _inside(graph, step, seen)
+    inside = _integer_nodes(graph, step, statistics)
     if not any(node.op_type in _LAYERS for node in graph.nodes if node.name in inside):
         raise CandidateError("no layer can be quantised", remedy="Keep the float form.")
-    _absorb_clamps(graph, inside, seen)
-    ranges = _ranges(graph, inside, step, seen)
-    _place(_Placement(graph, step, ranges), inside, seen)
-    return graph.model()
+    _absorb_clamps(graph, inside, statistics)
+    ranges = _ranges(graph, inside, step, statistics)
+    _insert_quantization(_QdqPlacement(graph, step, ranges), inside, statistics)
+    return graph.to_model()
 
 
 def _fits(node: onnx.NodeProto, graph: Graph) -> bool:
@@ -126,7 +128,7 @@ def _values_read(node: onnx.NodeProto) -> list[str]:
     return [name for name in names if name]
 
 
-def _inside(graph: Graph, step: StaticInt8, seen: Mapping[str, Observation]) -> set[str]:
+def _integer_nodes(graph: Graph, step: StaticInt8, seen: Mapping[str, TensorStatistics]) -> set[str]:
     """Return the names of the nodes that will run on integers."""
     inside = {w.layer for w in integer_layers(graph)} - set(step.float_layers)
     producers, consumers = graph.producers(), graph.consumers()
@@ -166,7 +168,7 @@ def _clip_limits(node: onnx.NodeProto, graph: Graph) -> tuple[float, float] | No
     return (limits[0], limits[1]) if limits[0] <= 0 <= limits[1] else None
 
 
-def _absorb_clamps(graph: Graph, inside: set[str], seen: Mapping[str, Observation]) -> None:
+def _absorb_clamps(graph: Graph, inside: set[str], seen: Mapping[str, TensorStatistics]) -> None:
     """Let a producer write its clamp's output: the range of the integers clamps by itself."""
     producers, consumers = graph.producers(), graph.consumers()
     for node in [n for n in graph.nodes if n.op_type in _CLAMPS and n.name in inside]:
@@ -185,7 +187,7 @@ def _absorb_clamps(graph: Graph, inside: set[str], seen: Mapping[str, Observatio
 
 
 def _ranges(
-    graph: Graph, inside: set[str], step: StaticInt8, seen: Mapping[str, Observation]
+    graph: Graph, inside: set[str], step: StaticInt8, seen: Mapping[str, TensorStatistics]
 ) -> dict[str, tuple[float, float]]:
     ranges: dict[str, tuple[float, float]] = {}
     for node in graph.nodes:
@@ -196,18 +198,18 @@ def _ranges(
                 value = graph.constants[name]
                 ranges[name] = (min(float(value.min()), 0.0), max(float(value.max()), 0.0))
             elif name not in ranges:
-                ranges[name] = range_of(seen[name], step.calibrator)
+                ranges[name] = calibrate_range(seen[name], step.calibrator)
         for name in node.output:
             if node.op_type in _MOVES:
                 ranges[name] = ranges[node.input[0]]
             elif node.op_type == "Sigmoid":
                 ranges[name] = (0.0, 1.0)
             else:
-                ranges[name] = range_of(seen[name], step.calibrator)
+                ranges[name] = calibrate_range(seen[name], step.calibrator)
     return ranges
 
 
-def _place(work: _Placement, inside: set[str], seen: Mapping[str, Observation]) -> None:
+def _insert_quantization(work: _QdqPlacement, inside: set[str], seen: Mapping[str, TensorStatistics]) -> None:
     graph = work.graph
     consumers = graph.consumers()
     originals = list(graph.nodes)
@@ -218,7 +220,7 @@ def _place(work: _Placement, inside: set[str], seen: Mapping[str, Observation]) 
             continue
         for i, name in enumerate(node.input):
             if name in _values_read(node) and (i == 0 or node.op_type not in _FIRST_INPUT_ONLY | _LAYERS):
-                node.input[i] = _integer_form(work, name)
+                node.input[i] = _quantized_source(work, name)
         if node.op_type in _LAYERS:
             _quantize_weight(work, node, seen)
         graph.nodes.append(node)
@@ -227,10 +229,10 @@ def _place(work: _Placement, inside: set[str], seen: Mapping[str, Observation]) 
             continue  # integers in, floats out: the logits keep their precision
         for i, name in enumerate(node.output):
             if name in graph.output_names:
-                inner = graph.fresh("out")
+                inner = graph.unique_name("out")
                 node.output[i] = inner
                 quantized = _quantize(work, inner, work.ranges[name])
-                graph.node("DequantizeLinear", [quantized, *_parameters(work, work.ranges[name])], [name])
+                graph.make_node("DequantizeLinear", [quantized, *_parameters(work, work.ranges[name])], [name])
                 replacement = _dequantize(work, quantized, work.ranges[name])
                 graph.replace_reads(name, replacement, originals)
                 work.dequantized[replacement] = replacement
@@ -241,7 +243,7 @@ def _place(work: _Placement, inside: set[str], seen: Mapping[str, Observation]) 
                 work.dequantized[replacement] = replacement
 
 
-def _integer_form(work: _Placement, name: str) -> str:
+def _quantized_source(work: _QdqPlacement, name: str) -> str:
     """Return the tensor to read for `name`: itself if it comes out of integers, else a new pair before it."""
     graph = work.graph
     if name in work.dequantized:
@@ -253,7 +255,7 @@ def _integer_form(work: _Placement, name: str) -> str:
         kind = graph.constants[zero].dtype
         limits = np.iinfo(kind)
         codes = np.clip(np.round(graph.constants[name] / step) + offset, limits.min, limits.max).astype(kind)
-        form = graph.node("DequantizeLinear", [graph.constant("codes", codes), scale, zero])
+        form = graph.make_node("DequantizeLinear", [graph.add_constant("codes", codes), scale, zero])
     elif _is_bytes(graph, name) and work.step.activations == "uint8":
         form = name
     else:
@@ -271,44 +273,46 @@ def _is_bytes(graph: Graph, name: str) -> bool:
     return node is not None and node.op_type == "DequantizeLinear" and node.input[2] in graph.constants
 
 
-def _parameters(work: _Placement, limits: tuple[float, float]) -> tuple[str, str]:
+def _parameters(work: _QdqPlacement, limits: tuple[float, float]) -> tuple[str, str]:
     low, high = limits
     step = max(np.float32((high - low) / 255), np.finfo(np.float32).tiny) if high > low else np.float32(1)
     zero = int(np.clip(round(-low / float(step)), 0, 255))
     offset = np.uint8(zero) if work.step.activations == "uint8" else np.int8(zero - 128)
-    return work.graph.constant("scale", step), work.graph.constant("zero", offset)
+    return work.graph.add_constant("scale", step), work.graph.add_constant("zero", offset)
 
 
-def _quantize(work: _Placement, name: str, limits: tuple[float, float]) -> str:
-    return work.graph.node("QuantizeLinear", [name, *_parameters(work, limits)])
+def _quantize(work: _QdqPlacement, name: str, limits: tuple[float, float]) -> str:
+    return work.graph.make_node("QuantizeLinear", [name, *_parameters(work, limits)])
 
 
-def _dequantize(work: _Placement, name: str, limits: tuple[float, float]) -> str:
-    return work.graph.node("DequantizeLinear", [name, *_parameters(work, limits)])
+def _dequantize(work: _QdqPlacement, name: str, limits: tuple[float, float]) -> str:
+    return work.graph.make_node("DequantizeLinear", [name, *_parameters(work, limits)])
 
 
-def _quantize_weight(work: _Placement, node: onnx.NodeProto, seen: Mapping[str, Observation]) -> None:
+def _quantize_weight(work: _QdqPlacement, node: onnx.NodeProto, seen: Mapping[str, TensorStatistics]) -> None:
     graph, step = work.graph, work.step
     weight = next(iter(weights_of(node, graph)))
     values = graph.constants[weight.tensor]
     axes = weight.channel_axes if step.per_channel else ()
-    codes = encode(values, axes, min(step.peaks.get(weight.layer, 127), step.peak))
-    steps = codes.steps.reshape(-1) if step.per_channel else codes.steps.reshape(())
-    inputs = [graph.constant("weight", codes.integers), graph.constant("steps", steps)]
+    codes = quantize_weights(values, axes, min(step.max_integer_by_layer.get(weight.layer, 127), step.max_integer))
+    steps = codes.scales.reshape(-1) if step.per_channel else codes.scales.reshape(())
+    inputs = [graph.add_constant("weight", codes.integers), graph.add_constant("steps", steps)]
     if node.op_type == "Gemm":  # the runtime's fusion of Gemm asks for the zero point, that of Conv does not
-        inputs.append(graph.constant("zero", np.zeros(steps.shape, np.int8)))
+        inputs.append(graph.add_constant("zero", np.zeros(steps.shape, np.int8)))
     axis: dict[str, Any] = {"axis": weight.channel_axes[0]} if step.per_channel else {}
     source = node.input[0]
-    node.input[1] = graph.node("DequantizeLinear", inputs, **axis)
+    node.input[1] = graph.make_node("DequantizeLinear", inputs, **axis)
     if step.bias_correction:
         _correct_bias(graph, node, weight, codes, values, _mean_of(source, work, seen))
     if node.op_type == "Gemm" and len(node.input) > 2 and node.input[2] in graph.constants:
         scale = _scale_of(source, graph)
         integers = np.round(graph.constants[node.input[2]].reshape(-1) / (steps * graph.constants[scale]))
         limit = np.float64(2**31 - 1)
-        bias = graph.constant("bias", np.clip(integers, -limit, limit).astype(np.int32))
+        bias = graph.add_constant("bias", np.clip(integers, -limit, limit).astype(np.int32))
         # The product is folded when the model is loaded: a scale per channel that costs no bytes.
-        node.input[2] = graph.node("DequantizeLinear", [bias, graph.node("Mul", [inputs[1], scale])], axis=0)
+        node.input[2] = graph.make_node(
+            "DequantizeLinear", [bias, graph.make_node("Mul", [inputs[1], scale])], axis=0
+        )
 
 
 def _scale_of(name: str, graph: Graph) -> str:
@@ -316,7 +320,7 @@ def _scale_of(name: str, graph: Graph) -> str:
     return str(graph.producers()[name].input[1])
 
 
-def _mean_of(name: str, work: _Placement, seen: Mapping[str, Observation]) -> NDArray[np.float64] | None:
+def _mean_of(name: str, work: _QdqPlacement, seen: Mapping[str, TensorStatistics]) -> NDArray[np.float64] | None:
     """Return the channel means of the float tensor whose integer form is `name`."""
     producers = work.graph.producers()
     quantize = producers.get(producers[name].input[0]) if name in producers else None
@@ -327,13 +331,13 @@ def _mean_of(name: str, work: _Placement, seen: Mapping[str, Observation]) -> ND
 def _correct_bias(
     graph: Graph,
     node: onnx.NodeProto,
-    weight: Weight,
-    codes: Codes,
+    weight: LayerWeight,
+    codes: QuantizedWeights,
     values: NDArray[np.float32],
     mean: NDArray[np.float64] | None,
 ) -> None:
     """Subtract the mean output error of the rounded weights (Nagel 2019, arXiv:1906.04721, section 4.2)."""
-    error = codes.decode().astype(np.float64) - values
+    error = codes.dequantize().astype(np.float64) - values
     if mean is None or node.op_type == "MatMul":
         return
     if node.op_type == "Conv":
@@ -350,8 +354,8 @@ def _correct_bias(
         shift = matrix @ mean
     if len(node.input) > 2 and node.input[2]:
         bias = graph.constants[node.input[2]] - shift
-        node.input[2] = graph.constant("bias", bias.astype(np.float32))
+        node.input[2] = graph.add_constant("bias", bias.astype(np.float32))
     else:
-        name = graph.constant("bias", (-shift).astype(np.float32))
+        name = graph.add_constant("bias", (-shift).astype(np.float32))
         del node.input[2:]
         node.input.append(name)

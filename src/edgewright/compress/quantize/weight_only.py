@@ -10,46 +10,56 @@ import onnx
 from onnx import TensorProto
 
 from edgewright.compress.model.graph import Graph
-from edgewright.compress.model.layers import Weight, layer_weights
-from edgewright.compress.quantize.weight_quantizer import encode
+from edgewright.compress.model.layers import LayerWeight, layer_weights
+from edgewright.compress.quantize.weight_quantizer import quantize_weights
 
-__all__ = ["StoreHalf", "StoreWeights", "store_half", "store_weights", "stored_layers"]
+__all__ = [
+    "StoreHalfWeights",
+    "StoreIntegerWeights",
+    "store_half_weights",
+    "store_integer_weights",
+    "stored_layers",
+]
 
 
-class StoreWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="store weights"):
+class StoreIntegerWeights(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="store weights"
+):
     """Store float weights as integers with a step per channel.
 
     Attributes:
-        peak: Largest integer, 127 for 8 bit; `pack.py` fits smaller ones tightly.
-        peaks: Largest integer of single layers.
+        max_integer: Largest integer, 127 for 8 bit; `pack.py` fits smaller ones tightly.
+        max_integer_by_layer: Largest integer of single layers.
     """
 
-    peak: int = 127
-    peaks: dict[str, int] = {}
+    max_integer: int = 127
+    max_integer_by_layer: dict[str, int] = {}
 
 
-class StoreHalf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="store half"):
+class StoreHalfWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="store half"):
     """Store float weights as 16-bit floats."""
 
 
-def stored_layers(graph: Graph) -> list[Weight]:
+def stored_layers(graph: Graph) -> list[LayerWeight]:
     """Return the weights that can be stored in fewer bits."""
     return layer_weights(graph)
 
 
-def store_weights(model: onnx.ModelProto, step: StoreWeights) -> onnx.ModelProto:
+def store_integer_weights(model: onnx.ModelProto, step: StoreIntegerWeights) -> onnx.ModelProto:
     """Return the model with its float weights as integers and the nodes that scale them back."""
     graph = Graph(model)
     for weight in layer_weights(graph):
         values = graph.constants.pop(weight.tensor)
-        codes = encode(values, weight.channel_axes, step.peaks.get(weight.layer, step.peak))
-        integers = graph.constant("weight", codes.integers)
-        floats = graph.node("Cast", [integers], to=TensorProto.FLOAT)
-        graph.node("Mul", [floats, graph.constant("steps", codes.steps)], [weight.tensor])
-    return graph.model()
+        codes = quantize_weights(
+            values, weight.channel_axes, step.max_integer_by_layer.get(weight.layer, step.max_integer)
+        )
+        integers = graph.add_constant("weight", codes.integers)
+        floats = graph.make_node("Cast", [integers], to=TensorProto.FLOAT)
+        graph.make_node("Mul", [floats, graph.add_constant("steps", codes.scales)], [weight.tensor])
+    return graph.to_model()
 
 
-def store_half(model: onnx.ModelProto, step: StoreHalf) -> onnx.ModelProto:
+def store_half_weights(model: onnx.ModelProto, step: StoreHalfWeights) -> onnx.ModelProto:
     """Return the model with its float weights in half precision; those beyond its range stay as they are."""
     del step
     graph = Graph(model)
@@ -57,6 +67,6 @@ def store_half(model: onnx.ModelProto, step: StoreHalf) -> onnx.ModelProto:
         values = graph.constants[weight.tensor]
         if np.abs(values).max() < np.finfo(np.float16).max:
             del graph.constants[weight.tensor]
-            half = graph.constant("half", values.astype(np.float16))
-            graph.node("Cast", [half], [weight.tensor], to=TensorProto.FLOAT)
-    return graph.model()
+            half = graph.add_constant("half", values.astype(np.float16))
+            graph.make_node("Cast", [half], [weight.tensor], to=TensorProto.FLOAT)
+    return graph.to_model()

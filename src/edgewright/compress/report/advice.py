@@ -6,11 +6,18 @@ from functools import partial
 
 from edgewright.compress.report import formatting
 from edgewright.compress.report.comparison import is_original
-from edgewright.compress.report.formatting import Writer, is_known
+from edgewright.compress.report.formatting import FormatFunction, is_known
 from edgewright.contract.certificate import Certificate
-from edgewright.contract.compression_report import Report
+from edgewright.contract.compression_report import CompressionReport
 
-__all__ = ["Limit", "limits", "method_sentence", "multiplicity_sentence", "next_steps", "subject"]
+__all__ = [
+    "BudgetLimitView",
+    "budget_limits",
+    "certified_model",
+    "method_sentence",
+    "multiplicity_sentence",
+    "next_steps",
+]
 
 _METHODS = {
     "exact": "an exact bound on paired right and wrong answers; it holds for any number of samples",
@@ -21,19 +28,19 @@ _METHODS = {
     "it relies on many groups",
     "the same model": "none is needed, the model is the original",
 }
-_LIMITS: dict[str, tuple[str, str, Writer]] = {
-    "latency_p50_ms": ("median latency", "--max-latency-p50", formatting.latency),
-    "latency_p95_ms": ("95th percentile of the latency", "--max-latency", formatting.latency),
-    "size_bytes": ("size of the file", "--max-size", formatting.size),
-    "peak_memory_bytes": ("peak memory", "--max-memory", formatting.size),
-    "energy_mj": ("energy per inference", "--max-energy", formatting.energy),
-    "max_drop": ("bound of the drop", "--max-drop", formatting.number),
-    "min_metric": ("least metric", "--min-metric", formatting.number),
+_LIMITS: dict[str, tuple[str, str, FormatFunction]] = {
+    "latency_p50_ms": ("median latency", "--max-latency-p50", formatting.format_latency),
+    "latency_p95_ms": ("95th percentile of the latency", "--max-latency", formatting.format_latency),
+    "size_bytes": ("size of the file", "--max-size", formatting.format_size),
+    "peak_memory_bytes": ("peak memory", "--max-memory", formatting.format_size),
+    "energy_mj": ("energy per inference", "--max-energy", formatting.format_energy),
+    "max_drop": ("bound of the drop", "--max-drop", formatting.format_number),
+    "min_metric": ("least metric", "--min-metric", formatting.format_number),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class BudgetLimitView:
     """One limit of the budget in words.
 
     Attributes:
@@ -41,54 +48,54 @@ class Limit:
         flag: Option that sets the limit.
         limit: Allowed.
         value: Reached.
-        share: Value over limit; over 1 is broken; None where unknown.
-        kept: Whether it is kept.
-        binding: Whether it is the one that decides.
-        estimated: Whether the value is an estimate.
+        share_of_limit: Value over limit; over 1 is broken; None where unknown.
+        is_kept: Whether it is kept.
+        is_binding: Whether it is the one that decides.
+        is_estimated: Whether the value is an estimate.
     """
 
     name: str
     flag: str
     limit: str
     value: str
-    share: float | None
-    kept: bool
-    binding: bool
-    estimated: bool
+    share_of_limit: float | None
+    is_kept: bool
+    is_binding: bool
+    is_estimated: bool
 
     @property
-    def reached(self) -> str:
+    def reached_text(self) -> str:
         """The value, labelled where it is an estimate."""
-        return f"{self.value} (estimated)" if self.estimated else self.value
+        return f"{self.value} (estimated)" if self.is_estimated else self.value
 
 
-def limits(report: Report) -> list[Limit]:
+def budget_limits(report: CompressionReport) -> list[BudgetLimitView]:
     """Return the budget's limits, the binding one first."""
     found = []
     for name, entry in report.budget.limits.items():
-        title, flag, write = _LIMITS.get(name, (name, "", formatting.number))
+        title, flag, write = _LIMITS.get(name, (name, "", formatting.format_number))
         if name == "max_drop":
-            write = partial(formatting.drop, report.certificate.metric)
+            write = partial(formatting.format_drop, report.certificate.metric)
         elif name == "min_metric":
-            write = partial(formatting.level, report.certificate.metric)
+            write = partial(formatting.format_metric, report.certificate.metric)
         figure = getattr(report.chosen, name, None)
         share = entry.get("share")
         found.append(
-            Limit(
+            BudgetLimitView(
                 name=title,
                 flag=flag,
                 limit=write(entry.get("limit")),
                 value=write(entry.get("value")),
-                share=share if is_known(share) else None,
-                kept=bool(entry.get("kept")),
-                binding=name == report.budget.binding,
-                estimated=figure is not None and figure.origin.kind == "estimated",
+                share_of_limit=share if is_known(share) else None,
+                is_kept=bool(entry.get("kept")),
+                is_binding=name == report.budget.binding_limit,
+                is_estimated=figure is not None and figure.origin.kind == "estimated",
             )
         )
-    return sorted(found, key=lambda limit: not limit.binding)
+    return sorted(found, key=lambda limit: not limit.is_binding)
 
 
-def subject(report: Report) -> str:
+def certified_model(report: CompressionReport) -> str:
     """Name the model that certificate and budget are about.
 
     A certificate that failed is about the best candidate, which was then not returned.
@@ -115,7 +122,7 @@ def multiplicity_sentence(certificate: Certificate) -> str:
     )
 
 
-def next_steps(report: Report) -> list[str]:
+def next_steps(report: CompressionReport) -> list[str]:
     """Return what to do, the most promising first; nothing if the result is good as it is."""
     certificate = report.certificate
     match certificate.verdict:
@@ -124,7 +131,7 @@ def next_steps(report: Report) -> list[str]:
         case "refuted":
             return [
                 "More data will not help: even the most favourable bound breaks the limit.",
-                f"Accept a larger loss: raise --max-drop (now {formatting.number(certificate.max_drop)}), or lower "
+                f"Accept a larger loss: raise --max-drop (now {formatting.format_number(certificate.max_drop)}), or lower "
                 "--min-metric if you set it.",
                 "Give the search room: a longer --time-limit, and looser limits on size and latency, if set.",
                 "Check that the data is what the model sees in use, scaled as in training.",
@@ -133,23 +140,23 @@ def next_steps(report: Report) -> list[str]:
             return [] if report.budget.met else _over_budget(report)
 
 
-def _insufficient(report: Report) -> list[str]:
+def _insufficient(report: CompressionReport) -> list[str]:
     certificate = report.certificate
     steps = []
     kind = "unlabelled" if certificate.metric in ("agreement", "fidelity") else "labelled"
-    if certificate.more_samples:
-        more = certificate.more_samples
+    if certificate.additional_samples_needed:
+        more = certificate.additional_samples_needed
         whole = report.data.get("samples") or 0
         held = report.data.get("certify") or 0
         total = ""
         if whole and held:
             every = math.ceil(more * whole / held)
-            total = f", at most {_round(every)} in all, since {held / whole:.0%} of the data go there"
+            total = f", at most {_rounded_up(every)} in all, since {held / whole:.0%} of the data go there"
         steps.append(
-            f"Add about {_round(more)} more {kind} samples to the certify split{total}. They must not come from "
+            f"Add about {_rounded_up(more)} more {kind} samples to the certify split{total}. They must not come from "
             "the training data, and should not repeat the ones you have."
         )
-    elif certificate.clusters is not None:
+    elif certificate.cluster_count is not None:
         steps.append("Add samples of more groups: the bound counts groups, not samples.")
     else:
         steps.append("The drop seen is no smaller than the limit: more samples would more likely refute it.")
@@ -157,7 +164,7 @@ def _insufficient(report: Report) -> list[str]:
         bound = math.ceil(certificate.upper_bound * 1.1e4) / 1e4
         steps.append(
             "Or accept what this data can show, a drop of at most "
-            f"{formatting.drop(certificate.metric, certificate.upper_bound)}: "
+            f"{formatting.format_drop(certificate.metric, certificate.upper_bound)}: "
             f"--max-drop {bound:g} leaves room for it."
         )
     if certificate.look > 1:
@@ -165,7 +172,7 @@ def _insufficient(report: Report) -> list[str]:
     return steps
 
 
-def _round(count: int) -> str:
+def _rounded_up(count: int) -> str:
     """Write an estimated count with two digits of meaning, rounded up.
 
     >>> _round(3088), _round(7), _round(1204321)
@@ -175,12 +182,12 @@ def _round(count: int) -> str:
     return f"{math.ceil(count / step) * step:,}"
 
 
-def _over_budget(report: Report) -> list[str]:
-    broken = [limit for limit in limits(report) if not limit.kept]
+def _over_budget(report: CompressionReport) -> list[str]:
+    broken = [limit for limit in budget_limits(report) if not limit.is_kept]
     steps = []
     for limit in broken:
-        factor = "" if limit.share is None else f", {limit.share:.3g} times the limit"
-        what = f"{limit.reached} against {limit.limit}{factor}"
+        factor = "" if limit.share_of_limit is None else f", {limit.share_of_limit:.3g} times the limit"
+        what = f"{limit.reached_text} against {limit.limit}{factor}"
         steps.append(
             f"The {limit.name} is {what}. Raise {limit.flag}, or take a larger device." if limit.flag else what
         )

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgewright.compress.report import formatting
-from edgewright.compress.report.formatting import ABSENT, Writer, is_known
-from edgewright.contract.compression_report import Report
+from edgewright.compress.report.formatting import ABSENT, FormatFunction, is_known
+from edgewright.contract.compression_report import CompressionReport
 from edgewright.contract.measurement import Measurement
 
-__all__ = ["Cell", "Row", "compare", "is_original"]
+__all__ = ["ComparisonCell", "ComparisonRow", "compare_models", "is_original"]
 
 Direction = Literal["better", "worse", "same"]
 
@@ -18,7 +18,7 @@ _NEGLIGIBLE = 0.005
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class ComparisonCell:
     """One figure in words.
 
     Attributes:
@@ -37,7 +37,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparisonRow:
     """One figure of both models.
 
     Attributes:
@@ -49,8 +49,8 @@ class Row:
     """
 
     name: str
-    original: Cell
-    chosen: Cell
+    original: ComparisonCell
+    chosen: ComparisonCell
     change: str
     direction: Direction
 
@@ -60,45 +60,45 @@ class Row:
         return "estimated" in (self.original.kind, self.chosen.kind)
 
 
-def is_original(report: Report) -> bool:
+def is_original(report: CompressionReport) -> bool:
     """Whether the original itself was returned."""
     return report.chosen.sha256 == report.original.sha256
 
 
-def compare(report: Report) -> list[Row]:
+def compare_models(report: CompressionReport) -> list[ComparisonRow]:
     """Return the figures, the most asked for first."""
     return [*_figures(report), _metric(report)]
 
 
-def _figures(report: Report) -> Iterator[Row]:
+def _figures(report: CompressionReport) -> Iterator[ComparisonRow]:
     before, after = report.original, report.chosen
-    yield _row("Size", before.size_bytes, after.size_bytes, formatting.size)
-    yield _row("Size, compressed", before.compressed_bytes, after.compressed_bytes, formatting.size)
-    yield _row("Latency, p50", before.latency_p50_ms, after.latency_p50_ms, formatting.latency)
-    yield _row("Latency, p95", before.latency_p95_ms, after.latency_p95_ms, formatting.latency)
+    yield _row("Size", before.size_bytes, after.size_bytes, formatting.format_size)
+    yield _row("Size, compressed", before.compressed_bytes, after.compressed_bytes, formatting.format_size)
+    yield _row("Latency, p50", before.latency_p50_ms, after.latency_p50_ms, formatting.format_latency)
+    yield _row("Latency, p95", before.latency_p95_ms, after.latency_p95_ms, formatting.format_latency)
     yield _row(
-        "Latency, paired ratio", before.latency_ratio, after.latency_ratio, lambda v: formatting.number(v, 3)
+        "Latency, paired ratio", before.latency_ratio, after.latency_ratio, lambda v: formatting.format_number(v, 3)
     )
-    yield _row("Peak memory", before.peak_memory_bytes, after.peak_memory_bytes, formatting.size)
-    yield _row("Energy per inference", before.energy_mj, after.energy_mj, formatting.energy)
+    yield _row("Peak memory", before.peak_memory_bytes, after.peak_memory_bytes, formatting.format_size)
+    yield _row("Energy per inference", before.energy_mj, after.energy_mj, formatting.format_energy)
 
 
-def _row(name: str, before: Measurement | None, after: Measurement | None, write: Writer) -> Row:
+def _row(name: str, before: Measurement | None, after: Measurement | None, write: FormatFunction) -> ComparisonRow:
     change, direction = _change(before, after)
-    return Row(name, _cell(before, write), _cell(after, write), change, direction)
+    return ComparisonRow(name, _cell(before, write), _cell(after, write), change, direction)
 
 
-def _cell(figure: Measurement | None, write: Writer) -> Cell:
+def _cell(figure: Measurement | None, write: FormatFunction) -> ComparisonCell:
     if figure is None or not is_known(figure.value):
-        return Cell(ABSENT)
+        return ComparisonCell(ABSENT)
     interval = ""
     if is_known(figure.low) and is_known(figure.high) and figure.low != figure.high:
         low, high = write(figure.low), write(figure.high)
         if low.split()[-1] == high.split()[-1]:
             low = low.split()[0]
-        interval = f"{low} to {high} ({formatting.number(100 * figure.confidence)} %)"
+        interval = f"{low} to {high} ({formatting.format_number(100 * figure.confidence)} %)"
     origin = figure.origin
-    return Cell(write(figure.value), interval, origin.kind, origin.machine, origin.method)
+    return ComparisonCell(write(figure.value), interval, origin.kind, origin.machine, origin.method)
 
 
 def _change(before: Measurement | None, after: Measurement | None) -> tuple[str, Direction]:
@@ -125,22 +125,28 @@ def _overlap(a: Measurement, b: Measurement) -> bool:
     return a.low <= b.high and b.low <= a.high
 
 
-def _metric(report: Report) -> Row:
+def _metric(report: CompressionReport) -> ComparisonRow:
     certificate = report.certificate
     # A certificate that failed is about a candidate that was not returned.
-    value = certificate.original if is_original(report) else certificate.chosen
-    lost = certificate.original - value
-    method = f"on {certificate.samples} samples of the certify split"
+    value = certificate.original_metric if is_original(report) else certificate.chosen_metric
+    lost = certificate.original_metric - value
+    method = f"on {certificate.sample_count} samples of the certify split"
     cells = [
-        Cell(
-            formatting.level(certificate.metric, figure), "", "computed" if is_known(figure) else "", "any", method
+        ComparisonCell(
+            formatting.format_metric(certificate.metric, figure),
+            "",
+            "computed" if is_known(figure) else "",
+            "any",
+            method,
         )
-        for figure in (certificate.original, value)
+        for figure in (certificate.original_metric, value)
     ]
     if not is_known(lost):
-        return Row(certificate.metric, cells[0], cells[1], "", "same")
-    text = formatting.drop(certificate.metric, abs(lost))
+        return ComparisonRow(certificate.metric, cells[0], cells[1], "", "same")
+    text = formatting.format_drop(certificate.metric, abs(lost))
     if not lost:
-        return Row(certificate.metric, cells[0], cells[1], "unchanged", "same")
+        return ComparisonRow(certificate.metric, cells[0], cells[1], "unchanged", "same")
     change, direction = (f"{text} lost", "worse") if lost > 0 else (f"{text} gained", "better")
-    return Row(certificate.metric, cells[0], cells[1], change, "worse" if direction == "worse" else "better")
+    return ComparisonRow(
+        certificate.metric, cells[0], cells[1], change, "worse" if direction == "worse" else "better"
+    )

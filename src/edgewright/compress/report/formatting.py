@@ -9,18 +9,18 @@ from edgewright.contract.units import format_quantity
 __all__ = [
     "ABSENT",
     "EXACT_DB",
-    "Writer",
-    "decibel",
-    "drop",
-    "energy",
+    "FormatFunction",
+    "format_decibel",
+    "format_drop",
+    "format_energy",
+    "format_latency",
+    "format_metric",
+    "format_number",
+    "format_percent",
+    "format_size",
     "is_known",
-    "is_share",
-    "latency",
-    "level",
-    "number",
-    "percent",
-    "shortened",
-    "size",
+    "is_percentage",
+    "shorten_middle",
 ]
 
 ABSENT = "-"
@@ -30,7 +30,7 @@ EXACT_DB = 200.0
 _BOUNDLESS = 1e300
 _SHARES = ("accuracy", "label_accuracy", "agreement")
 
-Writer = Callable[[float | None], str]
+FormatFunction = Callable[[float | None], str]
 
 
 def is_known(value: float | None) -> TypeGuard[float]:
@@ -38,7 +38,7 @@ def is_known(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value) and abs(value) < _BOUNDLESS
 
 
-def number(value: float | None, digits: int = 4) -> str:
+def format_number(value: float | None, digits: int = 4) -> str:
     """Write a plain number.
 
     >>> number(0.62646), number(None), number(float("nan"))
@@ -47,7 +47,7 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}g}" if is_known(value) else ABSENT
 
 
-def size(value: float | None) -> str:
+def format_size(value: float | None) -> str:
     """Write bytes.
 
     >>> size(62_288)
@@ -56,7 +56,7 @@ def size(value: float | None) -> str:
     return format_quantity(value, "size") if is_known(value) else ABSENT
 
 
-def latency(value: float | None) -> str:
+def format_latency(value: float | None) -> str:
     """Write milliseconds.
 
     >>> latency(0.0369), latency(12)
@@ -65,7 +65,7 @@ def latency(value: float | None) -> str:
     return format_quantity(value * 1e-3, "time") if is_known(value) else ABSENT
 
 
-def energy(value: float | None) -> str:
+def format_energy(value: float | None) -> str:
     """Write millijoules.
 
     >>> energy(0.0939)
@@ -74,7 +74,7 @@ def energy(value: float | None) -> str:
     return format_quantity(value * 1e-3, "energy") if is_known(value) else ABSENT
 
 
-def percent(value: float | None) -> str:
+def format_percent(value: float | None) -> str:
     """Write a share.
 
     >>> percent(0.6129), percent(12.5), percent(0.99996)
@@ -87,7 +87,7 @@ def percent(value: float | None) -> str:
     return f"{100 * value:.1f} %" if abs(value) < 9.9995 else f"{100 * value:.0f} %"
 
 
-def decibel(value: float | None) -> str:
+def format_decibel(value: float | None) -> str:
     """Write a signal to noise ratio.
 
     >>> decibel(20.41), decibel(200.0)
@@ -98,37 +98,37 @@ def decibel(value: float | None) -> str:
     return "no difference" if value >= EXACT_DB else f"{value:.1f} dB"
 
 
-def is_share(metric: str) -> bool:
+def is_percentage(metric: str) -> bool:
     """Whether a metric is a share of samples, written in percent, and its drop in percentage points."""
     return metric in _SHARES
 
 
-def level(metric: str, value: float | None) -> str:
+def format_metric(metric: str, value: float | None) -> str:
     """Write a metric's value.
 
     >>> level("accuracy", 0.99), level("r2", 0.99)
     ('99.00 %', '0.99')
     """
-    if is_share(metric) and is_known(value):
+    if is_percentage(metric) and is_known(value):
         return f"{100 * value:.2f} %"
-    return number(value)
+    return format_number(value)
 
 
-def drop(metric: str, value: float | None) -> str:
+def format_drop(metric: str, value: float | None) -> str:
     """Write a loss of a metric.
 
     >>> drop("accuracy", 0.00613), drop("r2", 0.00613), drop("accuracy", -1e-9)
     ('0.61 pp', '0.00613', '0.00 pp')
     """
-    if is_share(metric) and is_known(value):
+    if is_percentage(metric) and is_known(value):
         # Digits for a bound that must be told from a limit; no minus before a zero.
         places = 2 if abs(value) >= 1e-3 else 3
         text = f"{100 * value:.{places}f}"
         return f"{'0.00' if not float(text) else text} pp"
-    return number(value)
+    return format_number(value)
 
 
-def shortened(text: str, width: int, ellipsis: str = "\N{HORIZONTAL ELLIPSIS}") -> str:
+def shorten_middle(text: str, width: int, ellipsis: str = "\N{HORIZONTAL ELLIPSIS}") -> str:
     """Cut the middle out of a text that is too long: names of layers differ at their ends.
 
     >>> shortened("/backbone/stage1/block2/conv1/Conv", 15, "...")

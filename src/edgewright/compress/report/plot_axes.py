@@ -3,11 +3,11 @@
 import math
 from dataclasses import dataclass
 
-__all__ = ["Scale", "linear_ticks", "log_ticks"]
+__all__ = ["AxisScale", "linear_ticks", "log_ticks"]
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class AxisScale:
     """From values to places on the page.
 
     Attributes:
@@ -24,7 +24,7 @@ class Scale:
     end: float
     log: bool = False
 
-    def place(self, value: float) -> float:
+    def position(self, value: float) -> float:
         """Return where a value lies; values outside lie on the edge.
 
         >>> Scale(1, 100, 0, 10, log=True).place(10), Scale(0, 4, 10, 0).place(9)
@@ -42,9 +42,9 @@ class Scale:
         return log_ticks(self.low, self.high, count) if self.log else linear_ticks(self.low, self.high, count)
 
     @staticmethod
-    def around(
+    def enclosing(
         values: list[float], start: float, end: float, *, log: bool = False, margin: float = 0.06
-    ) -> "Scale":
+    ) -> "AxisScale":
         """Return a scale that holds all values with a margin, also where they are all the same or none.
 
         Args:
@@ -67,7 +67,7 @@ class Scale:
                 min(low, centre - spread / 2) - margin * spread,
                 max(high, centre + spread / 2) + margin * spread,
             )
-        return Scale(low, high, start, end, log)
+        return AxisScale(low, high, start, end, log)
 
 
 def linear_ticks(low: float, high: float, count: int = 5) -> list[float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from edgewright.contract.compression_report import Report
+from edgewright.contract.compression_report import CompressionReport
 
 __all__ = ["printable", "printable_report"]
 
@@ -24,9 +24,9 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\t\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def printable_report(report: Report) -> Report:
+def printable_report(report: CompressionReport) -> CompressionReport:
     """Return the report with every text in it printable."""
-    return msgspec.convert(_walk(msgspec.to_builtins(report)), Report)
+    return msgspec.convert(_walk(msgspec.to_builtins(report)), CompressionReport)
 
 
 def _walk(value: Any) -> Any:

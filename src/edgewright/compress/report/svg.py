@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable
 from html import escape
 from typing import Literal
 
-from edgewright.compress.report.plot_axes import Scale
+from edgewright.compress.report.plot_axes import AxisScale
 from edgewright.compress.report.sanitize import printable
 
-__all__ = ["Mark", "across", "drawing", "label", "line", "mark", "upward"]
+__all__ = ["MarkShape", "draw_mark", "horizontal_axis", "polyline", "svg_element", "text_label", "vertical_axis"]
 
-Mark = Literal["circle", "triangle", "diamond", "square", "ring", "star", "cross"]
+MarkShape = Literal["circle", "triangle", "diamond", "square", "ring", "star", "cross"]
 
-_SHAPES: dict[Mark, str] = {
+_SHAPES: dict[MarkShape, str] = {
     "circle": "M-4.5,0a4.5,4.5 0 1,0 9,0a4.5,4.5 0 1,0 -9,0Z",
     "ring": "M-9,0a9,9 0 1,0 18,0a9,9 0 1,0 -18,0Z",
     "triangle": "M0,-5.5L5.5,4.5L-5.5,4.5Z",
@@ -25,7 +25,7 @@ _SHAPES: dict[Mark, str] = {
 }
 
 
-def drawing(name: str, width: int, height: int, title: str, description: str, parts: Iterable[str]) -> str:
+def svg_element(name: str, width: int, height: int, title: str, description: str, parts: Iterable[str]) -> str:
     """Return an SVG element; `name` must be unlike that of every other drawing on the page."""
     name = escape(name)
     return (
@@ -35,19 +35,19 @@ def drawing(name: str, width: int, height: int, title: str, description: str, pa
     )
 
 
-def label(x: float, y: float, text: str, kind: str = "", anchor: str = "start", hover: str = "") -> str:
+def text_label(x: float, y: float, text: str, kind: str = "", anchor: str = "start", hover: str = "") -> str:
     """Return a line of text."""
     title = f"<title>{_text(hover)}</title>" if hover else ""
     names = f' class="{escape(kind)}"' if kind else ""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{names}>{title}{_text(text)}</text>'
 
 
-def line(points: Iterable[tuple[float, float]], kind: str) -> str:
+def polyline(points: Iterable[tuple[float, float]], kind: str) -> str:
     """Return a line through places."""
     return f'<polyline class="{escape(kind)}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
 
 
-def mark(x: float, y: float, shape: Mark, kind: str, hover: str = "") -> str:
+def draw_mark(x: float, y: float, shape: MarkShape, kind: str, hover: str = "") -> str:
     """Return a mark with a text that shows on hovering."""
     title = f"<title>{_text(hover)}</title>" if hover else ""
     return (
@@ -55,31 +55,31 @@ def mark(x: float, y: float, shape: Mark, kind: str, hover: str = "") -> str:
     )
 
 
-def across(
-    scale: Scale, top: float, bottom: float, name: str, write: Callable[[float], str], count: int = 5
+def horizontal_axis(
+    scale: AxisScale, top: float, bottom: float, name: str, write: Callable[[float], str], count: int = 5
 ) -> str:
     """Return a horizontal axis with grid lines, at the bottom."""
     parts = []
     for tick in scale.ticks(count):
-        x = scale.place(tick)
-        parts.append(line([(x, top), (x, bottom)], "grid"))
-        parts.append(label(x, bottom + 16, write(tick), "tick", "middle"))
-    parts.append(line([(scale.start, bottom), (scale.end, bottom)], "axis"))
-    parts.append(label((scale.start + scale.end) / 2, bottom + 35, name, "name", "middle"))
+        x = scale.position(tick)
+        parts.append(polyline([(x, top), (x, bottom)], "grid"))
+        parts.append(text_label(x, bottom + 16, write(tick), "tick", "middle"))
+    parts.append(polyline([(scale.start, bottom), (scale.end, bottom)], "axis"))
+    parts.append(text_label((scale.start + scale.end) / 2, bottom + 35, name, "name", "middle"))
     return "".join(parts)
 
 
-def upward(
-    scale: Scale, left: float, right: float, name: str, write: Callable[[float], str], count: int = 5
+def vertical_axis(
+    scale: AxisScale, left: float, right: float, name: str, write: Callable[[float], str], count: int = 5
 ) -> str:
     """Return a vertical axis with grid lines, at the left; its name stands above it."""
     parts = []
     for tick in scale.ticks(count):
-        y = scale.place(tick)
-        parts.append(line([(left, y), (right, y)], "grid"))
-        parts.append(label(left - 7, y + 4, write(tick), "tick", "end"))
-    parts.append(line([(left, scale.start), (left, scale.end)], "axis"))
-    parts.append(label(2, scale.end - 10, name, "name"))
+        y = scale.position(tick)
+        parts.append(polyline([(left, y), (right, y)], "grid"))
+        parts.append(text_label(left - 7, y + 4, write(tick), "tick", "end"))
+    parts.append(polyline([(left, scale.start), (left, scale.end)], "axis"))
+    parts.append(text_label(2, scale.end - 10, name, "name"))
     return "".join(parts)
 
 

@@ -6,22 +6,22 @@ from typing import Literal
 
 from edgewright.compress.report import formatting
 from edgewright.compress.report.formatting import ABSENT, is_known
-from edgewright.contract.compression_report import Report
-from edgewright.contract.training_report import Contribution, TrainedNetwork
+from edgewright.contract.compression_report import CompressionReport
+from edgewright.contract.training_report import AblationResult, TrainedNetwork
 
 __all__ = [
-    "Gain",
-    "Learner",
-    "Stage",
-    "contributions",
-    "gains",
-    "ratio_in_words",
-    "stages",
+    "AblationSummary",
+    "NetworkSummary",
+    "TrainingRound",
+    "ablation_summaries",
+    "describe_ratio",
+    "known_ablations",
+    "training_rounds",
     "training_sentence",
     "validation_metric",
 ]
 
-Fate = Literal["chosen", "kept", "other"]
+NetworkFate = Literal["chosen", "kept", "other"]
 
 _WEIGHTS = {
     "fresh": "fresh weights",
@@ -37,57 +37,57 @@ _NEGLIGIBLE = 0.005
 
 
 @dataclass(frozen=True, slots=True)
-class Learner:
+class NetworkSummary:
     """One trained network among the others.
 
     Attributes:
         number: In the order of the search, from 1.
         network: The record.
-        weights: Where its weights come from.
-        happened: What went wrong or was noted while it learned.
+        weights_origin: Where its weights come from.
+        events: What went wrong or was noted while it learned.
         fate: `chosen`, if the chosen model comes from it, `kept`, if it was trained on, or `other`.
-        on_front: Whether a candidate of the front was made from it.
+        on_pareto_front: Whether a candidate of the front was made from it.
     """
 
     number: int
     network: TrainedNetwork
-    weights: str
-    happened: tuple[str, ...]
-    fate: Fate
-    on_front: bool
+    weights_origin: str
+    events: tuple[str, ...]
+    fate: NetworkFate
+    on_pareto_front: bool
 
     @property
-    def places(self) -> list[tuple[float, float, str]]:
+    def curve_points(self) -> list[tuple[float, float, str]]:
         """Its learning curve: rows shown until then, the validation metric, what happened."""
-        points = [point for point in self.network.curve if is_known(point.validation_metric)]
-        last = max((point.epoch for point in self.network.curve), default=0)
-        rows = self.network.rows / last if last else 0.0
+        points = [point for point in self.network.learning_curve if is_known(point.validation_metric)]
+        last = max((point.epoch for point in self.network.learning_curve), default=0)
+        rows = self.network.training_rows / last if last else 0.0
         return [(rows * point.epoch, point.validation_metric, point.note) for point in points]
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class TrainingRound:
     """Networks that were trained side by side.
 
     Attributes:
         title: Of the round.
-        learners: In the order of the search.
+        networks: In the order of the search.
     """
 
     title: str
-    learners: tuple[Learner, ...]
+    networks: tuple[NetworkSummary, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Gain:
+class AblationSummary:
     """What a step gave in one comparison, in words.
 
     Attributes:
         step: Its name.
-        of: What it was tried on.
+        compared_on: What it was tried on.
         measured_on: Which samples.
-        without: Metric without the step.
-        with_it: Metric with it.
+        metric_without: Metric without the step.
+        metric_with: Metric with it.
         change: Of the metric.
         direction: Of that change.
         size: Change of the size.
@@ -95,47 +95,47 @@ class Gain:
     """
 
     step: str
-    of: str
+    compared_on: str
     measured_on: str
-    without: str
-    with_it: str
+    metric_without: str
+    metric_with: str
     change: str
     direction: Literal["better", "worse", "same"]
     size: str
     latency: str
 
 
-def stages(report: Report) -> list[Stage]:
+def training_rounds(report: CompressionReport) -> list[TrainingRound]:
     """Return the trained networks by round, in the order of the search."""
     networks = report.training.networks if report.training else ()
     parents = [_parent(networks, place) for place in range(len(networks))]
     chosen = _ancestry(parents, _chosen_place(report, networks))
-    front = {trial.network for trial in report.front if trial.network}
-    found: dict[str, list[Learner]] = {}
+    front = {trial.network_sha256 for trial in report.pareto_front if trial.network_sha256}
+    found: dict[str, list[NetworkSummary]] = {}
     for place, network in enumerate(networks):
-        learner = Learner(
+        learner = NetworkSummary(
             number=place + 1,
             network=network,
-            weights=_weights(network, parents[place]),
-            happened=_happened(network),
+            weights_origin=_weights(network, parents[place]),
+            events=_happened(network),
             fate="chosen" if place in chosen else "kept" if place in parents else "other",
-            on_front=network.network in front,
+            on_pareto_front=network.network_sha256 in front,
         )
         kind = _STAGES.get(network.origin, "Round")
-        found.setdefault(f"{kind} {network.round}", []).append(learner)
-    return [Stage(title, tuple(learners)) for title, learners in found.items()]
+        found.setdefault(f"{kind} {network.search_round}", []).append(learner)
+    return [TrainingRound(title, tuple(learners)) for title, learners in found.items()]
 
 
 def _parent(networks: Sequence[TrainedNetwork], place: int) -> int | None:
     """Return the place of the network that one started from, None if that was not trained here."""
-    parent = networks[place].parent
-    return next((i for i in range(place - 1, -1, -1) if parent and networks[i].network == parent), None)
+    parent = networks[place].parent_sha256
+    return next((i for i in range(place - 1, -1, -1) if parent and networks[i].network_sha256 == parent), None)
 
 
-def _chosen_place(report: Report, networks: Sequence[TrainedNetwork]) -> int | None:
-    trials = [trial for trial in report.trials if trial.network and trial.sha256 == report.chosen.sha256]
-    names = {trial.network for trial in trials}
-    return next((i for i in range(len(networks) - 1, -1, -1) if networks[i].network in names), None)
+def _chosen_place(report: CompressionReport, networks: Sequence[TrainedNetwork]) -> int | None:
+    trials = [trial for trial in report.trials if trial.network_sha256 and trial.sha256 == report.chosen.sha256]
+    names = {trial.network_sha256 for trial in trials}
+    return next((i for i in range(len(networks) - 1, -1, -1) if networks[i].network_sha256 in names), None)
 
 
 def _ancestry(parents: Sequence[int | None], place: int | None) -> set[int]:
@@ -159,66 +159,66 @@ def _weights(network: TrainedNetwork, parent: int | None) -> str:
 
 
 def _happened(network: TrainedNetwork) -> tuple[str, ...]:
-    notes = [f"epoch {point.epoch}: {point.note}" for point in network.curve if point.note]
-    failed = "failed" if network.curve else "not trained"
+    notes = [f"epoch {point.epoch}: {point.note}" for point in network.learning_curve if point.note]
+    failed = "failed" if network.learning_curve else "not trained"
     return (*notes, f"{failed}: {network.error}") if network.error else tuple(notes)
 
 
-def validation_metric(report: Report) -> tuple[str, bool]:
+def validation_metric(report: CompressionReport) -> tuple[str, bool]:
     """Name the metric that networks are compared by while they learn, and tell whether it is a share."""
     if report.certificate.metric == "agreement":
         return "agreement with the teacher", True
     is_share = report.data.get("task") in ("classification", "multilabel")
-    if is_share or formatting.is_share(report.certificate.metric):
+    if is_share or formatting.is_percentage(report.certificate.metric):
         return "share of right answers", True
     return "R²", False
 
 
-def training_sentence(report: Report) -> str:
+def training_sentence(report: CompressionReport) -> str:
     """Say in one sentence how much was trained; empty if nothing."""
     training = report.training
     if training is None:
         return ""
-    count, done = len(training.networks), sum(bool(network.network) for network in training.networks)
+    count, done = len(training.networks), sum(bool(network.network_sha256) for network in training.networks)
     many = f"{done}" if done == count else f"{done} of {count}"
     return (
-        f"{many} network{'' if count == 1 else 's'} trained in {formatting.number(training.seconds, 3)} s "
-        f"on {training.rows:,} rows ({training.engine}, {training.workers} at a time)"
+        f"{many} network{'' if count == 1 else 's'} trained in {formatting.format_number(training.total_seconds, 3)} s "
+        f"on {training.training_rows:,} rows ({training.engine}, {training.workers} at a time)"
     )
 
 
-def gains(report: Report) -> list[Gain]:
+def ablation_summaries(report: CompressionReport) -> list[AblationSummary]:
     """Return what the steps gave, one comparison each."""
-    return [_gain(report, contribution) for contribution in contributions(report)]
+    return [_ablation_summary(report, contribution) for contribution in known_ablations(report)]
 
 
-def contributions(report: Report) -> list[Contribution]:
+def known_ablations(report: CompressionReport) -> list[AblationResult]:
     """Return the comparisons whose metrics are known."""
-    found = report.training.contributions if report.training else ()
+    found = report.training.ablations if report.training else ()
     return [c for c in found if is_known(c.metric_without) and is_known(c.metric_with)]
 
 
-def _gain(report: Report, contribution: Contribution) -> Gain:
+def _ablation_summary(report: CompressionReport, contribution: AblationResult) -> AblationSummary:
     metric = report.certificate.metric
     if contribution.measured_on == "validation rows":
         metric = "accuracy" if validation_metric(report)[1] else "r2"
     gained = contribution.metric_with - contribution.metric_without
     direction: Literal["better", "worse", "same"] = "better" if gained > 0 else "worse" if gained < 0 else "same"
     words = {"better": "gained", "worse": "lost"}
-    return Gain(
+    return AblationSummary(
         step=contribution.step,
-        of=contribution.of,
+        compared_on=contribution.compared_on,
         measured_on=contribution.measured_on,
-        without=formatting.level(metric, contribution.metric_without),
-        with_it=formatting.level(metric, contribution.metric_with),
-        change=f"{formatting.drop(metric, abs(gained))} {words[direction]}" if gained else "no difference",
+        metric_without=formatting.format_metric(metric, contribution.metric_without),
+        metric_with=formatting.format_metric(metric, contribution.metric_with),
+        change=f"{formatting.format_drop(metric, abs(gained))} {words[direction]}" if gained else "no difference",
         direction=direction,
-        size=ratio_in_words(contribution.size_ratio),
-        latency=ratio_in_words(contribution.latency_ratio),
+        size=describe_ratio(contribution.size_ratio),
+        latency=describe_ratio(contribution.latency_ratio),
     )
 
 
-def ratio_in_words(ratio: float | None) -> str:
+def describe_ratio(ratio: float | None) -> str:
     """Write a ratio as a change.
 
     >>> ratio_in_words(0.53), ratio_in_words(1.2), ratio_in_words(1.001), ratio_in_words(None)

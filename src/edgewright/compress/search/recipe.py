@@ -8,23 +8,38 @@ import msgspec
 import onnx
 from numpy.typing import NDArray
 
-from edgewright.compress.model.fusion_lint import mend
-from edgewright.compress.model.graph import Graph, clean
-from edgewright.compress.model.strip_metadata import compact
-from edgewright.compress.quantize.activation_ranges import Observation, observe
+from edgewright.compress.model.fusion_lint import fix_model
+from edgewright.compress.model.graph import Graph, clean_model
+from edgewright.compress.model.strip_metadata import strip_model
+from edgewright.compress.quantize.activation_ranges import TensorStatistics, collect_statistics
 from edgewright.compress.quantize.bit_packing import pack_integers
-from edgewright.compress.quantize.dynamic_int8 import DynamicInt8, WeightBlocks, quantize_blocks, quantize_dynamic
-from edgewright.compress.quantize.equalization import Equalize, Smooth, equalize, smooth
+from edgewright.compress.quantize.dynamic_int8 import (
+    BlockwiseWeights,
+    DynamicInt8,
+    quantize_blockwise,
+    quantize_dynamic,
+)
+from edgewright.compress.quantize.equalization import (
+    CrossLayerEqualization,
+    SmoothQuant,
+    equalize_layers,
+    smooth_activations,
+)
 from edgewright.compress.quantize.preprocess_folding import FoldPreprocess, fold_preprocess
-from edgewright.compress.quantize.sparsity import Sparsify, sparsify
+from edgewright.compress.quantize.sparsity import MagnitudePruning, prune_by_magnitude
 from edgewright.compress.quantize.static_int8 import StaticInt8, quantize_static, tensors_to_observe
-from edgewright.compress.quantize.weight_only import StoreHalf, StoreWeights, store_half, store_weights
+from edgewright.compress.quantize.weight_only import (
+    StoreHalfWeights,
+    StoreIntegerWeights,
+    store_half_weights,
+    store_integer_weights,
+)
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["CleanUp", "Mend", "Recipe", "Step", "Trained", "Workbench"]
+__all__ = ["CandidateBuilder", "CleanGraph", "FixFusion", "Recipe", "RecipeStep", "UseTrainedNetwork"]
 
 
-class Trained(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="trained"):
+class UseTrainedNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="trained"):
     """Go on with a network that training made (see `train/`) instead of the original.
 
     Attributes:
@@ -36,27 +51,27 @@ class Trained(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
     title: str
 
 
-class CleanUp(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="clean up"):
+class CleanGraph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="clean up"):
     """Fold constants and batch normalisation, drop dead nodes; every recipe begins with it."""
 
 
-class Mend(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="mend"):
+class FixFusion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="mend"):
     """Mend what the fusion lint found in a model that is quantised already."""
 
 
-Step: TypeAlias = (
-    Trained
-    | CleanUp
-    | Mend
+RecipeStep: TypeAlias = (
+    UseTrainedNetwork
+    | CleanGraph
+    | FixFusion
     | FoldPreprocess
-    | Equalize
-    | Smooth
-    | Sparsify
+    | CrossLayerEqualization
+    | SmoothQuant
+    | MagnitudePruning
     | StaticInt8
     | DynamicInt8
-    | WeightBlocks
-    | StoreWeights
-    | StoreHalf
+    | BlockwiseWeights
+    | StoreIntegerWeights
+    | StoreHalfWeights
 )
 
 
@@ -66,7 +81,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Tight packing of integers and the removal of names end every recipe; they change no answer.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[RecipeStep, ...]
 
     @property
     def title(self) -> str:
@@ -79,11 +94,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return ", ".join(parts) or ("clean-up only" if self.steps else "original")
 
 
-def _title(step: Step) -> str:
+def _title(step: RecipeStep) -> str:
     match step:
-        case CleanUp():
+        case CleanGraph():
             return ""
-        case Trained():
+        case UseTrainedNetwork():
             return step.title
         case StaticInt8():
             form = "U8S8" if step.activations == "uint8" else "S8S8"
@@ -91,45 +106,51 @@ def _title(step: Step) -> str:
             count = len(step.float_layers)
             rest = f", {count} layer{'s' if count > 1 else ''} in float" if count else ""
             whole = "" if step.per_channel else " per tensor"
-            bits = " + tight weights" if step.peaks else ""
+            bits = " + tight weights" if step.max_integer_by_layer else ""
             return f"static {form} {step.calibrator}{whole}{extra}{bits}{rest}"
-        case StoreWeights():
-            return "tightly stored weights" if step.peaks or step.peak < 127 else "8-bit stored weights"
-        case WeightBlocks():
-            return f"{step.bits}-bit blocks of {step.block}" + (" + tight weights" if step.peaks else "")
+        case StoreIntegerWeights():
+            return (
+                "tightly stored weights"
+                if step.max_integer_by_layer or step.max_integer < 127
+                else "8-bit stored weights"
+            )
+        case BlockwiseWeights():
+            return f"{step.bits}-bit blocks of {step.block_size}" + (
+                " + tight weights" if step.max_integer_by_layer else ""
+            )
         case DynamicInt8():
             whole = "" if step.per_channel else " per tensor"
-            return f"dynamic int8{whole}" + (" + tight weights" if step.peaks else "")
-        case Sparsify():
+            return f"dynamic int8{whole}" + (" + tight weights" if step.max_integer_by_layer else "")
+        case MagnitudePruning():
             share = f"{step.pattern[0]}:{step.pattern[1]}" if step.pattern else f"{step.fraction:.0%}"
             return f"{share} sparse"
-        case Mend():
+        case FixFusion():
             return "mended"
         case FoldPreprocess():
             return "raw samples"
-        case StoreHalf():
+        case StoreHalfWeights():
             return "half-precision weights"
         case _:
             return str(type(step).__struct_config__.tag)
 
 
 @dataclass(slots=True)
-class Workbench:
+class CandidateBuilder:
     """Performs recipes on one model with one set of calibration data, and remembers common beginnings.
 
     Attributes:
         original: The model as it came.
-        feeds: Calibration data, one dictionary of inputs per batch.
+        calibration_batches: Calibration data, one dictionary of inputs per batch.
         seed: Of the sampling of observed values.
-        trained: Gives the network with a digest; what training made.
+        load_trained: Gives the network with a digest; what training made.
     """
 
     original: onnx.ModelProto
-    feeds: Sequence[Mapping[str, NDArray[Any]]]
+    calibration_batches: Sequence[Mapping[str, NDArray[Any]]]
     seed: int = 0
-    trained: Callable[[str], onnx.ModelProto] = lambda digest: _nothing_trained(digest)
-    _models: dict[tuple[Step, ...], onnx.ModelProto] = field(default_factory=dict)
-    _seen: dict[tuple[Step, ...], dict[str, Observation]] = field(default_factory=dict)
+    load_trained: Callable[[str], onnx.ModelProto] = lambda digest: _nothing_trained(digest)
+    _models: dict[tuple[RecipeStep, ...], onnx.ModelProto] = field(default_factory=dict)
+    _statistics: dict[tuple[RecipeStep, ...], dict[str, TensorStatistics]] = field(default_factory=dict)
 
     def build(self, recipe: Recipe) -> onnx.ModelProto:
         """Return the candidate.
@@ -139,54 +160,56 @@ class Workbench:
         """
         if not recipe.steps:
             return self.original
-        return compact(pack_integers(self.after(recipe.steps)))
+        return strip_model(pack_integers(self.model_after(recipe.steps)))
 
-    def after(self, steps: tuple[Step, ...]) -> onnx.ModelProto:
+    def model_after(self, steps: tuple[RecipeStep, ...]) -> onnx.ModelProto:
         """Return the model after these steps, before packing."""
         if not steps:
             return self.original
         key = steps if _is_common(steps[-1]) else ()
         if key and key in self._models:
             return self._models[key]
-        result = self._perform(steps[:-1], steps[-1])
+        result = self._apply(steps[:-1], steps[-1])
         if key:
             self._models[key] = result
         return result
 
-    def seen_after(self, steps: tuple[Step, ...]) -> dict[str, Observation]:
+    def statistics_after(self, steps: tuple[RecipeStep, ...]) -> dict[str, TensorStatistics]:
         """Return the observations of a float model."""
-        if steps not in self._seen:
-            model = self.after(steps)
-            self._seen[steps] = observe(model, tensors_to_observe(Graph(model)), self.feeds, seed=self.seed)
-        return self._seen[steps]
+        if steps not in self._statistics:
+            model = self.model_after(steps)
+            self._statistics[steps] = collect_statistics(
+                model, tensors_to_observe(Graph(model)), self.calibration_batches, seed=self.seed
+            )
+        return self._statistics[steps]
 
-    def _perform(self, before: tuple[Step, ...], step: Step) -> onnx.ModelProto:
-        model = self.after(before)
+    def _apply(self, before: tuple[RecipeStep, ...], step: RecipeStep) -> onnx.ModelProto:
+        model = self.model_after(before)
         match step:
-            case Trained():
-                return self.trained(step.network)
-            case CleanUp():
-                return clean(model)
-            case Mend():
-                return mend(model)[0]
+            case UseTrainedNetwork():
+                return self.load_trained(step.network)
+            case CleanGraph():
+                return clean_model(model)
+            case FixFusion():
+                return fix_model(model)[0]
             case FoldPreprocess():
                 return fold_preprocess(model, step)
-            case Equalize():
-                return equalize(model, step)
-            case Smooth():
-                return smooth(model, step, self.seen_after(before))
-            case Sparsify():
-                return sparsify(model, step)
+            case CrossLayerEqualization():
+                return equalize_layers(model, step)
+            case SmoothQuant():
+                return smooth_activations(model, step, self.statistics_after(before))
+            case MagnitudePruning():
+                return prune_by_magnitude(model, step)
             case StaticInt8():
-                return quantize_static(model, step, self.seen_after(before))
+                return quantize_static(model, step, self.statistics_after(before))
             case DynamicInt8():
                 return quantize_dynamic(model, step)
-            case WeightBlocks():
-                return quantize_blocks(model, step)
-            case StoreWeights():
-                return store_weights(model, step)
-            case StoreHalf():
-                return store_half(model, step)
+            case BlockwiseWeights():
+                return quantize_blockwise(model, step)
+            case StoreIntegerWeights():
+                return store_integer_weights(model, step)
+            case StoreHalfWeights():
+                return store_half_weights(model, step)
             case _:
                 assert_never(step)
 
@@ -197,6 +220,15 @@ def _nothing_trained(digest: str) -> onnx.ModelProto:
     )
 
 
-def _is_common(step: Step) -> bool:
+def _is_common(step: RecipeStep) -> bool:
     """Whether many recipes begin so."""
-    return isinstance(step, Trained | CleanUp | Mend | FoldPreprocess | Equalize | Smooth | Sparsify)
+    return isinstance(
+        step,
+        UseTrainedNetwork
+        | CleanGraph
+        | FixFusion
+        | FoldPreprocess
+        | CrossLayerEqualization
+        | SmoothQuant
+        | MagnitudePruning,
+    )

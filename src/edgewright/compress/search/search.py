@@ -16,11 +16,11 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from edgewright.compress.certify.ranking import closeness, front_of, is_better
+from edgewright.compress.certify.ranking import budget_violation, is_better, pareto_front
 from edgewright.compress.output_folder import OutputFolder
-from edgewright.compress.search.space import Params, Space
+from edgewright.compress.search.space import Params, SearchSpace
 from edgewright.compress.search.trial_runner import TrialRunner
-from edgewright.contract.compression_report import Trial
+from edgewright.contract.compression_report import SearchTrial
 from edgewright.contract.device_class import Budget
 from edgewright.contract.errors import InputError, OutputError
 
@@ -30,7 +30,7 @@ _STUDY = "compress"
 # Proposals without a better candidate after which the search has converged.
 _PATIENCE = 24
 
-Tell = Callable[[str, float], None]
+ProgressFunction = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,11 @@ class SearchLimits:
 
     Attributes:
         seconds: Wall time.
-        trials: Most candidates.
+        max_trials: Most candidates.
     """
 
     seconds: float = 90.0
-    trials: int = 200
+    max_trials: int = 200
 
 
 @dataclass(slots=True)
@@ -56,24 +56,24 @@ class Search:
         folder: Holds the journal.
         identity: What must be the same for a search to be resumed: model, data, budget, seed.
         limits: When it ends.
-        tell: Is told what is going on and which share is done.
+        report_progress: Is told what is going on and which share is done.
         trials: All so far.
     """
 
     runner: TrialRunner
-    space: Space
+    space: SearchSpace
     folder: OutputFolder
     identity: dict[str, Any]
     limits: SearchLimits
-    tell: Tell
-    trials: list[Trial] = field(default_factory=list)
+    report_progress: ProgressFunction
+    trials: list[SearchTrial] = field(default_factory=list)
     _params: dict[str, Params] = field(default_factory=dict)
-    _by_key: dict[str, Trial] = field(default_factory=dict)
+    _by_key: dict[str, SearchTrial] = field(default_factory=dict)
     _deadline: float = 0.0
-    _spaces: dict[str, Space] = field(default_factory=dict)
+    _spaces: dict[str, SearchSpace] = field(default_factory=dict)
     _study: optuna.Study | None = None
 
-    def run(self) -> list[Trial]:
+    def run(self) -> list[SearchTrial]:
         """Search until the limits, or until nothing better turns up.
 
         Raises:
@@ -81,13 +81,13 @@ class Search:
         """
         self._deadline = time.monotonic() + self.limits.seconds
         study = self._opened(self.space)
-        for params in self.space.first_ideas():
+        for params in self.space.initial_candidates():
             self._try(study, params)
-        self._tighten(study, self.space.network)
+        self._reduce_bits(study, self.space.network)
         self._explore(study)
         return self.trials
 
-    def consider(self, space: Space, seconds: float, ideas: int | None = None) -> list[Trial]:
+    def search_network(self, space: SearchSpace, seconds: float, ideas: int | None = None) -> list[SearchTrial]:
         """Try the recipes of a trained network: the first ideas, then tighter weights.
 
         Args:
@@ -100,24 +100,24 @@ class Search:
         """
         self._deadline = time.monotonic() + seconds
         study = self._opened(space)
-        for params in space.first_ideas()[:ideas]:
+        for params in space.initial_candidates()[:ideas]:
             self._try(study, params)
-        self._tighten(study, space.network)
-        return [trial for trial in self.trials if trial.network == space.network]
+        self._reduce_bits(study, space.network)
+        return [trial for trial in self.trials if trial.network_sha256 == space.network]
 
-    def attempt(self, space: Space, params: Params) -> Trial | None:
+    def try_recipe(self, space: SearchSpace, params: Params) -> SearchTrial | None:
         """Try one recipe of a space, however much time is left; None if there were too many trials."""
         self._deadline = max(self._deadline, time.monotonic() + 1.0)
         return self._try(self._opened(space), params)
 
-    def _opened(self, space: Space) -> optuna.Study:
+    def _opened(self, space: SearchSpace) -> optuna.Study:
         self._spaces[space.network] = space
         if self._study is None:
             self._study = self._open_study()
             self._recover(self._study)
         return self._study
 
-    def params_of(self, trial: Trial) -> Params:
+    def params_of(self, trial: SearchTrial) -> Params:
         """Return the parameters of a trial."""
         return next(p for key, p in self._params.items() if self._by_key[key].number == trial.number)
 
@@ -151,37 +151,37 @@ class Search:
                 elif not past.state.is_finished():
                     study.tell(past.number, state=optuna.trial.TrialState.FAIL)
                 continue
-            self._remember(past.user_attrs["params"], msgspec.convert(record, Trial))
+            self._record(past.user_attrs["params"], msgspec.convert(record, SearchTrial))
             for key, ratio in past.user_attrs.get("ratios", {}).items():
                 self.runner.recover_ratio(key, ratio)
 
-    def _remember(self, params: Params, trial: Trial) -> None:
+    def _record(self, params: Params, trial: SearchTrial) -> None:
         key = _key(params)
         self._params[key] = params
         self._by_key[key] = trial
         self.trials.append(trial)
 
     def _out_of_time(self) -> bool:
-        return time.monotonic() >= self._deadline or len(self.trials) >= self.limits.trials
+        return time.monotonic() >= self._deadline or len(self.trials) >= self.limits.max_trials
 
-    def _try(self, study: optuna.Study, params: Params) -> Trial | None:
+    def _try(self, study: optuna.Study, params: Params) -> SearchTrial | None:
         """Try given parameters unless they were tried; None when time is out."""
         known = self._by_key.get(_key(params))
         if known is not None:
             return known
         if self._out_of_time():
             return None
-        if self._is_offered(params):
+        if self._can_be_sampled(params):
             study.enqueue_trial(params)
         asked = study.ask()
         return self._perform(study, asked, params)
 
-    def _perform(self, study: optuna.Study, asked: optuna.Trial, params: Params) -> Trial:
+    def _perform(self, study: optuna.Study, asked: optuna.Trial, params: Params) -> SearchTrial:
         used = 1 - max(0.0, self._deadline - time.monotonic()) / self.limits.seconds
-        self.tell(f"trial {len(self.trials) + 1}", used)
+        self.report_progress(f"trial {len(self.trials) + 1}", used)
         trial = self.runner.run(len(self.trials), params, self._space_of(params))
-        if self._is_offered(params):
-            self.space.propose(asked)  # so that the sampler learns from it
+        if self._can_be_sampled(params):
+            self.space.sample(asked)  # so that the sampler learns from it
         asked.set_user_attr("params", params)
         asked.set_user_attr("ratios", self.runner.recorded_ratios())
         asked.set_user_attr("record", msgspec.to_builtins(trial))
@@ -192,35 +192,35 @@ class Search:
             study.tell(asked, state=optuna.trial.TrialState.PRUNED)
         else:
             study.tell(asked, state=optuna.trial.TrialState.FAIL)
-        self._remember(params, trial)
+        self._record(params, trial)
         return trial
 
-    def _is_offered(self, params: Params) -> bool:
+    def _can_be_sampled(self, params: Params) -> bool:
         """Whether the sampler can propose these parameters."""
-        return "network" not in params and params["form"] in self.space.forms
+        return "network" not in params and params["form"] in self.space.quantization_formats
 
-    def _space_of(self, params: Params) -> Space:
+    def _space_of(self, params: Params) -> SearchSpace:
         return self._spaces[params.get("network", "")]
 
-    def _tighten(self, study: optuna.Study, network: str) -> None:
+    def _reduce_bits(self, study: optuna.Study, network: str) -> None:
         """Climb down the ladder of tighter weights for a network's fastest forms that keep the drop."""
         # What tighter weights are for is size, so only the drop decides how far to climb.
         drop_only = Budget(max_drop=self.runner.budget.max_drop)
-        fastest: dict[str, Trial] = {}
-        complete = [trial for trial in self._complete() if trial.network == network]
+        fastest: dict[str, SearchTrial] = {}
+        complete = [trial for trial in self._complete() if trial.network_sha256 == network]
         space = self._spaces[network]
-        for trial in sorted(complete, key=lambda t: (closeness(t, drop_only), t.latency_ratio or 9)):
-            fastest.setdefault(space.speed_key(self.params_of(trial)), trial)
-        leaders = sorted(fastest.values(), key=lambda t: (closeness(t, drop_only) > 0, t.latency_ratio or 9))
+        for trial in sorted(complete, key=lambda t: (budget_violation(t, drop_only), t.latency_ratio or 9)):
+            fastest.setdefault(space.latency_key(self.params_of(trial)), trial)
+        leaders = sorted(fastest.values(), key=lambda t: (budget_violation(t, drop_only) > 0, t.latency_ratio or 9))
         for leader in leaders[:3]:
             misses = 0
-            for params in space.tighter(self.params_of(leader)):
+            for params in space.with_fewer_bits(self.params_of(leader)):
                 tried = self._try(study, params)
                 if tried is None:
                     return
                 if tried.sha256 == leader.sha256:
                     break  # nothing left that could be stored more tightly
-                kept = tried.state == "complete" and closeness(tried, drop_only) <= 0
+                kept = tried.state == "complete" and budget_violation(tried, drop_only) <= 0
                 misses = 0 if kept else misses + 1
                 if misses == 2:
                     break
@@ -229,7 +229,7 @@ class Search:
         idle = 0
         while idle < _PATIENCE and not self._out_of_time():
             asked = study.ask()
-            params = self.space.propose(asked)
+            params = self.space.sample(asked)
             known = self._by_key.get(_key(params))
             if known is not None:
                 idle += 1
@@ -241,9 +241,9 @@ class Search:
                 continue
             before = self._complete()
             latest = self._perform(study, asked, params)
-            idle = 0 if any_gain(latest, before, self.runner.budget) else idle + 1
+            idle = 0 if improves(latest, before, self.runner.budget) else idle + 1
 
-    def _complete(self) -> list[Trial]:
+    def _complete(self) -> list[SearchTrial]:
         return [trial for trial in self.trials if trial.state == "complete"]
 
 
@@ -272,14 +272,15 @@ class _Journal(JournalFileBackend):
             ) from error
 
 
-def any_gain(trial: Trial, before: Sequence[Trial], budget: Budget) -> bool:
+def improves(trial: SearchTrial, before: Sequence[SearchTrial], budget: Budget) -> bool:
     """Whether a trial is better than all before it in what will be chosen by, or joins the front."""
     if trial.state != "complete":
         return False
     if all(is_better(trial, other, budget) for other in before):
         return True
     return (
-        trial.number in {member.number for member in front_of([*before, trial])} and closeness(trial, budget) <= 0
+        trial.number in {member.number for member in pareto_front([*before, trial])}
+        and budget_violation(trial, budget) <= 0
     )
 
 

@@ -6,34 +6,34 @@ from typing import Any, Protocol
 
 import onnx
 
-from edgewright.compress.model.graph import LOWEST_OPSET, Graph, attribute
+from edgewright.compress.model.graph import MIN_WORKING_OPSET, Graph, attribute
 from edgewright.compress.model.layers import layer_weights, multiply_accumulates
-from edgewright.compress.quantize.dynamic_int8 import DynamicInt8, WeightBlocks, matrix_layers
-from edgewright.compress.quantize.equalization import Equalize, Smooth, pairs
+from edgewright.compress.quantize.dynamic_int8 import BlockwiseWeights, DynamicInt8, matrix_layers
+from edgewright.compress.quantize.equalization import CrossLayerEqualization, SmoothQuant, layer_pairs
 from edgewright.compress.quantize.preprocess_folding import FoldPreprocess
-from edgewright.compress.quantize.sensitivity import allocate_peaks
-from edgewright.compress.quantize.sparsity import Sparsify
+from edgewright.compress.quantize.sensitivity import allocate_bits
+from edgewright.compress.quantize.sparsity import MagnitudePruning
 from edgewright.compress.quantize.static_int8 import StaticInt8, integer_layers
-from edgewright.compress.quantize.weight_only import StoreHalf, StoreWeights
-from edgewright.compress.search.recipe import CleanUp, Mend, Recipe, Step, Trained
+from edgewright.compress.quantize.weight_only import StoreHalfWeights, StoreIntegerWeights
+from edgewright.compress.search.recipe import CleanGraph, FixFusion, Recipe, RecipeStep, UseTrainedNetwork
 
-__all__ = ["AS_TRAINED", "Chooser", "Params", "Space", "space_of"]
+__all__ = ["AS_TRAINED_FORMAT", "ParameterSampler", "Params", "SearchSpace", "build_search_space"]
 
 Params = dict[str, Any]
 
 # The form of a network whose integers were trained: nothing is left to do but to pack them.
-AS_TRAINED = "as trained"
+AS_TRAINED_FORMAT = "as trained"
 
 _CALIBRATORS = ("minmax", "percentile", "mse", "entropy")
 # Signal to noise of the answers that tightly stored weights may cause, dB.
-_TIGHTNESS = ("8 bit", "60", "54", "48", "44", "40", "36", "33", "30", "27", "24", "21", "18", "15")
+_BIT_LADDER = ("8 bit", "60", "54", "48", "44", "40", "36", "33", "30", "27", "24", "21", "18", "15")
 # Looser than what 8-bit kernels hold; only for weights that are turned into floats again.
 _FLOAT_ONLY = ("60", "54", "48", "44")
 # Signal to noise that the integer layers together may cause, dB: the noisiest for their work stay in float.
 _MIXED_DB = (45, 38, 32, 26, 20)
 
 
-class Chooser(Protocol):
+class ParameterSampler(Protocol):
     """What proposes values: an Optuna trial, or anything with its `suggest_categorical`."""
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
@@ -41,50 +41,50 @@ class Chooser(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
+class SearchSpace:
     """The recipes for one model.
 
     Attributes:
         clean: The cleaned model.
-        forms: Ways to compute, "float" always among them.
-        neighbours: Whether layers can be equalised.
-        float_sets: Name to layers that stay in float.
+        quantization_formats: Ways to compute, "float" always among them.
+        can_equalize: Whether layers can be equalised.
+        float_layer_sets: Name to layers that stay in float.
         weight_noise: Layer to its noise in few bits.
         signed_first: Whether the target prefers signed activations (ARM).
         fold: The step that folds preprocessing in, if asked for.
-        int8_peak: Largest weight integer that the target's 8-bit kernels take without saturating.
-        start: The trained network that every recipe starts from; the original if empty.
-        kernels: Of networks that differ in weights only, what they have in common; their latency is measured once.
+        max_int8_weight: Largest weight integer that the target's 8-bit kernels take without saturating.
+        trained_network: The trained network that every recipe starts from; the original if empty.
+        architecture_key: Of networks that differ in weights only, what they have in common; their latency is measured once.
     """
 
     clean: onnx.ModelProto
-    forms: tuple[str, ...]
-    neighbours: bool
-    float_sets: Mapping[str, tuple[str, ...]]
+    quantization_formats: tuple[str, ...]
+    can_equalize: bool
+    float_layer_sets: Mapping[str, tuple[str, ...]]
     weight_noise: Mapping[str, float]
     signed_first: bool = False
     fold: tuple[FoldPreprocess, ...] = ()
-    int8_peak: int = 127
-    start: tuple[Trained, ...] = ()
-    kernels: str = ""
+    max_int8_weight: int = 127
+    trained_network: tuple[UseTrainedNetwork, ...] = ()
+    architecture_key: str = ""
 
     @property
     def network(self) -> str:
         """Digest of the trained network, "" for the original."""
-        return self.start[0].network if self.start else ""
+        return self.trained_network[0].network if self.trained_network else ""
 
-    def propose(self, chooser: Chooser) -> Params:
+    def sample(self, chooser: ParameterSampler) -> Params:
         """Let the chooser fill in every parameter that matters for the form it picks."""
-        params: Params = {"form": chooser.suggest_categorical("form", list(self.forms))}
+        params: Params = {"form": chooser.suggest_categorical("form", list(self.quantization_formats))}
         if params["form"] == "static":
             params["activations"] = chooser.suggest_categorical("activations", ["uint8", "int8"])
             params["calibrator"] = chooser.suggest_categorical("calibrator", list(_CALIBRATORS))
             params["per_channel"] = chooser.suggest_categorical("per_channel", [True, False])
             params["bias_correction"] = chooser.suggest_categorical("bias_correction", [True, False])
             params["before"] = chooser.suggest_categorical(
-                "before", ["nothing", "equalize", "smooth"] if self.neighbours else ["nothing"]
+                "before", ["nothing", "equalize", "smooth"] if self.can_equalize else ["nothing"]
             )
-            params["in_float"] = chooser.suggest_categorical("in_float", list(self.float_sets))
+            params["in_float"] = chooser.suggest_categorical("in_float", list(self.float_layer_sets))
         elif params["form"] == "dynamic":
             params["per_channel"] = chooser.suggest_categorical("per_channel", [True, False])
         elif params["form"] == "blocks":
@@ -93,18 +93,18 @@ class Space:
         elif params["form"] == "float":
             params["half"] = chooser.suggest_categorical("half", [False, True])
         if self.weight_noise and not params.get("half"):
-            params["weights"] = chooser.suggest_categorical("weights", list(_TIGHTNESS))
+            params["weights"] = chooser.suggest_categorical("weights", list(_BIT_LADDER))
         return params
 
-    def first_ideas(self) -> list[Params]:
+    def initial_candidates(self) -> list[Params]:
         """Return what an experienced person would try, most promising first."""
         stored = {"weights": "8 bit"} if self.weight_noise else {}
-        if AS_TRAINED in self.forms:
-            return [self._of_network({"form": AS_TRAINED})]
+        if AS_TRAINED_FORMAT in self.quantization_formats:
+            return [self._of_network({"form": AS_TRAINED_FORMAT})]
         ideas: list[Params] = [{"form": "float", "half": False, **stored}]
-        if "mended" in self.forms:
+        if "mended" in self.quantization_formats:
             ideas.append({"form": "mended", **stored})
-        if "static" in self.forms:
+        if "static" in self.quantization_formats:
             usual = "int8" if self.signed_first else "uint8"
             base: Params = {
                 "form": "static",
@@ -119,18 +119,18 @@ class Space:
             ideas.append(base)
             ideas += [{**base, "calibrator": calibrator} for calibrator in ("mse", "percentile")]
             ideas.append({**base, "per_channel": False})
-            mixed = [name for name in self.float_sets if name == "depthwise" or name.startswith("for ")]
+            mixed = [name for name in self.float_layer_sets if name == "depthwise" or name.startswith("for ")]
             ideas += [{**base, "in_float": name} for name in mixed]
             ideas.append({**base, "bias_correction": True})
-        if "dynamic" in self.forms:
+        if "dynamic" in self.quantization_formats:
             ideas += [{"form": "dynamic", "per_channel": channels, **stored} for channels in (True, False)]
-        if "blocks" in self.forms:
+        if "blocks" in self.quantization_formats:
             ideas += [
                 {"form": "blocks", "bits": bits, "block": block, **stored} for bits, block in ((4, 32), (8, 128))
             ]
-        if "static" in self.forms:
+        if "static" in self.quantization_formats:
             ideas.append({**base, "activations": "uint8" if self.signed_first else "int8"})
-            if self.neighbours:
+            if self.can_equalize:
                 ideas += [{**base, "before": "equalize"}, {**base, "before": "smooth"}]
         ideas.append({"form": "float", "half": True})
         if self.weight_noise:
@@ -141,83 +141,97 @@ class Space:
         return [self._of_network(params) for params in ideas]
 
     def _of_network(self, params: Params) -> Params:
-        return {**params, "network": self.network} if self.start else params
+        return {**params, "network": self.network} if self.trained_network else params
 
-    def tighter(self, params: Params) -> list[Params]:
+    def with_fewer_bits(self, params: Params) -> list[Params]:
         """Return the same form with ever tighter weights."""
         if "weights" not in params or params["form"] == "sparse":
             return []
-        steps = [w for w in _TIGHTNESS[1:] if params["form"] == "float" or w not in _FLOAT_ONLY]
+        steps = [w for w in _BIT_LADDER[1:] if params["form"] == "float" or w not in _FLOAT_ONLY]
         return [{**params, "weights": weights} for weights in steps]
 
     def recipe(self, params: Params) -> Recipe:
         """Return the steps that the parameters stand for."""
-        if params["form"] == AS_TRAINED:
-            return Recipe(self.start)
-        steps: list[Step] = [*self.start, Mend() if params["form"] == "mended" else CleanUp(), *self.fold]
+        if params["form"] == AS_TRAINED_FORMAT:
+            return Recipe(self.trained_network)
+        steps: list[RecipeStep] = [
+            *self.trained_network,
+            FixFusion() if params["form"] == "mended" else CleanGraph(),
+            *self.fold,
+        ]
         weights = params.get("weights")
         stored = weights is not None
         peaks = (
             {}
             if weights in (None, "8 bit")
-            else allocate_peaks(Graph(self.clean), self.weight_noise, float(weights))
+            else allocate_bits(Graph(self.clean), self.weight_noise, float(weights))
         )
         small = {layer: peak for layer, peak in peaks.items() if peak < 127}
         match params["form"]:
             case "static":
                 if params["before"] == "equalize":
-                    steps.append(Equalize())
+                    steps.append(CrossLayerEqualization())
                 elif params["before"] == "smooth":
-                    steps.append(Smooth())
+                    steps.append(SmoothQuant())
                 steps.append(
                     StaticInt8(
                         activations=params["activations"],
                         per_channel=params["per_channel"],
                         calibrator=params["calibrator"],
                         bias_correction=params["bias_correction"],
-                        float_layers=self.float_sets[params["in_float"]],
-                        peak=self.int8_peak,
-                        peaks=small,
+                        float_layers=self.float_layer_sets[params["in_float"]],
+                        max_integer=self.max_int8_weight,
+                        max_integer_by_layer=small,
                     )
                 )
             case "dynamic":
-                steps.append(DynamicInt8(per_channel=params["per_channel"], peak=self.int8_peak, peaks=small))
+                steps.append(
+                    DynamicInt8(
+                        per_channel=params["per_channel"],
+                        max_integer=self.max_int8_weight,
+                        max_integer_by_layer=small,
+                    )
+                )
             case "blocks":
-                steps.append(WeightBlocks(bits=params["bits"], block=params["block"], peaks=small))
+                steps.append(
+                    BlockwiseWeights(bits=params["bits"], block_size=params["block"], max_integer_by_layer=small)
+                )
             case "sparse":
-                steps.append(Sparsify(pattern=(2, 4) if params["pattern"] == "2:4" else None))
+                steps.append(MagnitudePruning(pattern=(2, 4) if params["pattern"] == "2:4" else None))
             case "float":
                 if params["half"]:
-                    steps.append(StoreHalf())
+                    steps.append(StoreHalfWeights())
                     stored = False
         if stored:
-            steps.append(StoreWeights(peaks=peaks))
+            steps.append(StoreIntegerWeights(max_integer_by_layer=peaks))
         return Recipe(tuple(steps))
 
-    def speed_key(self, params: Params) -> str:
+    def latency_key(self, params: Params) -> str:
         """Return what decides the latency: weights that are unpacked at load cost nothing at run time."""
-        if params["form"] == AS_TRAINED:
-            return self.kernels
-        name = f"{self.kernels}: " if self.start else ""
+        if params["form"] == AS_TRAINED_FORMAT:
+            return self.architecture_key
+        name = f"{self.architecture_key}: " if self.trained_network else ""
         if params["form"] in ("float", "sparse"):
             return f"{name}float"
-        return name + ", ".join(f"{key}={value}" for key, value in sorted(params.items()) if key not in _NOT_FELT)
+        return name + ", ".join(
+            f"{key}={value}" for key, value in sorted(params.items()) if key not in _LATENCY_NEUTRAL
+        )
 
 
 # Parameters that change values or bytes, not which kernels run.
-_NOT_FELT = ("weights", "calibrator", "bias_correction", "before", "network")
+_LATENCY_NEUTRAL = ("weights", "calibrator", "bias_correction", "before", "network")
 
 
-def space_of(
+def build_search_space(
     clean: onnx.ModelProto,
     weight_noise: Mapping[str, float],
     integer_noise: Mapping[str, float],
     *,
     signed_first: bool = False,
     fold: tuple[FoldPreprocess, ...] = (),
-    int8_peak: int = 127,
-    start: tuple[Trained, ...] = (),
-) -> Space:
+    max_int8_weight: int = 127,
+    trained_network: tuple[UseTrainedNetwork, ...] = (),
+) -> SearchSpace:
     """Return the recipes that make sense for a cleaned model.
 
     Args:
@@ -226,8 +240,8 @@ def space_of(
         integer_noise: Layer to noise when it runs on integers, empty if none can.
         signed_first: Whether signed activations are the usual form on the target.
         fold: The step that folds preprocessing in; `clean` is the model after it.
-        int8_peak: Largest weight integer that the target's 8-bit kernels take without saturating.
-        start: The trained network that `clean` was made of, if it is not the original.
+        max_int8_weight: Largest weight integer that the target's 8-bit kernels take without saturating.
+        trained_network: The trained network that `clean` was made of, if it is not the original.
     """
     graph = Graph(clean)
     quantized = any(node.op_type == "QuantizeLinear" for node in graph.nodes)
@@ -235,7 +249,7 @@ def space_of(
     forms = ["float"]
     if quantized:
         forms.append("mended")
-    elif layers and graph.opset >= LOWEST_OPSET:
+    elif layers and graph.opset >= MIN_WORKING_OPSET:
         forms.append("static")
     recurrent = any(node.op_type == "LSTM" for node in graph.nodes)
     matrices = {node.name for node in matrix_layers(graph)}
@@ -266,17 +280,17 @@ def space_of(
             if members and len(members) < len(layers) and members not in sets.values():
                 sets[name] = members
     known = {weight.layer for weight in layer_weights(graph)}
-    return Space(
+    return SearchSpace(
         clean=clean,
-        forms=tuple(forms),
-        neighbours=bool(pairs(graph)),
-        float_sets=sets,
+        quantization_formats=tuple(forms),
+        can_equalize=bool(layer_pairs(graph)),
+        float_layer_sets=sets,
         weight_noise={layer: noise for layer, noise in weight_noise.items() if layer in known},
         signed_first=signed_first,
         fold=fold,
-        int8_peak=int8_peak,
-        start=start,
-        kernels=start[0].network[:16] if start else "",
+        max_int8_weight=max_int8_weight,
+        trained_network=trained_network,
+        architecture_key=trained_network[0].network[:16] if trained_network else "",
     )
 
 

@@ -11,41 +11,41 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgewright.compress.certify.look_ledger import look_alpha
+from edgewright.compress.certify.look_ledger import alpha_of_look
 from edgewright.compress.data.dataset import Dataset
-from edgewright.compress.data.model_outputs import outputs_of
-from edgewright.compress.metrics.metric import Metric, agreement, sqnr_db
-from edgewright.compress.model.fusion_lint import lint
+from edgewright.compress.data.model_outputs import model_outputs
+from edgewright.compress.metrics.metric import Metric, output_sqnr_db, top1_agreement
+from edgewright.compress.model.fusion_lint import lint_model
 from edgewright.compress.output_folder import OutputFolder
-from edgewright.compress.search.recipe import Recipe, Workbench
-from edgewright.compress.search.space import AS_TRAINED, Params, Space
-from edgewright.contract.compression_report import Trial
+from edgewright.compress.search.recipe import CandidateBuilder, Recipe
+from edgewright.compress.search.space import AS_TRAINED_FORMAT, Params, SearchSpace
+from edgewright.contract.compression_report import SearchTrial
 from edgewright.contract.device_class import Budget
 from edgewright.contract.errors import CandidateError, EdgewrightError
 from edgewright.contract.measurement import Measurement
-from edgewright.contract.model.signature import InputContract
-from edgewright.profiling.latency import Latency, Subject, measure_ratios
-from edgewright.profiling.target import Target
+from edgewright.contract.model.signature import ModelSignature
+from edgewright.profiling.latency import LatencyResult, Workload, measure_ratios
+from edgewright.profiling.target import MeasurementTarget
 from edgewright.runtime.options import RuntimeOptions
-from edgewright.stats.exact_paired_bound import likelihood_limit
+from edgewright.stats.exact_paired_bound import likelihood_ratio_limit
 
-__all__ = ["Judge", "TrialRunner", "predicted_bound"]
+__all__ = ["SplitEvaluator", "TrialRunner", "predicted_bound"]
 
-_ON_INTEGERS = ("static", "mended", AS_TRAINED)
+_ON_INTEGERS = ("static", "mended", AS_TRAINED_FORMAT)
 # So many samples tell whether a candidate is hopeless.
-_GLANCE = 64
-_SECONDS_PER_FORM = 0.8
+_QUICK_SAMPLES = 64
+_SECONDS_PER_FORMAT = 0.8
 # Chance that a candidate's true drop is worse than what the choice assumes.
-_DOUBT = 0.3
+_WORSE_THAN_LIMIT = 0.3
 
 
 @dataclass(slots=True)
-class Judge:
+class SplitEvaluator:
     """Scores candidates against the original on one part of the data.
 
     Attributes:
         dataset: All samples as the original takes them.
-        fed: The same samples as candidates take them.
+        model_dataset: The same samples as candidates take them.
         indices: The part.
         contract: Of the candidates.
         metric: The rule.
@@ -54,9 +54,9 @@ class Judge:
     """
 
     dataset: Dataset
-    fed: Dataset
+    model_dataset: Dataset
     indices: NDArray[np.intp]
-    contract: InputContract
+    contract: ModelSignature
     metric: Metric
     reference: list[NDArray[Any]]
     scores: NDArray[np.float64] = field(init=False)
@@ -73,7 +73,7 @@ class Judge:
 
     def outputs(self, model: bytes, count: int) -> list[NDArray[Any]]:
         """Run a candidate on the first `count` samples of the part."""
-        return outputs_of(model, self.fed, self.indices[:count], self.contract)
+        return model_outputs(model, self.model_dataset, self.indices[:count], self.contract)
 
 
 def predicted_bound(
@@ -95,12 +95,12 @@ def predicted_bound(
     differences = original - candidate
     drop = float(differences.mean())
     count = len(differences)
-    alpha = look_alpha(1 - confidence, 1)
+    alpha = alpha_of_look(1 - confidence, 1)
     if kind == "binary":
         lost, gained = float((differences > 0).sum()), float((differences < 0).sum())
         scale = certify_samples / count
-        margin = likelihood_limit(lost * scale, gained * scale, float(certify_samples), alpha) - drop
-        bound = max(likelihood_limit(lost, gained, float(count), _DOUBT), 0.0) + margin
+        margin = likelihood_ratio_limit(lost * scale, gained * scale, float(certify_samples), alpha) - drop
+        bound = max(likelihood_ratio_limit(lost, gained, float(count), _WORSE_THAN_LIMIT), 0.0) + margin
     else:
         spread = float(differences.std(ddof=1)) if count > 1 else 0.0
         bound = max(drop + 0.5 * spread / np.sqrt(count), 0.0) + 2.0 * spread / np.sqrt(max(1, certify_samples))
@@ -117,8 +117,8 @@ class TrialRunner:
     """Performs trials of one search.
 
     Attributes:
-        bench: Builds candidates.
-        select: The judge on the select split.
+        builder: Builds candidates.
+        evaluator: The judge on the select split.
         certify_samples: Size of the certify split.
         certify_groups: Its groups, 0 for independent samples.
         budget: The limits.
@@ -127,31 +127,31 @@ class TrialRunner:
         folder: Where candidates are stored.
         original: The original's file.
         seed: Of the search.
-        ratios: Latency ratio by speed key, as far as measured.
-        originals: Latency of the original in each measurement.
+        latency_ratios: Latency ratio by speed key, as far as measured.
+        original_latencies: Latency of the original in each measurement.
     """
 
-    bench: Workbench
-    select: Judge
+    builder: CandidateBuilder
+    evaluator: SplitEvaluator
     certify_samples: int
     certify_groups: int
     budget: Budget
-    target: Target
+    target: MeasurementTarget
     options: RuntimeOptions
     folder: OutputFolder
     original: Path
     seed: int
-    ratios: dict[str, Measurement] = field(default_factory=dict)
-    originals: list[Latency] = field(default_factory=list)
+    latency_ratios: dict[str, Measurement] = field(default_factory=dict)
+    original_latencies: list[LatencyResult] = field(default_factory=list)
 
-    def run(self, number: int, params: Params, space: Space) -> Trial:
+    def run(self, number: int, params: Params, space: SearchSpace) -> SearchTrial:
         """Try one candidate of a space; what goes wrong becomes part of the record."""
         began = time.monotonic()
         recipe = Recipe(())
         found: dict[str, Any] = {"state": "failed", "reason": ""}
         try:
             recipe = space.recipe(params)
-            found = self._judged(self.bench.build(recipe), params, space)
+            found = self._judged(self.builder.build(recipe), params, space)
         except CandidateError as error:
             found["reason"] = error.message
         except MemoryError:
@@ -160,82 +160,84 @@ class TrialRunner:
             raise
         except Exception as error:  # a model may be odd in ways that nobody thought of; the others still count
             found["reason"] = f"{type(error).__name__}: {error}"
-        return Trial(
+        return SearchTrial(
             number=number,
             title=recipe.title,
             recipe=msgspec.to_builtins(recipe)["steps"],
-            seconds=time.monotonic() - began,
+            duration_seconds=time.monotonic() - began,
             seed=self.seed,
-            network=space.network,
+            network_sha256=space.network,
             **found,
         )
 
-    def predicted(self, scores: NDArray[np.float64]) -> float:
+    def predict_bound(self, scores: NDArray[np.float64]) -> float:
         """Return the bound that the certify split would give a candidate with these scores on the select split."""
-        groups = self.select.dataset.groups
+        groups = self.evaluator.dataset.groups
         return predicted_bound(
-            self.select.scores,
+            self.evaluator.scores,
             scores,
-            kind=self.select.metric.kind,
+            kind=self.evaluator.metric.kind,
             confidence=self.budget.confidence,
             certify_samples=self.certify_samples,
-            groups=None if groups is None else groups[self.select.indices],
+            groups=None if groups is None else groups[self.evaluator.indices],
             certify_groups=self.certify_groups,
         )
 
     def recorded_ratios(self) -> dict[str, Any]:
         """Return the measured latency ratios in a form that a journal keeps."""
-        return {key: msgspec.to_builtins(ratio) for key, ratio in self.ratios.items()}
+        return {key: msgspec.to_builtins(ratio) for key, ratio in self.latency_ratios.items()}
 
     def recover_ratio(self, key: str, ratio: Any) -> None:
         """Take a ratio from the journal of an earlier run on the same target."""
-        self.ratios.setdefault(key, msgspec.convert(ratio, Measurement))
+        self.latency_ratios.setdefault(key, msgspec.convert(ratio, Measurement))
 
-    def _judged(self, model: onnx.ModelProto, params: Params, space: Space) -> dict[str, Any]:
+    def _judged(self, model: onnx.ModelProto, params: Params, space: SearchSpace) -> dict[str, Any]:
         content = model.SerializeToString()
         max_drop = self.budget.max_drop or 0.01
-        glance = min(_GLANCE, len(self.select.indices))
-        outputs = self.select.outputs(content, glance)
-        differences = self.select.scores[:glance] - self.select.score(outputs, glance)
+        glance = min(_QUICK_SAMPLES, len(self.evaluator.indices))
+        outputs = self.evaluator.outputs(content, glance)
+        differences = self.evaluator.scores[:glance] - self.evaluator.score(outputs, glance)
         error = float(differences.std()) / np.sqrt(glance)
         facts: dict[str, Any] = {"size_bytes": len(content)}
-        if float(differences.mean()) - 3 * error > max(max_drop, 1e-9) and self.select.metric.kind != "scalar":
-            reference = [r[:glance] for r in self.select.reference]
+        if float(differences.mean()) - 3 * error > max(max_drop, 1e-9) and self.evaluator.metric.kind != "scalar":
+            reference = [r[:glance] for r in self.evaluator.reference]
             return {
                 "state": "pruned",
                 "reason": f"drop of {differences.mean():.3g} on the first {glance} samples",
                 "drop": float(differences.mean()),
-                "sqnr_db": sqnr_db(reference, outputs),
+                "sqnr_db": output_sqnr_db(reference, outputs),
                 **facts,
             }
-        count = len(self.select.indices)
-        outputs = self.select.outputs(content, count)
-        scores = self.select.score(outputs, count)
-        digest, path = self.folder.candidate(content)
-        share = agreement(self.select.reference, outputs)
+        count = len(self.evaluator.indices)
+        outputs = self.evaluator.outputs(content, count)
+        scores = self.evaluator.score(outputs, count)
+        digest, path = self.folder.store_candidate(content)
+        share = top1_agreement(self.evaluator.reference, outputs)
         facts |= {
             "sha256": digest,
             "metric": float(scores.mean()),
-            "drop": float(self.select.scores.mean() - scores.mean()),
-            "predicted_bound": self.predicted(scores),
-            "flips": float((scores != self.select.scores).mean()) if self.select.metric.kind == "binary" else None,
-            "sqnr_db": sqnr_db(self.select.reference, outputs),
+            "drop": float(self.evaluator.scores.mean() - scores.mean()),
+            "predicted_bound": self.predict_bound(scores),
+            "flips": float((scores != self.evaluator.scores).mean())
+            if self.evaluator.metric.kind == "binary"
+            else None,
+            "sqnr_db": output_sqnr_db(self.evaluator.reference, outputs),
             "agreement": None if np.isnan(share) else share,
-            "fused_fraction": lint(model).fused_fraction if params["form"] in _ON_INTEGERS else None,
+            "fused_fraction": lint_model(model).fused_fraction if params["form"] in _ON_INTEGERS else None,
         }
-        ratio = self._ratio(path, space.speed_key(params))
+        ratio = self._ratio(path, space.latency_key(params))
         return {"state": "complete", "reason": "judged on the select split", "latency_ratio": ratio.value, **facts}
 
     def _ratio(self, path: Path, key: str) -> Measurement:
-        if key not in self.ratios:
-            sample = int(self.select.indices[0])
-            original = Subject("original", self.original, self.options, self.select.dataset.feed(sample))
-            candidate = Subject("candidate", path, self.options, self.select.fed.feed(sample))
+        if key not in self.latency_ratios:
+            sample = int(self.evaluator.indices[0])
+            original = Workload("original", self.original, self.options, self.evaluator.dataset.inputs_of(sample))
+            candidate = Workload("candidate", path, self.options, self.evaluator.model_dataset.inputs_of(sample))
             reference, (ratio,) = measure_ratios(
-                self.target, original, [candidate], seconds=_SECONDS_PER_FORM, seed=self.seed
+                self.target, original, [candidate], seconds=_SECONDS_PER_FORMAT, seed=self.seed
             )
             if isinstance(ratio, CandidateError):
                 raise ratio
-            self.originals.append(reference)
-            self.ratios[key] = ratio
-        return self.ratios[key]
+            self.original_latencies.append(reference)
+            self.latency_ratios[key] = ratio
+        return self.latency_ratios[key]

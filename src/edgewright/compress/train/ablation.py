@@ -2,24 +2,28 @@
 
 from collections.abc import Sequence
 
-from edgewright.contract.training_report import Contribution, TrainedNetwork
+from edgewright.contract.training_report import AblationResult, TrainedNetwork
 
-__all__ = ["contributions_of"]
+__all__ = ["find_ablations"]
 
-_ON = "select split"
+_SELECT_SPLIT = "select split"
 
 
-def contributions_of(networks: Sequence[TrainedNetwork], original: float) -> list[Contribution]:
+def find_ablations(networks: Sequence[TrainedNetwork], original: float) -> list[AblationResult]:
     """Return what distillation gave, and what pruning a trained network further, or giving it zeros, cost.
 
     Args:
         networks: Of one search.
         original: The original's metric on the select split.
     """
-    return [*_distillation(networks, original), *_pruning(networks, original), *_sparsity(networks, original)]
+    return [
+        *_ablate_distillation(networks, original),
+        *_ablate_pruning(networks, original),
+        *_ablate_sparsity(networks, original),
+    ]
 
 
-def _distillation(networks: Sequence[TrainedNetwork], original: float) -> list[Contribution]:
+def _ablate_distillation(networks: Sequence[TrainedNetwork], original: float) -> list[AblationResult]:
     """Compare networks with the same start and the same rows, one with a teacher, one without."""
     alone = [n for n in networks if not n.distilled and n.drop is not None and n.origin != "integers"]
     found = []
@@ -28,24 +32,30 @@ def _distillation(networks: Sequence[TrainedNetwork], original: float) -> list[C
             (
                 n
                 for n in networks
-                if n.distilled and n.drop is not None and (n.parent, n.round) == (without.parent, without.round)
+                if n.distilled
+                and n.drop is not None
+                and (n.parent_sha256, n.search_round) == (without.parent_sha256, without.search_round)
             ),
             None,
         )
         if twin is not None:
             found.append(
-                Contribution(
-                    "distillation", twin.title, _ON, original - (without.drop or 0.0), original - (twin.drop or 0.0)
+                AblationResult(
+                    "distillation",
+                    twin.title,
+                    _SELECT_SPLIT,
+                    original - (without.drop or 0.0),
+                    original - (twin.drop or 0.0),
                 )
             )
     return found
 
 
-def _pruning(networks: Sequence[TrainedNetwork], original: float) -> list[Contribution]:
+def _ablate_pruning(networks: Sequence[TrainedNetwork], original: float) -> list[AblationResult]:
     """Compare networks pruned in this search, fine-tuned, with what they were pruned from."""
     found = []
     for pruned in networks:
-        if pruned.origin != "pruned" or pruned.drop is None or pruned.round < 2:
+        if pruned.origin != "pruned" or pruned.drop is None or pruned.search_round < 2:
             continue
         title, comma, _ = pruned.title.rpartition(", pruned ")
         if not comma:
@@ -54,16 +64,19 @@ def _pruning(networks: Sequence[TrainedNetwork], original: float) -> list[Contri
             (
                 n
                 for n in networks
-                if n.title == title and n.round == pruned.round and n.drop is not None and n.rows >= pruned.rows / 2
+                if n.title == title
+                and n.search_round == pruned.search_round
+                and n.drop is not None
+                and n.training_rows >= pruned.training_rows / 2
             ),
             None,
         )
         if twin is not None:
             found.append(
-                Contribution(
+                AblationResult(
                     "pruning",
                     pruned.title,
-                    _ON,
+                    _SELECT_SPLIT,
                     original - (twin.drop or 0.0),
                     original - pruned.drop,
                     size_ratio=pruned.parameters / twin.parameters,
@@ -73,19 +86,21 @@ def _pruning(networks: Sequence[TrainedNetwork], original: float) -> list[Contri
     return found
 
 
-def _sparsity(networks: Sequence[TrainedNetwork], original: float) -> list[Contribution]:
+def _ablate_sparsity(networks: Sequence[TrainedNetwork], original: float) -> list[AblationResult]:
     """Compare networks with zeros, fine-tuned, with what they were before they had any."""
-    by_digest = {network.network: network for network in networks if network.network}
+    by_digest = {network.network_sha256: network for network in networks if network.network_sha256}
     found = []
     for sparse in networks:
-        parent = by_digest.get(sparse.parent)
+        parent = by_digest.get(sparse.parent_sha256)
         while parent is not None and parent.origin == "sparse":
-            parent = by_digest.get(parent.parent)
+            parent = by_digest.get(parent.parent_sha256)
         known = parent is not None and parent.drop is not None
         if sparse.origin == "sparse" and sparse.drop is not None and known:
             assert parent is not None  # noqa: S101 - known
             found.append(
-                Contribution("sparsity", sparse.title, _ON, original - (parent.drop or 0.0), original - sparse.drop)
+                AblationResult(
+                    "sparsity", sparse.title, _SELECT_SPLIT, original - (parent.drop or 0.0), original - sparse.drop
+                )
             )
     return found
 

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import msgspec
 import onnx
 
-from edgewright.compress.output_folder import NETWORKS, TRAINING, write_file
+from edgewright.compress.output_folder import NETWORKS_FOLDER, TRAINING_FOLDER, write_file
 from edgewright.contract.errors import CandidateError
 
 __all__ = ["TrainingStore"]
 
-Record = TypeVar("Record")
+ArtifactRecord = TypeVar("ArtifactRecord")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class TrainingStore:
     @property
     def work(self) -> Path:
         """The folder for lessons, answers and checkpoints."""
-        return self.path / TRAINING
+        return self.path / TRAINING_FOLDER
 
-    def put(self, network: onnx.ModelProto | bytes) -> str:
+    def store_network(self, network: onnx.ModelProto | bytes) -> str:
         """Keep a network and return its sha256."""
         content = network if isinstance(network, bytes) else network.SerializeToString(deterministic=True)
         digest = hashlib.sha256(content).hexdigest()
@@ -40,7 +40,7 @@ class TrainingStore:
             write_file(path, content)
         return digest
 
-    def content(self, digest: str) -> bytes:
+    def network_bytes(self, digest: str) -> bytes:
         """Return a network's bytes.
 
         Raises:
@@ -55,19 +55,19 @@ class TrainingStore:
             )
         return content
 
-    def network(self, digest: str) -> onnx.ModelProto:
+    def load_network(self, digest: str) -> onnx.ModelProto:
         """Return a network.
 
         Raises:
             CandidateError: It is not there, or is not what it was.
         """
-        return onnx.load_from_string(self.content(digest))
+        return onnx.load_from_string(self.network_bytes(digest))
 
-    def save(self, name: str, record: Any) -> None:
+    def save_record(self, name: str, record: Any) -> None:
         """Keep a record."""
         write_file(self.work / f"{name}.json", msgspec.json.format(msgspec.json.encode(record), indent=1))
 
-    def load(self, name: str, kind: type[Record]) -> Record | None:
+    def load_record(self, name: str, kind: type[ArtifactRecord]) -> ArtifactRecord | None:
         """Return a record that an earlier run kept, None if there is none or it is of another version."""
         path = self.work / f"{name}.json"
         if not path.exists():
@@ -78,4 +78,4 @@ class TrainingStore:
             return None
 
     def _file(self, digest: str) -> Path:
-        return self.path / NETWORKS / f"{digest[:16]}.onnx"
+        return self.path / NETWORKS_FOLDER / f"{digest[:16]}.onnx"

@@ -8,11 +8,18 @@ import msgspec
 from edgewright.contract.errors import InputError
 from edgewright.contract.training_report import CurvePoint
 
-__all__ = ["CurvePoint", "Distillation", "Start", "Training", "rate_share", "usual_training"]
+__all__ = [
+    "CurvePoint",
+    "Distillation",
+    "TrainingConfig",
+    "TrainingStart",
+    "default_training_config",
+    "learning_rate_factor",
+]
 
-Start = Literal["fresh", "trained", "integers"]
+TrainingStart = Literal["fresh", "trained", "integers"]
 
-_RATES: dict[Start, float] = {"fresh": 4e-3, "trained": 1e-3, "integers": 3e-4}
+_RATES: dict[TrainingStart, float] = {"fresh": 4e-3, "trained": 1e-3, "integers": 3e-4}
 
 
 class Distillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -21,74 +28,74 @@ class Distillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         temperature: Divides both sides' scores before they are compared (Hinton 2015, arXiv:1503.02531).
         weight: Share of the teacher's answers in the loss, the labels have the rest; without labels it is 1.
-        features: Weight of the distance to the teacher's features (FitNets, arXiv:1412.6550), added.
-        relations: Weight of the distances and angles among samples (RKD, arXiv:1904.05068), added.
+        feature_weight: Weight of the distance to the teacher's features (FitNets, arXiv:1412.6550), added.
+        relation_weight: Weight of the distances and angles among samples (RKD, arXiv:1904.05068), added.
     """
 
     temperature: float = 4.0
     weight: float = 0.8
-    features: float = 0.0
-    relations: float = 0.0
+    feature_weight: float = 0.0
+    relation_weight: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what is no loss."""
-        _within("temperature", self.temperature, 0.1, 100.0)
-        _within("distillation's weight", self.weight, 0.0, 1.0)
-        _within("features' weight", self.features, 0.0, 1e6)
-        _within("relations' weight", self.relations, 0.0, 1e6)
+        _check_range("temperature", self.temperature, 0.1, 100.0)
+        _check_range("distillation's weight", self.weight, 0.0, 1.0)
+        _check_range("features' weight", self.feature_weight, 0.0, 1e6)
+        _check_range("relations' weight", self.relation_weight, 0.0, 1e6)
 
 
-class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of one training: AdamW, a warm-up, then a cosine to zero.
 
     Attributes:
         epochs: Planned passes over the training rows; the rate falls to zero over them.
         batch: Rows per step.
-        rate: Largest learning rate.
+        learning_rate: Largest learning rate.
         weight_decay: Of weights; biases, normalisation and steps of integers have none.
         label_smoothing: Share of a label that is spread over all classes.
-        warmup: Share of all steps in which the rate rises.
-        patience: Epochs without a better validation before training ends early; 0 never ends early.
-        clip: Largest norm of the gradient.
-        balance: Weight classes by the root of their rarity where the largest is over 3 times the smallest.
-        augment: Names of augmentations (see `augment.py`), applied in this order.
+        warmup_fraction: Share of all steps in which the rate rises.
+        early_stopping_patience: Epochs without a better validation before training ends early; 0 never ends early.
+        max_gradient_norm: Largest norm of the gradient.
+        balance_classes: Weight classes by the root of their rarity where the largest is over 3 times the smallest.
+        augmentations: Names of augmentations (see `augment.py`), applied in this order.
         distillation: None learns from labels alone.
-        rows: Rows that an epoch shows, other ones in each epoch; 0 shows all.
+        rows_per_epoch: Rows that an epoch shows, other ones in each epoch; 0 shows all.
     """
 
     epochs: int = 30
     batch: int = 128
-    rate: float = 4e-3
+    learning_rate: float = 4e-3
     weight_decay: float = 0.02
     label_smoothing: float = 0.05
-    warmup: float = 0.1
-    patience: int = 10
-    clip: float = 1.0
-    balance: bool = True
-    augment: tuple[str, ...] = ()
+    warmup_fraction: float = 0.1
+    early_stopping_patience: int = 10
+    max_gradient_norm: float = 1.0
+    balance_classes: bool = True
+    augmentations: tuple[str, ...] = ()
     distillation: Distillation | None = None
-    rows: int = 0
+    rows_per_epoch: int = 0
 
     def __post_init__(self) -> None:
         """Refuse trainings that could not run."""
-        _within("epochs", self.epochs, 1, 1_000_000)
-        _within("batch", self.batch, 2, 1_000_000)
-        _within("rate", self.rate, 1e-9, 100.0)
-        _within("weight_decay", self.weight_decay, 0.0, 100.0)
-        _within("label_smoothing", self.label_smoothing, 0.0, 0.9)
-        _within("warmup", self.warmup, 0.0, 0.9)
-        _within("patience", self.patience, 0, 1_000_000)
-        _within("clip", self.clip, 1e-9, 1e9)
-        _within("rows", self.rows, 0, 1e12)
+        _check_range("epochs", self.epochs, 1, 1_000_000)
+        _check_range("batch", self.batch, 2, 1_000_000)
+        _check_range("rate", self.learning_rate, 1e-9, 100.0)
+        _check_range("weight_decay", self.weight_decay, 0.0, 100.0)
+        _check_range("label_smoothing", self.label_smoothing, 0.0, 0.9)
+        _check_range("warmup", self.warmup_fraction, 0.0, 0.9)
+        _check_range("patience", self.early_stopping_patience, 0, 1_000_000)
+        _check_range("clip", self.max_gradient_norm, 1e-9, 1e9)
+        _check_range("rows", self.rows_per_epoch, 0, 1e12)
 
-    def shown(self, available: int) -> int:
+    def rows_shown(self, available: int) -> int:
         """Return the rows that one epoch shows of those that there are."""
-        return min(self.rows, available) if self.rows else available
+        return min(self.rows_per_epoch, available) if self.rows_per_epoch else available
 
 
-def usual_training(
-    rows: int, start: Start, *, epochs: int = 30, augment: tuple[str, ...] = (), teacher: bool = False
-) -> Training:
+def default_training_config(
+    rows: int, start: TrainingStart, *, epochs: int = 30, augment: tuple[str, ...] = (), teacher: bool = False
+) -> TrainingConfig:
     """Return settings that are a good first choice.
 
     Args:
@@ -99,18 +106,18 @@ def usual_training(
         teacher: Whether a teacher's answers are there.
     """
     batch = 32 * min(4, max(1, round(rows / 100 / 32)))
-    return Training(
+    return TrainingConfig(
         epochs=epochs,
         batch=batch,
-        rate=_RATES[start],
+        learning_rate=_RATES[start],
         weight_decay=0.02 if start == "fresh" else 1e-3,
-        patience=max(8, epochs // 3),
-        augment=augment,
+        early_stopping_patience=max(8, epochs // 3),
+        augmentations=augment,
         distillation=Distillation() if teacher else None,
     )
 
 
-def rate_share(step: int, steps: int, warmup: float) -> float:
+def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
     """Return the share of the largest rate at a step: a straight rise, then half a cosine to zero.
 
     >>> [round(rate_share(step, 10, 0.2), 2) for step in range(10)]
@@ -122,6 +129,6 @@ def rate_share(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
-def _within(what: str, value: float, least: float, most: float) -> None:
+def _check_range(what: str, value: float, least: float, most: float) -> None:
     if not least <= value <= most:
         raise InputError(f"{what} is {value:g}, it must be {least:g} to {most:g}", remedy="Choose one in between.")

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from edgewright.compress.data.sources.function import load_function
-from edgewright.compress.train.config import Training
+from edgewright.compress.train.config import TrainingConfig
 from edgewright.contract.errors import InputError
 
-__all__ = ["OwnRecipe", "load_recipe"]
+__all__ = ["CustomRecipe", "load_recipe"]
 
 
 @dataclass(frozen=True, slots=True)
-class OwnRecipe:
+class CustomRecipe:
     """What differs from the usual training.
 
     Attributes:
@@ -35,17 +35,17 @@ class OwnRecipe:
     epochs: int | None = None
     batch: int | None = None
 
-    def settle(self, settings: Training) -> Training:
+    def apply_to(self, settings: TrainingConfig) -> TrainingConfig:
         """Return the settings with this recipe's epochs and batch."""
         return msgspec.structs.replace(
             settings, epochs=self.epochs or settings.epochs, batch=self.batch or settings.batch
         )
 
 
-_NAMES = tuple(field.name for field in fields(OwnRecipe))
+_NAMES = tuple(field.name for field in fields(CustomRecipe))
 
 
-def load_recipe(reference: str) -> OwnRecipe:
+def load_recipe(reference: str) -> CustomRecipe:
     """Call `module:function` and return its recipe.
 
     Raises:
@@ -59,7 +59,7 @@ def load_recipe(reference: str) -> OwnRecipe:
             f"training recipe {reference} raised {type(error).__name__}: {error}",
             remedy="Call it by itself to see where.",
         ) from error
-    if isinstance(result, OwnRecipe):
+    if isinstance(result, CustomRecipe):
         return result
     if not isinstance(result, Mapping):
         raise InputError(
@@ -79,4 +79,4 @@ def load_recipe(reference: str) -> OwnRecipe:
                 f"training recipe {reference} returned {value!r} as {name}",
                 remedy="It must be a whole number above zero." if is_number else "It must be a function.",
             )
-    return OwnRecipe(**result)
+    return CustomRecipe(**result)

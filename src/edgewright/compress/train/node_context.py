@@ -12,17 +12,17 @@ from torch import nn
 from edgewright.compress.model.graph import attribute
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["Binding", "Built", "Layout", "Site", "inward", "outward"]
+__all__ = ["BuiltNode", "NodeContext", "ParameterBinding", "TensorLayout", "to_graph_layout", "to_module_layout"]
 
 # How a tensor of the graph lies in the module: as it is, transposed, in one line, or with gates in torch's order.
-Layout = Literal["same", "transposed", "line", "gru", "lstm"]
+TensorLayout = Literal["same", "transposed", "line", "gru", "lstm"]
 
 # ONNX's gates in the order in which torch has them: GRU z r h as r z n, LSTM i o f c as i f g o.
 _GATES: dict[str, tuple[int, ...]] = {"gru": (1, 0, 2), "lstm": (0, 2, 3, 1)}
 
 
 @dataclass(slots=True)
-class Binding:
+class ParameterBinding:
     """A tensor of the graph and the parameter or buffer that holds it while the module is trained.
 
     Attributes:
@@ -36,12 +36,12 @@ class Binding:
     tensor: str
     module: nn.Module
     attribute: str
-    layout: Layout = "same"
+    layout: TensorLayout = "same"
     part: tuple[int, int, int] = (0, 0, 1)
 
 
 @dataclass(slots=True)
-class Built:
+class BuiltNode:
     """What a node became.
 
     Attributes:
@@ -52,11 +52,11 @@ class Built:
 
     call: Callable[..., Any]
     reads: tuple[int, ...]
-    bindings: tuple[Binding, ...] = ()
+    bindings: tuple[ParameterBinding, ...] = ()
 
 
 @dataclass(slots=True)
-class Site:
+class NodeContext:
     """A node with what is known when it is built.
 
     Attributes:
@@ -78,24 +78,24 @@ class Site:
         value = attribute(self.node, name, default)
         return value.decode() if isinstance(value, bytes) else value
 
-    def has(self, place: int) -> bool:
+    def has_input(self, place: int) -> bool:
         """Whether the input is given."""
         return len(self.node.input) > place and bool(self.node.input[place])
 
-    def fixed(self, place: int) -> NDArray[Any] | None:
+    def constant_input(self, place: int) -> NDArray[Any] | None:
         """Return the input's value if it is a constant."""
-        return self.constants.get(self.node.input[place]) if self.has(place) else None
+        return self.constants.get(self.node.input[place]) if self.has_input(place) else None
 
     def ints(self, place: int, name: str) -> list[int] | None:
         """Return whole numbers that are an attribute in old operator sets and an input in new ones."""
         given = self.attr(name)
         if given is not None:
             return [int(v) for v in given]
-        if not self.has(place):
+        if not self.has_input(place):
             return None
-        value = self.fixed(place)
+        value = self.constant_input(place)
         if value is None:
-            raise self.cannot(f"its {name} are computed")
+            raise self.unsupported(f"its {name} are computed")
         return [int(v) for v in value.reshape(-1)]
 
     def number(self, place: int, name: str, default: float) -> float:
@@ -103,14 +103,14 @@ class Site:
         given = self.attr(name)
         if given is not None:
             return float(given)
-        if not self.has(place):
+        if not self.has_input(place):
             return default
-        value = self.fixed(place)
+        value = self.constant_input(place)
         if value is None or value.size != 1:
-            raise self.cannot(f"its {name} is computed")
+            raise self.unsupported(f"its {name} is computed")
         return float(value.reshape(()))
 
-    def cannot(self, reason: str) -> CandidateError:
+    def unsupported(self, reason: str) -> CandidateError:
         """Return the error that names this operator."""
         return CandidateError(
             f"operator {self.node.op_type} ({self.node.name!r}) cannot be trained: {reason}",
@@ -118,7 +118,7 @@ class Site:
         )
 
 
-def inward(value: NDArray[Any], binding: Binding) -> NDArray[Any]:
+def to_module_layout(value: NDArray[Any], binding: ParameterBinding) -> NDArray[Any]:
     """Return an initializer as it lies in the module."""
     match binding.layout:
         case "same":
@@ -133,7 +133,7 @@ def inward(value: NDArray[Any], binding: Binding) -> NDArray[Any]:
             return _ordered(value[direction, half * size : (half + 1) * size], _GATES[gates])
 
 
-def outward(value: NDArray[Any], before: NDArray[Any], binding: Binding) -> NDArray[Any]:
+def to_graph_layout(value: NDArray[Any], before: NDArray[Any], binding: ParameterBinding) -> NDArray[Any]:
     """Return the module's value as the initializer that was `before`, whose sizes may have changed."""
     match binding.layout:
         case "same":

@@ -10,49 +10,49 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgewright.compress.certify.ranking import closeness
-from edgewright.compress.context import Run
+from edgewright.compress.certify.ranking import budget_violation
+from edgewright.compress.context import CompressionRun
 from edgewright.compress.search.search import Search
-from edgewright.compress.train.ablation import contributions_of
+from edgewright.compress.train.ablation import find_ablations
 from edgewright.compress.train.artifact_store import TrainingStore
 from edgewright.compress.train.config import Distillation
-from edgewright.compress.train.data.teacher_outputs import Answers
-from edgewright.compress.train.data.training_data import Lessons
-from edgewright.compress.train.distill.augmentation_selection import admissible
-from edgewright.compress.train.distill.teacher import Teacher, ask
+from edgewright.compress.train.data.teacher_outputs import TeacherOutputs
+from edgewright.compress.train.data.training_data import TrainingData
+from edgewright.compress.train.distill.augmentation_selection import select_augmentations
+from edgewright.compress.train.distill.teacher import Teacher, compute_teacher_outputs
 from edgewright.compress.train.engine.engine import open_engine
-from edgewright.compress.train.loop.output_kind import ending_of
-from edgewright.compress.train.nas.candidates import ideas, survey
-from edgewright.compress.train.nas.graph_builder import Ending, Targets
-from edgewright.compress.train.nas.latency_model import Features
-from edgewright.compress.train.policy import Prospect
-from edgewright.compress.train.qat_rounds import finalists_of, train_integers
+from edgewright.compress.train.loop.output_kind import output_activation
+from edgewright.compress.train.nas.candidates import estimate_candidates, list_candidates
+from edgewright.compress.train.nas.graph_builder import GraphActivation, TargetStatistics
+from edgewright.compress.train.nas.latency_model import NetworkFeatures
+from edgewright.compress.train.policy import CandidateEstimate
+from edgewright.compress.train.qat_rounds import prepare_finalists, train_quantized
 from edgewright.compress.train.sparse_rounds import train_sparse
-from edgewright.compress.train.successive_halving import FINAL_SHARE, train_in_rounds
-from edgewright.compress.train.threads import one_thread
-from edgewright.compress.train.training_inputs import Material
-from edgewright.compress.train.training_session import Course
+from edgewright.compress.train.successive_halving import FINAL_SHARE, successive_halving
+from edgewright.compress.train.threads import use_one_thread
+from edgewright.compress.train.training_inputs import TrainingInputs
+from edgewright.compress.train.training_session import TrainingSession
 from edgewright.contract.device_class import Budget
-from edgewright.contract.training_report import Contribution, TrainingReport
+from edgewright.contract.training_report import AblationResult, TrainingReport
 
-__all__ = ["explore"]
+__all__ = ["run_training"]
 
 # Shares of the time for training: the teacher's answers and the survey; and of what they leave, the rounds, the
 # one more for what is nearly good enough, zeros where they are asked for, the forms of the finalists, and the rest
 # for integers.
-_TAUGHT, _SURVEYED = 0.07, 0.08
-_ROUNDS, _OVERTIME, _FORMS = 0.52, 0.15, 0.07
-_ZEROS = 0.12
-_PLACES = 20
+_TEACHER_TIME_SHARE, _ESTIMATE_TIME_SHARE = 0.07, 0.08
+_HALVING_TIME_SHARE, _OVERTIME_SHARE, _FORMATS_TIME_SHARE = 0.52, 0.15, 0.07
+_SPARSITY_TIME_SHARE = 0.12
+_SHORTLIST_SIZE = 20
 # Augmented copies that the teacher answers, as far as time allows.
-_VIEWS = 64
+_MAX_VIEWS = 64
 
 
-def explore(material: Material, run: Run, search: Search, *, seconds: float) -> TrainingReport:
+def run_training(inputs: TrainingInputs, run: CompressionRun, search: Search, *, seconds: float) -> TrainingReport:
     """Train networks, and try their forms in the search.
 
     Args:
-        material: What `gather` read.
+        inputs: What `gather` read.
         run: Of `compress`, its original searched already.
         search: Takes the trials.
         seconds: For all of it.
@@ -66,119 +66,131 @@ def explore(material: Material, run: Run, search: Search, *, seconds: float) -> 
     wanted = request.training
     assert wanted is not None  # noqa: S101 - the caller asks only if there is something to train with
     store = TrainingStore(run.folder.path)
-    lessons, teacher = material.lessons, material.teacher
+    lessons, teacher = inputs.data, inputs.teacher
     notes = list(lessons.notes)
-    with open_engine(wanted.engine, wanted.workers, store.work) as engine, one_thread():
-        admission = admissible(lessons, teacher, seed=request.seed)
+    with open_engine(wanted.engine, wanted.workers, store.work) as engine, use_one_thread():
+        admission = select_augmentations(lessons, teacher, seed=request.seed)
         notes += admission.notes
-        answers = _answers(run, teacher, lessons, admission.names, seconds=_TAUGHT * seconds)
-        course = Course(
+        answers = _answers(run, teacher, lessons, admission.names, seconds=_TEACHER_TIME_SHARE * seconds)
+        course = TrainingSession(
             run=run,
             search=search,
-            lessons=lessons,
-            answers=answers,
+            data=lessons,
+            teacher_outputs=answers,
             engine=engine,
             workers=wanted.workers,
             store=store,
-            augment=admission.names,
-            distillation=Distillation(wanted.temperature, features=wanted.features, relations=wanted.relations),
+            augmentations=admission.names,
+            distillation=Distillation(
+                wanted.temperature,
+                feature_weight=wanted.feature_loss_weight,
+                relation_weight=wanted.relation_loss_weight,
+            ),
             recipe=wanted.recipe,
-            ends=began + seconds,
+            ends_at=began + seconds,
             notes=notes + list(answers.notes),
         )
-        contributions = _taught(course, seconds)
+        contributions = _compute_teacher_outputs(course, seconds)
     return TrainingReport(
         engine=wanted.engine,
         workers=wanted.workers,
-        seconds=time.monotonic() - began,
-        rows=len(lessons.train),
+        total_seconds=time.monotonic() - began,
+        training_rows=len(lessons.train),
         validation_rows=len(lessons.validation),
         augmentations=admission.names,
         notes=tuple(course.notes),
         networks=tuple(course.networks),
-        contributions=(*contributions_of(course.networks, float(run.select.scores.mean())), *contributions),
+        ablations=(*find_ablations(course.networks, float(run.select_evaluator.scores.mean())), *contributions),
     )
 
 
-def _taught(course: Course, seconds: float) -> list[Contribution]:
+def _compute_teacher_outputs(course: TrainingSession, seconds: float) -> list[AblationResult]:
     prospects = _prospects(course, seconds)
-    left = course.left()
+    left = course.seconds_left()
     wanted = course.run.request.training
     sparsity = None if wanted is None else wanted.sparsity
-    rounds = course.ends - (1 - _ROUNDS + (0.0 if sparsity is None else _ZEROS)) * left
-    slowest = _slowest(course.run, course.search)
-    standings = train_in_rounds(course, prospects, rounds, rounds + _OVERTIME * left, slowest)
+    rounds = course.ends_at - (1 - _HALVING_TIME_SHARE + (0.0 if sparsity is None else _SPARSITY_TIME_SHARE)) * left
+    slowest = _max_latency_ratio(course.run, course.search)
+    standings = successive_halving(course, prospects, rounds, rounds + _OVERTIME_SHARE * left, slowest)
     if sparsity is not None:
-        sparse = train_sparse(course, standings, sparsity, time.monotonic() + _ZEROS * left)
+        sparse = train_sparse(course, standings, sparsity, time.monotonic() + _SPARSITY_TIME_SHARE * left)
         standings = [*sparse, *standings][: max(len(sparse), 1)]
-    finalists = finalists_of(course, standings, time.monotonic() + _FORMS * left)
+    finalists = prepare_finalists(course, standings, time.monotonic() + _FORMATS_TIME_SHARE * left)
     # The first gets the time that it can use; what it leaves is for the others.
-    return [gain for finalist in finalists for gain in train_integers(course, finalist, course.ends)]
+    return [gain for finalist in finalists for gain in train_quantized(course, finalist, course.ends_at)]
 
 
-def _prospects(course: Course, seconds: float) -> list[Prospect]:
+def _prospects(course: TrainingSession, seconds: float) -> list[CandidateEstimate]:
     """Return the shortlist; a resumed run goes on with the one it had, however its measurements would differ."""
-    known = course.store.load("shortlist", tuple[list[Prospect], list[str], list[tuple[Features, float]]])
+    known = course.store.load_record(
+        "shortlist", tuple[list[CandidateEstimate], list[str], list[tuple[NetworkFeatures, float]]]
+    )
     if known is not None:
         course.notes += known[1]
-        course.seen += known[2]
+        course.measured_latencies += known[2]
         return known[0]
     run = course.run
-    course.tell("looking for networks that are fast enough")
+    course.report_progress("looking for networks that are fast enough")
     notes: list[str] = []
-    targets = _targets(course.lessons)
-    found = ideas(run, course.lessons, _drafted_ending(run), notes, seed=run.request.seed, targets=targets)
-    prospects: list[Prospect] = []
+    targets = _targets(course.data)
+    found = list_candidates(
+        run, course.data, _network_activation(run), notes, seed=run.request.seed, targets=targets
+    )
+    prospects: list[CandidateEstimate] = []
     if found:
-        prospects = survey(
+        prospects = estimate_candidates(
             run,
             course.store,
-            course.lessons,
+            course.data,
             found,
-            places=_PLACES,
-            slowest=_slowest(run, course.search),
-            core_seconds=FINAL_SHARE * _ROUNDS * course.workers * course.left(),
-            until=time.monotonic() + _SURVEYED * seconds,
-            seen=course.seen,
+            count=_SHORTLIST_SIZE,
+            max_latency_ratio=_max_latency_ratio(run, course.search),
+            core_seconds=FINAL_SHARE * _HALVING_TIME_SHARE * course.workers * course.seconds_left(),
+            deadline=time.monotonic() + _ESTIMATE_TIME_SHARE * seconds,
+            seen=course.measured_latencies,
         )
     if not prospects:
         notes.append("there is nothing to train")
-    course.store.save("shortlist", (prospects, notes, course.seen))
+    course.store.save_record("shortlist", (prospects, notes, course.measured_latencies))
     course.notes += notes
     return prospects
 
 
-def _answers(run: Run, teacher: Teacher, lessons: Lessons, names: Sequence[str], *, seconds: float) -> Answers:
+def _answers(
+    run: CompressionRun, teacher: Teacher, lessons: TrainingData, names: Sequence[str], *, seconds: float
+) -> TeacherOutputs:
     """Have the teachers answer; they are asked again for as many views if the run is resumed."""
     request = run.request
     wanted = request.training
     assert wanted is not None  # noqa: S101 - see explore
     store = TrainingStore(run.folder.path)
-    known = store.load("views", int)
+    known = store.load_record("views", int)
 
     def tell(share: float) -> None:
-        request.tell(f"asking the teacher, {share:.0%}", 1 - run.left() / request.time_limit_s)
+        request.report_progress(
+            f"asking the teacher, {share:.0%}", 1 - run.seconds_left() / request.time_limit_seconds
+        )
 
-    answers = ask(
+    answers = compute_teacher_outputs(
         teacher,
         lessons,
         names,
         seed=request.seed,
-        views=known or _VIEWS,
-        features=wanted.features > 0 or wanted.relations > 0,
+        view_count=known or _MAX_VIEWS,
+        features=wanted.feature_loss_weight > 0 or wanted.relation_loss_weight > 0,
         seconds=None if known else seconds,
-        tell=tell,
+        report_progress=tell,
     )
-    store.save("views", answers.views)
+    store.save_record("views", answers.view_count)
     return answers
 
 
-def _drafted_ending(run: Run) -> Ending:
-    ending = ending_of(run.loaded.proto)
+def _network_activation(run: CompressionRun) -> GraphActivation:
+    ending = output_activation(run.loaded.proto)
     return "logits" if ending == "scores" else ending
 
 
-def _targets(lessons: Lessons) -> Targets | None:
+def _targets(lessons: TrainingData) -> TargetStatistics | None:
     """Return where the values to be learned lie, for regression and reconstruction."""
     if lessons.task == "regression" and lessons.labels is not None:
         values = lessons.labels[lessons.train].reshape(len(lessons.train), -1).astype(np.float64)
@@ -186,18 +198,24 @@ def _targets(lessons: Lessons) -> Targets | None:
         values = lessons.inputs[0][lessons.train].reshape(len(lessons.train), -1).astype(np.float64)
     else:
         return None
-    return Targets(values.mean(axis=0), values.std(axis=0))
+    return TargetStatistics(values.mean(axis=0), values.std(axis=0))
 
 
-def _slowest(run: Run, search: Search) -> float:
+def _max_latency_ratio(run: CompressionRun, search: Search) -> float:
     """Return the latency ratio of the fastest candidate that needs no training and keeps the drop.
 
     Where the budget limits the latency to less, what keeps that.
     """
     drop_only = Budget(max_drop=run.max_drop)
-    kept = [t.latency_ratio or 9.0 for t in search.trials if t.state == "complete" and closeness(t, drop_only) <= 0]
-    limits = [limit for limit in (run.budget.latency_p50_s, run.budget.latency_p95_s) if limit is not None]
-    originals = [latency.p50.value for latency in search.runner.originals]
+    kept = [
+        t.latency_ratio or 9.0
+        for t in search.trials
+        if t.state == "complete" and budget_violation(t, drop_only) <= 0
+    ]
+    limits = [
+        limit for limit in (run.budget.latency_p50_seconds, run.budget.latency_p95_seconds) if limit is not None
+    ]
+    originals = [latency.p50.value for latency in search.runner.original_latencies]
     if limits and originals:
         kept.append(min(limits) / float(np.median(originals)))
     return min([1.0, *kept])

@@ -11,18 +11,18 @@ from functools import partial
 
 import numpy as np
 
-from edgewright.compress.quantize.sparsity import Sparsify, sparsify
+from edgewright.compress.quantize.sparsity import MagnitudePruning, prune_by_magnitude
 from edgewright.compress.train.loop.zero_masks import gradual_fractions
-from edgewright.compress.train.policy import Standing, keeps, rows_each, standing_of
-from edgewright.compress.train.training_session import Course, Task, untrained
+from edgewright.compress.train.policy import TrainedCandidate, meets_drop_limit, rows_per_network, trained_candidate
+from edgewright.compress.train.training_session import PlannedJob, TrainingSession, untrained_record
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["steps_of", "train_sparse"]
+__all__ = ["sparsity_schedule", "train_sparse"]
 
 _STEPS = 3
 
 
-def steps_of(sparsity: float | str) -> list[Sparsify]:
+def sparsity_schedule(sparsity: float | str) -> list[MagnitudePruning]:
     """Return the prunings that lead to a sparsity: a share of the weights, or `N:M`, N kept of every M.
 
     >>> [round(step.fraction, 2) for step in steps_of(0.8)], steps_of("2:4")[0].pattern
@@ -30,67 +30,78 @@ def steps_of(sparsity: float | str) -> list[Sparsify]:
     """
     if isinstance(sparsity, str):
         keep, _, of = sparsity.partition(":")
-        return [Sparsify(pattern=(int(keep), int(of)))]
-    return [Sparsify(fraction=fraction) for fraction in gradual_fractions(sparsity, _STEPS)]
+        return [MagnitudePruning(pattern=(int(keep), int(of)))]
+    return [MagnitudePruning(fraction=fraction) for fraction in gradual_fractions(sparsity, _STEPS)]
 
 
 def train_sparse(
-    course: Course, standings: Sequence[Standing], sparsity: float | str, until: float
-) -> list[Standing]:
+    session: TrainingSession, standings: Sequence[TrainedCandidate], sparsity: float | str, until: float
+) -> list[TrainedCandidate]:
     """Give the first of the networks zeros and train them on.
 
     Args:
-        course: What the rounds share.
+        session: What the rounds share.
         standings: How the networks stand, most promising first.
-        sparsity: As `steps_of` takes it.
+        sparsity: As `sparsity_schedule` takes it.
         until: When this must be over, of `time.monotonic()`.
 
     Returns:
         How the sparse networks stand; none if time ran out or nothing could be made sparse.
     """
     began = time.monotonic()
-    steps = steps_of(sparsity)
+    steps = sparsity_schedule(sparsity)
     shown = sparsity if isinstance(sparsity, str) else f"{sparsity:.0%}"
-    sparse = [standing for standing in standings if np.isfinite(standing.drop)][: course.workers]
+    sparse = [standing for standing in standings if np.isfinite(standing.drop)][: session.workers]
     for number, step in enumerate(steps, 1):
         if not sparse:
             break
         deadline = began + number / len(steps) * (until - began)
-        tasks = course.planned(f"sparse-{number}", partial(_tasks, course, sparse, step, shown, number, deadline))
+        tasks = session.planned_jobs(
+            f"sparse-{number}", partial(_tasks, session, sparse, step, shown, number, deadline)
+        )
         by_parent = {standing.network: standing for standing in sparse}
-        trained = course.train(f"zeros {number}", tasks, deadline)
+        trained = session.train_jobs(f"zeros {number}", tasks, deadline)
         found = [
-            standing_of(by_parent[network.parent].prospect, network, sparse=True)
+            trained_candidate(by_parent[network.parent_sha256].estimate, network, sparse=True)
             for network in trained
-            if network.parent in by_parent
+            if network.parent_sha256 in by_parent
         ]
         sparse = [standing for standing in found if standing is not None]
     if not sparse:
-        course.notes.append(f"no network became {shown} sparse: there was no time, or no layer that fits")
-    return sorted(sparse, key=lambda standing: (not keeps(standing, course.max_drop), standing.prospect.cost))
+        session.notes.append(f"no network became {shown} sparse: there was no time, or no layer that fits")
+    return sorted(
+        sparse, key=lambda standing: (not meets_drop_limit(standing, session.max_drop), standing.estimate.cost)
+    )
 
 
 def _tasks(
-    course: Course, standings: Sequence[Standing], step: Sparsify, shown: str, number: int, deadline: float
-) -> list[Task]:
+    course: TrainingSession,
+    standings: Sequence[TrainedCandidate],
+    step: MagnitudePruning,
+    shown: str,
+    number: int,
+    deadline: float,
+) -> list[PlannedJob]:
     paces = []
-    able: list[Standing] = []
+    able: list[TrainedCandidate] = []
     for standing in standings:
         try:
-            paces.append(course.pace_of(standing.network))
+            paces.append(course.seconds_per_row(standing.network))
         except (CandidateError, RuntimeError) as error:
-            course.notes.append(f"{standing.prospect.title} cannot be made sparse: {error}")
+            course.notes.append(f"{standing.estimate.title} cannot be made sparse: {error}")
         else:
             able.append(standing)
-    rows = rows_each(course.core_seconds(deadline), [max(paces, default=1.0)] * max(len(able), course.workers))
+    rows = rows_per_network(
+        course.core_seconds(deadline), [max(paces, default=1.0)] * max(len(able), course.workers)
+    )
     return [
-        Task(
-            untrained(
-                standing.prospect, "sparse", standing.network, number, f"{standing.prospect.title}, {shown} sparse"
+        PlannedJob(
+            untrained_record(
+                standing.estimate, "sparse", standing.network, number, f"{standing.estimate.title}, {shown} sparse"
             ),
-            course.store.put(sparsify(course.store.network(standing.network), step)),
-            course.settings(rows, "trained"),
-            hold=True,
+            course.store.store_network(prune_by_magnitude(course.store.load_network(standing.network), step)),
+            course.training_config(rows, "trained"),
+            keep_zeros=True,
         )
         for standing in able
     ]

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["one_thread"]
+__all__ = ["use_one_thread"]
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def use_one_thread() -> Iterator[None]:
     """Keep PyTorch to one thread: beside workers on every core, several threads wait for one another."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -6,32 +6,32 @@ import numpy as np
 import onnx
 import torch
 
-from edgewright.compress.train.data.training_data import Lessons
-from edgewright.compress.train.threads import one_thread
-from edgewright.compress.train.torch_graph.onnx_module import Network
+from edgewright.compress.train.data.training_data import TrainingData
+from edgewright.compress.train.threads import use_one_thread
+from edgewright.compress.train.torch_graph.onnx_module import TrainableGraph
 
-__all__ = ["seconds_per_row"]
+__all__ = ["measure_seconds_per_row"]
 
 _STEPS = 3
 # Beside forward and backward: the optimiser, the augmentation, the teacher's share.
-_MORE = 1.25
+_SAFETY_FACTOR = 1.25
 
 
-def seconds_per_row(model: onnx.ModelProto, lessons: Lessons, batch: int) -> float:
+def measure_seconds_per_row(model: onnx.ModelProto, data: TrainingData, batch: int) -> float:
     """Return how long one thread takes to train a network on one row.
 
     Args:
         model: Float, or quantised to be trained.
-        lessons: Whose rows.
+        data: Whose rows.
         batch: Rows per step.
 
     Raises:
         CandidateError: The network cannot be trained.
     """
-    with one_thread():
-        network = Network(model)
-        rows = lessons.train[:batch]
-        inputs = [torch.from_numpy(np.ascontiguousarray(array[rows])) for array in lessons.inputs]
+    with use_one_thread():
+        network = TrainableGraph(model)
+        rows = data.train[:batch]
+        inputs = [torch.from_numpy(np.ascontiguousarray(array[rows])) for array in data.inputs]
         network.train()
         times = []
         for _ in range(_STEPS):
@@ -40,4 +40,4 @@ def seconds_per_row(model: onnx.ModelProto, lessons: Lessons, batch: int) -> flo
             network.zero_grad(set_to_none=True)
             torch.as_tensor(loss).backward()
             times.append(time.perf_counter() - began)
-    return _MORE * min(times) / len(rows)
+    return _SAFETY_FACTOR * min(times) / len(rows)

@@ -5,33 +5,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgewright.compress.context import Request
-from edgewright.compress.data.loader import Dataset, Task, load_data
+from edgewright.compress.context import CompressionRequest
+from edgewright.compress.data.loader import Dataset, TaskKind, load_data
 from edgewright.compress.model.loading import LoadedModel, read_model
 from edgewright.compress.train.custom_recipe import load_recipe
-from edgewright.compress.train.data.batches import plain
-from edgewright.compress.train.data.training_data import Lessons, teach
+from edgewright.compress.train.data.batches import plain_inputs
+from edgewright.compress.train.data.training_data import TrainingData, make_training_data
 from edgewright.compress.train.distill.teacher import Teacher
 from edgewright.compress.train.engine.engine import check_engine
 from edgewright.contract.errors import CandidateError, ModelError
 
-__all__ = ["Material", "gather"]
+__all__ = ["TrainingInputs", "load_training_inputs"]
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class TrainingInputs:
     """What there is to train with.
 
     Attributes:
-        lessons: Rows.
+        data: Rows.
         teacher: The original, with further teachers if there are any.
     """
 
-    lessons: Lessons
+    data: TrainingData
     teacher: Teacher
 
 
-def gather(request: Request, loaded: LoadedModel, dataset: Dataset) -> Material:
+def load_training_inputs(request: CompressionRequest, loaded: LoadedModel, dataset: Dataset) -> TrainingInputs:
     """Read what a request gives for training.
 
     Args:
@@ -52,10 +52,12 @@ def gather(request: Request, loaded: LoadedModel, dataset: Dataset) -> Material:
     if rows.labels is not None and rows.task != dataset.task and dataset.labels is not None:
         rows = _training_data(request, loaded, dataset, dataset.task)
     try:
-        lessons = teach(rows, seed=request.seed, held_out=dataset)
-        opened = teacher.open(lessons, features=wanted.features > 0 or wanted.relations > 0)
-        shown = plain(lessons, lessons.validation[:2])
-        shapes = [[tuple(output.shape) for output in opened.raw(i, shown)[0]] for i in range(len(teacher.models))]
+        lessons = make_training_data(rows, seed=request.seed, held_out=dataset)
+        opened = teacher.load(lessons, features=wanted.feature_loss_weight > 0 or wanted.relation_loss_weight > 0)
+        shown = plain_inputs(lessons, lessons.validation[:2])
+        shapes = [
+            [tuple(output.shape) for output in opened.predict_one(i, shown)[0]] for i in range(len(teacher.models))
+        ]
     except CandidateError as error:
         raise ModelError(error.message, remedy=error.remedy) from error
     for path, given in zip(wanted.teachers, shapes[1:], strict=True):
@@ -64,10 +66,12 @@ def gather(request: Request, loaded: LoadedModel, dataset: Dataset) -> Material:
                 f"the teacher {path} answers two samples with {given}, the model with {shapes[0]}",
                 remedy="Give teachers with the model's outputs.",
             )
-    return Material(lessons, teacher)
+    return TrainingInputs(lessons, teacher)
 
 
-def _training_data(request: Request, loaded: LoadedModel, dataset: Dataset, task: Task | None) -> Dataset:
+def _training_data(
+    request: CompressionRequest, loaded: LoadedModel, dataset: Dataset, task: TaskKind | None
+) -> Dataset:
     assert request.training is not None  # noqa: S101 - see gather
     return load_data(
         request.training.data,

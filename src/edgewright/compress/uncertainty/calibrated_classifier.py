@@ -7,28 +7,28 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgewright.compress.data.loader import load_data, split
-from edgewright.compress.data.model_outputs import outputs_of
+from edgewright.compress.data.loader import load_data, split_dataset
+from edgewright.compress.data.model_outputs import model_outputs
 from edgewright.compress.model.loading import read_model
-from edgewright.compress.uncertainty.temperature_scaling import soften
+from edgewright.compress.uncertainty.temperature_scaling import scale_logits
 from edgewright.contract.errors import DataError
 from edgewright.contract.model.preprocess import Preprocess
 from edgewright.stats.calibration import (
     are_probabilities,
-    brier,
-    calibration_error,
-    fit_temperature,
-    fit_vector,
-    logs_of,
-    nll,
+    brier_score,
+    expected_calibration_error,
+    fit_temperature_scaling,
+    fit_vector_scaling,
+    log_probabilities,
+    negative_log_likelihood,
     softmax,
 )
 
-__all__ = ["Calibrated", "Judged", "calibrate_model"]
+__all__ = ["CalibrationResult", "CalibrationScores", "calibrate_model"]
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class CalibrationScores:
     """How a classifier's confidence fares on samples that nothing was fitted to.
 
     Attributes:
@@ -46,7 +46,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibrated:
+class CalibrationResult:
     """A model that was calibrated.
 
     Attributes:
@@ -54,16 +54,16 @@ class Calibrated:
         temperature: By which logits are divided; None for a vector.
         before: As it was.
         after: As the new graph answers.
-        fitted: Samples that it was fitted to.
-        judged: Samples that it was judged on.
+        fit_samples: Samples that it was fitted to.
+        evaluation_samples: Samples that it was judged on.
     """
 
     model: onnx.ModelProto
     temperature: float | None
-    before: Judged
-    after: Judged
-    fitted: int
-    judged: int
+    before: CalibrationScores
+    after: CalibrationScores
+    fit_samples: int
+    evaluation_samples: int
 
 
 def calibrate_model(
@@ -75,7 +75,7 @@ def calibrate_model(
     preprocess: Preprocess | None = None,
     vector: bool = False,
     seed: int = 0,
-) -> Calibrated:
+) -> CalibrationResult:
     """Fit on half of the data, fold it into the graph, and judge the graph on the other half.
 
     Args:
@@ -100,19 +100,19 @@ def calibrate_model(
         raise DataError(
             f"{data} is for {dataset.task}, not for classification", remedy="Give samples with class labels."
         )
-    parts = split(dataset, seed=seed)
+    parts = split_dataset(dataset, seed=seed)
     first = np.concatenate([parts.calibrate, parts.select])
     labels = np.asarray(dataset.labels, np.intp)
-    logits = _logits(outputs_of(loaded.proto, dataset, first, loaded.contract)[0])
-    softening = (fit_vector if vector else fit_temperature)(logits, labels[first])
-    made = soften(loaded.proto, softening)
+    logits = _logits(model_outputs(loaded.proto, dataset, first, loaded.contract)[0])
+    softening = (fit_vector_scaling if vector else fit_temperature_scaling)(logits, labels[first])
+    made = scale_logits(loaded.proto, softening)
     rest = parts.certify
     before, after = (
-        _judged(_logits(outputs_of(each, dataset, rest, loaded.contract)[0]), labels[rest])
+        _calibration_scores(_logits(model_outputs(each, dataset, rest, loaded.contract)[0]), labels[rest])
         for each in (loaded.proto, made)
     )
     temperature = None if vector else float(1 / softening.scale[0])
-    return Calibrated(made, temperature, before, after, len(first), len(rest))
+    return CalibrationResult(made, temperature, before, after, len(first), len(rest))
 
 
 def _logits(scores: NDArray[np.generic]) -> NDArray[np.float64]:
@@ -122,11 +122,16 @@ def _logits(scores: NDArray[np.generic]) -> NDArray[np.float64]:
             f"the first output has the shape {list(values.shape)}, not [samples, classes]",
             remedy="Give a classifier whose first output holds the scores.",
         )
-    return logs_of(values) if are_probabilities(values) else values
+    return log_probabilities(values) if are_probabilities(values) else values
 
 
-def _judged(logits: NDArray[np.float64], labels: NDArray[np.intp]) -> Judged:
+def _calibration_scores(logits: NDArray[np.float64], labels: NDArray[np.intp]) -> CalibrationScores:
     probabilities = softmax(logits)
     hits = probabilities.argmax(axis=1) == labels
-    error = calibration_error(probabilities.max(axis=1), hits).debiased
-    return Judged(float(hits.mean()), error, nll(probabilities, labels), brier(probabilities, labels))
+    error = expected_calibration_error(probabilities.max(axis=1), hits).debiased
+    return CalibrationScores(
+        float(hits.mean()),
+        error,
+        negative_log_likelihood(probabilities, labels),
+        brier_score(probabilities, labels),
+    )

@@ -11,18 +11,25 @@ from numpy.typing import NDArray
 
 from edgewright.contract.errors import DataError
 from edgewright.contract.model.guarantee import Guarantee
-from edgewright.contract.model.ood_detector import Ellipsoid, Mahalanobis, Measure, Neighbours, Numbers, OutlierRule
-from edgewright.stats.exact_paired_bound import clopper_pearson
+from edgewright.contract.model.ood_detector import (
+    EncodedArray,
+    LowRankCovariance,
+    MahalanobisScore,
+    NearestNeighbourScore,
+    OodRule,
+    OodScore,
+)
+from edgewright.stats.exact_paired_bound import clopper_pearson_bounds
 
-__all__ = ["fit_mahalanobis", "fit_neighbours", "least_samples", "outlier_rule"]
+__all__ = ["fit_mahalanobis", "fit_neighbours", "fit_ood_rule", "min_ood_samples"]
 
 _Floats = NDArray[np.float64]
 
 # A direction in which nothing varied gets this share of the mean variance: else a speck there is infinitely far.
-_LEAST_VARIANCE = 1e-3
+_MIN_VARIANCE = 1e-3
 
 
-def least_samples(rate: float, confidence: float = 0.95) -> int:
+def min_ood_samples(rate: float, confidence: float = 0.95) -> int:
     """Return how many samples a threshold needs; with them, it is their greatest score.
 
     >>> least_samples(0.01), least_samples(0.05)
@@ -31,7 +38,7 @@ def least_samples(rate: float, confidence: float = 0.95) -> int:
     return math.ceil(math.log1p(-confidence) / math.log1p(-rate))
 
 
-def outlier_rule(measure: Measure, scores: NDArray[Any], rate: float, *, confidence: float = 0.95) -> OutlierRule:
+def fit_ood_rule(score: OodScore, scores: NDArray[Any], rate: float, *, confidence: float = 0.95) -> OodRule:
     """Return the lowest threshold whose false rejection rate is at most `rate`, with a confidence.
 
     A new usual input scores above the k-th smallest of n scores with a probability that has the distribution
@@ -39,7 +46,7 @@ def outlier_rule(measure: Measure, scores: NDArray[Any], rate: float, *, confide
     the rate is only smaller.
 
     Args:
-        measure: What made the scores.
+        score: What made the scores.
         scores: Shape [samples], of usual inputs to which neither the model nor the measure was fitted.
         rate: Greatest share of usual inputs that may be rejected, between 0 and 1.
         confidence: Probability, over calibration sets, that the promise holds.
@@ -55,7 +62,7 @@ def outlier_rule(measure: Measure, scores: NDArray[Any], rate: float, *, confide
         raise DataError(
             "a usual input has a score that is no number", remedy="Look for NaN or infinity in the model's answers."
         )
-    needed = least_samples(rate, confidence)
+    needed = min_ood_samples(rate, confidence)
     if ordered.size < needed:
         raise DataError(
             f"{ordered.size} samples cannot show a false rejection rate of {rate:g} with confidence {confidence:g}",
@@ -64,10 +71,10 @@ def outlier_rule(measure: Measure, scores: NDArray[Any], rate: float, *, confide
     fewest, most = 0, ordered.size - 1
     while fewest < most:
         middle = (fewest + most + 1) // 2
-        kept = clopper_pearson(middle, ordered.size, 1 - confidence)[1] <= rate
+        kept = clopper_pearson_bounds(middle, ordered.size, 1 - confidence)[1] <= rate
         fewest, most = (middle, most) if kept else (fewest, middle - 1)
     threshold = float(ordered[ordered.size - 1 - fewest])
-    return OutlierRule(measure, threshold, Guarantee("rejection", rate, ordered.size, confidence))
+    return OodRule(score, threshold, Guarantee("rejection", rate, ordered.size, confidence))
 
 
 def fit_mahalanobis(
@@ -76,8 +83,8 @@ def fit_mahalanobis(
     labels: NDArray[Any],
     *,
     relative: bool = False,
-    most_directions: int = 64,
-) -> Mahalanobis:
+    max_directions: int = 64,
+) -> MahalanobisScore:
     """Return class means and their common covariance.
 
     Args:
@@ -86,7 +93,7 @@ def fit_mahalanobis(
         labels: Shape [samples].
         relative: Subtract the distance from the mean of all samples in their covariance: less is made of what
             varies in every class.
-        most_directions: Directions with a variance of their own; the others share one.
+        max_directions: Directions with a variance of their own; the others share one.
 
     Raises:
         DataError: Fewer samples than classes and one, or embeddings that are not finite or do not vary.
@@ -98,24 +105,24 @@ def fit_mahalanobis(
             f"{len(values)} samples of {len(classes)} classes have no spread", remedy="Give more samples per class."
         )
     means = np.stack([values[member == place].mean(axis=0) for place in range(len(classes))])
-    within = _ellipsoid(values - means[member], most_directions)
+    within = _low_rank_covariance(values - means[member], max_directions)
     if not relative:
-        return Mahalanobis(output, Numbers.of(means), within)
+        return MahalanobisScore(output, EncodedArray.of(means), within)
     overall = values.mean(axis=0, keepdims=True)
-    background = _ellipsoid(values - overall, most_directions)
-    return Mahalanobis(output, Numbers.of(means), within, Numbers.of(overall), background)
+    background = _low_rank_covariance(values - overall, max_directions)
+    return MahalanobisScore(output, EncodedArray.of(means), within, EncodedArray.of(overall), background)
 
 
 def fit_neighbours(
-    output: str, embedding: NDArray[Any], *, nearest: int = 5, most_points: int = 500, seed: int = 0
-) -> Neighbours:
+    output: str, embedding: NDArray[Any], *, nearest: int = 5, max_points: int = 500, seed: int = 0
+) -> NearestNeighbourScore:
     """Return some embeddings to compare with, of 16-bit floats.
 
     Args:
         output: Name of the graph's output with the embedding.
         embedding: Shape [samples, features]; best of the training data, and never of what sets the threshold.
         nearest: Which neighbour's distance counts.
-        most_points: How many are kept, drawn by the seed.
+        max_points: How many are kept, drawn by the seed.
         seed: Of the draw.
 
     Raises:
@@ -124,24 +131,26 @@ def fit_neighbours(
     values = _finite(embedding)
     if len(values) < nearest:
         raise DataError(f"{len(values)} samples have no neighbour number {nearest}", remedy="Give more samples.")
-    picks = np.sort(np.random.default_rng(seed).permutation(len(values))[:most_points])
+    picks = np.sort(np.random.default_rng(seed).permutation(len(values))[:max_points])
     length = np.linalg.norm(values[picks], axis=1, keepdims=True)
     points = values[picks] / np.where(length > 0, length, 1)
-    return Neighbours(output, Numbers.of(points, "float16"), nearest)
+    return NearestNeighbourScore(output, EncodedArray.of(points, "float16"), nearest)
 
 
-def _ellipsoid(centred: _Floats, most_directions: int) -> Ellipsoid:
+def _low_rank_covariance(centred: _Floats, max_directions: int) -> LowRankCovariance:
     """Return the covariance of centred rows: its greatest directions, and the mean of what is left."""
     covariance = centred.T @ centred / len(centred)
     variances, directions = np.linalg.eigh(covariance)
     variances, directions = variances[::-1], directions[:, ::-1]
-    least = _LEAST_VARIANCE * float(variances.mean())
+    least = _MIN_VARIANCE * float(variances.mean())
     if not least > 0:
         raise DataError("the embedding does not vary within classes", remedy="Give more samples, or other ones.")
-    kept = min(most_directions, len(variances))
+    kept = min(max_directions, len(variances))
     left = variances[kept:]
     rest = max(float(left.mean()) if left.size else least, least)
-    return Ellipsoid(Numbers.of(directions[:, :kept]), Numbers.of(np.maximum(variances[:kept], least)), rest)
+    return LowRankCovariance(
+        EncodedArray.of(directions[:, :kept]), EncodedArray.of(np.maximum(variances[:kept], least)), rest
+    )
 
 
 def _finite(embedding: NDArray[Any]) -> _Floats:

@@ -11,12 +11,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgewright.compress.model.classifier_head import Head, head_of
+from edgewright.compress.model.classifier_head import ClassifierHead, find_classifier_head
 from edgewright.compress.model.graph import Graph, attribute
 from edgewright.contract.errors import CandidateError
-from edgewright.stats.calibration import Softening
+from edgewright.stats.calibration import LogitScaling
 
-__all__ = ["soften"]
+__all__ = ["scale_logits"]
 
 _Floats = NDArray[np.float64]
 _Edit = Callable[[], None]
@@ -29,12 +29,12 @@ _WITH_STEPS = frozenset("DynamicQuantizeMatMul MatMulNBits".split())
 _PAIR = frozenset("DequantizeLinear QuantizeLinear".split())
 
 
-def soften(model: onnx.ModelProto, softening: Softening, output: str | None = None) -> onnx.ModelProto:
+def scale_logits(model: onnx.ModelProto, scaling: LogitScaling, output: str | None = None) -> onnx.ModelProto:
     """Return the model whose logits are scaled and shifted.
 
     Args:
         model: A classifier that ends in logits, or in a softmax, its logarithm or a sigmoid of them.
-        softening: Fitted to the model's logits, or to the logarithms of its probabilities.
+        scaling: Fitted to the model's logits, or to the logarithms of its probabilities.
         output: Name of the output, None for the first.
 
     Raises:
@@ -43,25 +43,25 @@ def soften(model: onnx.ModelProto, softening: Softening, output: str | None = No
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = Graph(copy)
-    head = head_of(graph, output)
+    head = find_classifier_head(graph, output)
     if head.after & {"Add", *_LINEAR} - {"Transpose"}:
         raise CandidateError(
             f"output {head.output!r} is made of probabilities that are averaged or changed afterwards",
             remedy="Soften the logits before the graph is exported.",
         )
-    edits = _Fold(graph, head, softening.scale, softening.shift).edits()
+    edits = _LogitFold(graph, head, scaling.scale, scaling.bias).edits()
     if edits is None:
-        _insert(graph, copy, head, softening)
+        _insert_scaling(graph, copy, head, scaling)
     else:
         for edit in edits:
             edit()
-    return graph.model()
+    return graph.to_model()
 
 
-class _Fold:
+class _LogitFold:
     """Changes of constants that scale the logits and nothing else, collected before the first is made."""
 
-    def __init__(self, graph: Graph, head: Head, scale: _Floats, shift: _Floats) -> None:
+    def __init__(self, graph: Graph, head: ClassifierHead, scale: _Floats, shift: _Floats) -> None:
         self.graph = graph
         self.head = head
         self.uniform = scale.size == 1 and not shift.any()
@@ -73,7 +73,7 @@ class _Fold:
 
     def edits(self) -> list[_Edit] | None:
         """Return the changes, None if the logits cannot be scaled alone."""
-        layer = self.head.layer
+        layer = self.head.last_layer
         if layer is None or not self._is_alone() or (self.scale <= 0).any():
             return None
         found = self._weight(layer)
@@ -97,15 +97,15 @@ class _Fold:
 
     def _is_alone(self) -> bool:
         """Whether nobody but the logits' reader sees what lies between the layer and them."""
-        assert self.head.layer is not None  # noqa: S101 - asked before
-        names = [self.head.layer.output[0], *(node.output[0] for node in self.head.path)]
+        assert self.head.last_layer is not None  # noqa: S101 - asked before
+        names = [self.head.last_layer.output[0], *(node.output[0] for node in self.head.path)]
         last = self.head.logits
         inner = all(
             len(self.consumers.get(name, [])) == 1 and name not in self.graph.output_names
             for name in names
             if name != last
         )
-        readers = 0 if self.head.ending is None else 1
+        readers = 0 if self.head.activation is None else 1
         outer = len(self.consumers.get(last, [])) == readers
         return inner and outer and (readers == 0 or last not in self.graph.output_names)
 
@@ -187,7 +187,7 @@ class _Fold:
 
         def edit() -> None:
             del layer.input[2:]
-            layer.input.append(self.graph.constant("softened", added.astype(value.dtype)))
+            layer.input.append(self.graph.add_constant("softened", added.astype(value.dtype)))
 
         return [edit]
 
@@ -204,7 +204,7 @@ class _Fold:
             return None
         if not self.uniform and (value.ndim < 1 or not self._fits(value.shape[-1])):
             return None
-        if not self.uniform and self.head.layer is not None and self.head.layer.op_type == "Conv":
+        if not self.uniform and self.head.last_layer is not None and self.head.last_layer.op_type == "Conv":
             return None
         return [self._constant(node, place, value * self.scale + (self.shift if shift else 0.0))]
 
@@ -240,12 +240,12 @@ class _Fold:
         dtype = before.dtype if before is not None else np.dtype(kind or np.float32)
 
         def edit() -> None:
-            node.input[place] = self.graph.constant("softened", np.asarray(value).astype(dtype))
+            node.input[place] = self.graph.add_constant("softened", np.asarray(value).astype(dtype))
 
         return edit
 
 
-def _insert(graph: Graph, model: onnx.ModelProto, head: Head, softening: Softening) -> None:
+def _insert_scaling(graph: Graph, model: onnx.ModelProto, head: ClassifierHead, scaling: LogitScaling) -> None:
     """Put a multiplication and an addition behind the logits."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
     kinds = {v.name: v.type.tensor_type for v in (*inferred.value_info, *inferred.output, *inferred.input)}
@@ -257,31 +257,31 @@ def _insert(graph: Graph, model: onnx.ModelProto, head: Head, softening: Softeni
             f"output {head.output!r} is {dtype}, not floats",
             remedy="Soften the graph before its answers are chosen.",
         )
-    view = _view(graph, head, softening.scale.size)
+    view = _view(graph, head, scaling.scale.size)
     source, target = head.logits, ""
-    if head.ending is None:
-        source, target = graph.fresh("logits"), head.logits
+    if head.activation is None:
+        source, target = graph.unique_name("logits"), head.logits
         producer = graph.producers()[target]
         producer.output[list(producer.output).index(target)] = source
         graph.replace_reads(target, source, graph.nodes)
-    scale = graph.constant("scale", softening.scale.reshape(view).astype(dtype))
-    shift = graph.constant("shift", softening.shift.reshape(view).astype(dtype))
-    if softening.shift.any():
-        scaled = graph.node("Mul", [source, scale])
-        result = graph.node("Add", [scaled, shift], [target] if target else None)
+    scale = graph.add_constant("scale", scaling.scale.reshape(view).astype(dtype))
+    shift = graph.add_constant("shift", scaling.bias.reshape(view).astype(dtype))
+    if scaling.bias.any():
+        scaled = graph.make_node("Mul", [source, scale])
+        result = graph.make_node("Add", [scaled, shift], [target] if target else None)
     else:
-        result = graph.node("Mul", [source, scale], [target] if target else None)
-    if head.ending is not None:
-        head.ending.input[0] = result
+        result = graph.make_node("Mul", [source, scale], [target] if target else None)
+    if head.activation is not None:
+        head.activation.input[0] = result
 
 
-def _view(graph: Graph, head: Head, classes: int) -> tuple[int, ...]:
+def _view(graph: Graph, head: ClassifierHead, classes: int) -> tuple[int, ...]:
     """Return the shape in which one number per class meets the logits."""
     if classes == 1:
         return ()
     shape = graph.shapes.get(head.logits, ())
     default = -1 if graph.opset >= 13 else 1
-    ending = head.ending
+    ending = head.activation
     axis = attribute(ending, "axis", default) if ending is not None and ending.op_type != "Sigmoid" else None
     if axis is None:
         axes = [place for place, size in enumerate(shape) if place > 0 and size == classes]

@@ -3,8 +3,8 @@
 =========================  =====================================  =============================================
 request                    body                                   answer
 =========================  =====================================  =============================================
-POST /device/enrol         `Enrolling`                            `Enrolled`; 403 if the token is none
-POST /device/check-in      `CheckingIn`, with a proof             `CheckedIn`
+POST /device/enrol         `EnrolRequest`                            `EnrolResponse`; 403 if the token is none
+POST /device/check-in      `CheckInRequest`, with a proof             `CheckInResponse`
 POST /device/job           nothing, with a proof                  a job's bytes under `JOB`; 204 if there is none
 POST /device/job/ID/done   what came of it, with a proof          204
 POST /device/job/ID/failed why, with a proof                      204
@@ -13,45 +13,45 @@ POST /sums/…               as `privacy/aggregation_handler.py` has it
 =========================  =====================================  =============================================
 
 A proof is the header `PROOF`, made by `trust.identity.DeviceKey.sign` for the audience that enrolment gave. All
-records are JSON; what a newer server adds to an answer is ignored by an older device. A refusal is a `Problem`.
+records are JSON; what a newer server adds to an answer is ignored by an older device. A refusal is a `ErrorResponse`.
 """
 
 import msgspec
 
-from edgewright.contract.api.device_status import StageOutcome, Status
+from edgewright.contract.api.device_status import DeviceStatus, StageOutcome
 from edgewright.contract.errors import InputError
 
-__all__ = ["JOB", "PROOF", "CheckedIn", "CheckingIn", "Enrolled", "Enrolling", "Problem"]
+__all__ = ["JOB", "PROOF", "CheckInRequest", "CheckInResponse", "EnrolRequest", "EnrolResponse", "ErrorResponse"]
 
 PROOF = "Edgewright-Proof"
 JOB = "Edgewright-Job"
 
 _KEY_DIGITS = 64
-_LONGEST_TOKEN = 200
+_MAX_TOKEN = 200
 
 
-class Enrolling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EnrolRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A device that wants to belong to the fleet.
 
     Attributes:
         token: That somebody was given for it.
-        public: Its Ed25519 key, 64 hexadecimal digits.
+        public_key: Its Ed25519 key, 64 hexadecimal digits.
     """
 
     token: str
-    public: str
+    public_key: str
 
     def __post_init__(self) -> None:
         """Refuse what is no token or key."""
-        digits = len(self.public) == _KEY_DIGITS and all(each in "0123456789abcdef" for each in self.public)
-        if not digits or not 0 < len(self.token) <= _LONGEST_TOKEN:
+        digits = len(self.public_key) == _KEY_DIGITS and all(each in "0123456789abcdef" for each in self.public_key)
+        if not digits or not 0 < len(self.token) <= _MAX_TOKEN:
             raise InputError(
-                f"a token of {len(self.token)} letters and a key of {len(self.public)}",
+                f"a token of {len(self.token)} letters and a key of {len(self.public_key)}",
                 remedy="Give the token as it was shown, and the key as 64 hexadecimal digits.",
             )
 
 
-class Enrolled(msgspec.Struct, frozen=True):
+class EnrolResponse(msgspec.Struct, frozen=True):
     """What a device is from now on.
 
     Attributes:
@@ -61,7 +61,7 @@ class Enrolled(msgspec.Struct, frozen=True):
         repository: Address of the repository; relative to the server's if it does not begin with http.
         labels: By which rollouts select.
         channel: By which rollouts select, "" for none.
-        bench: Whether it takes profiling jobs.
+        profiling: Whether it takes profiling jobs.
     """
 
     device_id: str
@@ -70,10 +70,10 @@ class Enrolled(msgspec.Struct, frozen=True):
     repository: str
     labels: dict[str, str] = {}
     channel: str = ""
-    bench: bool = False
+    profiling: bool = False
 
 
-class CheckingIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CheckInRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a device is, and how it fared in the rollout that it knows of.
 
     Attributes:
@@ -81,31 +81,31 @@ class CheckingIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         outcome: Of the stage that it knows, None if it knows of no rollout.
     """
 
-    status: Status
+    status: DeviceStatus
     outcome: StageOutcome | None = None
 
 
-class CheckedIn(msgspec.Struct, frozen=True):
+class CheckInResponse(msgspec.Struct, frozen=True):
     """What a device is told when it has checked in.
 
     Attributes:
-        at_s: The server's clock, seconds since 1970, UTC.
-        job: Whether a profiling job waits for it.
+        at: The server's clock, seconds since 1970, UTC.
+        job_waiting: Whether a profiling job waits for it.
     """
 
-    at_s: float
-    job: bool = False
+    at: float
+    job_waiting: bool = False
 
 
-class Problem(msgspec.Struct, frozen=True):
+class ErrorResponse(msgspec.Struct, frozen=True):
     """Why a request was not done.
 
     Attributes:
         code: What kind of error it is, as in the JSON of the command line.
         message: What is wrong.
-        remedy: What to do.
+        next_step: What to do.
     """
 
     code: str
     message: str
-    remedy: str = ""
+    next_step: str = ""

@@ -11,23 +11,23 @@ import msgspec
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_digest, checked_name, checked_version
 from edgewright.contract.refusal import Refusal
-from edgewright.contract.rollout.plan import METRICS
+from edgewright.contract.rollout.plan import HEALTH_EVENTS
 from edgewright.contract.schema import SCHEMA_VERSION, SchemaVersion
-from edgewright.contract.timestamps import checked_time
+from edgewright.contract.timestamps import checked_iso8601
 
-__all__ = ["StageOutcome", "Status", "UpdateState"]
+__all__ = ["DeviceStatus", "StageOutcome", "UpdateState"]
 
 # As `device/update/state_machine.py` names them; a test compares.
 UpdateState = Literal["empty", "idle", "waiting", "fetching", "staged", "testing", "probation"]
 
-_LONGEST_REASON = 500
-_MOST_FAILED = 32
-_MOST_COUNT = 1 << 53
+_MAX_REASON = 500
+_MAX_FAILED = 32
+_MAX_COUNT = 1 << 53
 # A lifetime: what adds such numbers up must not run over.
-_MOST_SECONDS = 1e10
+_MAX_SECONDS = 1e10
 
 
-class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DeviceStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a device is.
 
     Attributes:
@@ -38,20 +38,20 @@ class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         proven: Version in the proven slot.
         trial: Version in the slot on trial.
         previous: Version that it could go back to.
-        wanted: Version that it is getting.
+        target: Version that it is getting.
         refusal: What it refused last, since the last success.
         notice: What serves though the offline keys would not have it installed any more.
-        failed: sha256 of the manifests of releases that failed on it.
-        broken: sha256 of the manifests of releases whose bytes are broken on it.
+        failed_releases: sha256 of the manifests of releases that failed on it.
+        corrupt_releases: sha256 of the manifests of releases whose bytes are broken on it.
         restart_needed: Whether its platform must restart before the trial.
-        failures: Inferences that failed for the model's sake since it was started.
-        latency_s: Median of an inference, as measured there.
-        uptime_s: Since the agent was started.
+        failed_inferences: Inferences that failed for the model's sake since it was started.
+        latency_seconds: Median of an inference, as measured there.
+        uptime_seconds: Since the agent was started.
         free_bytes: On the disk that holds its state.
-        battery: State of charge, 0 to 1; None on mains.
-        agent: Version of Edgewright.
-        snapshot: sha256 of the snapshot that it acted on last; two for one version are an alarm.
-        checked: When it last believed what the repository said, UTC, ISO 8601.
+        battery_level: State of charge, 0 to 1; None on mains.
+        agent_version: Version of Edgewright.
+        snapshot_digest: sha256 of the snapshot that it acted on last; two for one version are an alarm.
+        metadata_checked_at: When it last believed what the repository said, UTC, ISO 8601.
     """
 
     model: str = ""
@@ -61,47 +61,47 @@ class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proven: str = ""
     trial: str = ""
     previous: str = ""
-    wanted: str = ""
+    target: str = ""
     refusal: Refusal | None = None
     notice: Refusal | None = None
-    failed: tuple[str, ...] = ()
-    broken: tuple[str, ...] = ()
+    failed_releases: tuple[str, ...] = ()
+    corrupt_releases: tuple[str, ...] = ()
     restart_needed: bool = False
-    failures: int = 0
-    latency_s: float | None = None
-    uptime_s: float | None = None
+    failed_inferences: int = 0
+    latency_seconds: float | None = None
+    uptime_seconds: float | None = None
     free_bytes: int | None = None
-    battery: float | None = None
-    agent: str = ""
-    snapshot: str = ""
-    checked: str = ""
+    battery_level: float | None = None
+    agent_version: str = ""
+    snapshot_digest: str = ""
+    metadata_checked_at: str = ""
     schema: SchemaVersion = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         """Refuse what no device could say."""
         if self.model:
             checked_name("model", self.model)
-        for version in (self.version, self.proven, self.trial, self.previous, self.wanted):
+        for version in (self.version, self.proven, self.trial, self.previous, self.target):
             if version:
                 checked_version(version)
-        for what, digest in (("manifest", self.digest), ("snapshot", self.snapshot)):
+        for what, digest in (("manifest", self.digest), ("snapshot", self.snapshot_digest)):
             if digest:
                 checked_digest(what, digest)
-        for digest in (*self.failed, *self.broken):
+        for digest in (*self.failed_releases, *self.corrupt_releases):
             checked_digest("manifest", digest)
-        if self.agent:
-            checked_name("agent", self.agent)
-        checked_time("checked", self.checked)
-        _checked_number("failures", self.failures, _MOST_COUNT)
-        _checked_number("free_bytes", self.free_bytes, _MOST_COUNT)
-        _checked_number("latency_s", self.latency_s, _MOST_SECONDS)
-        _checked_number("uptime_s", self.uptime_s, _MOST_SECONDS)
-        _checked_number("battery", self.battery, 1)
+        if self.agent_version:
+            checked_name("agent", self.agent_version)
+        checked_iso8601("checked", self.metadata_checked_at)
+        _checked_number("failures", self.failed_inferences, _MAX_COUNT)
+        _checked_number("free_bytes", self.free_bytes, _MAX_COUNT)
+        _checked_number("latency_s", self.latency_seconds, _MAX_SECONDS)
+        _checked_number("uptime_s", self.uptime_seconds, _MAX_SECONDS)
+        _checked_number("battery", self.battery_level, 1)
         long = max((len(said.file) + len(said.reason) for said in (self.refusal, self.notice) if said), default=0)
-        if long > _LONGEST_REASON or max(len(self.failed), len(self.broken)) > _MOST_FAILED:
+        if long > _MAX_REASON or max(len(self.failed_releases), len(self.corrupt_releases)) > _MAX_FAILED:
             raise InputError(
-                f"a reason of {long} letters, {len(self.failed)} failed and {len(self.broken)} broken releases",
-                remedy=f"Say at most {_LONGEST_REASON} letters and the newest {_MOST_FAILED} releases.",
+                f"a reason of {long} letters, {len(self.failed_releases)} failed and {len(self.corrupt_releases)} broken releases",
+                remedy=f"Say at most {_MAX_REASON} letters and the newest {_MAX_FAILED} releases.",
             )
 
 
@@ -112,18 +112,18 @@ class StageOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rollout: Its name.
         stage: Of the rollout, counted from 0.
         arm: Version that the device was assigned, "" for what it had before: the control and the holdback.
-        failed: Metrics in which it failed, in order; none if it did well.
-        latency_s: Median of an inference in the stage.
-        age_s: How long ago the device first saw the rollout at this stage. What it says counts from a certain age
+        failed_metrics: Metrics in which it failed, in order; none if it did well.
+        latency_seconds: Median of an inference in the stage.
+        age_seconds: How long ago the device first saw the rollout at this stage. What it says counts from a certain age
             on, the same for all devices, and whatever it says later changes nothing.
     """
 
     rollout: str
     stage: int
     arm: str = ""
-    failed: tuple[str, ...] = ()
-    latency_s: float | None = None
-    age_s: float = 0.0
+    failed_metrics: tuple[str, ...] = ()
+    latency_seconds: float | None = None
+    age_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what is no outcome."""
@@ -131,19 +131,20 @@ class StageOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.arm:
             checked_version(self.arm)
         _checked_number("stage", self.stage, 1000)
-        _checked_number("latency_s", self.latency_s, _MOST_SECONDS)
-        _checked_number("age_s", self.age_s, math.inf)
-        if list(self.failed) != sorted(set(self.failed)) or len(self.failed) > _MOST_FAILED:
+        _checked_number("latency_s", self.latency_seconds, _MAX_SECONDS)
+        _checked_number("age_s", self.age_seconds, math.inf)
+        if list(self.failed_metrics) != sorted(set(self.failed_metrics)) or len(self.failed_metrics) > _MAX_FAILED:
             raise InputError(
-                f"{len(self.failed)} failed metrics, not each once and in order",
-                remedy=f"Name at most {_MOST_FAILED}, each once, in alphabetical order.",
+                f"{len(self.failed_metrics)} failed metrics, not each once and in order",
+                remedy=f"Name at most {_MAX_FAILED}, each once, in alphabetical order.",
             )
-        for metric in self.failed:
-            if metric not in METRICS:
+        for metric in self.failed_metrics:
+            if metric not in HEALTH_EVENTS:
                 kind, _, name = metric.partition(":")
                 if kind != "outcome":
                     raise InputError(
-                        f"there is no metric {metric[:80]!r}", remedy=f"Use {', '.join(METRICS)} or outcome:NAME."
+                        f"there is no metric {metric[:80]!r}",
+                        remedy=f"Use {', '.join(HEALTH_EVENTS)} or outcome:NAME.",
                     )
                 checked_name("outcome", name)
 

@@ -7,42 +7,42 @@ import msgspec
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name
-from edgewright.contract.query.query import Backend
-from edgewright.contract.rollout.plan import Hours, Selector, Stage
+from edgewright.contract.query.query import QueryBackend
+from edgewright.contract.rollout.plan import DeviceSelector, InstallHours, RolloutStage
 
 __all__ = [
-    "AskQuery",
-    "Because",
-    "Bench",
-    "Invite",
-    "Made",
-    "NewToken",
-    "NewUser",
-    "RolloutAct",
-    "Secret",
-    "Silencing",
+    "CreateEnrolmentTokens",
+    "CreateQuery",
+    "CreateToken",
+    "CreateUser",
+    "CreatedResource",
+    "CreatedSecrets",
+    "ReasonBody",
+    "RequestedArm",
+    "RolloutAction",
+    "SetProfiling",
+    "SilenceAlert",
     "StartRollout",
-    "Wanted",
 ]
 
-RolloutAct = Literal["advance", "pause", "resume", "abort"]
+RolloutAction = Literal["advance", "pause", "resume", "abort"]
 """What a person may do with a rollout by hand."""
 
-_LONGEST_S = 366 * 86400.0
-_LONGEST_TEXT = 500
+_MAX_SECONDS = 366 * 86400.0
+_MAX_TEXT = 500
 
 
 def _checked_time(what: str, seconds: float) -> None:
-    if not (0 < seconds <= _LONGEST_S and math.isfinite(seconds)):
-        raise InputError(f"{what} is {seconds:g} s", remedy=f"Give more than 0 and at most {_LONGEST_S:g} s.")
+    if not (0 < seconds <= _MAX_SECONDS and math.isfinite(seconds)):
+        raise InputError(f"{what} is {seconds:g} s", remedy=f"Give more than 0 and at most {_MAX_SECONDS:g} s.")
 
 
 def _checked_text(what: str, text: str) -> None:
-    if len(text) > _LONGEST_TEXT:
-        raise InputError(f"{what} has {len(text)} letters", remedy=f"Write at most {_LONGEST_TEXT}.")
+    if len(text) > _MAX_TEXT:
+        raise InputError(f"{what} has {len(text)} letters", remedy=f"Write at most {_MAX_TEXT}.")
 
 
-class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RequestedArm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A release that a rollout brings.
 
     Attributes:
@@ -63,9 +63,9 @@ class StartRollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         arms: Releases; several are an experiment.
         stages: In order of their fractions.
         selector: Which devices it is for.
-        start: Not before, UTC, ISO 8601; "" for at once.
-        end: Not after; "" for no end.
-        min_battery: Least state of charge for an installation, 0 to 1.
+        start_at: Not before, UTC, ISO 8601; "" for at once.
+        end_at: Not after; "" for no end.
+        min_battery_level: Least state of charge for an installation, 0 to 1.
         hours: When devices may install; None for at any time.
         shadow: Whether it only runs beside.
         replace: Whether it may take the place of one that is not at its end.
@@ -74,13 +74,13 @@ class StartRollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     model: str
     device_class: str
-    arms: tuple[Wanted, ...]
-    stages: tuple[Stage, ...]
-    selector: Selector = Selector()
-    start: str = ""
-    end: str = ""
-    min_battery: float = 0.0
-    hours: Hours | None = None
+    arms: tuple[RequestedArm, ...]
+    stages: tuple[RolloutStage, ...]
+    selector: DeviceSelector = DeviceSelector()
+    start_at: str = ""
+    end_at: str = ""
+    min_battery_level: float = 0.0
+    hours: InstallHours | None = None
     shadow: bool = False
     replace: bool = False
     force: bool = False
@@ -91,37 +91,37 @@ class StartRollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         checked_name("device class", self.device_class)
 
 
-class AskQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CreateQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A question to the fleet, within what the offline keys permit.
 
     Attributes:
         id: Its name.
         template: Of the permit.
         version: Release that it is about.
-        start: Of what is counted: a whole hour, UTC, ISO 8601.
-        end: Of what is counted, likewise.
+        window_start: Of what is counted: a whole hour, UTC, ISO 8601.
+        window_end: Of what is counted, likewise.
         deadline: No answer after; a day after the end if "".
         epsilon: That an answer may cost, when the others are honest.
         backend: Over which it is answered.
-        cohort: Devices that must answer; the template's least if 0.
-        largest: Devices that may; a hundred times the cohort if 0.
+        min_cohort: Devices that must answer; the template's least if 0.
+        max_cohort: Devices that may; a hundred times the cohort if 0.
         subgroup: Labels and values that they have.
     """
 
     id: str
     template: str
     version: str
-    start: str
-    end: str
+    window_start: str
+    window_end: str
     deadline: str = ""
     epsilon: float = 1.0
-    backend: Backend = "helper"
-    cohort: int = 0
-    largest: int = 0
+    backend: QueryBackend = "helper"
+    min_cohort: int = 0
+    max_cohort: int = 0
     subgroup: dict[str, str] = {}
 
 
-class Because(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ReasonBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Why something is done, for whoever reads the audit log.
 
     Attributes:
@@ -135,28 +135,28 @@ class Because(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _checked_text("the reason", self.reason)
 
 
-class Invite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CreateEnrolmentTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A token that one device may enrol with.
 
     Attributes:
         device_class: That it enrols into.
         labels: That it gives.
         channel: That it gives.
-        bench: Whether the device takes profiling jobs.
-        lifetime_s: After which it is void.
+        profiling: Whether the device takes profiling jobs.
+        lifetime_seconds: After which it is void.
         count: How many tokens.
     """
 
     device_class: str = "default"
     labels: dict[str, str] = {}
     channel: str = ""
-    bench: bool = False
-    lifetime_s: float = 86400.0
+    profiling: bool = False
+    lifetime_seconds: float = 86400.0
     count: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what is no time or number."""
-        _checked_time("lifetime_s", self.lifetime_s)
+        _checked_time("lifetime_s", self.lifetime_seconds)
         if not 1 <= self.count <= 1000 or len(self.labels) > 64:
             raise InputError(
                 f"{self.count} tokens with {len(self.labels)} labels", remedy="Ask for 1 to 1000, with 64 labels."
@@ -165,57 +165,57 @@ class Invite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             _checked_text(f"label {name[:80]!r}", value)
 
 
-class Bench(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SetProfiling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether a device takes profiling jobs.
 
     Attributes:
-        bench: Whether.
+        profiling: Whether.
     """
 
-    bench: bool
+    profiling: bool
 
 
-class Silencing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SilenceAlert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An alert that nobody is to be told of for a while.
 
     Attributes:
         rule: Its name.
         device_class: That it is about.
-        for_s: How long; 0 for telling again.
+        for_seconds: How long; 0 for telling again.
         reason: For whoever looks later.
     """
 
     rule: str
     device_class: str = ""
-    for_s: float = 3600.0
+    for_seconds: float = 3600.0
     reason: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what is no time."""
-        if self.for_s:
-            _checked_time("for_s", self.for_s)
+        if self.for_seconds:
+            _checked_time("for_s", self.for_seconds)
         _checked_text("the reason", self.reason)
 
 
-class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CreateToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A token for a program.
 
     Attributes:
         name: For people.
         role: `viewer`, `operator` or `release manager`; none above the asker's own.
-        lifetime_s: After which it is void.
+        lifetime_seconds: After which it is void.
     """
 
     name: str
     role: str = "viewer"
-    lifetime_s: float = 90 * 86400.0
+    lifetime_seconds: float = 90 * 86400.0
 
     def __post_init__(self) -> None:
         """Refuse what is no time."""
-        _checked_time("lifetime_s", self.lifetime_s)
+        _checked_time("lifetime_s", self.lifetime_seconds)
 
 
-class NewUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CreateUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Somebody who may log in.
 
     Attributes:
@@ -229,7 +229,7 @@ class NewUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     password: str
 
 
-class Secret(msgspec.Struct, frozen=True):
+class CreatedSecrets(msgspec.Struct, frozen=True):
     """Secrets that were made; they are shown this once.
 
     Attributes:
@@ -239,7 +239,7 @@ class Secret(msgspec.Struct, frozen=True):
     secrets: tuple[str, ...]
 
 
-class Made(msgspec.Struct, frozen=True):
+class CreatedResource(msgspec.Struct, frozen=True):
     """Something that was made or changed.
 
     Attributes:

@@ -10,27 +10,27 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from edgewright.contract.alert import Action, ActionPolicy, AlertRule, Severity
-from edgewright.contract.config.toml_location import Place
+from edgewright.contract.alert import ActionPolicy, AlertAction, AlertRule, Severity
+from edgewright.contract.config.toml_location import TomlLocation
 from edgewright.contract.config.toml_reader import (
-    meant,
+    did_you_mean,
     parse_tables,
-    placed,
-    quantity,
-    read_list,
-    read_table,
+    read_quantity,
+    read_table_list,
     read_text,
+    read_toml_table,
+    with_location,
 )
 from edgewright.contract.errors import InputError, ProjectError
 
 __all__ = [
     "FLEET_SECTIONS",
-    "Fleet",
-    "Looking",
-    "Mail",
-    "Notices",
-    "Retirement",
-    "Retraining",
+    "EmailTarget",
+    "FleetConfig",
+    "FleetMonitoring",
+    "NotificationTargets",
+    "RetirementPolicy",
+    "RetrainingConfig",
     "WebhookTarget",
     "load_fleet",
     "parse_fleet",
@@ -47,20 +47,20 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
-class Looking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FleetMonitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the control plane counts devices and how often it looks.
 
     Attributes:
-        outcome_s: Age from which on a device's outcome of a stage counts.
-        silent_s: A device that has not checked in for so long is silent. Those that were not when a stage began and
+        outcome_age_seconds: Age from which on a device's outcome of a stage counts.
+        offline_after_seconds: A device that has not checked in for so long is silent. Those that were not when a stage began and
             have told no outcome `outcome_s + silent_s` later have failed it.
-        look_s: Between two looks at the rollouts and alerts.
+        evaluation_interval_seconds: Between two looks at the rollouts and alerts.
         alpha: Chance with which a harmless rollout may be stopped.
     """
 
-    outcome_s: float = 3600.0
-    silent_s: float = 7200.0
-    look_s: float = 10.0
+    outcome_age_seconds: float = 3600.0
+    offline_after_seconds: float = 7200.0
+    evaluation_interval_seconds: float = 10.0
     alpha: float = 0.05
 
     def __post_init__(self) -> None:
@@ -98,13 +98,13 @@ class WebhookTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise InputError(f"networks: {error}", remedy="Write networks such as 10.0.0.0/8.") from error
 
 
-class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EmailTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """People who are told of alerts by e-mail.
 
     Attributes:
         host: Of the mail server.
         sender: Address.
-        to: Addresses.
+        recipients: Addresses.
         port: Of the mail server.
         user: For the mail server, "" for none.
         password_env: Variable of the environment that holds its password.
@@ -113,7 +113,7 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     host: str
     sender: str
-    to: tuple[str, ...]
+    recipients: tuple[str, ...]
     port: int = 587
     user: str = ""
     password_env: str = ""
@@ -121,12 +121,12 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Refuse what is no address, and a password that could be read on its way."""
-        for address in (self.sender, *self.to):
+        for address in (self.sender, *self.recipients):
             if not _ADDRESS.fullmatch(address):
                 raise InputError(f"{address[:200]!r} is no address", remedy="Write name@host.example.")
-        if not self.to or not 0 < self.port < 65536 or not re.fullmatch(r"[\w.:-]+", self.host):
+        if not self.recipients or not 0 < self.port < 65536 or not re.fullmatch(r"[\w.:-]+", self.host):
             raise InputError(
-                f"mail to {len(self.to)} addresses over {self.host[:200]!r}, port {self.port}",
+                f"mail to {len(self.recipients)} addresses over {self.host[:200]!r}, port {self.port}",
                 remedy="Name a mail server, its port, and at least one address in to.",
             )
         if bool(self.user) != bool(self.password_env):
@@ -139,30 +139,30 @@ class Mail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InputError("a password would be sent in the clear", remedy='Set tls = "starttls" or "tls".')
 
 
-class Notices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class NotificationTargets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who is told, beside the log.
 
     Attributes:
         webhooks: Services.
-        mail: People.
+        email: People.
     """
 
     webhooks: tuple[WebhookTarget, ...] = ()
-    mail: tuple[Mail, ...] = ()
+    email: tuple[EmailTarget, ...] = ()
 
 
-class Retraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RetrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What retraining is: named here alone, so that nobody can have anything run through the API.
 
     Attributes:
         command: Program and arguments; none for `function`.
         function: `module:function`, "" for `command`.
-        timeout_s: After which it is ended.
+        timeout_seconds: After which it is ended.
     """
 
     command: tuple[str, ...] = ()
     function: str = ""
-    timeout_s: float = 6 * 3600.0
+    timeout_seconds: float = 6 * 3600.0
 
     def __post_init__(self) -> None:
         """Refuse both and neither."""
@@ -172,48 +172,49 @@ class Retraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InputError(f"function is {self.function!r}", remedy="Write module:function.")
 
 
-class Retirement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RetirementPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which old releases are proposed for retirement: those that fulfil all that is set; none if nothing is.
 
     Attributes:
-        after_versions: So many newer ones there must be.
-        unused_s: For so long no device may have run it.
+        after_newer_versions: So many newer ones there must be.
+        unused_seconds: For so long no device may have run it.
     """
 
-    after_versions: int | None = None
-    unused_s: float | None = None
+    after_newer_versions: int | None = None
+    unused_seconds: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what would retire everything."""
-        if self.after_versions is not None and self.after_versions < 1:
+        if self.after_newer_versions is not None and self.after_newer_versions < 1:
             raise InputError(
-                f"retire_after_versions is {self.after_versions}", remedy="Keep one version or more; 5 is usual."
+                f"retire_after_versions is {self.after_newer_versions}",
+                remedy="Keep one version or more; 5 is usual.",
             )
 
     @property
     def active(self) -> bool:
         """Whether anything is proposed at all."""
-        return self.after_versions is not None or self.unused_s is not None
+        return self.after_newer_versions is not None or self.unused_seconds is not None
 
 
-class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All of it.
 
     Attributes:
-        looking: How it is counted.
+        monitoring: How it is counted.
         alerts: When people are told.
         actions: What may follow by itself.
-        notices: Who is told.
+        notifications: Who is told.
         retraining: What retraining is, None if there is none.
         retirement: Which old releases are proposed for retirement.
     """
 
-    looking: Looking = Looking()
+    monitoring: FleetMonitoring = FleetMonitoring()
     alerts: tuple[AlertRule, ...] = ()
     actions: tuple[ActionPolicy, ...] = ()
-    notices: Notices = Notices()
-    retraining: Retraining | None = None
-    retirement: Retirement = Retirement()
+    notifications: NotificationTargets = NotificationTargets()
+    retraining: RetrainingConfig | None = None
+    retirement: RetirementPolicy = RetirementPolicy()
 
     def __post_init__(self) -> None:
         """Refuse rules that want what is not there, or that have one name."""
@@ -232,9 +233,9 @@ class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _FleetText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    outcome: str = "1h"
-    silent: str = "2h"
-    look: str = "10s"
+    outcome_age: str = "1h"
+    offline_after: str = "2h"
+    evaluation_interval: str = "10s"
     alpha: float = 0.05
     retire_after_versions: int | None = None
     retire_unused: str | None = None
@@ -246,14 +247,14 @@ class _AlertText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     above: float | None = None
     below: float | None = None
     clear: float | None = None
-    lasting: str | None = msgspec.field(default=None, name="for")
+    for_duration: str | None = msgspec.field(default=None, name="for")
     device_class: str = ""
     severity: Severity = "warning"
-    actions: tuple[Action, ...] = ("notify",)
+    actions: tuple[AlertAction, ...] = ("notify",)
 
 
 class _ActionText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    action: Action
+    action: AlertAction
     cooldown: str = "1h"
     per_day: int = 4
     approval: bool = False
@@ -270,7 +271,7 @@ class _RetrainingText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout: str = "6h"
 
 
-def load_fleet(path: Path) -> Fleet:
+def load_fleet(path: Path) -> FleetConfig:
     """Read what a project file says of a fleet; it needs no model and no data.
 
     Raises:
@@ -279,7 +280,7 @@ def load_fleet(path: Path) -> Fleet:
     return parse_fleet(read_text(path), path.name)
 
 
-def parse_fleet(text: str, file: str = "edgewright.toml") -> Fleet:
+def parse_fleet(text: str, file: str = "edgewright.toml") -> FleetConfig:
     r"""Check what the text of a project file says of a fleet.
 
     Args:
@@ -298,48 +299,51 @@ def parse_fleet(text: str, file: str = "edgewright.toml") -> Fleet:
     for key in tables:
         if key not in known:
             raise ProjectError(
-                f"{whole / key}: unknown key {key!r}", remedy=f"Known here: {', '.join(known)}{meant(key, known)}."
+                f"{whole / key}: unknown key {key!r}",
+                remedy=f"Known here: {', '.join(known)}{did_you_mean(key, known)}.",
             )
     return read_fleet(tables, whole)
 
 
-def read_fleet(tables: Mapping[str, Any], whole: Place) -> Fleet:
+def read_fleet(tables: Mapping[str, Any], whole: TomlLocation) -> FleetConfig:
     """Return what a project file's tables say of a fleet; the others are left alone.
 
     Raises:
         ProjectError: See `parse_fleet`.
     """
     at = whole / "fleet"
-    said = read_table(tables.get("fleet", {}), _FleetText, at)
-    times = {f"{key}_s": quantity(getattr(said, key), "time", at / key) for key in ("outcome", "silent", "look")}
+    said = read_toml_table(tables.get("fleet", {}), _FleetText, at)
+    times = {
+        f"{key}_s": read_quantity(getattr(said, key), "time", at / key) for key in ("outcome", "silent", "look")
+    }
     unused = said.retire_unused
-    looking = placed(at, lambda: Looking(**times, alpha=said.alpha))
-    retirement = placed(
+    looking = with_location(at, lambda: FleetMonitoring(**times, alpha=said.alpha))
+    retirement = with_location(
         at,
-        lambda: Retirement(
+        lambda: RetirementPolicy(
             said.retire_after_versions,
-            None if unused is None else quantity(unused, "time", at / "retire_unused"),
+            None if unused is None else read_quantity(unused, "time", at / "retire_unused"),
         ),
     )
-    alerts = read_list(tables.get("alert", []), whole / "alert", _alert, of="name")
-    actions = read_list(tables.get("action", []), whole / "action", _action, of="action")
+    alerts = read_table_list(tables.get("alert", []), whole / "alert", _alert, of="name")
+    actions = read_table_list(tables.get("action", []), whole / "action", _action, of="action")
     retraining = _retraining(tables["retraining"], whole / "retraining") if "retraining" in tables else None
     notices = _notices(tables.get("notify", {}), whole / "notify")
-    return placed(whole, lambda: Fleet(looking, alerts, actions, notices, retraining, retirement))
+    return with_location(whole, lambda: FleetConfig(looking, alerts, actions, notices, retraining, retirement))
 
 
-def _alert(table: object, place: Place) -> AlertRule:
-    said = read_table(table, _AlertText, place)
-    for_s = 0.0 if said.lasting is None else quantity(said.lasting, "time", place / "for")
-    return placed(
+def _alert(table: object, place: TomlLocation) -> AlertRule:
+    said = read_toml_table(table, _AlertText, place)
+    for_s = 0.0 if said.lasting is None else read_quantity(said.lasting, "time", place / "for")
+    return with_location(
         place,
         lambda: AlertRule(
             name=said.name,
             metric=said.metric,
             above=said.above,
             below=said.below,
-            clear=said.clear,
-            for_s=for_s,
+            clear_at=said.clear,
+            for_seconds=for_s,
             device_class=said.device_class,
             severity=said.severity,
             actions=said.actions,
@@ -347,34 +351,34 @@ def _alert(table: object, place: Place) -> AlertRule:
     )
 
 
-def _action(table: object, place: Place) -> ActionPolicy:
-    said = read_table(table, _ActionText, place)
-    cooldown = quantity(said.cooldown, "time", place / "cooldown")
-    return placed(place, lambda: ActionPolicy(said.action, cooldown, said.per_day, said.approval))
+def _action(table: object, place: TomlLocation) -> ActionPolicy:
+    said = read_toml_table(table, _ActionText, place)
+    cooldown = read_quantity(said.cooldown, "time", place / "cooldown")
+    return with_location(place, lambda: ActionPolicy(said.action, cooldown, said.per_day, said.approval))
 
 
-def _notices(table: object, place: Place) -> Notices:
-    said = read_table(table, _NotifyText, place)
-    return Notices(
-        read_list([] if said.webhook is None else said.webhook, place / "webhook", _webhook, of="url"),
-        read_list([] if said.mail is None else said.mail, place / "mail", _mail),
+def _notices(table: object, place: TomlLocation) -> NotificationTargets:
+    said = read_toml_table(table, _NotifyText, place)
+    return NotificationTargets(
+        read_table_list([] if said.webhook is None else said.webhook, place / "webhook", _webhook, of="url"),
+        read_table_list([] if said.mail is None else said.mail, place / "mail", _mail),
     )
 
 
-def _webhook(table: object, place: Place) -> WebhookTarget:
-    found: WebhookTarget = read_table(table, WebhookTarget, place)
+def _webhook(table: object, place: TomlLocation) -> WebhookTarget:
+    found: WebhookTarget = read_toml_table(table, WebhookTarget, place)
     return found
 
 
-def _mail(table: object, place: Place) -> Mail:
-    found: Mail = read_table(table, Mail, place)
+def _mail(table: object, place: TomlLocation) -> EmailTarget:
+    found: EmailTarget = read_toml_table(table, EmailTarget, place)
     return found
 
 
-def _retraining(table: object, place: Place) -> Retraining:
-    said = read_table(table, _RetrainingText, place)
-    timeout = quantity(said.timeout, "time", place / "timeout")
-    return placed(place, lambda: Retraining(said.command, said.function, timeout))
+def _retraining(table: object, place: TomlLocation) -> RetrainingConfig:
+    said = read_toml_table(table, _RetrainingText, place)
+    timeout = read_quantity(said.timeout, "time", place / "timeout")
+    return with_location(place, lambda: RetrainingConfig(said.command, said.function, timeout))
 
 
 def _checked_variable(what: str, name: str) -> None:

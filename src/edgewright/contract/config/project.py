@@ -20,16 +20,16 @@ from edgewright.contract.config.sections import (
     SearchSection,
     TrainingSection,
 )
-from edgewright.contract.config.toml_location import Place
+from edgewright.contract.config.toml_location import TomlLocation
 from edgewright.contract.config.toml_reader import (
-    check_keys,
-    meant,
+    did_you_mean,
     parse_tables,
-    placed,
-    quantity,
-    read_list,
-    read_table,
+    read_quantity,
+    read_table_list,
     read_text,
+    read_toml_table,
+    refuse_unknown_keys,
+    with_location,
 )
 from edgewright.contract.device_class import DEFAULT_DEVICE_CLASS, Budget, DeviceClass
 from edgewright.contract.errors import ProjectError
@@ -60,7 +60,8 @@ class Project(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         known = {entry.name: entry for entry in (DEFAULT_DEVICE_CLASS, *self.device_classes)}
         if name not in known:
             raise ProjectError(
-                f"there is no device class {name!r}", remedy=f"Use one of {', '.join(known)}{meant(name, known)}."
+                f"there is no device class {name!r}",
+                remedy=f"Use one of {', '.join(known)}{did_you_mean(name, known)}.",
             )
         return known[name]
 
@@ -160,7 +161,7 @@ def parse_project(text: str, file: str = "edgewright.toml") -> Project:
     0.95
     """
     tables, whole = parse_tables(text, file)
-    check_keys(tables, _ProjectText, whole)
+    refuse_unknown_keys(tables, _ProjectText, whole)
     for key in ("model", "data"):
         if key not in tables:
             raise ProjectError(
@@ -168,7 +169,7 @@ def parse_project(text: str, file: str = "edgewright.toml") -> Project:
                 remedy='Add it with path = "model.onnx".' if key == "model" else 'Add it with source = "data.npz".',
             )
     sections = {
-        field.encode_name: read_table(tables[field.encode_name], field.type, whole / field.encode_name)
+        field.encode_name: read_toml_table(tables[field.encode_name], field.type, whole / field.encode_name)
         for field in msgspec.structs.fields(_ProjectText)
         if field.encode_name in tables and field.encode_name not in ("device_class", "search", *FLEET_SECTIONS)
     }
@@ -181,8 +182,8 @@ def parse_project(text: str, file: str = "edgewright.toml") -> Project:
     return Project(**sections)
 
 
-def _device_classes(entries: object, place: Place) -> tuple[DeviceClass, ...]:
-    classes = read_list(entries, place, _device_class, of="name")
+def _device_classes(entries: object, place: TomlLocation) -> tuple[DeviceClass, ...]:
+    classes = read_table_list(entries, place, _device_class, of="name")
     for number, entry in enumerate(classes):
         if not re.fullmatch(r"[\w.-]+", entry.name):
             raise ProjectError(
@@ -192,19 +193,19 @@ def _device_classes(entries: object, place: Place) -> tuple[DeviceClass, ...]:
     return classes or (DEFAULT_DEVICE_CLASS,)
 
 
-def _device_class(entry: object, place: Place) -> DeviceClass:
-    written = read_table(entry, _DeviceClassText, place)
+def _device_class(entry: object, place: TomlLocation) -> DeviceClass:
+    written = read_toml_table(entry, _DeviceClassText, place)
     at = place / "budget"
     limits = {
-        name: quantity(value, dimension, at / key)
+        name: read_quantity(value, dimension, at / key)
         for key, (name, dimension) in _QUANTITIES.items()
         if (value := getattr(written.budget, key)) is not None
     }
     budget = written.budget
     if budget.min_metric is not None and not math.isfinite(budget.min_metric):
         raise ProjectError(f"{at / 'min_metric'} is {budget.min_metric}", remedy="Give a finite number.")
-    watts = quantity(written.watts_per_core, "power", place / "watts_per_core")
-    return placed(
+    watts = read_quantity(written.watts_per_core, "power", place / "watts_per_core")
+    return with_location(
         place,
         lambda: DeviceClass(
             name=written.name,
@@ -212,7 +213,7 @@ def _device_class(entry: object, place: Place) -> DeviceClass:
             threads=written.threads,
             providers=written.providers,
             watts_per_core=watts,
-            budget=placed(
+            budget=with_location(
                 at,
                 lambda: Budget(
                     **limits,
@@ -225,7 +226,9 @@ def _device_class(entry: object, place: Place) -> DeviceClass:
     )
 
 
-def _search(table: object, place: Place) -> SearchSection:
-    written = read_table(table, _SearchText, place)
-    limit = quantity(written.time_limit, "time", place / "time_limit")
-    return placed(place, lambda: SearchSection(time_limit_s=limit, seed=written.seed, trials=written.trials))
+def _search(table: object, place: TomlLocation) -> SearchSection:
+    written = read_toml_table(table, _SearchText, place)
+    limit = read_quantity(written.time_limit, "time", place / "time_limit")
+    return with_location(
+        place, lambda: SearchSection(time_limit_seconds=limit, seed=written.seed, trials=written.trials)
+    )

@@ -58,7 +58,7 @@ def project_text(project: Project, remarks: Mapping[str, Sequence[str]] | None =
             "[search]",
             said.get("search"),
             [
-                ("time_limit", quantity_text(project.search.time_limit_s, "time"), "", "wall time"),
+                ("time_limit", quantity_text(project.search.time_limit_seconds, "time"), "", "wall time"),
                 ("seed", str(project.search.seed), "", "same seed, same choices"),
                 ("trials", _number(project.search.trials), "50", "most candidates to build"),
             ],
@@ -128,8 +128,13 @@ def _training(training: TrainingSection | None, remarks: Sequence[str] | None) -
         ("engine", _string(known.engine), "", '"local", "ray", or "ray://host:port"'),
         ("workers", _number(known.workers), "2", "networks trained at the same time; one per core if left out"),
         ("temperature", repr(known.temperature), "", "divides teachers' and students' scores before comparing"),
-        ("features", repr(known.features), "", "weight of the distance to what the model's last layer reads"),
-        ("relations", repr(known.relations), "", "weight of the distances and angles among samples"),
+        (
+            "features",
+            repr(known.feature_loss_weight),
+            "",
+            "weight of the distance to what the model's last layer reads",
+        ),
+        ("relations", repr(known.relation_loss_weight), "", "weight of the distances and angles among samples"),
         ("sparsity", sparsity, '"2:4"', "zeros for hardware that gains by them: a share, or N kept of every M"),
     ]
     if training is None:
@@ -167,8 +172,13 @@ def _device_class(entry: DeviceClass, said: Mapping[str, Sequence[str]]) -> str:
                 "[device_class.budget]",
                 said.get("budget"),
                 [
-                    ("latency_p50", _quantity(budget.latency_p50_s, "time"), '"5ms"', "median of one inference"),
-                    ("latency_p95", _quantity(budget.latency_p95_s, "time"), '"8ms"', "95th percentile"),
+                    (
+                        "latency_p50",
+                        _quantity(budget.latency_p50_seconds, "time"),
+                        '"5ms"',
+                        "median of one inference",
+                    ),
+                    ("latency_p95", _quantity(budget.latency_p95_seconds, "time"), '"8ms"', "95th percentile"),
                     (
                         "peak_memory",
                         _quantity(budget.peak_memory_bytes, "size"),

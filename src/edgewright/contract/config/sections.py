@@ -13,11 +13,11 @@ __all__ = [
     "ModelSection",
     "PilotSection",
     "SearchSection",
-    "Task",
+    "TaskKind",
     "TrainingSection",
 ]
 
-Task = Literal["classification", "regression", "multilabel", "reconstruction", "fidelity"]
+TaskKind = Literal["classification", "regression", "multilabel", "reconstruction", "fidelity"]
 
 
 class ModelSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,7 +46,7 @@ class DataSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label: str | None = None
     features: tuple[str, ...] = ()
     group: str | None = None
-    task: Task | None = None
+    task: TaskKind | None = None
 
 
 class MetricSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,8 +69,8 @@ class TrainingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         engine: Where networks are trained: local, ray, or ray://host:port.
         workers: Networks trained at the same time, one thread each; one per core if not stated.
         temperature: Divides the teachers' and the students' scores before they are compared.
-        features: Weight of the distance to what the model's last layer reads, added to the loss.
-        relations: Weight of the distances and angles among samples, added to the loss.
+        feature_loss_weight: Weight of the distance to what the model's last layer reads, added to the loss.
+        relation_loss_weight: Weight of the distances and angles among samples, added to the loss.
         sparsity: Zeros for hardware that gains by them: a share of the weights, or N:M, N kept of every M.
     """
 
@@ -80,8 +80,8 @@ class TrainingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engine: str = "local"
     workers: int | None = None
     temperature: float = 4.0
-    features: float = 0.0
-    relations: float = 0.0
+    feature_loss_weight: float = 0.0
+    relation_loss_weight: float = 0.0
     sparsity: float | str | None = None
 
     def __post_init__(self) -> None:
@@ -114,12 +114,12 @@ class SearchSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long and from where to search.
 
     Attributes:
-        time_limit_s: Wall time, seconds.
+        time_limit_seconds: Wall time, seconds.
         seed: Of every random choice.
         trials: Most candidates to build; None is no limit but time.
     """
 
-    time_limit_s: float = 120.0
+    time_limit_seconds: float = 120.0
     seed: int = 0
     trials: int | None = None
 

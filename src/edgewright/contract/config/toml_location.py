@@ -3,14 +3,14 @@
 import re
 from dataclasses import dataclass
 
-__all__ = ["Place"]
+__all__ = ["TomlLocation"]
 
 _HEADER = re.compile(r"\s*\[(\[)?\s*([^\[\]]+?)\s*\]?\]\s*(?:#.*)?")
 _KEY = re.compile(r"\s*([\w.\"'-]+(?:\s*\.\s*[\w\"'-]+)*)\s*=")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TomlLocation:
     r"""A path of keys in a file; entries of a list count from 1, as people do.
 
     >>> text = "[[device_class]]\nname = 'a'\n[device_class.budget]\nsize = '1KB'"
@@ -22,13 +22,13 @@ class Place:
     text: str
     path: tuple[str, ...] = ()
 
-    def __truediv__(self, key: str) -> "Place":
+    def __truediv__(self, key: str) -> "TomlLocation":
         """Return the place of a key in this table."""
-        return Place(self.file, self.text, (*self.path, key))
+        return TomlLocation(self.file, self.text, (*self.path, key))
 
-    def __getitem__(self, number: int) -> "Place":
+    def __getitem__(self, number: int) -> "TomlLocation":
         """Return the place of an entry of this list; `number` counts from 0."""
-        return Place(self.file, self.text, (*self.path[:-1], f"{self.path[-1]}[{number + 1}]"))
+        return TomlLocation(self.file, self.text, (*self.path[:-1], f"{self.path[-1]}[{number + 1}]"))
 
     def __str__(self) -> str:
         """Return file, path and, where it can be told, line."""

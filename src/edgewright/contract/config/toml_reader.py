@@ -9,11 +9,20 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from edgewright.contract.config.toml_location import Place
+from edgewright.contract.config.toml_location import TomlLocation
 from edgewright.contract.errors import EdgewrightError, ProjectError
 from edgewright.contract.units import Dimension, parse_quantity
 
-__all__ = ["check_keys", "meant", "parse_tables", "placed", "quantity", "read_list", "read_table", "read_text"]
+__all__ = [
+    "did_you_mean",
+    "parse_tables",
+    "read_quantity",
+    "read_table_list",
+    "read_text",
+    "read_toml_table",
+    "refuse_unknown_keys",
+    "with_location",
+]
 
 _EXAMPLES = {
     "latency_p50": '"5ms"',
@@ -32,7 +41,7 @@ _EXAMPLES = {
     "timeout": '"6h"',
 }
 
-Record = TypeVar("Record")
+ConfigRecord = TypeVar("ConfigRecord")
 
 
 def read_text(path: Path) -> str:
@@ -51,21 +60,21 @@ def read_text(path: Path) -> str:
         raise ProjectError(f"{path} cannot be read: {error.strerror}", remedy="Check its permissions.") from error
 
 
-def parse_tables(text: str, file: str) -> tuple[dict[str, Any], Place]:
+def parse_tables(text: str, file: str) -> tuple[dict[str, Any], TomlLocation]:
     """Return a file's tables and the place of the whole.
 
     Raises:
         ProjectError: It is not TOML.
     """
     try:
-        return tomllib.loads(text), Place(file, text)
+        return tomllib.loads(text), TomlLocation(file, text)
     except tomllib.TOMLDecodeError as error:
         raise ProjectError(f"{file} is not valid TOML: {error}", remedy="Mend that line.") from error
 
 
-def read_list(
-    tables: object, place: Place, read: Callable[[object, Place], Record], *, of: str = ""
-) -> tuple[Record, ...]:
+def read_table_list(
+    tables: object, place: TomlLocation, read: Callable[[object, TomlLocation], ConfigRecord], *, of: str = ""
+) -> tuple[ConfigRecord, ...]:
     """Convert a list of tables, each by `read`.
 
     Args:
@@ -90,14 +99,14 @@ def read_list(
     return found
 
 
-def read_table(table: object, kind: Any, place: Place) -> Any:
+def read_toml_table(table: object, kind: Any, place: TomlLocation) -> Any:
     """Convert one table into its record, naming the place of whatever is wrong."""
     record = next((part for part in getattr(kind, "__args__", (kind,)) if part is not type(None)), kind)
     if not isinstance(table, dict):
         raise ProjectError(f"{place} must be a table", remedy=f"Write [{'.'.join(place.path)}] and its keys below.")
-    check_keys(table, record, place)
+    refuse_unknown_keys(table, record, place)
     try:
-        return placed(place, lambda: msgspec.convert(table, record))
+        return with_location(place, lambda: msgspec.convert(table, record))
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$")
         where = place
@@ -119,24 +128,25 @@ def _remedy(key: str, reason: str, record: Any) -> str:
     return "Write numbers without quotes, text in quotes, lists in brackets."
 
 
-def check_keys(table: Mapping[str, object], record: Any, place: Place) -> None:
+def refuse_unknown_keys(table: Mapping[str, object], record: Any, place: TomlLocation) -> None:
     """Refuse keys that the record does not have, also in tables inside."""
     known = {field.encode_name: field.type for field in msgspec.structs.fields(record)}
     for key, value in table.items():
         if key not in known:
             raise ProjectError(
-                f"{place / key}: unknown key {key!r}", remedy=f"Known here: {', '.join(known)}{meant(key, known)}."
+                f"{place / key}: unknown key {key!r}",
+                remedy=f"Known here: {', '.join(known)}{did_you_mean(key, known)}.",
             )
         if isinstance(value, dict) and isinstance(known[key], type) and issubclass(known[key], msgspec.Struct):
-            check_keys(value, known[key], place / key)
+            refuse_unknown_keys(value, known[key], place / key)
 
 
-def quantity(text: str, dimension: Dimension, place: Place) -> float:
+def read_quantity(text: str, dimension: Dimension, place: TomlLocation) -> float:
     """Read a quantity, naming the place if it is none."""
-    return placed(place, lambda: parse_quantity(text, dimension))
+    return with_location(place, lambda: parse_quantity(text, dimension))
 
 
-def placed(place: Place, make: Callable[[], Record]) -> Record:
+def with_location(place: TomlLocation, make: Callable[[], ConfigRecord]) -> ConfigRecord:
     """Call `make`; an error of this package gets the place in front."""
     try:
         return make()
@@ -144,12 +154,12 @@ def placed(place: Place, make: Callable[[], Record]) -> Record:
         raise ProjectError(_behind(place, error.message), remedy=error.remedy) from error
 
 
-def _behind(place: Place, message: str) -> str:
+def _behind(place: TomlLocation, message: str) -> str:
     """Return the message behind the place, which an inner call may already have given."""
     return message if message.startswith(f"{place.file}: ") else f"{place}: {message}"
 
 
-def meant(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a question about a name that is close, "" if none is."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -7,10 +7,10 @@ import msgspec
 
 from edgewright.contract.errors import InputError
 
-__all__ = ["Action", "Check", "GuardRules", "InputRule"]
+__all__ = ["GuardAction", "GuardCheck", "GuardRules", "InputRule"]
 
-Check = Literal["range", "not finite", "missing", "stuck", "dead", "rate"]
-Action = Literal["reject", "clamp", "impute", "count"]
+GuardCheck = Literal["range", "not finite", "missing", "stuck", "dead", "rate"]
+GuardAction = Literal["reject", "clamp", "impute", "count"]
 
 
 class InputRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -18,24 +18,24 @@ class InputRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         check: `range` of the contract; `not finite` values; the whole input `missing`; `stuck`: the same values as
-            before, `patience` times; `dead`: all values equal; `rate`: more than `most_per_s` inputs a second.
+            before, `max_repeats` times; `dead`: all values equal; `rate`: more than `max_per_second` inputs a second.
         action: `reject` the input; `clamp` to the range; `impute` the value `fill`; only `count`.
         input: Name of the input, "" for each.
         fill: For `impute`.
-        patience: For `stuck`, how often the same values may come.
-        most_per_s: For `rate`.
+        max_repeats: For `stuck`, how often the same values may come.
+        max_per_second: For `rate`.
     """
 
-    check: Check
-    action: Action
+    check: GuardCheck
+    action: GuardAction
     input: str = ""
     fill: float = 0.0
-    patience: int = 100
-    most_per_s: float = math.inf
+    max_repeats: int = 100
+    max_per_second: float = math.inf
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done."""
-        possible: dict[Check, tuple[Action, ...]] = {
+        possible: dict[GuardCheck, tuple[GuardAction, ...]] = {
             "range": ("reject", "clamp", "impute", "count"),
             "not finite": ("reject", "impute"),
             "missing": ("reject", "impute"),
@@ -48,9 +48,9 @@ class InputRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"a guard cannot {self.action} what is {self.check!r}",
                 remedy=f"It can {' or '.join(possible[self.check])}.",
             )
-        if not math.isfinite(self.fill) or self.patience < 1 or not self.most_per_s > 0:
+        if not math.isfinite(self.fill) or self.max_repeats < 1 or not self.max_per_second > 0:
             raise InputError(
-                f"guard {self.check!r}: fill {self.fill}, patience {self.patience}, most_per_s {self.most_per_s}",
+                f"guard {self.check!r}: fill {self.fill}, patience {self.max_repeats}, most_per_s {self.max_per_second}",
                 remedy="A fill is finite, a patience at least 1, a rate more than 0.",
             )
 
@@ -64,12 +64,12 @@ class GuardRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         inputs: For inputs.
         output_low: Least value of an output, None for no limit.
         output_high: Greatest value of an output.
-        drop: Fields of what the application sends along that are never stored or sent.
-        redact: Fields that are replaced by whether they were there.
+        drop_fields: Fields of what the application sends along that are never stored or sent.
+        redact_fields: Fields that are replaced by whether they were there.
     """
 
     inputs: tuple[InputRule, ...] = ()
     output_low: float | None = None
     output_high: float | None = None
-    drop: tuple[str, ...] = ()
-    redact: tuple[str, ...] = ()
+    drop_fields: tuple[str, ...] = ()
+    redact_fields: tuple[str, ...] = ()

@@ -20,24 +20,24 @@ from edgewright.contract.errors import InputError
 from edgewright.contract.model.guarantee import Guarantee
 
 __all__ = [
-    "MOST_PARAMETER_BYTES",
-    "Ellipsoid",
-    "LogitMeasure",
-    "Mahalanobis",
-    "Measure",
-    "Neighbours",
-    "Numbers",
-    "OutlierRule",
-    "Squeezing",
+    "MAX_PARAMETER_BYTES",
+    "EncodedArray",
+    "FeatureSqueezing",
+    "LogitScore",
+    "LowRankCovariance",
+    "MahalanobisScore",
+    "NearestNeighbourScore",
+    "OodRule",
+    "OodScore",
 ]
 
-MOST_PARAMETER_BYTES = 1 << 20
+MAX_PARAMETER_BYTES = 1 << 20
 """A profile is read into memory at once: one array of a record may not be greater."""
 
-_MOST_AXES = 8
+_MAX_AXES = 8
 
 
-class Numbers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EncodedArray(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An array, base64 in JSON.
 
     Attributes:
@@ -52,22 +52,22 @@ class Numbers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Refuse bytes that are not the array, and numbers that are none."""
-        if any(size < 1 for size in self.shape) or len(self.shape) > _MOST_AXES:
+        if any(size < 1 for size in self.shape) or len(self.shape) > _MAX_AXES:
             raise InputError(
                 f"an array has the shape {list(self.shape)}", remedy="Each axis has at least one entry."
             )
         wanted = math.prod(self.shape) * np.dtype(self.dtype).itemsize
-        if len(self.content) != wanted or wanted > MOST_PARAMETER_BYTES:
+        if len(self.content) != wanted or wanted > MAX_PARAMETER_BYTES:
             raise InputError(
                 f"an array of shape {list(self.shape)} has {len(self.content)} bytes, {wanted} are needed and "
-                f"{MOST_PARAMETER_BYTES} allowed",
+                f"{MAX_PARAMETER_BYTES} allowed",
                 remedy="Use fewer directions, points or classes, and pack with Numbers.of.",
             )
         if not np.isfinite(self.array()).all():
             raise InputError("an array holds NaN or infinity", remedy="Fit it on finite data.")
 
     @classmethod
-    def of(cls, values: NDArray[np.floating], dtype: Literal["float16", "float32"] = "float32") -> "Numbers":
+    def of(cls, values: NDArray[np.floating], dtype: Literal["float16", "float32"] = "float32") -> "EncodedArray":
         """Pack an array.
 
         >>> Numbers.of(np.array([1.0, 2.0])).array().tolist()
@@ -82,7 +82,7 @@ class Numbers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return stored.reshape(self.shape).astype(np.float64)
 
 
-class LogitMeasure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="measure", tag="logits"):
+class LogitScore(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="measure", tag="logits"):
     """A number that the logits give.
 
     Attributes:
@@ -92,18 +92,18 @@ class LogitMeasure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_
     score: Literal["energy", "confidence", "margin"]
 
 
-class Ellipsoid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LowRankCovariance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A covariance: some directions with their variances, and one variance for all others.
 
     Attributes:
         directions: Shape [features, directions], orthonormal.
         variances: Shape [directions].
-        rest: Variance in every other direction.
+        residual_variance: Variance in every other direction.
     """
 
-    directions: Numbers
-    variances: Numbers
-    rest: float
+    directions: EncodedArray
+    variances: EncodedArray
+    residual_variance: float
 
     def __post_init__(self) -> None:
         """Refuse what is no covariance."""
@@ -113,32 +113,34 @@ class Ellipsoid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"a covariance has directions {list(shape)} and variances {list(self.variances.shape)}",
                 remedy="Give [features, directions] and [directions].",
             )
-        if not self.variances.array().min() > 0 or not 0 < self.rest < math.inf:
+        if not self.variances.array().min() > 0 or not 0 < self.residual_variance < math.inf:
             raise InputError(
                 "a covariance has a variance that is not positive", remedy="Fit it on data that varies."
             )
 
 
-class Mahalanobis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="measure", tag="mahalanobis"):
+class MahalanobisScore(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="measure", tag="mahalanobis"
+):
     """Squared distance from the nearest class mean; relative to that from the mean of all, if there is one.
 
     Attributes:
         output: Name of the graph's output with the embedding.
         means: Shape [classes, features].
-        within: Covariance around the class means.
+        within_class: Covariance around the class means.
         background_mean: Shape [1, features], of all classes together; None unless relative.
         background: Covariance around that.
     """
 
     output: str
-    means: Numbers
-    within: Ellipsoid
-    background_mean: Numbers | None = None
-    background: Ellipsoid | None = None
+    means: EncodedArray
+    within_class: LowRankCovariance
+    background_mean: EncodedArray | None = None
+    background: LowRankCovariance | None = None
 
     def __post_init__(self) -> None:
         """Refuse parts of different sizes."""
-        features = self.within.directions.shape[0]
+        features = self.within_class.directions.shape[0]
         fits = len(self.means.shape) == 2 and self.means.shape[1] == features
         if (self.background_mean is None) != (self.background is None):
             fits = False
@@ -148,29 +150,33 @@ class Mahalanobis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
             raise InputError("means and covariances differ in their features", remedy="Fit them on one embedding.")
 
 
-class Neighbours(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="measure", tag="neighbours"):
+class NearestNeighbourScore(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="measure", tag="neighbours"
+):
     """Distance from the k-th nearest of some embeddings of usual inputs, all brought to length 1.
 
     Attributes:
         output: Name of the graph's output with the embedding.
         points: Shape [points, features].
-        nearest: Which neighbour counts, from 1.
+        k: Which neighbour counts, from 1.
     """
 
     output: str
-    points: Numbers
-    nearest: int
+    points: EncodedArray
+    k: int
 
     def __post_init__(self) -> None:
         """Refuse a neighbour that is not there."""
-        if len(self.points.shape) != 2 or not 1 <= self.nearest <= self.points.shape[0]:
+        if len(self.points.shape) != 2 or not 1 <= self.k <= self.points.shape[0]:
             raise InputError(
-                f"neighbour {self.nearest} of points {list(self.points.shape)}",
+                f"neighbour {self.k} of points {list(self.points.shape)}",
                 remedy="Give [points, features] and count neighbours from 1.",
             )
 
 
-class Squeezing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="measure", tag="squeezing"):
+class FeatureSqueezing(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="measure", tag="squeezing"
+):
     """L1 distance between the answers to the input and to the input with less detail; costs a second inference.
 
     Attributes:
@@ -205,21 +211,21 @@ class Squeezing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
             )
 
 
-Measure = LogitMeasure | Mahalanobis | Neighbours | Squeezing
+OodScore = LogitScore | MahalanobisScore | NearestNeighbourScore | FeatureSqueezing
 
 
-class OutlierRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class OodRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A measure with its threshold: what scores above it, or is no number, is unusual.
 
     Several rules together reject at most the sum of their rates.
 
     Attributes:
-        measure: How an input is scored; greater is more unusual.
+        score: How an input is scored; greater is more unusual.
         threshold: Greatest score that is usual.
         guarantee: How many usual inputs are rejected at most.
     """
 
-    measure: Measure
+    score: OodScore
     threshold: float
     guarantee: Guarantee
 

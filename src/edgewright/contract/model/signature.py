@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgewright.contract.errors import DataError
 
-__all__ = ["InputContract", "TensorSpec"]
+__all__ = ["ModelSignature", "TensorSpec"]
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,7 +30,7 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     high: float | None = None
 
     @property
-    def batch_axis_is_free(self) -> bool:
+    def has_free_batch_axis(self) -> bool:
         """Whether the first axis is symbolic."""
         return bool(self.shape) and isinstance(self.shape[0], str)
 
@@ -67,18 +67,18 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
-class InputContract(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ModelSignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The tensors of a model, in the model's order."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
     @property
-    def takes_batches(self) -> bool:
+    def has_free_batch_axis(self) -> bool:
         """Whether every input's first axis is symbolic, so that many samples can go at once."""
-        return all(spec.batch_axis_is_free for spec in self.inputs)
+        return all(spec.has_free_batch_axis for spec in self.inputs)
 
-    def check(self, feed: Mapping[str, NDArray[Any]]) -> None:
+    def check_inputs(self, feed: Mapping[str, NDArray[Any]]) -> None:
         """Refuse a feed that the model cannot take.
 
         Raises:

@@ -8,28 +8,28 @@ import msgspec
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_digest, checked_name, checked_version, version_key
 from edgewright.contract.schema import SCHEMA_VERSION, SchemaVersion
-from edgewright.contract.timestamps import checked_time
+from edgewright.contract.timestamps import checked_iso8601
 
 __all__ = [
-    "METRICS",
-    "Arm",
+    "HEALTH_EVENTS",
+    "DeviceSelector",
     "HealthRule",
-    "Hours",
-    "Plan",
+    "InstallHours",
     "PlanState",
-    "Policy",
-    "Selector",
-    "Stage",
-    "ceiling",
-    "refusals",
+    "RolloutArm",
+    "RolloutPlan",
+    "RolloutPolicy",
+    "RolloutStage",
+    "max_version",
+    "policy_violations",
 ]
 
 PlanState = Literal["running", "paused", "aborted", "done"]
-_MOST_WEIGHT = 1e6
-METRICS = ("crash", "load_failure", "self_test", "budget_breach", "silent")
+_MAX_WEIGHT = 1e6
+HEALTH_EVENTS = ("crash", "load_failure", "self_test", "budget_breach", "silent")
 
 
-class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RolloutPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the offline keys allow for one model on one device class; plans may only be stricter.
 
     Attributes:
@@ -37,15 +37,15 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         device_class: Which.
         revision: Rises with every change; devices never go back.
         salt: Of the cohorts, hexadecimal; a new one for each experiment, kept over its stages.
-        floor: Lowest version that may be installed or returned to.
-        denied: Digests of manifests that may not be installed, whatever their version.
-        channels: Versions that devices of a channel may get, by the channel's name; "" is every device's.
+        min_version: Lowest version that may be installed or returned to.
+        denied_manifests: Digests of manifests that may not be installed, whatever their version.
+        channel_ceilings: Versions that devices of a channel may get, by the channel's name; "" is every device's.
             A channel's version is the highest for it: its devices install nothing above, whatever the plan says.
-        largest_step: By how much a stage may raise the fraction. Each device keeps to the steps by itself.
-        least_stage_s: Least time of a stage: a device of the n-th step waits n - 1 times as long from when it first
+        max_stage_step: By how much a stage may raise the fraction. Each device keeps to the steps by itself.
+        min_stage_seconds: Least time of a stage: a device of the n-th step waits n - 1 times as long from when it first
             saw the release rolled out.
-        holdback: Share of the devices that keeps what it has, even at fraction 1; 0 for none.
-        min_battery: Least state of charge for an installation, 0 to 1.
+        holdout_fraction: Share of the devices that keeps what it has, even at fraction 1; 0 for none.
+        min_battery_level: Least state of charge for an installation, 0 to 1.
         epoch: Plans of another epoch are void, so that their counters start anew.
     """
 
@@ -53,33 +53,33 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device_class: str
     revision: int
     salt: str
-    floor: str = "0"
-    denied: tuple[str, ...] = ()
-    channels: dict[str, str] = {}
-    largest_step: float = 1.0
-    least_stage_s: float = 0.0
-    holdback: float = 0.0
-    min_battery: float = 0.0
+    min_version: str = "0"
+    denied_manifests: tuple[str, ...] = ()
+    channel_ceilings: dict[str, str] = {}
+    max_stage_step: float = 1.0
+    min_stage_seconds: float = 0.0
+    holdout_fraction: float = 0.0
+    min_battery_level: float = 0.0
     epoch: int = 1
 
     def __post_init__(self) -> None:
         """Refuse a policy that could not be kept."""
         checked_name("model", self.model)
         checked_name("device class", self.device_class)
-        checked_version(self.floor)
-        for digest in self.denied:
+        checked_version(self.min_version)
+        for digest in self.denied_manifests:
             checked_digest("denied manifest", digest)
-        for channel, version in self.channels.items():
+        for channel, version in self.channel_ceilings.items():
             if channel:
                 checked_name("channel", channel)
             checked_version(version)
-        for what, share in (("holdback", self.holdback), ("min_battery", self.min_battery)):
+        for what, share in (("holdback", self.holdout_fraction), ("min_battery", self.min_battery_level)):
             _checked_share(what, share)
-        if not 0 < self.largest_step <= 1:
+        if not 0 < self.max_stage_step <= 1:
             raise InputError(
-                f"largest_step is {self.largest_step:g}", remedy="It must be more than 0 and at most 1."
+                f"largest_step is {self.max_stage_step:g}", remedy="It must be more than 0 and at most 1."
             )
-        _checked_seconds("least_stage_s", self.least_stage_s)
+        _checked_seconds("least_stage_s", self.min_stage_seconds)
         if len(self.salt) < 16 or self.revision < 1 or self.epoch < 1:
             raise InputError(
                 f"policy revision {self.revision}, epoch {self.epoch}, salt of {len(self.salt)} characters",
@@ -103,11 +103,12 @@ class HealthRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Refuse a rule that holds always or never."""
-        if self.metric not in METRICS:
+        if self.metric not in HEALTH_EVENTS:
             kind, _, name = self.metric.partition(":")
             if kind != "outcome":
                 raise InputError(
-                    f"there is no metric {self.metric[:80]!r}", remedy=f"Use {', '.join(METRICS)} or outcome:NAME."
+                    f"there is no metric {self.metric[:80]!r}",
+                    remedy=f"Use {', '.join(HEALTH_EVENTS)} or outcome:NAME.",
                 )
             checked_name("outcome", name)
         if not 0 < self.margin < 1 or not 0.5 <= self.confidence < 1:
@@ -117,50 +118,50 @@ class HealthRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
-class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RolloutStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A step of a rollout.
 
     Attributes:
         fraction: Of the devices.
-        min_seconds: Least time before the next one.
+        min_duration_seconds: Least time before the next one.
         rules: What must hold before the next one.
     """
 
     fraction: float
-    min_seconds: float = 0.0
+    min_duration_seconds: float = 0.0
     rules: tuple[HealthRule, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what is no share or time."""
         _checked_share("fraction", self.fraction)
-        _checked_seconds("min_seconds", self.min_seconds)
+        _checked_seconds("min_seconds", self.min_duration_seconds)
 
 
-class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RolloutArm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One of the releases that a rollout's devices get.
 
     Attributes:
         version: Of the release.
-        manifest: sha256 of its manifest.
+        manifest_sha256: sha256 of its manifest.
         weight: Its share among the arms, in proportion.
     """
 
     version: str
-    manifest: str
+    manifest_sha256: str
     weight: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what is no version, digest or weight."""
         checked_version(self.version)
-        checked_digest("an arm's manifest", self.manifest)
-        if not 0 < self.weight <= _MOST_WEIGHT:
+        checked_digest("an arm's manifest", self.manifest_sha256)
+        if not 0 < self.weight <= _MAX_WEIGHT:
             raise InputError(
                 f"an arm's weight is {self.weight:g}",
-                remedy=f"It must be greater than 0, {_MOST_WEIGHT:g} at most.",
+                remedy=f"It must be greater than 0, {_MAX_WEIGHT:g} at most.",
             )
 
 
-class Selector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DeviceSelector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which devices of the class a rollout is for.
 
     Attributes:
@@ -172,37 +173,37 @@ class Selector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channel: str = ""
 
 
-class Hours(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class InstallHours(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A time of day, local to the device, in which it may install; it may go past midnight.
 
     Attributes:
-        first: Hour that it begins with, 0 to 23.
-        last: Hour that it ends before, 0 to 24.
+        start_hour: Hour that it begins with, 0 to 23.
+        end_hour: Hour that it ends before, 0 to 24.
     """
 
-    first: int
-    last: int
+    start_hour: int
+    end_hour: int
 
     def __post_init__(self) -> None:
         """Refuse what is no hour."""
-        if not 0 <= self.first <= 23 or not 0 <= self.last <= 24 or self.first == self.last:
+        if not 0 <= self.start_hour <= 23 or not 0 <= self.end_hour <= 24 or self.start_hour == self.end_hour:
             raise InputError(
-                f"hours {self.first} to {self.last} are no time of day",
+                f"hours {self.start_hour} to {self.end_hour} are no time of day",
                 remedy="Give two different hours, 0 to 23 and 0 to 24.",
             )
 
-    def holds(self, hour: int) -> bool:
+    def contains(self, hour: int) -> bool:
         """Whether an hour of the day lies within.
 
         >>> Hours(22, 6).holds(23), Hours(22, 6).holds(6)
         (True, False)
         """
-        if self.first < self.last:
-            return self.first <= hour < self.last
-        return hour >= self.first or hour < self.last
+        if self.start_hour < self.end_hour:
+            return self.start_hour <= hour < self.end_hour
+        return hour >= self.start_hour or hour < self.end_hour
 
 
-class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RolloutPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A rollout, as devices believe it.
 
     Attributes:
@@ -217,12 +218,12 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         state: A running one makes devices install; so does one that is done, for devices that come later, unless
             it was an experiment between arms.
         selector: Which devices it is for.
-        since: When it reached that stage, UTC, ISO 8601; "" if nobody said.
-        start: Not before, UTC, ISO 8601; "" for at once.
-        end: Not after; "" for no end.
-        min_battery: Least state of charge for an installation, 0 to 1.
-        hours: When devices may install; None for at any time.
-        shadow: The new model runs beside the old one on the same inputs and its answers are only compared.
+        stage_started_at: When it reached that stage, UTC, ISO 8601; "" if nobody said.
+        start_at: Not before, UTC, ISO 8601; "" for at once.
+        end_at: Not after; "" for no end.
+        min_battery_level: Least state of charge for an installation, 0 to 1.
+        install_hours: When devices may install; None for at any time.
+        shadow_mode: The new model runs beside the old one on the same inputs and its answers are only compared.
     """
 
     model: str
@@ -230,17 +231,17 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rollout: str
     epoch: int
     counter: int
-    arms: tuple[Arm, ...]
-    stages: tuple[Stage, ...]
+    arms: tuple[RolloutArm, ...]
+    stages: tuple[RolloutStage, ...]
     stage: int = 0
-    since: str = ""
+    stage_started_at: str = ""
     state: PlanState = "running"
-    selector: Selector = Selector()
-    start: str = ""
-    end: str = ""
-    min_battery: float = 0.0
-    hours: Hours | None = None
-    shadow: bool = False
+    selector: DeviceSelector = DeviceSelector()
+    start_at: str = ""
+    end_at: str = ""
+    min_battery_level: float = 0.0
+    install_hours: InstallHours | None = None
+    shadow_mode: bool = False
     schema: SchemaVersion = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -248,9 +249,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         checked_name("model", self.model)
         checked_name("device class", self.device_class)
         checked_name("rollout", self.rollout)
-        _checked_share("min_battery", self.min_battery)
+        _checked_share("min_battery", self.min_battery_level)
         for what in ("since", "start", "end"):
-            checked_time(what, getattr(self, what))
+            checked_iso8601(what, getattr(self, what))
         for label in self.selector.labels:
             checked_name("label", label)
         fractions = [stage.fraction for stage in self.stages]
@@ -271,12 +272,12 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.stages[self.stage].fraction
 
 
-def ceiling(policy: Policy, channel: str) -> str | None:
+def max_version(policy: RolloutPolicy, channel: str) -> str | None:
     """Return the highest version that devices of a channel may get, None without a limit."""
-    return policy.channels.get(channel, policy.channels.get(""))
+    return policy.channel_ceilings.get(channel, policy.channel_ceilings.get(""))
 
 
-def refusals(plan: Plan, policy: Policy) -> list[str]:
+def policy_violations(plan: RolloutPlan, policy: RolloutPolicy) -> list[str]:
     """Return in what a plan is laxer than its policy, nothing if it keeps it.
 
     A device asks before it follows a plan, and the publisher before it signs one.
@@ -289,11 +290,11 @@ def refusals(plan: Plan, policy: Policy) -> list[str]:
         )
     if plan.epoch != policy.epoch:
         found.append(f"the plan is of epoch {plan.epoch}, the policy of {policy.epoch}")
-    highest = ceiling(policy, plan.selector.channel)
+    highest = max_version(policy, plan.selector.channel)
     for arm in plan.arms:
-        if version_key(arm.version) < version_key(policy.floor):
-            found.append(f"version {arm.version} is below the floor {policy.floor}")
-        if arm.manifest in policy.denied:
+        if version_key(arm.version) < version_key(policy.min_version):
+            found.append(f"version {arm.version} is below the floor {policy.min_version}")
+        if arm.manifest_sha256 in policy.denied_manifests:
             found.append(f"version {arm.version} is denied")
         if highest is not None and version_key(arm.version) > version_key(highest):
             found.append(
@@ -301,14 +302,14 @@ def refusals(plan: Plan, policy: Policy) -> list[str]:
             )
     before = 0.0
     for number, stage in enumerate(plan.stages):
-        if stage.fraction - before > policy.largest_step + 1e-9:
+        if stage.fraction - before > policy.max_stage_step + 1e-9:
             found.append(
                 f"stage {number} raises the fraction by {stage.fraction - before:g}, the policy allows "
-                f"{policy.largest_step:g}"
+                f"{policy.max_stage_step:g}"
             )
-        if stage.min_seconds < policy.least_stage_s and number < len(plan.stages) - 1:
+        if stage.min_duration_seconds < policy.min_stage_seconds and number < len(plan.stages) - 1:
             found.append(
-                f"stage {number} lasts {stage.min_seconds:g} s or more, the policy wants {policy.least_stage_s:g} s"
+                f"stage {number} lasts {stage.min_duration_seconds:g} s or more, the policy wants {policy.min_stage_seconds:g} s"
             )
         before = stage.fraction
     return found

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from edgewright.contract.errors import CandidateError
 from edgewright.device.guard import Guard, Rejection
-from edgewright.device.inference.shadow import Shadow
+from edgewright.device.inference.shadow import ShadowRunner
 from edgewright.device.monitoring.monitor import Monitor
-from edgewright.device.slots import Installed
-from edgewright.runtime.session import Session
+from edgewright.device.slots import InstalledRelease
+from edgewright.runtime.session import InferenceSession
 
-__all__ = ["Engine", "Prediction", "Predictor", "Tally"]
+__all__ = ["AtomicCounter", "LoadedRelease", "Prediction", "Predictor"]
 
 
-class Tally:
+class AtomicCounter:
     """A number that many threads raise at once, without a lock.
 
     Attributes:
@@ -38,19 +38,19 @@ class Tally:
         return int(self._count.__reduce__()[1][0])
 
     @property
-    def value(self) -> int:
+    def since_last_drain(self) -> int:
         """How often it was raised since it was taken."""
         return self.total - self._taken
 
-    def take(self) -> int:
+    def drain(self) -> int:
         """Return the number, and begin anew."""
-        value = self.value
+        value = self.since_last_drain
         self._taken += value
         return value
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class LoadedRelease:
     """An opened release.
 
     Attributes:
@@ -63,25 +63,25 @@ class Engine:
         rejected: Inputs or outputs that the guard rejected.
     """
 
-    release: Installed
-    session: Session
+    release: InstalledRelease
+    session: InferenceSession
     guard: Guard
     monitor: Monitor | None = None
-    served: Tally = field(default_factory=Tally)
-    failures: Tally = field(default_factory=Tally)
-    rejected: Tally = field(default_factory=Tally)
+    served: AtomicCounter = field(default_factory=AtomicCounter)
+    failures: AtomicCounter = field(default_factory=AtomicCounter)
+    rejected: AtomicCounter = field(default_factory=AtomicCounter)
 
-    def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]] | Rejection:
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]] | Rejection:
         """Return the outputs in order, or why there are none.
 
         Raises:
             CandidateError: The runtime failed.
         """
-        admitted = self.guard.admit(feed)
+        admitted = self.guard.check_inputs(inputs)
         if isinstance(admitted, Rejection):
             return admitted
         outputs = self.session.run(admitted)
-        return self.guard.release(outputs) or outputs
+        return self.guard.check_outputs(outputs) or outputs
 
 
 class Prediction(msgspec.Struct, frozen=True, gc=False):
@@ -94,7 +94,7 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
     """
 
     outputs: Mapping[str, NDArray[Any]]
-    release: Installed | None
+    release: InstalledRelease | None
     rejection: Rejection | None = None
 
 
@@ -103,53 +103,53 @@ class Predictor:
     """Answers with whatever is current.
 
     Attributes:
-        engine: The current one, None before the first. Exchanging it is the switch: calls in flight end with
+        current: The current one, None before the first. Exchanging it is the switch: calls in flight end with
             theirs.
         shadow: Runs beside it and is compared, None if nothing does.
     """
 
-    engine: Engine | None = None
-    shadow: Shadow | None = None
+    current: LoadedRelease | None = None
+    shadow: ShadowRunner | None = None
 
-    def predict(self, feed: Mapping[str, NDArray[Any]]) -> Prediction:
+    def predict(self, inputs: Mapping[str, NDArray[Any]]) -> Prediction:
         """Return the answer for one feed; it never raises for what the feed holds.
 
         Args:
-            feed: Arrays by input name.
+            inputs: Arrays by input name.
         """
-        engine = self.engine  # one reading: a switch in between does not concern this call
+        engine = self.current  # one reading: a switch in between does not concern this call
         if engine is None:
             return Prediction({}, None, Rejection("no model", "", "no model is installed yet"))
         guard, session, monitor = engine.guard, engine.session, engine.monitor
-        slot = -1 if monitor is None else monitor.admit(feed)
+        slot = -1 if monitor is None else monitor.begin_checked(inputs)
         if slot < 0:
-            admitted = guard.admit(feed)
+            admitted = guard.check_inputs(inputs)
             if isinstance(admitted, Rejection):
                 engine.rejected.tick()
                 return Prediction({}, engine.release, admitted)
-            feed = admitted
-            slot = -1 if monitor is None else monitor.take(feed)
+            inputs = admitted
+            slot = -1 if monitor is None else monitor.begin(inputs)
         try:
-            outputs = session.run(feed)
+            outputs = session.run(inputs)
         except BaseException as error:
             if monitor is not None and slot >= 0:
-                monitor.cancel(slot)
+                monitor.discard(slot)
             if not isinstance(error, CandidateError):
                 raise
             engine.failures.tick()
             return Prediction({}, engine.release, Rejection("failed", "", error.message))
-        if monitor is None or slot < 0 or not monitor.release(slot, outputs):
-            held = guard.release(outputs)
+        if monitor is None or slot < 0 or not monitor.finish_checked(slot, outputs):
+            held = guard.check_outputs(outputs)
             if held is not None:
                 if monitor is not None and slot >= 0:
-                    monitor.cancel(slot)
+                    monitor.discard(slot)
                 engine.rejected.tick()
                 return Prediction({}, engine.release, held)
             if monitor is not None and slot >= 0:
-                monitor.settle(slot, outputs)
+                monitor.finish(slot, outputs)
         engine.served.tick()
         if self.shadow is not None:
-            self._offer(feed, outputs)
+            self._offer_to_shadow(inputs, outputs)
         if len(outputs) == 1:
             return Prediction({session.outputs[0]: outputs[0]}, engine.release)
         return Prediction(dict(zip(session.outputs, outputs, strict=True)), engine.release)
@@ -157,23 +157,23 @@ class Predictor:
     @property
     def served(self) -> int:
         """Inferences of the current engine that nobody has taken note of."""
-        return 0 if self.engine is None else self.engine.served.value
+        return 0 if self.current is None else self.current.served.since_last_drain
 
     @property
     def failures(self) -> int:
         """Inferences that the runtime failed since the switch."""
-        return 0 if self.engine is None else self.engine.failures.value
+        return 0 if self.current is None else self.current.failures.since_last_drain
 
     @property
     def rejected(self) -> int:
         """Inputs or outputs that the guard rejected since the switch."""
-        return 0 if self.engine is None else self.engine.rejected.value
+        return 0 if self.current is None else self.current.rejected.since_last_drain
 
-    def take_served(self) -> int:
+    def drain_served(self) -> int:
         """Return how many inferences were served, and count from 0 again."""
-        return 0 if self.engine is None else self.engine.served.take()
+        return 0 if self.current is None else self.current.served.drain()
 
-    def _offer(self, feed: Mapping[str, NDArray[Any]], outputs: list[NDArray[Any]]) -> None:
+    def _offer_to_shadow(self, inputs: Mapping[str, NDArray[Any]], outputs: list[NDArray[Any]]) -> None:
         shadow = self.shadow
         if shadow is not None:
-            shadow.offer(feed, outputs)
+            shadow.enqueue(inputs, outputs)

@@ -15,34 +15,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.device.guard import Rejection
-from edgewright.device.slots import Installed
+from edgewright.device.slots import InstalledRelease
 
-__all__ = ["Comparison", "Shadow", "compare"]
+__all__ = ["ShadowComparison", "ShadowRunner", "compare_outputs"]
 
-_WAITING = 4
-_PATIENCE_S = 5.0
+_MAX_QUEUED = 4
+_CLOSE_TIMEOUT_SECONDS = 5.0
 
 
-class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ShadowComparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a model's answers compare with those of the one that serves.
 
     Attributes:
-        inputs: That both answered.
-        agreed: Of them, those with the same greatest value in each row of each output.
-        failed: That the new one could not answer.
-        greatest: Greatest difference of an output.
-        left_out: That came while it was busy.
+        compared_inputs: That both answered.
+        agreeing_inputs: Of them, those with the same greatest value in each row of each output.
+        failed_inputs: That the new one could not answer.
+        max_difference: Greatest difference of an output.
+        skipped: That came while it was busy.
     """
 
-    inputs: int = 0
-    agreed: int = 0
-    failed: int = 0
-    greatest: float = 0.0
-    left_out: int = 0
+    compared_inputs: int = 0
+    agreeing_inputs: int = 0
+    failed_inputs: int = 0
+    max_difference: float = 0.0
+    skipped: int = 0
 
 
 @dataclass(slots=True)
-class Shadow:
+class ShadowRunner:
     """A model that runs beside the one that serves.
 
     Attributes:
@@ -51,37 +51,37 @@ class Shadow:
         comparison: So far.
     """
 
-    release: Installed
+    release: InstalledRelease
     run: "Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]] | Rejection]"
-    comparison: Comparison = field(default_factory=Comparison)
+    comparison: ShadowComparison = field(default_factory=ShadowComparison)
     _queue: "queue.Queue[tuple[Mapping[str, NDArray[Any]], list[NDArray[Any]]] | None]" = field(
-        default_factory=lambda: queue.Queue(_WAITING)
+        default_factory=lambda: queue.Queue(_MAX_QUEUED)
     )
     _thread: threading.Thread | None = None
     _starting: threading.Lock = field(default_factory=threading.Lock)
 
-    def offer(self, feed: Mapping[str, NDArray[Any]], outputs: list[NDArray[Any]]) -> None:
+    def enqueue(self, inputs: Mapping[str, NDArray[Any]], outputs: list[NDArray[Any]]) -> None:
         """Compare with what the serving model answered, later and if there is time."""
         with self._starting:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="edgewright shadow", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="edgewright shadow", daemon=True)
                 self._thread.start()
         try:
             # The caller may use its arrays again at once.
-            self._queue.put_nowait(({name: array.copy() for name, array in feed.items()}, outputs))
+            self._queue.put_nowait(({name: array.copy() for name, array in inputs.items()}, outputs))
         except queue.Full:
-            self._count(left_out=1)
+            self._update_comparison(left_out=1)
 
-    def close(self) -> Comparison:
+    def close(self) -> ShadowComparison:
         """Finish what waits, if that is soon, and return the comparison."""
         if self._thread is not None:
             with suppress(queue.Full):
-                self._queue.put(None, timeout=_PATIENCE_S)
-            self._thread.join(_PATIENCE_S)
+                self._queue.put(None, timeout=_CLOSE_TIMEOUT_SECONDS)
+            self._thread.join(_CLOSE_TIMEOUT_SECONDS)
             self._thread = None
         return self.comparison
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while (entry := self._queue.get()) is not None:
             feed, expected = entry
             try:
@@ -89,27 +89,29 @@ class Shadow:
             except Exception:  # whatever it is, the model that serves goes on
                 found = Rejection("failed", "", "")
             if isinstance(found, Rejection):
-                self._count(failed=1)
+                self._update_comparison(failed=1)
                 continue
-            agreed, greatest = compare(found, expected)
-            self._count(inputs=1, agreed=int(agreed), greatest=greatest)
+            agreed, greatest = compare_outputs(found, expected)
+            self._update_comparison(inputs=1, agreed=int(agreed), greatest=greatest)
 
-    def _count(self, *, greatest: float = 0.0, **more: int) -> None:
+    def _update_comparison(self, *, greatest: float = 0.0, **more: int) -> None:
         known = self.comparison
         counts = {name: getattr(known, name) + count for name, count in more.items()}
-        self.comparison = msgspec.structs.replace(known, greatest=max(known.greatest, greatest), **counts)
+        self.comparison = msgspec.structs.replace(
+            known, max_difference=max(known.max_difference, greatest), **counts
+        )
 
 
-def compare(found: list[NDArray[Any]], expected: list[NDArray[Any]]) -> tuple[bool, float]:
+def compare_outputs(actual: list[NDArray[Any]], expected: list[NDArray[Any]]) -> tuple[bool, float]:
     """Return whether two answers agree, and their greatest difference.
 
     >>> compare([np.array([[0.1, 0.9]])], [np.array([[0.2, 0.8]])])[0]
     True
     """
-    if len(found) != len(expected):
+    if len(actual) != len(expected):
         return False, float("inf")
     agreed, greatest = True, 0.0
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(actual, expected, strict=True):
         if one.shape != other.shape or one.dtype.kind not in "fiu":
             agreed = agreed and one.shape == other.shape and bool((one == other).all())
             continue

@@ -10,32 +10,32 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.contract.model.ood_detector import LogitMeasure
-from edgewright.contract.model.reference_profile import Profile
-from edgewright.stats.calibration import logs_of, softmax
+from edgewright.contract.model.ood_detector import LogitScore
+from edgewright.contract.model.reference_profile import ReferenceProfile
+from edgewright.stats.calibration import log_probabilities, softmax
 from edgewright.stats.conformal import prediction_sets
-from edgewright.stats.ood_scores import scorer, unusual
+from edgewright.stats.ood_scores import is_out_of_distribution, ood_scorer
 
-__all__ = ["Doubt", "doubt_of", "is_unusual"]
+__all__ = ["Uncertainty", "ood_flags", "uncertainty_of"]
 
 
-class Doubt(msgspec.Struct, frozen=True):
+class Uncertainty(msgspec.Struct, frozen=True):
     """What an answer's scores say about it.
 
     Attributes:
         confidence: Greatest probability.
-        unusual: Names of the measures by which the input is unlike those that the model was made for.
-        classes: That are possible at the promised coverage; all of them if nothing was promised.
-        accepted: Whether the answer is good enough by the promised error; None if nothing was promised.
+        ood_scores: Names of the measures by which the input is unlike those that the model was made for.
+        prediction_set: That are possible at the promised coverage; all of them if nothing was promised.
+        is_accepted: Whether the answer is good enough by the promised error; None if nothing was promised.
     """
 
     confidence: float
-    unusual: tuple[str, ...]
-    classes: tuple[int, ...]
-    accepted: bool | None
+    ood_scores: tuple[str, ...]
+    prediction_set: tuple[int, ...]
+    is_accepted: bool | None
 
 
-def doubt_of(profile: Profile, scores: NDArray[Any]) -> Doubt:
+def uncertainty_of(profile: ReferenceProfile, scores: NDArray[Any]) -> Uncertainty:
     """Return what a profile's rules say of an answer.
 
     Args:
@@ -43,18 +43,22 @@ def doubt_of(profile: Profile, scores: NDArray[Any]) -> Doubt:
         scores: Shape [classes], as the profile says: logits or probabilities.
     """
     row = np.asarray(scores, np.float64).reshape(1, -1)
-    logits = row if profile.scores == "logits" else logs_of(row)
+    logits = row if profile.output_kind == "logits" else log_probabilities(row)
     probabilities = softmax(logits)
-    sets = np.ones(row.shape, bool) if profile.sets is None else prediction_sets(probabilities, profile.sets)
+    sets = (
+        np.ones(row.shape, bool)
+        if profile.prediction_sets is None
+        else prediction_sets(probabilities, profile.prediction_sets)
+    )
     confidence = float(probabilities.max())
     # What is no number is never accepted.
-    accepted = None if profile.accept is None else bool(confidence >= profile.accept.threshold)
-    return Doubt(
-        confidence, is_unusual(profile, logits)[0], tuple(int(place) for place in np.flatnonzero(sets[0])), accepted
+    accepted = None if profile.acceptance is None else bool(confidence >= profile.acceptance.threshold)
+    return Uncertainty(
+        confidence, ood_flags(profile, logits)[0], tuple(int(place) for place in np.flatnonzero(sets[0])), accepted
     )
 
 
-def is_unusual(profile: Profile, logits: NDArray[Any]) -> list[tuple[str, ...]]:
+def ood_flags(profile: ReferenceProfile, logits: NDArray[Any]) -> list[tuple[str, ...]]:
     """Return by which of a profile's rules each answer is unusual.
 
     Args:
@@ -62,8 +66,8 @@ def is_unusual(profile: Profile, logits: NDArray[Any]) -> list[tuple[str, ...]]:
         logits: Shape [rows, classes].
     """
     found: list[tuple[str, ...]] = [()] * len(logits)
-    for rule in profile.unusual:
-        if isinstance(rule.measure, LogitMeasure):
-            held = unusual(scorer(rule.measure)(logits), rule)
-            found = [(*names, rule.measure.score) if bad else names for names, bad in zip(found, held, strict=True)]
+    for rule in profile.ood_rules:
+        if isinstance(rule.score, LogitScore):
+            held = is_out_of_distribution(ood_scorer(rule.score)(logits), rule)
+            found = [(*names, rule.score.score) if bad else names for names, bad in zip(found, held, strict=True)]
     return found

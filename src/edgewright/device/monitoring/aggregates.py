@@ -15,62 +15,78 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.model.guard import Check
-from edgewright.contract.model.ood_detector import LogitMeasure
-from edgewright.contract.model.reference_profile import Profile
-from edgewright.contract.query.query import Counted
+from edgewright.contract.model.guard import GuardCheck
+from edgewright.contract.model.ood_detector import LogitScore
+from edgewright.contract.model.reference_profile import ReferenceProfile
+from edgewright.contract.query.query import CountedSignal
 from edgewright.stats import divergences
-from edgewright.stats.calibration import logs_of
-from edgewright.stats.drift_test import Finding, Mark, Plan, State, begin, judge, make_plan, update
-from edgewright.stats.histograms import count, place
-from edgewright.stats.inference_features import of_rows, signal_names
-from edgewright.stats.input_stats import Layout
-from edgewright.stats.ood_scores import unusual
-from edgewright.stats.thinning import Dependence, Thinning, begin_check, check, depends, pick
+from edgewright.stats.calibration import log_probabilities
+from edgewright.stats.drift_test import (
+    DriftFinding,
+    DriftTestDesign,
+    DriftTestState,
+    RestartState,
+    design_drift_test,
+    drift_finding,
+    new_drift_state,
+    update_drift_test,
+)
+from edgewright.stats.histograms import bin_index, count_by_bin
+from edgewright.stats.inference_features import features_of_rows, signal_names
+from edgewright.stats.input_stats import InputLayout
+from edgewright.stats.ood_scores import is_out_of_distribution
+from edgewright.stats.thinning import (
+    DependenceCheck,
+    TemporalThinning,
+    is_dependent,
+    new_dependence_check,
+    pick_rows,
+    update_dependence_check,
+)
 
 __all__ = [
-    "CHECKS",
-    "LATENCY_EDGES_S",
-    "LONGEST_S",
-    "TENTHS",
-    "Reference",
-    "Watched",
-    "Window",
-    "added_up",
+    "CONFIDENCE_BINS",
+    "LATENCY_EDGES_SECONDS",
+    "MAX_WINDOW_SECONDS",
+    "REJECTION_REASONS",
+    "CountWindow",
+    "MonitorState",
+    "MonitoringReference",
+    "add_observations",
+    "add_outcome",
+    "counter_widths",
     "counts_between",
-    "described",
-    "from_bytes",
-    "latency_s",
-    "learn",
-    "observe",
-    "start",
-    "to_bytes",
-    "verdict",
-    "widths",
+    "describe_drift",
+    "drift_verdict",
+    "median_latency_seconds",
+    "new_monitor_state",
+    "state_from_bytes",
+    "state_to_bytes",
+    "sum_counters",
 ]
 
 _Floats = NDArray[np.float64]
 _Counts = NDArray[np.int64]
 
-LATENCY_EDGES_S = tuple(float(10 ** (power / 4)) for power in range(-20, 5))
+LATENCY_EDGES_SECONDS = tuple(float(10 ** (power / 4)) for power in range(-20, 5))
 """Of the latency's histogram: four bins to a factor of ten, from 10 us to 10 s."""
 
-CHECKS: tuple[str, ...] = (*get_args(Check), "form", "output")
+REJECTION_REASONS: tuple[str, ...] = (*get_args(GuardCheck), "form", "output")
 """In the order in which rejections are counted."""
 
-TENTHS = 10
+CONFIDENCE_BINS = 10
 """Bins of confidence of a calibration."""
 
-LONGEST_S = 24 * 3600.0
+MAX_WINDOW_SECONDS = 24 * 3600.0
 """Of a query's window; as long again it is kept, for those who answer late."""
 
-_WINDOW_S = 3600.0
-_LARGEST_BYTES = 1 << 24
-_WINDOWS, _TALLIES = int(2 * LONGEST_S / _WINDOW_S) + 1, 96
+_WINDOW_SECONDS = 3600.0
+_MAX_STATE_BYTES = 1 << 24
+_MAX_WINDOWS, _MAX_COUNTERS = int(2 * MAX_WINDOW_SECONDS / _WINDOW_SECONDS) + 1, 96
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class MonitoringReference:
     """A release's profile, ready to count and to test with.
 
     Attributes:
@@ -79,27 +95,27 @@ class Reference:
         columns: Which of the statistics are counted, in the profile's order.
         edges: Shape [signals, bins - 1], infinite where a signal has fewer.
         counts: Shape [signals, bins + 1], of the reference.
-        plan: Of the test.
+        design: Of the test.
         thinning: Which observations are taken.
     """
 
-    profile: Profile
-    layout: Layout
+    profile: ReferenceProfile
+    layout: InputLayout
     columns: tuple[int, ...]
     edges: _Floats
     counts: _Counts
-    plan: Plan
-    thinning: Thinning
+    design: DriftTestDesign
+    thinning: TemporalThinning
 
     @classmethod
-    def of(cls, profile: Profile) -> "Reference":
+    def prepare(cls, profile: ReferenceProfile) -> "MonitoringReference":
         """Prepare a profile.
 
         Raises:
             InputError: It names a statistic that this version does not know.
         """
-        layout = Layout(profile.values, profile.channels, profile.interleaved, profile.classes)
-        known = signal_names(layout, profile.scores)
+        layout = InputLayout(profile.values_per_sample, profile.channels, profile.interleaved, profile.classes)
+        known = signal_names(layout, profile.output_kind)
         unknown = [signal.name for signal in profile.signals if signal.name not in known]
         if unknown:
             raise InputError(
@@ -113,14 +129,14 @@ class Reference:
             edges[row, : len(signal.edges)] = signal.edges
             counts[row, : len(signal.counts) - 1] = signal.counts[:-1]
             counts[row, -1] = signal.counts[-1]
-        plan = make_plan(
+        plan = design_drift_test(
             counts,
             tolerance=[signal.tolerance for signal in profile.signals],
             alpha=profile.alpha,
-            period=profile.period,
-            blocks=min(256, profile.period),
+            period_size=profile.period,
+            block_count=min(256, profile.period),
         )
-        thinning = Thinning(profile.step, profile.gap_s, profile.testable, 0, 0.0)
+        thinning = TemporalThinning(profile.thinning_step, profile.min_gap_seconds, profile.is_testable, 0, 0.0)
         columns = tuple(known.index(signal.name) for signal in profile.signals)
         return cls(profile, layout, columns, edges, counts, plan, thinning)
 
@@ -131,42 +147,42 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class CountWindow:
     """What was counted in some stretch of time.
 
     Attributes:
-        began_s: Unix time of its first observation; all of it lies in the same hour, UTC.
-        ended_s: Of its last.
+        started_at: Unix time of its first observation; all of it lies in the same hour, UTC.
+        ended_at: Of its last.
         counts: Shape [signals, bins + 1].
-        tallies: What else is counted, by name: `latency`, `rejected` by check, `unusual` (no, yes), `outcome.NAME`
+        counters: What else is counted, by name: `latency`, `rejected` by check, `unusual` (no, yes), `outcome.NAME`
             (below and from 0.5 on), `calibration.NAME` (the same for each tenth of confidence).
     """
 
-    began_s: float
-    ended_s: float
+    started_at: float
+    ended_at: float
     counts: _Counts
-    tallies: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    counters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class MonitorState:
     """All that a device keeps of what one release saw.
 
     Attributes:
-        state: Of the drift test.
+        drift_state: Of the drift test.
         dependence: Check that observations are independent.
-        skipped: Observations since the last one that was taken.
-        last_s: Unix time of that one.
+        rows_since_taken: Observations since the last one that was taken.
+        last_taken_at: Unix time of that one.
         windows: Closed ones, oldest first, and the current one.
-        dropped: Inferences that were not looked at for want of room.
+        dropped_inferences: Inferences that were not looked at for want of room.
     """
 
-    state: State
-    dependence: Dependence
-    skipped: int
-    last_s: float
-    windows: tuple[Window, ...]
-    dropped: int = 0
+    drift_state: DriftTestState
+    dependence: DependenceCheck
+    rows_since_taken: int
+    last_taken_at: float
+    windows: tuple[CountWindow, ...]
+    dropped_inferences: int = 0
 
     @property
     def observations(self) -> int:
@@ -174,124 +190,135 @@ class Watched:
         return sum(int(window.counts[0].sum()) for window in self.windows)
 
 
-def start(reference: Reference, now_s: float) -> Watched:
+def new_monitor_state(reference: MonitoringReference, now: float) -> MonitorState:
     """Return what is known before the first observation."""
     signals, bins = len(reference.counts), reference.counts.shape[1] - 1
-    return Watched(
-        begin(signals, bins, now_s),
-        begin_check(reference.counts),
+    return MonitorState(
+        new_drift_state(signals, bins, now),
+        new_dependence_check(reference.counts),
         reference.thinning.step,
         -math.inf,
-        (Window(now_s, now_s, np.zeros_like(reference.counts)),),
+        (CountWindow(now, now, np.zeros_like(reference.counts)),),
     )
 
 
-def observe(
-    reference: Reference,
-    watched: Watched,
+def add_observations(
+    reference: MonitoringReference,
+    state: MonitorState,
     rows: _Floats,
     *,
-    now_s: float,
-    clock_s: float,
+    now: float,
+    monotonic_seconds: float,
     rejected: Mapping[str, int] | None = None,
-    dropped: int = 0,
-) -> Watched:
+    dropped_inferences: int = 0,
+) -> MonitorState:
     """Count what a ring held.
 
     Args:
         reference: Of the release.
-        watched: Before.
+        state: Before.
         rows: Shape [inferences, columns of the layout], oldest first.
-        now_s: Unix time.
-        clock_s: The monotonic clock that the rows' first column was read from, now.
+        now: Unix time.
+        monotonic_seconds: The monotonic clock that the rows' first column was read from, now.
         rejected: How often each check of the guard was broken meanwhile.
-        dropped: Inferences that found no room meanwhile.
+        dropped_inferences: Inferences that found no room meanwhile.
     """
-    values = of_rows(rows, reference.profile.scores)[:, list(reference.columns)]
-    times = now_s - np.maximum(0.0, clock_s - rows[:, 0])
-    taken = pick(reference.thinning, len(rows), watched.skipped, times, watched.last_s)
-    state, dependence = watched.state, watched.dependence
+    values = features_of_rows(rows, reference.profile.output_kind)[:, list(reference.columns)]
+    times = now - np.maximum(0.0, monotonic_seconds - rows[:, 0])
+    taken = pick_rows(reference.thinning, len(rows), state.rows_since_taken, times, state.last_taken_at)
+    drift, dependence = state.drift_state, state.dependence
     added = np.zeros_like(reference.counts)
-    skipped, last_s = watched.skipped + len(rows), watched.last_s
+    skipped, last_s = state.rows_since_taken + len(rows), state.last_taken_at
     if taken:
         some = values[taken]
-        added = count(some, reference.edges)
-        state = update(reference.plan, state, added, now_s)
-        dependence = check(dependence, place(some, reference.edges))
+        added = count_by_bin(some, reference.edges)
+        drift = update_drift_test(reference.design, drift, added, now)
+        dependence = update_dependence_check(dependence, bin_index(some, reference.edges))
         skipped, last_s = len(rows) - 1 - taken[-1], float(times[taken[-1]])
-    tallies = {"rejected": tuple((rejected or {}).get(check, 0) for check in CHECKS)}
-    if len(rows) and reference.profile.unusual:
-        strange = _unusual(reference.profile, rows)
+    tallies = {"rejected": tuple((rejected or {}).get(check, 0) for check in REJECTION_REASONS)}
+    if len(rows) and reference.profile.ood_rules:
+        strange = _count_out_of_distribution(reference.profile, rows)
         tallies["unusual"] = (len(rows) - strange, strange)
     if len(rows):
-        places = np.searchsorted(LATENCY_EDGES_S, rows[:, 1])
-        tallies["latency"] = tuple(np.bincount(places, minlength=len(LATENCY_EDGES_S) + 1).tolist())
-    windows = _grown(watched.windows, added, tallies, now_s)
-    return Watched(state, dependence, skipped, last_s, windows, watched.dropped + dropped)
+        places = np.searchsorted(LATENCY_EDGES_SECONDS, rows[:, 1])
+        tallies["latency"] = tuple(np.bincount(places, minlength=len(LATENCY_EDGES_SECONDS) + 1).tolist())
+    windows = _with_counts(state.windows, added, tallies, now)
+    return MonitorState(drift, dependence, skipped, last_s, windows, state.dropped_inferences + dropped_inferences)
 
 
-def _unusual(profile: Profile, rows: _Floats) -> int:
+def _count_out_of_distribution(profile: ReferenceProfile, rows: _Floats) -> int:
     """Return how many of the rows are unusual by the rules that need only what a row holds."""
     greatest, second, total, _ = rows[:, -4:].T
     held = np.zeros(len(rows), bool)
-    for rule in profile.unusual:
-        if isinstance(rule.measure, LogitMeasure):
-            confidence = np.exp(greatest - total) if profile.scores == "logits" else greatest
+    for rule in profile.ood_rules:
+        if isinstance(rule.score, LogitScore):
+            confidence = np.exp(greatest - total) if profile.output_kind == "logits" else greatest
             # Probabilities' margin is that of their logarithms.
-            apart = greatest - second if profile.scores == "logits" else logs_of(greatest) - logs_of(second)
+            apart = (
+                greatest - second
+                if profile.output_kind == "logits"
+                else log_probabilities(greatest) - log_probabilities(second)
+            )
             scores = {"energy": -total, "confidence": 1 - confidence, "margin": -apart}
-            held |= unusual(scores[rule.measure.score].astype(np.float32), rule)
+            held |= is_out_of_distribution(scores[rule.score.score].astype(np.float32), rule)
     return int(held.sum())
 
 
-def learn(watched: Watched, name: str, value: float, confidence: float | None, *, now_s: float) -> Watched:
+def add_outcome(
+    state: MonitorState, name: str, value: float, confidence: float | None, *, now: float
+) -> MonitorState:
     """Count what became of an answer.
 
     Args:
-        watched: Before.
+        state: Before.
         name: What was observed.
         value: 0 to 1, the greater the worse.
         confidence: Of the answer, None if it is not known.
-        now_s: Unix time.
+        now: Unix time.
     """
     bad = int(value >= 0.5)
     tallies: dict[str, tuple[int, ...]] = {f"outcome.{name}": (1 - bad, bad)}
     if confidence is not None:
-        tenths = [0] * (2 * TENTHS)
-        tenths[2 * min(TENTHS - 1, max(0, int(confidence * TENTHS))) + bad] = 1
+        tenths = [0] * (2 * CONFIDENCE_BINS)
+        tenths[2 * min(CONFIDENCE_BINS - 1, max(0, int(confidence * CONFIDENCE_BINS))) + bad] = 1
         tallies[f"calibration.{name}"] = tuple(tenths)
-    known = {name for window in watched.windows for name in window.tallies}
-    if len(known | set(tallies)) > _TALLIES:
-        return watched
-    windows = _grown(watched.windows, np.zeros_like(watched.state.counts), tallies, now_s)
-    return replace(watched, windows=windows)
+    known = {name for window in state.windows for name in window.counters}
+    if len(known | set(tallies)) > _MAX_COUNTERS:
+        return state
+    windows = _with_counts(state.windows, np.zeros_like(state.drift_state.counts), tallies, now)
+    return replace(state, windows=windows)
 
 
 def counts_between(
-    reference: Reference, watched: Watched, signals: Sequence[Counted], start_s: float, end_s: float
+    reference: MonitoringReference,
+    state: MonitorState,
+    signals: Sequence[CountedSignal],
+    start_at: float,
+    end_at: float,
 ) -> _Floats:
     """Return what was counted in whole hours between two times, as a histogram asks for it.
 
     Args:
         reference: Of the release.
-        watched: Of the release.
+        state: Of the release.
         signals: What is asked for, in order.
-        start_s: Unix time, included.
-        end_s: Unix time, excluded.
+        start_at: Unix time, included.
+        end_at: Unix time, excluded.
 
     Raises:
         InputError: A signal is none of the release's, or has another number of bins; or the window is longer than
             what is kept.
     """
-    if end_s - start_s > LONGEST_S:
+    if end_at - start_at > MAX_WINDOW_SECONDS:
         raise InputError(
-            f"a window of {(end_s - start_s) / 3600:g} hours",
-            remedy=f"Ask for {LONGEST_S / 3600:g} at most: devices keep twice as many.",
+            f"a window of {(end_at - start_at) / 3600:g} hours",
+            remedy=f"Ask for {MAX_WINDOW_SECONDS / 3600:g} at most: devices keep twice as many.",
         )
     hours = [
         window
-        for window in watched.windows
-        if start_s <= _hour(window.began_s) * _WINDOW_S and (_hour(window.began_s) + 1) * _WINDOW_S <= end_s
+        for window in state.windows
+        if start_at <= _hour_of(window.started_at) * _WINDOW_SECONDS
+        and (_hour_of(window.started_at) + 1) * _WINDOW_SECONDS <= end_at
     ]
     found = []
     for signal in signals:
@@ -301,9 +328,9 @@ def counts_between(
             kept = [*range(used), reference.counts.shape[1] - 1]
             found.append(sum((window.counts[row, kept] for window in hours), np.zeros(used + 1, np.int64)))
         else:
-            width = _width(signal.name)
+            width = _counter_width(signal.name)
             nothing = (0,) * width
-            each = [np.array(window.tallies.get(signal.name, nothing), np.int64) for window in hours]
+            each = [np.array(window.counters.get(signal.name, nothing), np.int64) for window in hours]
             found.append(sum(each, np.zeros(width, np.int64)))
         if len(found[-1]) != signal.bins:
             raise InputError(
@@ -313,55 +340,59 @@ def counts_between(
     return np.concatenate(found).astype(np.float64)
 
 
-def latency_s(watched: Watched, since_s: float = -math.inf) -> float | None:
+def median_latency_seconds(watched: MonitorState, since_at: float = -math.inf) -> float | None:
     """Return the median of the inferences' latency, to within a bin's width of a factor of 1.8; None without any.
 
     Args:
         watched: Of the release.
-        since_s: Unix time; hours that began before are left out.
+        since_at: Unix time; hours that began before are left out.
     """
-    hours = [window for window in watched.windows if window.began_s >= since_s]
-    counts = np.array(added_up(*(hour.tallies for hour in hours)).get("latency", ()), np.int64)
+    hours = [window for window in watched.windows if window.started_at >= since_at]
+    counts = np.array(sum_counters(*(hour.counters for hour in hours)).get("latency", ()), np.int64)
     half = counts.sum() / 2
     if not half:
         return None
     place = int(np.searchsorted(np.cumsum(counts), half))
-    low, high = (LATENCY_EDGES_S[min(max(at, 0), len(LATENCY_EDGES_S) - 1)] for at in (place - 1, place))
+    low, high = (
+        LATENCY_EDGES_SECONDS[min(max(at, 0), len(LATENCY_EDGES_SECONDS) - 1)] for at in (place - 1, place)
+    )
     part = (half - counts[:place].sum()) / counts[place]
     return float(low * (high / low) ** part)
 
 
-def widths() -> dict[str, int]:
+def counter_widths() -> dict[str, int]:
     """Return the bins of what is counted beside a release's signals."""
-    return {"latency": len(LATENCY_EDGES_S) + 1, "rejected": len(CHECKS), "unusual": 2}
+    return {"latency": len(LATENCY_EDGES_SECONDS) + 1, "rejected": len(REJECTION_REASONS), "unusual": 2}
 
 
-def _width(name: str) -> int:
+def _counter_width(name: str) -> int:
     """Return how many bins a tally has, 0 if there is none of that name."""
-    kinds = {"outcome": 2, "calibration": 2 * TENTHS}
-    return widths().get(name) or kinds.get(name.partition(".")[0], 0)
+    kinds = {"outcome": 2, "calibration": 2 * CONFIDENCE_BINS}
+    return counter_widths().get(name) or kinds.get(name.partition(".")[0], 0)
 
 
-def _hour(moment_s: float) -> int:
-    return math.floor(moment_s / _WINDOW_S)
+def _hour_of(unix_seconds: float) -> int:
+    return math.floor(unix_seconds / _WINDOW_SECONDS)
 
 
-def verdict(reference: Reference, watched: Watched) -> Finding:
+def drift_verdict(reference: MonitoringReference, state: MonitorState) -> DriftFinding:
     """Say what the stream shows."""
-    testable = reference.thinning.testable and not depends(watched.dependence)
-    return judge(reference.plan, watched.state, testable=testable)
+    testable = reference.thinning.is_testable and not is_dependent(state.dependence)
+    return drift_finding(reference.design, state.drift_state, is_testable=testable)
 
 
-def described(reference: Reference, watched: Watched) -> list[dict[str, Any]]:
+def describe_drift(reference: MonitoringReference, state: MonitorState) -> list[dict[str, Any]]:
     """Return, by signal, how its counts since the last period differ from the reference: descriptions, no test."""
-    finding = verdict(reference, watched)
-    seen = watched.state.counts
-    distances = dataclasses.asdict(divergences.describe(seen, reference.counts)) if seen[0].sum() else {}
+    finding = drift_verdict(reference, state)
+    seen = state.drift_state.counts
+    distances = (
+        dataclasses.asdict(divergences.histogram_divergences(seen, reference.counts)) if seen[0].sum() else {}
+    )
     return [
         {
             "name": name,
             "observations": int(seen[row].sum()),
-            "log_evidence": finding.by_signal[row],
+            "log_evidence": finding.log_e_by_signal[row],
             "tolerance": reference.profile.signals[row].tolerance,
             **{kind: float(values[row]) for kind, values in distances.items()},
         }
@@ -369,7 +400,7 @@ def described(reference: Reference, watched: Watched) -> list[dict[str, Any]]:
     ]
 
 
-def added_up(*parts: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+def sum_counters(*parts: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """Return tallies together."""
     total: dict[str, tuple[int, ...]] = {}
     for part in parts:
@@ -379,66 +410,74 @@ def added_up(*parts: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]
     return total
 
 
-def _grown(
-    windows: tuple[Window, ...], counts: _Counts, tallies: Mapping[str, tuple[int, ...]], now_s: float
-) -> tuple[Window, ...]:
+def _with_counts(
+    windows: tuple[CountWindow, ...], counts: _Counts, counters: Mapping[str, tuple[int, ...]], now: float
+) -> tuple[CountWindow, ...]:
     *closed, last = windows
-    if _hour(now_s) != _hour(last.began_s):
+    if _hour_of(now) != _hour_of(last.started_at):
         closed.append(last)
-        last = Window(now_s, now_s, np.zeros_like(counts))
-    merged = added_up(last.tallies, tallies)
+        last = CountWindow(now, now, np.zeros_like(counts))
+    merged = sum_counters(last.counters, counters)
     return (
-        *closed[-(_WINDOWS - 1) :],
-        Window(last.began_s, max(now_s, last.began_s), last.counts + counts, merged),
+        *closed[-(_MAX_WINDOWS - 1) :],
+        CountWindow(last.started_at, max(now, last.started_at), last.counts + counts, merged),
     )
 
 
-class _Stored(msgspec.Struct, frozen=True):
+class _StoredMonitorState(msgspec.Struct, frozen=True):
     """What lies on the disk, compressed."""
 
     shape: tuple[int, int]
     counts: list[int]
     marks: list[tuple[int, int, float, list[int]]]
     periods: int
-    found: Finding | None
-    check: tuple[int, list[int], list[int], list[int], list[int]]
+    drift_finding: DriftFinding | None
+    dependence: tuple[int, list[int], list[int], list[int], list[int]]
     skipped: int
-    last_s: float | None
+    last_taken_at: float | None
     windows: list[tuple[float, float, list[int], dict[str, tuple[int, ...]]]]
     dropped: int
 
 
-def to_bytes(watched: Watched) -> bytes:
+def state_to_bytes(state: MonitorState) -> bytes:
     """Return what is kept, for the disk."""
-    state, dependence = watched.state, watched.dependence
-    rows, width = state.counts.shape
-    arrays = (dependence.current, dependence.previous, dependence.pairs, dependence.apart)
+    drift, dependence = state.drift_state, state.dependence
+    rows, width = drift.counts.shape
+    arrays = (
+        dependence.current_block,
+        dependence.previous_block,
+        dependence.compared_pairs,
+        dependence.differing_pairs,
+    )
     current, previous, pairs, apart = ([int(value) for value in array.ravel()] for array in arrays)
     stored = msgspec.json.encode(
-        _Stored(
+        _StoredMonitorState(
             shape=(rows, width),
-            counts=state.counts.ravel().tolist(),
-            marks=[(mark.block, mark.seen, mark.at_s, mark.counts.ravel().tolist()) for mark in state.marks],
-            periods=state.periods,
-            found=state.found,
-            check=(dependence.seen, current, previous, pairs, apart),
-            skipped=watched.skipped,
-            last_s=watched.last_s if math.isfinite(watched.last_s) else None,
-            windows=[
-                (each.began_s, each.ended_s, each.counts.ravel().tolist(), dict(each.tallies))
-                for each in watched.windows
+            counts=drift.counts.ravel().tolist(),
+            marks=[
+                (mark.index, mark.observations_before, mark.started_at, mark.counts_before.ravel().tolist())
+                for mark in drift.restarts
             ],
-            dropped=watched.dropped,
+            periods=drift.completed_periods,
+            drift_finding=drift.drift_finding,
+            dependence=(dependence.observations, current, previous, pairs, apart),
+            skipped=state.rows_since_taken,
+            last_taken_at=state.last_taken_at if math.isfinite(state.last_taken_at) else None,
+            windows=[
+                (each.started_at, each.ended_at, each.counts.ravel().tolist(), dict(each.counters))
+                for each in state.windows
+            ],
+            dropped=state.dropped_inferences,
         )
     )
     return zlib.compress(stored)
 
 
-def from_bytes(content: bytes, reference: Reference) -> Watched | None:
+def state_from_bytes(content: bytes, reference: MonitoringReference) -> MonitorState | None:
     """Return what was kept; None if it is damaged, or was counted over other bins."""
     try:
-        unpacked = zlib.decompressobj().decompress(content, _LARGEST_BYTES)
-        stored = msgspec.json.decode(unpacked, type=_Stored)
+        unpacked = zlib.decompressobj().decompress(content, _MAX_STATE_BYTES)
+        stored = msgspec.json.decode(unpacked, type=_StoredMonitorState)
         if stored.shape != reference.counts.shape or not stored.windows or not stored.marks:
             return None
 
@@ -448,30 +487,30 @@ def from_bytes(content: bytes, reference: Reference) -> Watched | None:
                 raise ValueError("negative counts")
             return found
 
-        fresh = begin_check(reference.counts)
-        seen, current, previous, pairs, apart = stored.check
-        return Watched(
-            State(
+        fresh = new_dependence_check(reference.counts)
+        seen, current, previous, pairs, apart = stored.dependence
+        return MonitorState(
+            DriftTestState(
                 counts(stored.counts),
                 tuple(
-                    Mark(block, before, at_s, counts(flat).astype(np.uint32))
+                    RestartState(block, before, at_s, counts(flat).astype(np.uint32))
                     for block, before, at_s, flat in stored.marks
                 ),
                 stored.periods,
-                stored.found,
+                stored.drift_finding,
             ),
             replace(
                 fresh,
-                current=np.array(current, np.int64).reshape(fresh.current.shape),
-                previous=np.array(previous, np.int64).reshape(fresh.previous.shape),
-                seen=seen,
-                pairs=np.array(pairs, np.int64).reshape(fresh.pairs.shape),
-                apart=np.array(apart, np.int64).reshape(fresh.apart.shape),
+                current_block=np.array(current, np.int64).reshape(fresh.current_block.shape),
+                previous_block=np.array(previous, np.int64).reshape(fresh.previous_block.shape),
+                observations=seen,
+                compared_pairs=np.array(pairs, np.int64).reshape(fresh.compared_pairs.shape),
+                differing_pairs=np.array(apart, np.int64).reshape(fresh.differing_pairs.shape),
             ),
             stored.skipped,
-            -math.inf if stored.last_s is None else stored.last_s,
+            -math.inf if stored.last_taken_at is None else stored.last_taken_at,
             tuple(
-                Window(began, ended, counts(flat), _fitting(tallies))
+                CountWindow(began, ended, counts(flat), _valid_counters(tallies))
                 for began, ended, flat, tallies in stored.windows
             ),
             stored.dropped,
@@ -480,8 +519,8 @@ def from_bytes(content: bytes, reference: Reference) -> Watched | None:
         return None
 
 
-def _fitting(tallies: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    for name, tally in tallies.items():
-        if len(tally) != _width(name) or min(tally, default=-1) < 0:
+def _valid_counters(counters: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    for name, tally in counters.items():
+        if len(tally) != _counter_width(name) or min(tally, default=-1) < 0:
             raise ValueError(f"tally {name}")
-    return dict(tallies)
+    return dict(counters)

@@ -1,6 +1,6 @@
 """Watching what a model sees and answers, off the inference path: a ring in front, counts behind it.
 
-`admit` and `release` are called by the predictor and do one look each. `flush` counts what the ring holds; a thread
+`begin_checked` and `finish_checked` are called by the predictor and do one look each. `flush` counts what the ring holds; a thread
 calls it about every second. What was counted is written now and then, whole or not at all, so a power cut costs
 minutes and never what was there before.
 """
@@ -19,36 +19,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import CandidateError, InputError
-from edgewright.contract.model.reference_profile import Profile
-from edgewright.contract.query.query import Query, Template
+from edgewright.contract.model.reference_profile import ReferenceProfile
+from edgewright.contract.query.query import Query, QueryTemplate
 from edgewright.contract.schema import decode_record
-from edgewright.contract.timestamps import time_of
-from edgewright.device.filesystem import Files
+from edgewright.contract.timestamps import parse_iso8601
+from edgewright.device.filesystem import FileSystem
 from edgewright.device.guard import Guard
 from edgewright.device.monitoring.aggregates import (
-    Reference,
-    Watched,
-    added_up,
+    MonitoringReference,
+    MonitorState,
+    add_observations,
+    add_outcome,
     counts_between,
-    described,
-    from_bytes,
-    latency_s,
-    learn,
-    observe,
-    start,
-    to_bytes,
-    verdict,
+    describe_drift,
+    drift_verdict,
+    median_latency_seconds,
+    new_monitor_state,
+    state_from_bytes,
+    state_to_bytes,
+    sum_counters,
 )
-from edgewright.stats.drift_test import Finding
-from edgewright.stats.inference_features import answers
-from edgewright.stats.input_stats import Ring, conclusions, open_ring
+from edgewright.stats.drift_test import DriftFinding
+from edgewright.stats.inference_features import answer_features
+from edgewright.stats.input_stats import InferenceRing, open_ring, summarize_scores
 
-__all__ = ["FOLDER", "Monitor", "Watch", "open_monitor"]
+__all__ = ["MONITOR_FOLDER", "Monitor", "MonitorThread", "open_monitor"]
 
-FOLDER = "monitor"
+MONITOR_FOLDER = "monitor"
 # Between two flushes; nobody's device is woken up each second while nothing comes.
-_SHORTEST_S, _LONGEST_S = 1.0, 16.0
-_WRITE_S = 300.0
+_MIN_FLUSH_SECONDS, _MAX_FLUSH_SECONDS = 1.0, 16.0
+_WRITE_INTERVAL_SECONDS = 300.0
 _NO_SCORES = np.zeros(0, np.float32)
 
 
@@ -61,26 +61,26 @@ class Monitor:
         guard: In front of the model; its counts are taken over.
         path: Of the file that keeps what was counted.
         files: The disk.
-        wall: Unix time, seconds.
+        wall_clock: Unix time, seconds.
         clock: Monotonic, seconds, as the ring reads it.
-        watched: What was counted so far.
+        state: What was counted so far.
     """
 
-    reference: Reference
+    reference: MonitoringReference
     guard: Guard
     path: Path
-    files: Files
-    wall: Callable[[], float] = time.time
+    files: FileSystem
+    wall_clock: Callable[[], float] = time.time
     clock: Callable[[], float] = time.monotonic
-    watched: Watched = field(init=False)
-    changed: bool = field(init=False, default=False)
-    _ring: Ring = field(init=False)
-    _admits: Callable[[Any], int] = field(init=False)
-    _releases: Callable[[int, Any], bool] = field(init=False)
-    _whole: bool = field(init=False)
+    state: MonitorState = field(init=False)
+    has_changed: bool = field(init=False, default=False)
+    _ring: InferenceRing = field(init=False)
+    _ring_record_input: Callable[[Any], int] = field(init=False)
+    _ring_record_output: Callable[[int, Any], bool] = field(init=False)
+    _whole_range: bool = field(init=False)
     _dropped: int = field(init=False, default=0)
     _checks: dict[str, int] = field(init=False, default_factory=dict)
-    _counting: threading.Lock = field(init=False, default_factory=threading.Lock)
+    _count_lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         """Go on with what was counted before; what is damaged is counted anew."""
@@ -88,47 +88,47 @@ class Monitor:
         (spec,) = [each for each in contract.inputs if each.name == profile.input]
         rules = self.guard.rules
         self._ring = open_ring(self.reference.layout, spec.low, spec.high, rules.output_low, rules.output_high)
-        self._admits, self._releases = self._ring.admit, self._ring.release
+        self._ring_record_input, self._ring_record_output = self._ring.record_input, self._ring.record_output
         # One float output is looked at in the same glance; others are the guard's.
-        self._whole = len(contract.outputs) == 1 and contract.outputs[0].dtype == "float32"
+        self._whole_range = len(contract.outputs) == 1 and contract.outputs[0].dtype == "float32"
         kept = None
         with suppress(OSError):
-            kept = from_bytes(self.files.read(self.path), self.reference)
-        self.watched = kept or start(self.reference, self.wall())
+            kept = state_from_bytes(self.files.read(self.path), self.reference)
+        self.state = kept or new_monitor_state(self.reference, self.wall_clock())
 
-    def admit(self, feed: Mapping[str, NDArray[Any]]) -> int:
+    def begin_checked(self, inputs: Mapping[str, NDArray[Any]]) -> int:
         """Return a slot if the feed surely keeps the contract, -1 if it takes the guard's closer look."""
-        array = self.guard.only(feed)
-        return -1 if array is None else self._admits(array)
+        array = self.guard.check_only_input(inputs)
+        return -1 if array is None else self._ring_record_input(array)
 
-    def take(self, feed: Mapping[str, NDArray[Any]]) -> int:
+    def begin(self, inputs: Mapping[str, NDArray[Any]]) -> int:
         """Return a slot for a feed that the guard admitted; -1 if it cannot be watched."""
-        array = feed.get(self.reference.profile.input)
+        array = inputs.get(self.reference.profile.input)
         if array is None or array.dtype.kind not in "fiub":
             return -1
-        return self._admits(np.add(array, 0, dtype=np.float32, order="C"))  # -0.0 becomes 0.0
+        return self._ring_record_input(np.add(array, 0, dtype=np.float32, order="C"))  # -0.0 becomes 0.0
 
-    def release(self, slot: int, outputs: list[NDArray[Any]]) -> bool:
+    def finish_checked(self, slot: int, outputs: list[NDArray[Any]]) -> bool:
         """Return whether outputs surely keep the contract; their inference is watched then.
 
-        If they perhaps do not, the guard has to look, and then `settle` or `cancel` the slot.
+        If they perhaps do not, the guard has to look, and then `finish` or `discard` the slot.
         """
-        return self._whole and self._releases(slot, outputs[0])
+        return self._whole_range and self._ring_record_output(slot, outputs[0])
 
-    def settle(self, slot: int, outputs: list[NDArray[Any]]) -> None:
+    def finish(self, slot: int, outputs: list[NDArray[Any]]) -> None:
         """Watch an inference whose outputs the guard has let pass."""
-        if not self._whole:
+        if not self._whole_range:
             scores = outputs[0] if self.reference.profile.classes else _NO_SCORES
-            self._releases(slot, np.ascontiguousarray(scores, np.float32))
+            self._ring_record_output(slot, np.ascontiguousarray(scores, np.float32))
 
-    def cancel(self, slot: int) -> None:
+    def discard(self, slot: int) -> None:
         """Forget an inference that failed."""
-        self._ring.cancel(slot)
+        self._ring.discard(slot)
 
     def flush(self) -> bool:
         """Count what the ring holds; return whether it held anything."""
-        with self._counting:
-            rows = np.frombuffer(self._ring.take()).reshape(-1, self._ring.columns)
+        with self._count_lock:
+            rows = np.frombuffer(self._ring.drain()).reshape(-1, self._ring.columns)
             known = dict(self.guard.counts)
             totals: dict[str, int] = {}
             for (check, _), number in known.items():
@@ -138,20 +138,20 @@ class Monitor:
             if not len(rows) and not rejected:
                 return False
             dropped = self._ring.dropped
-            self.watched = observe(
+            self.state = add_observations(
                 self.reference,
-                self.watched,
+                self.state,
                 rows,
-                now_s=self.wall(),
-                clock_s=self.clock(),
+                now=self.wall_clock(),
+                monotonic_seconds=self.clock(),
                 rejected=rejected,
-                dropped=dropped - self._dropped,
+                dropped_inferences=dropped - self._dropped,
             )
-            self._checks, self._dropped, self.changed = totals, dropped, True
+            self._checks, self._dropped, self.has_changed = totals, dropped, True
             return True
 
-    def learn(self, name: str, value: float, outputs: Mapping[str, NDArray[Any]]) -> None:
-        """Count what became of an answer; see `learn` of `watched`.
+    def add_outcome(self, name: str, value: float, outputs: Mapping[str, NDArray[Any]]) -> None:
+        """Count what became of an answer; see `add_outcome` of `state`.
 
         Args:
             name: What was observed.
@@ -160,22 +160,22 @@ class Monitor:
         """
         profile, confidence = self.reference.profile, None
         scores = outputs.get(self.guard.contract.outputs[0].name)
-        if scores is not None and profile.scores and scores.size >= profile.classes:
-            seen = conclusions(scores.reshape(-1)[None, : profile.classes])
-            confidence = float(answers(seen, profile.scores)[0, 0])
-        with self._counting:
-            self.watched = learn(self.watched, name, value, confidence, now_s=self.wall())
-            self.changed = True
+        if scores is not None and profile.output_kind and scores.size >= profile.classes:
+            seen = summarize_scores(scores.reshape(-1)[None, : profile.classes])
+            confidence = float(answer_features(seen, profile.output_kind)[0, 0])
+        with self._count_lock:
+            self.state = add_outcome(self.state, name, value, confidence, now=self.wall_clock())
+            self.has_changed = True
 
-    def counts(self, query: Query, template: Template) -> NDArray[np.float64]:
+    def query_counts(self, query: Query, template: QueryTemplate) -> NDArray[np.float64]:
         """Return the counts that a histogram asks for.
 
         Raises:
             InputError: It asks for what is not counted here.
         """
         self.flush()
-        span = (time_of(query.window_start).timestamp(), time_of(query.window_end).timestamp())
-        return counts_between(self.reference, self.watched, template.signals, *span)
+        span = (parse_iso8601(query.window_start).timestamp(), parse_iso8601(query.window_end).timestamp())
+        return counts_between(self.reference, self.state, template.signals, *span)
 
     def write(self) -> None:
         """Bring what was counted to the disk.
@@ -183,45 +183,45 @@ class Monitor:
         Raises:
             OSError: The disk is full or broken.
         """
-        with self._counting:
-            if not self.changed:
+        with self._count_lock:
+            if not self.has_changed:
                 return
-            written = self.watched
+            written = self.state
         self.path.parent.mkdir(exist_ok=True)
-        self.files.write(self.path, to_bytes(written))
-        with self._counting:
-            self.changed = self.watched is not written
+        self.files.write(self.path, state_to_bytes(written))
+        with self._count_lock:
+            self.has_changed = self.state is not written
 
-    def finding(self) -> Finding:
+    def drift_finding(self) -> DriftFinding:
         """Return what the stream shows."""
-        return verdict(self.reference, self.watched)
+        return drift_verdict(self.reference, self.state)
 
-    def latency_s(self, since_s: float = -math.inf) -> float | None:
+    def median_latency_seconds(self, since_at: float = -math.inf) -> float | None:
         """Return the median of the latency in the last hours, None if nothing was inferred.
 
         Args:
-            since_s: Unix time; hours that began before are left out.
+            since_at: Unix time; hours that began before are left out.
         """
-        return latency_s(self.watched, since_s)
+        return median_latency_seconds(self.state, since_at)
 
     def describe(self) -> dict[str, Any]:
         """Return what there is to see, for the device's owner; it is not sent by name."""
-        finding, watched = self.finding(), self.watched
+        finding, watched = self.drift_finding(), self.state
         return {
             "verdict": str(finding.verdict),
-            "log_evidence": finding.evidence,
-            "since_s": finding.since_s,
-            "drifting": [self.reference.names[number] for number in finding.signals],
-            "observations": int(watched.state.counts[0].sum()),
-            "periods": watched.state.periods,
+            "log_evidence": finding.log_e_value,
+            "since_s": finding.since_at,
+            "drifting": [self.reference.names[number] for number in finding.drifted_signals],
+            "observations": int(watched.drift_state.counts[0].sum()),
+            "periods": watched.drift_state.completed_periods,
             "one_in": self.reference.thinning.step,
-            "not_watched": watched.dropped,
-            "signals": described(self.reference, watched),
-            "tallies": added_up(*(window.tallies for window in watched.windows)),
+            "not_watched": watched.dropped_inferences,
+            "signals": describe_drift(self.reference, watched),
+            "tallies": sum_counters(*(window.counters for window in watched.windows)),
         }
 
 
-def open_monitor(content: bytes, guard: Guard, path: Path, files: Files) -> Monitor:
+def open_monitor(content: bytes, guard: Guard, path: Path, files: FileSystem) -> Monitor:
     """Return the monitor of a release.
 
     Args:
@@ -234,8 +234,8 @@ def open_monitor(content: bytes, guard: Guard, path: Path, files: Files) -> Moni
         CandidateError: The profile does not fit the model, or this version.
     """
     try:
-        profile = decode_record(content, type=Profile)
-        reference = Reference.of(profile)
+        profile = decode_record(content, type=ReferenceProfile)
+        reference = MonitoringReference.prepare(profile)
         specs = [spec for spec in guard.contract.inputs if spec.name == profile.input]
         if not specs:
             raise InputError(f"it is about the input {profile.input!r}, which the model lacks", remedy="")
@@ -246,51 +246,51 @@ def open_monitor(content: bytes, guard: Guard, path: Path, files: Files) -> Moni
 
 
 @dataclass(slots=True)
-class Watch:
+class MonitorThread:
     """A thread that flushes the current monitor about every second, and writes what it counted now and then.
 
     Attributes:
         current: Returns the monitor of what answers, None if nothing is watched.
-        keeps: Returns whether this process is the one that writes.
-        write_s: Seconds between two writes.
+        is_writer: Returns whether this process is the one that writes.
+        write_interval_seconds: Seconds between two writes.
     """
 
     current: Callable[[], Monitor | None]
-    keeps: Callable[[], bool]
-    write_s: float = _WRITE_S
+    is_writer: Callable[[], bool]
+    write_interval_seconds: float = _WRITE_INTERVAL_SECONDS
     _ended: threading.Event = field(init=False, default_factory=threading.Event)
     _thread: threading.Thread | None = field(init=False, default=None)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start it, if there is anything to watch and it does not run."""
         if self._thread is None and self.current() is not None:
-            self._thread = threading.Thread(target=self._work, name="edgewright monitor", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="edgewright monitor", daemon=True)
             self._thread.start()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """End it; what was counted is on the disk on return, if the disk permits."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        self._put_by(self.current())
+        self._write(self.current())
 
-    def _work(self) -> None:
-        known, wait, written = self.current(), _SHORTEST_S, time.monotonic()
+    def _run(self) -> None:
+        known, wait, written = self.current(), _MIN_FLUSH_SECONDS, time.monotonic()
         while not self._ended.wait(wait):
             now = self.current()
             if now is not known:
-                self._put_by(known)
+                self._write(known)
                 known = now
             came = known is not None and known.flush()
-            wait = _SHORTEST_S if came else min(_LONGEST_S, 2 * wait)
-            if time.monotonic() - written >= self.write_s:
+            wait = _MIN_FLUSH_SECONDS if came else min(_MAX_FLUSH_SECONDS, 2 * wait)
+            if time.monotonic() - written >= self.write_interval_seconds:
                 written = time.monotonic()
-                self._put_by(known)
+                self._write(known)
 
-    def _put_by(self, monitor: Monitor | None) -> None:
+    def _write(self, monitor: Monitor | None) -> None:
         if monitor is not None:
             monitor.flush()
-            if self.keeps():
+            if self.is_writer():
                 with suppress(OSError):  # it is tried again with the next write
                     monitor.write()

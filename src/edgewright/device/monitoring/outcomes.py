@@ -14,17 +14,17 @@ import msgspec
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name
-from edgewright.device.filesystem import Files
+from edgewright.device.filesystem import FileSystem
 
-__all__ = ["Outcome", "Outcomes", "is_worse"]
+__all__ = ["OutcomeStore", "OutcomeTotal", "is_worse"]
 
-_FILE = "outcomes.json"
-_MOST_NAMES, _MOST_RELEASES = 32, 3
+_OUTCOMES_FILE = "outcomes.json"
+_MAX_NAMES, _MAX_RELEASES = 32, 3
 # Fewer outcomes on either side decide nothing.
-_FEWEST = 30
+_MIN_COUNT = 30
 
 
-class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class OutcomeTotal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Values of one name under one release.
 
     Attributes:
@@ -42,39 +42,41 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(slots=True)
-class Outcomes:
+class OutcomeStore:
     """Outcomes by manifest and name.
 
     Attributes:
         folder: Holds them.
         files: The disk.
-        known: By the manifest's sha256, then by name.
-        changed: Whether something is not on the disk yet.
+        totals: By the manifest's sha256, then by name.
+        has_changed: Whether something is not on the disk yet.
     """
 
     folder: Path
-    files: Files
-    known: dict[str, dict[str, Outcome]]
-    changed: bool = False
-    _changing: threading.Lock = field(default_factory=threading.Lock)
+    files: FileSystem
+    totals: dict[str, dict[str, OutcomeTotal]]
+    has_changed: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def read(cls, folder: Path, files: Files) -> "Outcomes":
+    def read(cls, folder: Path, files: FileSystem) -> "OutcomeStore":
         """Return what the disk holds; what is damaged there is forgotten."""
         try:
-            known = msgspec.json.decode(files.read(folder / _FILE), type=dict[str, dict[str, Outcome]])
+            known = msgspec.json.decode(
+                files.read(folder / _OUTCOMES_FILE), type=dict[str, dict[str, OutcomeTotal]]
+            )
         except (OSError, msgspec.MsgspecError):
             known = {}
         return cls(folder, files, known)
 
-    def add(self, manifest: str, name: str, value: float, *, keep: Container[str] = ()) -> None:
+    def add(self, manifest: str, name: str, value: float, *, retain: Container[str] = ()) -> None:
         """Count a value.
 
         Args:
             manifest: sha256 of the manifest of the release that it is about.
             name: What was observed.
             value: 0 to 1, the greater the worse.
-            keep: Manifests whose outcomes are not forgotten to make room.
+            retain: Manifests whose outcomes are not forgotten to make room.
 
         Raises:
             InputError: The name or the value is none, or there are too many names.
@@ -84,18 +86,18 @@ class Outcomes:
             raise InputError(
                 f"outcome {name!r} is {value}", remedy="Give a value from 0 to 1, the greater the worse."
             )
-        with self._changing:
-            names = self.known.setdefault(manifest, {})
-            if name not in names and len(names) >= _MOST_NAMES:
+        with self._lock:
+            names = self.totals.setdefault(manifest, {})
+            if name not in names and len(names) >= _MAX_NAMES:
                 raise InputError(
                     f"there are {len(names)} names of outcomes already", remedy="Count under one of them instead."
                 )
-            before = names.get(name, Outcome())
-            names[name] = Outcome(before.count + 1, before.total + value)
-            self.changed = True
-            others = [old for old in self.known if old != manifest and old not in keep]
-            for old in others[: max(0, len(self.known) - _MOST_RELEASES)]:
-                del self.known[old]
+            before = names.get(name, OutcomeTotal())
+            names[name] = OutcomeTotal(before.count + 1, before.total + value)
+            self.has_changed = True
+            others = [old for old in self.totals if old != manifest and old not in retain]
+            for old in others[: max(0, len(self.totals) - _MAX_RELEASES)]:
+                del self.totals[old]
 
     def write(self) -> None:
         """Bring them to the disk.
@@ -103,23 +105,23 @@ class Outcomes:
         Raises:
             OSError: The disk is full or broken.
         """
-        with self._changing:
-            if not self.changed:
+        with self._lock:
+            if not self.has_changed:
                 return
-            content, self.changed = msgspec.json.encode(self.known), False
-        self.files.write(self.folder / _FILE, content)
+            content, self.has_changed = msgspec.json.encode(self.totals), False
+        self.files.write(self.folder / _OUTCOMES_FILE, content)
 
-    def copied(self) -> dict[str, dict[str, Outcome]]:
+    def snapshot(self) -> dict[str, dict[str, OutcomeTotal]]:
         """Return all of them, by manifest and name, as they are now."""
-        with self._changing:
-            return {manifest: dict(names) for manifest, names in self.known.items()}
+        with self._lock:
+            return {manifest: dict(names) for manifest, names in self.totals.items()}
 
-    def of(self, manifest: str | None) -> Mapping[str, Outcome]:
+    def for_release(self, manifest: str | None) -> Mapping[str, OutcomeTotal]:
         """Return the outcomes of a release, by name."""
-        return self.known.get(manifest or "", {})
+        return self.totals.get(manifest or "", {})
 
 
-def is_worse(trial: Outcome, proven: Outcome, *, margin: float, confidence: float) -> bool:
+def is_worse(trial: OutcomeTotal, proven: OutcomeTotal, *, margin: float, confidence: float) -> bool:
     """Whether a release is surely worse than another by more than a margin, however often that is asked.
 
     Hoeffding's bound (1963) for the difference of two means of values between 0 and 1; what may go wrong is split
@@ -128,7 +130,7 @@ def is_worse(trial: Outcome, proven: Outcome, *, margin: float, confidence: floa
     >>> is_worse(Outcome(200, 100.0), Outcome(200, 10.0), margin=0.05, confidence=0.95)
     True
     """
-    if min(trial.count, proven.count) < _FEWEST:
+    if min(trial.count, proven.count) < _MIN_COUNT:
         return False
     seen = trial.count + proven.count
     alpha = (1 - confidence) / (seen * (seen + 1))

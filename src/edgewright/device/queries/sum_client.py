@@ -16,30 +16,30 @@ import msgspec
 import urllib3
 
 from edgewright.contract.errors import OutputError
-from edgewright.device.control_plane_client import UnansweredError, send
-from edgewright.device.filesystem import Files
+from edgewright.device.control_plane_client import ServerUnavailableError, send_http
+from edgewright.device.filesystem import FileSystem
 from edgewright.privacy import secagg_client
-from edgewright.privacy.aggregation_handler import Refused
-from edgewright.privacy.bit_packing import Words
-from edgewright.privacy.helper import UsedInMemory, give
-from edgewright.privacy.roster import DeclinedError, Enrolment, Terms
+from edgewright.privacy.aggregation_handler import AggregationRefusal
+from edgewright.privacy.bit_packing import UnsignedArray
+from edgewright.privacy.helper import InMemoryUsedSeeds, submit
+from edgewright.privacy.roster import DeclinedError, EnrolmentList, ProtocolTerms
 from edgewright.trust.keys.device_identity import DeviceKey
 from edgewright.trust.keys.keystore import write_secret
 
-__all__ = ["Kept", "Progress", "SumClient", "UnansweredError", "UsedFile", "post"]
+__all__ = ["MessageStore", "ServerUnavailableError", "SumClient", "SumProgress", "UsedSeedsFile", "post_bytes"]
 
-Progress = Literal["joined", "shared", "masked", "revealed", "given", "waiting"]
+SumProgress = Literal["joined", "shared", "masked", "revealed", "given", "waiting"]
 
-_OK, _EARLY = 200, 409
+_OK, _CONFLICT = 200, 409
 # For a whole answer, seconds.
-_PATIENCE_S = 60.0
-_LARGEST = 64 << 20
-_RECORD = struct.Struct(">32s32sI")  # key of the answer, what was asked, number of tags
+_TIMEOUT_SECONDS = 60.0
+_MAX_REPLY_BYTES = 64 << 20
+_USED_SEED_RECORD = struct.Struct(">32s32sI")  # key of the answer, what was asked, number of tags
 _TAG_BYTES, _CHECK_BYTES = 16, 16
-_STEPS = {"joined": "join", "shared": "share", "masked": "mask", "revealed": "reveal"}
+_STEP_ENDPOINTS = {"joined": "join", "shared": "share", "masked": "mask", "revealed": "reveal"}
 
 
-class Kept:
+class MessageStore:
     """What a device has said, in files that only it can read, there before anything is sent.
 
     Args:
@@ -64,30 +64,30 @@ class Kept:
         """
         write_secret(self._folder / name, content)
 
-    def forget(self, keep: Iterable[str]) -> None:
+    def delete_except(self, retained_sums: Iterable[str]) -> None:
         """Remove what need not be said again: all but what is stored for these sums."""
-        kept = set(keep)
+        kept = set(retained_sums)
         if self._folder.is_dir():
             for path in self._folder.iterdir():
                 if path.name.partition(".")[0] not in kept:
                     path.unlink(missing_ok=True)
 
 
-def post(pool: urllib3.PoolManager, url: str, body: bytes) -> bytes:
+def post_bytes(pool: urllib3.PoolManager, url: str, body: bytes) -> bytes:
     """Send bytes to a desk, and return its answer.
 
     Raises:
         DeclinedError: The desk refuses; with reason `step` if it does so for now.
         UnansweredError: It cannot be reached, or the answer is none of a desk.
     """
-    answer = send(pool, url, body, largest=_LARGEST, patience_s=_PATIENCE_S)
+    answer = send_http(pool, url, body, max_bytes=_MAX_REPLY_BYTES, timeout_seconds=_TIMEOUT_SECONDS)
     if answer.status == _OK:
         return answer.content
     try:
-        refused = msgspec.msgpack.decode(answer.content, type=Refused)
+        refused = msgspec.msgpack.decode(answer.content, type=AggregationRefusal)
     except msgspec.MsgspecError:
-        raise UnansweredError(f"{url} answered {answer.status}", remedy="It is tried again.") from None
-    raise DeclinedError(refused.reason, refused.message, refused.culprits)
+        raise ServerUnavailableError(f"{url} answered {answer.status}", remedy="It is tried again.") from None
+    raise DeclinedError(refused.reason, refused.message, refused.blamed_devices)
 
 
 class SumClient:
@@ -100,25 +100,29 @@ class SumClient:
         pool: Of connections; its timeouts hold for each request.
     """
 
-    def __init__(self, url: str, key: DeviceKey, kept: Kept, pool: urllib3.PoolManager) -> None:
-        self._url, self._key, self._kept, self._pool = url, key, kept, pool
+    def __init__(self, url: str, key: DeviceKey, messages: MessageStore, pool: urllib3.PoolManager) -> None:
+        self._url, self._key, self._kept, self._pool = url, key, messages, pool
 
-    def give(self, terms: Terms, helper: bytes, values: Callable[[], Words]) -> Progress:
+    def submit(
+        self, terms: ProtocolTerms, helper_public_key: bytes, values: Callable[[], UnsignedArray]
+    ) -> SumProgress:
         """Answer a sum that has a helper.
 
         Args:
             terms: From the device's own check of the signed query.
-            helper: Public key of the helper, from the same query.
+            helper_public_key: Public key of the helper, from the same query.
             values: Returns the noised values; called once in the life of a query and its window.
 
         Raises:
             DeclinedError: This was asked before under other terms, or the server refuses.
             UnansweredError: The server cannot be reached.
         """
-        name = terms.once.hex()
+        name = terms.query_window_digest.hex()
         stored = self._kept.read(name)
         if stored is None:
-            stored = terms.digest + give(terms, helper, values(), self._key.public, self._key.private.sign)
+            stored = terms.digest + submit(
+                terms, helper_public_key, values(), self._key.public, self._key.private.sign
+            )
             self._kept.write(name, stored)
         if stored[:32] != terms.digest:
             raise DeclinedError("repeat", "this query was answered for this window under other terms")
@@ -127,14 +131,20 @@ class SumClient:
             self._kept.write(f"{name}.sent", b"given")
         return "given"
 
-    def poll(self, terms: Terms, values: Callable[[], Words], *, enrolled: Enrolment | None = None) -> Progress:
+    def poll_step(
+        self,
+        terms: ProtocolTerms,
+        values: Callable[[], UnsignedArray],
+        *,
+        enrolment_list: EnrolmentList | None = None,
+    ) -> SumProgress:
         """Do the next step of a sum without a helper, if the server has what it takes.
 
         Args:
             terms: From the device's own check of the signed query.
             values: Returns the noised values; called once in the life of a query and its window, unless power is
                 cut while they are masked. Nothing was sent then.
-            enrolled: Devices that exist, where the device has such a list.
+            enrolment_list: Devices that exist, where the device has such a list.
 
         Returns:
             The step that was done; "waiting" if it was not the time for one, "revealed" if none is left.
@@ -143,55 +153,60 @@ class SumClient:
             DeclinedError: The device does not go on with this, or the server refuses.
             UnansweredError: The server cannot be reached.
         """
-        name, sign = terms.once.hex(), self._key.private.sign
+        name, sign = terms.query_window_digest.hex(), self._key.private.sign
         stored = self._kept.read(name)
         if stored is None:
-            return self._keep(terms, secagg_client.join(terms, self._key.public, sign))
-        member = msgspec.msgpack.decode(stored, type=secagg_client.Member)
+            return self._store_and_send(terms, secagg_client.advertise_keys(terms, self._key.public, sign))
+        member = msgspec.msgpack.decode(stored, type=secagg_client.ClientState)
         if member.terms != terms:
             raise DeclinedError("repeat", "this query was answered for this window under other terms")
         if self._kept.read(f"{name}.sent") != member.step.encode():
-            return self._tell(terms, member)
+            return self._send_message(terms, member)
         try:
             if member.step == "joined":
-                return self._keep(
-                    terms, secagg_client.share(member, self._pull(terms, "roster"), sign, enrolled=enrolled)
+                return self._store_and_send(
+                    terms,
+                    secagg_client.share_keys(
+                        member, self._pull(terms, "roster"), sign, enrolment_list=enrolment_list
+                    ),
                 )
             if member.step == "shared":
                 inbox = self._pull(terms, f"inbox/{member.device.hex()}")
-                return self._keep(terms, secagg_client.mask(member, inbox, values(), sign))
+                return self._store_and_send(terms, secagg_client.mask_values(member, inbox, values(), sign))
             if member.step == "masked":
-                return self._keep(terms, secagg_client.reveal(member, self._pull(terms, "lists"), sign))
-        except _TooEarly:
+                return self._store_and_send(
+                    terms, secagg_client.reveal_shares(member, self._pull(terms, "lists"), sign)
+                )
+        except _NotReadyError:
             return "waiting"
         return "revealed"
 
-    def _keep(self, terms: Terms, member: secagg_client.Member) -> Progress:
-        self._kept.write(terms.once.hex(), msgspec.msgpack.encode(member))
-        return self._tell(terms, member)
+    def _store_and_send(self, terms: ProtocolTerms, state: secagg_client.ClientState) -> SumProgress:
+        self._kept.write(terms.query_window_digest.hex(), msgspec.msgpack.encode(state))
+        return self._send_message(terms, state)
 
-    def _tell(self, terms: Terms, member: secagg_client.Member) -> Progress:
-        self._send(terms, _STEPS[member.step], member.said)
-        self._kept.write(f"{terms.once.hex()}.sent", member.step.encode())
-        return member.step
+    def _send_message(self, terms: ProtocolTerms, state: secagg_client.ClientState) -> SumProgress:
+        self._send(terms, _STEP_ENDPOINTS[state.step], state.last_message)
+        self._kept.write(f"{terms.query_window_digest.hex()}.sent", state.step.encode())
+        return state.step
 
-    def _send(self, terms: Terms, act: str, content: bytes) -> None:
-        post(self._pool, f"{self._url}/sums/{terms.digest.hex()}/{act}", content)
+    def _send(self, terms: ProtocolTerms, endpoint: str, content: bytes) -> None:
+        post_bytes(self._pool, f"{self._url}/sums/{terms.digest.hex()}/{endpoint}", content)
 
-    def _pull(self, terms: Terms, act: str) -> bytes:
+    def _pull(self, terms: ProtocolTerms, endpoint: str) -> bytes:
         try:
-            return post(self._pool, f"{self._url}/sums/{terms.digest.hex()}/{act}", b"")
+            return post_bytes(self._pool, f"{self._url}/sums/{terms.digest.hex()}/{endpoint}", b"")
         except DeclinedError as error:
             if error.reason == "step":
-                raise _TooEarly from error
+                raise _NotReadyError from error
             raise
 
 
-class _TooEarly(Exception):  # noqa: N818 - nothing went wrong
+class _NotReadyError(Exception):
     """The server does not have what is pulled yet."""
 
 
-class UsedFile(UsedInMemory):
+class UsedSeedsFile(InMemoryUsedSeeds):
     """What a helper must never forget, at the end of a file that only grows. See `privacy.helper.Used`.
 
     A record that a power cut left half is of an answer that was never given; it is cut off.
@@ -213,7 +228,7 @@ class UsedFile(UsedInMemory):
             if sound < len(content):
                 os.ftruncate(self._descriptor, sound)
             os.fsync(self._descriptor)
-            Files().sync(path.parent)
+            FileSystem().sync(path.parent)
         except OSError as error:
             raise OutputError(
                 f"the record of used seeds {path} cannot be opened: {error.strerror}",
@@ -222,15 +237,15 @@ class UsedFile(UsedInMemory):
         self._path = path
         self._broken = False
 
-    def claim(self, once: bytes, asked: bytes, tags: Iterable[bytes]) -> None:
+    def claim_seeds(self, query_window_digest: bytes, request_digest: bytes, seed_tags: Iterable[bytes]) -> None:
         """See `Used`.
 
         Raises:
             OutputError: The record cannot be written, so there is no answer.
         """
-        listed = list(tags)
-        content = _RECORD.pack(once, asked, len(listed)) + b"".join(listed)
-        content += _check(content)
+        listed = list(seed_tags)
+        content = _USED_SEED_RECORD.pack(query_window_digest, request_digest, len(listed)) + b"".join(listed)
+        content += _record_checksum(content)
         try:
             if self._broken:  # what was written last may be half a record, and nothing may follow it
                 raise OSError(0, "writing failed before")
@@ -244,7 +259,7 @@ class UsedFile(UsedInMemory):
                 f"the record of used seeds {self._path} cannot be written: {error.strerror}",
                 remedy="Free space; start the helper again.",
             ) from error
-        super().claim(once, asked, listed)
+        super().claim_seeds(query_window_digest, request_digest, listed)
 
     def close(self) -> None:
         """Let others open the file."""
@@ -253,18 +268,18 @@ class UsedFile(UsedInMemory):
     def _load(self, content: bytes) -> int:
         """Take over what is in the file, and return how much of it is whole."""
         start = 0
-        while start + _RECORD.size <= len(content):
-            once, asked, count = _RECORD.unpack_from(content, start)
-            tags = start + _RECORD.size
+        while start + _USED_SEED_RECORD.size <= len(content):
+            once, asked, count = _USED_SEED_RECORD.unpack_from(content, start)
+            tags = start + _USED_SEED_RECORD.size
             end = tags + count * _TAG_BYTES
             if end + _CHECK_BYTES > len(content):
                 break
-            if content[end : end + _CHECK_BYTES] != _check(content[start:end]):
+            if content[end : end + _CHECK_BYTES] != _record_checksum(content[start:end]):
                 raise OSError(0, "it is damaged")
-            super().claim(once, asked, (content[at : at + _TAG_BYTES] for at in range(tags, end, _TAG_BYTES)))
+            super().claim_seeds(once, asked, (content[at : at + _TAG_BYTES] for at in range(tags, end, _TAG_BYTES)))
             start = end + _CHECK_BYTES
         return start
 
 
-def _check(content: bytes) -> bytes:
+def _record_checksum(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()[:_CHECK_BYTES]

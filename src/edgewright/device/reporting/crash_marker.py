@@ -11,30 +11,30 @@ from pathlib import Path
 
 import msgspec
 
-from edgewright.device.filesystem import Files
+from edgewright.device.filesystem import FileSystem
 from edgewright.device.host_info import boot_id
 
-__all__ = ["Presence"]
+__all__ = ["CrashMarker"]
 
-_FILE = "running.json"
+_MARKER_FILE = "running.json"
 # With its number, for a forked one has the same.
-_PROCESS = os.urandom(16).hex()
+_PROCESS_ID = os.urandom(16).hex()
 
 
-class _Mark(msgspec.Struct, frozen=True):
+class _MarkerContent(msgspec.Struct, frozen=True):
     """Who has set it.
 
     Attributes:
-        process: Random, one for each.
-        boot: Which start of the platform it was.
+        process_id: Random, one for each.
+        boot_id: Which start of the platform it was.
     """
 
-    process: str
-    boot: str
+    process_id: str
+    boot_id: str
 
 
 @dataclass(slots=True)
-class Presence:
+class CrashMarker:
     """The mark of this process.
 
     Attributes:
@@ -43,33 +43,33 @@ class Presence:
     """
 
     folder: Path
-    files: Files
+    files: FileSystem
 
-    def begin(self) -> bool:
+    def set(self) -> bool:
         """Set the mark; return whether a process before was ended without having removed its own.
 
         It is removed when this process ends by itself, at the latest.
         """
-        before, own = self._read(), _Mark(_process(), boot_id())
-        atexit.register(self.end)
+        before, own = self._read(), _MarkerContent(_process(), boot_id())
+        atexit.register(self.clear)
         with suppress(OSError):  # without a mark a crash is not seen, and nothing else is worse
-            self.files.write(self.folder / _FILE, msgspec.json.encode(own))
-        return before is not None and before.process != own.process and before.boot == own.boot
+            self.files.write(self.folder / _MARKER_FILE, msgspec.json.encode(own))
+        return before is not None and before.process_id != own.process_id and before.boot_id == own.boot_id
 
-    def end(self) -> None:
+    def clear(self) -> None:
         """Remove the mark."""
-        atexit.unregister(self.end)
+        atexit.unregister(self.clear)
         mark = self._read()
-        if mark is not None and mark.process == _process():
+        if mark is not None and mark.process_id == _process():
             with suppress(OSError):
-                self.files.remove(self.folder / _FILE)
+                self.files.remove(self.folder / _MARKER_FILE)
 
-    def _read(self) -> _Mark | None:
+    def _read(self) -> _MarkerContent | None:
         try:
-            return msgspec.json.decode(self.files.read(self.folder / _FILE), type=_Mark)
+            return msgspec.json.decode(self.files.read(self.folder / _MARKER_FILE), type=_MarkerContent)
         except (OSError, msgspec.MsgspecError):
             return None
 
 
 def _process() -> str:
-    return f"{_PROCESS}.{os.getpid()}"
+    return f"{_PROCESS_ID}.{os.getpid()}"

@@ -17,17 +17,25 @@ from typing import Any, ClassVar
 
 from edgewright.contract.errors import DataError, InputError
 from edgewright.device.agent import Agent
-from edgewright.device.serving.metrics import metrics
-from edgewright.device.serving.open_inference import decode_request, encode_answer, model_metadata
+from edgewright.device.serving.metrics import prometheus_metrics
+from edgewright.device.serving.open_inference import decode_request, encode_response, model_metadata
 
-__all__ = ["LOOPBACK", "Server", "serve_tcp", "serve_unix"]
+__all__ = ["LOOPBACK_HOSTS", "InferenceServer", "create_tcp_server", "create_unix_server"]
 
-_LARGEST = 16 << 20
+_MAX_BODY_BYTES = 16 << 20
 # So many requests are read and answered at the same time; more wait, and are turned away after so long.
-_AT_ONCE, _PATIENCE_S = 8, 5.0
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-_OK, _BAD, _UNAUTHORIZED, _FORBIDDEN, _NONE, _TOO_LARGE, _BUSY = 200, 400, 401, 403, 404, 413, 503
-_JSON = "application/json"
+_MAX_CONNECTIONS, _TIMEOUT_SECONDS = 8, 5.0
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+_OK, _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_LARGE, _UNAVAILABLE = (
+    200,
+    400,
+    401,
+    403,
+    404,
+    413,
+    503,
+)
+_JSON_TYPE = "application/json"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -36,28 +44,28 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "edgewright"
     sys_version = ""
     agent: ClassVar[Agent]
-    hosts: ClassVar[Sequence[str]]
+    allowed_hosts: ClassVar[Sequence[str]]
     token: ClassVar[str]
-    places: ClassVar[threading.BoundedSemaphore]
+    connection_slots: ClassVar[threading.BoundedSemaphore]
     timeout = 60
 
     def do_GET(self) -> None:
         if self._is_allowed():
-            self._get(self.path.partition("?")[0])
+            self._handle_get(self.path.partition("?")[0])
 
     def do_POST(self) -> None:
         if not self._is_allowed():
             return
-        if not self.places.acquire(timeout=_PATIENCE_S):
+        if not self.connection_slots.acquire(timeout=_TIMEOUT_SECONDS):
             self.close_connection = True
-            self._fail(_BUSY, "too many requests at the same time")
+            self._send_error(_UNAVAILABLE, "too many requests at the same time")
             return
         try:
             body = self._body()
             if body is not None:
-                self._infer(self.path.partition("?")[0], body)
+                self._handle_inference(self.path.partition("?")[0], body)
         finally:
-            self.places.release()
+            self.connection_slots.release()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's signature
         """Say nothing: what is asked is nobody's business."""
@@ -67,30 +75,30 @@ class _Handler(BaseHTTPRequestHandler):
         return ""
 
     def _is_allowed(self) -> bool:
-        if self.hosts:
+        if self.allowed_hosts:
             host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
-            if host not in self.hosts:
-                self._fail(_FORBIDDEN, f"this server does not answer as {host!r}")
+            if host not in self.allowed_hosts:
+                self._send_error(_FORBIDDEN, f"this server does not answer as {host!r}")
                 return False
         if self.headers.get("Origin"):
-            self._fail(_FORBIDDEN, "this server does not answer to web pages")
+            self._send_error(_FORBIDDEN, "this server does not answer to web pages")
             return False
         given = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if self.token and not hmac.compare_digest(given.encode(), self.token.encode()):
-            self._fail(_UNAUTHORIZED, "the token is missing or wrong")
+            self._send_error(_UNAUTHORIZED, "the token is missing or wrong")
             return False
         return True
 
     def _body(self) -> bytes | None:
         if self.headers.get("Content-Encoding", "identity") != "identity":
-            self._fail(_BAD, "compressed requests are not read")
+            self._send_error(_BAD_REQUEST, "compressed requests are not read")
             return None
         text = self.headers.get("Content-Length", "")
         if not text.isdigit():
-            self._fail(_BAD, "the request has no Content-Length")
+            self._send_error(_BAD_REQUEST, "the request has no Content-Length")
             return None
-        if int(text) > _LARGEST:
-            self._fail(_TOO_LARGE, f"the request has {text} bytes, at most {_LARGEST} are read")
+        if int(text) > _MAX_BODY_BYTES:
+            self._send_error(_TOO_LARGE, f"the request has {text} bytes, at most {_MAX_BODY_BYTES} are read")
             return None
         body = self.rfile.read(int(text))
         if len(body) < int(text):
@@ -98,35 +106,35 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return body
 
-    def _get(self, path: str) -> None:
-        engine = self.agent.predictor.engine
+    def _handle_get(self, path: str) -> None:
+        engine = self.agent.predictor.current
         if path == "/v2/health/live":
             self._send(_OK, b"")
         elif path == "/v2/health/ready":
-            self._send(_OK if engine is not None else _BUSY, b"")
+            self._send(_OK if engine is not None else _UNAVAILABLE, b"")
         elif path == "/v2":
             extensions = ["binary_tensor_data"]
-            self._answer({"name": "edgewright", "version": "2", "extensions": extensions})
+            self._send_json({"name": "edgewright", "version": "2", "extensions": extensions})
         elif path == "/metrics":
-            self._send(_OK, metrics(self.agent.status()).encode(), "text/plain; version=0.0.4")
+            self._send(_OK, prometheus_metrics(self.agent.status()).encode(), "text/plain; version=0.0.4")
         else:
             self._get_model(path)
 
     def _get_model(self, path: str) -> None:
-        engine = self.agent.predictor.engine
-        act = self._act(path)
+        engine = self.agent.predictor.current
+        act = self._current_release(path)
         if engine is None or act is None:
-            self._fail(_NONE, f"there is nothing at {path[:80]}")
+            self._send_error(_NOT_FOUND, f"there is nothing at {path[:80]}")
         elif act == "ready":
             self._send(_OK, b"")
         elif act == "":
-            self._answer(model_metadata(engine.release.name, engine.release.version, engine.guard.contract))
+            self._send_json(model_metadata(engine.release.name, engine.release.version, engine.guard.contract))
         else:
-            self._fail(_NONE, f"there is nothing at {path[:80]}")
+            self._send_error(_NOT_FOUND, f"there is nothing at {path[:80]}")
 
-    def _infer(self, path: str, body: bytes) -> None:
-        if self._act(path) != "infer":
-            self._fail(_NONE, f"there is nothing at {path[:80]}")
+    def _handle_inference(self, path: str, body: bytes) -> None:
+        if self._current_release(path) != "infer":
+            self._send_error(_NOT_FOUND, f"there is nothing at {path[:80]}")
             return
         head = self.headers.get("Inference-Header-Content-Length")
         try:
@@ -138,20 +146,20 @@ class _Handler(BaseHTTPRequestHandler):
             prediction = self.agent.predict(feed)
             if prediction.rejection is not None or prediction.release is None:
                 reason = "no model is installed" if prediction.rejection is None else prediction.rejection.reason
-                self._fail(_BUSY if prediction.release is None else _BAD, reason)
+                self._send_error(_UNAVAILABLE if prediction.release is None else _BAD_REQUEST, reason)
                 return
             release = prediction.release
-            content, length = encode_answer(request, release.name, release.version, prediction.outputs)
+            content, length = encode_response(request, release.name, release.version, prediction.outputs)
         except DataError as error:
-            self._fail(_BAD, error.message)
+            self._send_error(_BAD_REQUEST, error.message)
             return
         extra = {} if length is None else {"Inference-Header-Content-Length": str(length)}
-        self._send(_OK, content, _JSON if length is None else "application/octet-stream", extra)
+        self._send(_OK, content, _JSON_TYPE if length is None else "application/octet-stream", extra)
 
-    def _act(self, path: str) -> str | None:
+    def _current_release(self, path: str) -> str | None:
         """Return what is asked of the current model, None if it is of another one."""
         parts = path.strip("/").split("/")
-        engine = self.agent.predictor.engine
+        engine = self.agent.predictor.current
         if engine is None or parts[:2] != ["v2", "models"] or len(parts) < 3 or parts[2] != engine.release.name:
             return None
         rest = parts[3:]
@@ -161,25 +169,31 @@ class _Handler(BaseHTTPRequestHandler):
             rest = rest[2:]
         return "/".join(rest)
 
-    def _answer(self, document: object) -> None:
-        self._send(_OK, json.dumps(document).encode(), _JSON)
+    def _send_json(self, document: object) -> None:
+        self._send(_OK, json.dumps(document).encode(), _JSON_TYPE)
 
-    def _fail(self, status: int, why: str) -> None:
+    def _send_error(self, status: int, reason: str) -> None:
         if status in (_TOO_LARGE, _FORBIDDEN, _UNAUTHORIZED):
             self.close_connection = True
-        self._send(status, json.dumps({"error": why}).encode(), _JSON)
+        self._send(status, json.dumps({"error": reason}).encode(), _JSON_TYPE)
 
-    def _send(self, status: int, content: bytes, kind: str = _JSON, extra: dict[str, str] | None = None) -> None:
+    def _send(
+        self,
+        status: int,
+        content: bytes,
+        content_type: str = _JSON_TYPE,
+        extra_headers: dict[str, str] | None = None,
+    ) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", kind)
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(content)))
-        for name, value in (extra or {}).items():
+        for name, value in (extra_headers or {}).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
 
 
-class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+class InferenceServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
     """A server that answers each connection in a thread of its own."""
 
     daemon_threads = True
@@ -187,7 +201,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     request_queue_size = 64
 
 
-class _UnixServer(Server):
+class _UnixServer(InferenceServer):
     address_family = socket.AF_UNIX
 
     def get_request(self) -> tuple[Any, Any]:
@@ -196,7 +210,7 @@ class _UnixServer(Server):
         return request, ("", 0)
 
 
-def serve_unix(agent: Agent, path: Path, *, mode: int = 0o660, token: str = "") -> Server:
+def create_unix_server(agent: Agent, path: Path, *, mode: int = 0o660, token: str = "") -> InferenceServer:
     """Return a server on a Unix socket; `serve_forever` starts it.
 
     Args:
@@ -213,7 +227,7 @@ def serve_unix(agent: Agent, path: Path, *, mode: int = 0o660, token: str = "") 
             path.unlink()
         before = os.umask(0o777 & ~mode)
         try:
-            return _UnixServer(str(path), _handler(agent, (), token))  # type: ignore[arg-type]
+            return _UnixServer(str(path), _handler_class(agent, (), token))  # type: ignore[arg-type]
         finally:
             os.umask(before)
     except OSError as error:
@@ -222,16 +236,21 @@ def serve_unix(agent: Agent, path: Path, *, mode: int = 0o660, token: str = "") 
         ) from error
 
 
-def serve_tcp(
-    agent: Agent, port: int, *, host: str = "127.0.0.1", hosts: Sequence[str] = LOOPBACK, token: str = ""
-) -> Server:
+def create_tcp_server(
+    agent: Agent,
+    port: int,
+    *,
+    host: str = "127.0.0.1",
+    allowed_hosts: Sequence[str] = LOOPBACK_HOSTS,
+    token: str = "",
+) -> InferenceServer:
     """Return a server on a TCP port; `serve_forever` starts it.
 
     Args:
         agent: Answers.
         port: 0 for any that is free.
         host: Address to listen on.
-        hosts: Host names that requests may name: a page that was made to resolve to this address names another.
+        allowed_hosts: Host names that requests may name: a page that was made to resolve to this address names another.
         token: That requests must bear; "" for none.
 
     Raises:
@@ -242,11 +261,13 @@ def serve_tcp(
             f"{host} can be reached from outside and no token is asked for", remedy="Set a token, or use 127.0.0.1."
         )
     try:
-        return Server((host, port), _handler(agent, hosts, token))
+        return InferenceServer((host, port), _handler_class(agent, allowed_hosts, token))
     except OSError as error:
         raise InputError(f"port {port} cannot be used: {error.strerror}", remedy="Choose another one.") from error
 
 
-def _handler(agent: Agent, hosts: Sequence[str], token: str) -> Callable[..., BaseHTTPRequestHandler]:
-    places = threading.BoundedSemaphore(_AT_ONCE)
-    return type("Handler", (_Handler,), {"agent": agent, "hosts": tuple(hosts), "token": token, "places": places})
+def _handler_class(agent: Agent, allowed_hosts: Sequence[str], token: str) -> Callable[..., BaseHTTPRequestHandler]:
+    places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+    return type(
+        "Handler", (_Handler,), {"agent": agent, "hosts": tuple(allowed_hosts), "token": token, "places": places}
+    )

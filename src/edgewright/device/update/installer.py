@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 from edgewright.contract.errors import WorkError
 
-__all__ = ["CommandInstaller", "Installer", "InstallerError", "RaucInstaller", "installer_of"]
+__all__ = ["CommandInstaller", "Installer", "InstallerError", "RaucInstaller", "open_installer"]
 
-_TIMEOUT_S = 3600.0
+_COMMAND_TIMEOUT_SECONDS = 3600.0
 
 
 class InstallerError(WorkError):
@@ -34,7 +34,7 @@ class Installer(Protocol):
             InstallerError: The platform refuses it.
         """
 
-    def running(self) -> str:
+    def running_image(self) -> str:
         """Return what runs now, in the platform's words; it changes when another image was started.
 
         Raises:
@@ -48,7 +48,7 @@ class Installer(Protocol):
             InstallerError: The platform refuses.
         """
 
-    def keep(self) -> None:
+    def keep_current(self) -> None:
         """Have the next start use what runs now.
 
         Raises:
@@ -75,11 +75,11 @@ class RaucInstaller:
 
     def install(self, image: Path, version: str) -> None:  # noqa: ARG002 - a bundle has its own version
         """See `Installer`; RAUC checks the bundle's own signature as well."""
-        _run([self.command, "install", str(image)])
+        _run_command([self.command, "install", str(image)])
 
-    def running(self) -> str:
+    def running_image(self) -> str:
         """See `Installer`."""
-        answer = _run([self.command, "status", "--output-format=json"])
+        answer = _run_command([self.command, "status", "--output-format=json"])
         try:
             status: dict[str, Any] = json.loads(answer)
             return str(status["booted"])
@@ -90,20 +90,20 @@ class RaucInstaller:
 
     def confirm(self) -> None:
         """See `Installer`."""
-        _run([self.command, "status", "mark-good", "booted"])
+        _run_command([self.command, "status", "mark-good", "booted"])
 
-    def keep(self) -> None:
+    def keep_current(self) -> None:
         """See `Installer`."""
-        _run([self.command, "status", "mark-active", "booted"])
+        _run_command([self.command, "status", "mark-active", "booted"])
 
     def revert(self) -> None:
         """See `Installer`."""
-        _run([self.command, "status", "mark-active", "other"])
+        _run_command([self.command, "status", "mark-active", "other"])
 
 
 @dataclass(frozen=True, slots=True)
 class CommandInstaller:
-    """A command of the platform, called with `install IMAGE VERSION`, `running`, `confirm`, `keep` or `revert`.
+    """A command of the platform, called with `install IMAGE VERSION`, `running_image`, `confirm`, `keep_current` or `revert`.
 
     Attributes:
         command: And what always comes before.
@@ -113,26 +113,26 @@ class CommandInstaller:
 
     def install(self, image: Path, version: str) -> None:
         """See `Installer`."""
-        _run([*self.command, "install", str(image), version])
+        _run_command([*self.command, "install", str(image), version])
 
-    def running(self) -> str:
+    def running_image(self) -> str:
         """See `Installer`."""
-        return _run([*self.command, "running"]).strip()
+        return _run_command([*self.command, "running"]).strip()
 
     def confirm(self) -> None:
         """See `Installer`."""
-        _run([*self.command, "confirm"])
+        _run_command([*self.command, "confirm"])
 
-    def keep(self) -> None:
+    def keep_current(self) -> None:
         """See `Installer`."""
-        _run([*self.command, "keep"])
+        _run_command([*self.command, "keep"])
 
     def revert(self) -> None:
         """See `Installer`."""
-        _run([*self.command, "revert"])
+        _run_command([*self.command, "revert"])
 
 
-def installer_of(command: Sequence[str]) -> Installer | None:
+def open_installer(command: Sequence[str]) -> Installer | None:
     """Return what an enrolment names: nothing, `rauc`, or a command."""
     if not command:
         return None
@@ -141,14 +141,14 @@ def installer_of(command: Sequence[str]) -> Installer | None:
     return CommandInstaller(tuple(command))
 
 
-def _run(command: Sequence[str]) -> str:
+def _run_command(command: Sequence[str]) -> str:
     try:
         done = subprocess.run(
             list(command),
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=_TIMEOUT_S,
+            timeout=_COMMAND_TIMEOUT_SECONDS,
             check=False,
             stdin=subprocess.DEVNULL,
         )

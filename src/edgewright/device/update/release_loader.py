@@ -9,46 +9,46 @@ from edgewright.contract.errors import CandidateError, ModelError
 from edgewright.contract.refusal import Refusal
 from edgewright.contract.release import Variant
 from edgewright.device.guard import Guard
-from edgewright.device.inference.predictor import Engine
-from edgewright.device.monitoring.monitor import FOLDER, Monitor, open_monitor
-from edgewright.device.slots import Installed
-from edgewright.device.update.release_store import Shelves
-from edgewright.device.update.self_test import peak_bytes, self_test
+from edgewright.device.inference.predictor import LoadedRelease
+from edgewright.device.monitoring.monitor import MONITOR_FOLDER, Monitor, open_monitor
+from edgewright.device.slots import InstalledRelease
+from edgewright.device.update.release_store import ReleaseStore
+from edgewright.device.update.self_test import peak_memory_bytes, run_self_test
 from edgewright.runtime.options import RuntimeOptions
-from edgewright.runtime.session import open_session
+from edgewright.runtime.session import open_onnx_session
 from edgewright.trust.keys.keystore import LockedError
 
-__all__ = ["MODEL", "Opener", "Proof"]
+__all__ = ["MODEL_FILE", "ReleaseLoader", "SelfTestOutcome"]
 
-MODEL = "model.onnx"
+MODEL_FILE = "model.onnx"
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class SelfTestOutcome:
     """What a self-test showed.
 
     Attributes:
-        engine: The opened release, None if it cannot be opened.
-        why: Why it fails, None if it passes.
-        passing: Whether that may pass by itself.
+        loaded: The opened release, None if it cannot be opened.
+        refusal: Why it fails, None if it passes.
+        is_transient: Whether that may pass by itself.
     """
 
-    engine: Engine | None
-    why: Refusal | None
-    passing: bool = False
+    loaded: LoadedRelease | None
+    refusal: Refusal | None
+    is_transient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Opener:
+class ReleaseLoader:
     """Opens releases.
 
     Attributes:
-        shelves: Where their files lie.
+        releases: Where their files lie.
     """
 
-    shelves: Shelves
+    releases: ReleaseStore
 
-    def open(self, release: Installed, variant: Variant | None = None) -> Engine:
+    def load(self, release: InstalledRelease, variant: Variant | None = None) -> LoadedRelease:
         """Return a release, ready to answer.
 
         Args:
@@ -61,53 +61,63 @@ class Opener:
             CandidateError: The runtime refuses it.
             OSError: It cannot be read.
         """
-        variant = variant or self.shelves.variant(release.manifest)
-        content = self.shelves.shelf(release.manifest).read(variant.file(MODEL))
-        options = msgspec.convert(variant.options, RuntimeOptions) if variant.options else RuntimeOptions()
-        session = open_session(content, options)
-        if variant.contract is None:
+        variant = variant or self.releases.read_variant(release.manifest_digest)
+        content = self.releases.folder(release.manifest_digest).read(variant.file(MODEL_FILE))
+        options = (
+            msgspec.convert(variant.runtime_options, RuntimeOptions)
+            if variant.runtime_options
+            else RuntimeOptions()
+        )
+        session = open_onnx_session(content, options)
+        if variant.signature is None:
             raise CandidateError(f"{release.version} has no input contract", remedy="Publish it again.")
-        guard = Guard(variant.contract, variant.guard)
-        return Engine(release, session, guard, self._monitor(release, variant, guard))
+        guard = Guard(variant.signature, variant.guard)
+        return LoadedRelease(release, session, guard, self._monitor(release, variant, guard))
 
-    def _monitor(self, release: Installed, variant: Variant, guard: Guard) -> Monitor | None:
-        if not variant.reference:
+    def _monitor(self, release: InstalledRelease, variant: Variant, guard: Guard) -> Monitor | None:
+        if not variant.reference_profile:
             return None
-        profile = self.shelves.shelf(release.manifest).read(variant.file(variant.reference))
-        path = self.shelves.state / FOLDER / f"{release.manifest}.json"
-        return open_monitor(profile, guard, path, self.shelves.files)
+        profile = self.releases.folder(release.manifest_digest).read(variant.file(variant.reference_profile))
+        path = self.releases.state_folder / MONITOR_FOLDER / f"{release.manifest_digest}.json"
+        return open_monitor(profile, guard, path, self.releases.files)
 
-    def prove(self, release: Installed, variant: Variant) -> Proof:
+    def load_and_test(self, release: InstalledRelease, variant: Variant) -> SelfTestOutcome:
         """Open a release and have it pass its self-test within its budget."""
-        before = peak_bytes()
+        before = peak_memory_bytes()
         try:
-            engine = self.open(release, variant)
+            engine = self.load(release, variant)
             if variant.self_test is None:
-                return Proof(None, Refusal("self-test", release.version, "the release has no self-test"))
-            golden = self.shelves.shelf(release.manifest).read(variant.file(variant.self_test.file))
-            failure = self_test(
+                return SelfTestOutcome(None, Refusal("self-test", release.version, "the release has no self-test"))
+            golden = self.releases.folder(release.manifest_digest).read(variant.file(variant.self_test.file))
+            failure = run_self_test(
                 engine.session, golden, variant.self_test, variant.budget, peak_before=before
             ).failure
         except ModelError as error:
-            return Proof(None, Refusal("external data", MODEL, error.message))
+            return SelfTestOutcome(None, Refusal("external data", MODEL_FILE, error.message))
         except MemoryError:
-            return Proof(None, Refusal("self-test", MODEL, "there is not enough memory to open it"), True)
+            return SelfTestOutcome(
+                None, Refusal("self-test", MODEL_FILE, "there is not enough memory to open it"), True
+            )
         except (CandidateError, LockedError) as error:
-            return Proof(None, Refusal("self-test", MODEL, error.message), "alloc" in error.message.lower())
+            return SelfTestOutcome(
+                None, Refusal("self-test", MODEL_FILE, error.message), "alloc" in error.message.lower()
+            )
         except Exception as error:  # a self-test comes from the outside: whatever breaks on it, the release fails
-            why = Refusal("self-test", MODEL, f"it cannot be tested: {error}")
-            return Proof(None, why, isinstance(error, OSError))
+            why = Refusal("self-test", MODEL_FILE, f"it cannot be tested: {error}")
+            return SelfTestOutcome(None, why, isinstance(error, OSError))
         # A device that is hot is slow: latency is looked at again when it has cooled down.
-        return Proof(engine, failure, failure is not None and failure.code == "budget")
+        return SelfTestOutcome(engine, failure, failure is not None and failure.code == "budget")
 
-    def still_passes(self, engine: Engine) -> bool:
+    def still_passes(self, engine: LoadedRelease) -> bool:
         """Whether a model that answers passes its self-test, whatever time it takes."""
         try:
-            variant = self.shelves.variant(engine.release.manifest)
+            variant = self.releases.read_variant(engine.release.manifest_digest)
             if variant.self_test is None:
                 return True
-            golden = self.shelves.shelf(engine.release.manifest).read(variant.file(variant.self_test.file))
-            found = self_test(engine.session, golden, variant.self_test, Budget(), peak_before=peak_bytes())
+            golden = self.releases.folder(engine.release.manifest_digest).read(variant.file(variant.self_test.file))
+            found = run_self_test(
+                engine.session, golden, variant.self_test, Budget(), peak_before=peak_memory_bytes()
+            )
         except (LockedError, OSError, CandidateError):
             return False
         return found.failure is None

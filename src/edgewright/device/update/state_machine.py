@@ -7,10 +7,17 @@ from enum import StrEnum
 
 from edgewright.contract.errors import WorkError
 
-__all__ = ["TRANSITIONS", "Event", "LifecycleError", "State", "after", "diagram"]
+__all__ = [
+    "TRANSITIONS",
+    "LifecycleError",
+    "UpdateEvent",
+    "UpdateLifecycleState",
+    "lifecycle_diagram",
+    "next_state",
+]
 
 
-class State(StrEnum):
+class UpdateLifecycleState(StrEnum):
     """Where the update of a device stands; the proven model serves in all of them but the first."""
 
     EMPTY = "empty"
@@ -22,7 +29,7 @@ class State(StrEnum):
     PROBATION = "probation"
 
 
-class Event(StrEnum):
+class UpdateEvent(StrEnum):
     """What happens to an update."""
 
     CHOSEN = "chosen"
@@ -37,7 +44,7 @@ class Event(StrEnum):
     POSTPONED = "postponed"
     PROMOTED = "promoted"
     PROBATION_FAILED = "probation failed"
-    FOUND_BROKEN = "found broken"
+    CORRUPTION_FOUND = "found broken"
     ROLLED_BACK = "rolled back"
 
 
@@ -49,37 +56,37 @@ class LifecycleError(WorkError):
 
 # From a state, an event leads to a state. `EMPTY` stands for "no proven model yet": what would return to the
 # proven model returns there.
-TRANSITIONS: dict[tuple[State, Event], State] = {
-    (State.IDLE, Event.CHOSEN): State.WAITING,
-    (State.WAITING, Event.ADMITTED): State.FETCHING,
-    (State.WAITING, Event.WITHDRAWN): State.IDLE,
-    (State.WAITING, Event.REFUSED): State.IDLE,
-    (State.FETCHING, Event.FETCHED): State.STAGED,
-    (State.FETCHING, Event.FETCH_FAILED): State.WAITING,
-    (State.FETCHING, Event.REFUSED): State.IDLE,
-    (State.FETCHING, Event.WITHDRAWN): State.IDLE,
-    (State.STAGED, Event.SWITCHED): State.TESTING,
-    (State.STAGED, Event.WITHDRAWN): State.IDLE,
-    (State.STAGED, Event.FOUND_BROKEN): State.WAITING,
-    (State.STAGED, Event.REFUSED): State.IDLE,
-    (State.TESTING, Event.TEST_PASSED): State.PROBATION,
-    (State.TESTING, Event.TEST_FAILED): State.IDLE,
-    (State.TESTING, Event.POSTPONED): State.STAGED,
-    (State.TESTING, Event.FOUND_BROKEN): State.STAGED,
-    (State.TESTING, Event.WITHDRAWN): State.IDLE,
-    (State.TESTING, Event.ROLLED_BACK): State.IDLE,
-    (State.PROBATION, Event.PROMOTED): State.IDLE,
-    (State.PROBATION, Event.PROBATION_FAILED): State.IDLE,
-    (State.PROBATION, Event.WITHDRAWN): State.IDLE,
-    (State.PROBATION, Event.FOUND_BROKEN): State.IDLE,
-    (State.PROBATION, Event.ROLLED_BACK): State.IDLE,
-    (State.IDLE, Event.ROLLED_BACK): State.IDLE,
-    (State.IDLE, Event.FOUND_BROKEN): State.IDLE,
-    (State.EMPTY, Event.CHOSEN): State.WAITING,
+TRANSITIONS: dict[tuple[UpdateLifecycleState, UpdateEvent], UpdateLifecycleState] = {
+    (UpdateLifecycleState.IDLE, UpdateEvent.CHOSEN): UpdateLifecycleState.WAITING,
+    (UpdateLifecycleState.WAITING, UpdateEvent.ADMITTED): UpdateLifecycleState.FETCHING,
+    (UpdateLifecycleState.WAITING, UpdateEvent.WITHDRAWN): UpdateLifecycleState.IDLE,
+    (UpdateLifecycleState.WAITING, UpdateEvent.REFUSED): UpdateLifecycleState.IDLE,
+    (UpdateLifecycleState.FETCHING, UpdateEvent.FETCHED): UpdateLifecycleState.STAGED,
+    (UpdateLifecycleState.FETCHING, UpdateEvent.FETCH_FAILED): UpdateLifecycleState.WAITING,
+    (UpdateLifecycleState.FETCHING, UpdateEvent.REFUSED): UpdateLifecycleState.IDLE,
+    (UpdateLifecycleState.FETCHING, UpdateEvent.WITHDRAWN): UpdateLifecycleState.IDLE,
+    (UpdateLifecycleState.STAGED, UpdateEvent.SWITCHED): UpdateLifecycleState.TESTING,
+    (UpdateLifecycleState.STAGED, UpdateEvent.WITHDRAWN): UpdateLifecycleState.IDLE,
+    (UpdateLifecycleState.STAGED, UpdateEvent.CORRUPTION_FOUND): UpdateLifecycleState.WAITING,
+    (UpdateLifecycleState.STAGED, UpdateEvent.REFUSED): UpdateLifecycleState.IDLE,
+    (UpdateLifecycleState.TESTING, UpdateEvent.TEST_PASSED): UpdateLifecycleState.PROBATION,
+    (UpdateLifecycleState.TESTING, UpdateEvent.TEST_FAILED): UpdateLifecycleState.IDLE,
+    (UpdateLifecycleState.TESTING, UpdateEvent.POSTPONED): UpdateLifecycleState.STAGED,
+    (UpdateLifecycleState.TESTING, UpdateEvent.CORRUPTION_FOUND): UpdateLifecycleState.STAGED,
+    (UpdateLifecycleState.TESTING, UpdateEvent.WITHDRAWN): UpdateLifecycleState.IDLE,
+    (UpdateLifecycleState.TESTING, UpdateEvent.ROLLED_BACK): UpdateLifecycleState.IDLE,
+    (UpdateLifecycleState.PROBATION, UpdateEvent.PROMOTED): UpdateLifecycleState.IDLE,
+    (UpdateLifecycleState.PROBATION, UpdateEvent.PROBATION_FAILED): UpdateLifecycleState.IDLE,
+    (UpdateLifecycleState.PROBATION, UpdateEvent.WITHDRAWN): UpdateLifecycleState.IDLE,
+    (UpdateLifecycleState.PROBATION, UpdateEvent.CORRUPTION_FOUND): UpdateLifecycleState.IDLE,
+    (UpdateLifecycleState.PROBATION, UpdateEvent.ROLLED_BACK): UpdateLifecycleState.IDLE,
+    (UpdateLifecycleState.IDLE, UpdateEvent.ROLLED_BACK): UpdateLifecycleState.IDLE,
+    (UpdateLifecycleState.IDLE, UpdateEvent.CORRUPTION_FOUND): UpdateLifecycleState.IDLE,
+    (UpdateLifecycleState.EMPTY, UpdateEvent.CHOSEN): UpdateLifecycleState.WAITING,
 }
 
 
-def after(state: State, event: Event, *, has_proven: bool) -> State:
+def next_state(state: UpdateLifecycleState, event: UpdateEvent, *, has_proven: bool) -> UpdateLifecycleState:
     """Return the state that an event leads to.
 
     Args:
@@ -96,13 +103,13 @@ def after(state: State, event: Event, *, has_proven: bool) -> State:
         raise LifecycleError(
             f"an update that is {state} cannot be '{event}'", remedy="This is a fault of Edgewright; report it."
         ) from None
-    return State.EMPTY if found is State.IDLE and not has_proven else found
+    return UpdateLifecycleState.EMPTY if found is UpdateLifecycleState.IDLE and not has_proven else found
 
 
-def diagram() -> str:
+def lifecycle_diagram() -> str:
     """Return the table as a Mermaid state diagram."""
     lines = ["stateDiagram-v2"]
-    lines += [f"    {state.name.lower()}: {state}" for state in State]
+    lines += [f"    {state.name.lower()}: {state}" for state in UpdateLifecycleState]
     lines += [
         f"    {before.name.lower()} --> {result.name.lower()}: {event}"
         for (before, event), result in TRANSITIONS.items()

@@ -9,17 +9,17 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
 
-from edgewright.contract.config.fleet import Mail
+from edgewright.contract.config.fleet import EmailTarget
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.contract.timestamps import moment
+from edgewright.contract.timestamps import to_iso8601
 
-__all__ = ["letter", "post"]
+__all__ = ["compose_email", "send_email"]
 
-_PATIENCE_S = 10.0
-_LONGEST_SUBJECT = 200
+_TIMEOUT_SECONDS = 10.0
+_MAX_SUBJECT = 200
 
 
-def letter(mail: Mail, subject: str, body: str, *, name: str, at_s: float) -> EmailMessage:
+def compose_email(mail: EmailTarget, subject: str, body: str, *, name: str, at: float) -> EmailMessage:
     """Return a letter.
 
     Args:
@@ -27,18 +27,18 @@ def letter(mail: Mail, subject: str, body: str, *, name: str, at_s: float) -> Em
         subject: One line.
         body: Text.
         name: Of the letter: who gets it twice can tell.
-        at_s: When, Unix time.
+        at: When, Unix time.
 
     Raises:
         InputError: A line of its head would not be one line.
     """
     made = EmailMessage(policy=SMTP)
-    short = subject if len(subject) <= _LONGEST_SUBJECT else subject[: _LONGEST_SUBJECT - 1] + "…"
+    short = subject if len(subject) <= _MAX_SUBJECT else subject[: _MAX_SUBJECT - 1] + "…"
     heads = {
         "From": mail.sender,
-        "To": ", ".join(mail.to),
+        "To": ", ".join(mail.recipients),
         "Subject": short,
-        "Date": format_datetime(moment(at_s)),
+        "Date": format_datetime(to_iso8601(at)),
         "Message-ID": f"<{name}@{mail.sender.rpartition('@')[2]}>",
         "Auto-Submitted": "auto-generated",
     }
@@ -50,12 +50,14 @@ def letter(mail: Mail, subject: str, body: str, *, name: str, at_s: float) -> Em
     return made
 
 
-def post(mail: Mail, content: EmailMessage, *, password: str = "", trust: ssl.SSLContext | None = None) -> None:
+def send_email(
+    mail: EmailTarget, content: EmailMessage, *, password: str = "", trust: ssl.SSLContext | None = None
+) -> None:
     """Hand a letter to the mail server.
 
     Args:
         mail: Over which server, to whom.
-        content: From `letter`.
+        content: From `compose_email`.
         password: Of the mail server's user.
         trust: Of certificates; the system's if not given.
 
@@ -65,15 +67,15 @@ def post(mail: Mail, content: EmailMessage, *, password: str = "", trust: ssl.SS
     context = trust or ssl.create_default_context()
     try:
         with (
-            smtplib.SMTP_SSL(mail.host, mail.port, timeout=_PATIENCE_S, context=context)
+            smtplib.SMTP_SSL(mail.host, mail.port, timeout=_TIMEOUT_SECONDS, context=context)
             if mail.tls == "tls"
-            else smtplib.SMTP(mail.host, mail.port, timeout=_PATIENCE_S)
+            else smtplib.SMTP(mail.host, mail.port, timeout=_TIMEOUT_SECONDS)
         ) as server:
             if mail.tls == "starttls":
                 server.starttls(context=context)  # raises where it is not offered: never in the clear
             if mail.user:
                 server.login(mail.user, password)
-            server.send_message(content, mail.sender, list(mail.to))
+            server.send_message(content, mail.sender, list(mail.recipients))
     except (OSError, smtplib.SMTPException) as error:
         kind = type(error).__name__  # a server's own words could quote the password
         raise WorkError(f"{mail.host} does not take the letter: {kind}", remedy="It is tried again.") from error

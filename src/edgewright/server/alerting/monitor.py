@@ -11,76 +11,83 @@ from pathlib import Path
 
 import msgspec
 
-from edgewright.contract.alert import AlertRule, AlertState, Reading
+from edgewright.contract.alert import AlertRule, MetricReading, RuleState
 from edgewright.contract.errors import EdgewrightError, InputError
-from edgewright.fleet.alert_rules import Event, Key, judge
-from edgewright.fleet.health import By, Health, health, readings
-from edgewright.fleet.release_retirement import Old, Proposal, propose
-from edgewright.server.alerting.automated_actions import Acting, Tools, begin, do_granted, end_retraining, wish
-from edgewright.server.alerting.evidence_source import Gatherer
-from edgewright.server.alerting.notifications import Teller, channels_of
+from edgewright.fleet.alert_rules import AlertEvent, RuleKey, evaluate_rules
+from edgewright.fleet.health import GroupBy, GroupHealth, group_health, health_readings
+from edgewright.fleet.release_retirement import RetirementInputs, RetirementProposal, propose_retirement
+from edgewright.server.alerting.automated_actions import (
+    ActionTools,
+    RolloutChanger,
+    begin_reading,
+    finish_retraining,
+    perform_granted,
+    request_actions,
+)
+from edgewright.server.alerting.evidence_source import HealthSource
+from edgewright.server.alerting.notifications import Notifier, open_channels
 from edgewright.server.alerting.retraining import Retrainer
 from edgewright.server.services import Services
-from edgewright.server.store.records import Alert, Decision, Position
-from edgewright.trust.publishing.publish import known_plan, known_policy, releases, set_policy
+from edgewright.server.store.records import Alert, ReaderPosition, StoredDecision
+from edgewright.trust.publishing.publish import current_plan, current_policy, list_releases, set_policy
 from edgewright.trust.repository.repository import Repository
-from edgewright.trust.repository.staging import staged
+from edgewright.trust.repository.staging import staged_metadata
 
-__all__ = ["Watched", "Watcher", "fleet_health", "make_watcher", "watch"]
+__all__ = ["FleetMonitor", "MonitorResult", "check_fleet", "fleet_health", "make_monitor"]
 
 _LOG = logging.getLogger("edgewright.watching")
-_RETIREMENT, _DAY_S = "retirement", 86400.0
-_AGAIN_S = 30 * _DAY_S
+_RETIREMENT, _DAY_SECONDS = "retirement", 86400.0
+_REPEAT_SECONDS = 30 * _DAY_SECONDS
 
 
-class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _StoredRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is kept of a rule, as JSON beside its alert."""
 
-    state: AlertState
-    why: str
+    state: RuleState
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Watcher:
+class FleetMonitor:
     """What a look takes.
 
     Attributes:
         services: Of the server.
-        gatherer: Reads how the fleet is.
-        teller: Tells people.
+        source: Reads how the fleet is.
+        notifier: Tells people.
         tools: Do what alerts set off.
     """
 
     services: Services
-    gatherer: Gatherer
-    teller: Teller
-    tools: Tools
+    source: HealthSource
+    notifier: Notifier
+    tools: ActionTools
 
     def close(self) -> None:
         """End what runs, and tell no more."""
-        self.teller.close()
+        self.notifier.close()
         if self.tools.retrainer is not None:
             self.tools.retrainer.stop()
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class MonitorResult:
     """What a look found.
 
     Attributes:
         readings: Of the fleet.
         events: Rules that fired or ended.
-        untold: Channels that are still at it.
+        busy_channels: Channels that are still at it.
     """
 
-    readings: tuple[Reading, ...]
-    events: tuple[Event, ...]
-    untold: int
+    readings: tuple[MetricReading, ...]
+    events: tuple[AlertEvent, ...]
+    busy_channels: int
 
 
-def make_watcher(
-    services: Services, acting: Acting, *, project: Path, state: Path, environment: Mapping[str, str]
-) -> Watcher:
+def make_monitor(
+    services: Services, acting: RolloutChanger, *, project: Path, state: Path, environment: Mapping[str, str]
+) -> FleetMonitor:
     """Return what looks at a fleet.
 
     Args:
@@ -93,67 +100,67 @@ def make_watcher(
     Raises:
         InputError: A secret is missing.
     """
-    fleet = services.fleet
-    notices = fleet.notices
-    hidden = [target.secret_env for target in notices.webhooks] + [mail.password_env for mail in notices.mail]
+    fleet = services.fleet_config
+    notices = fleet.notifications
+    hidden = [target.secret_env for target in notices.webhooks] + [mail.password_env for mail in notices.email]
     retrainer = None
     if fleet.retraining is not None:
         retrainer = Retrainer(fleet.retraining, project, state / "retraining", hidden)
-    teller = Teller(services.store, services.audience, fleet.alerts, channels_of(fleet, environment))
-    return Watcher(services, Gatherer(services), teller, Tools(acting, retrainer))
+    teller = Notifier(services.store, services.audience, fleet.alerts, open_channels(fleet, environment))
+    return FleetMonitor(services, HealthSource(services), teller, ActionTools(acting, retrainer))
 
 
-def watch(watcher: Watcher, now_s: float) -> Watched:
+def check_fleet(watcher: FleetMonitor, now: float) -> MonitorResult:
     """Look once; see above.
 
     Raises:
         WorkError: The store or the repository does not answer; look again later.
     """
     services, tools = watcher.services, watcher.tools
-    watcher.teller.begin()
-    begin(services)
-    found = [*readings(watcher.gatherer.evidence(now_s)), *watcher.gatherer.sums(now_s)]
-    events = _judge(services, found, now_s)
-    services.store.alerts.lift(now_s=now_s)
-    wish(services, now_s)
-    end_retraining(services, tools, now_s)
-    do_granted(services, tools, now_s)
-    _retire(services, now_s)
-    return Watched(tuple(found), tuple(events), watcher.teller.tell(now_s))
+    watcher.notifier.begin_channels()
+    begin_reading(services)
+    found = [*health_readings(watcher.source.evidence(now)), *watcher.source.sum_readings(now)]
+    events = _evaluate(services, found, now)
+    services.store.alerts.end_silences(now=now)
+    request_actions(services, now)
+    finish_retraining(services, tools, now)
+    perform_granted(services, tools, now)
+    _propose_retirements(services, now)
+    return MonitorResult(tuple(found), tuple(events), watcher.notifier.send_new(now))
 
 
-def fleet_health(watcher: Watcher, by: By, now_s: float) -> list[Health]:
+def fleet_health(watcher: FleetMonitor, by: GroupBy, now: float) -> list[GroupHealth]:
     """Return how devices are, by class and perhaps version or arm."""
-    return health(watcher.gatherer.evidence(now_s), by)
+    return group_health(watcher.source.evidence(now), by)
 
 
-def _judge(services: Services, found: list[Reading], now_s: float) -> list[Event]:
+def _evaluate(services: Services, found: list[MetricReading], now: float) -> list[AlertEvent]:
     """Judge the rules, and keep where they stand."""
-    alerts, rules = services.store.alerts, services.fleet.alerts
+    alerts, rules = services.store.alerts, services.fleet_config.alerts
     kept = {(alert.rule, alert.subject): alert for alert in alerts.all()}
     before = {key: state for key, alert in kept.items() if (state := _state(alert)) is not None}
-    after, events = judge(rules, before, found)
-    words = {(event.rule.name, event.device_class): event.words for event in events}
-    whys = {(reading.metric, reading.device_class): reading.why for reading in found}
+    after, events = evaluate_rules(rules, before, found)
+    words = {(event.rule.name, event.device_class): event.message for event in events}
+    whys = {(reading.metric, reading.device_class): reading.reason for reading in found}
     named = {rule.name: rule for rule in rules}
     put = [
         _alert(named[key[0]], state, kept.get(key), words.get(key), whys)
         for key, state in after.items()
         if state != before.get(key) and (state.state != "ok" or key in kept)
     ]
-    alerts.put(put + [_ended(alert, now_s) for key, alert in kept.items() if _is_over(key, alert, named)])
+    alerts.put(put + [_ended(alert, now) for key, alert in kept.items() if _is_over(key, alert, named)])
     return events
 
 
-def _state(alert: Alert) -> AlertState | None:
+def _state(alert: Alert) -> RuleState | None:
     try:
-        return msgspec.json.decode(alert.inputs, type=_Kept).state
+        return msgspec.json.decode(alert.inputs, type=_StoredRule).state
     except msgspec.MsgspecError:
         return None  # of an earlier release, or of nobody: judged anew
 
 
 def _alert(
-    rule: AlertRule, state: AlertState, before: Alert | None, words: str | None, whys: Mapping[Key, str]
+    rule: AlertRule, state: RuleState, before: Alert | None, words: str | None, whys: Mapping[RuleKey, str]
 ) -> Alert:
     kind = "resolved" if state.state == "ok" else state.state
     message = before.message if before is not None and before.state == kind else ""
@@ -165,39 +172,39 @@ def _alert(
         lasting = ", not for long enough yet" if kind == "pending" else " again"
         message = f"{rule.name}: {rule.metric}{where} is {state.value:.4g}{lasting}"
     why = whys.get((rule.metric, state.device_class), "")
-    inputs = msgspec.Raw(msgspec.json.encode(_Kept(state, why)))
-    return Alert(rule.name, state.device_class, kind, state.since_s, state.at_s, message, inputs)
+    inputs = msgspec.Raw(msgspec.json.encode(_StoredRule(state, why)))
+    return Alert(rule.name, state.device_class, kind, state.since, state.at, message, inputs)
 
 
-def _is_over(key: Key, alert: Alert, rules: Mapping[str, AlertRule]) -> bool:
+def _is_over(key: RuleKey, alert: Alert, rules: Mapping[str, AlertRule]) -> bool:
     rule = rules.get(key[0])
     gone = rule is None or rule.device_class not in ("", key[1])
     return gone and alert.state != "resolved"
 
 
-def _ended(alert: Alert, now_s: float) -> Alert:
+def _ended(alert: Alert, now: float) -> Alert:
     message = f"{alert.rule}: the project file has no such rule any more"
-    return msgspec.structs.replace(alert, state="resolved", since_s=now_s, at_s=now_s, message=message)
+    return msgspec.structs.replace(alert, state="resolved", since=now, at=now, message=message)
 
 
-def _retire(services: Services, now_s: float) -> None:
+def _propose_retirements(services: Services, now: float) -> None:
     """Once a day, stage floors under which old releases go; people sign them or do not."""
-    store, rule = services.store, services.fleet.retirement
-    if not rule.active or services.keys is None:
+    store, rule = services.store, services.fleet_config.retirement
+    if not rule.active or services.online_keys is None:
         return
-    at = store.positions.get(_RETIREMENT) or Position(_RETIREMENT, 0)
-    if at.next_s - _DAY_S <= now_s < at.next_s:
+    at = store.positions.get(_RETIREMENT) or ReaderPosition(_RETIREMENT, 0)
+    if at.next_attempt_at - _DAY_SECONDS <= now < at.next_attempt_at:
         return
     groups = store.devices.groups()
     running = {(group.device_class, group.model, group.version) for group in groups if group.model}
-    used = running if rule.unused_s is None else store.check_ins.versions(now_s - rule.unused_s)
+    used = running if rule.unused_seconds is None else store.check_ins.versions(now - rule.unused_seconds)
     for device_class, model in sorted({(each[0], each[1]) for each in running}):
         versions = tuple(sorted({each[2] for each in used if each[:2] == (device_class, model) and each[2]}))
         try:
-            _propose(services, services.repository(), model, device_class, versions, now_s)
+            _propose(services, services.repository(), model, device_class, versions, now)
         except (EdgewrightError, OSError) as error:
             _LOG.warning("nothing of %s on %s can be retired now: %s", model, device_class, error)
-    store.positions.put(Position(_RETIREMENT, at.number + 1, next_s=now_s + _DAY_S))
+    store.positions.put(ReaderPosition(_RETIREMENT, at.number + 1, next_attempt_at=now + _DAY_SECONDS))
 
 
 def _propose(
@@ -206,44 +213,44 @@ def _propose(
     model: str,
     device_class: str,
     used: tuple[str, ...],
-    now_s: float,
+    now: float,
 ) -> None:
     store, subject = services.store, f"retirement/{device_class}/{model}"
-    policy = known_policy(repository, model, device_class)
-    if policy is None or services.keys is None:
+    policy = current_policy(repository, model, device_class)
+    if policy is None or services.online_keys is None:
         return
-    plan = known_plan(repository, model, device_class)
+    plan = current_plan(repository, model, device_class)
     live = plan is not None and plan.state in ("running", "paused")
     planned = {arm.version for arm in plan.arms} if plan is not None and live else set()
-    versions = tuple(version for version, _ in releases(repository, model))
-    old = Old(
-        services.fleet.retirement,
+    versions = tuple(version for version, _ in list_releases(repository, model))
+    old = RetirementInputs(
+        services.fleet_config.retirement,
         versions,
         used,
         # A channel whose highest version went would get nothing.
-        tuple(sorted(planned | set(policy.channels.values()))),
-        policy.floor,
+        tuple(sorted(planned | set(policy.channel_ceilings.values()))),
+        policy.min_version,
     )
-    proposal = propose(old)
-    if proposal is None or _was_proposed(services, subject, proposal, now_s):
+    proposal = propose_retirement(old)
+    if proposal is None or _was_proposed(services, subject, proposal, now):
         return
-    if staged(repository):
+    if staged_metadata(repository):
         raise InputError("something else waits for signatures", remedy="It is proposed once that is signed.")
-    raised = msgspec.structs.replace(policy, revision=policy.revision + 1, floor=proposal.floor)
-    set_policy(repository, services.keys, raised, only_stage=True)
-    why = f"{proposal.why}; a floor of {proposal.floor} awaits signatures"
-    detail = {"model": model, "floor": proposal.floor, "retired": list(proposal.retired), "why": why}
-    store.audit.write("server", "stage retirement", device_class, at_s=now_s, detail=detail)
+    raised = msgspec.structs.replace(policy, revision=policy.revision + 1, min_version=proposal.min_version)
+    set_policy(repository, services.online_keys, raised, only_stage=True)
+    why = f"{proposal.reason}; a floor of {proposal.min_version} awaits signatures"
+    detail = {"model": model, "floor": proposal.min_version, "retired": list(proposal.retired), "why": why}
+    store.audit.write("server", "stage retirement", device_class, at=now, detail=detail)
     number = store.decisions.last_number(subject) + 1
     inputs = msgspec.Raw(msgspec.json.encode(old))
-    store.decisions.put(Decision(subject, number, now_s, _verdict(proposal), why, inputs))
+    store.decisions.put(StoredDecision(subject, number, now, _verdict(proposal), why, inputs))
 
 
-def _was_proposed(services: Services, subject: str, proposal: Proposal, now_s: float) -> bool:
+def _was_proposed(services: Services, subject: str, proposal: RetirementProposal, now: float) -> bool:
     """Whether people had the same before them lately, and did not sign it."""
-    before = services.store.decisions.of(subject)
-    return bool(before) and before[-1].verdict == _verdict(proposal) and now_s - before[-1].at_s < _AGAIN_S
+    before = services.store.decisions.for_subject(subject)
+    return bool(before) and before[-1].verdict == _verdict(proposal) and now - before[-1].at < _REPEAT_SECONDS
 
 
-def _verdict(proposal: Proposal) -> str:
-    return f"floor {proposal.floor}"
+def _verdict(proposal: RetirementProposal) -> str:
+    return f"floor {proposal.min_version}"

@@ -17,34 +17,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from edgewright.contract.config.fleet import Retraining
+from edgewright.contract.config.fleet import RetrainingConfig
 from edgewright.contract.errors import OutputError
 
-__all__ = ["Ended", "Retrainer"]
+__all__ = ["Retrainer", "RetrainingResult"]
 
 _CALL = "import importlib, sys; getattr(importlib.import_module(sys.argv[1]), sys.argv[2])()"
 _HEAD_BYTES, _TAIL_BYTES, _CHUNK = 1 << 20, 1 << 16, 1 << 12
-_GRACE_S = 5.0
+_GRACE_SECONDS = 5.0
 _LOGS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class RetrainingResult:
     """What came of a run.
 
     Attributes:
-        act: Name of what set it off.
-        code: Exit code; negative for the signal that ended it.
+        action_id: Name of what set it off.
+        exit_code: Exit code; negative for the signal that ended it.
         seconds: That it took.
         timed_out: Whether it was ended for that.
-        log: Name of the file with what it said.
+        log_file: Name of the file with what it said.
     """
 
-    act: str
-    code: int
+    action_id: str
+    exit_code: int
     seconds: float
     timed_out: bool
-    log: str
+    log_file: str
 
 
 @dataclass(slots=True)
@@ -58,13 +58,13 @@ class Retrainer:
         hidden: Variables of the environment that it does not see: the server's secrets.
     """
 
-    retraining: Retraining
+    retraining: RetrainingConfig
     project: Path
     folder: Path
     hidden: Collection[str] = ()
     running: str = ""
     _process: subprocess.Popen[bytes] | None = None
-    _ended: list[Ended] = field(default_factory=list)
+    _ended: list[RetrainingResult] = field(default_factory=list)
     _thread: threading.Thread | None = None
 
     def start(self, act: str) -> bool:
@@ -104,7 +104,7 @@ class Retrainer:
         finally:
             os.close(lock)
 
-    def poll(self) -> Ended | None:
+    def poll(self) -> RetrainingResult | None:
         """Return what came of a run that has ended since, once."""
         if self._ended and self._thread is not None:
             self._thread.join()
@@ -151,13 +151,13 @@ class Retrainer:
         reader = threading.Thread(target=_copy, args=(process.stdout, log), daemon=True)
         reader.start()
         try:
-            process.wait(self.retraining.timeout_s)
+            process.wait(self.retraining.timeout_seconds)
         except subprocess.TimeoutExpired:
             timed_out = True
         _end(process)  # and what it left behind
-        reader.join(_GRACE_S)
+        reader.join(_GRACE_SECONDS)
         code = process.returncode
-        self._ended.append(Ended(act, code, time.monotonic() - begun, timed_out, f"{act}.log"))
+        self._ended.append(RetrainingResult(act, code, time.monotonic() - begun, timed_out, f"{act}.log"))
 
 
 def _locked(lock: int) -> bool:
@@ -173,7 +173,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     for how in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, how)
-            process.wait(_GRACE_S)
+            process.wait(_GRACE_SECONDS)
         except ProcessLookupError:
             break
         except subprocess.TimeoutExpired:

@@ -20,12 +20,12 @@ import urllib3
 
 from edgewright.contract.errors import InputError, WorkError
 
-__all__ = ["SIGNATURE", "Webhook", "checked_addresses", "deliver", "signature_of"]
+__all__ = ["SIGNATURE_HEADER", "Webhook", "checked_addresses", "deliver_webhook", "signature_of"]
 
-SIGNATURE = "X-Edgewright-Signature"
+SIGNATURE_HEADER = "X-Edgewright-Signature"
 """Header with the time and the HMAC of time and body."""
 
-_PATIENCE_S = 10.0
+_TIMEOUT_SECONDS = 10.0
 _LARGEST = 256 * 1024
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -42,12 +42,12 @@ class Webhook:
     Attributes:
         url: With https.
         secret: Shared with whoever receives, 16 bytes or more.
-        listed: Networks that are permitted though they are private.
+        allowed_networks: Networks that are permitted though they are private.
     """
 
     url: str
     secret: bytes
-    listed: tuple[_Network, ...] = ()
+    allowed_networks: tuple[_Network, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what would not be safe.
@@ -68,25 +68,25 @@ class Webhook:
             )
 
 
-def signature_of(secret: bytes, body: bytes, *, now_s: int) -> str:
+def signature_of(secret: bytes, body: bytes, *, now: int) -> str:
     """Return what proves sender, body and time.
 
     >>> signature_of(b"0" * 16, b"{}", now_s=1)[:11]
     't=1,v1=b8f8'
     """
-    mac = hmac.new(secret, f"{now_s}.".encode() + body, hashlib.sha256).hexdigest()
-    return f"t={now_s},v1={mac}"
+    mac = hmac.new(secret, f"{now}.".encode() + body, hashlib.sha256).hexdigest()
+    return f"t={now},v1={mac}"
 
 
 def checked_addresses(
-    host: str, port: int, listed: Sequence[_Network] = (), *, resolve: Resolve = socket.getaddrinfo
+    host: str, port: int, allowed_networks: Sequence[_Network] = (), *, resolve: Resolve = socket.getaddrinfo
 ) -> list[str]:
     """Return a host's addresses if every one of them may be connected to.
 
     Args:
         host: Name or address.
         port: Of the service.
-        listed: Networks that are permitted though they are private.
+        allowed_networks: Networks that are permitted though they are private.
         resolve: Looks the name up.
 
     Raises:
@@ -98,7 +98,7 @@ def checked_addresses(
         raise WorkError(f"{host} has no address: {error}", remedy="It is tried again.") from error
     addresses = [ipaddress.ip_address(str(each).partition("%")[0]) for each in found]
     for address in addresses:
-        if not _may_be_asked(address, listed):
+        if not _is_allowed(address, allowed_networks):
             raise WorkError(
                 f"{host} is at {address}, which is not on the public internet",
                 remedy="List its network in the project file if it is meant.",
@@ -108,11 +108,11 @@ def checked_addresses(
     return list(dict.fromkeys(str(address) for address in addresses))
 
 
-def deliver(
+def deliver_webhook(
     hook: Webhook,
     body: bytes,
     *,
-    now_s: float,
+    now: float,
     resolve: Resolve = socket.getaddrinfo,
     trust: ssl.SSLContext | None = None,
 ) -> int:
@@ -121,7 +121,7 @@ def deliver(
     Args:
         hook: Whom to tell.
         body: JSON.
-        now_s: Unix time.
+        now: Unix time.
         resolve: Looks the host's name up.
         trust: Of certificates; the system's if not given.
 
@@ -132,18 +132,18 @@ def deliver(
         raise WorkError(f"a message of {len(body)} bytes", remedy=f"At most {_LARGEST} are sent.")
     parts = urlsplit(hook.url)
     host, port = str(parts.hostname), parts.port or 443
-    address = checked_addresses(host, port, hook.listed, resolve=resolve)[0]
+    address = checked_addresses(host, port, hook.allowed_networks, resolve=resolve)[0]
     headers = {
         "Host": parts.netloc,
         "Content-Type": "application/json",
         "User-Agent": "edgewright",
-        SIGNATURE: signature_of(hook.secret, body, now_s=int(now_s)),
+        SIGNATURE_HEADER: signature_of(hook.secret, body, now=int(now)),
     }
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     pool = urllib3.HTTPSConnectionPool(
         address,
         port,
-        timeout=_PATIENCE_S,
+        timeout=_TIMEOUT_SECONDS,
         retries=False,
         ssl_context=trust or ssl.create_default_context(),
         server_hostname=host,
@@ -161,7 +161,7 @@ def deliver(
     return int(answer.status)
 
 
-def _may_be_asked(address: _Address, listed: Sequence[_Network]) -> bool:
+def _is_allowed(address: _Address, listed: Sequence[_Network]) -> bool:
     if any(address in network for network in listed):
         return True
     if isinstance(address, ipaddress.IPv6Address):

@@ -23,41 +23,41 @@ from litestar.middleware import AbstractAuthenticationMiddleware, Authentication
 from edgewright.contract.errors import EdgewrightError, InputError
 from edgewright.contract.names import checked_name
 from edgewright.server.access_control import (
-    RIGHTS,
-    Right,
-    Role,
-    csrf_matches,
-    csrf_of,
-    may,
+    MIN_ROLES,
+    Permission,
+    UserRole,
+    csrf_token,
+    has_permission,
+    is_csrf_token,
     password_matches,
-    role_of,
+    role_by_name,
 )
-from edgewright.server.auth.rate_limits import Limiter, neighbourhood
+from edgewright.server.auth.rate_limits import RateLimiter, limited_network
 from edgewright.server.services import Services
 
 __all__ = [
-    "COOKIE",
-    "IDLE_S",
-    "LIFETIME_S",
-    "Gate",
-    "Who",
-    "checked_csrf",
-    "cookie",
-    "guard",
+    "SESSION_COOKIE",
+    "SESSION_IDLE_SECONDS",
+    "SESSION_LIFETIME_SECONDS",
+    "AuthenticationMiddleware",
+    "Principal",
+    "check_csrf",
     "log_in",
-    "logins",
-    "right_of",
+    "login_limiters",
+    "permission_of",
+    "require",
+    "session_cookie",
 ]
 
-COOKIE = "edgewright_session"
-LIFETIME_S, IDLE_S = 12 * 3600.0, 3600.0
-_SAFE = ("GET", "HEAD", "OPTIONS")
-_LONGEST, _LONGEST_NAME = 200, 64
+SESSION_COOKIE = "edgewright_session"
+SESSION_LIFETIME_SECONDS, SESSION_IDLE_SECONDS = 12 * 3600.0, 3600.0
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_LONGEST, _MAX_NAME = 200, 64
 _BEARER = "Bearer "
 
 
 @dataclass(frozen=True, slots=True)
-class Who:
+class Principal:
     """Somebody who asks.
 
     Attributes:
@@ -67,36 +67,36 @@ class Who:
     """
 
     name: str
-    role: Role
+    role: UserRole
     session: str = ""
 
     @property
-    def csrf(self) -> str:
+    def csrf_token(self) -> str:
         """What this one's forms carry; "" for a token, which needs none."""
-        return csrf_of(self.session) if self.session else ""
+        return csrf_token(self.session) if self.session else ""
 
-    def may(self, right: Right) -> bool:
+    def has_permission(self, right: Permission) -> bool:
         """Whether they have a right."""
-        return may(self.role, right)
+        return has_permission(self.role, right)
 
 
-class Gate(AbstractAuthenticationMiddleware):
-    """Finds out who asks; whether they may is the matter of `guard`."""
+class AuthenticationMiddleware(AbstractAuthenticationMiddleware):
+    """Finds out who asks; whether they may is the matter of `require`."""
 
     __slots__ = ("_asked", "services")
 
     def __init__(self, app: Any, services: Services, **given: Any) -> None:
         super().__init__(app, **given)
         self.services = services
-        self._asked = Limiter(per_s=50.0, burst=500, most=10_000)
+        self._asked = RateLimiter(per_s=50.0, burst=500, max_names=10_000)
 
     async def authenticate_request(self, connection: ASGIConnection[Any, Any, Any, Any]) -> AuthenticationResult:
         """Return who asks, None for nobody; a wrong token is nobody's, and no better than none."""
         client = connection.client.host if connection.client else ""
-        if not self._asked.allows(neighbourhood(client), time.monotonic()):
+        if not self._asked.allows(limited_network(client), time.monotonic()):
             raise TooManyRequestsException("too many requests from one address", headers={"Retry-After": "10"})
         given = connection.headers.get("Authorization", "")
-        secret = connection.cookies.get(COOKIE, "")
+        secret = connection.cookies.get(SESSION_COOKIE, "")
         try:
             if given:
                 return AuthenticationResult(await self._by_token(given), None)
@@ -106,86 +106,88 @@ class Gate(AbstractAuthenticationMiddleware):
             raise ServiceUnavailableException("the database does not answer") from error
         return AuthenticationResult(None, None)
 
-    async def _by_token(self, given: str) -> Who | None:
+    async def _by_token(self, given: str) -> Principal | None:
         if not given.startswith(_BEARER) or len(given) > _LONGEST:
             return None
         services = self.services
         secret = given.removeprefix(_BEARER)
-        found = await asyncio.to_thread(services.store.people.token, secret, now_s=services.now())
-        return None if found is None else Who(f"token:{found.name}", role_of(found.role))
+        found = await asyncio.to_thread(services.store.accounts.find_token, secret, now=services.now())
+        return None if found is None else Principal(f"token:{found.name}", role_by_name(found.role))
 
-    async def _by_session(self, secret: str) -> Who | None:
+    async def _by_session(self, secret: str) -> Principal | None:
         services = self.services
         now = services.now()
-        found = await asyncio.to_thread(services.store.people.session, secret, now_s=now, idle_s=IDLE_S)
-        return None if found is None else Who(f"user:{found.user}", found.role, secret)
+        found = await asyncio.to_thread(
+            services.store.accounts.find_session, secret, now=now, idle_seconds=SESSION_IDLE_SECONDS
+        )
+        return None if found is None else Principal(f"user:{found.user}", found.role, secret)
 
 
-def guard(right: Right) -> Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]]:
+def require(right: Permission) -> Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]]:
     """Return what lets only those pass who have a right, and with a cookie only those who have read the page."""
-    if right not in RIGHTS:
+    if right not in MIN_ROLES:
         raise ValueError(f"there is no right {right!r}")
 
     async def check(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
         who = connection.user
-        if not isinstance(who, Who):
+        if not isinstance(who, Principal):
             raise NotAuthorizedException("a token or a login is needed", headers={"WWW-Authenticate": "Bearer"})
-        if not who.may(right):
-            role = RIGHTS[right].name.lower().replace("_", " ")
+        if not who.has_permission(right):
+            role = MIN_ROLES[right].name.lower().replace("_", " ")
             raise PermissionDeniedException(f"{who.name} may not {right}: it takes the role {role}")
-        await checked_csrf(connection, who)
+        await check_csrf(connection, who)
 
     check.right = right  # type: ignore[attr-defined]
     return check
 
 
-def right_of(handler: Any) -> Right | None:
+def permission_of(handler: Any) -> Permission | None:
     """Return the right that a route asks for, None if it asks for none."""
     for each in handler.guards or ():
         if hasattr(each, "right"):
-            found: Right = each.right
+            found: Permission = each.right
             return found
     return None
 
 
-async def checked_csrf(connection: ASGIConnection[Any, Any, Any, Any], who: Who) -> None:
+async def check_csrf(connection: ASGIConnection[Any, Any, Any, Any], principal: Principal) -> None:
     """See to it that a request that changes something was made by the page.
 
     Raises:
         PermissionDeniedException: It was not.
     """
-    if not who.session or connection.scope["method"] in _SAFE:  # type: ignore[typeddict-item]
+    if not principal.session or connection.scope["method"] in _SAFE_METHODS:  # type: ignore[typeddict-item]
         return
     told = connection.headers.get("X-CSRF", "")
     kind = connection.headers.get("Content-Type", "")
     if not told and kind.startswith("application/x-www-form-urlencoded"):
         form = await connection.form()  # type: ignore[attr-defined]
         told = str(form.get("csrf", ""))
-    if not csrf_matches(who.session, told):
+    if not is_csrf_token(principal.session, told):
         raise PermissionDeniedException("the request does not come from the page: load it again")
 
 
-def cookie(secret: str, *, secure: bool, lifetime_s: float = LIFETIME_S) -> str:
+def session_cookie(secret: str, *, secure: bool, lifetime_seconds: float = SESSION_LIFETIME_SECONDS) -> str:
     """Return the header that gives a session's secret to a browser; with "" it takes it away.
 
     Args:
         secret: Of the session.
         secure: Whether the browser sends it over TLS alone.
-        lifetime_s: After which the browser forgets it.
+        lifetime_seconds: After which the browser forgets it.
     """
-    age = int(lifetime_s) if secret else 0
+    age = int(lifetime_seconds) if secret else 0
     rest = "; Secure" if secure else ""
-    return f"{COOKIE}={secret}; Path=/; HttpOnly; SameSite=Strict; Max-Age={age}{rest}"
+    return f"{SESSION_COOKIE}={secret}; Path=/; HttpOnly; SameSite=Strict; Max-Age={age}{rest}"
 
 
-def logins() -> tuple[Limiter, Limiter]:
+def login_limiters() -> tuple[RateLimiter, RateLimiter]:
     """Return how often one address, and one name, may try to log in: guessing goes slowly, mistakes do not hurt."""
-    return Limiter(per_s=0.2, burst=10, most=100_000), Limiter(per_s=0.1, burst=10, most=100_000)
+    return RateLimiter(per_s=0.2, burst=10, max_names=100_000), RateLimiter(per_s=0.1, burst=10, max_names=100_000)
 
 
 def log_in(
-    services: Services, limiters: tuple[Limiter, Limiter], name: str, password: str, client: str
-) -> tuple[str, Who] | None:
+    services: Services, limiters: tuple[RateLimiter, RateLimiter], name: str, password: str, client: str
+) -> tuple[str, Principal] | None:
     """Return a session's secret for a cookie, and whose it is; None if name and password do not fit.
 
     The session is always a new one, whatever cookie came with the request, and which of the two did not fit is told
@@ -193,7 +195,7 @@ def log_in(
 
     Args:
         services: What the server works with.
-        limiters: From `logins`, kept as long as the server runs.
+        limiters: From `login_limiters`, kept as long as the server runs.
         name: As it was typed.
         password: As it was typed.
         client: Address that it came from.
@@ -203,22 +205,24 @@ def log_in(
     """
     now, clock = services.now(), time.monotonic()
     # Both are asked, so that who is stopped by the one does not guess more often by the other.
-    typed = name[:_LONGEST_NAME].casefold()
-    allowed = [limiters[0].allows(neighbourhood(client), clock), limiters[1].allows(typed, clock)]
+    typed = name[:_MAX_NAME].casefold()
+    allowed = [limiters[0].allows(limited_network(client), clock), limiters[1].allows(typed, clock)]
     if not all(allowed):
         raise TooManyRequestsException("too many tries to log in: wait a minute", headers={"Retry-After": "60"})
-    people, audit = services.store.people, services.store.audit
+    people, audit = services.store.accounts, services.store.audit
     try:
-        found = people.log_in(checked_name("user", name), password, now_s=now, lifetime_s=LIFETIME_S)
+        found = people.log_in(
+            checked_name("user", name), password, now=now, lifetime_seconds=SESSION_LIFETIME_SECONDS
+        )
     except InputError:
         password_matches(password, None)  # takes as long
         found = None
     from_where = {"client": client[:64]}
     if found is None:
         known = name if name in {user.name for user in people.users()} else ""
-        audit.write("server", "login refused", known, at_s=now, detail=from_where)
+        audit.write("server", "login refused", known, at=now, detail=from_where)
         return None
     secret, session = found
-    who = Who(f"user:{session.user}", session.role, secret)
-    audit.write(who.name, "log in", session.user, at_s=now, detail=from_where)
+    who = Principal(f"user:{session.user}", session.role, secret)
+    audit.write(who.name, "log in", session.user, at=now, detail=from_where)
     return secret, who

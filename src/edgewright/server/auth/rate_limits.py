@@ -5,46 +5,46 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-__all__ = ["Limiter", "client_of", "neighbourhood"]
+__all__ = ["RateLimiter", "client_address", "limited_network"]
 
 
 @dataclass(slots=True)
-class Limiter:
+class RateLimiter:
     """Who may ask how often.
 
     Attributes:
         per_s: Requests a second that may go on for ever.
         burst: Requests at once, after a pause.
-        most: Names that are remembered; the ones that asked longest ago are forgotten, and begin anew.
+        max_names: Names that are remembered; the ones that asked longest ago are forgotten, and begin anew.
     """
 
     per_s: float
     burst: float
-    most: int = 200_000
+    max_names: int = 200_000
     _left: OrderedDict[str, tuple[float, float]] = field(init=False, default_factory=OrderedDict)
 
-    def allows(self, name: str, now_s: float) -> bool:
+    def allows(self, name: str, now: float) -> bool:
         """Whether a request is within its limit; then it is counted.
 
         Args:
             name: Of whoever asks.
-            now_s: Seconds, never less than before.
+            now: Seconds, never less than before.
 
         >>> limiter = Limiter(per_s=1.0, burst=2)
         >>> [limiter.allows("a", 0.0) for _ in range(3)], limiter.allows("a", 1.0)
         ([True, True, False], True)
         """
-        left, at_s = self._left.get(name, (self.burst, now_s))
-        left = min(self.burst, left + (now_s - at_s) * self.per_s)
+        left, at_s = self._left.get(name, (self.burst, now))
+        left = min(self.burst, left + (now - at_s) * self.per_s)
         allowed = left >= 1
-        self._left[name] = (left - 1 if allowed else left, now_s)
+        self._left[name] = (left - 1 if allowed else left, now)
         self._left.move_to_end(name)
-        if len(self._left) > self.most:
+        if len(self._left) > self.max_names:
             self._left.popitem(last=False)
         return allowed
 
 
-def client_of(peer: str, headers: Iterable[tuple[bytes, bytes]], *, proxies: int) -> str:
+def client_address(peer: str, headers: Iterable[tuple[bytes, bytes]], *, proxies: int) -> str:
     """Return the address that a request comes from.
 
     Each proxy adds whom it was asked by to the right of X-Forwarded-For; what stands left of what our own proxies
@@ -74,7 +74,7 @@ def client_of(peer: str, headers: Iterable[tuple[bytes, bytes]], *, proxies: int
         return peer
 
 
-def neighbourhood(address: str) -> str:
+def limited_network(address: str) -> str:
     """Return by what an address is limited: an IPv6 network of 64 bits is one household's, with all its addresses.
 
     >>> neighbourhood("2001:db8::1") == neighbourhood("2001:db8::2"), neighbourhood("192.0.2.1")

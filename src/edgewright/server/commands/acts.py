@@ -1,98 +1,100 @@
-"""What people and programs have done, each written down; what changes rollouts is behind `Acting`."""
+"""What people and programs have done, each written down; what changes rollouts is behind `FleetCommands`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from edgewright.contract.api.operator_api import (
-    AskQuery,
-    Invite,
-    NewToken,
-    NewUser,
-    RolloutAct,
-    Silencing,
+    CreateEnrolmentTokens,
+    CreateQuery,
+    CreateToken,
+    CreateUser,
+    RolloutAction,
+    SilenceAlert,
     StartRollout,
 )
-from edgewright.contract.rollout.plan import Plan
-from edgewright.server.access_control import role_of
-from edgewright.server.errors import MissingError
-from edgewright.server.read_models import Awaiting
+from edgewright.contract.rollout.plan import RolloutPlan
+from edgewright.server.access_control import role_by_name
+from edgewright.server.errors import NotFoundError
+from edgewright.server.read_models import PendingAction
 from edgewright.server.services import Services
 
-__all__ = ["Acting", "Acts"]
+__all__ = ["FleetCommands", "OperatorCommands"]
 
 
-class Acting(Protocol):
+class FleetCommands(Protocol):
     """What changes the fleet; each returns what whoever asked should know."""
 
-    def start(self, who: str, asked: StartRollout) -> tuple[Plan, tuple[str, ...]]:
+    def start_rollout(self, who: str, asked: StartRollout) -> tuple[RolloutPlan, tuple[str, ...]]:
         """Begin a rollout."""
 
-    def change(self, who: str, model: str, device_class: str, act: RolloutAct, reason: str) -> Plan:
+    def change_rollout(
+        self, who: str, model: str, device_class: str, act: RolloutAction, reason: str
+    ) -> RolloutPlan:
         """Advance, pause, resume or abort a rollout."""
 
-    def ask(self, who: str, model: str, device_class: str, asked: AskQuery) -> tuple[str, ...]:
+    def create_query(self, who: str, model: str, device_class: str, asked: CreateQuery) -> tuple[str, ...]:
         """Ask the fleet, within the permit."""
 
     def end_query(self, who: str, query_id: str) -> None:
         """Ask no more."""
 
-    def awaiting(self) -> Sequence[Awaiting]:
+    def pending_actions(self) -> Sequence[PendingAction]:
         """Return actions that wait for somebody's approval."""
 
-    def settle(self, who: str, item: str, *, approve: bool, reason: str) -> Sequence[str]:
+    def decide_action(self, who: str, item: str, *, approve: bool, reason: str) -> Sequence[str]:
         """Approve or refuse one."""
 
-    def add_job(self, who: str, device: str, body: bytes) -> str:
+    def create_job(self, who: str, device: str, body: bytes) -> str:
         """Give a bench device a profiling job, and return its name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Acts:
+class OperatorCommands:
     """What can be done; `by` is `user:NAME` or `token:NAME`, of whom it is known already that they may.
 
     Attributes:
         services: What it is done to.
-        acting: Who changes rollouts and settles what awaits approval; it writes that down itself.
+        commands: Who changes rollouts and settles what awaits approval; it writes that down itself.
     """
 
     services: Services
-    acting: Acting
+    commands: FleetCommands
 
-    def silence(self, by: str, asked: Silencing) -> None:
+    def silence_alert(self, by: str, asked: SilenceAlert) -> None:
         """Tell nobody of an alert for a while, or tell again.
 
         Raises:
             MissingError: There is none.
         """
-        until_s = self.services.now() + asked.for_s if asked.for_s else None
-        if not self.services.store.alerts.silence(asked.rule, asked.device_class, until_s=until_s):
-            raise MissingError(
+        until_s = self.services.now() + asked.for_seconds if asked.for_seconds else None
+        if not self.services.store.alerts.silence(asked.rule, asked.device_class, until=until_s):
+            raise NotFoundError(
                 f"there is no alert {asked.rule[:80]!r} for {asked.device_class[:80]!r}", remedy="List the alerts."
             )
-        detail = {"device_class": asked.device_class, "for_s": asked.for_s, "reason": asked.reason}
-        self._note(by, "silence", asked.rule, **detail)
+        detail = {"device_class": asked.device_class, "for_s": asked.for_seconds, "reason": asked.reason}
+        self._audit(by, "silence", asked.rule, **detail)
 
-    def invite(self, by: str, asked: Invite) -> tuple[str, ...]:
+    def create_enrolment_tokens(self, by: str, asked: CreateEnrolmentTokens) -> tuple[str, ...]:
         """Return tokens that each enrol one device; they are shown this once.
 
         Raises:
             InputError: A class, a label or a channel is no name.
         """
         tokens = tuple(
-            self.services.store.devices.invite(
+            self.services.store.devices.create_enrolment_token(
                 asked.device_class,
                 made_by=by,
-                now_s=self.services.now(),
-                lifetime_s=asked.lifetime_s,
+                now=self.services.now(),
+                lifetime_seconds=asked.lifetime_seconds,
                 labels=asked.labels,
                 channel=asked.channel,
-                bench=asked.bench,
+                profiling=asked.profiling,
             )
             for _ in range(asked.count)
         )
-        detail = {"count": asked.count, "labels": asked.labels, "bench": asked.bench}
-        self._note(by, "invite", asked.device_class, **detail)
+        detail = {"count": asked.count, "labels": asked.labels, "bench": asked.profiling}
+        self._audit(by, "invite", asked.device_class, **detail)
         return tokens
 
     def retire_device(self, by: str, device_id: str, why: str) -> None:
@@ -101,58 +103,62 @@ class Acts:
         Raises:
             UnknownError: There is none of that name.
         """
-        self.services.store.devices.retire(device_id, now_s=self.services.now())
-        self._note(by, "retire device", device_id, reason=why)
+        self.services.store.devices.retire(device_id, now=self.services.now())
+        self._audit(by, "retire device", device_id, reason=why)
 
-    def mark_bench(self, by: str, device_id: str, *, bench: bool) -> None:
+    def set_profiling(self, by: str, device_id: str, *, bench: bool) -> None:
         """Say whether a device takes profiling jobs.
 
         Raises:
             UnknownError: There is none of that name.
         """
-        self.services.store.devices.mark_bench(device_id, bench=bench)
-        self._note(by, "mark bench", device_id, bench=bench)
+        self.services.store.devices.set_profiling(device_id, profiling=bench)
+        self._audit(by, "mark bench", device_id, bench=bench)
 
-    def add_token(self, by: str, asked: NewToken) -> str:
+    def create_token(self, by: str, asked: CreateToken) -> str:
         """Return a new token for a program; it is shown this once.
 
         Raises:
             InputError: The name is none or taken, or there is no such role.
         """
-        secret = self.services.store.people.add_token(
-            asked.name, role_of(asked.role), made_by=by, now_s=self.services.now(), lifetime_s=asked.lifetime_s
+        secret = self.services.store.accounts.add_token(
+            asked.name,
+            role_by_name(asked.role),
+            made_by=by,
+            now=self.services.now(),
+            lifetime_seconds=asked.lifetime_seconds,
         )
-        self._note(by, "add token", asked.name, role=asked.role)
+        self._audit(by, "add token", asked.name, role=asked.role)
         return secret
 
-    def retire_token(self, by: str, name: str) -> None:
+    def revoke_token(self, by: str, name: str) -> None:
         """Make a token void.
 
         Raises:
             InputError: There is none of that name.
         """
-        self.services.store.people.retire_token(name, now_s=self.services.now())
-        self._note(by, "retire token", name)
+        self.services.store.accounts.revoke_token(name, now=self.services.now())
+        self._audit(by, "retire token", name)
 
-    def add_user(self, by: str, asked: NewUser) -> None:
+    def create_user(self, by: str, asked: CreateUser) -> None:
         """Let somebody log in.
 
         Raises:
             InputError: The name is none or taken, the password too short, or there is no such role.
         """
-        self.services.store.people.add_user(
-            asked.name, role_of(asked.role), asked.password, now_s=self.services.now()
+        self.services.store.accounts.add_user(
+            asked.name, role_by_name(asked.role), asked.password, now=self.services.now()
         )
-        self._note(by, "add user", asked.name, role=asked.role)
+        self._audit(by, "add user", asked.name, role=asked.role)
 
-    def retire_user(self, by: str, name: str) -> None:
+    def deactivate_user(self, by: str, name: str) -> None:
         """Let somebody log in no more.
 
         Raises:
             InputError: There is none of that name.
         """
-        self.services.store.people.change_user(name, retired_s=self.services.now())
-        self._note(by, "retire user", name)
+        self.services.store.accounts.update_user(name, retired_at=self.services.now())
+        self._audit(by, "retire user", name)
 
-    def _note(self, by: str, action: str, subject: str, **detail: Any) -> None:
-        self.services.store.audit.write(by, action, subject, at_s=self.services.now(), detail=detail)
+    def _audit(self, by: str, action: str, subject: str, **detail: Any) -> None:
+        self.services.store.audit.write(by, action, subject, at=self.services.now(), detail=detail)

@@ -11,29 +11,36 @@ import msgspec
 
 from edgewright.contract.api.operator_api import StartRollout
 from edgewright.contract.errors import EdgewrightError, InputError
-from edgewright.contract.rollout.plan import Plan, Policy
+from edgewright.contract.rollout.plan import RolloutPlan, RolloutPolicy
 from edgewright.rollout import plan_transitions
-from edgewright.rollout.comparison_design import watched
-from edgewright.rollout.power_analysis import Feasibility, foresee
+from edgewright.rollout.comparison_design import stopping_metrics
+from edgewright.rollout.power_analysis import Feasibility, assess_feasibility
 from edgewright.server.controller.online_key import online_keys
-from edgewright.server.controller.stage_participants import SILENT, candidates, subject_of
+from edgewright.server.controller.stage_participants import OFFLINE_METRIC, participants, rollout_subject
 from edgewright.server.services import Services
-from edgewright.server.store.store import Store
+from edgewright.server.store.store import FleetStore
 from edgewright.trust.keys.signing_keys import KeyFolder
-from edgewright.trust.publishing.publish import known_plan, known_policy, publish_plan, releases
+from edgewright.trust.publishing.publish import current_plan, current_policy, list_releases, publish_plan
 from edgewright.trust.repository.repository import Repository
 
-__all__ = ["Change", "Started", "alive_devices", "change", "observed_rates", "start"]
+__all__ = [
+    "RolloutChange",
+    "StartedRollout",
+    "change_rollout",
+    "count_online_devices",
+    "observed_rates",
+    "start_rollout",
+]
 
-Change = Literal["advance", "pause", "resume", "abort"]
+RolloutChange = Literal["advance", "pause", "resume", "abort"]
 """What a person may do with a rollout."""
 
 # Fewer devices say little of how many fail.
-_FEWEST = 100
-_LONGEST_REASON = 500
+_MIN_OBSERVED = 100
+_MAX_REASON = 500
 
 
-class Started(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StartedRollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A rollout that has begun.
 
     Attributes:
@@ -42,18 +49,18 @@ class Started(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         warnings: Why it may never be decided; empty if all is well.
     """
 
-    plan: Plan
+    plan: RolloutPlan
     devices: int
     warnings: tuple[str, ...]
 
 
-def start(services: Services, request: StartRollout, who: str) -> Started:
+def start_rollout(services: Services, request: StartRollout, principal: str) -> StartedRollout:
     """Begin a rollout, if the fleet can decide it.
 
     Args:
         services: Of the server.
         request: What is wanted.
-        who: For the audit log.
+        principal: For the audit log.
 
     Raises:
         InputError: No such release, another rollout is not over, the policy forbids it, or the fleet is too small.
@@ -61,30 +68,32 @@ def start(services: Services, request: StartRollout, who: str) -> Started:
     """
     keys, now_s = online_keys(services), services.now()
     repository = services.repository()
-    policy = known_policy(repository, request.model, request.device_class)
-    before = known_plan(repository, request.model, request.device_class)
-    published = dict(releases(repository, request.model))
-    plan = plan_transitions.begin(
+    policy = current_policy(repository, request.model, request.device_class)
+    before = current_plan(repository, request.model, request.device_class)
+    published = dict(list_releases(repository, request.model))
+    plan = plan_transitions.begin_plan(
         request.model,
         request.device_class,
-        plan_transitions.arms_of(request.model, [(arm.version, arm.weight) for arm in request.arms], published),
+        plan_transitions.resolve_arms(
+            request.model, [(arm.version, arm.weight) for arm in request.arms], published
+        ),
         request.stages,
         policy=policy,
         before=before,
-        now=_moment(now_s),
+        now=_to_datetime(now_s),
         selector=request.selector,
-        start=request.start,
-        end=request.end,
-        min_battery=request.min_battery,
-        hours=request.hours,
-        shadow=request.shadow,
+        start_at=request.start_at,
+        end_at=request.end_at,
+        min_battery_level=request.min_battery_level,
+        install_hours=request.hours,
+        shadow_mode=request.shadow,
         replace=request.replace,
     )
-    if services.store.decisions.last_number(subject_of(plan)):
+    if services.store.decisions.last_number(rollout_subject(plan)):
         raise InputError(
             f"there was a rollout {plan.rollout} before", remedy="Have the policy signed with another epoch."
         )
-    devices, foreseen = _foreseen(services, plan, policy, before, now_s)
+    devices, foreseen = _assess(services, plan, policy, before, now_s)
     if foreseen.verdict == "refuse" and not request.force:
         raise InputError(
             f"this fleet can never decide it, with {devices} devices that it is for: {'; '.join(foreseen.reasons)}",
@@ -96,11 +105,13 @@ def start(services: Services, request: StartRollout, who: str) -> Started:
     }
     if foreseen.verdict == "refuse":
         detail |= {"forced": list(foreseen.reasons)}
-    _publish(services, repository, plan, keys=keys, who=who, action="rollout start", detail=detail)
-    return Started(plan, devices, foreseen.reasons)
+    _publish(services, repository, plan, keys=keys, who=principal, action="rollout start", detail=detail)
+    return StartedRollout(plan, devices, foreseen.reasons)
 
 
-def change(services: Services, who: str, model: str, device_class: str, kind: Change, reason: str) -> Plan:
+def change_rollout(
+    services: Services, principal: str, model: str, device_class: str, kind: RolloutChange, reason: str
+) -> RolloutPlan:
     """Advance, pause, resume or abort a rollout, and return it as it was signed.
 
     Raises:
@@ -108,26 +119,26 @@ def change(services: Services, who: str, model: str, device_class: str, kind: Ch
         TrustError: The repository cannot be believed.
     """
     keys = online_keys(services)
-    if len(reason) > _LONGEST_REASON:
+    if len(reason) > _MAX_REASON:
         raise InputError(
-            f"a reason of {len(reason)} letters", remedy=f"Say it in {_LONGEST_REASON}; more goes elsewhere."
+            f"a reason of {len(reason)} letters", remedy=f"Say it in {_MAX_REASON}; more goes elsewhere."
         )
     repository = services.repository()
-    before = known_plan(repository, model, device_class)
+    before = current_plan(repository, model, device_class)
     if before is None:
         raise InputError(f"there is no rollout of {model} for {device_class}", remedy="Begin one.")
-    plan = plan_transitions.CHANGES[kind](before, _moment(services.now()))
+    plan = plan_transitions.PLAN_CHANGES[kind](before, _to_datetime(services.now()))
     detail: dict[str, object] = {"reason": reason, "stage": plan.stage}
-    _publish(services, repository, plan, keys=keys, who=who, action=f"rollout {kind}", detail=detail)
+    _publish(services, repository, plan, keys=keys, who=principal, action=f"rollout {kind}", detail=detail)
     return plan
 
 
-def alive_devices(store: Store, plan: Plan, policy: Policy, *, since_s: float) -> int:
+def count_online_devices(store: FleetStore, plan: RolloutPlan, policy: RolloutPolicy, *, since: float) -> int:
     """Return how many devices a rollout compares of those that checked in since some moment."""
-    return sum(device.seen_s >= since_s for page in candidates(store, plan, policy) for device in page)
+    return sum(device.last_seen_at >= since for page in participants(store, plan, policy) for device in page)
 
 
-def observed_rates(store: Store, plan: Plan, before: Plan | None) -> Mapping[str, float]:
+def observed_rates(store: FleetStore, plan: RolloutPlan, before: RolloutPlan | None) -> Mapping[str, float]:
     """Return the share of devices that fail in a stage by metric, as the control of the rollout before had it.
 
     Args:
@@ -141,33 +152,34 @@ def observed_rates(store: Store, plan: Plan, before: Plan | None) -> Mapping[str
     if before is None:
         return {}
     stages = range(before.stage + 1)
-    told = [one for stage in stages for one in store.outcomes.tally(subject_of(before), stage) if not one.arm]
+    told = [one for stage in stages for one in store.outcomes.counts(rollout_subject(before), stage) if not one.arm]
     devices = sum(tally.devices for tally in told)
-    if devices < _FEWEST:
+    if devices < _MIN_OBSERVED:
         return {}
     # One failure more than was seen (Laplace): none among a hundred does not mean never.
     return {
-        metric: (1 + sum(tally.devices for tally in told if {metric, SILENT} & {*tally.failed})) / (devices + 2)
-        for metric in watched(plan)
+        metric: (1 + sum(tally.devices for tally in told if {metric, OFFLINE_METRIC} & {*tally.failed}))
+        / (devices + 2)
+        for metric in stopping_metrics(plan)
     }
 
 
-def _foreseen(
-    services: Services, plan: Plan, policy: Policy | None, before: Plan | None, now_s: float
+def _assess(
+    services: Services, plan: RolloutPlan, policy: RolloutPolicy | None, before: RolloutPlan | None, now: float
 ) -> tuple[int, Feasibility]:
     """Return how many devices take part, and whether they are enough."""
     if policy is None:  # refused when it is published
         return 0, Feasibility("fine", (), ())
-    looking = services.fleet.looking
-    devices = alive_devices(services.store, plan, policy, since_s=now_s - looking.silent_s)
+    looking = services.fleet_config.monitoring
+    devices = count_online_devices(services.store, plan, policy, since=now - looking.offline_after_seconds)
     rates = observed_rates(services.store, plan, before)
-    return devices, foresee(plan, policy, devices, rates=rates, alpha=looking.alpha)
+    return devices, assess_feasibility(plan, policy, devices, rates=rates, alpha=looking.alpha)
 
 
 def _publish(
     services: Services,
     repository: Repository,
-    plan: Plan,
+    plan: RolloutPlan,
     *,
     keys: KeyFolder,
     who: str,
@@ -175,8 +187,8 @@ def _publish(
     detail: dict[str, object],
 ) -> None:
     """Write down what is about to be done, do it, and write down if it was not."""
-    store, subject = services.store, subject_of(plan)
-    store.audit.write(who, action, subject, at_s=services.now(), detail=detail | {"counter": plan.counter})
+    store, subject = services.store, rollout_subject(plan)
+    store.audit.write(who, action, subject, at=services.now(), detail=detail | {"counter": plan.counter})
     try:
         publish_plan(repository, keys, plan)
     except EdgewrightError as error:
@@ -184,11 +196,11 @@ def _publish(
             who,
             f"{action} failed",
             subject,
-            at_s=services.now(),
+            at=services.now(),
             detail={"counter": plan.counter, "error": str(error)},
         )
         raise
 
 
-def _moment(at_s: float) -> datetime.datetime:
-    return datetime.datetime.fromtimestamp(at_s, datetime.UTC)
+def _to_datetime(at: float) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(at, datetime.UTC)

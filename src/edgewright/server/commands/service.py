@@ -5,30 +5,30 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgewright.contract.api.operator_api import AskQuery, RolloutAct, StartRollout
+from edgewright.contract.api.operator_api import CreateQuery, RolloutAction, StartRollout
 from edgewright.contract.errors import InputError
-from edgewright.contract.query.query import Limits
-from edgewright.contract.rollout.plan import Plan
-from edgewright.contract.timestamps import time_of
-from edgewright.privacy.query_calibration import price, question
+from edgewright.contract.query.query import DeviceQueryLimits
+from edgewright.contract.rollout.plan import RolloutPlan
+from edgewright.contract.timestamps import parse_iso8601
+from edgewright.privacy.query_calibration import draft_query, query_cost
 from edgewright.server import profiling_jobs
 from edgewright.server.alerting import automated_actions
 from edgewright.server.commands import rollouts
-from edgewright.server.controller.metadata_maintenance import keep_believable
+from edgewright.server.controller.metadata_maintenance import maintain_metadata
 from edgewright.server.controller.online_key import online_keys
-from edgewright.server.errors import MissingError
-from edgewright.server.read_models import Awaiting
+from edgewright.server.errors import NotFoundError
+from edgewright.server.read_models import PendingAction
 from edgewright.server.services import Services
-from edgewright.trust.publishing.publish import known_plan, releases
-from edgewright.trust.publishing.signed_queries import ask, known_permit, known_questions
+from edgewright.trust.publishing.publish import current_plan, list_releases
+from edgewright.trust.publishing.signed_queries import current_permit, current_queries, publish_query
 
-__all__ = ["Hands"]
+__all__ = ["CommandService"]
 
-_BY_ITSELF = "server"
+_ACTOR = "server"
 
 
 @dataclass(frozen=True, slots=True)
-class Hands:
+class CommandService:
     """Everything that is done rather than looked at.
 
     Attributes:
@@ -37,21 +37,23 @@ class Hands:
 
     services: Services
 
-    def start(self, who: str, asked: StartRollout) -> tuple[Plan, tuple[str, ...]]:
+    def start_rollout(self, who: str, asked: StartRollout) -> tuple[RolloutPlan, tuple[str, ...]]:
         """Begin a rollout; what was published a moment ago lands first."""
-        keep_believable(self.services, self.services.now())
-        started = rollouts.start(self.services, asked, who)
+        maintain_metadata(self.services, self.services.now())
+        started = rollouts.start_rollout(self.services, asked, who)
         return started.plan, started.warnings
 
-    def change(self, who: str, model: str, device_class: str, act: RolloutAct, reason: str) -> Plan:
+    def change_rollout(
+        self, who: str, model: str, device_class: str, act: RolloutAction, reason: str
+    ) -> RolloutPlan:
         """Advance, pause, resume or abort a rollout."""
-        return rollouts.change(self.services, who, model, device_class, act, reason)
+        return rollouts.change_rollout(self.services, who, model, device_class, act, reason)
 
-    def ask(self, who: str, model: str, device_class: str, asked: AskQuery) -> tuple[str, ...]:
+    def create_query(self, who: str, model: str, device_class: str, asked: CreateQuery) -> tuple[str, ...]:
         """Ask the fleet, within the permit, and return what it costs in words."""
         services = self.services
         repository, keys = services.repository(), online_keys(services)
-        permit = known_permit(repository, model, device_class)
+        permit = current_permit(repository, model, device_class)
         template = (
             next((each for each in permit.templates if each.name == asked.template), None) if permit else None
         )
@@ -60,85 +62,91 @@ class Hands:
                 f"no template {asked.template[:80]} is permitted for {model} on {device_class}",
                 remedy="Have the offline keys sign it with 'edgewright query permit'.",
             )
-        release = dict(releases(repository, model)).get(asked.version)
+        release = dict(list_releases(repository, model)).get(asked.version)
         if release is None:
             raise InputError(f"{model} {asked.version[:80]} is not published", remedy="List the releases.")
-        start, end = (_hour(text) for text in (asked.start, asked.end))
-        cohort = asked.cohort or template.min_cohort
-        query = question(
+        start, end = (_hour(text) for text in (asked.window_start, asked.window_end))
+        cohort = asked.min_cohort or template.min_cohort
+        query = draft_query(
             template,
-            name=asked.id,
+            query_id=asked.id,
             window=(start, end),
-            deadline=time_of(asked.deadline) if asked.deadline else end + datetime.timedelta(days=1),
+            deadline=parse_iso8601(asked.deadline) if asked.deadline else end + datetime.timedelta(days=1),
             release=release,
             epsilon=asked.epsilon,
             seed=os.urandom(32).hex(),
             backend=asked.backend,
-            cohort=cohort,
-            largest=asked.largest or 100 * cohort,
+            min_cohort=cohort,
+            max_cohort=asked.max_cohort or 100 * cohort,
             subgroup=asked.subgroup,
         )
-        cost = price(
-            query, template, Limits(least_cohort=2, rho_per_period=max(Limits().rho_per_period, query.rho))
+        cost = query_cost(
+            query,
+            template,
+            DeviceQueryLimits(min_cohort=2, rho_per_period=max(DeviceQueryLimits().rho_per_period, query.rho)),
         )
         detail = {"template": template.name, "epsilon": cost.cost.epsilon, "rho": query.rho}
-        services.store.audit.write(who, "ask query", query.id, at_s=services.now(), detail=detail)
-        ask(repository, keys, model, device_class, query=query)
-        services.store.sums.ask(query, template, model, now_s=services.now())
+        services.store.audit.write(who, "ask query", query.id, at=services.now(), detail=detail)
+        publish_query(repository, keys, model, device_class, query=query)
+        services.store.queries.store_query(query, template, model, now=services.now())
         return (
-            f"epsilon {cost.cost.epsilon:.2f} if the others are honest, {cost.cost.epsilon_own:.3g} by own noise; "
-            f"each summed number has noise of {cost.sum_sd:.3g}",
+            f"epsilon {cost.cost.epsilon:.2f} if the others are honest, {cost.cost.local_epsilon:.3g} by own noise; "
+            f"each summed number has noise of {cost.noise_sd:.3g}",
         )
 
     def end_query(self, who: str, query_id: str) -> None:
         """Ask no more; what was not summed yet has no result."""
-        services, kept = self.services, self.services.store.sums.get(query_id)
+        services, kept = self.services, self.services.store.queries.get(query_id)
         if kept is None:
-            raise MissingError(f"there is no query {query_id[:80]!r}", remedy="List the queries.")
-        services.store.audit.write(who, "end query", query_id, at_s=services.now())
+            raise NotFoundError(f"there is no query {query_id[:80]!r}", remedy="List the queries.")
+        services.store.audit.write(who, "end query", query_id, at=services.now())
         repository = services.repository()
-        if any(each.id == query_id for each in known_questions(repository, kept.model, kept.device_class).queries):
-            ask(repository, online_keys(services), kept.model, kept.device_class, without=query_id)
-        services.store.sums.end(query_id, result=None, devices=None, now_s=services.now())
+        if any(each.id == query_id for each in current_queries(repository, kept.model, kept.device_class).queries):
+            publish_query(repository, online_keys(services), kept.model, kept.device_class, without=query_id)
+        services.store.queries.finish_query(query_id, result=None, devices=None, now=services.now())
 
-    def awaiting(self) -> Sequence[Awaiting]:
+    def pending_actions(self) -> Sequence[PendingAction]:
         """Return actions that wait for somebody's approval."""
         return [
-            Awaiting(each.id, each.action, each.subject, each.reason, each.asked_s)
-            for each in automated_actions.awaiting(self.services)
+            PendingAction(each.id, each.action, each.device_class, each.reason, each.asked_at)
+            for each in automated_actions.pending_actions(self.services)
         ]
 
-    def settle(self, who: str, item: str, *, approve: bool, reason: str) -> Sequence[str]:
+    def decide_action(self, who: str, item: str, *, approve: bool, reason: str) -> Sequence[str]:
         """Approve or refuse an action."""
         done = (
-            automated_actions.approve(self.services, who, item)
+            automated_actions.approve_action(self.services, who, item)
             if approve
-            else automated_actions.refuse(self.services, who, item, reason)
+            else automated_actions.refuse_action(self.services, who, item, reason)
         )
-        return (done.why,)
+        return (done.state_reason,)
 
-    def add_job(self, who: str, device: str, body: bytes) -> str:
+    def create_job(self, who: str, device: str, body: bytes) -> str:
         """Give a bench device a profiling job, and return its name."""
-        return profiling_jobs.add_job(self.services, who, device, profiling_jobs.KIND, body)
+        return profiling_jobs.create_profiling_job(
+            self.services, who, device, profiling_jobs.PROFILE_JOB_KIND, body
+        )
 
-    def pause(self, model: str, device_class: str, reason: str) -> bool:
+    def pause_rollout(self, model: str, device_class: str, reason: str) -> bool:
         """Have a rollout advance no further, by itself; whether there was one that did."""
         return self._unless("pause", ("running",), model, device_class, reason)
 
-    def abort(self, model: str, device_class: str, reason: str) -> bool:
+    def abort_rollout(self, model: str, device_class: str, reason: str) -> bool:
         """Take a rollout back, by itself; whether there was one."""
         return self._unless("abort", ("running", "paused"), model, device_class, reason)
 
-    def _unless(self, act: RolloutAct, states: tuple[str, ...], model: str, device_class: str, reason: str) -> bool:
-        plan = known_plan(self.services.repository(), model, device_class)
+    def _unless(
+        self, act: RolloutAction, states: tuple[str, ...], model: str, device_class: str, reason: str
+    ) -> bool:
+        plan = current_plan(self.services.repository(), model, device_class)
         if plan is None or plan.state not in states:
             return False
-        rollouts.change(self.services, _BY_ITSELF, model, device_class, act, reason[:500])
+        rollouts.change_rollout(self.services, _ACTOR, model, device_class, act, reason[:500])
         return True
 
 
 def _hour(text: str) -> datetime.datetime:
-    found = time_of(text)
+    found = parse_iso8601(text)
     if found.timestamp() % 3600:
         raise InputError(f"{text} is no whole hour", remedy="Devices count by the hour, UTC.")
     return found

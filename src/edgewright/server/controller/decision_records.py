@@ -6,21 +6,31 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.contract.rollout.decision import Decision, Trial
-from edgewright.rollout.decision import replay
-from edgewright.rollout.experiment import rejudge
+from edgewright.contract.rollout.decision import ExperimentResult, RolloutDecision
+from edgewright.rollout.decision import replay_decision
+from edgewright.rollout.experiment import replay_experiment
 from edgewright.server.store import records
 
 if TYPE_CHECKING:  # who asks a control plane has no store
-    from edgewright.server.store.store import Store
+    from edgewright.server.store.store import FleetStore
 
-__all__ = ["ACTIONS", "Explained", "Fact", "Ground", "explain", "ground_of", "one_of", "packed", "why"]
+__all__ = [
+    "CHANGING_ACTIONS",
+    "DecisionBasis",
+    "ExplainedDecision",
+    "StageFact",
+    "basis_of",
+    "encode_basis",
+    "explain_decision",
+    "explain_rollout",
+    "only_subject",
+]
 
-ACTIONS = ("advance", "finish", "roll_back")
+CHANGING_ACTIONS = ("advance", "finish", "roll_back")
 """Verdicts after which the plan is signed anew."""
 
 
-class Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StageFact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was found or done on the way, without a decision.
 
     Attributes:
@@ -36,59 +46,59 @@ class Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: str = ""
 
 
-class Ground(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class DecisionBasis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What is kept with a decision.
 
     Attributes:
         decision: Made from the evidence; in its plan the stage's least time lasts until the last deadline.
-        trial: Of an experiment.
+        experiment: Of an experiment.
         fact: Where nothing was decided.
-        askew: Devices that named another arm than theirs; they were counted in theirs.
+        mismatched_arms: Devices that named another arm than theirs; they were counted in theirs.
     """
 
-    decision: Decision | None = None
-    trial: Trial | None = None
-    fact: Fact | None = None
-    askew: int = 0
+    decision: RolloutDecision | None = None
+    experiment: ExperimentResult | None = None
+    fact: StageFact | None = None
+    mismatched_arms: int = 0
 
 
-class Explained(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ExplainedDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A decision that was kept, and whether it follows from its inputs.
 
     Attributes:
         subject: What it is about.
         number: Counts the subject's decisions.
-        at_s: When.
+        at: When.
         verdict: In a word.
         reason: In a sentence.
-        missing: What had to happen before it could go on.
-        replayed: Whether the same is decided again from what was kept; None where there is nothing to decide.
-        ground: All that it was decided from.
+        waiting_for: What had to happen before it could go on.
+        replays: Whether the same is decided again from what was kept; None where there is nothing to decide.
+        basis: All that it was decided from.
     """
 
     subject: str
     number: int
-    at_s: float
+    at: float
     verdict: str
     reason: str
-    missing: tuple[str, ...]
-    replayed: bool | None
-    ground: Ground
+    waiting_for: tuple[str, ...]
+    replays: bool | None
+    basis: DecisionBasis
 
 
-def packed(ground: Ground) -> msgspec.Raw:
+def encode_basis(basis: DecisionBasis) -> msgspec.Raw:
     """Return what is kept."""
-    return msgspec.Raw(msgspec.json.encode(ground))
+    return msgspec.Raw(msgspec.json.encode(basis))
 
 
-def ground_of(decision: records.Decision) -> Ground:
+def basis_of(decision: records.StoredDecision) -> DecisionBasis:
     """Return what a decision was made from.
 
     Raises:
         WorkError: It cannot be read.
     """
     try:
-        return msgspec.json.decode(bytes(decision.inputs), type=Ground)
+        return msgspec.json.decode(bytes(decision.inputs), type=DecisionBasis)
     except (msgspec.MsgspecError, InputError) as error:
         raise WorkError(
             f"decision {decision.number} about {decision.subject} cannot be read: {error}",
@@ -96,31 +106,31 @@ def ground_of(decision: records.Decision) -> Ground:
         ) from error
 
 
-def explain(decision: records.Decision) -> Explained:
+def explain_decision(decision: records.StoredDecision) -> ExplainedDecision:
     """Decide again, and compare.
 
     Raises:
         WorkError: What was kept cannot be read.
     """
-    ground = ground_of(decision)
+    ground = basis_of(decision)
     again: list[bool] = []
     if ground.decision is not None:
-        again.append(replay(ground.decision) == ground.decision)
-    if ground.trial is not None:
-        again.append(rejudge(ground.trial) == ground.trial)
-    return Explained(
+        again.append(replay_decision(ground.decision) == ground.decision)
+    if ground.experiment is not None:
+        again.append(replay_experiment(ground.experiment) == ground.experiment)
+    return ExplainedDecision(
         subject=decision.subject,
         number=decision.number,
-        at_s=decision.at_s,
+        at=decision.at,
         verdict=decision.verdict,
         reason=decision.reason,
-        missing=() if ground.decision is None else ground.decision.missing,
-        replayed=all(again) if again else None,
-        ground=ground,
+        waiting_for=() if ground.decision is None else ground.decision.waiting_for,
+        replays=all(again) if again else None,
+        basis=ground,
     )
 
 
-def why(store: "Store", rollout: str) -> Sequence[Explained]:
+def explain_rollout(store: "FleetStore", rollout: str) -> Sequence[ExplainedDecision]:
     """Return all that was decided about a rollout, in order, each decided again.
 
     Args:
@@ -131,14 +141,14 @@ def why(store: "Store", rollout: str) -> Sequence[Explained]:
         InputError: There is none, or there are several.
         WorkError: What was kept cannot be read.
     """
-    subject = rollout if "/" in rollout else one_of(rollout, store.decisions.subjects(rollout))
-    found = [explain(decision) for decision in store.decisions.of(subject)]
+    subject = rollout if "/" in rollout else only_subject(rollout, store.decisions.subjects(rollout))
+    found = [explain_decision(decision) for decision in store.decisions.for_subject(subject)]
     if not found:
         raise _unknown(rollout)
     return found
 
 
-def one_of(rollout: str, subjects: Collection[str]) -> str:
+def only_subject(rollout: str, subjects: Collection[str]) -> str:
     """Return the only key of a rollout's name.
 
     Raises:

@@ -10,21 +10,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from edgewright.server.services import Services
-from edgewright.server.store.check_ins import HOUR_S
-from edgewright.server.store.decisions import TakenError
+from edgewright.server.store.check_ins import HOUR_SECONDS
+from edgewright.server.store.decisions import DecisionExistsError
 from edgewright.server.store.leader_election import Leadership
-from edgewright.server.store.retention import DAY_S, Retention
+from edgewright.server.store.retention import DAY_SECONDS, RetentionPeriods
 
-__all__ = ["Step", "lead"]
+__all__ = ["LeaderStep", "lead_until"]
 
-Step = Callable[[float], Sequence[str]]
+LeaderStep = Callable[[float], Sequence[str]]
 """Work for one look: from the time, seconds since 1970, to what was done, in words."""
 
 _log = logging.getLogger(__name__)
 # Hours that a leader closes when it begins, should the one before it have failed to.
 _HOURS_BACK = 2
 # Of 100,000 devices and a day they would be a gigabyte.
-_NONCES_S = 600.0
+_NONCES_SECONDS = 600.0
 
 
 @dataclass(slots=True)
@@ -36,32 +36,32 @@ class _Housekeeping:
     """
 
     services: Services
-    _hour_s: int | None = field(default=None)
-    _swept_s: float | None = field(default=None)
-    _spent_s: float | None = field(default=None)
+    _hour_at: int | None = field(default=None)
+    _swept_at: float | None = field(default=None)
+    _spent_seconds: float | None = field(default=None)
 
-    def step(self, now_s: float) -> Sequence[str]:
+    def step(self, now: float) -> Sequence[str]:
         """Close hours that are over, and forget what is due: nonces soon, for each check-in leaves one."""
         store, done = self.services.store, []
-        this_s = int(now_s // HOUR_S) * HOUR_S
-        first_s = this_s - _HOURS_BACK * HOUR_S if self._hour_s is None else self._hour_s
-        for start_s in range(first_s, this_s, HOUR_S):
+        this_s = int(now // HOUR_SECONDS) * HOUR_SECONDS
+        first_s = this_s - _HOURS_BACK * HOUR_SECONDS if self._hour_at is None else self._hour_at
+        for start_s in range(first_s, this_s, HOUR_SECONDS):
             # One that was closed is left alone: it would count devices that came since.
-            hours = store.check_ins.hours(start_s, start_s + 1)
+            hours = store.check_ins.rollups(start_s, start_s + 1)
             if any(not hour.devices for hour in hours):
                 done.append(f"closed an hour of {store.check_ins.close_hour(start_s)} groups")
-        self._hour_s = this_s
-        if self._swept_s is None or now_s - self._swept_s >= DAY_S:
-            gone = store.sweep(Retention(), now_s=now_s)
+        self._hour_at = this_s
+        if self._swept_at is None or now - self._swept_at >= DAY_SECONDS:
+            gone = store.delete_expired(RetentionPeriods(), now=now)
             done += [f"forgot {count} rows of {table}" for table, count in gone.items() if count]
-            self._swept_s = now_s
-        elif self._spent_s is None or now_s - self._spent_s >= _NONCES_S:
-            store.forget_nonces(now_s=now_s)
-            self._spent_s = now_s
+            self._swept_at = now
+        elif self._spent_seconds is None or now - self._spent_seconds >= _NONCES_SECONDS:
+            store.delete_old_nonces(now=now)
+            self._spent_seconds = now
         return done
 
 
-def lead(services: Services, ended: threading.Event, steps: Sequence[Step]) -> None:
+def lead_until(services: Services, ended: threading.Event, steps: Sequence[LeaderStep]) -> None:
     """Lead whenever nobody else does, until the end.
 
     Args:
@@ -71,32 +71,32 @@ def lead(services: Services, ended: threading.Event, steps: Sequence[Step]) -> N
     """
     leadership = services.store.leadership()
     work = [*steps, _Housekeeping(services).step]
-    look_s = services.fleet.looking.look_s
+    look_s = services.fleet_config.monitoring.evaluation_interval_seconds
     failing: dict[int, str] = {}
     try:
         while not ended.is_set():
-            if leadership.take():
-                _look(services, leadership, ended, work, failing)
+            if leadership.try_acquire():
+                _run_steps(services, leadership, ended, work, failing)
             ended.wait(look_s)
     finally:
         leadership.release()
 
 
-def _look(
+def _run_steps(
     services: Services,
     leadership: Leadership,
     ended: threading.Event,
-    work: Sequence[Step],
+    work: Sequence[LeaderStep],
     failing: dict[int, str],
 ) -> None:
     """Do all steps once, as long as this process leads."""
     for number, step in enumerate(work):
-        if ended.is_set() or not leadership.held():
+        if ended.is_set() or not leadership.is_held():
             return
         try:
             for done in step(services.now()):
                 _log.info("%s", done)
-        except TakenError as error:
+        except DecisionExistsError as error:
             _log.warning("somebody else decides here: %s", error)
             leadership.release()
             return

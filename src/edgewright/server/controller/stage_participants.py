@@ -3,9 +3,9 @@
 A device takes part if the rollout is for it, it had a model before, and the policy would let it have any of the
 arms. All of that is known without its arm. Which arm it is in is worked out as the device does it.
 
-What a device says of a stage counts from an age on (`counts`), once. Devices that were alive when the stage began
+What a device says of a stage counts from an age on (`is_outcome_kept`), once. Devices that were alive when the stage began
 and have said nothing when its deadline passes are silent, and that is written down like any other outcome
-(`settle`): whatever they say later changes nothing. Devices that come alive later count when they say something.
+(`record_offline_devices`): whatever they say later changes nothing. Devices that come alive later count when they say something.
 """
 
 import datetime
@@ -13,100 +13,100 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgewright.contract.api.device_status import StageOutcome
-from edgewright.contract.config.fleet import Looking
+from edgewright.contract.config.fleet import FleetMonitoring
 from edgewright.contract.names import version_key
-from edgewright.contract.rollout.decision import CONTROL, DeviceOutcome
-from edgewright.contract.rollout.plan import Plan, Policy, ceiling
-from edgewright.contract.timestamps import time_of
+from edgewright.contract.rollout.decision import CONTROL_ARM, DeviceOutcome
+from edgewright.contract.rollout.plan import RolloutPlan, RolloutPolicy, max_version
+from edgewright.contract.timestamps import parse_iso8601
 from edgewright.device.update.selection import is_for
-from edgewright.rollout.assignment import arm_of, is_held_back, is_in
-from edgewright.rollout.comparison_design import watched
-from edgewright.server.store.records import Candidate, rollout_key
-from edgewright.server.store.store import Store
+from edgewright.rollout.assignment import arm_of, is_in, is_in_holdout
+from edgewright.rollout.comparison_design import stopping_metrics
+from edgewright.server.store.records import RolloutCandidate, rollout_key
+from edgewright.server.store.store import FleetStore
 
 __all__ = [
-    "SILENT",
-    "Count",
-    "Stretch",
-    "arm_in",
-    "candidates",
-    "counts",
+    "OFFLINE_METRIC",
+    "ParticipantCount",
+    "StageTiming",
+    "assigned_arm_version",
     "earlier_failures",
-    "rows",
-    "settle",
-    "stretch_of",
-    "subject_of",
-    "takes_part",
+    "is_outcome_kept",
+    "is_participant",
+    "participants",
+    "record_offline_devices",
+    "rollout_subject",
+    "stage_outcomes",
+    "stage_timing",
 ]
 
-SILENT = "silent"
+OFFLINE_METRIC = "silent"
 _Said = tuple[int, str, tuple[str, ...], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class StageTiming:
     """When things happen in a stage, seconds since 1970.
 
     Attributes:
-        began_s: The stage, or its last resumption.
-        earliest_s: No device can know before how it fared.
-        deadline_s: Who was alive when it began and has said nothing until then is silent.
+        began_at: The stage, or its last resumption.
+        earliest_at: No device can know before how it fared.
+        deadline_at: Who was alive when it began and has said nothing until then is silent.
     """
 
-    began_s: float
-    earliest_s: float
-    deadline_s: float
+    began_at: float
+    earliest_at: float
+    deadline_at: float
 
 
 @dataclass(slots=True)
-class Count:
+class ParticipantCount:
     """What is seen on the way through the devices.
 
     Attributes:
         devices: That take part.
-        askew: Devices that named another arm than theirs.
+        mismatched_arms: Devices that named another arm than theirs.
     """
 
     devices: int = 0
-    askew: int = 0
+    mismatched_arms: int = 0
 
 
-def subject_of(plan: Plan) -> str:
+def rollout_subject(plan: RolloutPlan) -> str:
     """Return what a plan's outcomes and decisions are kept under."""
     return rollout_key(plan.model, plan.device_class, plan.rollout)
 
 
-def stretch_of(plan: Plan, looking: Looking) -> Stretch | None:
+def stage_timing(plan: RolloutPlan, monitoring: FleetMonitoring) -> StageTiming | None:
     """Return when things happen in the stage that a plan is at, None if nobody said when it began."""
-    if not plan.since:
+    if not plan.stage_started_at:
         return None
-    began_s = time_of(plan.since).timestamp()
-    earliest_s = began_s + looking.outcome_s
-    return Stretch(began_s, earliest_s, earliest_s + looking.silent_s)
+    began_s = parse_iso8601(plan.stage_started_at).timestamp()
+    earliest_s = began_s + monitoring.outcome_age_seconds
+    return StageTiming(began_s, earliest_s, earliest_s + monitoring.offline_after_seconds)
 
 
-def counts(plan: Plan, looking: Looking, said: StageOutcome, now_s: float) -> bool:
+def is_outcome_kept(plan: RolloutPlan, monitoring: FleetMonitoring, said: StageOutcome, now: float) -> bool:
     """Whether what a device says of a stage is to be kept.
 
     Not before it is old enough; and not while the rollout is paused, when devices that have not installed cannot.
 
     Args:
         plan: That is signed for the device's model and class.
-        looking: From which age on.
+        monitoring: From which age on.
         said: By the device.
-        now_s: When.
+        now: When.
     """
-    stretch = stretch_of(plan, looking)
+    stretch = stage_timing(plan, monitoring)
     return (
         plan.state == "running"
         and (said.rollout, said.stage) == (plan.rollout, plan.stage)
-        and said.age_s >= looking.outcome_s
+        and said.age_seconds >= monitoring.outcome_age_seconds
         and stretch is not None
-        and now_s >= stretch.earliest_s
+        and now >= stretch.earliest_at
     )
 
 
-def takes_part(plan: Plan, policy: Policy, device: Candidate) -> bool:
+def is_participant(plan: RolloutPlan, policy: RolloutPolicy, device: RolloutCandidate) -> bool:
     """Whether a device is compared; the same whatever its arm.
 
     A device whose first model is one of the arms had nothing to be compared with. One whose channel may not have
@@ -118,27 +118,31 @@ def takes_part(plan: Plan, policy: Policy, device: Candidate) -> bool:
         return False
     if not is_for(plan, device.labels, device.channel):
         return False
-    highest = ceiling(policy, device.channel)
+    highest = max_version(policy, device.channel)
     return highest is None or all(version_key(arm.version) <= version_key(highest) for arm in plan.arms)
 
 
-def arm_in(plan: Plan, policy: Policy, device_id: str) -> int:
+def assigned_arm_version(plan: RolloutPlan, policy: RolloutPolicy, device_id: str) -> int:
     """Return a device's arm at the stage that a plan is at, as `device/update/selection.py` finds it."""
-    if is_held_back(policy.holdback, policy.salt, device_id):
-        return CONTROL
+    if is_in_holdout(policy.holdout_fraction, policy.salt, device_id):
+        return CONTROL_ARM
     number = 0
     if len(plan.arms) > 1:
         number = arm_of([arm.weight for arm in plan.arms], plan.rollout, policy.salt, device_id)
-    return number if is_in(plan.fraction, plan.arms[number].manifest, policy.salt, device_id) else CONTROL
+    return (
+        number if is_in(plan.fraction, plan.arms[number].manifest_sha256, policy.salt, device_id) else CONTROL_ARM
+    )
 
 
-def candidates(store: Store, plan: Plan, policy: Policy) -> Iterator[list[Candidate]]:
+def participants(store: FleetStore, plan: RolloutPlan, policy: RolloutPolicy) -> Iterator[list[RolloutCandidate]]:
     """Return the devices that take part, page by page."""
     for page in store.devices.candidates(plan.device_class):
-        yield [device for device in page if takes_part(plan, policy, device)]
+        yield [device for device in page if is_participant(plan, policy, device)]
 
 
-def settle(store: Store, plan: Plan, policy: Policy, stretch: Stretch, *, now_s: float) -> dict[str, int]:
+def record_offline_devices(
+    store: FleetStore, plan: RolloutPlan, policy: RolloutPolicy, timing: StageTiming, *, now: float
+) -> dict[str, int]:
     """Write down who is silent, and return how many are by the version of their arm.
 
     It may be broken off anywhere and done again.
@@ -147,24 +151,31 @@ def settle(store: Store, plan: Plan, policy: Policy, stretch: Stretch, *, now_s:
         store: Of the fleet.
         plan: At the stage whose deadline has passed.
         policy: Of the offline keys.
-        stretch: Of that stage.
-        now_s: The time.
+        timing: Of that stage.
+        now: The time.
     """
     found: dict[str, int] = {}
-    for page, said in _told(store, plan, policy):
+    for page, said in _reported(store, plan, policy):
         silent = []
         for device in page:
-            if not _is_awaited(device, said.get(device.id, ()), plan.stage, stretch):
+            if not _is_outcome_missing(device, said.get(device.id, ()), plan.stage, timing):
                 continue
-            arm = _version(plan, arm_in(plan, policy, device.id))
-            silent.append((device.id, StageOutcome(plan.rollout, plan.stage, arm, (SILENT,))))
+            arm = _version(plan, assigned_arm_version(plan, policy, device.id))
+            silent.append((device.id, StageOutcome(plan.rollout, plan.stage, arm, (OFFLINE_METRIC,))))
             found[arm] = found.get(arm, 0) + 1
-        store.outcomes.put(subject_of(plan), silent, at_s=now_s, deadline_s=now_s)
+        store.outcomes.put(rollout_subject(plan), silent, at=now, deadline_at=now)
     return found
 
 
-def rows(
-    store: Store, plan: Plan, policy: Policy, stretch: Stretch, *, now_s: float, settled: bool, count: Count
+def stage_outcomes(
+    store: FleetStore,
+    plan: RolloutPlan,
+    policy: RolloutPolicy,
+    timing: StageTiming,
+    *,
+    now: float,
+    settled: bool,
+    count: ParticipantCount,
 ) -> Iterator[DeviceOutcome]:
     """Return one outcome for each device that takes part, in order of the pages.
 
@@ -172,33 +183,33 @@ def rows(
         store: Of the fleet.
         plan: At the stage.
         policy: Of the offline keys.
-        stretch: Of that stage.
-        now_s: The time.
+        timing: Of that stage.
+        now: The time.
         settled: Whether it was written down who is silent.
         count: Is added to.
     """
-    metrics = watched(plan)
+    metrics = stopping_metrics(plan)
     values: dict[frozenset[str], dict[str, float]] = {}
-    later = _moment(max(stretch.deadline_s, now_s + 1))
-    for page, told in _told(store, plan, policy):
+    later = _iso_time(max(timing.deadline_at, now + 1))
+    for page, told in _reported(store, plan, policy):
         for device in page:
             said = told.get(device.id, ())
-            arm = arm_in(plan, policy, device.id)
+            arm = assigned_arm_version(plan, policy, device.id)
             failed, mine = earlier_failures(said, plan.stage)
             count.devices += 1
             if mine is None:
-                if not settled and _is_awaited(device, said, plan.stage, stretch):
+                if not settled and _is_outcome_missing(device, said, plan.stage, timing):
                     yield DeviceOutcome(device.id, arm, later)
                 continue
             _, named, own, at_s = mine
-            count.askew += named != _version(plan, arm)
-            if SILENT in own:
-                yield DeviceOutcome(device.id, arm, _moment(at_s))
+            count.mismatched_arms += named != _version(plan, arm)
+            if OFFLINE_METRIC in own:
+                yield DeviceOutcome(device.id, arm, _iso_time(at_s))
                 continue
             failures = failed.union(own)
             if failures not in values:
                 values[failures] = {metric: float(metric in failures) for metric in metrics}
-            yield DeviceOutcome(device.id, arm, _moment(at_s), values[failures])
+            yield DeviceOutcome(device.id, arm, _iso_time(at_s), values[failures])
 
 
 def earlier_failures(said: Sequence[_Said], stage: int) -> tuple[frozenset[str], _Said | None]:
@@ -206,30 +217,30 @@ def earlier_failures(said: Sequence[_Said], stage: int) -> tuple[frozenset[str],
 
     It may have given the release up by itself and do well now; it has failed by the release all the same.
     """
-    failed = frozenset(metric for one in said if one[0] < stage for metric in one[2] if metric != SILENT)
+    failed = frozenset(metric for one in said if one[0] < stage for metric in one[2] if metric != OFFLINE_METRIC)
     return failed, next((one for one in said if one[0] == stage), None)
 
 
-def _is_awaited(device: Candidate, said: Sequence[_Said], stage: int, stretch: Stretch) -> bool:
+def _is_outcome_missing(device: RolloutCandidate, said: Sequence[_Said], stage: int, stretch: StageTiming) -> bool:
     """Whether a device has said nothing of a stage and should have: it was alive, or silent ever since it was."""
     if any(one[0] == stage for one in said):
         return False
-    alive_s = stretch.began_s - (stretch.deadline_s - stretch.earliest_s)
-    was_silent = bool(said) and SILENT in said[-1][2]
-    return device.enrolled_s <= stretch.began_s and (device.seen_s >= alive_s or was_silent)
+    alive_s = stretch.began_at - (stretch.deadline_at - stretch.earliest_at)
+    was_silent = bool(said) and OFFLINE_METRIC in said[-1][2]
+    return device.enrolled_at <= stretch.began_at and (device.last_seen_at >= alive_s or was_silent)
 
 
-def _told(
-    store: Store, plan: Plan, policy: Policy
-) -> Iterator[tuple[list[Candidate], Mapping[str, Sequence[_Said]]]]:
-    for page in candidates(store, plan, policy):
+def _reported(
+    store: FleetStore, plan: RolloutPlan, policy: RolloutPolicy
+) -> Iterator[tuple[list[RolloutCandidate], Mapping[str, Sequence[_Said]]]]:
+    for page in participants(store, plan, policy):
         if page:
-            yield page, store.outcomes.between(subject_of(plan), plan.stage, page[0].id, page[-1].id)
+            yield page, store.outcomes.between(rollout_subject(plan), plan.stage, page[0].id, page[-1].id)
 
 
-def _version(plan: Plan, arm: int) -> str:
-    return "" if arm == CONTROL else plan.arms[arm].version
+def _version(plan: RolloutPlan, arm: int) -> str:
+    return "" if arm == CONTROL_ARM else plan.arms[arm].version
 
 
-def _moment(at_s: float) -> str:
-    return datetime.datetime.fromtimestamp(at_s, datetime.UTC).isoformat()
+def _iso_time(at: float) -> str:
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat()

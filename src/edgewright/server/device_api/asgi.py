@@ -6,38 +6,38 @@ from typing import Any
 
 import msgspec
 
-from edgewright.contract.api.device_api import Problem
+from edgewright.contract.api.device_api import ErrorResponse
 from edgewright.contract.errors import EdgewrightError, InputError
-from edgewright.server.errors import problem_of
+from edgewright.server.errors import error_body
 
 __all__ = [
-    "UNREADABLE",
-    "AnswerError",
-    "Receive",
-    "Scope",
-    "Send",
-    "bad",
-    "body_of",
-    "busy",
-    "none",
-    "say",
-    "too_many",
+    "UNREADABLE_ERRORS",
+    "AsgiReceive",
+    "AsgiScope",
+    "AsgiSend",
+    "ResponseError",
+    "bad_request",
+    "not_found",
+    "read_body",
+    "send_response",
+    "service_unavailable",
+    "too_many_requests",
 ]
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+AsgiScope = dict[str, Any]
+AsgiReceive = Callable[[], Awaitable[dict[str, Any]]]
+AsgiSend = Callable[[dict[str, Any]], Awaitable[None]]
 
 # What a request that cannot be decoded raises: no UTF-8 is none of msgspec's own errors, and what is nested deeply
 # enough ends in the interpreter's limit.
-UNREADABLE = (msgspec.MsgspecError, InputError, UnicodeDecodeError, RecursionError)
+UNREADABLE_ERRORS = (msgspec.MsgspecError, InputError, UnicodeDecodeError, RecursionError)
 
 _PIECE = 1 << 18
 # Answers without a body say nothing of one's length or kind, RFC 9110, 8.6.
 _BODILESS = (204, 304)
 
 
-class AnswerError(Exception):
+class ResponseError(Exception):
     """A request that ends here.
 
     Attributes:
@@ -46,19 +46,19 @@ class AnswerError(Exception):
         extra: More headers.
     """
 
-    def __init__(self, status: int, problem: Problem, *extra: tuple[bytes, bytes]) -> None:
+    def __init__(self, status: int, problem: ErrorResponse, *extra: tuple[bytes, bytes]) -> None:
         self.status, self.problem, self.extra = status, problem, extra
         super().__init__(problem.message)
 
 
-async def body_of(scope: Scope, receive: Receive, most: int, patience_s: float) -> bytes:
+async def read_body(scope: AsgiScope, receive: AsgiReceive, max_bytes: int, timeout_seconds: float) -> bytes:
     """Return a request's body, whose length was told and is within the limit, if it comes in time.
 
     Args:
         scope: Of the request.
         receive: Of the request.
-        most: Bytes that are read; a request that tells of more is refused before it is read.
-        patience_s: Until all of it must have come.
+        max_bytes: Bytes that are read; a request that tells of more is refused before it is read.
+        timeout_seconds: Until all of it must have come.
 
     Raises:
         AnswerError: It is refused.
@@ -68,33 +68,41 @@ async def body_of(scope: Scope, receive: Receive, most: int, patience_s: float) 
         if name == b"content-length":
             length = value
         elif name == b"content-encoding" and value != b"identity":
-            raise AnswerError(415, Problem("invalid_input", "compressed requests are not read", "Send it plain."))
+            raise ResponseError(
+                415, ErrorResponse("invalid_input", "compressed requests are not read", "Send it plain.")
+            )
     if not (length.isdigit() and len(length) < 12):
-        raise AnswerError(411, Problem("invalid_input", "the request does not tell its length", "Tell it."))
-    if int(length) > most:
-        message = f"the request has {int(length)} bytes, at most {most} are read"
-        raise AnswerError(413, Problem("invalid_input", message, "Send less."))
+        raise ResponseError(411, ErrorResponse("invalid_input", "the request does not tell its length", "Tell it."))
+    if int(length) > max_bytes:
+        message = f"the request has {int(length)} bytes, at most {max_bytes} are read"
+        raise ResponseError(413, ErrorResponse("invalid_input", message, "Send less."))
     parts: list[bytes] = []
     left = int(length)
     try:
-        async with asyncio.timeout(patience_s):
+        async with asyncio.timeout(timeout_seconds):
             while left > 0:
                 message_ = await receive()
                 if message_["type"] != "http.request":
-                    raise AnswerError(400, Problem("invalid_input", "the request broke off", "Send it again."))
+                    raise ResponseError(
+                        400, ErrorResponse("invalid_input", "the request broke off", "Send it again.")
+                    )
                 parts.append(message_.get("body", b""))
                 left -= len(parts[-1])
                 if not message_.get("more_body", False):
                     break
     except TimeoutError:
-        raise AnswerError(408, Problem("invalid_input", "the request came too slowly", "Send it again.")) from None
+        raise ResponseError(
+            408, ErrorResponse("invalid_input", "the request came too slowly", "Send it again.")
+        ) from None
     if left:
-        raise AnswerError(400, Problem("invalid_input", "the request is not as long as it says", "Send it again."))
+        raise ResponseError(
+            400, ErrorResponse("invalid_input", "the request is not as long as it says", "Send it again.")
+        )
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def say(
-    send: Send,
+async def send_response(
+    send: AsgiSend,
     status: int,
     content: bytes,
     extra: Iterable[tuple[bytes, bytes]] = (),
@@ -128,26 +136,26 @@ async def say(
         await send({"type": "http.response.body", "body": piece, "more_body": more})
 
 
-def bad(error: Exception) -> AnswerError:
+def bad_request(error: Exception) -> ResponseError:
     """Return that a request cannot be read."""
     if isinstance(error, EdgewrightError):
-        return AnswerError(400, problem_of(error))
+        return ResponseError(400, error_body(error))
     words = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-    return AnswerError(
-        400, Problem("invalid_input", f"the request cannot be read: {words[:300]}", "See /openapi.json.")
+    return ResponseError(
+        400, ErrorResponse("invalid_input", f"the request cannot be read: {words[:300]}", "See /openapi.json.")
     )
 
 
-def busy(why: str) -> AnswerError:
+def service_unavailable(why: str) -> ResponseError:
     """Return that something that is needed does not answer at present."""
-    return AnswerError(503, Problem("unavailable", why, "Come again later."), (b"retry-after", b"5"))
+    return ResponseError(503, ErrorResponse("unavailable", why, "Come again later."), (b"retry-after", b"5"))
 
 
-def too_many(why: str) -> AnswerError:
+def too_many_requests(why: str) -> ResponseError:
     """Return that somebody asks too often."""
-    return AnswerError(429, Problem("too_many_requests", why, "Come again later."), (b"retry-after", b"60"))
+    return ResponseError(429, ErrorResponse("too_many_requests", why, "Come again later."), (b"retry-after", b"60"))
 
 
-def none(path: str) -> AnswerError:
+def not_found(path: str) -> ResponseError:
     """Return that there is nothing at a path."""
-    return AnswerError(404, Problem("not_found", f"there is nothing at {path[:80]}", "See /openapi.json."))
+    return ResponseError(404, ErrorResponse("not_found", f"there is nothing at {path[:80]}", "See /openapi.json."))

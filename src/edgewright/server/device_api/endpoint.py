@@ -19,68 +19,76 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from edgewright.contract.api.device_api import JOB, PROOF, CheckedIn, CheckingIn, Enrolled, Enrolling, Problem
+from edgewright.contract.api.device_api import (
+    JOB,
+    PROOF,
+    CheckInRequest,
+    CheckInResponse,
+    EnrolRequest,
+    EnrolResponse,
+    ErrorResponse,
+)
 from edgewright.contract.api.device_status import StageOutcome
 from edgewright.contract.errors import EdgewrightError
-from edgewright.contract.rollout.plan import Plan
-from edgewright.server.access_control import hash_of
-from edgewright.server.auth.rate_limits import Limiter, neighbourhood
+from edgewright.contract.rollout.plan import RolloutPlan
+from edgewright.server.access_control import secret_hash
+from edgewright.server.auth.rate_limits import RateLimiter, limited_network
 from edgewright.server.controller.signed_plans import live_plans
-from edgewright.server.controller.stage_participants import counts, subject_of
+from edgewright.server.controller.stage_participants import is_outcome_kept, rollout_subject
 from edgewright.server.device_api.asgi import (
-    UNREADABLE,
-    AnswerError,
-    Receive,
-    Scope,
-    Send,
-    bad,
-    body_of,
-    busy,
-    none,
-    say,
-    too_many,
+    UNREADABLE_ERRORS,
+    AsgiReceive,
+    AsgiScope,
+    AsgiSend,
+    ResponseError,
+    bad_request,
+    not_found,
+    read_body,
+    send_response,
+    service_unavailable,
+    too_many_requests,
 )
-from edgewright.server.device_api.repository_files import Shelf
-from edgewright.server.errors import problem_of
-from edgewright.server.metrics import FLUSHES, OVERLOADED, REFUSED, TAKEN, seconds
-from edgewright.server.profiling_jobs import MOST_REPLY_BYTES, end_job, take_job
+from edgewright.server.device_api.repository_files import RepositoryFiles
+from edgewright.server.errors import error_body
+from edgewright.server.metrics import CHECK_INS, FLUSHES, OVERLOADED_CHECK_INS, REFUSED_REQUESTS, observe_seconds
+from edgewright.server.profiling_jobs import MAX_JOB_REPLY_BYTES, claim_profiling_job, finish_profiling_job
 from edgewright.server.services import Services
-from edgewright.server.store.database import GoneError
-from edgewright.server.store.devices import Known
+from edgewright.server.store.database import DatabaseUnavailableError
+from edgewright.server.store.devices import DeviceCredentials
 from edgewright.server.store.records import CheckIn
-from edgewright.trust.keys.device_identity import Requests, UnknownError, read_proof
+from edgewright.trust.keys.device_identity import AuthenticationError, RequestVerifier, parse_proof
 
-__all__ = ["Intake"]
+__all__ = ["DeviceEndpoint"]
 
-LOG = logging.getLogger("edgewright.server")
+DEVICE_LOG = logging.getLogger("edgewright.server")
 _T = TypeVar("_T")
 
 # Bytes of a body, by what it is for; sums and jobs carry vectors and profiles.
-_SMALL, _LETTER = 32 << 10, 64 << 20
-_BODY_S, _LETTER_S = 10.0, 60.0
-_BATCH, _MOST_WAITING, _GATHER_S = 500, 5000, 0.002
+_MAX_SMALL_BODY_BYTES, _MAX_SUM_MESSAGE_BYTES = 32 << 10, 64 << 20
+_BODY_SECONDS, _LETTER_SECONDS = 10.0, 60.0
+_BATCH, _MAX_WAITING, _GATHER_SECONDS = 500, 5000, 0.002
 # Requests that are being answered, and bytes of their bodies: more than this is not held in memory at a time.
-_MOST_INSIDE, _MOST_HELD = 8000, 256 << 20
+_MAX_CONCURRENT, _MAX_HELD = 8000, 256 << 20
 # Keys of devices that checked in lately; a retired device is believed for so long at most.
-_MOST_KEYS, _KEY_S = 250_000, 60.0
-_PLANS_S = 5.0
+_MAX_KEYS, _KEY_SECONDS = 250_000, 60.0
+_PLANS_SECONDS = 5.0
 _JOB_END = re.compile(r"/device/job/([0-9a-f]{16})/(done|failed)", re.ASCII)
 _DEVICE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
-_LONGEST_PROOF = 2000
-_decode_check_in = msgspec.json.Decoder(CheckingIn).decode
-_decode_enrolling = msgspec.json.Decoder(Enrolling).decode
+_MAX_PROOF = 2000
+_decode_check_in = msgspec.json.Decoder(CheckInRequest).decode
+_decode_enrolling = msgspec.json.Decoder(EnrolRequest).decode
 _encode = msgspec.json.Encoder().encode
 
 
 @dataclass(slots=True)
 class _Waiting:
     check_in: CheckIn
-    asked: CheckingIn
+    asked: CheckInRequest
     answer: "asyncio.Future[bool | None]"
 
 
 @dataclass(slots=True)
-class Intake:
+class DeviceEndpoint:
     """Answers devices.
 
     Attributes:
@@ -88,30 +96,30 @@ class Intake:
     """
 
     services: Services
-    _shelf: Shelf = field(init=False)
-    _requests: Requests = field(init=False)
-    _inside: int = field(init=False, default=0)
-    _held: int = field(init=False, default=0)
-    _keys: OrderedDict[str, tuple[float, Known]] = field(init=False, default_factory=OrderedDict)
+    _files: RepositoryFiles = field(init=False)
+    _verifier: RequestVerifier = field(init=False)
+    _request_count: int = field(init=False, default=0)
+    _held_bytes: int = field(init=False, default=0)
+    _keys: OrderedDict[str, tuple[float, DeviceCredentials]] = field(init=False, default_factory=OrderedDict)
     _wanted: dict[str, "list[asyncio.Future[bool]]"] = field(init=False, default_factory=dict)
     _looking: bool = field(init=False, default=False)
     _waiting: list[_Waiting] = field(init=False, default_factory=list)
     _flushing: bool = field(init=False, default=False)
     _tasks: set["asyncio.Task[None]"] = field(init=False, default_factory=set)
-    _plans: tuple[float, dict[tuple[str, str], list[Plan]]] | None = field(init=False, default=None)
-    _enrolments: Limiter = field(init=False, default_factory=lambda: Limiter(per_s=2.0, burst=60))
-    _often: Limiter = field(init=False, default_factory=lambda: Limiter(per_s=0.5, burst=30))
+    _plans: tuple[float, dict[tuple[str, str], list[RolloutPlan]]] | None = field(init=False, default=None)
+    _enrolments: RateLimiter = field(init=False, default_factory=lambda: RateLimiter(per_s=2.0, burst=60))
+    _often: RateLimiter = field(init=False, default_factory=lambda: RateLimiter(per_s=0.5, burst=30))
     # Its own threads: whoever else waits for the database does not keep check-ins waiting.
     _threads: ThreadPoolExecutor = field(init=False, default_factory=lambda: ThreadPoolExecutor(2, "check-ins"))
 
     def __post_init__(self) -> None:
         """Believe what is signed for this fleet."""
-        self._shelf = Shelf(self.services.files)
-        self._requests = Requests(
-            self.services.audience, self._public, lambda: datetime.fromtimestamp(self.services.now(), UTC)
+        self._files = RepositoryFiles(self.services.repository_files)
+        self._verifier = RequestVerifier(
+            self.services.audience, self._public_key, lambda: datetime.fromtimestamp(self.services.now(), UTC)
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
         """Answer one request under /device, /sums or /repo."""
         held = 0
 
@@ -120,28 +128,28 @@ class Intake:
             message = await receive()
             part = len(message.get("body", b""))
             held += part
-            self._held += part
-            if self._held > _MOST_HELD:
-                raise busy("too much is sent at the same time")
+            self._held_bytes += part
+            if self._held_bytes > _MAX_HELD:
+                raise service_unavailable("too much is sent at the same time")
             return message
 
-        self._inside += 1
+        self._request_count += 1
         try:
-            if self._inside > _MOST_INSIDE:
-                OVERLOADED.inc()
-                raise busy("too many devices ask at the same time")
-            await self._answer(scope, counted, send)
-        except AnswerError as ended:
+            if self._request_count > _MAX_CONCURRENT:
+                OVERLOADED_CHECK_INS.inc()
+                raise service_unavailable("too many devices ask at the same time")
+            await self._dispatch(scope, counted, send)
+        except ResponseError as ended:
             await _refuse(scope, send, ended)
-        except GoneError:
-            await _refuse(scope, send, busy("the database does not answer"))
+        except DatabaseUnavailableError:
+            await _refuse(scope, send, service_unavailable("the database does not answer"))
         finally:
-            self._inside -= 1
-            self._held -= held
+            self._request_count -= 1
+            self._held_bytes -= held
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _dispatch(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
         path: str = scope["path"]
-        act: Callable[[Scope, Receive, Send], Awaitable[None]]
+        act: Callable[[AsgiScope, AsgiReceive, AsgiSend], Awaitable[None]]
         allowed: tuple[str, ...] = ("POST",)
         if path == "/device/check-in":
             act = self._check_in
@@ -153,37 +161,41 @@ class Intake:
             act = self._job
         elif _JOB_END.fullmatch(path):
             act = self._job_done
-        elif path.startswith("/sums/") and self.services.desk.knows(path):
-            act = self._letter
+        elif path.startswith("/sums/") and self.services.aggregation.has_path(path):
+            act = self._sum_message
         else:
-            raise none(path)
+            raise not_found(path)
         if scope["method"] not in allowed:
-            problem = Problem("invalid_input", f"{scope['method'][:20]} is not for this path", "See /openapi.json.")
-            raise AnswerError(405, problem, (b"allow", ", ".join(allowed).encode()))
+            problem = ErrorResponse(
+                "invalid_input", f"{scope['method'][:20]} is not for this path", "See /openapi.json."
+            )
+            raise ResponseError(405, problem, (b"allow", ", ".join(allowed).encode()))
         await act(scope, receive, send)
 
-    async def _check_in(self, scope: Scope, receive: Receive, send: Send) -> None:
-        known, nonce, body = await self._proved(scope, receive, _SMALL, _BODY_S)
+    async def _check_in(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
+        known, nonce, body = await self._authenticate(scope, receive, _MAX_SMALL_BODY_BYTES, _BODY_SECONDS)
         if not self._often.allows(known.id, time.monotonic()):
-            raise too_many("a device checks in too often")
+            raise too_many_requests("a device checks in too often")
         try:
             asked = _decode_check_in(body)
-        except UNREADABLE as error:
-            raise bad(error) from error
+        except UNREADABLE_ERRORS as error:
+            raise bad_request(error) from error
         now = self.services.now()
         arm = asked.outcome.arm if asked.outcome is not None else ""
         check_in = CheckIn(known.id, known.device_class, asked.status, now, nonce, arm)
-        if not await self._kept(check_in, asked):
-            raise _sent_before()
-        TAKEN.inc()
-        job = known.bench and await self._in_thread(partial(self.services.store.jobs.waiting, known.id, now_s=now))
-        await say(send, 200, _encode(CheckedIn(now, job)))
+        if not await self._store_check_in(check_in, asked):
+            raise _replayed()
+        CHECK_INS.inc()
+        job = known.profiling and await self._in_thread(
+            partial(self.services.store.jobs.has_waiting, known.id, now=now)
+        )
+        await send_response(send, 200, _encode(CheckInResponse(now, job)))
 
-    async def _kept(self, check_in: CheckIn, asked: CheckingIn) -> bool:
+    async def _store_check_in(self, check_in: CheckIn, asked: CheckInRequest) -> bool:
         """Wait until a check-in is on the disk, and return whether it counts."""
-        if len(self._waiting) >= _MOST_WAITING:
-            OVERLOADED.inc()
-            raise busy("too many devices check in at the same time")
+        if len(self._waiting) >= _MAX_WAITING:
+            OVERLOADED_CHECK_INS.inc()
+            raise service_unavailable("too many devices check in at the same time")
         answer: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(check_in, asked, answer))
         if not self._flushing:
@@ -191,7 +203,7 @@ class Intake:
             self._begin(self._flush())
         counts = await answer
         if counts is None:
-            raise busy("the check-in cannot be kept at present")
+            raise service_unavailable("the check-in cannot be kept at present")
         return counts
 
     async def _flush(self) -> None:
@@ -199,15 +211,17 @@ class Intake:
         try:
             while self._waiting:
                 # Others come meanwhile: many that are written together cost little more than one.
-                await asyncio.sleep(_GATHER_S)
+                await asyncio.sleep(_GATHER_SECONDS)
                 batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
                 counts: Sequence[bool | None] = [None] * len(batch)
                 try:
-                    with seconds(FLUSHES):
-                        counts = await self._in_thread(partial(self._written, batch))
+                    with observe_seconds(FLUSHES):
+                        counts = await self._in_thread(partial(self._store_batch, batch))
                 except Exception as error:
                     # Whoever waits is told, and sends it again.
-                    LOG.error(_encode({"event": "flush", "error": type(error).__name__}).decode(), exc_info=error)
+                    DEVICE_LOG.error(
+                        _encode({"event": "flush", "error": type(error).__name__}).decode(), exc_info=error
+                    )
                 finally:
                     for one, good in zip(batch, counts, strict=True):
                         if not one.answer.done():  # else the device has gone away
@@ -215,26 +229,29 @@ class Intake:
         finally:
             self._flushing = False
 
-    def _written(self, batch: list[_Waiting]) -> list[bool | None]:
+    def _store_batch(self, batch: list[_Waiting]) -> list[bool | None]:
         """Keep check-ins, and return which of them count; None where one could not be kept."""
         try:
             return [*self._write(batch)]
-        except GoneError:
+        except DatabaseUnavailableError:
             return [None] * len(batch)
         except EdgewrightError as error:
             # One of them may be what the database cannot hold: the others must not suffer for it.
             if len(batch) > 1:
-                return [good for one in batch for good in self._written([one])]
-            LOG.error(_encode({"event": "flush", "error": error.message}).decode())
+                return [good for one in batch for good in self._store_batch([one])]
+            DEVICE_LOG.error(_encode({"event": "flush", "error": error.message}).decode())
             return [None]
 
     def _write(self, batch: list[_Waiting]) -> list[bool]:
         """Keep check-ins, and of those that are old enough the outcomes."""
-        store, looking = self.services.store, self.services.fleet.looking
-        old = [one.asked.outcome is not None and one.asked.outcome.age_s >= looking.outcome_s for one in batch]
+        store, looking = self.services.store, self.services.fleet_config.monitoring
+        old = [
+            one.asked.outcome is not None and one.asked.outcome.age_seconds >= looking.outcome_age_seconds
+            for one in batch
+        ]
         # Before anything is kept: an outcome is not thrown away for a store that is away.
-        live = self._live() if any(old) else {}
-        taken, now = store.check_ins.take([one.check_in for one in batch]), self.services.now()
+        live = self._live_rollouts() if any(old) else {}
+        taken, now = store.check_ins.store_batch([one.check_in for one in batch]), self.services.now()
         said: dict[str, list[tuple[str, StageOutcome]]] = {}
         for one, good in zip(batch, taken, strict=True):
             outcome, runs = one.asked.outcome, one.asked.status.model
@@ -242,125 +259,133 @@ class Intake:
                 continue
             for plan in live.get((one.check_in.device_class, outcome.rollout), ()):
                 # A device that runs nothing yet does not say what it would run.
-                if runs in ("", plan.model) and counts(plan, looking, outcome, now):
-                    said.setdefault(subject_of(plan), []).append((one.check_in.device_id, outcome))
+                if runs in ("", plan.model) and is_outcome_kept(plan, looking, outcome, now):
+                    said.setdefault(rollout_subject(plan), []).append((one.check_in.device_id, outcome))
         for rollout, outcomes in said.items():
-            store.outcomes.put(rollout, outcomes, at_s=now, deadline_s=now)
+            store.outcomes.put(rollout, outcomes, at=now, deadline_at=now)
         return taken
 
-    def _live(self) -> dict[tuple[str, str], list[Plan]]:
+    def _live_rollouts(self) -> dict[tuple[str, str], list[RolloutPlan]]:
         """Return the rollouts that there are, by device class and name: of others no outcomes are kept.
 
         Raises:
             GoneError: The store is away, and was so from the beginning.
         """
         known = self._plans
-        if known is None or time.monotonic() - known[0] > _PLANS_S:
+        if known is None or time.monotonic() - known[0] > _PLANS_SECONDS:
             try:
                 found = live_plans(self.services)
             except EdgewrightError as error:
                 if known is None:
-                    raise GoneError("the repository does not answer", remedy="Come again later.") from error
+                    raise DatabaseUnavailableError(
+                        "the repository does not answer", remedy="Come again later."
+                    ) from error
                 found = known[1]  # of a store that is away for a while: what was known still holds
             known = self._plans = (time.monotonic(), found)
         return known[1]
 
-    async def _enrol(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _enrol(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
         client = (scope.get("client") or ("",))[0]
-        if not self._enrolments.allows(neighbourhood(client), time.monotonic()):
-            raise too_many("too many enrolments from one address")
-        body = await body_of(scope, receive, _SMALL, _BODY_S)
+        if not self._enrolments.allows(limited_network(client), time.monotonic()):
+            raise too_many_requests("too many enrolments from one address")
+        body = await read_body(scope, receive, _MAX_SMALL_BODY_BYTES, _BODY_SECONDS)
         try:
             asked = _decode_enrolling(body)
-        except UNREADABLE as error:
-            raise bad(error) from error
+        except UNREADABLE_ERRORS as error:
+            raise bad_request(error) from error
         services = self.services
 
-        def enrol() -> Enrolled:
+        def enrol() -> EnrolResponse:
             now = services.now()
-            device = services.store.devices.enrol(asked.token, bytes.fromhex(asked.public), now_s=now)
-            detail = {"token": hash_of(asked.token)[:12]}
+            device = services.store.devices.enrol(asked.token, bytes.fromhex(asked.public_key), now=now)
+            detail = {"token": secret_hash(asked.token)[:12]}
             who = f"device:{device.id}"
-            services.store.audit.write(who, "enrol", device.device_class, at_s=now, detail=detail)
-            return Enrolled(
+            services.store.audit.write(who, "enrol", device.device_class, at=now, detail=detail)
+            return EnrolResponse(
                 device.id,
                 device.device_class,
                 services.audience,
                 services.repository_url,
                 device.labels,
                 device.channel,
-                device.bench,
+                device.profiling,
             )
 
         try:
             answer = await asyncio.to_thread(enrol)
-        except UnknownError as error:
-            raise AnswerError(403, problem_of(error)) from error
-        await say(send, 200, _encode(answer))
+        except AuthenticationError as error:
+            raise ResponseError(403, error_body(error)) from error
+        await send_response(send, 200, _encode(answer))
 
-    async def _job(self, scope: Scope, receive: Receive, send: Send) -> None:
-        known, _ = await self._once(scope, receive, _SMALL, _BODY_S)
-        job = await asyncio.to_thread(take_job, self.services, known.id)
+    async def _job(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
+        known, _ = await self._authenticate_once(scope, receive, _MAX_SMALL_BODY_BYTES, _BODY_SECONDS)
+        job = await asyncio.to_thread(claim_profiling_job, self.services, known.id)
         if job is None:
-            await say(send, 204, b"")
+            await send_response(send, 204, b"")
         else:
             name, request = job
             kind = b"application/octet-stream"
-            await say(send, 200, request, ((JOB.lower().encode(), name.encode()),), kind)
+            await send_response(send, 200, request, ((JOB.lower().encode(), name.encode()),), kind)
 
-    async def _job_done(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _job_done(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
         _, _, _, job, verdict = scope["path"].split("/")
-        known, body = await self._once(scope, receive, MOST_REPLY_BYTES, _LETTER_S)
-        if not await asyncio.to_thread(end_job, self.services, known.id, job, body, good=verdict == "done"):
-            raise AnswerError(409, Problem("invalid_input", "the job is not this device's", "Ask for another one."))
-        await say(send, 204, b"")
+        known, body = await self._authenticate_once(scope, receive, MAX_JOB_REPLY_BYTES, _LETTER_SECONDS)
+        if not await asyncio.to_thread(
+            finish_profiling_job, self.services, known.id, job, body, succeeded=verdict == "done"
+        ):
+            raise ResponseError(
+                409, ErrorResponse("invalid_input", "the job is not this device's", "Ask for another one.")
+            )
+        await send_response(send, 204, b"")
 
-    async def _letter(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await body_of(scope, receive, _LETTER, _LETTER_S)
-        status, answer = await asyncio.to_thread(self.services.desk.handle, scope["path"], body)
-        await say(send, status, answer, (), b"application/octet-stream")
+    async def _sum_message(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
+        body = await read_body(scope, receive, _MAX_SUM_MESSAGE_BYTES, _LETTER_SECONDS)
+        status, answer = await asyncio.to_thread(self.services.aggregation.handle, scope["path"], body)
+        await send_response(send, status, answer, (), b"application/octet-stream")
 
-    async def _file(self, scope: Scope, _: Receive, send: Send) -> None:
-        await self._shelf.answer(scope["path"].removeprefix("/repo/"), scope, send)
+    async def _file(self, scope: AsgiScope, _: AsgiReceive, send: AsgiSend) -> None:
+        await self._files.respond(scope["path"].removeprefix("/repo/"), scope, send)
 
-    async def _once(self, scope: Scope, receive: Receive, most: int, patience_s: float) -> tuple[Known, bytes]:
+    async def _authenticate_once(
+        self, scope: AsgiScope, receive: AsgiReceive, most: int, timeout_seconds: float
+    ) -> tuple[DeviceCredentials, bytes]:
         """Return which device a request is from, that is no check-in, and its body; it is believed once."""
-        known, nonce, body = await self._proved(scope, receive, most, patience_s)
+        known, nonce, body = await self._authenticate(scope, receive, most, timeout_seconds)
         store, now = self.services.store, self.services.now()
-        if not await asyncio.to_thread(store.check_ins.spend, known.id, nonce, now_s=now):
-            raise _sent_before()
+        if not await asyncio.to_thread(store.check_ins.use_nonce, known.id, nonce, now=now):
+            raise _replayed()
         return known, body
 
-    async def _proved(
-        self, scope: Scope, receive: Receive, most: int, patience_s: float
-    ) -> tuple[Known, str, bytes]:
+    async def _authenticate(
+        self, scope: AsgiScope, receive: AsgiReceive, most: int, timeout_seconds: float
+    ) -> tuple[DeviceCredentials, str, bytes]:
         """Return which device signed a request, the request's nonce, and its body."""
         proof = next((value for name, value in scope["headers"] if name == _PROOF_NAME), b"")
-        if not proof or len(proof) > _LONGEST_PROOF:
-            raise _unproved("the request carries no proof")
+        if not proof or len(proof) > _MAX_PROOF:
+            raise _unauthenticated("the request carries no proof")
         try:
-            read = read_proof(proof.decode("latin-1"))
-        except UnknownError as error:
-            raise AnswerError(401, problem_of(error)) from error
+            read = parse_proof(proof.decode("latin-1"))
+        except AuthenticationError as error:
+            raise ResponseError(401, error_body(error)) from error
         claimed = read.claims.device_id
         if not _DEVICE_ID.fullmatch(claimed):
-            raise _unproved("the proof cannot be read")
+            raise _unauthenticated("the proof cannot be read")
         # Of a stranger no body is read; and in the time that it takes, the key may have been forgotten.
-        if not await self._load(claimed):
-            raise _unproved("its device is unknown")
-        body = await body_of(scope, receive, most, patience_s)
+        if not await self._load_key(claimed):
+            raise _unauthenticated("its device is unknown")
+        body = await read_body(scope, receive, most, timeout_seconds)
         if claimed not in self._keys:
-            await self._load(claimed)
+            await self._load_key(claimed)
         try:
-            device_id, nonce = self._requests.signed(read, scope["method"], scope["path"], body)
-        except UnknownError as error:
-            raise AnswerError(401, problem_of(error)) from error
+            device_id, nonce = self._verifier.verify_parsed(read, scope["method"], scope["path"], body)
+        except AuthenticationError as error:
+            raise ResponseError(401, error_body(error)) from error
         return self._keys[device_id][1], nonce, body
 
-    async def _load(self, device_id: str) -> bool:
+    async def _load_key(self, device_id: str) -> bool:
         """See to it that a device's key is at hand, and return whether it has one."""
         known = self._keys.get(device_id)
-        if known is not None and time.monotonic() - known[0] < _KEY_S:
+        if known is not None and time.monotonic() - known[0] < _KEY_SECONDS:
             self._keys.move_to_end(device_id)
             return True
         # One for each that waits: whoever goes away takes no other's answer along.
@@ -370,22 +395,22 @@ class Intake:
             self._looking = True
             self._begin(self._look_up())
         if not await answer:
-            raise busy("the database does not answer")
+            raise service_unavailable("the database does not answer")
         return device_id in self._keys
 
     async def _look_up(self) -> None:
         """Look up the keys that are wanted, many at once, until none is."""
         try:
             while self._wanted:
-                await asyncio.sleep(_GATHER_S)
+                await asyncio.sleep(_GATHER_SECONDS)
                 wanted = dict(list(self._wanted.items())[:_BATCH])
                 good = False
                 try:
-                    found = await self._in_thread(partial(self.services.store.devices.known, list(wanted)))
+                    found = await self._in_thread(partial(self.services.store.devices.credentials, list(wanted)))
                     self._remember(wanted, found)
                     good = True
                 except Exception as error:
-                    LOG.error(_encode({"event": "look up", "error": type(error).__name__}).decode())
+                    DEVICE_LOG.error(_encode({"event": "look up", "error": type(error).__name__}).decode())
                 finally:
                     for device_id, answers in wanted.items():
                         del self._wanted[device_id]
@@ -395,7 +420,7 @@ class Intake:
         finally:
             self._looking = False
 
-    def _remember(self, wanted: Iterable[str], found: dict[str, Known]) -> None:
+    def _remember(self, wanted: Iterable[str], found: dict[str, DeviceCredentials]) -> None:
         for device_id in wanted:
             before, known = self._keys.pop(device_id, None), found.get(device_id)
             if known is None:
@@ -403,7 +428,7 @@ class Intake:
             if before is not None and before[1] == known:
                 known = before[1]  # else what others keep of it would be there twice
             self._keys[known.id] = (time.monotonic(), known)
-        while len(self._keys) > _MOST_KEYS:
+        while len(self._keys) > _MAX_KEYS:
             self._keys.popitem(last=False)
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
@@ -414,24 +439,24 @@ class Intake:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _public(self, device_id: str) -> bytes | None:
+    def _public_key(self, device_id: str) -> bytes | None:
         known = self._keys.get(device_id)
-        return None if known is None else known[1].public
+        return None if known is None else known[1].public_key
 
 
 _PROOF_NAME = PROOF.lower().encode()
 
 
-async def _refuse(scope: Scope, send: Send, ended: AnswerError) -> None:
-    REFUSED.labels(ended.problem.code).inc()
+async def _refuse(scope: AsgiScope, send: AsgiSend, ended: ResponseError) -> None:
+    REFUSED_REQUESTS.labels(ended.problem.code).inc()
     content = _encode(ended.problem)
     head_of = len(content) if scope["method"] == "HEAD" else None
-    await say(send, ended.status, content, ended.extra, head_of=head_of)
+    await send_response(send, ended.status, content, ended.extra, head_of=head_of)
 
 
-def _unproved(why: str) -> AnswerError:
-    return AnswerError(401, Problem("unauthenticated", why, "Enrol the device."))
+def _unauthenticated(why: str) -> ResponseError:
+    return ResponseError(401, ErrorResponse("unauthenticated", why, "Enrol the device."))
 
 
-def _sent_before() -> AnswerError:
-    return AnswerError(409, Problem("replayed", "the request was sent before", "Sign a new one."))
+def _replayed() -> ResponseError:
+    return ResponseError(409, ErrorResponse("replayed", "the request was sent before", "Sign a new one."))

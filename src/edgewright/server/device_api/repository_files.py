@@ -12,10 +12,17 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from edgewright.contract.errors import EdgewrightError
-from edgewright.server.device_api.asgi import AnswerError, Scope, Send, busy, none, say
-from edgewright.trust.storage.storage import Store as Files
+from edgewright.server.device_api.asgi import (
+    AsgiScope,
+    AsgiSend,
+    ResponseError,
+    not_found,
+    send_response,
+    service_unavailable,
+)
+from edgewright.trust.storage.storage import Storage as Files
 
-__all__ = ["Shelf"]
+__all__ = ["RepositoryFiles"]
 
 _T = TypeVar("_T")
 
@@ -27,14 +34,14 @@ _PUBLIC = re.compile(
     r"|blobs/[0-9a-f]{2}/[0-9a-f]{64}",
     re.ASCII,
 )
-_FOREVER = b"public, max-age=31536000, immutable"
+_IMMUTABLE_CACHE = b"public, max-age=31536000, immutable"
 # Bytes of blobs that are read into memory at the same time; one alone may be longer.
-_MOST_LENT = 512 << 20
+_MAX_LENT_BYTES = 512 << 20
 _THREADS = 4
 
 
 @dataclass(slots=True)
-class Shelf:
+class RepositoryFiles:
     """Answers for files.
 
     Attributes:
@@ -44,9 +51,9 @@ class Shelf:
     files: Files
     # Its own threads: where the database is away, files still go out.
     _threads: ThreadPoolExecutor = field(init=False, default_factory=lambda: ThreadPoolExecutor(_THREADS, "files"))
-    _lent: int = field(init=False, default=0)
+    _lent_bytes: int = field(init=False, default=0)
 
-    async def answer(self, name: str, scope: Scope, send: Send) -> None:
+    async def respond(self, name: str, scope: AsgiScope, send: AsgiSend) -> None:
         """Answer for a file.
 
         Args:
@@ -58,44 +65,44 @@ class Shelf:
             AnswerError: There is none, or the store does not answer.
         """
         if not _PUBLIC.fullmatch(name):
-            raise none(f"/repo/{name}")
+            raise not_found(f"/repo/{name}")
         if name.startswith("blobs/"):
             await self._blob(name, scope, send)
             return
-        content = await self._asked(self.files.read, name)
+        content = await self._in_thread(self.files.read, name)
         if content is None:
-            raise none(f"/repo/{name}")
+            raise not_found(f"/repo/{name}")
         tag = hashlib.sha256(content).hexdigest()[:32]
         await _give(scope, send, content, len(content), tag, b"no-cache")
 
-    async def _blob(self, name: str, scope: Scope, send: Send) -> None:
+    async def _blob(self, name: str, scope: AsgiScope, send: AsgiSend) -> None:
         """Answer for what is named by its content: without reading it, if it is known there already."""
-        length = await self._asked(self.files.size, name)
+        length = await self._in_thread(self.files.size, name)
         if length is None:
-            raise none(f"/repo/{name}")
+            raise not_found(f"/repo/{name}")
         tag = name.rpartition("/")[2][:32]
         if scope["method"] == "HEAD" or _is_known(dict(scope["headers"]), tag):
-            await _give(scope, send, b"", length, tag, _FOREVER)
+            await _give(scope, send, b"", length, tag, _IMMUTABLE_CACHE)
             return
-        if self._lent and self._lent + length > _MOST_LENT:
-            raise busy("too many devices fetch at the same time")
-        self._lent += length
+        if self._lent_bytes and self._lent_bytes + length > _MAX_LENT_BYTES:
+            raise service_unavailable("too many devices fetch at the same time")
+        self._lent_bytes += length
         try:
-            content = await self._asked(self.files.read, name)
+            content = await self._in_thread(self.files.read, name)
             if content is None:
-                raise none(f"/repo/{name}")
-            await _give(scope, send, content, len(content), tag, _FOREVER)
+                raise not_found(f"/repo/{name}")
+            await _give(scope, send, content, len(content), tag, _IMMUTABLE_CACHE)
         finally:
-            self._lent -= length
+            self._lent_bytes -= length
 
-    async def _asked(self, work: Callable[[str], _T], name: str) -> _T:
+    async def _in_thread(self, work: Callable[[str], _T], name: str) -> _T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work, name)
         except EdgewrightError as error:
-            raise busy("the repository's store does not answer") from error
+            raise service_unavailable("the repository's store does not answer") from error
 
 
-async def _give(scope: Scope, send: Send, content: bytes, length: int, tag: str, cached: bytes) -> None:
+async def _give(scope: AsgiScope, send: AsgiSend, content: bytes, length: int, tag: str, cached: bytes) -> None:
     """Answer with a file, or with as much of it as is wanted.
 
     Args:
@@ -110,20 +117,20 @@ async def _give(scope: Scope, send: Send, content: bytes, length: int, tag: str,
     extra = [(b"etag", f'"{tag}"'.encode()), (b"cache-control", cached), (b"accept-ranges", b"bytes")]
     kind = b"application/octet-stream"
     if _is_known(headers, tag):
-        await say(send, 304, b"", extra)
+        await send_response(send, 304, b"", extra)
         return
     if scope["method"] == "HEAD":
-        await say(send, 200, b"", extra, kind, head_of=length)
+        await send_response(send, 200, b"", extra, kind, head_of=length)
         return
     wanted = _wanted(headers, tag, length)
     if wanted is None:
-        await say(send, 200, content, extra, kind)
+        await send_response(send, 200, content, extra, kind)
     elif wanted[0] >= length:
-        raise AnswerError(416, none("that range").problem, (b"content-range", f"bytes */{length}".encode()))
+        raise ResponseError(416, not_found("that range").problem, (b"content-range", f"bytes */{length}".encode()))
     else:
         begin, end = wanted
         extra.append((b"content-range", f"bytes {begin}-{end - 1}/{length}".encode()))
-        await say(send, 206, content[begin:end], extra, kind)
+        await send_response(send, 206, content[begin:end], extra, kind)
 
 
 def _is_known(headers: dict[bytes, bytes], tag: str) -> bool:

@@ -8,27 +8,27 @@ from sqlalchemy import Connection, Row, delete, func, or_, select, update
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name
 from edgewright.server.access_control import (
-    Role,
-    Session,
-    hash_of,
+    UserRole,
+    UserSession,
+    hash_password,
     new_secret,
     new_session,
     password_matches,
-    protected,
-    role_of,
+    role_by_name,
+    secret_hash,
 )
 from edgewright.server.store.database import Database, insert_new
-from edgewright.server.store.records import Token, User
+from edgewright.server.store.records import ApiToken, UserAccount
 from edgewright.server.store.tables import sessions, tokens, users
 
-__all__ = ["People"]
+__all__ = ["Accounts"]
 
 # How exactly it is kept when something was used last: a write for each request would cost more than the request.
-_SEEN_S = 60.0
+_SEEN_INTERVAL_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class People:
+class Accounts:
     """Users, tokens and sessions.
 
     Attributes:
@@ -37,14 +37,14 @@ class People:
 
     database: Database
 
-    def add_user(self, name: str, role: Role, password: str, *, now_s: float) -> None:
+    def add_user(self, name: str, role: UserRole, password: str, *, now: float) -> None:
         """Let somebody log in.
 
         Raises:
             InputError: The name is none or taken, or the password too short.
         """
         checked_name("user", name)
-        row = {"name": name, "role": _name(role), "secret": protected(password), "made_s": now_s}
+        row = {"name": name, "role": _name(role), "secret": hash_password(password), "made_s": now}
 
         def run(connection: Connection) -> None:
             if not insert_new(connection, users, [row]):
@@ -54,13 +54,13 @@ class People:
 
         self.database.write(run)
 
-    def change_user(
+    def update_user(
         self,
         name: str,
         *,
-        role: Role | None = None,
+        role: UserRole | None = None,
         password: str | None = None,
-        retired_s: float | None = None,
+        retired_at: float | None = None,
     ) -> None:
         """Change a user; sessions end, for they were begun under what held before.
 
@@ -71,9 +71,9 @@ class People:
         if role is not None:
             values["role"] = _name(role)
         if password is not None:
-            values["secret"] = protected(password)
-        if retired_s is not None:
-            values["retired_s"] = retired_s
+            values["secret"] = hash_password(password)
+        if retired_at is not None:
+            values["retired_s"] = retired_at
         if not values:
             return
 
@@ -84,56 +84,58 @@ class People:
 
         self.database.write(run)
 
-    def users(self) -> list[User]:
+    def users(self) -> list[UserAccount]:
         """Return everybody, by name."""
         query = select(users).order_by(users.c.name)
         return self.database.read(
             lambda connection: [
-                User(row.name, row.role, row.made_s, row.retired_s) for row in connection.execute(query)
+                UserAccount(row.name, row.role, row.made_s, row.retired_s) for row in connection.execute(query)
             ]
         )
 
-    def log_in(self, name: str, password: str, *, now_s: float, lifetime_s: float) -> tuple[str, Session] | None:
+    def log_in(
+        self, name: str, password: str, *, now: float, lifetime_seconds: float
+    ) -> tuple[str, UserSession] | None:
         """Return a session and its secret, None if name and password do not fit; which of them is not told."""
         query = select(users).where(users.c.name == name, users.c.retired_s.is_(None))
         user = self.database.read(lambda connection: connection.execute(query).first())
         # Outside of a transaction, for it takes long; and for strangers too, so that nobody finds out who exists.
         if not password_matches(password, None if user is None else user.secret) or user is None:
             return None
-        secret, session = new_session(name, role_of(user.role), now_s=now_s, lifetime_s=lifetime_s)
+        secret, session = new_session(name, role_by_name(user.role), now=now, lifetime_seconds=lifetime_seconds)
         row = {
-            "hash": hash_of(secret),
+            "hash": secret_hash(secret),
             "user": name,
-            "made_s": now_s,
-            "seen_s": now_s,
-            "expires_s": session.expires_s,
+            "made_s": now,
+            "seen_s": now,
+            "expires_s": session.expires_at,
         }
         self.database.write(lambda connection: insert_new(connection, sessions, [row]))
         return secret, session
 
-    def session(self, secret: str, *, now_s: float, idle_s: float) -> Session | None:
+    def find_session(self, secret: str, *, now: float, idle_seconds: float) -> UserSession | None:
         """Return the session of a secret, None if there is none that still counts."""
-        key = hash_of(secret)
+        key = secret_hash(secret)
         query = (
             select(sessions, users.c.role)
             .join(users, users.c.name == sessions.c.user)
             .where(sessions.c.hash == key, users.c.retired_s.is_(None))
-            .where(sessions.c.expires_s > now_s, sessions.c.seen_s > now_s - idle_s)
+            .where(sessions.c.expires_s > now, sessions.c.seen_s > now - idle_seconds)
         )
         row = self.database.read(lambda connection: connection.execute(query).first())
         if row is None:
             return None
-        if now_s - row.seen_s >= _SEEN_S:
-            seen = update(sessions).where(sessions.c.hash == key, sessions.c.seen_s < now_s).values(seen_s=now_s)
+        if now - row.seen_s >= _SEEN_INTERVAL_SECONDS:
+            seen = update(sessions).where(sessions.c.hash == key, sessions.c.seen_s < now).values(seen_s=now)
             self.database.write(lambda connection: connection.execute(seen))
-        return Session(row.user, role_of(row.role), row.made_s, max(row.seen_s, now_s), row.expires_s)
+        return UserSession(row.user, role_by_name(row.role), row.made_s, max(row.seen_s, now), row.expires_s)
 
     def log_out(self, secret: str) -> None:
         """End a session."""
-        gone = delete(sessions).where(sessions.c.hash == hash_of(secret))
+        gone = delete(sessions).where(sessions.c.hash == secret_hash(secret))
         self.database.write(lambda connection: connection.execute(gone))
 
-    def add_token(self, name: str, role: Role, *, made_by: str, now_s: float, lifetime_s: float) -> str:
+    def add_token(self, name: str, role: UserRole, *, made_by: str, now: float, lifetime_seconds: float) -> str:
         """Return a token; it is shown this once.
 
         Raises:
@@ -142,12 +144,12 @@ class People:
         checked_name("token", name)
         secret = new_secret("token")
         row = {
-            "hash": hash_of(secret),
+            "hash": secret_hash(secret),
             "name": name,
             "role": _name(role),
             "made_by": made_by,
-            "made_s": now_s,
-            "expires_s": now_s + lifetime_s,
+            "made_s": now,
+            "expires_s": now + lifetime_seconds,
         }
 
         def run(connection: Connection) -> None:
@@ -160,43 +162,41 @@ class People:
         self.database.write(run)
         return secret
 
-    def token(self, secret: str, *, now_s: float) -> Token | None:
+    def find_token(self, secret: str, *, now: float) -> ApiToken | None:
         """Return the token of a secret, None if there is none that still counts."""
-        key = hash_of(secret)
-        query = select(tokens).where(tokens.c.hash == key, tokens.c.retired_s.is_(None), tokens.c.expires_s > now_s)
+        key = secret_hash(secret)
+        query = select(tokens).where(tokens.c.hash == key, tokens.c.retired_s.is_(None), tokens.c.expires_s > now)
         row = self.database.read(lambda connection: connection.execute(query).first())
         if row is None:
             return None
-        if row.used_s is None or now_s - row.used_s >= _SEEN_S:
+        if row.used_s is None or now - row.used_s >= _SEEN_INTERVAL_SECONDS:
             used = (
                 update(tokens)
-                .where(tokens.c.hash == key, or_(tokens.c.used_s.is_(None), tokens.c.used_s < now_s))
-                .values(used_s=now_s)
+                .where(tokens.c.hash == key, or_(tokens.c.used_s.is_(None), tokens.c.used_s < now))
+                .values(used_s=now)
             )
             self.database.write(lambda connection: connection.execute(used))
         return _token(row)
 
-    def tokens(self) -> list[Token]:
+    def tokens(self) -> list[ApiToken]:
         """Return all tokens, by name, without their secrets."""
         query = select(tokens).order_by(tokens.c.name)
         return self.database.read(lambda connection: [_token(row) for row in connection.execute(query)])
 
-    def retire_token(self, name: str, *, now_s: float) -> None:
+    def revoke_token(self, name: str, *, now: float) -> None:
         """Make a token void.
 
         Raises:
             InputError: There is none of that name.
         """
-        gone = (
-            update(tokens).where(tokens.c.name == name).values(retired_s=func.coalesce(tokens.c.retired_s, now_s))
-        )
+        gone = update(tokens).where(tokens.c.name == name).values(retired_s=func.coalesce(tokens.c.retired_s, now))
         if not self.database.write(lambda connection: connection.execute(gone).rowcount):
             raise InputError(f"there is no token {name[:80]!r}", remedy="List the tokens.")
 
 
-def _name(role: Role) -> str:
+def _name(role: UserRole) -> str:
     return role.name.lower().replace("_", " ")
 
 
-def _token(row: Row[Any]) -> Token:
-    return Token(row.name, row.role, row.made_by, row.made_s, row.expires_s, row.used_s, row.retired_s)
+def _token(row: Row[Any]) -> ApiToken:
+    return ApiToken(row.name, row.role, row.made_by, row.made_s, row.expires_s, row.used_s, row.retired_s)

@@ -8,17 +8,17 @@ import msgspec
 from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from edgewright.server.store.database import Database, insert_new
-from edgewright.server.store.records import Act, ActState, Position
+from edgewright.server.store.records import ActionState, AutomatedAction, ReaderPosition
 from edgewright.server.store.tables import acts, positions
 
-__all__ = ["Acts", "Positions"]
+__all__ = ["ActionStore", "ReaderPositions"]
 
 _PAGE = 1000
 _ENDED = ("done", "failed", "refused")
 
 
 @dataclass(frozen=True, slots=True)
-class Acts:
+class ActionStore:
     """What alerts set off, or would if somebody approved.
 
     Attributes:
@@ -27,13 +27,20 @@ class Acts:
 
     database: Database
 
-    def add(self, act: Act) -> bool:
+    def add(self, act: AutomatedAction) -> bool:
         """Keep an act, and return whether it is new; one that is there stays as it is."""
         row = msgspec.structs.asdict(act)
         return bool(self.database.write(lambda connection: insert_new(connection, acts, [row])))
 
-    def move(
-        self, act_id: str, before: Sequence[ActState], after: ActState, *, why: str, at_s: float, by: str = ""
+    def transition(
+        self,
+        act_id: str,
+        before: Sequence[ActionState],
+        after: ActionState,
+        *,
+        reason: str,
+        at: float,
+        by: str = "",
     ) -> bool:
         """Bring an act from one of some states to another.
 
@@ -41,41 +48,41 @@ class Acts:
             act_id: Which.
             before: States that it may be in.
             after: State that it comes to.
-            why: Of the state.
-            at_s: When.
+            reason: Of the state.
+            at: When.
             by: Who granted or refused it; "" where nobody does.
 
         Returns:
             Whether it did; not if it is in another state, or there is none.
         """
-        values: dict[str, Any] = {"state": after, "why": why}
+        values: dict[str, Any] = {"state": after, "why": reason}
         if by:
-            values |= {"decided_by": by} | ({"decided_s": at_s} if after == "granted" else {})
+            values |= {"decided_by": by} | ({"decided_s": at} if after == "granted" else {})
         if after in _ENDED:
-            values["ended_s"] = at_s
+            values["ended_s"] = at
         change = update(acts).where(acts.c.id == act_id, acts.c.state.in_(before)).values(**values)
         return bool(self.database.write(lambda connection: connection.execute(change).rowcount))
 
-    def get(self, act_id: str) -> Act | None:
+    def get(self, act_id: str) -> AutomatedAction | None:
         """Return an act, None if there is none of that name."""
         found = self._some(select(acts).where(acts.c.id == act_id))
         return found[0] if found else None
 
-    def all(self, *states: ActState, limit: int = 100) -> list[Act]:
+    def all(self, *states: ActionState, limit: int = 100) -> list[AutomatedAction]:
         """Return acts, those in some states or all, the newest first; at most 1,000."""
         query = select(acts).order_by(acts.c.asked_s.desc(), acts.c.id).limit(min(limit, _PAGE))
         return self._some(query.where(acts.c.state.in_(states)) if states else query)
 
-    def granted_since(self, at_s: float) -> list[Act]:
+    def granted_since(self, at: float) -> list[AutomatedAction]:
         """Return acts that were granted from then on, in order."""
-        return self._some(select(acts).where(acts.c.decided_s >= at_s).order_by(acts.c.decided_s, acts.c.id))
+        return self._some(select(acts).where(acts.c.decided_s >= at).order_by(acts.c.decided_s, acts.c.id))
 
-    def _some(self, query: Select[Any]) -> list[Act]:
+    def _some(self, query: Select[Any]) -> list[AutomatedAction]:
         return self.database.read(lambda connection: [_act(row) for row in connection.execute(query)])
 
 
 @dataclass(frozen=True, slots=True)
-class Positions:
+class ReaderPositions:
     """How far readers of changes have come.
 
     Attributes:
@@ -84,13 +91,13 @@ class Positions:
 
     database: Database
 
-    def get(self, name: str) -> Position | None:
+    def get(self, name: str) -> ReaderPosition | None:
         """Return a reader's position, None if it has none yet."""
         query = select(positions).where(positions.c.name == name)
         row = self.database.read(lambda connection: connection.execute(query).mappings().first())
-        return None if row is None else Position(**row)
+        return None if row is None else ReaderPosition(**row)
 
-    def put(self, position: Position) -> None:
+    def put(self, position: ReaderPosition) -> None:
         """Keep a reader's position."""
         row = msgspec.structs.asdict(position)
 
@@ -102,5 +109,5 @@ class Positions:
         self.database.write(run)
 
 
-def _act(row: Row[Any]) -> Act:
-    return Act(**row._mapping)
+def _act(row: Row[Any]) -> AutomatedAction:
+    return AutomatedAction(**row._mapping)

@@ -8,16 +8,16 @@ import msgspec
 from sqlalchemy import Connection, Row, Select, func, insert, select, update
 
 from edgewright.server.store.database import Database
-from edgewright.server.store.records import Alert, AlertChange, AlertState
+from edgewright.server.store.records import Alert, AlertChange, StoredAlertState
 from edgewright.server.store.tables import alert_changes, alerts
 
-__all__ = ["Alerts"]
+__all__ = ["AlertStore"]
 
 _PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Alerts:
+class AlertStore:
     """Alerts; the leader alone judges them, operators silence them.
 
     Attributes:
@@ -46,22 +46,20 @@ class Alerts:
 
         self.database.write(run)
 
-    def silence(self, rule: str, subject: str, *, until_s: float | None) -> bool:
+    def silence(self, rule: str, subject: str, *, until: float | None) -> bool:
         """Tell nobody before then, None for telling again; whether there is such an alert."""
         change = (
-            update(alerts)
-            .where(alerts.c.rule == rule, alerts.c.subject == subject)
-            .values(silenced_until_s=until_s)
+            update(alerts).where(alerts.c.rule == rule, alerts.c.subject == subject).values(silenced_until_s=until)
         )
         return bool(self.database.write(lambda connection: connection.execute(change).rowcount))
 
-    def lift(self, *, now_s: float) -> int:
+    def end_silences(self, *, now: float) -> int:
         """End silences that are over, and return how many; what still fires is noted, so that people are told."""
 
         def run(connection: Connection) -> int:
-            over = alerts.c.silenced_until_s <= now_s
+            over = alerts.c.silenced_until_s <= now
             for row in connection.execute(select(alerts).where(over, alerts.c.state == "firing")).all():
-                change = {"rule": row.rule, "subject": row.subject, "at_s": now_s, "message": row.message}
+                change = {"rule": row.rule, "subject": row.subject, "at_s": now, "message": row.message}
                 connection.execute(insert(alert_changes).values(before="silenced", after="firing", **change))
             return connection.execute(update(alerts).where(over).values(silenced_until_s=None)).rowcount
 
@@ -72,7 +70,7 @@ class Alerts:
         query = select(func.coalesce(func.max(alert_changes.c.id), 0))
         return int(self.database.read(lambda connection: connection.execute(query).scalar_one()))
 
-    def all(self, state: AlertState | None = None) -> list[Alert]:
+    def all(self, state: StoredAlertState | None = None) -> list[Alert]:
         """Return alerts, those in a state or all, by rule and subject."""
         query = select(alerts).order_by(alerts.c.rule, alerts.c.subject)
         if state is not None:
@@ -97,9 +95,9 @@ def _alert(row: Row[Any]) -> Alert:
         rule=row.rule,
         subject=row.subject,
         state=row.state,
-        since_s=row.since_s,
-        at_s=row.at_s,
+        since=row.since_s,
+        at=row.at_s,
         message=row.message,
         inputs=msgspec.Raw(row.inputs),
-        silenced_until_s=row.silenced_until_s,
+        silenced_until=row.silenced_until_s,
     )

@@ -16,7 +16,7 @@ from edgewright.server.store.database import Database
 from edgewright.server.store.records import AuditEntry
 from edgewright.server.store.tables import audit
 
-__all__ = ["Audit", "chained"]
+__all__ = ["AuditLog", "with_digest"]
 
 _FIRST = "0" * 64
 _PAGE = 1000
@@ -25,7 +25,7 @@ _LOCK = 0x6564_6765_6175_64
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class AuditLog:
     """The audit log.
 
     Attributes:
@@ -35,7 +35,7 @@ class Audit:
     database: Database
 
     def write(
-        self, actor: str, action: str, subject: str, *, at_s: float, detail: dict[str, Any] | None = None
+        self, actor: str, action: str, subject: str, *, at: float, detail: dict[str, Any] | None = None
     ) -> AuditEntry:
         """Add an entry; no secret may be in it.
 
@@ -43,7 +43,7 @@ class Audit:
             actor: Who: `user:NAME`, `token:NAME`, `server`.
             action: What.
             subject: To what.
-            at_s: When.
+            at: When.
             detail: More, that JSON can hold.
         """
         name = os.urandom(16).hex()
@@ -56,16 +56,16 @@ class Audit:
                 return _entry(known)
             last = connection.execute(_last()).first()
             number, before = (last.number, last.digest) if last else (0, _FIRST)
-            entry = chained(
+            entry = with_digest(
                 AuditEntry(
                     number=number + 1,
                     id=name,
-                    at_s=at_s,
+                    at=at,
                     actor=actor,
                     action=action,
                     subject=subject,
                     detail=content,
-                    before=before,
+                    previous_digest=before,
                     digest="",
                 )
             )
@@ -76,7 +76,7 @@ class Audit:
 
         return self.database.write(run)
 
-    def page(self, *, before: int = 1 << 62, limit: int = 100) -> list[AuditEntry]:
+    def entries(self, *, before: int = 1 << 62, limit: int = 100) -> list[AuditEntry]:
         """Return entries, the newest first: at most 1,000, with numbers below `before`."""
         query = (
             select(audit).where(audit.c.number < before).order_by(audit.c.number.desc()).limit(min(limit, _PAGE))
@@ -96,7 +96,11 @@ class Audit:
         """
         expected, digest, seen = 1, _FIRST, known == (0, _FIRST)
         for entry in self._each():
-            if entry.number != expected or entry.before != digest or chained(entry).digest != entry.digest:
+            if (
+                entry.number != expected
+                or entry.previous_digest != digest
+                or with_digest(entry).digest != entry.digest
+            ):
                 return expected
             expected, digest = entry.number + 1, entry.digest
             seen = seen or (entry.number, entry.digest) == known
@@ -116,17 +120,17 @@ class Audit:
         return self.database.read(lambda connection: [_entry(row) for row in connection.execute(query)])
 
 
-def chained(entry: AuditEntry) -> AuditEntry:
+def with_digest(entry: AuditEntry) -> AuditEntry:
     """Return an entry with the digest of what it says."""
     said = (
         entry.number,
         entry.id,
-        entry.at_s.hex(),
+        entry.at.hex(),
         entry.actor,
         entry.action,
         entry.subject,
         bytes(entry.detail).decode(),
-        entry.before,
+        entry.previous_digest,
     )
     digest = hashlib.sha256(b"edgewright.audit.1\n" + msgspec.json.encode(said)).hexdigest()
     return msgspec.structs.replace(entry, digest=digest)
@@ -140,11 +144,11 @@ def _entry(row: Row[Any]) -> AuditEntry:
     return AuditEntry(
         number=row.number,
         id=row.id,
-        at_s=row.at_s,
+        at=row.at_s,
         actor=row.actor,
         action=row.action,
         subject=row.subject,
         detail=msgspec.Raw(row.detail),
-        before=row.before,
+        previous_digest=row.before,
         digest=row.digest,
     )

@@ -17,21 +17,21 @@ from sqlalchemy import Connection, Table, func, insert, select, text
 
 from edgewright.contract.errors import InputError, OutputError, WorkError
 from edgewright.server.store.database import Database
-from edgewright.server.store.migration import check_version, head
+from edgewright.server.store.migration import check_version, latest_version
 from edgewright.server.store.tables import alert_changes, metadata
-from edgewright.trust.fsync import sync
+from edgewright.trust.fsync import fsync_path
 
-__all__ = ["backup", "restore"]
+__all__ = ["restore_backup", "write_backup"]
 
 _FORMAT = "edgewright.backup.1"
 _ROWS = 500
-_LARGEST_LINE = 1 << 30
+_MAX_LINE = 1 << 30
 
 
 class _Heading(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: str
     version: str
-    at_s: float
+    at: float
 
 
 class _Rows(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="rows"):
@@ -45,13 +45,13 @@ class _End(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="end"):
     sha256: str
 
 
-def backup(database: Database, path: Path, *, now_s: float) -> int:
+def write_backup(database: Database, path: Path, *, now: float) -> int:
     """Write a backup while the fleet goes on, and return its number of rows.
 
     Args:
         database: Of this release's version.
         path: Of the file, which must not be there yet.
-        now_s: When.
+        now: When.
 
     Raises:
         OutputError: The file cannot be written, or is there.
@@ -63,11 +63,11 @@ def backup(database: Database, path: Path, *, now_s: float) -> int:
         # A file of secrets' hashes is its owner's only.
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
-            count = database.read(lambda connection: _write(connection, stream, now_s))
+            count = database.read(lambda connection: _write(connection, stream, now))
             stream.flush()
             os.fsync(stream.fileno())
         os.link(partial, path)  # unlike a rename, this never replaces
-        sync(path.parent)
+        fsync_path(path.parent)
     except OSError as error:
         raise OutputError(
             f"{path} cannot be written: {error.strerror}", remedy="Give a new file, and space for it."
@@ -77,7 +77,7 @@ def backup(database: Database, path: Path, *, now_s: float) -> int:
     return count
 
 
-def restore(database: Database, path: Path) -> int:
+def restore_backup(database: Database, path: Path) -> int:
     """Fill an empty database from a backup, all or nothing, and return the number of rows.
 
     Args:
@@ -119,7 +119,7 @@ def _last(connection: Connection, table: Table) -> dict[str, Any]:
     return {"last": last or 1, "used": last is not None}
 
 
-def _write(connection: Connection, stream: BinaryIO, now_s: float) -> int:
+def _write(connection: Connection, stream: BinaryIO, now: float) -> int:
     if connection.dialect.name == "postgresql":
         # One moment for all tables; SQLite's reader has that anyway.
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
@@ -127,7 +127,7 @@ def _write(connection: Connection, stream: BinaryIO, now_s: float) -> int:
     stream.truncate()
     encoder, digest, count = msgspec.msgpack.Encoder(), hashlib.sha256(), 0
     with zstandard.ZstdCompressor(level=3).stream_writer(stream, closefd=False) as packed:
-        for part in _parts(connection, _Heading(_FORMAT, head(), now_s)):
+        for part in _parts(connection, _Heading(_FORMAT, latest_version(), now)):
             count += len(part.rows) if isinstance(part, _Rows) else 0
             line = encoder.encode(part)
             digest.update(line)
@@ -154,9 +154,9 @@ def _read(path: Path) -> Iterator[_Rows]:
             lines = _lines(packed)
             first = next(lines, b"")
             heading = msgspec.msgpack.decode(first, type=_Heading)
-            if (heading.format, heading.version) != (_FORMAT, head()):
+            if (heading.format, heading.version) != (_FORMAT, latest_version()):
                 raise InputError(
-                    f"{path} is of version {heading.version}, this release reads {head()}",
+                    f"{path} is of version {heading.version}, this release reads {latest_version()}",
                     remedy="Restore it with the release that made it, then migrate.",
                 )
             digest.update(first)
@@ -179,7 +179,7 @@ def _read(path: Path) -> Iterator[_Rows]:
 def _lines(stream: Any) -> Iterator[bytes]:
     while len(length := _exactly(stream, 8)) == 8:
         size = int.from_bytes(length, "big")
-        if size > _LARGEST_LINE or len(line := _exactly(stream, size)) < size:
+        if size > _MAX_LINE or len(line := _exactly(stream, size)) < size:
             return
         yield line
 

@@ -15,23 +15,23 @@ import msgspec
 from sqlalchemy import Connection, select, text
 
 from edgewright.server.store.database import Database
-from edgewright.server.store.records import CheckIn, Hour
+from edgewright.server.store.records import CheckIn, CheckInRollup
 from edgewright.server.store.tables import rollups
 
-__all__ = ["HOUR_S", "CheckIns"]
+__all__ = ["HOUR_SECONDS", "CheckInStore"]
 
-HOUR_S = 3600
+HOUR_SECONDS = 3600
 # Twice as long as a request is believed after it was signed, by `trust/keys/device_identity.py`.
-_NONCE_S = 600.0
+_NONCE_SECONDS = 600.0
 _Key = tuple[int, str, str, str, str]
 _Sums = tuple[int, int, int, int, float, int, float]
 
 # The older of two check-ins that arrive in the wrong order changes nothing.
-_LAST_SQLITE = """
+_UPDATE_STATUS_SQLITE = """
 UPDATE statuses SET seen_s=?2, model=?3, version=?4, digest=?5, state=?6, arm=?7, refusal=?8, body=?9
 WHERE device_id=?1 AND seen_s<=?2
 """
-_LAST_POSTGRES = """
+_UPDATE_STATUS_POSTGRES = """
 UPDATE statuses AS s SET seen_s=g.seen_s, model=g.model, version=g.version, digest=g.digest, state=g.state,
     arm=g.arm, refusal=g.refusal, body=g.body
 FROM unnest(
@@ -55,15 +55,15 @@ _INTO = f"INSERT INTO rollups (span_s, devices, {', '.join((*_KEY, *_ADDED))}) "
 _ADD = f"ON CONFLICT (span_s, {', '.join(_KEY)}) DO UPDATE SET " + ", ".join(
     f"{name} = rollups.{name} + excluded.{name}" for name in _ADDED
 )
-_ROLL_UP_SQLITE = f"{_INTO} VALUES ({HOUR_S}, 0, {', '.join('?' for _ in _TYPES)}) {_ADD}"
+_ROLL_UP_SQLITE = f"{_INTO} VALUES ({HOUR_SECONDS}, 0, {', '.join('?' for _ in _TYPES)}) {_ADD}"
 _ROLL_UP_POSTGRES = (
-    f"{_INTO} SELECT {HOUR_S}, 0, g.* FROM unnest({', '.join(f'%b::{kind}[]' for kind in _TYPES)}) AS g "  # noqa: S608 (constants only)
+    f"{_INTO} SELECT {HOUR_SECONDS}, 0, g.* FROM unnest({', '.join(f'%b::{kind}[]' for kind in _TYPES)}) AS g "  # noqa: S608 (constants only)
     f"{_ADD}"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class CheckIns:
+class CheckInStore:
     """Heartbeats.
 
     Attributes:
@@ -72,7 +72,7 @@ class CheckIns:
 
     database: Database
 
-    def take(self, batch: Sequence[CheckIn]) -> list[bool]:
+    def store_batch(self, batch: Sequence[CheckIn]) -> list[bool]:
         """Keep a batch; it is on the disk when this returns.
 
         Returns:
@@ -85,7 +85,7 @@ class CheckIns:
         if not batch:
             return []
         spent = [_spent(one.device_id, one.nonce) if one.nonce else "" for one in batch]
-        until_s = max(one.at_s for one in batch) + _NONCE_S
+        until_s = max(one.at for one in batch) + _NONCE_SECONDS
         # Of the batch itself: where the connection was lost after the commit, it must not be taken again.
         own = os.urandom(16).hex()
         counts: list[bool] = []
@@ -105,27 +105,29 @@ class CheckIns:
 
         return self.database.write(run)
 
-    def spend(self, device_id: str, nonce: str, *, now_s: float) -> bool:
+    def use_nonce(self, device_id: str, nonce: str, *, now: float) -> bool:
         """Whether a request's nonce is new; it is not any more afterwards. For requests that are no check-ins."""
         key = _spent(device_id, nonce)
-        return bool(self.database.write(lambda connection: _spend(connection, [key], now_s + _NONCE_S)))
+        return bool(self.database.write(lambda connection: _spend(connection, [key], now + _NONCE_SECONDS)))
 
-    def hours(self, start_s: float, end_s: float) -> list[Hour]:
+    def rollups(self, started_at: float, ends_at: float) -> list[CheckInRollup]:
         """Return what groups of devices said in a stretch of time, in order of time."""
         order = (rollups.c.start_s, rollups.c.device_class, rollups.c.model, rollups.c.version, rollups.c.arm)
-        query = select(rollups).where(rollups.c.start_s >= start_s, rollups.c.start_s < end_s).order_by(*order)
-        return self.database.read(lambda connection: [Hour(**row) for row in connection.execute(query).mappings()])
+        query = select(rollups).where(rollups.c.start_s >= started_at, rollups.c.start_s < ends_at).order_by(*order)
+        return self.database.read(
+            lambda connection: [CheckInRollup(**row) for row in connection.execute(query).mappings()]
+        )
 
-    def versions(self, since_s: float) -> set[tuple[str, str, str]]:
+    def versions(self, since: float) -> set[tuple[str, str, str]]:
         """Return device class, model and version of all that checked in since then, to the hour or day."""
         query = (
             select(rollups.c.device_class, rollups.c.model, rollups.c.version)
-            .where(rollups.c.start_s + rollups.c.span_s > since_s)
+            .where(rollups.c.start_s + rollups.c.span_s > since)
             .distinct()
         )
         return self.database.read(lambda connection: {(*row,) for row in connection.execute(query)})
 
-    def close_hour(self, start_s: int) -> int:
+    def close_hour(self, started_at: int) -> int:
         """Write down how many devices each group had in an hour; the leader asks when it ends.
 
         A device that changed its group within the hour counts where it was last. Asking again does no harm until
@@ -141,7 +143,7 @@ class CheckIns:
             "WHERE span_s = :span AND start_s = :start"
         )
         return self.database.write(
-            lambda connection: connection.execute(count, {"start": start_s, "span": HOUR_S}).rowcount
+            lambda connection: connection.execute(count, {"start": started_at, "span": HOUR_SECONDS}).rowcount
         )
 
 
@@ -150,21 +152,21 @@ def _spent(device_id: str, nonce: str) -> str:
     return hashlib.sha256(f"{device_id}.{nonce}".encode()).hexdigest()[:32]
 
 
-def _spend(connection: Connection, nonces: list[str], until_s: float) -> set[str]:
+def _spend(connection: Connection, nonces: list[str], until: float) -> set[str]:
     """Return those of the nonces that are new."""
     if not nonces:
         return set()
     if connection.dialect.name == "sqlite":
-        found = connection.exec_driver_sql(_NONCES_SQLITE, (until_s, msgspec.json.encode(nonces).decode()))
+        found = connection.exec_driver_sql(_NONCES_SQLITE, (until, msgspec.json.encode(nonces).decode()))
     else:
-        found = connection.exec_driver_sql(_NONCES_POSTGRES, (until_s, nonces))
+        found = connection.exec_driver_sql(_NONCES_POSTGRES, (until, nonces))
     return set(found.scalars())
 
 
 def _keep_last(connection: Connection, batch: Sequence[CheckIn]) -> None:
     newest: dict[str, CheckIn] = {}
     for one in batch:
-        if (known := newest.get(one.device_id)) is None or known.at_s <= one.at_s:
+        if (known := newest.get(one.device_id)) is None or known.at <= one.at:
             newest[one.device_id] = one
     if not newest:
         return
@@ -172,7 +174,7 @@ def _keep_last(connection: Connection, batch: Sequence[CheckIn]) -> None:
     rows = [
         (
             name,
-            one.at_s,
+            one.at,
             one.status.model,
             one.status.version,
             one.status.digest,
@@ -185,23 +187,23 @@ def _keep_last(connection: Connection, batch: Sequence[CheckIn]) -> None:
     ]
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(_LOCK_POSTGRES, ([row[0] for row in rows],))
-    _each(connection, _LAST_SQLITE, _LAST_POSTGRES, rows)
+    _each(connection, _UPDATE_STATUS_SQLITE, _UPDATE_STATUS_POSTGRES, rows)
 
 
 def _add_up(connection: Connection, batch: Sequence[CheckIn]) -> None:
     sums: dict[_Key, _Sums] = {}
     for one in batch:
         status = one.status
-        key = (int(one.at_s // HOUR_S) * HOUR_S, one.device_class, status.model, status.version, one.arm)
+        key = (int(one.at // HOUR_SECONDS) * HOUR_SECONDS, one.device_class, status.model, status.version, one.arm)
         n, refused, troubled, latencies, latency_s, batteries, battery = sums.get(key, (0, 0, 0, 0, 0.0, 0, 0.0))
         sums[key] = (
             n + 1,
             refused + (status.refusal is not None),
-            troubled + (status.failures > 0),
-            latencies + (status.latency_s is not None),
-            latency_s + (status.latency_s or 0.0),
-            batteries + (status.battery is not None),
-            battery + (status.battery or 0.0),
+            troubled + (status.failed_inferences > 0),
+            latencies + (status.latency_seconds is not None),
+            latency_s + (status.latency_seconds or 0.0),
+            batteries + (status.battery_level is not None),
+            battery + (status.battery_level or 0.0),
         )
     rows = [(*key, *values) for key, values in sorted(sums.items())]
     # Last, for these rows are everybody's: the shorter they are held, the better.

@@ -21,7 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from edgewright.contract.errors import InputError, OutputError, WorkError
 
-__all__ = ["Database", "GoneError", "checked_address", "file_of", "insert_new", "open_database"]
+__all__ = ["Database", "DatabaseUnavailableError", "checked_address", "file_of", "insert_new", "open_database"]
 
 _T = TypeVar("_T")
 _WRITES = "edgewright_writes"
@@ -39,11 +39,11 @@ _PRAGMAS = {
 # Conflicts of transactions, servers that start or stop, too many connections; class 08 is the connection itself.
 _TRANSIENT = {"40001", "40P01", "53300", "55P03", "57P01", "57P02", "57P03"}
 _TRANSIENT_SQLITE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN}
-_LEAST_SQLITE = (3, 35)  # RETURNING
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.02, 1.0
+_MIN_SQLITE = (3, 35)  # RETURNING
+_FIRST_WAIT_SECONDS, _MAX_WAIT_SECONDS = 0.02, 1.0
 
 
-class GoneError(WorkError):
+class DatabaseUnavailableError(WorkError):
     """The database did not answer for as long as one waits for it."""
 
     code = "unavailable"
@@ -55,13 +55,13 @@ class Database:
 
     Attributes:
         engine: Of SQLAlchemy.
-        patience_s: How long work is tried again before it fails.
+        timeout_seconds: How long work is tried again before it fails.
         clock: Seconds, from any beginning.
         sleep: Waits.
     """
 
     engine: Engine
-    patience_s: float = 20.0
+    timeout_seconds: float = 20.0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     _jitter: random.Random = field(default_factory=random.Random)
@@ -90,26 +90,27 @@ class Database:
         return self._tried(work, writes=True)
 
     def _tried(self, work: Callable[[Connection], _T], *, writes: bool) -> _T:
-        begun, wait_s, tries = self.clock(), _FIRST_WAIT_S, 1
+        begun, wait_s, tries = self.clock(), _FIRST_WAIT_SECONDS, 1
         while True:
             try:
                 plain = self.engine.connect().execution_options(**{_WRITES: writes})
                 with plain as connection, connection.begin():
                     return work(connection)
             except SQLAlchemyError as error:
-                if not _passes(error):
+                if not _is_transient(error):
                     raise WorkError(
-                        f"the database failed: {_said(error)}", remedy="See its own log; nothing was written."
+                        f"the database failed: {_driver_message(error)}",
+                        remedy="See its own log; nothing was written.",
                     ) from error
-                left_s = self.patience_s - (self.clock() - begun)
+                left_s = self.timeout_seconds - (self.clock() - begun)
                 if left_s <= 0:
-                    raise GoneError(
-                        f"the database did not answer for {self.patience_s:g} s, in {tries} tries: {_said(error)}",
-                        remedy=f"See that {_shown(self.engine.url)} runs and can be reached; then try again.",
+                    raise DatabaseUnavailableError(
+                        f"the database did not answer for {self.timeout_seconds:g} s, in {tries} tries: {_driver_message(error)}",
+                        remedy=f"See that {_redacted(self.engine.url)} runs and can be reached; then try again.",
                     ) from error
             # Spread, so that workers that lost the same database do not all come back at once.
             self.sleep(min(left_s, wait_s * (0.5 + self._jitter.random())))
-            wait_s, tries = min(2 * wait_s, _LONGEST_WAIT_S), tries + 1
+            wait_s, tries = min(2 * wait_s, _MAX_WAIT_SECONDS), tries + 1
 
     def close(self) -> None:
         """Give back all connections."""
@@ -134,7 +135,7 @@ def checked_address(address: str) -> URL:
         return url
     if url.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         return url.set(drivername="postgresql+psycopg")
-    raise InputError(f"the address {_shown(url)} is of no database known here", remedy=advice)
+    raise InputError(f"the address {_redacted(url)} is of no database known here", remedy=advice)
 
 
 def file_of(url: URL) -> Path:
@@ -142,13 +143,13 @@ def file_of(url: URL) -> Path:
     return Path(url.database or "").absolute()
 
 
-def open_database(address: str, *, make: bool = False, patience_s: float = 20.0) -> Database:
+def open_database(address: str, *, make: bool = False, timeout_seconds: float = 20.0) -> Database:
     """Return a database; nothing is read yet.
 
     Args:
         address: See `checked_address`.
         make: Whether an SQLite file may be made; otherwise one that is lost is not replaced by an empty one.
-        patience_s: How long work is tried again before it fails.
+        timeout_seconds: How long work is tried again before it fails.
 
     Raises:
         InputError: The address is none.
@@ -156,7 +157,7 @@ def open_database(address: str, *, make: bool = False, patience_s: float = 20.0)
     """
     url = checked_address(address)
     if url.drivername == "sqlite":
-        if sqlite3.sqlite_version_info < _LEAST_SQLITE:
+        if sqlite3.sqlite_version_info < _MIN_SQLITE:
             raise InputError(
                 f"Python's SQLite is {sqlite3.sqlite_version}, at least 3.35 is needed",
                 remedy="Use a newer Python, or PostgreSQL.",
@@ -182,7 +183,7 @@ def open_database(address: str, *, make: bool = False, patience_s: float = 20.0)
                 "tcp_user_timeout": 15_000,
             },
         )
-    return Database(engine, patience_s)
+    return Database(engine, timeout_seconds)
 
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -219,7 +220,7 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _passes(error: SQLAlchemyError) -> bool:
+def _is_transient(error: SQLAlchemyError) -> bool:
     """Whether trying again may help."""
     if isinstance(error, PoolTimeoutError):
         return True
@@ -237,11 +238,11 @@ def _passes(error: SQLAlchemyError) -> bool:
     return code in _TRANSIENT or code.startswith("08")
 
 
-def _said(error: SQLAlchemyError) -> str:
+def _driver_message(error: SQLAlchemyError) -> str:
     """Return a database's own words, without the statement and its values."""
     words = str(error.orig if isinstance(error, DBAPIError) else error).strip()
     return words.splitlines()[0][:300] if words else type(error).__name__
 
 
-def _shown(url: URL) -> str:
+def _redacted(url: URL) -> str:
     return url.render_as_string(hide_password=True)

@@ -10,22 +10,22 @@ from sqlalchemy import Connection, Row, func, select
 from edgewright.contract.api.device_status import StageOutcome
 from edgewright.contract.errors import WorkError
 from edgewright.server.store.database import Database, insert_new
-from edgewright.server.store.records import Decision, Tally
+from edgewright.server.store.records import ArmOutcomeCount, StoredDecision
 from edgewright.server.store.tables import decisions, outcomes
 
-__all__ = ["Decisions", "Outcomes", "TakenError"]
+__all__ = ["DecisionExistsError", "DecisionStore", "StageOutcomeStore"]
 
 _PAGE = 1000
 
 
-class TakenError(WorkError):
+class DecisionExistsError(WorkError):
     """Another decision has this number: somebody else decides here too, or has already."""
 
     code = "conflict"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcomes:
+class StageOutcomeStore:
     """How devices fared in stages of rollouts.
 
     Attributes:
@@ -34,14 +34,14 @@ class Outcomes:
 
     database: Database
 
-    def put(self, rollout: str, said: Sequence[tuple[str, StageOutcome]], *, at_s: float, deadline_s: float) -> int:
+    def put(self, rollout: str, said: Sequence[tuple[str, StageOutcome]], *, at: float, deadline_at: float) -> int:
         """Keep each device's first outcome of a stage; a later one of the same device changes nothing.
 
         Args:
             rollout: From `rollout_key`.
             said: Devices and what they said, or what was found of those that said nothing.
-            at_s: When it came.
-            deadline_s: Of the stage; what came after is marked.
+            at: When it came.
+            deadline_at: Of the stage; what came after is marked.
 
         Returns:
             How many were new.
@@ -52,16 +52,16 @@ class Outcomes:
                 "stage": one.stage,
                 "device_id": device_id,
                 "arm": one.arm,
-                "failed": " ".join(one.failed),
-                "latency_s": one.latency_s,
-                "at_s": at_s,
-                "late": at_s > deadline_s,
+                "failed": " ".join(one.failed_metrics),
+                "latency_s": one.latency_seconds,
+                "at_s": at,
+                "late": at > deadline_at,
             }
             for device_id, one in sorted(said, key=lambda pair: (pair[1].stage, pair[0]))
         ]
         return self.database.write(lambda connection: insert_new(connection, outcomes, rows))
 
-    def tally(self, rollout: str, stage: int) -> list[Tally]:
+    def counts(self, rollout: str, stage: int) -> list[ArmOutcomeCount]:
         """Return how many devices of each arm fared alike."""
         alike = (outcomes.c.arm, outcomes.c.failed, outcomes.c.late)
         query = (
@@ -72,12 +72,12 @@ class Outcomes:
         )
         return self.database.read(
             lambda connection: [
-                Tally(row.arm, tuple(row.failed.split()), row.late, row.devices)
+                ArmOutcomeCount(row.arm, tuple(row.failed.split()), row.late, row.devices)
                 for row in connection.execute(query)
             ]
         )
 
-    def of(self, rollout: str, stage: int) -> list[tuple[str, float, bool, StageOutcome]]:
+    def for_stage(self, rollout: str, stage: int) -> list[tuple[str, float, bool, StageOutcome]]:
         """Return devices, when they said it, whether that was late, and what; in the order in which it came."""
         query = (
             select(outcomes)
@@ -124,7 +124,7 @@ class Outcomes:
 
 
 @dataclass(frozen=True, slots=True)
-class Decisions:
+class DecisionStore:
     """What was decided. Nothing here changes or removes one, and the database itself refuses to.
 
     Attributes:
@@ -133,7 +133,7 @@ class Decisions:
 
     database: Database
 
-    def put(self, decision: Decision) -> None:
+    def put(self, decision: StoredDecision) -> None:
         """Keep a decision. Whoever was interrupted may say the same again.
 
         Raises:
@@ -148,7 +148,7 @@ class Decisions:
             if not (known := connection.execute(mine).first()):
                 last = self._last(connection, decision.subject)
                 if decision.number != last + 1:
-                    raise TakenError(
+                    raise DecisionExistsError(
                         f"decision {decision.number} about {decision.subject} would follow number {last}",
                         remedy="Read what was decided, and decide anew.",
                     )
@@ -156,7 +156,7 @@ class Decisions:
                     return
                 known = connection.execute(mine).one()
             if _decision(known) != decision:
-                raise TakenError(
+                raise DecisionExistsError(
                     f"decision {decision.number} about {decision.subject} is already {known.verdict!r}",
                     remedy="Read what was decided, and decide anew.",
                 )
@@ -167,7 +167,7 @@ class Decisions:
         """Return the number of the last decision about something, 0 if there is none."""
         return self.database.read(lambda connection: self._last(connection, subject))
 
-    def last(self, subject: str, verdict: str | None = None) -> Decision | None:
+    def last(self, subject: str, verdict: str | None = None) -> StoredDecision | None:
         """Return the last decision about something, or the last one with some verdict; None if there is none."""
         query = select(decisions).where(decisions.c.subject == subject)
         if verdict is not None:
@@ -182,12 +182,12 @@ class Decisions:
         query = query.where(decisions.c.subject.endswith(f"/{rollout}", autoescape=True))
         return self.database.read(lambda connection: list(connection.execute(query).scalars()))
 
-    def of(self, subject: str) -> list[Decision]:
+    def for_subject(self, subject: str) -> list[StoredDecision]:
         """Return all decisions about something, in order."""
         query = select(decisions).where(decisions.c.subject == subject).order_by(decisions.c.number)
         return self.database.read(lambda connection: [_decision(row) for row in connection.execute(query)])
 
-    def latest(self, *, limit: int = 100) -> list[Decision]:
+    def latest(self, *, limit: int = 100) -> list[StoredDecision]:
         """Return the newest decisions about anything, at most 1,000."""
         query = select(decisions).order_by(decisions.c.at_s.desc(), decisions.c.subject).limit(min(limit, _PAGE))
         return self.database.read(lambda connection: [_decision(row) for row in connection.execute(query)])
@@ -198,5 +198,5 @@ class Decisions:
         return found.scalar() or 0
 
 
-def _decision(row: Row[Any]) -> Decision:
-    return Decision(row.subject, row.number, row.at_s, row.verdict, row.reason, msgspec.Raw(row.inputs))
+def _decision(row: Row[Any]) -> StoredDecision:
+    return StoredDecision(row.subject, row.number, row.at_s, row.verdict, row.reason, msgspec.Raw(row.inputs))

@@ -8,17 +8,17 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
 
-from edgewright.contract.api.device_status import Status
+from edgewright.contract.api.device_status import DeviceStatus
 from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.names import checked_name
 from edgewright.contract.schema import decode_record
-from edgewright.server.access_control import hash_of, new_secret
+from edgewright.server.access_control import new_secret, secret_hash
 from edgewright.server.store.database import Database
-from edgewright.server.store.records import Candidate, Device, Group, Invited
+from edgewright.server.store.records import DeviceGroupCount, EnrolmentToken, RolloutCandidate, StoredDevice
 from edgewright.server.store.tables import device_labels, devices, invitations, statuses
-from edgewright.trust.keys.device_identity import UnknownError, device_id_of
+from edgewright.trust.keys.device_identity import AuthenticationError, device_id_of
 
-__all__ = ["Devices", "Known"]
+__all__ = ["DeviceCredentials", "DeviceStore"]
 
 _PAGE = 1000
 # For the hot path: one statement, however many devices are asked for.
@@ -34,24 +34,24 @@ _DEVICE = (devices, statuses.c.seen_s, statuses.c.arm, statuses.c.body)
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class DeviceCredentials:
     """What it takes to believe a device's requests.
 
     Attributes:
         id: Its name.
-        public: Its Ed25519 key, 32 bytes.
+        public_key: Its Ed25519 key, 32 bytes.
         device_class: Its own.
-        bench: Whether it takes profiling jobs.
+        profiling: Whether it takes profiling jobs.
     """
 
     id: str
-    public: bytes
+    public_key: bytes
     device_class: str
-    bench: bool
+    profiling: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Devices:
+class DeviceStore:
     """The devices of a fleet.
 
     Attributes:
@@ -60,16 +60,16 @@ class Devices:
 
     database: Database
 
-    def invite(
+    def create_enrolment_token(
         self,
         device_class: str,
         *,
         made_by: str,
-        now_s: float,
-        lifetime_s: float,
+        now: float,
+        lifetime_seconds: float,
         labels: Mapping[str, str] | None = None,
         channel: str = "",
-        bench: bool = False,
+        profiling: bool = False,
     ) -> str:
         """Return a token that enrols one device; only its hash is kept.
 
@@ -81,14 +81,14 @@ class Devices:
             checked_name("label or channel", name)
         token = new_secret("invitation")
         row = {
-            "hash": hash_of(token),
+            "hash": secret_hash(token),
             "device_class": device_class,
             "channel": channel,
             "labels": msgspec.json.encode(dict(labels or {})),
-            "bench": bench,
+            "bench": profiling,
             "made_by": made_by,
-            "made_s": now_s,
-            "expires_s": now_s + lifetime_s,
+            "made_s": now,
+            "expires_s": now + lifetime_seconds,
         }
         self.database.write(
             lambda connection: (
@@ -98,75 +98,75 @@ class Devices:
         )
         return token
 
-    def invited(self, *, now_s: float) -> list[Invited]:
+    def open_enrolment_tokens(self, *, now: float) -> list[EnrolmentToken]:
         """Return who may still enrol, the newest first."""
         query = (
             select(invitations)
-            .where(invitations.c.used_s.is_(None), invitations.c.expires_s > now_s)
+            .where(invitations.c.used_s.is_(None), invitations.c.expires_s > now)
             .order_by(invitations.c.made_s.desc())
         )
         return self.database.read(lambda connection: [_invited(row) for row in connection.execute(query)])
 
-    def enrol(self, token: str, public: bytes, *, now_s: float) -> Device:
+    def enrol(self, token: str, public_key: bytes, *, now: float) -> StoredDevice:
         """Enrol a device; the token is used up. The same device may say the same again, should the answer be lost.
 
         Raises:
             UnknownError: The token is none, void, or another device's, or the device was retired.
         """
-        key = hash_of(token)
-        device_id = device_id_of(public)
+        key = secret_hash(token)
+        device_id = device_id_of(public_key)
 
-        def run(connection: Connection) -> Device:
+        def run(connection: Connection) -> StoredDevice:
             # Of two devices with one token the first to write here has it; the other then sees it as used.
             taken = connection.execute(
                 update(invitations)
-                .where(invitations.c.hash == key, invitations.c.used_s.is_(None), invitations.c.expires_s > now_s)
-                .values(device_id=device_id, used_s=now_s)
+                .where(invitations.c.hash == key, invitations.c.used_s.is_(None), invitations.c.expires_s > now)
+                .values(device_id=device_id, used_s=now)
             ).rowcount
             row = connection.execute(select(invitations).where(invitations.c.hash == key)).first()
             if row is None:
-                raise UnknownError("the token is none of this fleet", remedy="Ask for a new one.")
+                raise AuthenticationError("the token is none of this fleet", remedy="Ask for a new one.")
             if row.used_s is None:
-                raise UnknownError("the token is void", remedy="Ask for a new one.")
+                raise AuthenticationError("the token is void", remedy="Ask for a new one.")
             if row.device_id != device_id:
-                raise UnknownError(
+                raise AuthenticationError(
                     "the token was used already",
                     remedy="Ask for a new one; if nobody used it, somebody has copied it.",
                 )
             if taken:
-                _enter(connection, device_id, public, _invited(row), now_s)
+                _enter(connection, device_id, public_key, _invited(row), now)
             found = connection.execute(_one(device_id)).first()
             if found is None or found.retired_s is not None:
-                raise UnknownError("the device was retired", remedy="Have it make a new key.")
+                raise AuthenticationError("the device was retired", remedy="Have it make a new key.")
             return _device(found)
 
         return self.database.write(run)
 
-    def get(self, device_id: str) -> Device | None:
+    def get(self, device_id: str) -> StoredDevice | None:
         """Return a device, None if it was never enrolled."""
         row = self.database.read(lambda connection: connection.execute(_one(device_id)).first())
         return None if row is None else _device(row)
 
-    def known(self, device_ids: Sequence[str]) -> dict[str, Known]:
+    def credentials(self, device_ids: Sequence[str]) -> dict[str, DeviceCredentials]:
         """Return those that are enrolled and not retired, by name."""
 
-        def run(connection: Connection) -> dict[str, Known]:
+        def run(connection: Connection) -> dict[str, DeviceCredentials]:
             if connection.dialect.name == "sqlite":
                 found = connection.exec_driver_sql(_KNOWN_SQLITE, (msgspec.json.encode(device_ids).decode(),))
             else:
                 found = connection.exec_driver_sql(_KNOWN_POSTGRES, (list(device_ids),))
-            return {row[0]: Known(row[0], bytes(row[1]), row[2], bool(row[3])) for row in found}
+            return {row[0]: DeviceCredentials(row[0], bytes(row[1]), row[2], bool(row[3])) for row in found}
 
         return self.database.read(run)
 
-    def publics(self, device_class: str) -> frozenset[bytes]:
+    def public_keys(self, device_class: str) -> frozenset[bytes]:
         """Return the keys of all devices of a class that are not retired."""
         query = select(devices.c.public).where(
             devices.c.device_class == device_class, devices.c.retired_s.is_(None)
         )
         return self.database.read(lambda connection: frozenset(connection.execute(query).scalars()))
 
-    def retire(self, device_id: str, *, now_s: float) -> None:
+    def retire(self, device_id: str, *, now: float) -> None:
         """Believe a device no more; what it said stays.
 
         Raises:
@@ -175,22 +175,22 @@ class Devices:
         change = (
             update(devices)
             .where(devices.c.id == device_id)
-            .values(retired_s=func.coalesce(devices.c.retired_s, now_s))
+            .values(retired_s=func.coalesce(devices.c.retired_s, now))
         )
         if not self.database.write(lambda connection: connection.execute(change).rowcount):
-            raise UnknownError(f"there is no device {device_id[:80]!r}", remedy="List the devices.")
+            raise AuthenticationError(f"there is no device {device_id[:80]!r}", remedy="List the devices.")
 
-    def mark_bench(self, device_id: str, *, bench: bool) -> None:
+    def set_profiling(self, device_id: str, *, profiling: bool) -> None:
         """Say whether a device takes profiling jobs.
 
         Raises:
             UnknownError: There is none of that name.
         """
-        change = update(devices).where(devices.c.id == device_id).values(bench=bench)
+        change = update(devices).where(devices.c.id == device_id).values(bench=profiling)
         if not self.database.write(lambda connection: connection.execute(change).rowcount):
-            raise UnknownError(f"there is no device {device_id[:80]!r}", remedy="List the devices.")
+            raise AuthenticationError(f"there is no device {device_id[:80]!r}", remedy="List the devices.")
 
-    def page(
+    def list_devices(
         self,
         *,
         after: str = "",
@@ -198,10 +198,10 @@ class Devices:
         device_class: str = "",
         version: str | None = None,
         labels: Mapping[str, str] | None = None,
-        silent_since_s: float | None = None,
-        bench: bool | None = None,
+        offline_since: float | None = None,
+        profiling: bool | None = None,
         retired: bool = False,
-    ) -> list[Device]:
+    ) -> list[StoredDevice]:
         """Return devices in order of their names.
 
         Args:
@@ -210,8 +210,8 @@ class Devices:
             device_class: Only of that class; "" for all.
             version: Only those that run it; "" for those that run nothing.
             labels: Only those that have all of these.
-            silent_since_s: Only those that did not check in since then.
-            bench: Only bench devices, or only others.
+            offline_since: Only those that did not check in since then.
+            profiling: Only bench devices, or only others.
             retired: Retired ones instead of the others.
         """
         chosen = [devices.c.id > after, devices.c.retired_s.is_not(None) == retired]
@@ -219,10 +219,10 @@ class Devices:
             chosen.append(devices.c.device_class == device_class)
         if version is not None:
             chosen.append(statuses.c.version == version)
-        if silent_since_s is not None:
-            chosen.append(statuses.c.seen_s < silent_since_s)
-        if bench is not None:
-            chosen.append(devices.c.bench == bench)
+        if offline_since is not None:
+            chosen.append(statuses.c.seen_s < offline_since)
+        if profiling is not None:
+            chosen.append(devices.c.bench == profiling)
         chosen += [
             devices.c.id.in_(
                 select(device_labels.c.device_id).where(
@@ -234,14 +234,14 @@ class Devices:
         query = _all().where(*chosen).order_by(devices.c.id).limit(min(limit, _PAGE))
         return self.database.read(lambda connection: [_device(row) for row in connection.execute(query)])
 
-    def each(self, device_class: str = "") -> Iterator[Device]:
+    def iterate(self, device_class: str = "") -> Iterator[StoredDevice]:
         """Return all that are not retired, page by page: those that enrol meanwhile may be among them or not."""
-        page = self.page(limit=_PAGE, device_class=device_class)
+        page = self.list_devices(limit=_PAGE, device_class=device_class)
         while page:
             yield from page
-            page = self.page(after=page[-1].id, limit=_PAGE, device_class=device_class)
+            page = self.list_devices(after=page[-1].id, limit=_PAGE, device_class=device_class)
 
-    def candidates(self, device_class: str) -> Iterator[list[Candidate]]:
+    def candidates(self, device_class: str) -> Iterator[list[RolloutCandidate]]:
         """Return what rollouts ask of a class's devices that are not retired, in pages, by their names."""
         after = ""
         decoder = msgspec.json.Decoder(_Slots)
@@ -269,12 +269,12 @@ class Devices:
             for name, labelled, channel, enrolled_s, seen_s, body in rows:
                 slots = decoder.decode(body)
                 page.append(
-                    Candidate(
+                    RolloutCandidate(
                         id=name,
                         labels=labels.decode(labelled),
                         channel=channel,
-                        enrolled_s=enrolled_s,
-                        seen_s=seen_s,
+                        enrolled_at=enrolled_s,
+                        last_seen_at=seen_s,
                         model=slots.model,
                         proven=slots.proven,
                         previous=slots.previous,
@@ -283,7 +283,7 @@ class Devices:
             yield page
             after = page[-1].id
 
-    def heard_s(self) -> float:
+    def last_check_in_at(self) -> float:
         """Return when any device checked in last, 0 for never."""
         query = select(func.max(statuses.c.seen_s))
         return self.database.read(lambda connection: connection.execute(query).scalar()) or 0.0
@@ -303,7 +303,7 @@ class Devices:
         )
         return self.database.read(lambda connection: {row[0]: row[1] for row in connection.execute(query)})
 
-    def groups(self, *, seen_since_s: float = 0.0) -> list[Group]:
+    def groups(self, *, seen_since: float = 0.0) -> list[DeviceGroupCount]:
         """Return how many devices are alike, of those that checked in since then and are not retired."""
         alike = (
             devices.c.device_class,
@@ -316,11 +316,13 @@ class Devices:
         query = (
             select(*alike, func.count().label("devices"))
             .join(devices, devices.c.id == statuses.c.device_id)
-            .where(statuses.c.seen_s >= seen_since_s, devices.c.retired_s.is_(None))
+            .where(statuses.c.seen_s >= seen_since, devices.c.retired_s.is_(None))
             .group_by(*alike)
             .order_by(*alike)
         )
-        return self.database.read(lambda connection: [Group(**row) for row in connection.execute(query).mappings()])
+        return self.database.read(
+            lambda connection: [DeviceGroupCount(**row) for row in connection.execute(query).mappings()]
+        )
 
 
 class _Slots(msgspec.Struct):
@@ -335,19 +337,21 @@ def _rows(query: Select[Any], connection: Connection) -> Sequence[Any]:
     return connection.execute(query).all()
 
 
-def _enter(connection: Connection, device_id: str, public: bytes, invited: Invited, now_s: float) -> None:
+def _enter(connection: Connection, device_id: str, public: bytes, invited: EnrolmentToken, now: float) -> None:
     row = {
         "device_class": invited.device_class,
         "channel": invited.channel,
         "labels": msgspec.json.encode(invited.labels),
-        "bench": invited.bench,
-        "enrolled_s": now_s,
+        "bench": invited.profiling,
+        "enrolled_s": now,
     }
     if not connection.execute(update(devices).where(devices.c.id == device_id).values(row)).rowcount:
         connection.execute(insert(devices).values(id=device_id, public=public, **row))
         nothing = {"model": "", "version": "", "digest": "", "arm": "", "refusal": "", "state": "empty"}
         connection.execute(
-            insert(statuses).values(device_id=device_id, seen_s=0.0, body=msgspec.json.encode(Status()), **nothing)
+            insert(statuses).values(
+                device_id=device_id, seen_s=0.0, body=msgspec.json.encode(DeviceStatus()), **nothing
+            )
         )
     connection.execute(delete(device_labels).where(device_labels.c.device_id == device_id))
     if invited.labels:
@@ -365,36 +369,36 @@ def _one(device_id: str) -> Select[Any]:
     return _all().where(devices.c.id == device_id)
 
 
-def _device(row: Row[Any]) -> Device:
+def _device(row: Row[Any]) -> StoredDevice:
     try:
-        status = decode_record(row.body, type=Status)
+        status = decode_record(row.body, type=DeviceStatus)
     except (msgspec.MsgspecError, InputError) as error:
         raise WorkError(
             f"what device {row.id} said last cannot be read: {error}", remedy="Wait until it checks in again."
         ) from error
-    return Device(
+    return StoredDevice(
         id=row.id,
-        public=row.public,
+        public_key=row.public,
         device_class=row.device_class,
-        enrolled_s=row.enrolled_s,
+        enrolled_at=row.enrolled_s,
         labels=msgspec.json.decode(row.labels, type=dict[str, str]),
         channel=row.channel,
-        bench=row.bench,
-        seen_s=row.seen_s,
+        profiling=row.bench,
+        last_seen_at=row.seen_s,
         arm=row.arm,
         status=status,
-        retired_s=row.retired_s,
+        retired_at=row.retired_s,
     )
 
 
-def _invited(row: Row[Any]) -> Invited:
-    return Invited(
+def _invited(row: Row[Any]) -> EnrolmentToken:
+    return EnrolmentToken(
         device_class=row.device_class,
-        made_by=row.made_by,
-        made_s=row.made_s,
-        expires_s=row.expires_s,
+        created_by=row.made_by,
+        created_at=row.made_s,
+        expires_at=row.expires_s,
         labels=msgspec.json.decode(row.labels, type=dict[str, str]),
         channel=row.channel,
-        bench=row.bench,
+        profiling=row.bench,
         device_id=row.device_id or "",
     )

@@ -9,17 +9,17 @@ from sqlalchemy import Connection, Row, func, or_, select, update
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_name
 from edgewright.server.store.database import Database, insert_new
-from edgewright.server.store.records import Job, JobState
+from edgewright.server.store.records import JobState, ProfilingJob
 from edgewright.server.store.tables import devices, jobs
 
-__all__ = ["Jobs"]
+__all__ = ["JobStore"]
 
-_MOST_TRIES = 3
+_MAX_ATTEMPTS = 3
 _PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Jobs:
+class JobStore:
     """Jobs. What was asked is kept until it is answered: it holds whole models.
 
     Attributes:
@@ -28,7 +28,7 @@ class Jobs:
 
     database: Database
 
-    def add(self, device_id: str, kind: str, request: bytes, *, made_by: str, now_s: float) -> str:
+    def add(self, device_id: str, kind: str, request: bytes, *, made_by: str, now: float) -> str:
         """Return the name of a new job.
 
         Raises:
@@ -43,7 +43,7 @@ class Jobs:
             "state": "waiting",
             "request": request,
             "made_by": made_by,
-            "made_s": now_s,
+            "made_s": now,
             "tries": 0,
         }
         bench = select(devices.c.id).where(
@@ -58,18 +58,18 @@ class Jobs:
         self.database.write(run)
         return name
 
-    def waiting(self, device_id: str, *, now_s: float) -> bool:
+    def has_waiting(self, device_id: str, *, now: float) -> bool:
         """Whether a device would get a job."""
-        due = or_(jobs.c.state == "waiting", (jobs.c.state == "taken") & (jobs.c.until_s <= now_s))
+        due = or_(jobs.c.state == "waiting", (jobs.c.state == "taken") & (jobs.c.until_s <= now))
         query = select(jobs.c.id).where(jobs.c.device_id == device_id, due).limit(1)
         return self.database.read(lambda connection: connection.execute(query).first() is not None)
 
-    def take(self, device_id: str, *, now_s: float, lease_s: float) -> Job | None:
+    def claim(self, device_id: str, *, now: float, lease_seconds: float) -> ProfilingJob | None:
         """Return the oldest job of a device, None if there is none; it is the device's for a while.
 
         One that was given out too often without an answer has failed.
         """
-        due = or_(jobs.c.state == "waiting", (jobs.c.state == "taken") & (jobs.c.until_s <= now_s))
+        due = or_(jobs.c.state == "waiting", (jobs.c.state == "taken") & (jobs.c.until_s <= now))
         # On PostgreSQL the row is locked, so that two requests of one device do not both get it.
         query = (
             select(jobs)
@@ -79,18 +79,18 @@ class Jobs:
             .with_for_update(skip_locked=True)
         )
 
-        def run(connection: Connection) -> Job | None:
+        def run(connection: Connection) -> ProfilingJob | None:
             while (row := connection.execute(query).first()) is not None:
                 mine = update(jobs).where(jobs.c.id == row.id)
-                if row.tries < _MOST_TRIES:
-                    connection.execute(mine.values(state="taken", until_s=now_s + lease_s, tries=row.tries + 1))
+                if row.tries < _MAX_ATTEMPTS:
+                    connection.execute(mine.values(state="taken", until_s=now + lease_seconds, tries=row.tries + 1))
                     return _job(connection.execute(select(jobs).where(jobs.c.id == row.id)).one())
-                connection.execute(mine.values(state="failed", request=b"", ended_s=now_s))
+                connection.execute(mine.values(state="failed", request=b"", ended_s=now))
             return None
 
         return self.database.write(run)
 
-    def end(self, job_id: str, device_id: str, result: bytes, *, good: bool, now_s: float) -> bool:
+    def finish(self, job_id: str, device_id: str, result: bytes, *, succeeded: bool, now: float) -> bool:
         """Keep what came of a job; the first answer counts.
 
         Returns:
@@ -99,11 +99,11 @@ class Jobs:
         change = (
             update(jobs)
             .where(jobs.c.id == job_id, jobs.c.device_id == device_id, jobs.c.state == "taken")
-            .values(state="done" if good else "failed", result=result, request=b"", ended_s=now_s)
+            .values(state="done" if succeeded else "failed", result=result, request=b"", ended_s=now)
         )
         return bool(self.database.write(lambda connection: connection.execute(change).rowcount))
 
-    def cancel(self, job_id: str, result: bytes, *, now_s: float) -> bool:
+    def cancel(self, job_id: str, result: bytes, *, now: float) -> bool:
         """End a job as failed; what its device says later counts for nothing.
 
         Returns:
@@ -112,11 +112,11 @@ class Jobs:
         change = (
             update(jobs)
             .where(jobs.c.id == job_id, jobs.c.state.in_(("waiting", "taken")))
-            .values(state="failed", result=result, request=b"", ended_s=now_s)
+            .values(state="failed", result=result, request=b"", ended_s=now)
         )
         return bool(self.database.write(lambda connection: connection.execute(change).rowcount))
 
-    def unanswered(self, device_id: str) -> int:
+    def count_unanswered(self, device_id: str) -> int:
         """Return how many jobs wait for a device or were given to it and not answered."""
         query = (
             select(func.count())
@@ -125,13 +125,13 @@ class Jobs:
         )
         return self.database.read(lambda connection: int(connection.execute(query).scalar_one()))
 
-    def get(self, job_id: str) -> Job | None:
+    def get(self, job_id: str) -> ProfilingJob | None:
         """Return a job, None if there is none of that name."""
         query = select(jobs).where(jobs.c.id == job_id)
         row = self.database.read(lambda connection: connection.execute(query).first())
         return None if row is None else _job(row)
 
-    def all(self, *, state: JobState | None = None, limit: int = 100) -> list[Job]:
+    def all(self, *, state: JobState | None = None, limit: int = 100) -> list[ProfilingJob]:
         """Return jobs, those in a state or all, the newest first; at most 1,000."""
         query = select(jobs).order_by(jobs.c.made_s.desc(), jobs.c.id).limit(min(limit, _PAGE))
         if state is not None:
@@ -139,17 +139,17 @@ class Jobs:
         return self.database.read(lambda connection: [_job(row) for row in connection.execute(query)])
 
 
-def _job(row: Row[Any]) -> Job:
-    return Job(
+def _job(row: Row[Any]) -> ProfilingJob:
+    return ProfilingJob(
         id=row.id,
         device_id=row.device_id,
         kind=row.kind,
         state=row.state,
         request=row.request,
-        made_by=row.made_by,
-        made_s=row.made_s,
+        created_by=row.made_by,
+        created_at=row.made_s,
         result=row.result,
-        until_s=row.until_s,
-        ended_s=row.ended_s,
-        tries=row.tries,
+        lease_until=row.until_s,
+        ended_at=row.ended_s,
+        attempts=row.tries,
     )

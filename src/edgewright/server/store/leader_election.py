@@ -1,6 +1,6 @@
 """Which of several processes decides: whoever holds a lock that the system itself frees when the process dies.
 
-A leader asks `held` before each piece of work. Between asking and acting it may still lose the lock, so what it
+A leader asks `is_held` before each piece of work. Between asking and acting it may still lose the lock, so what it
 writes is numbered too (`evidence.Decisions`): of two leaders, the second to write is refused.
 """
 
@@ -11,10 +11,10 @@ from typing import Protocol
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from edgewright.device.lock import Lock
+from edgewright.device.lock import FileLock
 from edgewright.server.store.database import Database, file_of
 
-__all__ = ["AdvisoryLeadership", "FileLeadership", "Leadership", "leadership_of"]
+__all__ = ["AdvisoryLeadership", "FileLeadership", "Leadership", "open_leadership"]
 
 _LOCK = 0x6564_6765_6C64_72
 
@@ -22,10 +22,10 @@ _LOCK = 0x6564_6765_6C64_72
 class Leadership(Protocol):
     """A lock of which one process has at most one."""
 
-    def take(self) -> bool:
+    def try_acquire(self) -> bool:
         """Try to lead; whether this process does now. It never waits."""
 
-    def held(self) -> bool:
+    def is_held(self) -> bool:
         """Whether this process leads still."""
 
     def release(self) -> None:
@@ -41,17 +41,17 @@ class FileLeadership:
     """
 
     path: Path
-    _lock: Lock | None = field(default=None)
+    _lock: FileLock | None = field(default=None)
 
-    def take(self) -> bool:
+    def try_acquire(self) -> bool:
         """See `Leadership`."""
-        if self._lock is None or not self._lock.held:
-            self._lock = Lock(self.path)
-        return self._lock.held
+        if self._lock is None or not self._lock.is_held:
+            self._lock = FileLock(self.path)
+        return self._lock.is_held
 
-    def held(self) -> bool:
+    def is_held(self) -> bool:
         """See `Leadership`."""
-        return self._lock is not None and self._lock.held
+        return self._lock is not None and self._lock.is_held
 
     def release(self) -> None:
         """See `Leadership`."""
@@ -74,9 +74,9 @@ class AdvisoryLeadership:
     _connection: Connection | None = field(default=None)
     _backend: int = field(default=0)
 
-    def take(self) -> bool:
+    def try_acquire(self) -> bool:
         """See `Leadership`."""
-        if self.held():
+        if self.is_held():
             return True
         self.release()
         try:
@@ -91,7 +91,7 @@ class AdvisoryLeadership:
         self.release()
         return False
 
-    def held(self) -> bool:
+    def is_held(self) -> bool:
         """See `Leadership`."""
         if self._connection is None or not self._backend:
             return False
@@ -113,7 +113,7 @@ class AdvisoryLeadership:
                 connection.invalidate()
 
 
-def leadership_of(database: Database) -> Leadership:
+def open_leadership(database: Database) -> Leadership:
     """Return the leadership that goes with a database."""
     if database.is_sqlite:
         file = file_of(database.engine.url)

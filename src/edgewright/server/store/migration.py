@@ -17,9 +17,9 @@ from sqlalchemy import Connection, inspect, text
 from edgewright.contract.errors import WorkError
 from edgewright.server.store.database import Database
 
-__all__ = ["VersionError", "check_version", "head", "migrate", "version_of"]
+__all__ = ["VersionError", "check_version", "latest_version", "migrate", "version_of"]
 
-_PLACE = Path(__file__).parent / "migrations"
+_MIGRATIONS = Path(__file__).parent / "migrations"
 # Revisions of version 0.1, before schema 2.
 _UNRELEASED = ("0001", "0002")
 # Any number that other users of the same server are unlikely to take.
@@ -32,7 +32,7 @@ class VersionError(WorkError):
     code = "wrong_database_version"
 
 
-def head(places: Sequence[Path] = (_PLACE,)) -> str:
+def latest_version(places: Sequence[Path] = (_MIGRATIONS,)) -> str:
     """Return the version that this release reads."""
     found = _scripts(places).get_current_head()
     if found is None:
@@ -56,16 +56,16 @@ def check_version(database: Database) -> None:
         VersionError: It is one.
     """
     found = version_of(database)
-    if found != head():
-        raise _strange(found)
+    if found != latest_version():
+        raise _wrong_version(found)
 
 
-def migrate(database: Database, *, to: str = "head", places: Sequence[Path] = (_PLACE,)) -> str:
+def migrate(database: Database, *, to: str = "head", places: Sequence[Path] = (_MIGRATIONS,)) -> str:
     """Bring a database to a version and return it; one that is there already is left alone.
 
     Args:
         database: Empty, or of an earlier version.
-        to: A version, or `head`.
+        to: A version, or `latest_version`.
         places: Folders of migrations.
 
     Raises:
@@ -86,7 +86,7 @@ def migrate(database: Database, *, to: str = "head", places: Sequence[Path] = (_
             with Operations.context(context):
                 context.run_migrations()
         except CommandError as error:
-            raise _strange(found) from error
+            raise _wrong_version(found) from error
         return _version(connection) or ""
 
     return database.write(run)
@@ -109,7 +109,7 @@ def _scripts(places: Sequence[Path]) -> ScriptDirectory:
     return ScriptDirectory.from_config(config)
 
 
-def _strange(found: str | None) -> VersionError:
+def _wrong_version(found: str | None) -> VersionError:
     if found is None:
         return VersionError("the database is empty", remedy="Make its tables first: migrate it.")
     if found in _UNRELEASED:
@@ -118,6 +118,6 @@ def _strange(found: str | None) -> VersionError:
             remedy="Name an empty database; devices, users and alerts are entered anew.",
         )
     return VersionError(
-        f"the database is of version {found}, this release reads {head()}",
+        f"the database is of version {found}, this release reads {latest_version()}",
         remedy="Back it up and migrate it if it is older; if it is newer, run the release that made it.",
     )

@@ -7,16 +7,16 @@ import msgspec
 from sqlalchemy import Connection, Row, delete, func, select, update
 
 from edgewright.contract.errors import WorkError
-from edgewright.contract.query.query import Query, Template
+from edgewright.contract.query.query import Query, QueryTemplate
 from edgewright.server.store.database import Database, insert_new
-from edgewright.server.store.records import KeptLetter, KeptQuery, QueryState
+from edgewright.server.store.records import QueryState, StoredMessage, StoredQuery
 from edgewright.server.store.tables import letters, queries
 
-__all__ = ["Sums"]
+__all__ = ["QueryStore"]
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
+class QueryStore:
     """Private sums.
 
     Attributes:
@@ -25,7 +25,7 @@ class Sums:
 
     database: Database
 
-    def ask(self, query: Query, template: Template, model: str, *, now_s: float) -> None:
+    def store_query(self, query: Query, template: QueryTemplate, model: str, *, now: float) -> None:
         """Keep a query. Whoever was interrupted may say the same again.
 
         Raises:
@@ -38,7 +38,7 @@ class Sums:
             "state": "open",
             "body": msgspec.json.encode(query),
             "template": msgspec.json.encode(template),
-            "asked_s": now_s,
+            "asked_s": now,
             "rho": query.rho,
         }
 
@@ -51,7 +51,9 @@ class Sums:
 
         self.database.write(run)
 
-    def end(self, query_id: str, *, result: dict[str, Any] | None, devices: int | None, now_s: float) -> bool:
+    def finish_query(
+        self, query_id: str, *, result: dict[str, Any] | None, devices: int | None, now: float
+    ) -> bool:
         """Keep what came out of a query, None for nothing; the first to say it counts.
 
         Returns:
@@ -64,46 +66,46 @@ class Sums:
                 state="failed" if result is None else "done",
                 result=None if result is None else msgspec.json.encode(result),
                 devices=devices,
-                ended_s=now_s,
+                ended_s=now,
             )
         )
         return bool(self.database.write(lambda connection: connection.execute(change).rowcount))
 
-    def get(self, query_id: str) -> KeptQuery | None:
+    def get(self, query_id: str) -> StoredQuery | None:
         """Return a query, None if there is none of that name."""
         query = select(queries).where(queries.c.id == query_id)
         row = self.database.read(lambda connection: connection.execute(query).first())
         return None if row is None else _query(row)
 
-    def all(self, state: QueryState | None = None) -> list[KeptQuery]:
+    def all(self, state: QueryState | None = None) -> list[StoredQuery]:
         """Return queries, those in a state or all, the newest first."""
         query = select(queries).order_by(queries.c.asked_s.desc(), queries.c.id)
         if state is not None:
             query = query.where(queries.c.state == state)
         return self.database.read(lambda connection: [_query(row) for row in connection.execute(query)])
 
-    def done_since(self, since_s: float, *, limit: int = 1000) -> list[KeptQuery]:
+    def done_since(self, since: float, *, limit: int = 1000) -> list[StoredQuery]:
         """Return queries that ended with a result since then, the newest of them, the oldest first."""
         query = (
             select(queries)
-            .where(queries.c.state == "done", queries.c.ended_s >= since_s)
+            .where(queries.c.state == "done", queries.c.ended_s >= since)
             .order_by(queries.c.ended_s.desc(), queries.c.id)
             .limit(limit)
         )
         return self.database.read(lambda connection: [_query(row) for row in connection.execute(query)])[::-1]
 
-    def spent(self, device_class: str, *, since_s: float) -> float:
+    def spent_rho(self, device_class: str, *, since: float) -> float:
         """Return what the queries since then cost a device that answered them all, in zCDP.
 
         What is asked counts, answered or not: a device debits before it sends. Devices keep their own ledgers, and
         those alone decide.
         """
         query = select(func.coalesce(func.sum(queries.c.rho), 0.0)).where(
-            queries.c.device_class == device_class, queries.c.asked_s >= since_s
+            queries.c.device_class == device_class, queries.c.asked_s >= since
         )
         return float(self.database.read(lambda connection: connection.execute(query).scalar_one()))
 
-    def put_letter(self, letter: KeptLetter) -> Literal["new", "same", "other"]:
+    def store_message(self, letter: StoredMessage) -> Literal["new", "same", "other"]:
         """Keep a device's first letter of a step.
 
         Returns:
@@ -115,26 +117,26 @@ class Sums:
             if insert_new(connection, letters, [row]):
                 return "new"
             query = select(letters.c.body).where(
-                letters.c.sum == letter.sum, letters.c.step == letter.step, letters.c.sender == letter.sender
+                letters.c.sum == letter.sum_id, letters.c.step == letter.step, letters.c.sender == letter.sender
             )
             return "same" if connection.execute(query).scalar_one() == letter.body else "other"
 
         return self.database.write(run)
 
-    def put_marker(self, marker: KeptLetter) -> None:
+    def store_marker(self, marker: StoredMessage) -> None:
         """Keep what the server itself noted of a step, in the place of what it noted before."""
         row = msgspec.structs.asdict(marker)
-        mine = (letters.c.sum == marker.sum, letters.c.step == marker.step, letters.c.sender == marker.sender)
+        mine = (letters.c.sum == marker.sum_id, letters.c.step == marker.step, letters.c.sender == marker.sender)
 
         def run(connection: Connection) -> None:
             if not insert_new(connection, letters, [row]):
-                connection.execute(update(letters).where(*mine).values(body=marker.body, at_s=marker.at_s))
+                connection.execute(update(letters).where(*mine).values(body=marker.body, at_s=marker.at))
 
         self.database.write(run)
 
-    def letters(
+    def messages(
         self, sum_id: str, step: str, *, after: bytes = b"", limit: int = 100, marker: bool = False
-    ) -> list[KeptLetter]:
+    ) -> list[StoredMessage]:
         """Return letters of a step in order of their senders, page by page.
 
         Args:
@@ -152,31 +154,31 @@ class Sums:
             .limit(limit)
         )
         return self.database.read(
-            lambda connection: [KeptLetter(**row) for row in connection.execute(query).mappings()]
+            lambda connection: [StoredMessage(**row) for row in connection.execute(query).mappings()]
         )
 
-    def count_letters(self, sum_id: str, step: str) -> int:
+    def count_messages(self, sum_id: str, step: str) -> int:
         """Return how many devices sent a letter of a step."""
         query = select(func.count()).where(letters.c.sum == sum_id, letters.c.step == step)
         return self.database.read(lambda connection: connection.execute(query).scalar_one())
 
-    def forget_letters(self, sum_id: str) -> int:
+    def delete_messages(self, sum_id: str) -> int:
         """Remove the letters of a sum that is over, and return how many they were."""
         gone = delete(letters).where(letters.c.sum == sum_id)
         return self.database.write(lambda connection: connection.execute(gone).rowcount)
 
 
-def _query(row: Row[Any]) -> KeptQuery:
-    return KeptQuery(
+def _query(row: Row[Any]) -> StoredQuery:
+    return StoredQuery(
         id=row.id,
         model=row.model,
         device_class=row.device_class,
         state=row.state,
         body=msgspec.Raw(row.body),
         template=msgspec.Raw(row.template),
-        asked_s=row.asked_s,
+        asked_at=row.asked_s,
         rho=row.rho,
-        ended_s=row.ended_s,
+        ended_at=row.ended_s,
         devices=row.devices,
         result=None if row.result is None else msgspec.Raw(row.result),
     )

@@ -7,81 +7,81 @@ from typing import Literal
 
 import msgspec
 
-from edgewright.contract.alert import Action
-from edgewright.contract.api.device_status import Status
+from edgewright.contract.alert import AlertAction
+from edgewright.contract.api.device_status import DeviceStatus
 from edgewright.contract.names import checked_name
 
 __all__ = [
-    "Act",
-    "ActState",
+    "ActionState",
     "Alert",
     "AlertChange",
-    "AlertState",
+    "ApiToken",
+    "ArmOutcomeCount",
     "AuditEntry",
-    "Candidate",
+    "AutomatedAction",
     "CheckIn",
-    "Decision",
-    "Device",
-    "Group",
-    "Hour",
-    "Invited",
-    "Job",
+    "CheckInRollup",
+    "DeviceGroupCount",
+    "EnrolmentToken",
     "JobState",
-    "KeptLetter",
-    "KeptQuery",
-    "Position",
+    "ProfilingJob",
     "QueryState",
-    "Tally",
-    "Token",
-    "User",
+    "ReaderPosition",
+    "RolloutCandidate",
+    "StoredAlertState",
+    "StoredDecision",
+    "StoredDevice",
+    "StoredMessage",
+    "StoredQuery",
+    "UserAccount",
     "rollout_key",
 ]
 
-ActState = Literal["waiting", "granted", "running", "done", "failed", "refused"]
-AlertState = Literal["pending", "firing", "resolved"]
+ActionState = Literal["waiting", "granted", "running", "done", "failed", "refused"]
+StoredAlertState = Literal["pending", "firing", "resolved"]
 JobState = Literal["waiting", "taken", "done", "failed"]
 QueryState = Literal["open", "done", "failed"]
 
 
-class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StoredDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A device that was enrolled.
 
     Attributes:
         id: Its name, which its key alone can prove.
-        public: Its Ed25519 key, 32 bytes.
+        public_key: Its Ed25519 key, 32 bytes.
         device_class: Its own.
-        enrolled_s: When.
+        enrolled_at: When.
         labels: By which rollouts select.
         channel: By which rollouts select, "" for none.
-        bench: Whether it takes profiling jobs.
-        seen_s: When it checked in last, 0 for never.
+        profiling: Whether it takes profiling jobs.
+        last_seen_at: When it checked in last, 0 for never.
         arm: Version that it was assigned last, "" for what it had.
         status: What it said last.
-        retired_s: Since when it is not believed any more.
+        retired_at: Since when it is not believed any more.
     """
 
     id: str
-    public: bytes
+    public_key: bytes
     device_class: str
-    enrolled_s: float
+    enrolled_at: float
     labels: dict[str, str] = {}
     channel: str = ""
-    bench: bool = False
-    seen_s: float = 0.0
+    profiling: bool = False
+    last_seen_at: float = 0.0
     arm: str = ""
-    status: Status = Status()
-    retired_s: float | None = None
+    status: DeviceStatus = DeviceStatus()
+    retired_at: float | None = None
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class RolloutCandidate(msgspec.Struct, frozen=True):
     """What decides whether a device takes part in a rollout.
 
     Attributes:
         id: Its name.
         labels: Its labels.
         channel: Its channel, "" for none.
-        enrolled_s: When.
-        seen_s: When it checked in last, 0 for never.
+        enrolled_at: When.
+        last_seen_at: When it checked in last, 0 for never.
         model: That it runs, "" for none.
         proven: Version in its proven slot, "" for none.
         previous: Version that it could go back to, "" for none.
@@ -90,8 +90,8 @@ class Candidate(msgspec.Struct, frozen=True):
     id: str
     labels: dict[str, str]
     channel: str
-    enrolled_s: float
-    seen_s: float
+    enrolled_at: float
+    last_seen_at: float
     model: str = ""
     proven: str = ""
     previous: str = ""
@@ -104,25 +104,25 @@ class CheckIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         device_id: Whose.
         device_class: Its own, as it was enrolled.
         status: What it said.
-        at_s: When it came.
+        at: When it came.
         nonce: Of its request; a request whose nonce was seen counts for nothing. "" where that was looked after.
         arm: Version that the device was assigned, "" for what it had.
     """
 
     device_id: str
     device_class: str
-    status: Status
-    at_s: float
+    status: DeviceStatus
+    at: float
     nonce: str = ""
     arm: str = ""
 
 
-class Hour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CheckInRollup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a group of devices said in an hour, or in a day once it is old; sums, so that they add up further.
 
     Attributes:
-        start_s: When it began.
-        span_s: How long it is.
+        started_at: When it began.
+        span_seconds: How long it is.
         device_class: Of the group.
         model: That it ran.
         version: That it ran.
@@ -130,15 +130,15 @@ class Hour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         devices: How many there were; of a day, the most of an hour. 0 until the hour was closed.
         check_ins: How many.
         refused: Check-ins with a refusal.
-        troubled: Check-ins with failed inferences.
+        with_failures: Check-ins with failed inferences.
         latency_count: Check-ins with a latency.
-        latency_sum_s: Sum of their medians.
+        latency_sum_seconds: Sum of their medians.
         battery_count: Check-ins with a battery.
         battery_sum: Sum of their states of charge.
     """
 
-    start_s: int
-    span_s: int
+    started_at: int
+    span_seconds: int
     device_class: str
     model: str
     version: str
@@ -146,14 +146,14 @@ class Hour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     devices: int
     check_ins: int
     refused: int
-    troubled: int
+    with_failures: int
     latency_count: int
-    latency_sum_s: float
+    latency_sum_seconds: float
     battery_count: int
     battery_sum: float
 
 
-class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DeviceGroupCount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many devices are alike at present.
 
     Attributes:
@@ -175,31 +175,31 @@ class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     devices: int
 
 
-class Invited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EnrolmentToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a token enrols one device into.
 
     Attributes:
         device_class: That it enrols into.
-        made_by: Who invited.
-        made_s: When.
-        expires_s: When the token is void.
+        created_by: Who invited.
+        created_at: When.
+        expires_at: When the token is void.
         labels: That it gives.
         channel: That it gives.
-        bench: Whether the device takes profiling jobs.
+        profiling: Whether the device takes profiling jobs.
         device_id: Who has used it, "" for nobody yet.
     """
 
     device_class: str
-    made_by: str
-    made_s: float
-    expires_s: float
+    created_by: str
+    created_at: float
+    expires_at: float
     labels: dict[str, str] = {}
     channel: str = ""
-    bench: bool = False
+    profiling: bool = False
     device_id: str = ""
 
 
-class Tally(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ArmOutcomeCount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many devices of an arm fared alike in a stage.
 
     Attributes:
@@ -215,13 +215,13 @@ class Tally(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     devices: int
 
 
-class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StoredDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was decided, with all that it was decided from, so that it can be replayed.
 
     Attributes:
         subject: What it is about: a rollout's key, a rule, a release.
         number: Counts a subject's decisions from 1; nobody can take one twice.
-        at_s: When.
+        at: When.
         verdict: In a word: advance, hold, roll back.
         reason: In a sentence.
         inputs: The evidence, as JSON.
@@ -229,7 +229,7 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     subject: str
     number: int
-    at_s: float
+    at: float
     verdict: str
     reason: str
     inputs: msgspec.Raw = msgspec.Raw(b"{}")
@@ -241,23 +241,23 @@ class AuditEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         number: Counts from 1.
         id: Random; an entry that is written again after a lost connection stays one.
-        at_s: When.
+        at: When.
         actor: Who: `user:NAME`, `token:NAME`, `server`.
         action: What.
         subject: To what.
         detail: More, as JSON.
-        before: Digest of the entry before, 64 zeros before the first.
+        previous_digest: Digest of the entry before, 64 zeros before the first.
         digest: sha256 over all of the above.
     """
 
     number: int
     id: str
-    at_s: float
+    at: float
     actor: str
     action: str
     subject: str
     detail: msgspec.Raw
-    before: str
+    previous_digest: str
     digest: str
 
 
@@ -268,21 +268,21 @@ class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rule: Its name.
         subject: What it watches: a class, a version, a device.
         state: Pending until it has held long enough.
-        since_s: Since when it is in that state.
-        at_s: When it was judged last.
+        since: Since when it is in that state.
+        at: When it was judged last.
         message: For people.
         inputs: What it was judged from, as JSON.
-        silenced_until_s: Nobody is told before.
+        silenced_until: Nobody is told before.
     """
 
     rule: str
     subject: str
-    state: AlertState
-    since_s: float
-    at_s: float
+    state: StoredAlertState
+    since: float
+    at: float
     message: str = ""
     inputs: msgspec.Raw = msgspec.Raw(b"{}")
-    silenced_until_s: float | None = None
+    silenced_until: float | None = None
 
 
 class AlertChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -294,7 +294,7 @@ class AlertChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         subject: What it watches.
         before: State, "" before the first, `silenced` if a silence ended and it still fires.
         after: State.
-        at_s: When.
+        at: When.
         message: For people.
     """
 
@@ -303,58 +303,58 @@ class AlertChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     subject: str
     before: str
     after: str
-    at_s: float
+    at: float
     message: str
 
 
-class Act(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AutomatedAction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an alert set off, or would if somebody approved.
 
     Attributes:
         id: Of the alert's change and the action, so that nothing is set off twice.
         action: Which.
-        subject: Device class.
+        device_class: Device class.
         alert: Rule that wants it.
         reason: What the alert said.
         state: `waiting` for a person's approval, `granted` and about to be done, `running`; ended if `done`,
             `failed` or `refused`.
-        why: Of the state.
-        asked_s: When it was wanted.
-        decided_s: When it was granted, None if it was not.
+        state_reason: Of the state.
+        asked_at: When it was wanted.
+        decided_at: When it was granted, None if it was not.
         decided_by: Who granted or refused: `server`, or a person; "" for nobody yet.
-        ended_s: When it ended.
+        ended_at: When it ended.
     """
 
     id: str
-    action: Action
-    subject: str
+    action: AlertAction
+    device_class: str
     alert: str
     reason: str
-    state: ActState
-    why: str
-    asked_s: float
-    decided_s: float | None = None
+    state: ActionState
+    state_reason: str
+    asked_at: float
+    decided_at: float | None = None
     decided_by: str = ""
-    ended_s: float | None = None
+    ended_at: float | None = None
 
 
-class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ReaderPosition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far somebody has come who takes up things in order.
 
     Attributes:
         name: Who.
         number: Of the last one that is done.
-        tries: That failed since.
-        next_s: No try before.
+        attempts: That failed since.
+        next_attempt_at: No try before.
     """
 
     name: str
     number: int
-    tries: int = 0
-    next_s: float = 0.0
+    attempts: int = 0
+    next_attempt_at: float = 0.0
 
 
-class KeptQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StoredQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A question to the fleet, and its answer.
 
     Attributes:
@@ -364,9 +364,9 @@ class KeptQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         state: Open until there is a result or there will be none.
         body: The query, as JSON.
         template: Its template, as JSON.
-        asked_s: When.
+        asked_at: When.
         rho: What an answer costs each device that gives one, in zCDP.
-        ended_s: When the state became another.
+        ended_at: When the state became another.
         devices: In the sum.
         result: The sum and what it says, as JSON.
     """
@@ -377,70 +377,70 @@ class KeptQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state: QueryState
     body: msgspec.Raw
     template: msgspec.Raw
-    asked_s: float
+    asked_at: float
     rho: float
-    ended_s: float | None = None
+    ended_at: float | None = None
     devices: int | None = None
     result: msgspec.Raw | None = None
 
 
-class KeptLetter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StoredMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a device sent for a private sum.
 
     Attributes:
-        sum: Digest of the sum's terms, hexadecimal.
+        sum_id: Digest of the sum's terms, hexadecimal.
         step: Of the sum.
         sender: The device's key, 32 bytes.
         body: As it came.
-        at_s: When.
+        at: When.
     """
 
-    sum: str
+    sum_id: str
     step: str
     sender: bytes
     body: bytes
-    at_s: float
+    at: float
 
 
-class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class UserAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Somebody who may log in.
 
     Attributes:
         name: Theirs.
         role: By its name.
-        made_s: Since when.
-        retired_s: Since when they may not any more.
+        created_at: Since when.
+        retired_at: Since when they may not any more.
     """
 
     name: str
     role: str
-    made_s: float
-    retired_s: float | None = None
+    created_at: float
+    retired_at: float | None = None
 
 
-class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ApiToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a script shows instead of logging in.
 
     Attributes:
         name: Of the token.
         role: By its name.
-        made_by: Who made it.
-        made_s: When.
-        expires_s: When it is void.
-        used_s: When it was used last, to the minute.
-        retired_s: Since when it is void.
+        created_by: Who made it.
+        created_at: When.
+        expires_at: When it is void.
+        last_used_at: When it was used last, to the minute.
+        retired_at: Since when it is void.
     """
 
     name: str
     role: str
-    made_by: str
-    made_s: float
-    expires_s: float
-    used_s: float | None = None
-    retired_s: float | None = None
+    created_by: str
+    created_at: float
+    expires_at: float
+    last_used_at: float | None = None
+    retired_at: float | None = None
 
 
-class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ProfilingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Work for a bench device.
 
     Attributes:
@@ -449,12 +449,12 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         kind: What is to be done.
         state: Where it stands.
         request: What is to be done, as the worker reads it.
-        made_by: Who wants it.
-        made_s: Since when.
+        created_by: Who wants it.
+        created_at: Since when.
         result: What came of it.
-        until_s: The device has it until then; later it is given out again.
-        ended_s: When it was done or had failed.
-        tries: How often it was given out.
+        lease_until: The device has it until then; later it is given out again.
+        ended_at: When it was done or had failed.
+        attempts: How often it was given out.
     """
 
     id: str
@@ -462,12 +462,12 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: str
     state: JobState
     request: bytes
-    made_by: str
-    made_s: float
+    created_by: str
+    created_at: float
     result: bytes | None = None
-    until_s: float | None = None
-    ended_s: float | None = None
-    tries: int = 0
+    lease_until: float | None = None
+    ended_at: float | None = None
+    attempts: int = 0
 
 
 def rollout_key(model: str, device_class: str, rollout: str) -> str:

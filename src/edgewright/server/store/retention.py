@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Table, delete, select, text, tuple_
 from sqlalchemy.sql.elements import ColumnElement
 
-from edgewright.server.store.check_ins import HOUR_S
+from edgewright.server.store.check_ins import HOUR_SECONDS
 from edgewright.server.store.database import Database
 from edgewright.server.store.tables import (
     acts,
@@ -22,86 +22,96 @@ from edgewright.server.store.tables import (
     sessions,
 )
 
-__all__ = ["DAY_S", "Retention", "forget_nonces", "sweep"]
+__all__ = ["DAY_SECONDS", "RetentionPeriods", "delete_expired", "delete_old_nonces"]
 
-DAY_S = 86400
+DAY_SECONDS = 86400
 _CHUNK = 5000
 _SUMS = "check_ins refused troubled latency_count latency_sum_s battery_count battery_sum".split()
 _KEY = "device_class, model, version, arm"
 _FOLD = (
     f"INSERT INTO rollups (span_s, start_s, {_KEY}, devices, {', '.join(_SUMS)}) "  # noqa: S608 (constants only)
-    f"SELECT {DAY_S}, :day, {_KEY}, MAX(devices), {', '.join(f'SUM({name})' for name in _SUMS)} FROM rollups "
-    f"WHERE span_s = {HOUR_S} AND start_s >= :day AND start_s < :day + {DAY_S} GROUP BY {_KEY} "
+    f"SELECT {DAY_SECONDS}, :day, {_KEY}, MAX(devices), {', '.join(f'SUM({name})' for name in _SUMS)} FROM rollups "
+    f"WHERE span_s = {HOUR_SECONDS} AND start_s >= :day AND start_s < :day + {DAY_SECONDS} GROUP BY {_KEY} "
     f"ON CONFLICT (span_s, start_s, {_KEY}) DO UPDATE SET "
     "devices = CASE WHEN excluded.devices > rollups.devices THEN excluded.devices ELSE rollups.devices END, "
     + ", ".join(f"{name} = rollups.{name} + excluded.{name}" for name in _SUMS)
 )
-_FOLDED = f"DELETE FROM rollups WHERE span_s = {HOUR_S} AND start_s >= :day AND start_s < :day + {DAY_S}"  # noqa: S608
+_FOLDED = (
+    f"DELETE FROM rollups WHERE span_s = {HOUR_SECONDS} AND start_s >= :day AND start_s < :day + {DAY_SECONDS}"  # noqa: S608
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Retention:
+class RetentionPeriods:
     """How long things are kept, in seconds.
 
     Attributes:
-        hours_s: Roll-ups by the hour; whole days of them are folded.
-        days_s: Roll-ups by the day.
-        outcomes_s: Of devices in stages.
-        letters_s: Of private sums that nobody ended.
-        jobs_s: That are done or have failed.
-        alert_changes_s: When alerts went from a state to another.
-        acts_s: What alerts set off, once it ended.
-        invitations_s: That are used or void.
+        hours_seconds: Roll-ups by the hour; whole days of them are folded.
+        days_seconds: Roll-ups by the day.
+        outcomes_seconds: Of devices in stages.
+        letters_seconds: Of private sums that nobody ended.
+        jobs_seconds: That are done or have failed.
+        alert_changes_seconds: When alerts went from a state to another.
+        acts_seconds: What alerts set off, once it ended.
+        invitations_seconds: That are used or void.
     """
 
-    hours_s: float = 90.0 * DAY_S
-    days_s: float = 5 * 366.0 * DAY_S
-    outcomes_s: float = 2 * 366.0 * DAY_S
-    letters_s: float = 14.0 * DAY_S
-    jobs_s: float = 30.0 * DAY_S
-    alert_changes_s: float = 366.0 * DAY_S
-    acts_s: float = 366.0 * DAY_S
-    invitations_s: float = 30.0 * DAY_S
+    hours_seconds: float = 90.0 * DAY_SECONDS
+    days_seconds: float = 5 * 366.0 * DAY_SECONDS
+    outcomes_seconds: float = 2 * 366.0 * DAY_SECONDS
+    letters_seconds: float = 14.0 * DAY_SECONDS
+    jobs_seconds: float = 30.0 * DAY_SECONDS
+    alert_changes_seconds: float = 366.0 * DAY_SECONDS
+    acts_seconds: float = 366.0 * DAY_SECONDS
+    invitations_seconds: float = 30.0 * DAY_SECONDS
 
 
-def sweep(database: Database, retention: Retention, *, now_s: float) -> dict[str, int]:
+def delete_expired(database: Database, retention: RetentionPeriods, *, now: float) -> dict[str, int]:
     """Fold and forget what is due, and return how many rows went, by table.
 
     It may be interrupted anywhere and asked again.
     """
     return {
-        "rollups": _fold(database, now_s - retention.hours_s)
-        + _forget(database, rollups, (rollups.c.span_s == DAY_S) & (rollups.c.start_s < now_s - retention.days_s)),
-        "nonces": forget_nonces(database, now_s=now_s),
-        "sessions": _forget(database, sessions, sessions.c.expires_s < now_s),
-        "outcomes": _forget(database, outcomes, outcomes.c.at_s < now_s - retention.outcomes_s),
-        "letters": _forget(database, letters, letters.c.at_s < now_s - retention.letters_s),
-        "jobs": _forget(database, jobs, jobs.c.ended_s < now_s - retention.jobs_s),
-        "alert_changes": _forget(database, alert_changes, alert_changes.c.at_s < now_s - retention.alert_changes_s),
-        "acts": _forget(database, acts, acts.c.ended_s < now_s - retention.acts_s),
-        "invitations": _forget(database, invitations, invitations.c.expires_s < now_s - retention.invitations_s),
+        "rollups": _fold(database, now - retention.hours_seconds)
+        + _forget(
+            database,
+            rollups,
+            (rollups.c.span_s == DAY_SECONDS) & (rollups.c.start_s < now - retention.days_seconds),
+        ),
+        "nonces": delete_old_nonces(database, now=now),
+        "sessions": _forget(database, sessions, sessions.c.expires_s < now),
+        "outcomes": _forget(database, outcomes, outcomes.c.at_s < now - retention.outcomes_seconds),
+        "letters": _forget(database, letters, letters.c.at_s < now - retention.letters_seconds),
+        "jobs": _forget(database, jobs, jobs.c.ended_s < now - retention.jobs_seconds),
+        "alert_changes": _forget(
+            database, alert_changes, alert_changes.c.at_s < now - retention.alert_changes_seconds
+        ),
+        "acts": _forget(database, acts, acts.c.ended_s < now - retention.acts_seconds),
+        "invitations": _forget(
+            database, invitations, invitations.c.expires_s < now - retention.invitations_seconds
+        ),
     }
 
 
-def forget_nonces(database: Database, *, now_s: float) -> int:
+def delete_old_nonces(database: Database, *, now: float) -> int:
     """Forget nonces of requests that are too old to be believed anyway, and return how many went."""
-    return _forget(database, nonces, nonces.c.until_s < now_s)
+    return _forget(database, nonces, nonces.c.until_s < now)
 
 
-def _fold(database: Database, before_s: float) -> int:
+def _fold(database: Database, before_seconds: float) -> int:
     """Make days of hours, a day at a time, and return how many hours went."""
     gone = 0
-    last = int(before_s // DAY_S) * DAY_S
+    last = int(before_seconds // DAY_SECONDS) * DAY_SECONDS
     while True:
         oldest = database.read(
             lambda connection: connection.execute(
                 text("SELECT MIN(start_s) FROM rollups WHERE span_s = :span AND start_s < :last"),
-                {"span": HOUR_S, "last": last},
+                {"span": HOUR_SECONDS, "last": last},
             ).scalar()
         )
         if oldest is None:
             return gone
-        day = {"day": int(oldest // DAY_S) * DAY_S}
+        day = {"day": int(oldest // DAY_SECONDS) * DAY_SECONDS}
 
         def run(connection: Connection, day: dict[str, int] = day) -> int:
             # One writer at a time, or two leaders would each add the same hours to the day.

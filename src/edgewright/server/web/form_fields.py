@@ -8,15 +8,15 @@ from litestar.params import Body
 
 from edgewright.contract.errors import InputError
 
-__all__ = ["Form", "local", "number", "text"]
+__all__ = ["FormData", "local_path", "parse_number", "read_text_field"]
 
-Form = Annotated[dict[str, str], Body(media_type=RequestEncodingType.URL_ENCODED)]
+FormData = Annotated[dict[str, str], Body(media_type=RequestEncodingType.URL_ENCODED)]
 """What a form sends."""
 
 _LONGEST = 2000
 
 
-def text(form: dict[str, str], name: str, default: str = "") -> str:
+def read_text_field(form: dict[str, str], name: str, default: str = "") -> str:
     """Return what was typed into a field.
 
     Raises:
@@ -28,7 +28,7 @@ def text(form: dict[str, str], name: str, default: str = "") -> str:
     return found
 
 
-def number(form: dict[str, str], name: str, *, least: float, most: float) -> float:
+def parse_number(form: dict[str, str], name: str, *, least: float, most: float) -> float:
     """Return a number.
 
     Raises:
@@ -47,7 +47,7 @@ def number(form: dict[str, str], name: str, *, least: float, most: float) -> flo
     return found
 
 
-def local(place: str) -> str:
+def local_path(place: str) -> str:
     r"""Return a place of this server, "/" for any other: nobody is sent elsewhere by a link that says `next`.
 
     >>> local("/rollouts"), local("//elsewhere.example"), local("https://elsewhere.example"), local("/\\\\x")

@@ -9,13 +9,19 @@ from litestar.params import FromPath, FromQuery
 
 from edgewright.contract.errors import EdgewrightError
 from edgewright.server.auth import authentication
-from edgewright.server.auth.authentication import COOKIE, Who, checked_csrf, cookie, logins
-from edgewright.server.errors import told
+from edgewright.server.auth.authentication import (
+    SESSION_COOKIE,
+    Principal,
+    check_csrf,
+    login_limiters,
+    session_cookie,
+)
+from edgewright.server.errors import error_response
 from edgewright.server.web.assets import ASSETS
-from edgewright.server.web.form_fields import Form, local, text
-from edgewright.server.web.renderer import ASKED, Press, moved
+from edgewright.server.web.form_fields import FormData, local_path, read_text_field
+from edgewright.server.web.renderer import PageRenderer, PageRequest, redirect
 
-__all__ = ["doors", "refusals"]
+__all__ = ["error_pages", "login_routes"]
 
 _FOREVER = "public, max-age=31536000, immutable"
 _WORDS = {
@@ -30,9 +36,9 @@ _WORDS = {
 }
 
 
-def doors(press: Press) -> list[Any]:
+def login_routes(pages: PageRenderer) -> list[Any]:
     """Return the handlers."""
-    people, limiters = press.services.store.people, logins()
+    people, limiters = pages.services.store.accounts, login_limiters()
 
     @get("/static/{digest:str}/{name:str}", sync_to_thread=False)
     def asset(digest: FromPath[str], name: FromPath[str]) -> Response[bytes]:
@@ -42,51 +48,51 @@ def doors(press: Press) -> list[Any]:
         return Response(found.content, media_type=found.kind, headers={"Cache-Control": _FOREVER})
 
     @get("/login", sync_to_thread=True)
-    def enter(request: ASKED, then: FromQuery[str] = "/") -> Response[Any]:
-        if isinstance(request.scope.get("user"), Who):
-            return moved(local(then))
-        return press.page(request, "login", then=local(then), wrong="", name="")
+    def enter(request: PageRequest, then: FromQuery[str] = "/") -> Response[Any]:
+        if isinstance(request.scope.get("user"), Principal):
+            return redirect(local_path(then))
+        return pages.page(request, "login", then=local_path(then), wrong="", name="")
 
     @post("/login", sync_to_thread=True, status_code=200)
-    def log_in(request: ASKED, data: Form) -> Response[Any]:
+    def log_in(request: PageRequest, data: FormData) -> Response[Any]:
         if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             raise PermissionDeniedException("another site's page tried to log you in")
-        name, then = text(data, "name"), local(text(data, "then", "/"))
+        name, then = read_text_field(data, "name"), local_path(read_text_field(data, "then", "/"))
         client = request.client.host if request.client else ""
-        made = authentication.log_in(press.services, limiters, name, data.get("password", ""), client)
+        made = authentication.log_in(pages.services, limiters, name, data.get("password", ""), client)
         if made is None:
             wrong = "There is no such user, or the password is another one."
-            return press.page(request, "login", status=403, then=then, wrong=wrong, name=name[:64])
-        if before := request.cookies.get(COOKIE):
+            return pages.page(request, "login", status=403, then=then, wrong=wrong, name=name[:64])
+        if before := request.cookies.get(SESSION_COOKIE):
             people.log_out(before)
-        return moved(then, headers={"Set-Cookie": cookie(made[0], secure=press.secure)})
+        return redirect(then, headers={"Set-Cookie": session_cookie(made[0], secure=pages.secure)})
 
     @post("/logout", status_code=200)
-    async def log_out(request: ASKED) -> Response[Any]:
+    async def log_out(request: PageRequest) -> Response[Any]:
         who = request.scope.get("user")
-        if isinstance(who, Who) and who.session:
-            await checked_csrf(request, who)
+        if isinstance(who, Principal) and who.session:
+            await check_csrf(request, who)
             people.log_out(who.session)
-        return moved("/login", headers={"Set-Cookie": cookie("", secure=press.secure)})
+        return redirect("/login", headers={"Set-Cookie": session_cookie("", secure=pages.secure)})
 
     return [asset, enter, log_in, log_out]
 
 
-def refusals(press: Press) -> dict[Any, Any]:
+def error_pages(pages: PageRenderer) -> dict[Any, Any]:
     """Return what turns errors into pages."""
 
-    def said(request: ASKED, status: int, message: str, remedy: str) -> Response[Any]:
+    def said(request: PageRequest, status: int, message: str, remedy: str) -> Response[Any]:
         words = _WORDS.get(status, "That cannot be done")
-        return press.page(request, "error", status=status, title=words, message=message, remedy=remedy)
+        return pages.page(request, "error", status=status, title=words, message=message, remedy=remedy)
 
-    def refused(request: ASKED, error: HTTPException) -> Response[Any]:
+    def refused(request: PageRequest, error: HTTPException) -> Response[Any]:
         if error.status_code == 401:
             place = request.url.path if request.method == "GET" else "/"
-            return moved(f"/login?then={quote(place)}")
+            return redirect(f"/login?then={quote(place)}")
         return said(request, error.status_code, error.detail[:1000], "")
 
-    def failed(request: ASKED, error: EdgewrightError) -> Response[Any]:
-        status, problem = told(error)
-        return said(request, status, problem.message, problem.remedy)
+    def failed(request: PageRequest, error: EdgewrightError) -> Response[Any]:
+        status, problem = error_response(error)
+        return said(request, status, problem.message, problem.next_step)
 
     return {HTTPException: refused, EdgewrightError: failed}

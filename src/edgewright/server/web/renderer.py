@@ -8,19 +8,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from litestar import Response
 from litestar.connection import Request
 
-from edgewright.server.auth.authentication import Who
-from edgewright.server.commands.acts import Acts
+from edgewright.server.auth.authentication import Principal
+from edgewright.server.commands.acts import OperatorCommands
 from edgewright.server.services import Services
 from edgewright.server.web.assets import address_of
-from edgewright.server.web.repository_cache import Catalogue
+from edgewright.server.web.repository_cache import RepositoryCache
 
-__all__ = ["ASKED", "Findings", "Press", "moved", "nothing_found"]
+__all__ = ["FindingsFunction", "PageRenderer", "PageRequest", "no_findings", "redirect"]
 
-Findings = Callable[[str, str], dict[str, Any] | None]
+FindingsFunction = Callable[[str, str], dict[str, Any] | None]
 """What private sums say about a model on a device class, as `edgewright query judge --json` has it; None if no sums
 were judged."""
 
-ASKED = Request[Who | None, Any, Any]
+PageRequest = Request[Principal | None, Any, Any]
 """What handlers of the page get."""
 
 _TEMPLATES = Environment(
@@ -50,21 +50,21 @@ _PRIVATE = {"Cache-Control": "no-store"}
 
 
 @dataclass(frozen=True, slots=True)
-class Press:
+class PageRenderer:
     """What handlers make pages with.
 
     Attributes:
         services: Store, repository, clock.
-        acts: What people may have done.
+        commands: What people may have done.
         findings: What private sums say.
         catalogue: Releases and plans.
         address: Under which people and devices reach the server; "" for the one that they ask.
     """
 
     services: Services
-    acts: Acts
-    findings: Findings
-    catalogue: Catalogue
+    commands: OperatorCommands
+    findings: FindingsFunction
+    catalogue: RepositoryCache
     address: str
 
     @property
@@ -73,16 +73,16 @@ class Press:
         return self.address.startswith("https://")
 
     @property
-    def now_s(self) -> float:
+    def now(self) -> float:
         """Unix time."""
         return self.services.now()
 
     @property
-    def silent_s(self) -> float:
+    def offline_seconds(self) -> float:
         """After which a device is silent."""
-        return self.services.fleet.looking.silent_s
+        return self.services.fleet_config.monitoring.offline_after_seconds
 
-    def page(self, request: ASKED, template: str, *, status: int = 200, **shown: Any) -> Response[str]:
+    def page(self, request: PageRequest, template: str, *, status: int = 200, **shown: Any) -> Response[str]:
         """Return a page.
 
         Args:
@@ -96,23 +96,23 @@ class Press:
         places = [
             (href, label, path == href or (href != "/" and path.startswith(f"{href}/")))
             for href, label, right in _PLACES
-            if isinstance(who, Who) and who.may(right)  # type: ignore[arg-type]
+            if isinstance(who, Principal) and who.has_permission(right)  # type: ignore[arg-type]
         ]
         text = _TEMPLATES.get_template(f"{template}.jinja").render(
-            who=who if isinstance(who, Who) else None,
-            csrf=who.csrf if isinstance(who, Who) else "",
+            who=who if isinstance(who, Principal) else None,
+            csrf=who.csrf_token if isinstance(who, Principal) else "",
             places=places,
             fleet=self.services.audience[:_NAME],
-            now_s=f"{self.now_s:.1f}",
+            now_s=f"{self.now:.1f}",
             **shown,
         )
         return Response(text, status_code=status, media_type="text/html; charset=utf-8", headers=_PRIVATE)
 
 
-def moved(place: str, *, headers: dict[str, str] | None = None) -> Response[None]:
+def redirect(place: str, *, headers: dict[str, str] | None = None) -> Response[None]:
     """Return the answer that has a browser load another page."""
     return Response(None, status_code=303, headers={"Location": place, **_PRIVATE, **(headers or {})})
 
 
-def nothing_found(_model: str, _device_class: str) -> None:
+def no_findings(_model: str, _device_class: str) -> None:
     """Say that nobody knows."""

@@ -6,18 +6,18 @@ from threading import Lock
 
 from edgewright.contract.names import version_key
 from edgewright.contract.release import Manifest
-from edgewright.contract.rollout.plan import Plan, Policy
+from edgewright.contract.rollout.plan import RolloutPlan, RolloutPolicy
 from edgewright.contract.schema import decode_record
-from edgewright.trust.publishing.publish import known_policy
+from edgewright.trust.publishing.publish import current_policy
 from edgewright.trust.repository.metadata_rules import ROLLOUTS
 from edgewright.trust.repository.repository import Repository
-from edgewright.trust.repository.staging import staged
+from edgewright.trust.repository.staging import staged_metadata
 
-__all__ = ["Catalogue", "Held"]
+__all__ = ["RepositoryCache", "RepositoryContents"]
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class RepositoryContents:
     """What a repository holds.
 
     Attributes:
@@ -29,12 +29,12 @@ class Held:
 
     version: int
     releases: dict[tuple[str, str], str]
-    plans: dict[tuple[str, str], Plan]
+    plans: dict[tuple[str, str], RolloutPlan]
     awaiting: tuple[str, ...]
 
 
 @dataclass(slots=True)
-class Catalogue:
+class RepositoryCache:
     """What a repository holds, kept as long as it stays.
 
     Attributes:
@@ -42,11 +42,11 @@ class Catalogue:
     """
 
     repository: Callable[[], Repository]
-    _held: Held | None = field(init=False, default=None)
+    _held: RepositoryContents | None = field(init=False, default=None)
     _manifests: dict[str, Manifest] = field(init=False, default_factory=dict)
     _lock: Lock = field(init=False, default_factory=Lock)
 
-    def held(self) -> Held:
+    def contents(self) -> RepositoryContents:
         """Return what the repository holds now.
 
         Raises:
@@ -54,11 +54,13 @@ class Catalogue:
         """
         repository = self.repository()
         version = 0 if repository.snapshot is None else repository.snapshot.signed.version
-        awaiting = tuple(sorted(staged(repository)))
+        awaiting = tuple(sorted(staged_metadata(repository)))
         with self._lock:
             known = self._held
             if known is None or (known.version, known.awaiting) != (version, awaiting):
-                known = self._held = Held(version, _releases(repository), _plans(repository), awaiting)
+                known = self._held = RepositoryContents(
+                    version, _releases(repository), _plans(repository), awaiting
+                )
             return known
 
     def manifest(self, model: str, version: str) -> Manifest | None:
@@ -67,7 +69,7 @@ class Catalogue:
         Raises:
             TrustError: It cannot be believed.
         """
-        digest = self.held().releases.get((model, version))
+        digest = self.contents().releases.get((model, version))
         if digest is None:
             return None
         with self._lock:
@@ -83,14 +85,14 @@ class Catalogue:
                 self._manifests[digest] = known
         return known
 
-    def policy(self, model: str, device_class: str) -> Policy | None:
+    def policy(self, model: str, device_class: str) -> RolloutPolicy | None:
         """Return what the offline keys allow, None if nothing."""
-        return known_policy(self.repository(), model, device_class)
+        return current_policy(self.repository(), model, device_class)
 
 
 def _releases(repository: Repository) -> dict[tuple[str, str], str]:
     found = []
-    spread = repository.spread()
+    spread = repository.bin_delegations()
     for name in () if spread is None else spread.get_roles():
         metadata = repository.role(name)
         for path, target in () if metadata is None else metadata.signed.targets.items():
@@ -103,11 +105,11 @@ def _releases(repository: Repository) -> dict[tuple[str, str], str]:
     return {(model, version): digest for model, version, digest in found}
 
 
-def _plans(repository: Repository) -> dict[tuple[str, str], Plan]:
+def _plans(repository: Repository) -> dict[tuple[str, str], RolloutPlan]:
     metadata = repository.role(ROLLOUTS)
     found = {}
     for path, target in () if metadata is None else sorted(metadata.signed.targets.items()):
         if path.startswith("rollouts/"):
-            plan = decode_record(str(target.custom["record"]), type=Plan)
+            plan = decode_record(str(target.custom["record"]), type=RolloutPlan)
             found[plan.model, plan.device_class] = plan
     return found

@@ -2,19 +2,19 @@
 
 from litestar import Router
 
-from edgewright.server.commands.acts import Acting, Acts
+from edgewright.server.commands.acts import FleetCommands, OperatorCommands
 from edgewright.server.services import Services
-from edgewright.server.web.actions import levers
-from edgewright.server.web.login import doors, refusals
-from edgewright.server.web.renderer import Findings, Press, nothing_found
-from edgewright.server.web.repository_cache import Catalogue
-from edgewright.server.web.views import windows
+from edgewright.server.web.actions import action_routes
+from edgewright.server.web.login import error_pages, login_routes
+from edgewright.server.web.renderer import FindingsFunction, PageRenderer, no_findings
+from edgewright.server.web.repository_cache import RepositoryCache
+from edgewright.server.web.views import view_routes
 
 __all__ = ["page_router"]
 
 
 def page_router(
-    services: Services, acting: Acting, *, findings: Findings = nothing_found, address: str = ""
+    services: Services, acting: FleetCommands, *, findings: FindingsFunction = no_findings, address: str = ""
 ) -> Router:
     """Return the pages; `server.app.make_app` takes them.
 
@@ -24,10 +24,16 @@ def page_router(
         findings: What private sums say; nothing if not given.
         address: Under which people and devices reach the server; "" for the one that they ask.
     """
-    press = Press(services, Acts(services, acting), findings, Catalogue(services.repository), address.rstrip("/"))
+    press = PageRenderer(
+        services,
+        OperatorCommands(services, acting),
+        findings,
+        RepositoryCache(services.repository),
+        address.rstrip("/"),
+    )
     return Router(
         "/",
-        route_handlers=[*doors(press), *windows(press), *levers(press)],
-        exception_handlers=refusals(press),
+        route_handlers=[*login_routes(press), *view_routes(press), *action_routes(press)],
+        exception_handlers=error_pages(press),
         include_in_schema=False,
     )

@@ -22,12 +22,12 @@ from tuf.ngclient.fetcher import FetcherInterface
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.refusal import RefusalCode, RefusedError
-from edgewright.trust.fsync import sync
+from edgewright.trust.fsync import fsync_path
 
-__all__ = ["Fetcher", "checked_url", "code_of", "open_pool"]
+__all__ = ["Fetcher", "checked_url", "open_pool", "refusal_code_of"]
 
 _CHUNK = 64 * 1024
-_LARGEST_METADATA = 4_000_000
+_MAX_METADATA = 4_000_000
 _WHOLE, _PART, _NO_SUCH_RANGE = 200, 206, 416
 
 
@@ -36,7 +36,7 @@ class Fetcher(FetcherInterface):
 
     Attributes:
         timeout_s: Longest wait for a connection and for the next bytes.
-        patience_s: After so long, a download must have been faster than `least_rate` on the average.
+        patience_s: After so long, a download must have been faster than `min_rate` on the average.
         least_rate: Bytes per second.
         clock: Monotonic, seconds.
         requests: Made so far.
@@ -47,22 +47,27 @@ class Fetcher(FetcherInterface):
     def __init__(
         self,
         *,
-        timeout_s: float = 20.0,
-        patience_s: float = 30.0,
-        least_rate: float = 256.0,
+        timeout_seconds: float = 20.0,
+        deadline_seconds: float = 30.0,
+        min_rate: float = 256.0,
         clock: Callable[[], float] = time.monotonic,
         certificates: str | None = None,
     ) -> None:
-        self.timeout_s, self.patience_s, self.least_rate, self.clock = timeout_s, patience_s, least_rate, clock
+        self.timeout_seconds, self.deadline_seconds, self.min_rate, self.clock = (
+            timeout_seconds,
+            deadline_seconds,
+            min_rate,
+            clock,
+        )
         self.requests = 0
         self.received = 0
         self.latest = ""
-        self._pool = open_pool(timeout_s, certificates)
+        self._pool = open_pool(timeout_seconds, certificates)
 
     @contextmanager
     def download_file(self, url: str, max_length: int) -> Iterator[IO[bytes]]:
         """Yield a file of metadata; a length that an online key has signed does not fill the memory."""
-        with super().download_file(url, min(max_length, _LARGEST_METADATA)) as stream:
+        with super().download_file(url, min(max_length, _MAX_METADATA)) as stream:
             yield stream
 
     def _fetch(self, url: str) -> Iterator[bytes]:
@@ -91,18 +96,18 @@ class Fetcher(FetcherInterface):
         except FileNotFoundError:
             have = 0
         if have != size:
-            self._go_on(url, partial, have if have < size else 0, size)
+            self._resume(url, partial, have if have < size else 0, size)
         if _digest(partial) != sha256:
             partial.unlink()
             if have:  # what was there before may have been torn by a power cut
-                self._go_on(url, partial, 0, size)
+                self._resume(url, partial, 0, size)
             if not have or _digest(partial) != sha256:
                 partial.unlink(missing_ok=True)
                 raise RefusedError("tampered", path.name, f"{url} holds other bytes than were signed")
         partial.replace(path)
-        sync(path.parent)
+        fsync_path(path.parent)
 
-    def _go_on(self, url: str, partial: Path, have: int, size: int) -> None:
+    def _resume(self, url: str, partial: Path, have: int, size: int) -> None:
         name = partial.name.removesuffix(".part")
         try:
             response = self._get(url, {"Range": f"bytes={have}-"} if have else {})
@@ -122,7 +127,9 @@ class Fetcher(FetcherInterface):
                         raise DownloadLengthMismatchError(f"{url} is longer than the {size} bytes that were signed")
                     stream.write(chunk)
         except DownloadError as error:
-            raise RefusedError(code_of(error), name, str(error), remedy="The download goes on later.") from error
+            raise RefusedError(
+                refusal_code_of(error), name, str(error), remedy="The download goes on later."
+            ) from error
         if have < size:
             raise RefusedError(
                 "unreachable",
@@ -143,7 +150,7 @@ class Fetcher(FetcherInterface):
                 redirect=False,
             )
         except urllib3.exceptions.TimeoutError as error:
-            raise SlowRetrievalError(f"{url} does not answer within {self.timeout_s:g} s") from error
+            raise SlowRetrievalError(f"{url} does not answer within {self.timeout_seconds:g} s") from error
         except urllib3.exceptions.HTTPError as error:
             raise DownloadError(f"{url} cannot be reached: {error}") from error
 
@@ -154,12 +161,12 @@ class Fetcher(FetcherInterface):
                 received += len(chunk)
                 self.received += len(chunk)
                 elapsed = self.clock() - began
-                if elapsed > self.patience_s and received < self.least_rate * elapsed:
+                if elapsed > self.deadline_seconds and received < self.min_rate * elapsed:
                     raise SlowRetrievalError(f"{url} gives {received / elapsed:.0f} bytes per second")
                 yield chunk
             whole = True
         except urllib3.exceptions.TimeoutError as error:
-            raise SlowRetrievalError(f"{url} gave nothing for {self.timeout_s:g} s") from error
+            raise SlowRetrievalError(f"{url} gave nothing for {self.timeout_seconds:g} s") from error
         except urllib3.exceptions.HTTPError as error:
             raise DownloadError(f"{url} broke off: {error}") from error
         finally:
@@ -176,14 +183,14 @@ def _digest(path: Path) -> str:
     return found
 
 
-class _Headed:
+class _DeadlineConnection:
     """A connection whose answer's head must come within a time, however it trickles in."""
 
-    head_s: ClassVar[float] = 60.0
+    head_seconds: ClassVar[float] = 60.0
 
     def getresponse(self) -> Any:
         """Return the answer's head, or cut the connection."""
-        cut = threading.Timer(self.head_s, self._cut)
+        cut = threading.Timer(self.head_seconds, self._cut)
         cut.daemon = True
         cut.start()
         try:
@@ -198,36 +205,36 @@ class _Headed:
                 sock.shutdown(socket.SHUT_RDWR)
 
 
-class _Plain(_Headed, urllib3.connection.HTTPConnection):
+class _HttpConnection(_DeadlineConnection, urllib3.connection.HTTPConnection):
     pass
 
 
-class _Secure(_Headed, urllib3.connection.HTTPSConnection):
+class _HttpsConnection(_DeadlineConnection, urllib3.connection.HTTPSConnection):
     pass
 
 
-class _PlainPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Plain
+class _HttpPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _HttpConnection
 
 
-class _SecurePool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _Secure
+class _HttpsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _HttpsConnection
 
 
-def open_pool(timeout_s: float, certificates: str | None = None) -> urllib3.PoolManager:
+def open_pool(timeout_seconds: float, certificates: str | None = None) -> urllib3.PoolManager:
     """Return connections that no server holds up for long before it answers; nothing is tried twice.
 
     Args:
-        timeout_s: Longest wait for a connection and for the next bytes.
+        timeout_seconds: Longest wait for a connection and for the next bytes.
         certificates: File with those that are trusted, the system's if not given.
     """
     pool = urllib3.PoolManager(
         retries=False,
-        timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s),
+        timeout=urllib3.Timeout(connect=timeout_seconds, read=timeout_seconds),
         headers={"User-Agent": "edgewright", "Accept-Encoding": "identity"},
         ca_certs=certificates,
     )
-    pool.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
+    pool.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
     return pool
 
 
@@ -240,7 +247,7 @@ _CODES: tuple[tuple[type[Exception], RefusalCode], ...] = (
 )
 
 
-def code_of(error: DownloadError) -> RefusalCode:
+def refusal_code_of(error: DownloadError) -> RefusalCode:
     """Return what a failed download is refused as."""
     return next(code for kind, code in _CODES if isinstance(error, kind))
 

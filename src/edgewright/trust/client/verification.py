@@ -24,19 +24,19 @@ from tuf.ngclient import Updater, UpdaterConfig
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import checked_digest
-from edgewright.contract.query.permit import Permit, Questions
+from edgewright.contract.query.permit import LiveQueries, QueryPermit
 from edgewright.contract.query.query import Query
 from edgewright.contract.refusal import RefusalCode, RefusedError
 from edgewright.contract.release import Manifest
-from edgewright.contract.rollout.plan import Plan, Policy, refusals
+from edgewright.contract.rollout.plan import RolloutPlan, RolloutPolicy, policy_violations
 from edgewright.contract.schema import decode_record
-from edgewright.trust.client.fetcher import Fetcher, code_of
-from edgewright.trust.fsync import sync
-from edgewright.trust.target_paths import permit_path, plan_path, policy_path, questions_path, release_path
+from edgewright.trust.client.fetcher import Fetcher, refusal_code_of
+from edgewright.trust.fsync import fsync_path
+from edgewright.trust.target_paths import permit_path, plan_path, policy_path, queries_path, release_path
 
-__all__ = ["Believed", "Memory", "View", "checked_root", "refresh"]
+__all__ = ["TrustState", "TrustedVersions", "TrustedView", "refresh", "verified_root"]
 
-Record = TypeVar("Record")
+VerifiedRecord = TypeVar("VerifiedRecord")
 
 _LIMITS = UpdaterConfig(
     max_root_rotations=4096,
@@ -46,44 +46,44 @@ _LIMITS = UpdaterConfig(
     snapshot_max_length=200_000,
     targets_max_length=2_000_000,
 )
-_LARGEST_MANIFEST = 2_000_000
+_MAX_MANIFEST = 2_000_000
 # A device follows one model; one that asks for several forgets the oldest.
-_MOST_MODELS = 64
+_MAX_MODELS = 64
 
 
-class Believed(msgspec.Struct, frozen=True):
+class TrustedVersions(msgspec.Struct, frozen=True):
     """What a device has believed of one model.
 
     Attributes:
-        policy: Highest revision.
+        policy_revision: Highest revision.
         epoch: Of that policy.
-        plan: Highest counter of a plan of that epoch.
-        permit: Highest revision of what may be asked.
+        plan_counter: Highest counter of a plan of that epoch.
+        permit_revision: Highest revision of what may be asked.
     """
 
-    policy: int = 0
+    policy_revision: int = 0
     epoch: int = 0
-    plan: int = 0
-    permit: int = 0
+    plan_counter: int = 0
+    permit_revision: int = 0
 
 
-class Memory(msgspec.Struct, frozen=True):
+class TrustState(msgspec.Struct, frozen=True):
     """What a device has believed; it never goes back behind it.
 
     Attributes:
-        timestamp: Highest version.
-        timestamp_keys: Of the key that signed it; another key begins anew.
-        issued: Latest signed time, UTC, ISO 8601.
+        timestamp_version: Highest version.
+        timestamp_key_ids: Of the key that signed it; another key begins anew.
+        latest_signed_at: Latest signed time, UTC, ISO 8601.
         models: By name; the newest few.
     """
 
-    timestamp: int = 0
-    timestamp_keys: tuple[str, ...] = ()
-    issued: str = ""
-    models: dict[str, Believed] = {}
+    timestamp_version: int = 0
+    timestamp_key_ids: tuple[str, ...] = ()
+    latest_signed_at: str = ""
+    models: dict[str, TrustedVersions] = {}
 
 
-def checked_root(content: bytes) -> bytes:
+def verified_root(content: bytes) -> bytes:
     """Return a root that a device may be enrolled with.
 
     Raises:
@@ -99,7 +99,7 @@ def checked_root(content: bytes) -> bytes:
     return content
 
 
-class View:
+class TrustedView:
     """The repository at one moment, as this device believes it.
 
     Attributes:
@@ -107,7 +107,7 @@ class View:
         snapshot: sha256 of the snapshot that this is, hexadecimal.
     """
 
-    def __init__(self, updater: Updater, fetcher: Fetcher, memory: Memory, snapshot: str) -> None:
+    def __init__(self, updater: Updater, fetcher: Fetcher, memory: TrustState, snapshot: str) -> None:
         self._updater, self._fetcher = updater, fetcher
         self.memory, self.snapshot = memory, snapshot
 
@@ -125,79 +125,85 @@ class View:
                 found.append(model)
         return sorted(found)
 
-    def policy(self, model: str, device_class: str) -> Policy:
+    def policy(self, model: str, device_class: str) -> RolloutPolicy:
         """Return what the offline keys allow; from then on the device remembers its revision.
 
         Raises:
             RefusedError: There is none, it is older than one seen before, or it is for something else.
         """
         path = policy_path(model, device_class)
-        policy = self._inline(path, Policy)
+        policy = self._inline(path, RolloutPolicy)
         if policy is None:
             raise RefusedError(
                 "policy", path, f"the offline keys have signed no policy for {model} on {device_class}"
             )
         if (policy.model, policy.device_class) != (model, device_class):
             raise RefusedError("wrong class", path, f"the policy is for {policy.model} on {policy.device_class}")
-        known = self.memory.models.get(model, Believed())
-        if policy.revision < known.policy:
+        known = self.memory.models.get(model, TrustedVersions())
+        if policy.revision < known.policy_revision:
             raise RefusedError(
-                "rollback", path, f"policy revision {policy.revision} is older than {known.policy}, seen before"
+                "rollback",
+                path,
+                f"policy revision {policy.revision} is older than {known.policy_revision}, seen before",
             )
-        plan = known.plan if policy.epoch == known.epoch else 0
-        self._believe(model, Believed(policy.revision, policy.epoch, plan, known.permit))
+        plan = known.plan_counter if policy.epoch == known.epoch else 0
+        self._record_trust(model, TrustedVersions(policy.revision, policy.epoch, plan, known.permit_revision))
         return policy
 
-    def _believe(self, model: str, believed: Believed) -> None:
+    def _record_trust(self, model: str, believed: TrustedVersions) -> None:
         others = [entry for entry in self.memory.models.items() if entry[0] != model]
-        models = dict([*others[-(_MOST_MODELS - 1) :], (model, believed)])
+        models = dict([*others[-(_MAX_MODELS - 1) :], (model, believed)])
         self.memory = msgspec.structs.replace(self.memory, models=models)
 
-    def plan(self, policy: Policy) -> Plan | None:
+    def plan(self, policy: RolloutPolicy) -> RolloutPlan | None:
         """Return the plan within a policy, None if there is none; from then on the device remembers its counter.
 
         Raises:
             RefusedError: It is laxer than the policy, older than one seen before, or for something else.
         """
         path = plan_path(policy.model, policy.device_class)
-        plan = self._inline(path, Plan)
+        plan = self._inline(path, RolloutPlan)
         if plan is None:
             return None
-        laxer = refusals(plan, policy)
+        laxer = policy_violations(plan, policy)
         if laxer:
             denied = any("denied" in reason for reason in laxer)
             raise RefusedError(
                 "denied" if denied else "policy", path, f"the plan breaks the policy: {'; '.join(laxer)}"
             )
-        known = self.memory.models.get(policy.model, Believed())
-        if plan.counter < known.plan:
-            raise RefusedError("rollback", path, f"plan {plan.counter} is older than {known.plan}, seen before")
-        self._believe(policy.model, msgspec.structs.replace(known, plan=plan.counter))
+        known = self.memory.models.get(policy.model, TrustedVersions())
+        if plan.counter < known.plan_counter:
+            raise RefusedError(
+                "rollback", path, f"plan {plan.counter} is older than {known.plan_counter}, seen before"
+            )
+        self._record_trust(policy.model, msgspec.structs.replace(known, plan_counter=plan.counter))
         return plan
 
-    def questions(self, model: str, device_class: str) -> tuple[Permit, tuple[Query, ...]] | None:
+    def live_queries(self, model: str, device_class: str) -> tuple[QueryPermit, tuple[Query, ...]] | None:
         """Return what is asked, and what the offline keys permit to be asked; None if nothing is asked.
 
         Raises:
             RefusedError: There is no permit, or one is for something else or older than one seen before.
         """
-        path = questions_path(model, device_class)
-        questions = self._inline(path, Questions)
+        path = queries_path(model, device_class)
+        questions = self._inline(path, LiveQueries)
         if questions is None or not questions.queries:
             return None
         permitted = permit_path(model, device_class)
-        permit = self._inline(permitted, Permit)
+        permit = self._inline(permitted, QueryPermit)
         if permit is None:
             raise RefusedError("policy", permitted, "the offline keys have permitted no questions")
         for where, record in ((path, questions), (permitted, permit)):
             if (record.model, record.device_class) != (model, device_class):
                 raise RefusedError("wrong class", where, f"it is for {record.model} on {record.device_class}")
-        known = self.memory.models.get(model, Believed())
-        if permit.revision < known.permit:
+        known = self.memory.models.get(model, TrustedVersions())
+        if permit.revision < known.permit_revision:
             raise RefusedError(
-                "rollback", permitted, f"permit {permit.revision} is older than {known.permit}, seen before"
+                "rollback",
+                permitted,
+                f"permit {permit.revision} is older than {known.permit_revision}, seen before",
             )
-        self._believe(model, msgspec.structs.replace(known, permit=permit.revision))
+        self._record_trust(model, msgspec.structs.replace(known, permit_revision=permit.revision))
         return permit, questions.queries
 
     def manifest(self, model: str, version: str, digest: str) -> tuple[Manifest, bytes]:
@@ -227,7 +233,7 @@ class View:
             raise RefusedError("tampered", path, f"the manifest is of {manifest.name} {manifest.version}")
         return manifest, content
 
-    def _inline(self, path: str, kind: type[Record]) -> Record | None:
+    def _inline(self, path: str, kind: type[VerifiedRecord]) -> VerifiedRecord | None:
         """Return a record that lies in the metadata itself, which saves a request."""
         with _refusing(self._fetcher):
             target = self._updater.get_targetinfo(path)
@@ -242,9 +248,9 @@ class View:
         return _decoded(content.encode(), kind, path)
 
     def _bytes(self, target: TargetFile) -> bytes:
-        if target.length > _LARGEST_MANIFEST:
+        if target.length > _MAX_MANIFEST:
             raise RefusedError(
-                "oversized", target.path, f"it has {target.length} bytes, at most {_LARGEST_MANIFEST} are read"
+                "oversized", target.path, f"it has {target.length} bytes, at most {_MAX_MANIFEST} are read"
             )
         folder, _, base = target.path.rpartition("/")
         url = f"{self._updater._target_base_url}{folder}/{target.hashes['sha256']}.{base}"
@@ -257,11 +263,11 @@ def refresh(
     folder: Path,
     url: str,
     anchor: bytes,
-    memory: Memory,
+    memory: TrustState,
     fetcher: Fetcher,
     *,
     now: Callable[[], datetime.datetime],
-) -> View:
+) -> TrustedView:
     """Ask the server what is new and return what of it a device believes.
 
     Args:
@@ -279,27 +285,32 @@ def refresh(
     folder.mkdir(parents=True, exist_ok=True)
     with _refusing(fetcher):
         try:
-            updater = _refreshed(folder, url, anchor, fetcher, max(now(), _time(memory.issued)))
+            updater = _refreshed(folder, url, anchor, fetcher, max(now(), _time(memory.latest_signed_at)))
         except tuf.ExpiredMetadataError:
             # A stolen key may have signed that it is 2099. That counts until the key was replaced, and no longer.
             updater = _refreshed(folder, url, anchor, fetcher, now())
-            if _timestamp_keys(updater) == memory.timestamp_keys:
+            if _timestamp_keys(updater) == memory.timestamp_key_ids:
                 raise
         stamp, keys = updater._trusted_set.timestamp, _timestamp_keys(updater)
-        if keys == memory.timestamp_keys and stamp.version < memory.timestamp:
+        if keys == memory.timestamp_key_ids and stamp.version < memory.timestamp_version:
             raise RefusedError(
                 "rollback",
                 "timestamp.json",
-                f"timestamp {stamp.version} is older than {memory.timestamp}, seen before",
+                f"timestamp {stamp.version} is older than {memory.timestamp_version}, seen before",
             )
     _sync_all(folder)
     issued = str(stamp.unrecognized_fields.get("issued", ""))
-    latest = max(_time(memory.issued), _time(issued)) if keys == memory.timestamp_keys else _time(issued)
+    latest = (
+        max(_time(memory.latest_signed_at), _time(issued)) if keys == memory.timestamp_key_ids else _time(issued)
+    )
     memory = msgspec.structs.replace(
-        memory, timestamp=stamp.version, timestamp_keys=keys, issued=latest.isoformat() if issued else memory.issued
+        memory,
+        timestamp_version=stamp.version,
+        timestamp_key_ids=keys,
+        latest_signed_at=latest.isoformat() if issued else memory.latest_signed_at,
     )
     digest = (stamp.snapshot_meta.hashes or {}).get("sha256", "")
-    return View(updater, fetcher, memory, digest)
+    return TrustedView(updater, fetcher, memory, digest)
 
 
 def _refreshed(folder: Path, url: str, anchor: bytes, fetcher: Fetcher, moment: datetime.datetime) -> Updater:
@@ -325,7 +336,7 @@ def _time(text: str) -> datetime.datetime:
     return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
 
 
-def _decoded(content: bytes, kind: type[Record], path: str) -> Record:
+def _decoded(content: bytes, kind: type[VerifiedRecord], path: str) -> VerifiedRecord:
     try:
         return decode_record(content, type=kind)
     except (msgspec.MsgspecError, InputError) as error:
@@ -338,7 +349,7 @@ def _sync_all(folder: Path) -> None:
     for path in (*folder.iterdir(), *(history.iterdir() if history.is_dir() else ()), folder, history):
         if path.is_symlink() or not path.exists():
             continue
-        sync(path)
+        fsync_path(path)
 
 
 # In this order: the first that an error is an instance of.
@@ -358,7 +369,7 @@ def _refusing(fetcher: Fetcher) -> Iterator[None]:
         yield
     except (tuf.RepositoryError, tuf.DownloadError) as error:
         if isinstance(error, tuf.DownloadError):
-            code = code_of(error)
+            code = refusal_code_of(error)
         else:
             code = next(code for kind, code in _CODES if isinstance(error, kind))
         raise RefusedError(code, fetcher.latest, f"{fetcher.latest or 'metadata'}: {error}") from error

@@ -22,28 +22,28 @@ from edgewright.contract.errors import InputError, WorkError
 from edgewright.trust.keys.keystore import write_secret
 
 __all__ = [
-    "Claims",
+    "AuthenticationError",
     "DeviceKey",
-    "Proof",
-    "Requests",
-    "UnknownError",
+    "ProofClaims",
+    "RequestProof",
+    "RequestVerifier",
     "device_id_of",
-    "new_device_key",
-    "read_proof",
+    "load_or_create_device_key",
+    "parse_proof",
 ]
 
 _KEY_BYTES = 32
 _LIFETIME = datetime.timedelta(minutes=5)
-_MOST_NONCES = 100_000
+_MAX_NONCES = 100_000
 
 
-class UnknownError(WorkError):
+class AuthenticationError(WorkError):
     """A token or a request is not to be believed."""
 
     code = "unauthenticated"
 
 
-class Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ProofClaims(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a proof says.
 
     Attributes:
@@ -51,8 +51,8 @@ class Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         audience: Whom it is for.
         method: Of the request.
         path: Of the request.
-        body: sha256 of the body, hexadecimal.
-        issued: When, UTC, ISO 8601.
+        body_sha256: sha256 of the body, hexadecimal.
+        issued_at: When, UTC, ISO 8601.
         nonce: That counts once.
     """
 
@@ -60,12 +60,12 @@ class Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     audience: str
     method: str
     path: str
-    body: str
-    issued: str
+    body_sha256: str
+    issued_at: str
     nonce: str
 
 
-_decode_claims = msgspec.json.Decoder(Claims).decode
+_decode_claims = msgspec.json.Decoder(ProofClaims).decode
 # No + and / are permitted where - and _ stand for them.
 _URL_SAFE = str.maketrans("-_+/", "+/!!")
 
@@ -104,7 +104,7 @@ class DeviceKey:
             body: Of the request.
             now: The device's clock.
         """
-        claims = Claims(
+        claims = ProofClaims(
             device_id_of(self.public),
             audience,
             method,
@@ -117,7 +117,7 @@ class DeviceKey:
         return ".".join(base64.urlsafe_b64encode(part).decode() for part in (content, self.private.sign(content)))
 
 
-def new_device_key(path: Path) -> DeviceKey:
+def load_or_create_device_key(path: Path) -> DeviceKey:
     """Return the key in a file; one is made if there is none.
 
     Raises:
@@ -134,7 +134,7 @@ def new_device_key(path: Path) -> DeviceKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class RequestProof:
     """A proof that was read, and is not believed yet.
 
     Attributes:
@@ -145,10 +145,10 @@ class Proof:
 
     content: bytes
     signature: bytes
-    claims: Claims
+    claims: ProofClaims
 
 
-def read_proof(text: str) -> Proof:
+def parse_proof(text: str) -> RequestProof:
     """Return what a request carries to prove who sends it.
 
     Raises:
@@ -157,27 +157,27 @@ def read_proof(text: str) -> Proof:
     try:
         content, _, signature = text.translate(_URL_SAFE).encode("ascii").partition(b".")
         read = binascii.a2b_base64(content, strict_mode=True)
-        return Proof(read, binascii.a2b_base64(signature, strict_mode=True), _decode_claims(read))
+        return RequestProof(read, binascii.a2b_base64(signature, strict_mode=True), _decode_claims(read))
     except (ValueError, TypeError, RecursionError, msgspec.MsgspecError) as error:
-        raise _unbelievable("its proof cannot be read or is not the device's") from error
+        raise _not_authentic("its proof cannot be read or is not the device's") from error
 
 
 @dataclass(slots=True)
-class Requests:
+class RequestVerifier:
     """Which signed requests are believed.
 
     Attributes:
         audience: Who is asked here.
-        public_of: Returns a device's key by its name, None if it is unknown.
+        find_public_key: Returns a device's key by its name, None if it is unknown.
         now: The clock.
     """
 
     audience: str
-    public_of: Callable[[str], bytes | None]
+    find_public_key: Callable[[str], bytes | None]
     now: Callable[[], datetime.datetime]
     _seen: dict[str, datetime.datetime] = field(default_factory=dict)
 
-    def believe(self, proof: str, method: str, path: str, body: bytes) -> str:
+    def verify_once(self, proof: str, method: str, path: str, body: bytes) -> str:
         """Return which device a request is from; the same request is believed once, in this process.
 
         Args:
@@ -189,50 +189,52 @@ class Requests:
         Raises:
             UnknownError: It is not signed by that device, for others, changed, old, or was sent before.
         """
-        device_id, nonce = self.proved(proof, method, path, body)
-        self._once(f"{device_id}.{nonce}")
+        device_id, nonce = self.verify(proof, method, path, body)
+        self._use_nonce(f"{device_id}.{nonce}")
         return device_id
 
-    def proved(self, proof: str, method: str, path: str, body: bytes) -> tuple[str, str]:
+    def verify(self, proof: str, method: str, path: str, body: bytes) -> tuple[str, str]:
         """Return which device signed a request, and its nonce: whoever asks must see to it that it counts once.
 
-        For several processes that keep nonces together; see `believe`.
+        For several processes that keep nonces together; see `verify_once`.
 
         Raises:
             UnknownError: It is not signed by that device, for others, changed, or old.
         """
-        return self.signed(read_proof(proof), method, path, body)
+        return self.verify_parsed(parse_proof(proof), method, path, body)
 
-    def signed(self, proof: "Proof", method: str, path: str, body: bytes) -> tuple[str, str]:
-        """As `proved`, for a proof that was read."""
+    def verify_parsed(self, proof: "RequestProof", method: str, path: str, body: bytes) -> tuple[str, str]:
+        """As `verify`, for a proof that was read."""
         claims = proof.claims
-        public = self.public_of(claims.device_id)
+        public = self.find_public_key(claims.device_id)
         if public is None or device_id_of(public) != claims.device_id:
-            raise _unbelievable("its device is unknown")
+            raise _not_authentic("its device is unknown")
         try:
-            issued = datetime.datetime.fromisoformat(claims.issued)
+            issued = datetime.datetime.fromisoformat(claims.issued_at)
             Ed25519PublicKey.from_public_bytes(public).verify(proof.signature, proof.content)
             age = abs(self.now() - issued)
         except (ValueError, TypeError, InvalidSignature) as error:
-            raise _unbelievable("its proof cannot be read or is not the device's") from error
-        told = (claims.audience, claims.method, claims.path, claims.body)
+            raise _not_authentic("its proof cannot be read or is not the device's") from error
+        told = (claims.audience, claims.method, claims.path, claims.body_sha256)
         if told != (self.audience, method, path, hashlib.sha256(body).hexdigest()):
-            raise _unbelievable("it was signed for something else")
+            raise _not_authentic("it was signed for something else")
         if age > _LIFETIME:
-            raise _unbelievable(f"it was signed at {claims.issued}")
+            raise _not_authentic(f"it was signed at {claims.issued_at}")
         return claims.device_id, claims.nonce
 
-    def _once(self, nonce: str) -> None:
+    def _use_nonce(self, nonce: str) -> None:
         now = self.now()
         if nonce in self._seen:
-            raise _unbelievable("it was sent before")
-        if len(self._seen) >= _MOST_NONCES:
+            raise _not_authentic("it was sent before")
+        if len(self._seen) >= _MAX_NONCES:
             oldest = now - 2 * _LIFETIME
             self._seen = {known: at for known, at in self._seen.items() if at > oldest}
-            if len(self._seen) >= _MOST_NONCES:
-                raise _unbelievable("too many requests came at the same time")
+            if len(self._seen) >= _MAX_NONCES:
+                raise _not_authentic("too many requests came at the same time")
         self._seen[nonce] = now
 
 
-def _unbelievable(why: str) -> UnknownError:
-    return UnknownError(f"the request is not believed: {why}", remedy="Check the clocks, and enrol the device.")
+def _not_authentic(why: str) -> AuthenticationError:
+    return AuthenticationError(
+        f"the request is not believed: {why}", remedy="Check the clocks, and enrol the device."
+    )

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgewright.trust.keys.keystore import KeyStore, LockedError
 
-__all__ = ["CHUNK", "seal", "sealed_size", "unseal"]
+__all__ = ["CHUNK", "decrypt_file", "encrypt_file", "encrypted_size"]
 
 CHUNK = 1 << 20
 _MAGIC = b"EWSEAL1\n"
@@ -22,7 +22,7 @@ _HEAD = struct.Struct(
 _TAG = 16
 
 
-def seal(content: bytes, digest: str, keys: KeyStore, *, chunk: int = CHUNK) -> bytes:
+def encrypt_file(content: bytes, digest: str, keys: KeyStore, *, chunk: int = CHUNK) -> bytes:
     """Return the encrypted form of a file.
 
     Args:
@@ -38,15 +38,15 @@ def seal(content: bytes, digest: str, keys: KeyStore, *, chunk: int = CHUNK) -> 
     count = _chunks(len(content), chunk)
     for index in range(count):
         part = content[index * chunk : (index + 1) * chunk]
-        parts.append(cipher.encrypt(_nonce(index), part, _bound(head, index, last=index == count - 1)))
+        parts.append(cipher.encrypt(_nonce(index), part, _associated_data(head, index, last=index == count - 1)))
     return b"".join(parts)
 
 
-def unseal(sealed: bytes, digest: str, keys: KeyStore) -> bytes:
+def decrypt_file(encrypted: bytes, digest: str, keys: KeyStore) -> bytes:
     """Return the content of a sealed file.
 
     Args:
-        sealed: From `seal`.
+        encrypted: From `encrypt_file`.
         digest: sha256 that the content must have, hexadecimal.
         keys: Unwraps the content key.
 
@@ -54,28 +54,30 @@ def unseal(sealed: bytes, digest: str, keys: KeyStore) -> bytes:
         LockedError: It was sealed for another device or another content, or is damaged, cut off or put together.
     """
     try:
-        magic, told, size, chunk, wrapped_size = _HEAD.unpack_from(sealed)
+        magic, told, size, chunk, wrapped_size = _HEAD.unpack_from(encrypted)
     except struct.error as error:
         raise _damaged("it is too short") from error
     if magic != _MAGIC or told.hex() != digest:
         raise _damaged("it holds something else")
     start = _HEAD.size + wrapped_size
-    if not 0 < chunk <= 1 << 26 or len(sealed) != start + size + _TAG * _chunks(size, chunk):
+    if not 0 < chunk <= 1 << 26 or len(encrypted) != start + size + _TAG * _chunks(size, chunk):
         raise _damaged("its length does not fit its head")
-    head = sealed[:start]
+    head = encrypted[:start]
     cipher = AESGCM(keys.unwrap(head[_HEAD.size :], _MAGIC + told))
     count, parts = _chunks(size, chunk), []
     for index in range(count):
         at = start + index * (chunk + _TAG)
-        part = sealed[at : at + chunk + _TAG]
+        part = encrypted[at : at + chunk + _TAG]
         try:
-            parts.append(cipher.decrypt(_nonce(index), part, _bound(head, index, last=index == count - 1)))
+            parts.append(
+                cipher.decrypt(_nonce(index), part, _associated_data(head, index, last=index == count - 1))
+            )
         except InvalidTag as error:
             raise _damaged(f"chunk {index} was changed") from error
     return b"".join(parts)
 
 
-def sealed_size(size: int, wrapped: int, *, chunk: int = CHUNK) -> int:
+def encrypted_size(size: int, wrapped: int, *, chunk: int = CHUNK) -> int:
     """Return the bytes that sealing a file of this size gives."""
     return _HEAD.size + wrapped + size + _TAG * _chunks(size, chunk)
 
@@ -88,7 +90,7 @@ def _nonce(index: int) -> bytes:
     return index.to_bytes(12, "big")
 
 
-def _bound(head: bytes, index: int, *, last: bool) -> bytes:
+def _associated_data(head: bytes, index: int, *, last: bool) -> bytes:
     return head + struct.pack(">QB", index, last)
 
 

@@ -13,9 +13,17 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgewright.contract.errors import InputError, OutputError, WorkError
-from edgewright.trust.fsync import sync
+from edgewright.trust.fsync import fsync_path
 
-__all__ = ["KEY_BYTES", "KeyStore", "LockedError", "RawKeyStore", "new_key_file", "open_key_file", "write_secret"]
+__all__ = [
+    "KEY_BYTES",
+    "KeyStore",
+    "LockedError",
+    "RawKeyStore",
+    "create_key_file",
+    "open_key_file",
+    "write_secret",
+]
 
 KEY_BYTES, _NONCE_BYTES = 32, 12
 
@@ -85,7 +93,7 @@ def open_key_file(path: Path) -> KeyStore:
     return RawKeyStore(content)
 
 
-def new_key_file(path: Path) -> KeyStore:
+def create_key_file(path: Path) -> KeyStore:
     """Return the store of a key in a file that only its owner may read; a key that is there already is kept.
 
     Raises:
@@ -113,7 +121,7 @@ def write_secret(path: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
-        sync(path.parent)
+        fsync_path(path.parent)
     except OSError as error:
         raise OutputError(
             f"the key {path} cannot be written: {error.strerror}", remedy="Permit writing there."

@@ -23,18 +23,18 @@ from edgewright.contract.errors import InputError, OutputError
 from edgewright.contract.names import checked_name
 
 __all__ = [
-    "OFFLINE",
-    "ONLINE",
+    "OFFLINE_ROLES",
+    "ONLINE_ROLES",
     "KeyFolder",
+    "KeyRole",
     "PublicKey",
-    "Role",
-    "read_public",
+    "read_public_key",
 ]
 
-Role = Literal["root", "releases", "snapshot", "timestamp", "rollouts"]
+KeyRole = Literal["root", "releases", "snapshot", "timestamp", "rollouts"]
 
-OFFLINE: tuple[Role, ...] = ("root", "releases")
-ONLINE: tuple[Role, ...] = ("snapshot", "timestamp", "rollouts")
+OFFLINE_ROLES: tuple[KeyRole, ...] = ("root", "releases")
+ONLINE_ROLES: tuple[KeyRole, ...] = ("snapshot", "timestamp", "rollouts")
 
 # Source: RFC 7914; 128 MiB and about half a second, as OWASP's cheat sheet on password storage has it for files.
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**17, 8, 1
@@ -54,7 +54,7 @@ class PublicKey:
     """
 
     name: str
-    roles: tuple[Role, ...]
+    roles: tuple[KeyRole, ...]
     value: str
 
     @property
@@ -73,13 +73,13 @@ class KeyFolder:
 
     Attributes:
         path: Holds `NAME.pub.json` for each key, and `NAME.key.json` for those whose private half is here.
-        ask: Asks for the passphrase of the offline keys; it is told which key for.
+        ask_passphrase: Asks for the passphrase of the offline keys; it is told which key for.
     """
 
     path: Path
-    ask: Passphrase
+    ask_passphrase: Passphrase
 
-    def create(self, name: str, roles: Sequence[Role], *, passphrase: str | None) -> PublicKey:
+    def create(self, name: str, roles: Sequence[KeyRole], *, passphrase: str | None) -> PublicKey:
         """Make a key.
 
         Args:
@@ -92,8 +92,8 @@ class KeyFolder:
             OutputError: The folder cannot be written.
         """
         checked_name("key", name)
-        offline = any(role in OFFLINE for role in roles)
-        if offline and (not passphrase or any(role in ONLINE for role in roles)):
+        offline = any(role in OFFLINE_ROLES for role in roles)
+        if offline and (not passphrase or any(role in ONLINE_ROLES for role in roles)):
             raise InputError(
                 f"the key {name!r} for {', '.join(roles)} must be encrypted and must not be online as well",
                 remedy="Give a passphrase, and a key of its own for the online roles.",
@@ -110,9 +110,9 @@ class KeyFolder:
 
     def public_keys(self) -> list[PublicKey]:
         """Return all keys of the folder, those of others included."""
-        return [read_public(path) for path in sorted(self.path.glob("*.pub.json"))]
+        return [read_public_key(path) for path in sorted(self.path.glob("*.pub.json"))]
 
-    def private_roles(self) -> set[Role]:
+    def private_roles(self) -> set[KeyRole]:
         """Return the roles of all keys whose private half is here, encrypted or not.
 
         Raises:
@@ -134,7 +134,7 @@ class KeyFolder:
             described = _read(path)
             public = _public(described, path)
             if public.keyid in keyids:
-                raw = _decrypted(described, path, self.ask)
+                raw = _decrypted(described, path, self.ask_passphrase)
                 private = Ed25519PrivateKey.from_private_bytes(raw)
                 if private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex() != public.value:
                     raise InputError(f"{path} holds another key than it says", remedy="Restore it from a copy.")
@@ -159,7 +159,7 @@ class KeyFolder:
             ) from error
 
 
-def read_public(path: Path) -> PublicKey:
+def read_public_key(path: Path) -> PublicKey:
     """Return the public key in a file.
 
     Raises:
@@ -183,7 +183,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _public(described: dict[str, Any], path: Path) -> PublicKey:
     try:
         name, roles, value = described["name"], described["roles"], described["public"]
-        if len(bytes.fromhex(value)) != 32 or any(role not in (*OFFLINE, *ONLINE) for role in roles):
+        if len(bytes.fromhex(value)) != 32 or any(role not in (*OFFLINE_ROLES, *ONLINE_ROLES) for role in roles):
             raise ValueError("no such key or role")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged: {error}", remedy="Restore it from a copy.") from error

@@ -13,30 +13,30 @@ import msgspec
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.names import next_version, version_key
-from edgewright.contract.release import Delta, Manifest, Sealed, StoredFile, Variant, stored
-from edgewright.contract.rollout.plan import Plan, Policy, refusals
+from edgewright.contract.release import EncryptedFile, FileDelta, Manifest, StoredFile, Variant, stored_form
+from edgewright.contract.rollout.plan import RolloutPlan, RolloutPolicy, policy_violations
 from edgewright.contract.schema import decode_record
-from edgewright.contract.timestamps import time_of
+from edgewright.contract.timestamps import parse_iso8601
 from edgewright.trust.delta import smallest_delta
-from edgewright.trust.keys.file_encryption import seal, unseal
+from edgewright.trust.keys.file_encryption import decrypt_file, encrypt_file
 from edgewright.trust.keys.keystore import KeyStore
 from edgewright.trust.keys.signing_keys import KeyFolder
 from edgewright.trust.publishing.release_documents import bill_of_materials, model_card
 from edgewright.trust.repository.metadata_rules import ROLLOUTS
 from edgewright.trust.repository.repository import Repository
-from edgewright.trust.repository.signed_records import change_offline, change_online, create, record_at
+from edgewright.trust.repository.signed_records import change_offline, change_online, signed_record_at, store_blob
 from edgewright.trust.target_paths import blob_name, plan_path, policy_path, release_path
 
 __all__ = [
-    "Published",
-    "known_plan",
-    "known_policy",
+    "PublishResult",
+    "current_plan",
+    "current_policy",
+    "list_releases",
     "new_salt",
-    "planned",
-    "publish_again",
+    "plan_keys",
     "publish_plan",
     "publish_release",
-    "releases",
+    "republish",
     "set_policy",
 ]
 
@@ -45,20 +45,20 @@ _WORTH = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishResult:
     """What became of a release.
 
     Attributes:
         manifest: As published, with what is stored where.
         digest: sha256 of the manifest.
-        landed: Whether devices see it; else it waits for signatures.
-        uploaded: Bytes that were not there yet.
+        published: Whether devices see it; else it waits for signatures.
+        uploaded_bytes: Bytes that were not there yet.
     """
 
     manifest: Manifest
     digest: str
-    landed: bool
-    uploaded: int
+    published: bool
+    uploaded_bytes: int
 
 
 def publish_release(
@@ -70,7 +70,7 @@ def publish_release(
     deltas_from: int = 3,
     fleet: tuple[str, KeyStore] | None = None,
     only_stage: bool = False,
-) -> Published:
+) -> PublishResult:
     """Upload a release's files, name them in its manifest, and have it signed.
 
     Args:
@@ -109,15 +109,15 @@ def publish_release(
         content = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
         targets = {path: content}
         for variant in manifest.variants:
-            if known_policy(repository, manifest.name, variant.device_class) is None:
-                policy = Policy(manifest.name, variant.device_class, revision=1, salt=new_salt())
+            if current_policy(repository, manifest.name, variant.device_class) is None:
+                policy = RolloutPolicy(manifest.name, variant.device_class, revision=1, salt=new_salt())
                 targets[policy_path(manifest.name, variant.device_class)] = msgspec.json.encode(policy)
         _describe(repository, manifest)
         landed = change_offline(repository, keys, targets, only_stage=only_stage)
-    return Published(manifest, hashlib.sha256(content).hexdigest(), landed, uploaded)
+    return PublishResult(manifest, hashlib.sha256(content).hexdigest(), landed, uploaded)
 
 
-def publish_again(
+def republish(
     repository: Repository,
     keys: KeyFolder,
     model: str,
@@ -126,7 +126,7 @@ def publish_again(
     as_version: str = "",
     created: str = "",
     only_stage: bool = False,
-) -> Published:
+) -> PublishResult:
     """Publish a higher version that points at the bytes of an earlier one, which is how devices are taken back.
 
     Args:
@@ -143,7 +143,7 @@ def publish_again(
         TrustError: The repository cannot be believed.
     """
     with repository.locked():
-        known = dict(releases(repository, model))
+        known = dict(list_releases(repository, model))
         path = release_path(model, version)
         content = repository.read_target(repository.bin_of(path), path)
         if content is None:
@@ -151,16 +151,16 @@ def publish_again(
                 f"{model} {version} is not published", remedy=f"There are {', '.join(known) or 'no releases'}."
             )
         before = decode_record(content, type=Manifest)
-        if before.end_of_life and time_of(before.end_of_life) <= repository.now():
+        if before.end_of_life_at and parse_iso8601(before.end_of_life_at) <= repository.now():
             raise InputError(
-                f"{model} {version} is retired since {before.end_of_life}", remedy="Go back to another release."
+                f"{model} {version} is retired since {before.end_of_life_at}", remedy="Go back to another release."
             )
         highest = max(known, key=version_key)
         manifest = msgspec.structs.replace(
             before,
             version=as_version or next_version(highest),
-            created=created,
-            lineage=msgspec.structs.replace(before.lineage, parent=highest, again=version),
+            created_at=created,
+            lineage=msgspec.structs.replace(before.lineage, parent=highest, republished_from=version),
         )
         if version_key(manifest.version) <= version_key(highest):
             raise InputError(
@@ -171,10 +171,10 @@ def publish_again(
         content = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
         _describe(repository, manifest)
         landed = change_offline(repository, keys, {path: content}, only_stage=only_stage)
-    return Published(manifest, hashlib.sha256(content).hexdigest(), landed, 0)
+    return PublishResult(manifest, hashlib.sha256(content).hexdigest(), landed, 0)
 
 
-def set_policy(repository: Repository, keys: KeyFolder, policy: Policy, *, only_stage: bool = False) -> bool:
+def set_policy(repository: Repository, keys: KeyFolder, policy: RolloutPolicy, *, only_stage: bool = False) -> bool:
     """Have a policy signed by the offline keys, and return whether it landed.
 
     Raises:
@@ -182,7 +182,7 @@ def set_policy(repository: Repository, keys: KeyFolder, policy: Policy, *, only_
     """
     path = policy_path(policy.model, policy.device_class)
     with repository.locked():
-        before = known_policy(repository, policy.model, policy.device_class)
+        before = current_policy(repository, policy.model, policy.device_class)
         if before is not None and policy.revision <= before.revision:
             raise InputError(
                 f"the policy has revision {policy.revision}, the one before {before.revision}",
@@ -191,30 +191,30 @@ def set_policy(repository: Repository, keys: KeyFolder, policy: Policy, *, only_
         return change_offline(repository, keys, {path: msgspec.json.encode(policy)}, only_stage=only_stage)
 
 
-def publish_plan(repository: Repository, keys: KeyFolder, plan: Plan) -> None:
+def publish_plan(repository: Repository, keys: KeyFolder, plan: RolloutPlan) -> None:
     """Sign a plan with the online key.
 
     Raises:
         InputError: It breaks its policy, points at no release, or its counter does not rise.
     """
     with repository.locked():
-        _allowed(repository, plan)
+        _check_allowed(repository, plan)
         change_online(repository, keys, plan_path(plan.model, plan.device_class), msgspec.json.encode(plan))
 
 
-def _allowed(repository: Repository, plan: Plan) -> None:
-    policy = known_policy(repository, plan.model, plan.device_class)
+def _check_allowed(repository: Repository, plan: RolloutPlan) -> None:
+    policy = current_policy(repository, plan.model, plan.device_class)
     if policy is None:
         raise InputError(
             f"there is no policy for {plan.model} on {plan.device_class}",
             remedy=f"Publish a release of {plan.model} with a variant for {plan.device_class} first.",
         )
-    laxer = refusals(plan, policy)
+    laxer = policy_violations(plan, policy)
     if laxer:
         raise InputError(
             f"the policy forbids it: {'; '.join(laxer)}", remedy="Change the plan, or have the policy changed."
         )
-    before = known_plan(repository, plan.model, plan.device_class)
+    before = current_plan(repository, plan.model, plan.device_class)
     if before is not None and before.epoch == plan.epoch and plan.counter <= before.counter:
         raise InputError(
             f"the plan has counter {plan.counter}, the one before {before.counter}",
@@ -223,17 +223,17 @@ def _allowed(repository: Repository, plan: Plan) -> None:
     for arm in plan.arms:
         path = release_path(plan.model, arm.version)
         target = repository.target(repository.bin_of(path), path)
-        if target is None or target.hashes.get("sha256") != arm.manifest:
+        if target is None or target.hashes.get("sha256") != arm.manifest_sha256:
             raise InputError(
                 f"{plan.model} {arm.version} is no signed release of that digest", remedy="Publish it first."
             )
 
 
-def releases(repository: Repository, model: str) -> list[tuple[str, str]]:
+def list_releases(repository: Repository, model: str) -> list[tuple[str, str]]:
     """Return version and manifest's sha256 of a model's releases, in order of their versions."""
     prefix = release_path(model, "0").rpartition("/")[0] + "/"
     found = []
-    spread = repository.spread()
+    spread = repository.bin_delegations()
     for name in () if spread is None else spread.get_roles():
         metadata = repository.role(name)
         if metadata is None:
@@ -244,17 +244,17 @@ def releases(repository: Repository, model: str) -> list[tuple[str, str]]:
     return sorted(found, key=lambda entry: version_key(entry[0]))
 
 
-def known_policy(repository: Repository, model: str, device_class: str) -> Policy | None:
+def current_policy(repository: Repository, model: str, device_class: str) -> RolloutPolicy | None:
     """Return the policy that is signed, None if there is none."""
-    return record_at(repository, policy_path(model, device_class), Policy)
+    return signed_record_at(repository, policy_path(model, device_class), RolloutPolicy)
 
 
-def known_plan(repository: Repository, model: str, device_class: str) -> Plan | None:
+def current_plan(repository: Repository, model: str, device_class: str) -> RolloutPlan | None:
     """Return the plan that is signed, None if there is none."""
-    return record_at(repository, plan_path(model, device_class), Plan)
+    return signed_record_at(repository, plan_path(model, device_class), RolloutPlan)
 
 
-def planned(repository: Repository) -> list[tuple[str, str]]:
+def plan_keys(repository: Repository) -> list[tuple[str, str]]:
     """Return model and device class of all plans that are signed, in order."""
     metadata = repository.role(ROLLOUTS)
     paths = [] if metadata is None else sorted(metadata.signed.targets)
@@ -287,9 +287,9 @@ def _upload(
         raise InputError(f"{file.name} is not what the manifest says", remedy="Publish the folder again.")
     bytes_there, sealed = content, None
     if fleet is not None:
-        bytes_there = seal(content, digest, fleet[1])
-        sealed = Sealed(hashlib.sha256(bytes_there).hexdigest(), len(bytes_there), fleet[0])
-    count = create(repository, blob_name(digest if sealed is None else sealed.sha256), bytes_there)
+        bytes_there = encrypt_file(content, digest, fleet[1])
+        sealed = EncryptedFile(hashlib.sha256(bytes_there).hexdigest(), len(bytes_there), fleet[0])
+    count = store_blob(repository, blob_name(digest if sealed is None else sealed.sha256), bytes_there)
     deltas = []
     for base, old in bases:
         made = smallest_delta(old, content, below=int(_WORTH * len(content)))
@@ -299,16 +299,16 @@ def _upload(
         digest = hashlib.sha256(delta).hexdigest()
         bytes_there, hidden = delta, None
         if fleet is not None:
-            bytes_there = seal(delta, digest, fleet[1])
-            hidden = Sealed(hashlib.sha256(bytes_there).hexdigest(), len(bytes_there), fleet[0])
-        count += create(repository, blob_name(digest if hidden is None else hidden.sha256), bytes_there)
-        deltas.append(Delta(base, codec, digest, len(delta), hidden))
-    return msgspec.structs.replace(file, sealed=sealed, deltas=tuple(deltas)), count
+            bytes_there = encrypt_file(delta, digest, fleet[1])
+            hidden = EncryptedFile(hashlib.sha256(bytes_there).hexdigest(), len(bytes_there), fleet[0])
+        count += store_blob(repository, blob_name(digest if hidden is None else hidden.sha256), bytes_there)
+        deltas.append(FileDelta(base, codec, digest, len(delta), hidden))
+    return msgspec.structs.replace(file, encrypted=sealed, deltas=tuple(deltas)), count
 
 
 def _earlier(repository: Repository, model: str, count: int) -> list[Manifest]:
     found = []
-    for version, _digest in releases(repository, model)[::-1][:count]:
+    for version, _digest in list_releases(repository, model)[::-1][:count]:
         path = release_path(model, version)
         content = repository.read_target(repository.bin_of(path), path)
         if content is not None:
@@ -330,11 +330,11 @@ def _bases(
         old = None if before is None else next((each for each in before.files if each.name == file.name), None)
         if old is None or old.sha256 == file.sha256 or old.sha256 in found:
             continue
-        content = repository.store.read(blob_name(stored(old)[0]))
-        if content is None or (old.sealed is not None and fleet is None):
+        content = repository.store.read(blob_name(stored_form(old)[0]))
+        if content is None or (old.encrypted is not None and fleet is None):
             continue
-        if old.sealed is not None and fleet is not None:
-            content = unseal(content, old.sha256, fleet[1])
+        if old.encrypted is not None and fleet is not None:
+            content = decrypt_file(content, old.sha256, fleet[1])
         if hashlib.sha256(content).hexdigest() == old.sha256:
             found[old.sha256] = content
     return list(found.items())

@@ -7,13 +7,13 @@ import uuid
 from typing import Any
 
 from edgewright.contract.measurement import Measurement
-from edgewright.contract.release import Kind, Manifest, StoredFile, Variant
-from edgewright.contract.timestamps import time_of
+from edgewright.contract.release import Manifest, ReleaseKind, StoredFile, Variant
+from edgewright.contract.timestamps import parse_iso8601
 from edgewright.trust.target_paths import release_path
 
 __all__ = ["bill_of_materials", "model_card"]
 
-_TYPES: dict[Kind, str] = {"model": "machine-learning-model", "agent": "application", "firmware": "firmware"}
+_TYPES: dict[ReleaseKind, str] = {"model": "machine-learning-model", "agent": "application", "firmware": "firmware"}
 _NAMESPACE = uuid.UUID("5a9c1ac8-2f6b-5f0e-9d5a-3d2a1d9c8b77")
 
 
@@ -22,18 +22,20 @@ def model_card(manifest: Manifest) -> str:
     lines = [f"# {manifest.name} {manifest.version}", ""]
     facts = {
         "kind": manifest.kind,
-        "made": manifest.created or "not said",
+        "made": manifest.created_at or "not said",
         "licence": manifest.licence or "not said",
         "release before": manifest.lineage.parent or "none",
-        "end of life": manifest.end_of_life or "none",
-        "made by": f"Edgewright {manifest.lineage.code}" if manifest.lineage.code else "not said",
+        "end of life": manifest.end_of_life_at or "none",
+        "made by": f"Edgewright {manifest.lineage.edgewright_version}"
+        if manifest.lineage.edgewright_version
+        else "not said",
     }
     lines += [f"- {name}: {value}" for name, value in facts.items()]
     for variant in manifest.variants:
         lines += ["", f"## For {variant.device_class}", "", *_of_variant(variant)]
     lines += ["", "## Lineage", ""]
     lineage = manifest.lineage
-    lines += [f"- original model: {lineage.original or 'not said'}"]
+    lines += [f"- original model: {lineage.original_sha256 or 'not said'}"]
     lines += [f"- data, {purpose}: {fingerprint}" for purpose, fingerprint in lineage.data.items()]
     lines += [f"- step {number}: {_step(step)}" for number, step in enumerate(lineage.recipe, start=1)]
     lines += [f"- {name} {version}" for name, version in lineage.environment.items()]
@@ -50,7 +52,7 @@ def bill_of_materials(manifest: Manifest) -> dict[str, Any]:
         "serialNumber": f"urn:uuid:{uuid.uuid5(_NAMESPACE, reference)}",
         "version": 1,
         "metadata": {
-            **({"timestamp": time_of(manifest.created).isoformat()} if manifest.created else {}),
+            **({"timestamp": parse_iso8601(manifest.created_at).isoformat()} if manifest.created_at else {}),
             "component": {
                 "type": _TYPES[manifest.kind],
                 "bom-ref": reference,
@@ -91,7 +93,7 @@ def _component(manifest: Manifest, variant: Variant) -> dict[str, Any]:
 
 
 def _inputs(variant: Variant) -> Any:
-    return () if variant.contract is None else variant.contract.inputs
+    return () if variant.signature is None else variant.signature.inputs
 
 
 def _file(reference: str, file: StoredFile) -> dict[str, Any]:
@@ -134,7 +136,7 @@ def _of_variant(variant: Variant) -> list[str]:
     lines = [f"- {file.name}: {file.size_bytes} bytes, sha256 {file.sha256}" for file in variant.files]
     for which, specs in (
         ("takes", _inputs(variant)),
-        ("gives", () if variant.contract is None else variant.contract.outputs),
+        ("gives", () if variant.signature is None else variant.signature.outputs),
     ):
         for spec in specs:
             span = "" if spec.low is None or spec.high is None else f", {spec.low:g} to {spec.high:g}"
@@ -151,7 +153,7 @@ def _of_variant(variant: Variant) -> list[str]:
             f"{figure.origin.method}"
         )
     need = variant.requirement
-    lines.append(f"- needs {need.runtime} {need.at_least} or later")
+    lines.append(f"- needs {need.runtime} {need.min_runtime_version} or later")
     return lines
 
 

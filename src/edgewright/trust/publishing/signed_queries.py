@@ -3,31 +3,31 @@
 import msgspec
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.model.reference_profile import Profile
-from edgewright.contract.query.permit import Permit, Questions
-from edgewright.contract.query.query import Query, laxer
-from edgewright.contract.release import Manifest, stored
+from edgewright.contract.model.reference_profile import ReferenceProfile
+from edgewright.contract.query.permit import LiveQueries, QueryPermit
+from edgewright.contract.query.query import Query, template_violation
+from edgewright.contract.release import Manifest, stored_form
 from edgewright.contract.schema import decode_record
 from edgewright.trust.keys.signing_keys import KeyFolder
 from edgewright.trust.repository.repository import Repository
-from edgewright.trust.repository.signed_records import change_offline, change_online, record_at
-from edgewright.trust.target_paths import blob_name, permit_path, questions_path, release_path
+from edgewright.trust.repository.signed_records import change_offline, change_online, signed_record_at
+from edgewright.trust.target_paths import blob_name, permit_path, queries_path, release_path
 
-__all__ = ["ask", "known_permit", "known_questions", "permit", "profile_of"]
+__all__ = ["current_permit", "current_queries", "publish_permit", "publish_query", "reference_profile_of"]
 
 
-def known_permit(repository: Repository, model: str, device_class: str) -> Permit | None:
+def current_permit(repository: Repository, model: str, device_class: str) -> QueryPermit | None:
     """Return what may be asked, None if nothing may be."""
-    return record_at(repository, permit_path(model, device_class), Permit)
+    return signed_record_at(repository, permit_path(model, device_class), QueryPermit)
 
 
-def known_questions(repository: Repository, model: str, device_class: str) -> Questions:
+def current_queries(repository: Repository, model: str, device_class: str) -> LiveQueries:
     """Return what is asked."""
-    found = record_at(repository, questions_path(model, device_class), Questions)
-    return found or Questions(model, device_class)
+    found = signed_record_at(repository, queries_path(model, device_class), LiveQueries)
+    return found or LiveQueries(model, device_class)
 
 
-def profile_of(repository: Repository, model: str, version: str, device_class: str) -> Profile:
+def reference_profile_of(repository: Repository, model: str, version: str, device_class: str) -> ReferenceProfile:
     """Return the reference profile of a release: in whose bins devices count.
 
     Raises:
@@ -37,31 +37,33 @@ def profile_of(repository: Repository, model: str, version: str, device_class: s
     content = repository.read_target(repository.bin_of(path), path)
     manifest = None if content is None else decode_record(content, type=Manifest)
     variant = None if manifest is None else manifest.variant(device_class)
-    if manifest is None or variant is None or not variant.reference:
+    if manifest is None or variant is None or not variant.reference_profile:
         raise InputError(
             f"{model} {version} is not published for {device_class}, or without a reference profile",
             remedy="Publish what compress wrote, or with --reference.",
         )
-    file = variant.file(variant.reference)
-    if file.sealed is not None:
+    file = variant.file(variant.reference_profile)
+    if file.encrypted is not None:
         raise InputError(
-            f"the profile of {model} {version} is encrypted to {file.sealed.key}",
+            f"the profile of {model} {version} is encrypted to {file.encrypted.key_name}",
             remedy="Write the template by hand, and name it with --template.",
         )
-    held = repository.store.read(blob_name(stored(file)[0]))
+    held = repository.store.read(blob_name(stored_form(file)[0]))
     if held is None:
         raise InputError(f"the profile of {model} {version} is missing", remedy="Run 'edgewright repo check'.")
-    return decode_record(held, type=Profile)
+    return decode_record(held, type=ReferenceProfile)
 
 
-def permit(repository: Repository, keys: KeyFolder, record: Permit, *, only_stage: bool = False) -> bool:
+def publish_permit(
+    repository: Repository, keys: KeyFolder, record: QueryPermit, *, only_stage: bool = False
+) -> bool:
     """Have the offline keys sign what may be asked, and return whether it landed.
 
     Raises:
         InputError: Its revision is not above the one before.
     """
     with repository.locked():
-        before = known_permit(repository, record.model, record.device_class)
+        before = current_permit(repository, record.model, record.device_class)
         if before is not None and record.revision <= before.revision:
             raise InputError(
                 f"the permit has revision {record.revision}, the one before {before.revision}",
@@ -71,7 +73,7 @@ def permit(repository: Repository, keys: KeyFolder, record: Permit, *, only_stag
         return change_offline(repository, keys, {path: msgspec.json.encode(record)}, only_stage=only_stage)
 
 
-def ask(
+def publish_query(
     repository: Repository,
     keys: KeyFolder,
     model: str,
@@ -79,7 +81,7 @@ def ask(
     *,
     query: Query | None = None,
     without: str = "",
-) -> Questions:
+) -> LiveQueries:
     """Sign what is asked with the online key: one query more, or one less.
 
     Args:
@@ -94,24 +96,24 @@ def ask(
         InputError: The query is laxer than its template, or there is no such template or query.
     """
     with repository.locked():
-        questions = known_questions(repository, model, device_class)
+        questions = current_queries(repository, model, device_class)
         queries = questions.queries
         if without:
             if without not in {each.id for each in queries}:
                 raise InputError(f"query {without} is not asked", remedy="See 'edgewright query status'.")
             queries = tuple(each for each in queries if each.id != without)
         if query is not None:
-            known = known_permit(repository, model, device_class)
+            known = current_permit(repository, model, device_class)
             template = None if known is None else known.template(query)
             if template is None:
                 raise InputError(
                     f"no template {query.template} is permitted for {model} on {device_class}",
                     remedy="Have the offline keys sign it with 'edgewright query permit'.",
                 )
-            reason = laxer(query, template)
+            reason = template_violation(query, template)
             if reason is not None:
                 raise InputError(f"query {query.id}: {reason}", remedy="Keep to the template, or have it changed.")
             queries = (*queries, query)
-        questions = Questions(model, device_class, queries)
-        change_online(repository, keys, questions_path(model, device_class), msgspec.json.encode(questions))
+        questions = LiveQueries(model, device_class, queries)
+        change_online(repository, keys, queries_path(model, device_class), msgspec.json.encode(questions))
         return questions

@@ -7,19 +7,19 @@ import msgspec
 from tuf.api.metadata import TargetFile
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.query.permit import Permit, Questions
+from edgewright.contract.query.permit import LiveQueries, QueryPermit
 from edgewright.contract.schema import decode_record
 
-__all__ = ["read_aloud"]
+__all__ = ["summarize_query_change"]
 
-_KINDS: dict[str, type[Permit] | type[Questions]] = {"permits": Permit, "questions": Questions}
+_KINDS: dict[str, type[QueryPermit] | type[LiveQueries]] = {"permits": QueryPermit, "questions": LiveQueries}
 # Shown even where nothing changed; of all other fields what changed.
 _PERMIT = ("server", "helper")
 _TEMPLATE = ("clip", "min_cohort", "dearest_rho", "every_s", "backends")
 _QUERY = ("template", "cohort", "rho", "backend", "window_start", "window_end", "deadline", "release")
 
 
-def read_aloud(path: str, before: TargetFile | None, after: TargetFile) -> list[str]:
+def summarize_query_change(path: str, before: TargetFile | None, after: TargetFile) -> list[str]:
     """Return lines on a permit or questions about to be signed; none of other records.
 
     Args:
@@ -34,9 +34,11 @@ def read_aloud(path: str, before: TargetFile | None, after: TargetFile) -> list[
     if new is None:
         return ["  holds nothing that devices can read: do not sign it"]
     old = {} if before is None else _fields(kind, before) or {}
-    parts = ("template", "templates", "name", _TEMPLATE) if kind is Permit else ("query", "queries", "id", _QUERY)
+    parts = (
+        ("template", "templates", "name", _TEMPLATE) if kind is QueryPermit else ("query", "queries", "id", _QUERY)
+    )
     what, many, key, always = parts
-    said = _compared("  ", old, new, _PERMIT if kind is Permit else (), without=(many, "revision"))
+    said = _compared("  ", old, new, _PERMIT if kind is QueryPermit else (), without=(many, "revision"))
     known, named = ({each[key]: each for each in record.get(many, ())} for record in (old, new))
     for name, each in named.items():
         said.append(f"  {what} {name}" + ("" if name in known else ", which is new"))
@@ -45,7 +47,7 @@ def read_aloud(path: str, before: TargetFile | None, after: TargetFile) -> list[
     return said
 
 
-def _fields(kind: type[Permit] | type[Questions], target: TargetFile) -> dict[str, Any] | None:
+def _fields(kind: type[QueryPermit] | type[LiveQueries], target: TargetFile) -> dict[str, Any] | None:
     """Return a record's fields, with those that take their default; None if devices would not read it."""
     custom = target.custom
     content = custom.get("record") if isinstance(custom, dict) else None

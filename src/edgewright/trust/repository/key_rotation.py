@@ -10,23 +10,34 @@ from typing import Any
 from tuf.api.metadata import Metadata, Root, Targets
 
 from edgewright.contract.errors import InputError
-from edgewright.trust.keys.signing_keys import OFFLINE, ONLINE, KeyFolder, PublicKey
-from edgewright.trust.repository.metadata_rules import BINS, LIFETIMES, ROLLOUTS, delegations_of, spread_of
+from edgewright.trust.keys.signing_keys import OFFLINE_ROLES, ONLINE_ROLES, KeyFolder, PublicKey
+from edgewright.trust.repository.metadata_rules import (
+    BINS,
+    LIFETIMES,
+    ROLLOUTS,
+    bin_delegations,
+    top_level_delegations,
+)
 from edgewright.trust.repository.repository import Repository, TrustError
-from edgewright.trust.repository.staging import draft, land_if_online, sign, stage
+from edgewright.trust.repository.staging import (
+    add_signatures,
+    draft_metadata,
+    publish_staged_if_online,
+    stage_metadata,
+)
 
-__all__ = ["Who", "change_keys", "whose"]
+__all__ = ["KeyOwner", "change_keys", "keys_by_role"]
 
-Who = str
+KeyOwner = str
 # What the keys of each kind sign in TUF's words; the online ones are one key for three roles.
-_TUF: dict[Who, tuple[str, ...]] = {
+_TUF: dict[KeyOwner, tuple[str, ...]] = {
     "root": (Root.type,),
     "releases": (Targets.type,),
     "online": ("snapshot", "timestamp", ROLLOUTS),
 }
 
 
-def whose(repository: Repository) -> dict[Who, tuple[list[str], int]]:
+def keys_by_role(repository: Repository) -> dict[KeyOwner, tuple[list[str], int]]:
     """Return for `root`, `releases` and `online` whose keys count, and how many of them must sign."""
     roles = repository.root.signed.roles
     return {
@@ -39,7 +50,7 @@ def whose(repository: Repository) -> dict[Who, tuple[list[str], int]]:
 def change_keys(
     repository: Repository,
     keys: KeyFolder,
-    who: Who,
+    key_owner: KeyOwner,
     *,
     add: PublicKey | None = None,
     remove: Sequence[str] = (),
@@ -51,7 +62,7 @@ def change_keys(
     Args:
         repository: As of now.
         keys: Those that are here sign.
-        who: `root`, `releases` or `online`.
+        key_owner: `root`, `releases` or `online`.
         add: Counts from now on.
         remove: Key ids that count no more.
         threshold: How many must sign; as before if not given.
@@ -61,31 +72,31 @@ def change_keys(
         InputError: There is no such key, or the threshold cannot be met.
     """
     with repository.locked():
-        ids, needed = _counting(repository, who, add, remove, threshold)
-        root = _changed_root(repository, who, ids, needed, add)
+        ids, needed = _new_keys_and_threshold(repository, key_owner, add, remove, threshold)
+        root = _changed_root(repository, key_owner, ids, needed, add)
         changed: dict[str, Metadata[Any]] = {Root.type: root}
-        changed |= _delegated(repository, who, root.signed, again=bool(remove) or threshold is not None)
-        for role in OFFLINE if not only_stage else ():
-            sign(repository, changed, role, keys)
-        stage(repository, changed)
-        return land_if_online(repository, keys)
+        changed |= _delegated(repository, key_owner, root.signed, again=bool(remove) or threshold is not None)
+        for role in OFFLINE_ROLES if not only_stage else ():
+            add_signatures(repository, changed, role, keys)
+        stage_metadata(repository, changed)
+        return publish_staged_if_online(repository, keys)
 
 
-def _counting(
-    repository: Repository, who: Who, add: PublicKey | None, remove: Sequence[str], threshold: int | None
+def _new_keys_and_threshold(
+    repository: Repository, key_owner: KeyOwner, add: PublicKey | None, remove: Sequence[str], threshold: int | None
 ) -> tuple[list[str], int]:
     """Return whose keys count from now on, and how many of them must sign."""
-    known, needed = whose(repository)[who]
-    wanted = OFFLINE if who in OFFLINE else ONLINE
-    if add is not None and not set(add.roles) & set(wanted if who == "online" else (who,)):
+    known, needed = keys_by_role(repository)[key_owner]
+    wanted = OFFLINE_ROLES if key_owner in OFFLINE_ROLES else ONLINE_ROLES
+    if add is not None and not set(add.roles) & set(wanted if key_owner == "online" else (key_owner,)):
         raise InputError(
-            f"the key {add.name} was made for {', '.join(add.roles)}, not for {who}",
+            f"the key {add.name} was made for {', '.join(add.roles)}, not for {key_owner}",
             remedy="Make one for that role.",
         )
     for keyid in remove:
         if keyid not in known:
             raise InputError(
-                f"no key {keyid[:16]} counts for {who}", remedy="See 'edgewright keys show --repo REPO'."
+                f"no key {keyid[:16]} counts for {key_owner}", remedy="See 'edgewright keys show --repo REPO'."
             )
     ids = [keyid for keyid in known if keyid not in remove]
     if add is not None and add.keyid not in ids:
@@ -93,21 +104,21 @@ def _counting(
     needed = needed if threshold is None else threshold
     if not 1 <= needed <= len(ids):
         raise InputError(
-            f"{needed} of {len(ids)} keys are to sign for {who}",
+            f"{needed} of {len(ids)} keys are to sign for {key_owner}",
             remedy="The threshold is at least 1 and at most their number.",
         )
     return ids, needed
 
 
 def _changed_root(
-    repository: Repository, who: Who, ids: Sequence[str], threshold: int, add: PublicKey | None
+    repository: Repository, key_owner: KeyOwner, ids: Sequence[str], threshold: int, add: PublicKey | None
 ) -> Metadata[Root]:
     signed = Root.from_dict(repository.root.signed.to_dict())
     signed.version += 1
     signed.expires = repository.now() + LIFETIMES[Root.type]
     if add is not None:
         signed.keys[add.keyid] = add.for_metadata()
-    for role in _TUF[who]:
+    for role in _TUF[key_owner]:
         if role in signed.roles:
             signed.roles[role].keyids = list(ids)
             signed.roles[role].threshold = threshold
@@ -116,29 +127,29 @@ def _changed_root(
     return Metadata(signed)
 
 
-def _delegated(repository: Repository, who: Who, root: Root, *, again: bool) -> dict[str, Metadata[Any]]:
+def _delegated(repository: Repository, key_owner: KeyOwner, root: Root, *, again: bool) -> dict[str, Metadata[Any]]:
     """Return what says the same as the root to those who ask for releases and rollouts.
 
     Args:
         repository: As of now.
-        who: Whose keys change.
+        key_owner: Whose keys change.
         root: The new one.
         again: Whether what the role signed before may not be signed by enough keys any more.
     """
-    if who == "root":
+    if key_owner == "root":
         return {}
     changed: dict[str, Metadata[Any]] = {}
-    top = draft(repository, Targets.type)
-    top.signed.delegations = delegations_of(root)
+    top = draft_metadata(repository, Targets.type)
+    top.signed.delegations = top_level_delegations(root)
     changed[Targets.type] = top
-    if who == "online":
-        changed[ROLLOUTS] = draft(repository, ROLLOUTS)
+    if key_owner == "online":
+        changed[ROLLOUTS] = draft_metadata(repository, ROLLOUTS)
         return changed
-    bins, spread = draft(repository, BINS), repository.spread()
+    bins, spread = draft_metadata(repository, BINS), repository.bin_delegations()
     if spread is None:
         raise TrustError("the repository has no bins", remedy="Restore it from a copy.")
-    bins.signed.delegations = spread_of(root, spread.bit_length)
+    bins.signed.delegations = bin_delegations(root, spread.bit_length)
     changed[BINS] = bins
     if again:
-        changed |= {name: draft(repository, name) for name in spread.get_roles()}
+        changed |= {name: draft_metadata(repository, name) for name in spread.get_roles()}
     return changed

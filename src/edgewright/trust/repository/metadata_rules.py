@@ -12,9 +12,18 @@ from tuf.api.metadata import DelegatedRole, Delegations, Key, Metadata, Root, Su
 from edgewright.trust.keys.signing_keys import PublicKey
 from edgewright.trust.target_paths import is_online
 
-__all__ = ["BIN", "BINS", "LIFETIMES", "ROLLOUTS", "delegations_of", "faults", "lifetime_of", "spread_of"]
+__all__ = [
+    "BINS",
+    "BIN_PREFIX",
+    "LIFETIMES",
+    "ROLLOUTS",
+    "bin_delegations",
+    "lifetime_of",
+    "metadata_faults",
+    "top_level_delegations",
+]
 
-ROLLOUTS, BINS, BIN = "rollouts", "bins", "bin"
+ROLLOUTS, BINS, BIN_PREFIX = "rollouts", "bins", "bin"
 _DAY = datetime.timedelta(days=1)
 LIFETIMES: dict[str, datetime.timedelta] = {
     "timestamp": _DAY,
@@ -22,21 +31,21 @@ LIFETIMES: dict[str, datetime.timedelta] = {
     ROLLOUTS: 7 * _DAY,
     Targets.type: 90 * _DAY,
     BINS: 90 * _DAY,
-    BIN: 90 * _DAY,
+    BIN_PREFIX: 90 * _DAY,
     Root.type: 365 * _DAY,
 }
 _RELEASES = ("releases/*/*", "policies/*/*", "permits/*/*")
 _ROLLOUTS = ("rollouts/*/*", "questions/*/*")
 # What was prepared on a machine whose clock is a little ahead.
-_AHEAD = datetime.timedelta(hours=1)
+_MAX_CLOCK_SKEW = datetime.timedelta(hours=1)
 
 
 def lifetime_of(name: str) -> datetime.timedelta:
     """Return how long new metadata of a role is valid."""
-    return LIFETIMES[BIN if name.startswith(f"{BIN}-") else name]
+    return LIFETIMES[BIN_PREFIX if name.startswith(f"{BIN_PREFIX}-") else name]
 
 
-def delegations_of(root: Root) -> Delegations:
+def top_level_delegations(root: Root) -> Delegations:
     """Return to whom `targets` delegates: what is offline to the releases' keys, the rest to the online."""
     releases, online = root.roles[Targets.type], root.roles["timestamp"]
     return Delegations(
@@ -48,16 +57,16 @@ def delegations_of(root: Root) -> Delegations:
     )
 
 
-def spread_of(root: Root, bits: int) -> Delegations:
+def bin_delegations(root: Root, bits: int) -> Delegations:
     """Return to whom `bins` delegates: 2**bits roles of the releases' keys."""
     releases = root.roles[Targets.type]
     return Delegations(
         keys={keyid: root.keys[keyid] for keyid in releases.keyids},
-        succinct_roles=SuccinctRoles(list(releases.keyids), releases.threshold, bits, BIN),
+        succinct_roles=SuccinctRoles(list(releases.keyids), releases.threshold, bits, BIN_PREFIX),
     )
 
 
-def faults(
+def metadata_faults(
     name: str, metadata: Metadata[Any], root: Root, *, bits: int | None, before: int, now: datetime.datetime
 ) -> list[str]:
     """Return in words what metadata must not say, nothing if it may be signed and landed.
@@ -74,7 +83,7 @@ def faults(
     found = []
     if signed.version <= before:
         found.append(f"{name} {signed.version} does not follow {before}")
-    if signed.expires > now + lifetime_of(name) + _AHEAD:
+    if signed.expires > now + lifetime_of(name) + _MAX_CLOCK_SKEW:
         found.append(f"{name} is to be valid until {signed.expires:%Y-%m-%d}, too long")
     if isinstance(signed, Root):
         return found + _of_root(signed, before)
@@ -82,11 +91,11 @@ def faults(
         return [*found, f"{name} is metadata of the type {signed.type}"]
     expected: Delegations | None = None
     if name == Targets.type:
-        expected = delegations_of(root)
+        expected = top_level_delegations(root)
     elif name == BINS:
         given = signed.delegations.succinct_roles if signed.delegations is not None else None
-        expected = spread_of(root, bits if bits is not None else 0 if given is None else given.bit_length)
-    if _plain(signed.delegations) != _plain(expected):
+        expected = bin_delegations(root, bits if bits is not None else 0 if given is None else given.bit_length)
+    if _as_dict(signed.delegations) != _as_dict(expected):
         found.append(f"{name} delegates otherwise than the root says")
     return found + [f"{name} must not name {path}" for path in signed.targets if not _may_name(name, path, bits)]
 
@@ -116,13 +125,13 @@ def _may_name(name: str, path: str, bits: int | None) -> bool:
     folder = path.partition("/")[0]
     if name == ROLLOUTS:
         return is_online(path)
-    if not name.startswith(f"{BIN}-") or bits is None:
+    if not name.startswith(f"{BIN_PREFIX}-") or bits is None:
         return False
     return (
         folder in ("releases", "policies", "permits")
-        and SuccinctRoles([], 1, bits, BIN).get_role_for_target(path) == name
+        and SuccinctRoles([], 1, bits, BIN_PREFIX).get_role_for_target(path) == name
     )
 
 
-def _plain(delegations: Delegations | None) -> dict[str, Any] | None:
+def _as_dict(delegations: Delegations | None) -> dict[str, Any] | None:
     return None if delegations is None else delegations.to_dict()

@@ -24,8 +24,8 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, SuccinctRoles, TargetFile, Targets, Timestamp
 
 from edgewright.contract.errors import WorkError
-from edgewright.trust.repository.metadata_rules import BIN, BINS, LIFETIMES, faults
-from edgewright.trust.storage.storage import ExistsError, Store
+from edgewright.trust.repository.metadata_rules import BIN_PREFIX, BINS, LIFETIMES, metadata_faults
+from edgewright.trust.storage.storage import AlreadyExistsError, Storage
 
 __all__ = ["Repository", "TrustError", "target_name", "utc_now"]
 
@@ -49,19 +49,19 @@ class Repository:
 
     Attributes:
         store: Where it lies.
-        anchor: A root that its publisher believes.
+        trusted_root: A root that its publisher believes.
         now: The clock.
-        finishing: Whether what the keys of the root before the newest one signed is believed: a change of keys was
+        accept_former_root: Whether what the keys of the root before the newest one signed is believed: a change of keys was
             broken off between the two, and a person wants it finished.
         root: The newest, verified from the anchor on.
         timestamp: Verified; None in a repository that was never completed.
         snapshot: Verified.
     """
 
-    store: Store
-    anchor: bytes
+    store: Storage
+    trusted_root: bytes
     now: Callable[[], datetime.datetime] = utc_now
-    finishing: bool = False
+    accept_former_root: bool = False
     root: Metadata[Root] = field(init=False)
     timestamp: Metadata[Timestamp] | None = field(init=False, default=None)
     snapshot: Metadata[Snapshot] | None = field(init=False, default=None)
@@ -85,14 +85,14 @@ class Repository:
             return
         root = self.root.signed
         try:
-            self.timestamp = self._believed(Timestamp.type, stamp, root)
+            self.timestamp = self._verified(Timestamp.type, stamp, root)
         except TrustError:
-            if not self.finishing:
+            if not self.accept_former_root:
                 raise
             root = self._former.signed
-            self.timestamp = self._believed(Timestamp.type, stamp, root)
+            self.timestamp = self._verified(Timestamp.type, stamp, root)
         meta = self.timestamp.signed.snapshot_meta
-        self.snapshot = self._believed(Snapshot.type, self._versioned(Snapshot.type, meta), root)
+        self.snapshot = self._verified(Snapshot.type, self._versioned(Snapshot.type, meta), root)
 
     def role(self, name: str) -> Metadata[Targets] | None:
         """Return the metadata of `targets` or of a role that it delegates to, None if there is none yet.
@@ -107,11 +107,11 @@ class Repository:
             return None
         content = self._versioned(name, meta)
         try:
-            found = self._believed(name, content, self.delegator(name))
+            found = self._verified(name, content, self.delegator(name))
         except TrustError:
-            if not self.finishing or name != Targets.type:
+            if not self.accept_former_root or name != Targets.type:
                 raise
-            found = self._believed(name, content, self._former.signed)
+            found = self._verified(name, content, self._former.signed)
         self._read[name] = found
         return found
 
@@ -123,14 +123,14 @@ class Repository:
         """
         if name in (Root.type, Timestamp.type, Snapshot.type, Targets.type):
             return self.root.signed
-        parent = self.role(BINS if name.startswith(f"{BIN}-") else Targets.type)
+        parent = self.role(BINS if name.startswith(f"{BIN_PREFIX}-") else Targets.type)
         if parent is None:
             raise TrustError(
                 f"nobody delegates to {name}", remedy="Make the repository with 'edgewright keys init'."
             )
         return parent.signed
 
-    def parsed(self, name: str, content: bytes) -> Metadata[Any]:
+    def parse(self, name: str, content: bytes) -> Metadata[Any]:
         """Return metadata whose signatures are still to be checked.
 
         Raises:
@@ -140,12 +140,12 @@ class Repository:
 
     def bin_of(self, path: str) -> str:
         """Return the role that holds a release's or policy's path."""
-        spread = self.spread()
+        spread = self.bin_delegations()
         if spread is None:
             raise TrustError("the repository has no bins", remedy="Make it with 'edgewright keys init'.")
         return spread.get_role_for_target(path)
 
-    def spread(self) -> SuccinctRoles | None:
+    def bin_delegations(self) -> SuccinctRoles | None:
         """Return over which roles releases and policies are spread, None if there are none yet."""
         bins = self.role(BINS)
         return None if bins is None or bins.signed.delegations is None else bins.signed.delegations.succinct_roles
@@ -169,7 +169,7 @@ class Repository:
             raise TrustError(
                 f"{path} is signed and its bytes are missing", remedy="Restore the repository from a copy."
             )
-        _matching(path, content, target)
+        _check_digest(path, content, target)
         return content
 
     def next_version(self, role: str) -> int:
@@ -192,7 +192,7 @@ class Repository:
         holder = {"host": socket.gethostname(), "process": os.getpid(), "since": self.now().isoformat()}
         try:
             self.store.create(_LOCK, json.dumps(holder).encode())
-        except ExistsError:
+        except AlreadyExistsError:
             other = json.loads(self.store.read(_LOCK) or b"{}")
             raise WorkError(
                 f"{other.get('host', 'somebody')} has been publishing here since {other.get('since', 'just now')} "
@@ -205,7 +205,7 @@ class Repository:
         finally:
             self.store.delete(_LOCK)
 
-    def holder(self) -> dict[str, Any] | None:
+    def lock_holder(self) -> dict[str, Any] | None:
         """Return who is publishing: `host`, `process` and since when; None if nobody is."""
         content = self.store.read(_LOCK)
         try:
@@ -237,7 +237,7 @@ class Repository:
             ExistsError: Another publisher was faster.
         """
         meta = {} if self.snapshot is None else dict(self.snapshot.signed.meta)
-        everything = self._whose_keys_change(changed, root, meta) | dict(changed)
+        everything = self._roles_with_changed_keys(changed, root, meta) | dict(changed)
         wrong = self.faults(changed if root is None else {Root.type: root, **changed})
         if wrong:
             raise TrustError("; ".join(wrong), remedy="Discard what is staged: 'edgewright repo discard'.")
@@ -246,7 +246,7 @@ class Repository:
             _verify(Root.type, root, root.signed)
             self.root = root
         for name, metadata in everything.items():
-            parent = self.parent(name)
+            parent = self.delegating_role(name)
             _verify(name, metadata, changed[parent].signed if parent in changed else self.delegator(name))
         for name, metadata in changed.items():
             self._put(f"metadata/{metadata.signed.version}.{name}.json", metadata.to_bytes())
@@ -278,22 +278,22 @@ class Repository:
         self.timestamp, self.snapshot = timestamp, snapshot
         self._read = {}
 
-    def _whose_keys_change(
+    def _roles_with_changed_keys(
         self, changed: Mapping[str, Metadata[Targets]], root: Metadata[Root] | None, meta: Mapping[str, MetaFile]
     ) -> dict[str, Metadata[Targets]]:
         """Return what stays as it is while those who say whose keys count for it change: it must count still."""
         found = {}
         for name in (file.removesuffix(".json") for file in meta):
-            parent = self.parent(name)
+            parent = self.delegating_role(name)
             if name not in changed and (parent in changed or (parent == Root.type and root is not None)):
                 metadata = self.role(name)
                 if metadata is not None:
                     found[name] = metadata
         return found
 
-    def parent(self, name: str) -> str:
+    def delegating_role(self, name: str) -> str:
         """Return the role that delegates to a role."""
-        if name.startswith(f"{BIN}-"):
+        if name.startswith(f"{BIN_PREFIX}-"):
             return BINS
         return Root.type if name == Targets.type else Targets.type
 
@@ -302,7 +302,7 @@ class Repository:
         new = changed.get(Root.type)
         root = self.root.signed if new is None else new.signed
         meta = {} if self.snapshot is None else self.snapshot.signed.meta
-        spread = self.spread()
+        spread = self.bin_delegations()
         bits = None if spread is None else spread.bit_length
         found = []
         for name, metadata in changed.items():
@@ -310,25 +310,25 @@ class Repository:
             before = 0 if known is None else known.version
             if name == Root.type:
                 before = self.root.signed.version
-                if self.finishing and metadata.signed.version == before:  # it has landed already
+                if self.accept_former_root and metadata.signed.version == before:  # it has landed already
                     before = self._former.signed.version
-            found += faults(name, metadata, root, bits=bits, before=before, now=self.now())
+            found += metadata_faults(name, metadata, root, bits=bits, before=before, now=self.now())
         return found
 
     def _put(self, name: str, content: bytes) -> None:
         """Create what is named by its version; what a commit that was broken off has left of it is the same."""
         try:
             self.store.create(name, content)
-        except ExistsError:
+        except AlreadyExistsError:
             if self.store.read(name) != content:
                 raise
 
     def _newest_roots(self) -> tuple[Metadata[Root], Metadata[Root]]:
         """Return the newest root and the one before it."""
-        former = trusted = _parsed(Root.type, self.anchor)
+        former = trusted = _parsed(Root.type, self.trusted_root)
         _verify(Root.type, trusted, trusted.signed)
         while (content := self.store.read(f"metadata/{trusted.signed.version + 1}.root.json")) is not None:
-            newer = self._believed(Root.type, content, trusted.signed)
+            newer = self._verified(Root.type, content, trusted.signed)
             _verify(Root.type, newer, newer.signed)
             if newer.signed.version != trusted.signed.version + 1:
                 raise TrustError(
@@ -350,7 +350,7 @@ class Repository:
             raise TrustError(f"{name} is not what was signed: {error}", remedy="Restore it from a copy.") from error
         return content
 
-    def _believed(self, name: str, content: bytes, delegator: Root | Targets) -> Metadata[Any]:
+    def _verified(self, name: str, content: bytes, delegator: Root | Targets) -> Metadata[Any]:
         metadata = _parsed(name, content)
         _verify(name, metadata, delegator)
         return metadata
@@ -362,7 +362,7 @@ def target_name(path: str, target: TargetFile) -> str:
     return f"targets/{folder}/{target.hashes['sha256']}.{base}"
 
 
-def _matching(path: str, content: bytes, target: TargetFile) -> None:
+def _check_digest(path: str, content: bytes, target: TargetFile) -> None:
     try:
         target.verify_length_and_hashes(content)
     except RepositoryError as error:
@@ -390,7 +390,7 @@ def _verify(name: str, metadata: Metadata[Any], delegator: Root | Targets) -> No
     except (RepositoryError, ValueError) as error:
         raise TrustError(
             f"{name} is not signed by enough of its keys: {error}",
-            remedy=_how_signed(name),
+            remedy=_signature_error(name),
         ) from error
 
 
@@ -399,7 +399,7 @@ def _signed(metadata: Metadata[Any], signers: Sequence[CryptoSigner]) -> None:
         metadata.sign(signer, append=True)
 
 
-def _how_signed(name: str) -> str:
+def _signature_error(name: str) -> str:
     if name in (Timestamp.type, Snapshot.type):
         return "If a change of keys was broken off, finish it: edgewright repo refresh --finish."
     role = "root" if name == Root.type else "releases"

@@ -10,16 +10,22 @@ from edgewright.contract.schema import decode_record
 from edgewright.trust.keys.signing_keys import KeyFolder
 from edgewright.trust.repository.metadata_rules import ROLLOUTS
 from edgewright.trust.repository.repository import Repository, target_name
-from edgewright.trust.repository.staging import draft, land_if_online, online_signers, sign, stage
-from edgewright.trust.storage.storage import ExistsError
+from edgewright.trust.repository.staging import (
+    add_signatures,
+    draft_metadata,
+    online_signers,
+    publish_staged_if_online,
+    stage_metadata,
+)
+from edgewright.trust.storage.storage import AlreadyExistsError
 from edgewright.trust.target_paths import is_online
 
-__all__ = ["change_offline", "change_online", "create", "record_at"]
+__all__ = ["change_offline", "change_online", "signed_record_at", "store_blob"]
 
-Record = TypeVar("Record")
+SignedRecord = TypeVar("SignedRecord")
 
 
-def record_at(repository: Repository, path: str, kind: type[Record]) -> Record | None:
+def signed_record_at(repository: Repository, path: str, kind: type[SignedRecord]) -> SignedRecord | None:
     """Return the record that is signed under a path, None if there is none."""
     target = repository.target(ROLLOUTS if is_online(path) else repository.bin_of(path), path)
     return None if target is None else decode_record(str(target.custom["record"]), type=kind)
@@ -39,13 +45,13 @@ def change_offline(
     changed: dict[str, Metadata[Targets]] = {}
     for path, content in targets.items():
         role = repository.bin_of(path)
-        changed[role] = changed.get(role) or draft(repository, role)
+        changed[role] = changed.get(role) or draft_metadata(repository, role)
         target = _put(changed[role], path, content)
-        create(repository, target_name(path, target), content)
+        store_blob(repository, target_name(path, target), content)
     if not only_stage:
-        sign(repository, changed, "releases", keys)
-    stage(repository, changed)
-    return land_if_online(repository, keys)
+        add_signatures(repository, changed, "releases", keys)
+    stage_metadata(repository, changed)
+    return publish_staged_if_online(repository, keys)
 
 
 def change_online(repository: Repository, keys: KeyFolder, path: str, content: bytes) -> None:
@@ -60,20 +66,20 @@ def change_online(repository: Repository, keys: KeyFolder, path: str, content: b
     Raises:
         InputError: The keys are not here.
     """
-    changed = draft(repository, ROLLOUTS)
-    create(repository, target_name(path, _put(changed, path, content)), content)
-    if not sign(repository, {ROLLOUTS: changed}, ROLLOUTS, keys):
+    changed = draft_metadata(repository, ROLLOUTS)
+    store_blob(repository, target_name(path, _put(changed, path, content)), content)
+    if not add_signatures(repository, {ROLLOUTS: changed}, ROLLOUTS, keys):
         raise InputError(f"{keys.path} holds no key for rollouts", remedy="Use the folder with the online keys.")
     repository.commit({ROLLOUTS: changed}, online_signers(repository.root, keys))
 
 
-def create(repository: Repository, name: str, content: bytes) -> int:
+def store_blob(repository: Repository, name: str, content: bytes) -> int:
     """Store bytes under a name that stands for them, and return how many were not there yet."""
     if repository.store.size(name) == len(content):
         return 0
     try:
         repository.store.create(name, content)
-    except ExistsError:  # of another size: left by an upload that was broken off
+    except AlreadyExistsError:  # of another size: left by an upload that was broken off
         repository.store.replace(name, content)
     return len(content)
 

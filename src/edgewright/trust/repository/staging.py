@@ -14,73 +14,73 @@ from tuf.api.metadata import Metadata, Root, Targets
 
 from edgewright.contract.errors import InputError
 from edgewright.trust.keys.signing_keys import KeyFolder
-from edgewright.trust.repository.change_summary import read_aloud
-from edgewright.trust.repository.metadata_rules import BIN, BINS, ROLLOUTS, lifetime_of
+from edgewright.trust.repository.change_summary import summarize_query_change
+from edgewright.trust.repository.metadata_rules import BIN_PREFIX, BINS, ROLLOUTS, lifetime_of
 from edgewright.trust.repository.repository import Repository, TrustError
-from edgewright.trust.storage.storage import ExistsError
+from edgewright.trust.storage.storage import AlreadyExistsError
 
 __all__ = [
-    "Changed",
-    "Waiting",
-    "changes",
-    "discard",
-    "draft",
-    "land",
-    "land_if_online",
+    "ChangedMetadata",
+    "PendingSignatures",
+    "add_signatures",
+    "describe_changes",
+    "discard_staged",
+    "draft_metadata",
+    "key_role_of",
     "online_signers",
-    "role_of",
-    "sign",
+    "pending_signatures",
+    "publish_staged",
+    "publish_staged_if_online",
     "sign_staged",
-    "stage",
-    "staged",
-    "waiting",
+    "stage_metadata",
+    "staged_metadata",
 ]
 
 _STAGED = "staged.json"
 
 
-class AwayError(InputError):
+class OnlineKeysAbsentError(InputError):
     """The online keys are on another machine."""
 
     code = "online_keys_elsewhere"
 
 
 # Metadata of `root`, or of `targets` and what it delegates to, by name.
-Changed = Mapping[str, Metadata[Any]]
+ChangedMetadata = Mapping[str, Metadata[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class PendingSignatures:
     """What staged metadata lacks.
 
     Attributes:
         role: Whose it is: `root`, `releases` or `rollouts`.
         name: Of the metadata.
-        signed: How many of the role's keys have signed.
-        needed: How many must.
+        signature_count: How many of the role's keys have signed.
+        threshold: How many must.
     """
 
     role: str
     name: str
-    signed: int
-    needed: int
+    signature_count: int
+    threshold: int
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether nothing is lacking."""
-        return self.signed >= self.needed
+        return self.signature_count >= self.threshold
 
 
-def role_of(name: str) -> str:
+def key_role_of(name: str) -> str:
     """Return whose keys sign metadata of a name.
 
     >>> role_of("bin-0f"), role_of("targets"), role_of("rollouts")
     ('releases', 'releases', 'rollouts')
     """
-    return "releases" if name in (Targets.type, BINS) or name.startswith(f"{BIN}-") else name
+    return "releases" if name in (Targets.type, BINS) or name.startswith(f"{BIN_PREFIX}-") else name
 
 
-def draft(repository: Repository, name: str) -> Metadata[Targets]:
+def draft_metadata(repository: Repository, name: str) -> Metadata[Targets]:
     """Return unsigned metadata of a role to be changed, with a new version.
 
     It starts from what is signed. What is staged is not: whoever can write to the store could have added to it.
@@ -97,7 +97,7 @@ def draft(repository: Repository, name: str) -> Metadata[Targets]:
     return Metadata(signed)
 
 
-def stage(repository: Repository, changed: Changed) -> None:
+def stage_metadata(repository: Repository, changed: ChangedMetadata) -> None:
     """Put changed metadata among what waits for signatures: all of it or nothing.
 
     Raises:
@@ -105,14 +105,14 @@ def stage(repository: Repository, changed: Changed) -> None:
     """
     try:
         repository.store.create(_STAGED, _bundle(changed))
-    except ExistsError:
+    except AlreadyExistsError:
         raise InputError(
-            f"{len(staged(repository))} staged files wait for signatures already",
+            f"{len(staged_metadata(repository))} staged files wait for signatures already",
             remedy="Sign them with 'edgewright repo sign', or drop them with 'edgewright repo discard'.",
         ) from None
 
 
-def staged(repository: Repository) -> dict[str, Metadata[Any]]:
+def staged_metadata(repository: Repository) -> dict[str, Metadata[Any]]:
     """Return what waits, by name.
 
     Raises:
@@ -127,22 +127,22 @@ def staged(repository: Repository) -> dict[str, Metadata[Any]]:
         raise TrustError(
             f"what is staged cannot be read: {error}", remedy="Discard it and stage it anew."
         ) from error
-    return {name: repository.parsed(name, document.encode()) for name, document in documents.items()}
+    return {name: repository.parse(name, document.encode()) for name, document in documents.items()}
 
 
-def discard(repository: Repository) -> int:
+def discard_staged(repository: Repository) -> int:
     """Drop what is staged, and return how many pieces of metadata that were."""
-    count = len(staged(repository))
+    count = len(staged_metadata(repository))
     repository.store.delete(_STAGED)
     return count
 
 
-def changes(repository: Repository, changed: Changed) -> list[str]:
+def describe_changes(repository: Repository, changed: ChangedMetadata) -> list[str]:
     """Return in words what signing staged metadata would make true; whoever signs must have read it."""
     found = []
     for name, metadata in sorted(changed.items()):
         if isinstance(metadata.signed, Root):
-            found += _changes_of_root(repository.root.signed, metadata.signed)
+            found += _describe_root_changes(repository.root.signed, metadata.signed)
             continue
         before = repository.role(name)
         old = {} if before is None else before.signed.targets
@@ -152,16 +152,16 @@ def changes(repository: Repository, changed: Changed) -> list[str]:
                 found.append(f"remove {path}")
             elif path not in old or old[path].hashes != new[path].hashes:
                 found.append(f"{'change' if path in old else 'add'} {path} sha256 {new[path].hashes.get('sha256')}")
-                found += read_aloud(path, old.get(path), new[path])
+                found += summarize_query_change(path, old.get(path), new[path])
         if before is not None and before.signed.delegations != metadata.signed.delegations:
             found.append(f"change whose keys count for what {name} delegates")
     return found
 
 
-def _changes_of_root(before: Root, after: Root) -> list[str]:
+def _describe_root_changes(before: Root, after: Root) -> list[str]:
     found = []
     for name, new in after.roles.items():
-        old, role = before.roles[name], role_of(name)
+        old, role = before.roles[name], key_role_of(name)
         found += [f"{role}: key {keyid[:16]} counts from now on" for keyid in new.keyids if keyid not in old.keyids]
         found += [f"{role}: key {keyid[:16]} counts no more" for keyid in old.keyids if keyid not in new.keyids]
         if new.threshold != old.threshold:
@@ -169,7 +169,7 @@ def _changes_of_root(before: Root, after: Root) -> list[str]:
     return found or [f"root {after.version} says the same as {before.version}"]
 
 
-def waiting(repository: Repository, changed: Changed) -> list[Waiting]:
+def pending_signatures(repository: Repository, changed: ChangedMetadata) -> list[PendingSignatures]:
     """Return for everything that is staged how many signatures it has and needs."""
     found = []
     for name, metadata in changed.items():
@@ -180,11 +180,11 @@ def waiting(repository: Repository, changed: Changed) -> list[Waiting]:
             parents = [_delegator(repository, changed, name)]
         results = [p.get_verification_result(name, metadata.signed_bytes, metadata.signatures) for p in parents]
         least = min(results, key=lambda result: len(result.signed) - result.threshold)
-        found.append(Waiting(role_of(name), name, len(least.signed), least.threshold))
+        found.append(PendingSignatures(key_role_of(name), name, len(least.signed), least.threshold))
     return found
 
 
-def sign(repository: Repository, changed: Changed, role: str, keys: KeyFolder) -> int:
+def add_signatures(repository: Repository, changed: ChangedMetadata, role: str, keys: KeyFolder) -> int:
     """Add this folder's signatures for a role to metadata, in memory, and return how many.
 
     What is signed is what the caller has made or read: the store is not asked again, for others may write there.
@@ -198,7 +198,7 @@ def sign(repository: Repository, changed: Changed, role: str, keys: KeyFolder) -
     added = 0
     opened: dict[tuple[str, ...], list[CryptoSigner]] = {}
     for name, metadata in changed.items():
-        if role_of(name) != role:
+        if key_role_of(name) != role:
             continue
         keyids = _keyids(repository, changed, name)
         if keyids not in opened:
@@ -209,27 +209,29 @@ def sign(repository: Repository, changed: Changed, role: str, keys: KeyFolder) -
     return added
 
 
-def sign_staged(repository: Repository, changed: Changed, role: str, keys: KeyFolder) -> list[Waiting]:
+def sign_staged(
+    repository: Repository, changed: ChangedMetadata, role: str, keys: KeyFolder
+) -> list[PendingSignatures]:
     """Sign what a person has read of what is staged, put the signatures there, and return what is still lacking.
 
     Args:
         repository: As of now.
-        changed: From `staged`, as it was read.
+        changed: From `staged_metadata`, as it was read.
         role: To sign for.
         keys: Of the person.
 
     Raises:
         InputError: Nothing is staged for the role, or no key of this folder counts for it.
     """
-    if not any(role_of(name) == role for name in changed):
+    if not any(key_role_of(name) == role for name in changed):
         raise InputError(
             f"nothing is staged for {role}", remedy="Prepare it first, such as with 'edgewright publish --stage'."
         )
-    if not sign(repository, changed, role, keys):
+    if not add_signatures(repository, changed, role, keys):
         raise InputError(
             f"{keys.path} holds no private key that counts for {role}", remedy="Use the folder of one that does."
         )
-    meanwhile = staged(repository)
+    meanwhile = staged_metadata(repository)
     if {name: part.signed_bytes for name, part in meanwhile.items()} != {
         name: part.signed_bytes for name, part in changed.items()
     }:
@@ -237,10 +239,10 @@ def sign_staged(repository: Repository, changed: Changed, role: str, keys: KeyFo
     for name, metadata in meanwhile.items():  # somebody else may have signed it as well
         changed[name].signatures.update(metadata.signatures | changed[name].signatures)
     repository.store.replace(_STAGED, _bundle(changed))
-    return waiting(repository, changed)
+    return pending_signatures(repository, changed)
 
 
-def land(repository: Repository, keys: KeyFolder) -> bool:
+def publish_staged(repository: Repository, keys: KeyFolder) -> bool:
     """Make what is staged the repository's, if all of it is signed; a new root goes first.
 
     Args:
@@ -253,18 +255,18 @@ def land(repository: Repository, keys: KeyFolder) -> bool:
     Raises:
         ExistsError: Another publisher was faster.
     """
-    changed = staged(repository)
+    changed = staged_metadata(repository)
     if changed and all(_is_there(repository, name, metadata) for name, metadata in changed.items()):
         repository.store.delete(_STAGED)  # all that was left to do when it was broken off
         return True
-    lacking = [part for part in waiting(repository, changed) if part.name != ROLLOUTS]
-    if not lacking or not all(part.complete for part in lacking):
+    lacking = [part for part in pending_signatures(repository, changed) if part.name != ROLLOUTS]
+    if not lacking or not all(part.is_complete for part in lacking):
         return False
     root = changed.pop(Root.type, None)
     targets = {name: metadata for name, metadata in changed.items() if isinstance(metadata.signed, Targets)}
     if ROLLOUTS in targets:
         # Whoever can write to the store could have staged other rollouts: what is signed is what was signed before.
-        targets[ROLLOUTS] = draft(repository, ROLLOUTS)
+        targets[ROLLOUTS] = draft_metadata(repository, ROLLOUTS)
         for signer in keys.signers(_delegator(repository, targets, ROLLOUTS).get_delegated_role(ROLLOUTS).keyids):
             targets[ROLLOUTS].sign(signer, append=True)
     newest = repository.root if root is None else root
@@ -278,15 +280,15 @@ def _is_there(repository: Repository, name: str, metadata: Metadata[Any]) -> boo
     return current is not None and (name == ROLLOUTS or current.signed_bytes == metadata.signed_bytes)
 
 
-def _bundle(changed: Changed) -> bytes:
+def _bundle(changed: ChangedMetadata) -> bytes:
     return msgspec.json.encode({name: metadata.to_bytes().decode() for name, metadata in changed.items()})
 
 
-def land_if_online(repository: Repository, keys: KeyFolder) -> bool:
-    """As `land`; where the online keys are elsewhere nothing lands, and `repo refresh` there does it."""
+def publish_staged_if_online(repository: Repository, keys: KeyFolder) -> bool:
+    """As `publish_staged`; where the online keys are elsewhere nothing lands, and `repo refresh` there does it."""
     try:
-        return land(repository, keys)
-    except AwayError:
+        return publish_staged(repository, keys)
+    except OnlineKeysAbsentError:
         return False
 
 
@@ -303,14 +305,14 @@ def online_signers(root: Metadata[Root], keys: KeyFolder) -> dict[str, list[Cryp
     """
     found = {role: keys.signers(root.signed.roles[role].keyids) for role in ("snapshot", "timestamp")}
     if not all(found.values()):
-        raise AwayError(
+        raise OnlineKeysAbsentError(
             f"{keys.path} holds no keys for snapshot and timestamp",
             remedy="Run 'edgewright repo refresh' where the online keys are.",
         )
     return found
 
 
-def _keyids(repository: Repository, changed: Changed, name: str) -> tuple[str, ...]:
+def _keyids(repository: Repository, changed: ChangedMetadata, name: str) -> tuple[str, ...]:
     if name == Root.type:
         new = changed[name].signed
         ids = {*repository.root.signed.roles[Root.type].keyids}
@@ -319,8 +321,8 @@ def _keyids(repository: Repository, changed: Changed, name: str) -> tuple[str, .
     return tuple(_delegator(repository, changed, name).get_delegated_role(name).keyids)
 
 
-def _delegator(repository: Repository, changed: Changed, name: str) -> Root | Targets:
-    parent = repository.parent(name)
+def _delegator(repository: Repository, changed: ChangedMetadata, name: str) -> Root | Targets:
+    parent = repository.delegating_role(name)
     if parent in changed:
         found: Root | Targets = changed[parent].signed
         return found

@@ -9,18 +9,18 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from edgewright.contract.errors import InputError, OutputError, WorkError
-from edgewright.trust.fsync import sync
+from edgewright.trust.fsync import fsync_path
 
-__all__ = ["ExistsError", "LocalStore", "Store", "plain"]
+__all__ = ["AlreadyExistsError", "LocalStorage", "Storage", "checked_storage_name"]
 
 
-class ExistsError(WorkError):
+class AlreadyExistsError(WorkError):
     """Something lies already where something new was to be."""
 
     code = "already_exists"
 
 
-class Store(Protocol):
+class Storage(Protocol):
     """Named bytes. Names are relative POSIX paths."""
 
     def read(self, name: str) -> bytes | None:
@@ -51,14 +51,14 @@ class Store(Protocol):
         """Return the names of what lies in a folder and below, in order."""
 
 
-class LocalStore:
+class LocalStorage:
     """A folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self, name: str) -> bytes | None:
-        """See `Store`."""
+        """See `Storage`."""
         try:
             return self._file(name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -67,7 +67,7 @@ class LocalStore:
             raise _cannot_read(self._file(name), error) from error
 
     def size(self, name: str) -> int | None:
-        """See `Store`."""
+        """See `Storage`."""
         try:
             return self._file(name).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
@@ -76,21 +76,23 @@ class LocalStore:
             raise _cannot_read(self._file(name), error) from error
 
     def create(self, name: str, content: bytes) -> None:
-        """See `Store`."""
+        """See `Storage`."""
         final = self._file(name)
         partial = self._written(final, content)
         try:
             os.link(partial, final)  # unlike a rename, this fails if somebody was faster
         except FileExistsError:
-            raise ExistsError(f"{final} exists already", remedy="Somebody else was faster; try again.") from None
+            raise AlreadyExistsError(
+                f"{final} exists already", remedy="Somebody else was faster; try again."
+            ) from None
         except OSError as error:
             raise _cannot_write(final, error) from error
         finally:
             partial.unlink(missing_ok=True)
-        sync(final.parent)
+        fsync_path(final.parent)
 
     def replace(self, name: str, content: bytes) -> None:
-        """See `Store`."""
+        """See `Storage`."""
         final = self._file(name)
         partial = self._written(final, content)
         try:
@@ -98,24 +100,24 @@ class LocalStore:
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise _cannot_write(final, error) from error
-        sync(final.parent)
+        fsync_path(final.parent)
 
     def delete(self, name: str) -> None:
-        """See `Store`."""
+        """See `Storage`."""
         try:
             self._file(name).unlink(missing_ok=True)
         except OSError as error:
             raise _cannot_write(self._file(name), error) from error
 
     def names(self, folder: str) -> list[str]:
-        """See `Store`."""
+        """See `Storage`."""
         files = (file for file in self._file(folder).rglob("*") if file.is_file() and not file.name.startswith("."))
         return sorted(file.relative_to(self.path).as_posix() for file in files)
 
     def _file(self, name: str) -> Path:
         """Return where a name lies; a link could lead out of the folder, so there are none."""
         place = self.path
-        for part in PurePosixPath(plain(name)).parts:
+        for part in PurePosixPath(checked_storage_name(name)).parts:
             place /= part
             if place.is_symlink():
                 raise WorkError(
@@ -137,7 +139,7 @@ class LocalStore:
         return partial
 
 
-def plain(name: str) -> str:
+def checked_storage_name(name: str) -> str:
     """Return a name that leads out of no repository.
 
     Raises:

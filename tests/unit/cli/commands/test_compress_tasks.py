@@ -16,8 +16,8 @@ from sklearn.decomposition import PCA
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from edgewright.cli.main import main
-from edgewright.compress.model.graph import Graph, clean
-from edgewright.compress.quantize.activation_ranges import observe
+from edgewright.compress.model.graph import Graph, clean_model
+from edgewright.compress.quantize.activation_ranges import collect_statistics
 from edgewright.compress.quantize.static_int8 import StaticInt8, quantize_static, tensors_to_observe
 
 Compress = Callable[..., dict[str, Any]]
@@ -165,10 +165,10 @@ def test_states_and_several_outputs_are_compared_with_the_original(compress: Com
 
 
 def test_a_quantised_model_is_mended_and_packed(compress: Compress, digits_model: Path, digits_npz: Path) -> None:
-    float_model = clean(onnx.load(digits_model))
+    float_model = clean_model(onnx.load(digits_model))
     with np.load(digits_npz) as held:
         arrays = dict(held)
-    seen = observe(float_model, tensors_to_observe(Graph(float_model)), [{"image": arrays["x"][:64]}])
+    seen = collect_statistics(float_model, tensors_to_observe(Graph(float_model)), [{"image": arrays["x"][:64]}])
     signed = quantize_static(float_model, StaticInt8(activations="int8"), seen)
     report = compress(signed, arrays, codes=(0,))
     assert report["chosen"]["recipe"][0]["step"] in ("mend", "clean up")

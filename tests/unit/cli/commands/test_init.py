@@ -70,7 +70,7 @@ def test_the_written_file_loads_and_says_what_was_found(
     budget = project.device_class("default").budget
     assert budget.size_bytes is not None
     assert model.size_bytes / 2 <= budget.size_bytes < model.size_bytes
-    assert budget.latency_p50_s is not None
+    assert budget.latency_p50_seconds is not None
     assert budget.max_drop == 0.01
     assert project.metric.name == "accuracy"
     assert project.pilot.devices == 20

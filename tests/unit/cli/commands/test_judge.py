@@ -10,19 +10,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.cli.commands.judge import read_collected
+from edgewright.cli.commands.judge import read_cohort_sums
 from edgewright.contract.errors import InputError
-from edgewright.contract.model.reference_profile import Profile, Signal
-from edgewright.contract.query.query import Counted, Query, Template
-from edgewright.fleet.cohort_drift import Collected, judged
-from edgewright.privacy.private_sum import contribute, recover
-from edgewright.privacy.query_calibration import instantiate
+from edgewright.contract.model.reference_profile import ReferenceProfile, ReferenceSignal
+from edgewright.contract.query.query import CountedSignal, Query, QueryTemplate
+from edgewright.fleet.cohort_drift import CohortSums, assess_cohorts
+from edgewright.privacy.private_sum import contribution, recover_sum
+from edgewright.privacy.query_calibration import fill_template
 
 SHARES = np.full(16, 1 / 16)
-PROFILE = Profile(
+PROFILE = ReferenceProfile(
     "x",
     4,
-    tuple(Signal(name, tuple(np.linspace(-1, 1, 15).tolist()), (*[400] * 16, 0)) for name in ("mean", "spread")),
+    tuple(
+        ReferenceSignal(name, tuple(np.linspace(-1, 1, 15).tolist()), (*[400] * 16, 0))
+        for name in ("mean", "spread")
+    ),
 )
 NOISE = 20.0
 NUMBERS = itertools.count()
@@ -30,7 +33,7 @@ NUMBERS = itertools.count()
 
 def collected(
     sums: dict[str, list[float]], *, devices: int, noise: float, site: str = "", **more: Any
-) -> Collected:
+) -> CohortSums:
     """A sum of a query of its own."""
     said: dict[str, Any] = {
         "query": "q",
@@ -42,12 +45,12 @@ def collected(
         "beyond": 0,
         "subgroup": {"site": site} if site else {},
     }
-    return Collected(devices=devices, noise_sd=noise, sums=sums, **(said | more))
+    return CohortSums(devices=devices, noise_sd=noise, sums=sums, **(said | more))
 
 
 def cohort(
     random: np.random.Generator, *, moved: float = 0.0, devices: int = 40, bad: float = 0.1, site: str = ""
-) -> Collected:
+) -> CohortSums:
     """Devices that differ a little, 100 observations each, and noise on every number."""
     shifted = SHARES.copy()
     shifted[:8] -= moved / 8
@@ -66,25 +69,31 @@ def cohort(
 
 def test_a_fleet_that_has_moved_is_found_and_the_signal_named() -> None:
     random = np.random.default_rng(0)
-    found = judged(PROFILE, [cohort(random, moved=0.08) for _ in range(24)], release="r", size=0.05, alpha=0.05)
+    found = assess_cohorts(
+        PROFILE, [cohort(random, moved=0.08) for _ in range(24)], release="r", size=0.05, alpha=0.05
+    )
     assert found["drifting"] == ["mean"]
     assert found["devices"] == 24 * 40
 
 
 def test_a_fleet_that_stayed_is_said_to_have_stayed_with_its_power_or_to_be_too_small() -> None:
     random = np.random.default_rng(1)
-    many = judged(PROFILE, [cohort(random) for _ in range(40)], release="r", size=0.05, alpha=0.05)
+    many = assess_cohorts(PROFILE, [cohort(random) for _ in range(40)], release="r", size=0.05, alpha=0.05)
     assert many["drifting"] == []
     assert "no shift of 0.05 or more" in many["signals"]["mean"]["says"]
     assert many["signals"]["mean"]["power"] > 0.9
-    few = judged(PROFILE, [cohort(random) for _ in range(6)], release="r", size=0.05, alpha=0.05)
+    few = assess_cohorts(PROFILE, [cohort(random) for _ in range(6)], release="r", size=0.05, alpha=0.05)
     assert "too few" in few["signals"]["mean"]["says"]
 
 
 def test_harmless_fleets_alarm_no_more_than_stated() -> None:
     random = np.random.default_rng(2)
     alarms = sum(
-        bool(judged(PROFILE, [cohort(random) for _ in range(16)], release="r", size=0.05, alpha=0.05)["drifting"])
+        bool(
+            assess_cohorts(PROFILE, [cohort(random) for _ in range(16)], release="r", size=0.05, alpha=0.05)[
+                "drifting"
+            ]
+        )
         for _ in range(60)
     )
     assert alarms <= 8  # of 60 at .05, more than 8 have a chance of one in 1,000
@@ -94,58 +103,62 @@ def test_subgroups_are_compared_with_the_noise_in_their_intervals() -> None:
     random = np.random.default_rng(3)
     cohorts = [cohort(random, site="berlin") for _ in range(8)]
     cohorts += [cohort(random, bad=0.2, site="paris") for _ in range(8)]
-    found = judged(PROFILE, cohorts, release="r", size=0.05, alpha=0.05)["outcomes"]["outcome.wrong"]
+    found = assess_cohorts(PROFILE, cohorts, release="r", size=0.05, alpha=0.05)["outcomes"]["outcome.wrong"]
     assert (found["worst"], found["best"]) == ("site=paris", "site=berlin")
     assert 0.05 < found["difference"]["low"] < 0.1 < found["difference"]["high"] < 0.15
     tiny = [cohort(random, devices=1, site=site) for site in ("a", "b")]
-    nothing = judged(PROFILE, tiny, release="r", size=0.05, alpha=0.05)["outcomes"]["outcome.wrong"]
+    nothing = assess_cohorts(PROFILE, tiny, release="r", size=0.05, alpha=0.05)["outcomes"]["outcome.wrong"]
     assert all(each["why"] or each["high"] - each["low"] > 0.05 for each in nothing["rates"].values())
 
 
 CLASSES = np.array([0.9, 0.07, 0.03])
-CLASS_PROFILE = Profile("x", 4, (Signal("class", (0.5, 1.5), (900, 70, 30, 0)),))
+CLASS_PROFILE = ReferenceProfile("x", 4, (ReferenceSignal("class", (0.5, 1.5), (900, 70, 30, 0)),))
 
 
-def busy(random: np.random.Generator, shares: NDArray[Any]) -> Collected:
+def busy(random: np.random.Generator, shares: NDArray[Any]) -> CohortSums:
     """30 devices that each saw 10,000 observations, asked for 100 of them at most, through the whole of a sum."""
-    template = Template(
+    template = QueryTemplate(
         *("signals", "histogram", "default"),
         clip=100.0,
-        least_noise=0.05,
+        min_noise=0.05,
         min_cohort=30,
-        dearest_rho=1.0,
-        every_s=1.0,
-        expires="2027-01-01",
-        signals=(Counted("class", 4),),
+        max_rho=1.0,
+        min_interval_seconds=1.0,
+        expires_at="2027-01-01",
+        signals=(CountedSignal("class", 4),),
     )
     times = ("2026-06-01", "2026-06-02", "2026-06-20")
     whole = Query("q", "signals", "0" * 64, *times, 32, 1.0, 2.0, 30, 100, 1.0, "helper", "ab" * 32)
-    query = instantiate(whole, template, 2.0)
+    query = fill_template(whole, template, 2.0)
     seen = [random.multinomial(10_000, random.dirichlet(shares * 300)) for _ in range(30)]
-    parts = [contribute(np.append(one, 0).astype(float), template, query) for one in seen]
+    parts = [contribution(np.append(one, 0).astype(float), template, query) for one in seen]
     total = np.asarray(np.sum(parts, axis=0, dtype=np.uint64) % (1 << query.bits), np.uint32)
-    found = recover(total, template, query, 30)
+    found = recover_sum(total, template, query, 30)
     return collected({"class": found.values.tolist()}, devices=30, noise=found.noise_sd)
 
 
 def test_devices_that_saw_far_more_than_the_clip_still_tell_the_shape() -> None:
     random = np.random.default_rng(5)
-    stayed = judged(CLASS_PROFILE, [busy(random, CLASSES) for _ in range(24)], release="r", size=0.3, alpha=0.001)
+    stayed = assess_cohorts(
+        CLASS_PROFILE, [busy(random, CLASSES) for _ in range(24)], release="r", size=0.3, alpha=0.001
+    )
     assert stayed["drifting"] == []
     moved = np.array([0.6, 0.22, 0.18])
-    found = judged(CLASS_PROFILE, [busy(random, moved) for _ in range(24)], release="r", size=0.3, alpha=0.001)
+    found = assess_cohorts(
+        CLASS_PROFILE, [busy(random, moved) for _ in range(24)], release="r", size=0.3, alpha=0.001
+    )
     assert found["drifting"] == ["class"]
 
 
 def test_what_is_no_sum_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "sum.json"
     with pytest.raises(InputError, match="holds no sum"):
-        read_collected(path)
+        read_cohort_sums(path)
     path.write_text(json.dumps({"query": "q"}))
     with pytest.raises(InputError, match="holds no sum"):
-        read_collected(path)
+        read_cohort_sums(path)
     path.write_bytes(msgspec.json.encode(cohort(np.random.default_rng(4))))
-    assert read_collected(path).devices == 40
+    assert read_cohort_sums(path).devices == 40
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -167,13 +180,13 @@ def test_sums_that_do_not_belong_together_are_refused(what: str) -> None:
         changes = {"sums": first.sums}
     others[-1] = msgspec.structs.replace(others[-1], **changes)
     with pytest.raises(InputError, match=reason):
-        judged(PROFILE, [first, *others], release="r", size=0.05, alpha=0.05)
+        assess_cohorts(PROFILE, [first, *others], release="r", size=0.05, alpha=0.05)
 
 
 def test_where_nothing_can_be_tested_nothing_is_said() -> None:
     sums = [collected({"other": [1.0 + n, 2.0]}, devices=40, noise=1.0) for n in range(14)]
     with pytest.raises(InputError, match="no signal"):
-        judged(PROFILE, sums, release="r", size=0.05, alpha=0.05)
+        assess_cohorts(PROFILE, sums, release="r", size=0.05, alpha=0.05)
 
 
 def test_sums_that_do_not_scatter_are_no_evidence_and_no_crash() -> None:
@@ -182,15 +195,15 @@ def test_sums_that_do_not_scatter_are_no_evidence_and_no_crash() -> None:
         for n in range(14)
     ]
     with pytest.raises(InputError, match="no signal"):
-        judged(PROFILE, alike, release="r", size=0.05, alpha=0.05)
+        assess_cohorts(PROFILE, alike, release="r", size=0.05, alpha=0.05)
 
 
 def test_numbers_where_no_honest_sum_lies_are_warned_of() -> None:
     random = np.random.default_rng(7)
     cohorts = [cohort(random) for _ in range(12)]
-    assert judged(PROFILE, cohorts, release="r", size=0.05, alpha=0.05)["warnings"] == []
+    assert assess_cohorts(PROFILE, cohorts, release="r", size=0.05, alpha=0.05)["warnings"] == []
     cohorts[3] = msgspec.structs.replace(cohorts[3], beyond=2, query="monday")
-    (warning,) = judged(PROFILE, cohorts, release="r", size=0.05, alpha=0.05)["warnings"]
+    (warning,) = assess_cohorts(PROFILE, cohorts, release="r", size=0.05, alpha=0.05)["warnings"]
     assert "monday: 2 numbers" in warning
 
 
@@ -204,12 +217,12 @@ def test_intervals_of_several_cohorts_hold_what_devices_that_differ_scatter_by()
             counts = np.array([4000 - wrong, wrong]) + random.normal(0, NOISE, 2)
             shifted = {"mean": random.normal(100, 5, 17).tolist(), "outcome.wrong": counts.tolist()}
             cohorts.append(collected(shifted, devices=4, noise=NOISE, site="paris"))
-        found = judged(PROFILE, cohorts, release="r", size=0.05, alpha=0.05)["outcomes"]["outcome.wrong"]
+        found = assess_cohorts(PROFILE, cohorts, release="r", size=0.05, alpha=0.05)["outcomes"]["outcome.wrong"]
         one = found["rates"]["site=paris"]
         assert one["assumes"] == ""
         held += one["low"] <= 0.1 <= one["high"]
     assert held >= 86  # of 100 at .95, fewer have a chance of one in 1,000
-    alone = judged(PROFILE, cohorts[:1], release="r", size=0.05, alpha=0.05)["outcomes"]["outcome.wrong"]
+    alone = assess_cohorts(PROFILE, cohorts[:1], release="r", size=0.05, alpha=0.05)["outcomes"]["outcome.wrong"]
     assert alone["rates"]["site=paris"]["assumes"] == "one observation a device"
 
 
@@ -228,7 +241,7 @@ def test_classes_and_confidence_are_told_by_subgroup() -> None:
                 ).tolist(),
             }
             cohorts.append(collected(sums, devices=40, noise=NOISE, site=site))
-    found = judged(CLASS_PROFILE, cohorts, release="r", size=0.05, alpha=0.05)
+    found = assess_cohorts(CLASS_PROFILE, cohorts, release="r", size=0.05, alpha=0.05)
     for site in ("berlin", "paris"):
         classes, tenths = (
             found["classes"][f"site={site}"],

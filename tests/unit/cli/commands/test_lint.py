@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from edgewright.cli.main import main
 from edgewright.compress.quantize.static_int8 import StaticInt8
-from edgewright.compress.search.recipe import CleanUp, Recipe, Workbench
+from edgewright.compress.search.recipe import CandidateBuilder, CleanGraph, Recipe
 
 
 @pytest.fixture(scope="module")
 def signed(digits_model: Path, digits: dict[str, NDArray[Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits network with signed activations, which x86 does not fuse."""
-    bench = Workbench(onnx.load(digits_model), [{"image": digits["x"][:64]}])
+    bench = CandidateBuilder(onnx.load(digits_model), [{"image": digits["x"][:64]}])
     path = tmp_path_factory.mktemp("lint") / "signed.onnx"
-    onnx.save(bench.build(Recipe((CleanUp(), StaticInt8(activations="int8")))), path)
+    onnx.save(bench.build(Recipe((CleanGraph(), StaticInt8(activations="int8")))), path)
     return path
 
 

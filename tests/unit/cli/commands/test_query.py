@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tests.unit.cli.commands.test_shipping_commands import Places, Run, places, run, url  # noqa: F401 - fixtures
 
-from edgewright.contract.query.query import Query, digest_of
+from edgewright.contract.query.query import Query, record_digest
 
 DEVICES = 3
 LATER = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=30)).isoformat()
@@ -117,7 +117,7 @@ def test_a_fleet_is_asked_and_answers(
         assert server.stdout is not None
         found = json.loads(server.stdout.read())
     assert found["devices"] == DEVICES
-    assert found["digest"] == digest_of(msgspec.convert(made["query"], Query))
+    assert found["digest"] == record_digest(msgspec.convert(made["query"], Query))
     assert found["release"] == made["query"]["release"]
     assert len(found["sums"]["outcome.wrong"]) == 2
     assert len(found["sums"]["calibration.wrong"]) == 20

@@ -80,8 +80,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture
 def near(served: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
     """The environment of somebody who has its address and a token."""
-    monkeypatch.setenv(api_client.SERVER, served.page)
-    monkeypatch.setenv(api_client.TOKEN, served.token)
+    monkeypatch.setenv(api_client.SERVER_VARIABLE, served.page)
+    monkeypatch.setenv(api_client.TOKEN_VARIABLE, served.token)
     monkeypatch.setattr(api_client, "_STARTING_S", 0.2)
     return served
 
@@ -110,9 +110,9 @@ def test_the_fleet_is_asked_by_address_or_by_folder(
 ) -> None:
     options = {"environment": [], "folder": ["--fleet", str(near.state)], "option": ["--server", near.page + "/"]}
     if how != "environment":
-        monkeypatch.delenv(api_client.SERVER)
+        monkeypatch.delenv(api_client.SERVER_VARIABLE)
     if how == "folder":
-        monkeypatch.delenv(api_client.TOKEN)
+        monkeypatch.delenv(api_client.TOKEN_VARIABLE)
     assert main(["fleet", "status", "--json", *options[how]]) == 0
     shown = said(capsys)["fleet"]
     assert (shown["devices"], shown["rollouts"][0]["rollout"]) == (0, "r")
@@ -173,7 +173,7 @@ def test_what_is_wrong_is_told_with_exit_code_2(
 def test_a_wrong_token_is_the_asker_s_to_mend(
     near: Served, token: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(api_client.TOKEN, token)
+    monkeypatch.setenv(api_client.TOKEN_VARIABLE, token)
     assert main(["fleet", "status"]) == 2
     told = capsys.readouterr().err
     assert words in told
@@ -184,7 +184,7 @@ def test_what_a_role_may_not_is_told(
     near: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["fleet", "token", "looker", "--role", "viewer", "--json"]) == 0
-    monkeypatch.setenv(api_client.TOKEN, said(capsys)["tokens"][0])
+    monkeypatch.setenv(api_client.TOKEN_VARIABLE, said(capsys)["tokens"][0])
     assert main(["fleet", "status"]) == 0
     assert main(["fleet", "invite"]) == 2
     assert "may not invite devices" in capsys.readouterr().err
@@ -193,8 +193,8 @@ def test_what_a_role_may_not_is_told(
 def test_a_server_that_is_gone_is_nobody_s_input(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(api_client.SERVER, "http://127.0.0.1:9")
-    monkeypatch.setenv(api_client.TOKEN, "t")
+    monkeypatch.setenv(api_client.SERVER_VARIABLE, "http://127.0.0.1:9")
+    monkeypatch.setenv(api_client.TOKEN_VARIABLE, "t")
     assert main(["fleet", "status", "--json"]) == 1
     assert "cannot be reached" in capsys.readouterr().out
     assert main(["fleet", "status"]) == 1
@@ -240,8 +240,8 @@ def test_whatever_answers_there_is_told_in_words(
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        monkeypatch.setenv(api_client.SERVER, f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setenv(api_client.TOKEN, "t")
+        monkeypatch.setenv(api_client.SERVER_VARIABLE, f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv(api_client.TOKEN_VARIABLE, "t")
         assert main(["fleet", "status"]) == code
     finally:
         server.shutdown()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.certify.certificate import certify, least_samples
+from edgewright.compress.certify.certificate import certify, min_samples_to_certify
 from edgewright.compress.certify.look_ledger import LookLedger
 from edgewright.contract.certificate import Certificate
 from edgewright.contract.errors import DataError
@@ -46,34 +46,38 @@ def judge_scores(
 
 def test_few_losses_are_certified_many_refuted_and_what_is_between_left_open(tmp_path: Path) -> None:
     certified = judge(tmp_path, 2, 1, 4000, data="a")
-    assert (certified.verdict, certified.more_samples, certified.method) == ("certified", None, "exact")
+    assert (certified.verdict, certified.additional_samples_needed, certified.method) == (
+        "certified",
+        None,
+        "exact",
+    )
     assert certified.upper_bound <= 0.005
     refuted = judge(tmp_path, 60, 5, 4000, data="b")
-    assert (refuted.verdict, refuted.more_samples) == ("refuted", None)
+    assert (refuted.verdict, refuted.additional_samples_needed) == ("refuted", None)
     assert refuted.lower_bound > 0.005
     unsettled = judge(tmp_path, 10, 4, 1000, data="c")
     assert unsettled.verdict == "insufficient data"
-    assert unsettled.more_samples is None
+    assert unsettled.additional_samples_needed is None
     assert "more likely refute" in unsettled.reason
 
 
 def test_samples_asked_for_would_settle_it(tmp_path: Path) -> None:
     short = judge(tmp_path, 2, 0, 1000, data="a")
     assert short.verdict == "insufficient data"
-    assert short.more_samples is not None
-    assert str(short.more_samples) in short.reason
-    samples = 1000 + short.more_samples
+    assert short.additional_samples_needed is not None
+    assert str(short.additional_samples_needed) in short.reason
+    samples = 1000 + short.additional_samples_needed
     enough = judge(tmp_path, -(-2 * samples // 1000), 0, samples, data="b")
     assert enough.verdict == "certified"
-    fewer = 1000 + int(0.8 * short.more_samples)
+    fewer = 1000 + int(0.8 * short.additional_samples_needed)
     assert judge(tmp_path, -(-2 * fewer // 1000), 0, fewer, data="c").verdict == "insufficient data"
 
 
 def test_the_least_samples_certify_without_a_flip(tmp_path: Path) -> None:
-    least = least_samples(0.005, 0.95)
+    least = min_samples_to_certify(0.005, 0.95)
     assert judge(tmp_path, 0, 0, least, data="a").verdict == "certified"
     short = judge(tmp_path, 0, 0, least - 30, data="b")
-    assert (short.verdict, short.more_samples) == ("insufficient data", 30)
+    assert (short.verdict, short.additional_samples_needed) == ("insufficient data", 30)
 
 
 def test_each_further_candidate_on_the_same_data_is_held_to_more(tmp_path: Path) -> None:
@@ -92,7 +96,7 @@ def test_a_floor_must_be_kept_with_a_bound_too(tmp_path: Path) -> None:
     assert "at least 0.8903" in kept.reason
     near = judge_scores(tmp_path, original, original, data="b", min_metric=0.895)
     assert near.verdict == "insufficient data"
-    assert near.more_samples is not None
+    assert near.additional_samples_needed is not None
     broken = judge_scores(tmp_path, original, original, data="c", min_metric=0.95)
     assert broken.verdict == "refuted"
     assert "below the limit of 0.95" in broken.reason
@@ -104,12 +108,12 @@ def test_groups_widen_the_bound_and_few_of_them_say_nothing(tmp_path: Path) -> N
     groups = np.repeat([f"speaker {i}" for i in range(15)], 200)
     grouped = judge_scores(tmp_path, original, candidate, data="a", groups=groups, max_drop=0.02)
     alone = judge_scores(tmp_path, original, candidate, data="b", max_drop=0.02)
-    assert grouped.clusters == 15
+    assert grouped.cluster_count == 15
     assert grouped.method == "cluster t (asymptotic in clusters)"
     assert grouped.upper_bound > alone.upper_bound
     few = judge_scores(tmp_path, original, candidate, data="c", groups=np.arange(3000) % 4)
     assert few.verdict == "insufficient data"
-    assert (few.clusters, few.more_samples) == (4, None)
+    assert (few.cluster_count, few.additional_samples_needed) == (4, None)
     assert "at least 5 groups" in few.reason
     assert msgspec.json.decode(msgspec.json.encode(few), type=Certificate) == few
 
@@ -159,7 +163,7 @@ def test_a_metric_of_the_whole_set_is_bootstrapped_and_never_surer_than_no_flip_
 
 def test_a_handful_of_unbounded_scores_certifies_nothing(tmp_path: Path) -> None:
     few = judge_scores(tmp_path, np.ones(20), np.ones(20), kind="unbounded")
-    assert (few.verdict, few.more_samples) == ("insufficient data", 10)
+    assert (few.verdict, few.additional_samples_needed) == ("insufficient data", 10)
     assert "at least 30 samples" in few.reason
 
 

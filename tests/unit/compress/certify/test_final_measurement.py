@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgewright.compress.certify.final_measurement import judge_budget
+from edgewright.compress.certify.final_measurement import evaluate_budget
 from edgewright.contract.certificate import Certificate
-from edgewright.contract.compression_report import Figures
+from edgewright.contract.compression_report import ModelFigures
 from edgewright.contract.device_class import Budget
 
 ORIGIN = {"kind": "measured", "machine": "m", "method": "m"}
@@ -17,7 +17,7 @@ def figure(value: float, unit: str) -> dict[str, Any]:
     return {"value": value, "unit": unit, "origin": ORIGIN}
 
 
-def figures(**changes: Any) -> Figures:
+def figures(**changes: Any) -> ModelFigures:
     facts = {
         "path": "m.onnx",
         "sha256": "0",
@@ -32,7 +32,7 @@ def figures(**changes: Any) -> Figures:
         "title": "",
         "runtime": {},
     }
-    return msgspec.convert(facts | changes, Figures)
+    return msgspec.convert(facts | changes, ModelFigures)
 
 
 def certificate(**changes: Any) -> Certificate:
@@ -61,8 +61,8 @@ def certificate(**changes: Any) -> Certificate:
 
 
 def test_the_drop_alone_is_a_budget() -> None:
-    outcome = judge_budget(figures(), certificate(), Budget())
-    assert (outcome.met, outcome.binding, set(outcome.limits)) == (True, "max_drop", {"max_drop"})
+    outcome = evaluate_budget(figures(), certificate(), Budget())
+    assert (outcome.met, outcome.binding_limit, set(outcome.limits)) == (True, "max_drop", {"max_drop"})
     assert outcome.limits["max_drop"]["share"] == pytest.approx(0.75)
 
 
@@ -80,24 +80,24 @@ def test_the_drop_alone_is_a_budget() -> None:
 def test_every_limit_binds_when_it_is_broken_and_when_it_is_nearest(
     limit: str, tight: float, loose: float, name: str
 ) -> None:
-    broken = judge_budget(figures(), certificate(), Budget(**{limit: tight}))
-    assert (broken.met, broken.binding) == (False, name)
-    kept = judge_budget(figures(), certificate(), Budget(**{limit: loose}))
-    assert (kept.met, kept.binding) == (True, name)
+    broken = evaluate_budget(figures(), certificate(), Budget(**{limit: tight}))
+    assert (broken.met, broken.binding_limit) == (False, name)
+    kept = evaluate_budget(figures(), certificate(), Budget(**{limit: loose}))
+    assert (kept.met, kept.binding_limit) == (True, name)
     assert kept.limits[name]["kept"]
 
 
 def test_what_was_not_certified_is_not_kept() -> None:
-    outcome = judge_budget(figures(), certificate(verdict="insufficient data"), Budget(size_bytes=10_000))
-    assert (outcome.met, outcome.binding) == (False, "max_drop")
+    outcome = evaluate_budget(figures(), certificate(verdict="insufficient data"), Budget(size_bytes=10_000))
+    assert (outcome.met, outcome.binding_limit) == (False, "max_drop")
 
 
 def test_of_several_broken_limits_the_most_broken_binds() -> None:
-    outcome = judge_budget(figures(), certificate(), Budget(size_bytes=900, latency_p50_s=0.0001))
-    assert outcome.binding == "latency_p50_ms"
+    outcome = evaluate_budget(figures(), certificate(), Budget(size_bytes=900, latency_p50_seconds=0.0001))
+    assert outcome.binding_limit == "latency_p50_ms"
 
 
 def test_a_limit_that_could_not_be_measured_is_not_said_to_be_kept() -> None:
-    outcome = judge_budget(figures(energy_mj=None), certificate(), Budget(energy_j=1.0))
+    outcome = evaluate_budget(figures(energy_mj=None), certificate(), Budget(energy_j=1.0))
     assert not outcome.met
-    assert outcome.binding == "energy_mj"
+    assert outcome.binding_limit == "energy_mj"

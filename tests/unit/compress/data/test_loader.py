@@ -11,17 +11,17 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.datasets import load_diabetes, load_digits
 
-from edgewright.compress.data.loader import Dataset, Task, load_data
+from edgewright.compress.data.loader import Dataset, TaskKind, load_data
 from edgewright.contract.errors import DataError
 from edgewright.contract.model.preprocess import Preprocess
-from edgewright.contract.model.signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import ModelSignature, TensorSpec
 
 Spec = tuple[str, str, tuple[int | str, ...]]
 RNG = np.random.default_rng(0)
 
 
-def contract_of(*inputs: Spec, outputs: tuple[Spec, ...] = (("y", "float32", ("batch", 10)),)) -> InputContract:
-    return InputContract(
+def contract_of(*inputs: Spec, outputs: tuple[Spec, ...] = (("y", "float32", ("batch", 10)),)) -> ModelSignature:
+    return ModelSignature(
         inputs=tuple(TensorSpec(*spec) for spec in inputs), outputs=tuple(TensorSpec(*spec) for spec in outputs)
     )
 
@@ -65,7 +65,7 @@ def test_digits_load_from_npz_with_labels(npz: Callable[..., str]) -> None:
     dataset = load_data(npz(x=digits.images[:, None].astype(np.float32), y=digits.target), IMAGES)
     assert len(dataset) == 1797
     assert dataset.task == "classification"
-    assert dataset.feed(3)["image"].shape == (1, 1, 8, 8)
+    assert dataset.inputs_of(3)["image"].shape == (1, 1, 8, 8)
     assert dataset.labels is not None
     assert (dataset.labels == digits.target).all()
 
@@ -85,7 +85,7 @@ def test_a_subset_holds_its_samples_in_order(npz: Callable[..., str]) -> None:
     dataset = load_data(npz(x=floats(20, 64), y=ids(20), g=ids(20, 5)), ROWS, group="g")
     subset = dataset.subset([7, 3])
     assert len(subset) == 2
-    assert (subset.feed(0)["row"] == dataset.feed(7)["row"]).all()
+    assert (subset.inputs_of(0)["row"] == dataset.inputs_of(7)["row"]).all()
     assert subset.labels is not None
     assert subset.groups is not None
     assert subset.labels.tolist() == [7, 3]
@@ -95,10 +95,10 @@ def test_a_subset_holds_its_samples_in_order(npz: Callable[..., str]) -> None:
 
 def test_feeds_are_batched_only_where_the_model_takes_batches(npz: Callable[..., str]) -> None:
     free = load_data(npz(x=floats(20, 64), y=ids(20)), ROWS)
-    assert [len(feed["row"]) for feed in free.feeds(range(20), ROWS, batch=8)] == [8, 8, 4]
+    assert [len(feed["row"]) for feed in free.batches(range(20), ROWS, batch=8)] == [8, 8, 4]
     fixed = contract_of(("row", "float32", (1, 64)))
     dataset = load_data(npz(x=floats(20, 64), y=ids(20)), fixed)
-    assert [feed["row"].shape for feed in dataset.feeds([4, 5], fixed)] == [(1, 64), (1, 64)]
+    assert [feed["row"].shape for feed in dataset.batches([4, 5], fixed)] == [(1, 64), (1, 64)]
 
 
 def test_several_inputs_with_whole_tensors_states_and_scalars(npz: Callable[..., str]) -> None:
@@ -107,7 +107,7 @@ def test_several_inputs_with_whole_tensors_states_and_scalars(npz: Callable[...,
     )
     path = npz(input=floats(12, 16), state=np.zeros((12, 2, 1, 8), np.float32), sr=np.full(12, 16000))
     own = load_data(path, contract)
-    assert {name: array.shape for name, array in own.feed(0).items()} == {
+    assert {name: array.shape for name, array in own.inputs_of(0).items()} == {
         "input": (1, 16),
         "state": (2, 1, 8),
         "sr": (),
@@ -115,8 +115,8 @@ def test_several_inputs_with_whole_tensors_states_and_scalars(npz: Callable[...,
     assert own.task == "fidelity"
     path = npz(input=floats(12, 1, 16), state=np.zeros((2, 1, 8), np.float32), sr=np.array(16000))
     shared = load_data(path, contract)
-    assert shared.feed(11)["sr"] == 16000
-    assert shared.feed(11)["state"].shape == (2, 1, 8)
+    assert shared.inputs_of(11)["sr"] == 16000
+    assert shared.inputs_of(11)["state"].shape == (2, 1, 8)
     assert noted(shared, "share one 'sr'")
     assert noted(shared, "share one 'state'")
 
@@ -124,12 +124,12 @@ def test_several_inputs_with_whole_tensors_states_and_scalars(npz: Callable[...,
 def test_a_fixed_batch_of_one_takes_samples_either_way(npz: Callable[..., str]) -> None:
     contract = contract_of(("x", "float32", (1, 3, 4, 5)))
     for shape in ((11, 3, 4, 5), (11, 1, 3, 4, 5)):
-        assert load_data(npz(x=floats(*shape)), contract).feed(0)["x"].shape == (1, 3, 4, 5)
+        assert load_data(npz(x=floats(*shape)), contract).inputs_of(0)["x"].shape == (1, 3, 4, 5)
 
 
 def test_grey_images_get_their_channel_axis_and_it_is_noted(npz: Callable[..., str]) -> None:
     dataset = load_data(npz(x=floats(12, 8, 8), y=ids(12)), IMAGES)
-    assert dataset.feed(0)["image"].shape == (1, 1, 8, 8)
+    assert dataset.inputs_of(0)["image"].shape == (1, 1, 8, 8)
     assert noted(dataset, "axis 1 of size 1")
 
 
@@ -145,7 +145,7 @@ def test_a_fixed_batch_of_many_is_refused(npz: Callable[..., str]) -> None:
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int16, np.bool_])
 def test_harmless_conversions_are_done_and_noted(npz: Callable[..., str], dtype: type) -> None:
     dataset = load_data(npz(x=(floats(12, 64) * 9).astype(dtype), y=ids(12)), ROWS)
-    assert dataset.feed(0)["row"].dtype == np.float32
+    assert dataset.inputs_of(0)["row"].dtype == np.float32
     assert noted(dataset, "was converted to float32")
 
 
@@ -159,7 +159,7 @@ def test_declared_preprocessing_is_applied(npz: Callable[..., str]) -> None:
     steps = Preprocess(dtype="uint8", scale=1 / 255, mean=(0.5,), std=(0.25,), layout="NCHW")
     dataset = load_data(npz(x=raw, y=ids(12)), IMAGES, preprocess=steps)
     expected = (raw[3].transpose(2, 0, 1) / 255 - 0.5) / 0.25
-    np.testing.assert_allclose(dataset.feed(3)["image"][0], expected, atol=1e-6)
+    np.testing.assert_allclose(dataset.inputs_of(3)["image"][0], expected, atol=1e-6)
     assert not noted(dataset, "unscaled")
     assert dataset.preprocess == steps
     assert "[preprocess] declares uint8" in refused(
@@ -175,7 +175,7 @@ def test_fractions_for_an_integer_input_are_refused(npz: Callable[..., str]) -> 
 def test_integers_out_of_the_inputs_range_are_refused(npz: Callable[..., str]) -> None:
     contract = contract_of(("x", "int8", ("batch", 4)))
     fits = load_data(npz(x=np.full((12, 4), -128), y=ids(12)), contract)
-    assert fits.feed(0)["x"].dtype == np.int8
+    assert fits.inputs_of(0)["x"].dtype == np.int8
     assert "ranges over" in refused(npz(x=np.full((12, 4), 200), y=ids(12)), contract)
 
 
@@ -324,14 +324,14 @@ def test_a_csv_table_gives_features_labels_and_groups(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text(CSV)
     dataset = load_data(str(path), FOUR, label="kind", group="who")
-    assert dataset.feed(2)["row"].tolist() == [[2, 4, 2, 0.5]]
+    assert dataset.inputs_of(2)["row"].tolist() == [[2, 4, 2, 0.5]]
     assert dataset.labels is not None
     assert dataset.labels[:4].tolist() == [0, 1, 2, 0]
     assert dataset.groups is not None
     assert dataset.groups[1] == "p1"
     assert noted(dataset, "features are all 4 other columns of table.csv: a, b, c, d")
     reordered = load_data(str(path), FOUR, label="kind", features=["d", "c", "b", "a"])
-    assert reordered.feed(2)["row"].tolist() == [[0.5, 2, 4, 2]]
+    assert reordered.inputs_of(2)["row"].tolist() == [[0.5, 2, 4, 2]]
 
 
 def test_parquet_gives_the_same_as_csv(tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def test_table_columns_become_samples_of_the_models_shape(tmp_path: Path) -> Non
     (tmp_path / "t.csv").write_text(CSV)
     contract = contract_of(("x", "float32", ("n", 2, 2)), outputs=FOUR_OUTPUT)
     dataset = load_data(str(tmp_path / "t.csv"), contract, label="kind", features=list("abcd"))
-    assert dataset.feed(2)["x"].tolist() == [[[2, 4], [2, 0.5]]]
+    assert dataset.inputs_of(2)["x"].tolist() == [[[2, 4], [2, 0.5]]]
     assert noted(dataset, "row by row")
 
 
@@ -449,7 +449,7 @@ def test_inputs_that_are_all_shared_are_refused(npz: Callable[..., str]) -> None
     ],
 )
 def test_labels_that_do_not_fit_the_task_are_refused(
-    npz: Callable[..., str], labels: NDArray[Any], task: Task | None, said: str
+    npz: Callable[..., str], labels: NDArray[Any], task: TaskKind | None, said: str
 ) -> None:
     assert said in refused(npz(row=floats(12, 4), y=labels), FOUR, task=task)
 

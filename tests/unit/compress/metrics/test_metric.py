@@ -9,22 +9,22 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, r2_score
 
-from edgewright.compress.data.dataset import Dataset, Task
-from edgewright.compress.metrics.metric import Metric, agreement, choose_metric, sqnr_db
+from edgewright.compress.data.dataset import Dataset, TaskKind
+from edgewright.compress.metrics.metric import Metric, choose_metric, output_sqnr_db, top1_agreement
 from edgewright.contract.errors import CandidateError, DataError, ModelError
-from edgewright.contract.model.signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import ModelSignature, TensorSpec
 
 RNG = np.random.default_rng(0)
 
 
-def contract(outputs: int = 1) -> InputContract:
-    return InputContract(
+def contract(outputs: int = 1) -> ModelSignature:
+    return ModelSignature(
         (TensorSpec("x", "float32", ("n", 3)),),
         tuple(TensorSpec(f"y{i}", "float32", ("n", 3)) for i in range(outputs)),
     )
 
 
-def dataset(task: Task, labels: NDArray[Any] | None, count: int = 50) -> Dataset:
+def dataset(task: TaskKind, labels: NDArray[Any] | None, count: int = 50) -> Dataset:
     x = RNG.standard_normal((count, 1, 3)).astype(np.float32)
     return Dataset({"x": x}, labels, None, task, fingerprint="")
 
@@ -103,7 +103,7 @@ def test_unlabelled_classifiers_are_judged_by_agreement_and_others_by_fidelity()
     flipped[:5] = -flipped[:5]
     metric = choose_metric(data, contract(), "agreement", [scores])
     assert mean(metric, data, [flipped], [scores]) == 0.9
-    assert agreement([scores], [flipped]) == 0.9
+    assert top1_agreement([scores], [flipped]) == 0.9
 
 
 def test_30_db_of_noise_is_a_fidelity_of_0_999() -> None:
@@ -112,10 +112,10 @@ def test_30_db_of_noise_is_a_fidelity_of_0_999() -> None:
     noisy = truth + RNG.standard_normal(truth.shape) * 10 ** (-30 / 20)
     metric = choose_metric(data, contract(), "fidelity", [truth])
     assert mean(metric, data, [noisy], [truth]) == pytest.approx(0.999, abs=2e-5)
-    assert sqnr_db([truth], [noisy]) == pytest.approx(30, abs=0.1)
-    assert sqnr_db([truth, truth], [truth, noisy]) == pytest.approx(30, abs=0.1), "of the worst output"
-    assert sqnr_db([truth], [truth]) == 200
-    assert sqnr_db([truth], [truth * np.nan]) == -200
+    assert output_sqnr_db([truth], [noisy]) == pytest.approx(30, abs=0.1)
+    assert output_sqnr_db([truth, truth], [truth, noisy]) == pytest.approx(30, abs=0.1), "of the worst output"
+    assert output_sqnr_db([truth], [truth]) == 200
+    assert output_sqnr_db([truth], [truth * np.nan]) == -200
 
 
 def test_fidelity_is_that_of_the_worst_output() -> None:
@@ -126,7 +126,7 @@ def test_fidelity_is_that_of_the_worst_output() -> None:
 
 
 def test_class_ids_before_the_probabilities_are_passed_over() -> None:
-    both = InputContract(
+    both = ModelSignature(
         (TensorSpec("x", "float32", ("n", 3)),),
         (TensorSpec("label", "int64", ("n",)), TensorSpec("probabilities", "float32", ("n", 3))),
     )
@@ -156,7 +156,7 @@ def test_a_candidate_that_answers_nan_is_refused() -> None:
         ("fidelity", "no_such:metric", "cannot be imported"),
     ],
 )
-def test_metrics_that_the_data_does_not_allow_are_refused(task: Task, name: str, said: str) -> None:
+def test_metrics_that_the_data_does_not_allow_are_refused(task: TaskKind, name: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
         choose_metric(dataset(task, None), contract(), name, [RNG.standard_normal((50, 3))])
 

@@ -9,9 +9,9 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.model.embedding_output import EMBEDDING, expose
-from edgewright.compress.model.graph import Graph, clean, optimized
-from edgewright.compress.quantize.activation_ranges import observe
+from edgewright.compress.model.embedding_output import EMBEDDING_OUTPUT, expose_embedding
+from edgewright.compress.model.graph import Graph, clean_model, optimized
+from edgewright.compress.quantize.activation_ranges import collect_statistics
 from edgewright.compress.quantize.static_int8 import StaticInt8, quantize_static, tensors_to_observe
 from edgewright.contract.errors import CandidateError
 
@@ -27,7 +27,7 @@ def weights(*shape: int) -> NDArray[np.float32]:
 def test_the_last_layer_turns_the_embedding_into_the_logits(
     digits_proto: onnx.ModelProto, digits_batch: NDArray[np.float32], answers: Run
 ) -> None:
-    exposed = expose(digits_proto)
+    exposed = expose_embedding(digits_proto)
     onnx.checker.check_model(exposed, full_check=True)
     logits, embedding = answers(exposed, image=digits_batch)
     np.testing.assert_allclose(logits, answers(digits_proto, image=digits_batch)[0], rtol=1e-5, atol=1e-6)
@@ -36,17 +36,17 @@ def test_the_last_layer_turns_the_embedding_into_the_logits(
     last = next(node for node in reversed(graph.nodes) if node.op_type == "Gemm")
     weight, bias = (graph.constants[name] for name in last.input[1:])
     np.testing.assert_allclose(embedding @ weight.T + bias, logits, rtol=1e-4, atol=1e-4)
-    assert exposed.graph.output[1].name == EMBEDDING
+    assert exposed.graph.output[1].name == EMBEDDING_OUTPUT
     assert exposed.graph.output[1].type.tensor_type.shape.dim[1].dim_value == 64
 
 
 def test_an_integer_graph_keeps_its_answers_and_kernels(
     digits_proto: onnx.ModelProto, digits_batch: NDArray[np.float32], answers: Run
 ) -> None:
-    cleaned = clean(digits_proto)
-    seen = observe(cleaned, tensors_to_observe(Graph(cleaned)), [{"image": digits_batch}])
+    cleaned = clean_model(digits_proto)
+    seen = collect_statistics(cleaned, tensors_to_observe(Graph(cleaned)), [{"image": digits_batch}])
     model = quantize_static(cleaned, StaticInt8(), seen)
-    exposed = expose(model)
+    exposed = expose_embedding(model)
     np.testing.assert_array_equal(answers(exposed, image=digits_batch)[0], answers(model, image=digits_batch)[0])
     kinds = [[node.op_type for node in optimized(one, "all").graph.node] for one in (model, exposed)]
     assert kinds[1].count("QLinearConv") == kinds[0].count("QLinearConv") > 0
@@ -61,7 +61,9 @@ def test_positions_are_averaged(built: Build, answers: Run) -> None:
         " { r = Relu(x) c = Conv(r, w) p = GlobalAveragePool(c) y = Flatten(p) }",
         w=weights(2, 5, 1, 1),
     )
-    np.testing.assert_allclose(answers(expose(model), x=x)[1], np.maximum(x, 0).mean(axis=(2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(
+        answers(expose_embedding(model), x=x)[1], np.maximum(x, 0).mean(axis=(2, 3)), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("opset", [17, 18])
@@ -70,15 +72,15 @@ def test_rows_of_a_sequence_are_averaged(built: Build, answers: Run, opset: int)
     model = built(
         "g (float[n,7,5] x) => (float[n,7,2] y) { r = Relu(x) y = MatMul(r, w) }", opset=opset, w=weights(5, 2)
     )
-    np.testing.assert_allclose(answers(expose(model), x=x)[1], np.maximum(x, 0).mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(answers(expose_embedding(model), x=x)[1], np.maximum(x, 0).mean(axis=1), rtol=1e-5)
 
 
 def test_what_has_no_embedding_is_refused(built: Build, digits_proto: onnx.ModelProto) -> None:
     linear = built("g (float[n,6] x) => (float[n,4] y) { y = MatMul(x, w) }", w=weights(6, 4))
     with pytest.raises(CandidateError, match="no layer before"):
-        expose(linear)
+        expose_embedding(linear)
     with pytest.raises(CandidateError, match="exposed already"):
-        expose(expose(digits_proto))
+        expose_embedding(expose_embedding(digits_proto))
 
 
 @pytest.mark.shared
@@ -92,6 +94,6 @@ def test_peer_models_have_an_embedding(name: str, features: int, answers: Run) -
     given = model.graph.input[0]
     shape = [axis.dim_value or 1 for axis in given.type.tensor_type.shape.dim]
     x = np.random.default_rng(0).random(shape).astype(np.float32)
-    result = answers(expose(model), **{given.name: x})
+    result = answers(expose_embedding(model), **{given.name: x})
     np.testing.assert_allclose(result[0], answers(model, **{given.name: x})[0], rtol=1e-4, atol=1e-4)
     assert result[1].shape == (1, features)

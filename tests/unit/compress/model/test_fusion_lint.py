@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edgewright.compress.model.fusion_lint import lint, mend
-from edgewright.compress.model.graph import Graph, clean
-from edgewright.compress.quantize.activation_ranges import observe
+from edgewright.compress.model.fusion_lint import fix_model, lint_model
+from edgewright.compress.model.graph import Graph, clean_model
+from edgewright.compress.quantize.activation_ranges import collect_statistics
 from edgewright.compress.quantize.dynamic_int8 import DynamicInt8, quantize_dynamic
 from edgewright.compress.quantize.static_int8 import StaticInt8, integer_layers, quantize_static, tensors_to_observe
 from edgewright.contract.errors import CandidateError
@@ -32,27 +32,27 @@ def codes(*shape: int) -> NDArray[np.int8]:
 
 
 def rules(model: onnx.ModelProto) -> set[str]:
-    return {finding.rule for finding in lint(model).findings}
+    return {finding.rule for finding in lint_model(model).findings}
 
 
 @pytest.fixture
 def digits_in_form(
     digits_proto: onnx.ModelProto, digits_batch: NDArray[np.float32]
 ) -> Callable[[StaticInt8], onnx.ModelProto]:
-    cleaned = clean(digits_proto)
-    seen = observe(cleaned, tensors_to_observe(Graph(cleaned)), [{"image": digits_batch}])
+    cleaned = clean_model(digits_proto)
+    seen = collect_statistics(cleaned, tensors_to_observe(Graph(cleaned)), [{"image": digits_batch}])
     return lambda step: quantize_static(cleaned, step, seen)
 
 
 def test_a_float_network_has_nothing_to_mend(digits_proto: onnx.ModelProto) -> None:
-    found = lint(digits_proto)
+    found = lint_model(digits_proto)
     assert found.findings == ()
     assert (found.layers, found.integer_layers, found.conversions) == (9, 0, 0)
     assert found.fused_fraction == 0
 
 
 def test_a_fused_network_has_no_findings(digits_in_form: Callable[[StaticInt8], onnx.ModelProto]) -> None:
-    found = lint(digits_in_form(StaticInt8()))
+    found = lint_model(digits_in_form(StaticInt8()))
     assert found.findings == ()
     assert found.fused_fraction == 1
 
@@ -65,10 +65,10 @@ def test_signed_activations_are_found_and_mended_to_a_fully_fused_network(
 ) -> None:
     signed = digits_in_form(StaticInt8(activations="int8"))
     assert "signed activations" in rules(signed)
-    mended, done = mend(signed)
+    mended, done = fix_model(signed)
     assert any("unsigned" in deed for deed in done)
-    assert lint(mended).fused_fraction == 1
-    assert not lint(mended).findings
+    assert lint_model(mended).fused_fraction == 1
+    assert not lint_model(mended).findings
     # The same integers, shifted; only the runtime's rounding of biases may differ.
     before = answers(signed, "disable", image=digits_batch)
     after = answers(mended, "disable", image=digits_batch)
@@ -79,8 +79,8 @@ def test_signed_activations_are_found_and_mended_to_a_fully_fused_network(
 def test_a_float_layer_among_integers_is_found(
     digits_in_form: Callable[[StaticInt8], onnx.ModelProto], digits_proto: onnx.ModelProto
 ) -> None:
-    layers = [weight.layer for weight in integer_layers(Graph(clean(digits_proto)))]
-    found = lint(digits_in_form(StaticInt8(float_layers=(layers[4],))))
+    layers = [weight.layer for weight in integer_layers(Graph(clean_model(digits_proto)))]
+    found = lint_model(digits_in_form(StaticInt8(float_layers=(layers[4],))))
     assert {finding.rule for finding in found.findings} == {"float layer among integers"}
     assert found.integer_layers == found.layers - 1
 
@@ -107,11 +107,11 @@ def half_quantised(built: Build) -> onnx.ModelProto:
 
 
 def test_an_output_that_is_not_quantised_is_found(half_quantised: onnx.ModelProto) -> None:
-    found = [finding for finding in lint(half_quantised).findings if finding.rule == "unquantized output"]
+    found = [finding for finding in lint_model(half_quantised).findings if finding.rule == "unquantized output"]
     assert len(found) == 1
-    assert not found[0].mendable
-    assert found[0].why
-    assert found[0].remedy
+    assert not found[0].fixable
+    assert found[0].reason
+    assert found[0].next_step
 
 
 def test_a_missing_zero_point_is_found_and_written_out(built: Build, answers: Run) -> None:
@@ -129,9 +129,9 @@ def test_a_missing_zero_point_is_found_and_written_out(built: Build, answers: Ru
         codes=codes(16, 8),
     )
     assert "missing zero point" in rules(model)
-    mended, done = mend(model)
+    mended, done = fix_model(model)
     assert any("zero point" in deed for deed in done)
-    assert lint(mended).fused_fraction == 1
+    assert lint_model(mended).fused_fraction == 1
     x = normal(5, 16)
     step = 0.02  # of the output: fused kernels may round a tie the other way
     np.testing.assert_allclose(answers(mended, x=x)[0], answers(model, x=x)[0], atol=1.01 * step)
@@ -141,9 +141,9 @@ def test_weights_that_are_inputs_are_found_and_freed(built: Build, answers: Run)
     model = built("g (float[n,16] x) => (float[n,8] y) { y = MatMul(x, w) }", w=normal(16, 8))
     model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [16, 8]))
     assert rules(model) == {"weights as inputs"}
-    mended, done = mend(model)
+    mended, done = fix_model(model)
     assert any("inputs" in deed for deed in done)
-    assert not lint(mended).findings
+    assert not lint_model(mended).findings
     x = normal(3, 16)
     np.testing.assert_allclose(answers(mended, x=x)[0], answers(model, x=x)[0], rtol=1e-5)
 
@@ -157,7 +157,7 @@ def test_dynamic_convolutions_are_called_slow(built: Build) -> None:
         }""",
         w=codes(8, 4, 3, 3),
     )
-    found = lint(model)
+    found = lint_model(model)
     assert [finding.rule for finding in found.findings] == ["slow operator"]
     assert "ConvInteger" in found.findings[0].where
 
@@ -184,7 +184,7 @@ def test_leftover_pairs_are_counted(built: Build) -> None:
 
 def test_dynamic_matrix_products_count_as_integers(built: Build) -> None:
     model = built("g (float[n,16] x) => (float[n,8] y) { y = MatMul(x, w) }", w=normal(16, 8))
-    assert lint(quantize_dynamic(model, DynamicInt8())).fused_fraction == 1
+    assert lint_model(quantize_dynamic(model, DynamicInt8())).fused_fraction == 1
 
 
 def test_signed_samples_at_the_door_get_one_conversion(built: Build, answers: Run) -> None:
@@ -201,8 +201,8 @@ def test_signed_samples_at_the_door_get_one_conversion(built: Build, answers: Ru
         z=np.int8(0),
         first=codes(8, 4, 3, 3),
     )
-    mended, _ = mend(model)
-    assert lint(mended).fused_fraction == 1
+    mended, _ = fix_model(model)
+    assert lint_model(mended).fused_fraction == 1
     assert [value.type.tensor_type.elem_type for value in mended.graph.input] == [TensorProto.INT8]
     x = codes(2, 4, 8, 8)
     before, after = answers(model, "disable", x=x)[0], answers(mended, "disable", x=x)[0]
@@ -211,4 +211,4 @@ def test_signed_samples_at_the_door_get_one_conversion(built: Build, answers: Ru
 
 def test_a_graph_that_does_not_load_is_an_error_of_the_candidate(built: Build) -> None:
     with pytest.raises(CandidateError):
-        lint(built("g (float[n] x) => (float[n] y) { y = NoSuchThing(x) }"))
+        lint_model(built("g (float[n] x) => (float[n] y) { y = NoSuchThing(x) }"))

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgewright.compress.model.graph import Graph, clean, names_read, raise_opset, session_bytes, walk
-from edgewright.compress.model.strip_metadata import compact
+from edgewright.compress.model.graph import Graph, clean_model, names_read, raise_opset, session_bytes, walk_nodes
+from edgewright.compress.model.strip_metadata import strip_model
 from edgewright.contract.errors import CandidateError
 
 Build = Callable[..., onnx.ModelProto]
@@ -25,13 +25,13 @@ def normal(*shape: int) -> NDArray[np.float32]:
 
 
 def operators(model: onnx.ModelProto) -> list[str]:
-    return [node.op_type for node in walk(model.graph.node)]
+    return [node.op_type for node in walk_nodes(model.graph.node)]
 
 
 def test_cleaning_keeps_the_answers_of_a_trained_network(
     digits_proto: onnx.ModelProto, digits_batch: NDArray[np.float32], answers: Run, decibels: Decibels
 ) -> None:
-    cleaned = clean(digits_proto)
+    cleaned = clean_model(digits_proto)
     assert decibels(answers(digits_proto, image=digits_batch), answers(cleaned, image=digits_batch)) > 100
     assert Graph(cleaned).input_names == ["image"]
     assert Graph(cleaned).output_names == Graph(digits_proto).output_names
@@ -39,7 +39,7 @@ def test_cleaning_keeps_the_answers_of_a_trained_network(
 
 def test_cleaning_leaves_the_model_that_it_was_given_as_it_was(digits_proto: onnx.ModelProto) -> None:
     before = digits_proto.SerializeToString()
-    compact(clean(digits_proto))
+    strip_model(clean_model(digits_proto))
     assert digits_proto.SerializeToString() == before
 
 
@@ -63,7 +63,7 @@ def normalised(built: Build) -> onnx.ModelProto:
 def test_batch_normalisation_goes_into_the_convolution(
     normalised: onnx.ModelProto, answers: Run, decibels: Decibels
 ) -> None:
-    cleaned = clean(normalised)
+    cleaned = clean_model(normalised)
     assert operators(cleaned) == ["Conv", "Relu"]
     x = normal(2, 3, 6, 6)
     assert decibels(answers(normalised, "disable", x=x), answers(cleaned, x=x)) > 100
@@ -91,7 +91,7 @@ def test_old_operator_sets_are_raised_with_the_same_answers(
         shape = list(tensor.dims)
         model.graph.input.append(helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, shape))
     model.ir_version = 3
-    cleaned = clean(model)
+    cleaned = clean_model(model)
     assert Graph(cleaned).opset >= 13
     assert [value.name for value in cleaned.graph.input] == ["x"]
     x = normal(2, 3, 6, 6)
@@ -109,7 +109,7 @@ def test_weights_are_taken_off_the_list_of_inputs(normalised: onnx.ModelProto, a
         normalised.graph.input.append(
             helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, list(tensor.dims))
         )
-    cleaned = clean(normalised)
+    cleaned = clean_model(normalised)
     assert [value.name for value in cleaned.graph.input] == ["x"]
     np.testing.assert_allclose(answers(cleaned, x=np.ones((1, 3, 6, 6), np.float32))[0], before[0], rtol=1e-4)
 
@@ -123,7 +123,7 @@ def test_constant_nodes_become_initializers(built: Build, answers: Run) -> None:
             y = Add(h, same)
         }"""
     )
-    cleaned = clean(model)
+    cleaned = clean_model(model)
     assert "Constant" not in operators(cleaned)
     assert len(cleaned.graph.initializer) == 1  # equal ones once
     x = normal(3, 2)
@@ -162,7 +162,7 @@ def test_constants_of_branches_are_lifted_and_stay_apart(
     branching: onnx.ModelProto, answers: Run, go: bool
 ) -> None:
     x = normal(2, 3)
-    for made in (clean(branching), compact(clean(branching))):
+    for made in (clean_model(branching), strip_model(clean_model(branching))):
         assert "Constant" not in operators(made)
         for have, want in zip(
             answers(made, x=x, go=np.array(go)), answers(branching, "disable", x=x, go=np.array(go)), strict=True
@@ -188,7 +188,7 @@ def test_weights_stored_as_integers_become_floats(built: Build, answers: Run) ->
         steps=np.abs(normal(4)),
         zeros=np.array([1, -2, 3, 0], np.int8),
     )
-    cleaned = clean(model)
+    cleaned = clean_model(model)
     assert operators(cleaned) == ["MatMul"]
     x = normal(3, 6)
     np.testing.assert_allclose(answers(cleaned, x=x)[0], answers(model, x=x)[0], rtol=1e-4, atol=1e-4)
@@ -206,7 +206,7 @@ def test_weights_stored_in_blocks_are_cleaned_with_the_same_answers(built: Build
     )
     model.ir_version = 10
     x = normal(3, 8)
-    np.testing.assert_allclose(answers(clean(model), x=x)[0], answers(model, x=x)[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(answers(clean_model(model), x=x)[0], answers(model, x=x)[0], rtol=1e-4, atol=1e-4)
 
 
 def test_integer_weights_stay_where_activations_are_integers(built: Build) -> None:
@@ -222,14 +222,14 @@ def test_integer_weights_stay_where_activations_are_integers(built: Build) -> No
         z=np.uint8(128),
         zw=np.int8(0),
     )
-    assert operators(clean(model)).count("DequantizeLinear") == 2
+    assert operators(clean_model(model)).count("DequantizeLinear") == 2
 
 
 def test_compacting_keeps_names_of_inputs_and_outputs_and_every_answer(
     digits_proto: onnx.ModelProto, digits_batch: NDArray[np.float32], answers: Run
 ) -> None:
-    cleaned = clean(digits_proto)
-    small = compact(cleaned)
+    cleaned = clean_model(digits_proto)
+    small = strip_model(cleaned)
     assert small.ByteSize() < cleaned.ByteSize()
     assert Graph(small).input_names == Graph(digits_proto).input_names
     assert Graph(small).output_names == Graph(digits_proto).output_names
@@ -250,7 +250,7 @@ def test_short_names_never_meet_names_that_stay(built: Build, answers: Run) -> N
         v=normal(3),
     )
     feed = {"b": normal(2, 3), "c": normal(2, 3)}
-    small = compact(model)
+    small = strip_model(model)
     for have, want in zip(answers(small, **feed), answers(model, **feed), strict=True):
         np.testing.assert_array_equal(have, want)
 
@@ -267,13 +267,13 @@ def test_fresh_names_are_never_taken(built: Build) -> None:
         ew_scale_5=normal(3),
     )
     graph = Graph(model)
-    names = [graph.fresh("scale") for _ in range(20)]
+    names = [graph.unique_name("scale") for _ in range(20)]
     assert len(set(names)) == 20
     assert not set(names) & {f"ew_scale_{i}" for i in range(1, 8)}
     for _ in range(3):  # a copy of a copy does not know which names were given out, but sees those in use
-        graph.node("Relu", ["ew_scale_1"], [graph.fresh("scale")])
-    again = Graph(Graph(graph.model()).proto)
-    assert again.fresh("scale") not in {name for node in graph.nodes for name in node.output}
+        graph.make_node("Relu", ["ew_scale_1"], [graph.unique_name("scale")])
+    again = Graph(Graph(graph.to_model()).proto)
+    assert again.unique_name("scale") not in {name for node in graph.nodes for name in node.output}
 
 
 def test_nodes_with_equal_or_no_names_get_names_of_their_own(built: Build) -> None:
@@ -306,7 +306,7 @@ def test_pruning_drops_what_no_output_needs(built: Build) -> None:
 def test_an_output_that_is_an_input_or_a_constant_survives(built: Build, answers: Run) -> None:
     model = built("g (float[n] x) => (float[n] y, float[1] w) { y = Relu(x) }", w=np.array([4], np.float32))
     x = np.array([-1, 2], np.float32)
-    for made in (clean(model), compact(clean(model))):
+    for made in (clean_model(model), strip_model(clean_model(model))):
         y, w = answers(made, x=x)
         assert y.tolist() == [0, 2]
         assert w.tolist() == [4]
@@ -329,4 +329,4 @@ def test_sparse_initializers_survive(answers: Run) -> None:
     graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4]))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     x = np.ones(4, np.float32)
-    assert answers(compact(clean(model)), x=x)[0].tolist() == [1, 3, 1, 4]
+    assert answers(strip_model(clean_model(model)), x=x)[0].tolist() == [1, 3, 1, 4]

@@ -64,7 +64,7 @@ def test_a_valid_model_is_read_with_its_contract(tmp_path: Path) -> None:
         ("x", "float32", ("batch", 2))
     ]
     assert model.contract.outputs[0].shape == ("batch", 2), "inferred where the file leaves it out"
-    assert model.contract.takes_batches
+    assert model.contract.has_free_batch_axis
 
 
 def test_initializers_listed_as_inputs_are_not_inputs(tmp_path: Path) -> None:

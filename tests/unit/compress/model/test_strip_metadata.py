@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgewright.compress.model.graph import session_bytes
-from edgewright.compress.model.strip_metadata import compact
+from edgewright.compress.model.strip_metadata import strip_model
 
 
 def convolution(**attributes: Any) -> onnx.ModelProto:
@@ -42,11 +42,11 @@ def answers(model: onnx.ModelProto) -> NDArray[np.float32]:
 )
 def test_attributes_that_say_what_goes_without_saying_are_left_out(written: dict[str, Any], kept: set[str]) -> None:
     model = convolution(**written)
-    small = compact(model)
+    small = strip_model(model)
     assert {attribute.name for attribute in small.graph.node[0].attribute} == kept
     np.testing.assert_array_equal(answers(small), answers(model))
     assert small.graph.node[0].name == ""
-    assert compact(small) == small
+    assert strip_model(small) == small
 
 
 def test_operators_that_the_standard_does_not_know_keep_theirs() -> None:
@@ -54,4 +54,4 @@ def test_operators_that_the_standard_does_not_know_keep_theirs() -> None:
     model.graph.node[0].domain = "com.example"
     model.graph.node[0].attribute.append(helper.make_attribute("group", 1))
     model.opset_import.append(helper.make_opsetid("com.example", 1))
-    assert [attribute.name for attribute in compact(model).graph.node[0].attribute] == ["group"]
+    assert [attribute.name for attribute in strip_model(model).graph.node[0].attribute] == ["group"]

@@ -9,7 +9,13 @@ import pytest
 from numpy.typing import NDArray
 
 from edgewright.compress.model.graph import optimized
-from edgewright.compress.quantize.bit_packing import DIGITS, bits_per_weight, digits_for, pack_integers, peak_of
+from edgewright.compress.quantize.bit_packing import (
+    PACKED_DIGITS,
+    bits_per_weight,
+    digits_per_word,
+    max_packed_integer,
+    pack_integers,
+)
 
 Build = Callable[..., onnx.ModelProto]
 Run = Callable[..., list[NDArray[Any]]]
@@ -42,11 +48,11 @@ def product(built: Build) -> Callable[..., onnx.ModelProto]:
     return make
 
 
-@pytest.mark.parametrize("digits", DIGITS)
+@pytest.mark.parametrize("digits", PACKED_DIGITS)
 def test_every_number_of_digits_gives_the_same_answers_bit_for_bit(
     product: Callable[..., onnx.ModelProto], answers: Run, digits: int
 ) -> None:
-    peak = peak_of(digits)
+    peak = max_packed_integer(digits)
     plain = product(matrix_of(peak, np.int8 if peak <= 127 else np.int16))
     packed = pack_integers(plain)
     x = RANDOM.standard_normal((3, 128)).astype(np.float32)
@@ -54,19 +60,19 @@ def test_every_number_of_digits_gives_the_same_answers_bit_for_bit(
     np.testing.assert_array_equal(answers(packed, "disable", x=x)[0], answers(plain, "disable", x=x)[0])
 
 
-@pytest.mark.parametrize("digits", [d for d in DIGITS if d not in (2, 4)])
+@pytest.mark.parametrize("digits", [d for d in PACKED_DIGITS if d not in (2, 4)])
 def test_the_runtime_folds_the_unpacking_away(product: Callable[..., onnx.ModelProto], digits: int) -> None:
-    peak = peak_of(digits)
+    peak = max_packed_integer(digits)
     packed = pack_integers(product(matrix_of(peak, np.int8 if peak <= 127 else np.int16)))
     assert any(node.op_type in UNPACKING for node in packed.graph.node)  # it was packed indeed
     assert [node.op_type for node in optimized(packed, "all").graph.node] == ["MatMul"]
 
 
-@pytest.mark.parametrize("digits", [d for d in DIGITS if d not in (2, 4)])
+@pytest.mark.parametrize("digits", [d for d in PACKED_DIGITS if d not in (2, 4)])
 def test_the_file_has_the_size_that_the_digits_promise(
     product: Callable[..., onnx.ModelProto], digits: int
 ) -> None:
-    peak = peak_of(digits)
+    peak = max_packed_integer(digits)
     codes = matrix_of(peak, np.int8 if peak <= 127 else np.int16)
     plain = product(codes)
     packed = pack_integers(plain)
@@ -74,11 +80,11 @@ def test_the_file_has_the_size_that_the_digits_promise(
     assert abs(packed.ByteSize() - expected) < 1200 + 2 * peak * 2  # the unpacking, at most one table of integers
 
 
-@pytest.mark.parametrize("digits", DIGITS)
+@pytest.mark.parametrize("digits", PACKED_DIGITS)
 def test_the_peak_of_some_digits_asks_for_these_digits(digits: int) -> None:
-    assert digits_for(peak_of(digits)) == digits
+    assert digits_per_word(max_packed_integer(digits)) == digits
     if digits != 4:  # a plain byte is no number of some base
-        assert (2 * peak_of(digits) + 1) ** digits <= 2**31
+        assert (2 * max_packed_integer(digits) + 1) ** digits <= 2**31
 
 
 @pytest.mark.parametrize("shape", [(5000,), (1, 5000), (10, 5, 10, 10)])

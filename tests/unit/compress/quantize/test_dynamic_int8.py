@@ -8,12 +8,12 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.model.graph import Graph, clean
+from edgewright.compress.model.graph import Graph, clean_model
 from edgewright.compress.quantize.dynamic_int8 import (
+    BlockwiseWeights,
     DynamicInt8,
-    WeightBlocks,
     matrix_layers,
-    quantize_blocks,
+    quantize_blockwise,
     quantize_dynamic,
 )
 from edgewright.contract.errors import CandidateError
@@ -49,7 +49,7 @@ def dequantised(matrix: NDArray[np.float64], bits: int, block: int) -> NDArray[n
 
 @pytest.mark.parametrize("block", [16, 32, 128])
 def test_blocks_of_eight_bits_are_those_of_numpy(gemm: onnx.ModelProto, answers: Run, block: Any) -> None:
-    made = quantize_blocks(gemm, WeightBlocks(bits=8, block=block, accuracy_level=1))
+    made = quantize_blockwise(gemm, BlockwiseWeights(bits=8, block_size=block, accuracy_level=1))
     constants = Graph(gemm).constants
     weights = dequantised(constants["w"].T.astype(np.float64), 8, block)
     x = normal(9, 40)
@@ -60,7 +60,7 @@ def test_blocks_of_eight_bits_are_those_of_numpy(gemm: onnx.ModelProto, answers:
 def test_blocks_of_four_bits_are_no_worse_than_the_plain_step(
     gemm: onnx.ModelProto, answers: Run, block: Any
 ) -> None:
-    made = quantize_blocks(gemm, WeightBlocks(bits=4, block=block, accuracy_level=1))
+    made = quantize_blockwise(gemm, BlockwiseWeights(bits=4, block_size=block, accuracy_level=1))
     constants = Graph(gemm).constants
     identity = np.eye(40, dtype=np.float32)
     have = answers(made, x=identity)[0] - constants["b"]  # the weights that the operator computes with
@@ -118,14 +118,14 @@ def test_scaled_and_transposed_products_are_left_alone(built: Build, attributes:
     with pytest.raises(CandidateError):
         quantize_dynamic(model, DynamicInt8())
     with pytest.raises(CandidateError):
-        quantize_blocks(model, WeightBlocks())
+        quantize_blockwise(model, BlockwiseWeights())
 
 
 def test_names_of_the_digits_network_stay(
     digits_proto: onnx.ModelProto, digits_batch: NDArray[np.float32], answers: Run, decibels: Decibels
 ) -> None:
-    cleaned = clean(digits_proto)
-    for made in (quantize_dynamic(cleaned, DynamicInt8()), quantize_blocks(cleaned, WeightBlocks(bits=8))):
+    cleaned = clean_model(digits_proto)
+    for made in (quantize_dynamic(cleaned, DynamicInt8()), quantize_blockwise(cleaned, BlockwiseWeights(bits=8))):
         assert Graph(made).output_names == Graph(digits_proto).output_names
         assert decibels(answers(digits_proto, image=digits_batch), answers(made, image=digits_batch)) > 28
 

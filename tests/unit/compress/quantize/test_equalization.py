@@ -8,9 +8,15 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.model.graph import Graph, clean
-from edgewright.compress.quantize.activation_ranges import observe
-from edgewright.compress.quantize.equalization import Equalize, Smooth, equalize, pairs, smooth
+from edgewright.compress.model.graph import Graph, clean_model
+from edgewright.compress.quantize.activation_ranges import collect_statistics
+from edgewright.compress.quantize.equalization import (
+    CrossLayerEqualization,
+    SmoothQuant,
+    equalize_layers,
+    layer_pairs,
+    smooth_activations,
+)
 from edgewright.compress.quantize.static_int8 import tensors_to_observe
 from edgewright.contract.errors import CandidateError
 
@@ -46,7 +52,7 @@ def uneven(built: Build) -> onnx.ModelProto:
 
 
 def test_equalised_networks_answer_the_same(uneven: onnx.ModelProto, answers: Run, decibels: Decibels) -> None:
-    made = equalize(uneven, Equalize())
+    made = equalize_layers(uneven, CrossLayerEqualization())
     x = normal(4, 3, 8, 8)
     assert decibels(answers(uneven, x=x), answers(made, x=x)) > 100
 
@@ -56,7 +62,7 @@ def test_ranges_of_neighbours_are_balanced(uneven: onnx.ModelProto) -> None:
         constants = Graph(model).constants
         return np.abs(constants["w"]).max(axis=(1, 2, 3)), np.abs(constants["u"]).max(axis=(1, 2, 3))
 
-    before, after = peaks(uneven), peaks(equalize(uneven, Equalize()))
+    before, after = peaks(uneven), peaks(equalize_layers(uneven, CrossLayerEqualization()))
     assert before[0].max() / before[0].min() > 100
     assert after[0].max() / after[0].min() < 0.1 * before[0].max() / before[0].min()
     # Converged: moving any more scale would unbalance the pair (Nagel 2019, equation 11).
@@ -66,13 +72,13 @@ def test_ranges_of_neighbours_are_balanced(uneven: onnx.ModelProto) -> None:
 def test_the_digits_network_keeps_its_answers(
     digits_proto: onnx.ModelProto, digits_batch: NDArray[np.float32], answers: Run, decibels: Decibels
 ) -> None:
-    cleaned = clean(digits_proto)
-    assert pairs(Graph(cleaned))
+    cleaned = clean_model(digits_proto)
+    assert layer_pairs(Graph(cleaned))
     truth = answers(cleaned, image=digits_batch)
-    assert decibels(truth, answers(equalize(cleaned, Equalize()), image=digits_batch)) > 90
-    seen = observe(cleaned, tensors_to_observe(Graph(cleaned)), [{"image": digits_batch}])
+    assert decibels(truth, answers(equalize_layers(cleaned, CrossLayerEqualization()), image=digits_batch)) > 90
+    seen = collect_statistics(cleaned, tensors_to_observe(Graph(cleaned)), [{"image": digits_batch}])
     for strength in (0.0, 0.5, 1.0):
-        smoothed = smooth(cleaned, Smooth(strength=strength), seen)
+        smoothed = smooth_activations(cleaned, SmoothQuant(strength=strength), seen)
         assert decibels(truth, answers(smoothed, image=digits_batch)) > 90
 
 
@@ -80,10 +86,10 @@ def test_smoothing_evens_the_activations_out(uneven: onnx.ModelProto, answers: R
     x = normal(16, 3, 8, 8)
 
     def peaks(model: onnx.ModelProto) -> NDArray[np.float32]:
-        return observe(model, ["r"], [{"x": x}])["r"].channel_peak
+        return collect_statistics(model, ["r"], [{"x": x}])["r"].channel_peak
 
-    seen = observe(uneven, tensors_to_observe(Graph(uneven)), [{"x": x}])
-    before, after = peaks(uneven), peaks(smooth(uneven, Smooth(), seen))
+    seen = collect_statistics(uneven, tensors_to_observe(Graph(uneven)), [{"x": x}])
+    before, after = peaks(uneven), peaks(smooth_activations(uneven, SmoothQuant(), seen))
     assert after.max() / after.min() < 0.1 * before.max() / before.min()
 
 
@@ -93,11 +99,11 @@ def test_a_dead_channel_keeps_the_answers(uneven: onnx.ModelProto, answers: Run,
     graph.constants["w"][3] = 0
     graph.constants["v"] = graph.constants["v"].copy()
     graph.constants["v"][:, 5] = 0
-    model = graph.model()
+    model = graph.to_model()
     x = normal(4, 3, 8, 8)
-    made = equalize(model, Equalize())
-    seen = observe(model, tensors_to_observe(Graph(model)), [{"x": x}])
-    for candidate in (made, smooth(model, Smooth(), seen)):
+    made = equalize_layers(model, CrossLayerEqualization())
+    seen = collect_statistics(model, tensors_to_observe(Graph(model)), [{"x": x}])
+    for candidate in (made, smooth_activations(model, SmoothQuant(), seen)):
         assert decibels(answers(model, x=x), answers(candidate, x=x)) > 90
 
 
@@ -113,9 +119,9 @@ def test_a_dead_channel_keeps_the_answers(uneven: onnx.ModelProto, answers: Run,
 def test_layers_with_more_than_relu_between_are_no_neighbours(built: Build, body: str) -> None:
     constants = {"w": normal(4, 4, 1, 1), "v": normal(4, 4, 1, 1), "low": np.float32(0), "high": np.float32(6)}
     model = built(f"g (float[n,4,8,8] x) => (float[n,4,8,8] y) {{ {body} }}", **constants)
-    assert not pairs(Graph(model))
+    assert not layer_pairs(Graph(model))
     with pytest.raises(CandidateError, match="neighbours"):
-        equalize(model, Equalize())
+        equalize_layers(model, CrossLayerEqualization())
 
 
 def test_an_inner_tensor_that_is_an_output_keeps_its_values(built: Build) -> None:
@@ -128,7 +134,7 @@ def test_an_inner_tensor_that_is_an_output_keeps_its_values(built: Build) -> Non
         w=normal(4, 4, 1, 1),
         v=normal(4, 4, 1, 1),
     )
-    assert not pairs(Graph(model))
+    assert not layer_pairs(Graph(model))
 
 
 def test_half_precision_and_infinite_weights_are_left_alone(built: Build) -> None:
@@ -144,4 +150,4 @@ def test_half_precision_and_infinite_weights_are_left_alone(built: Build) -> Non
             w=weights,
             v=weights * 2,
         )
-        assert not pairs(Graph(model))
+        assert not layer_pairs(Graph(model))

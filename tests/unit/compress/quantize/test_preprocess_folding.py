@@ -12,9 +12,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from edgewright.compress.data.dataset import Dataset
-from edgewright.compress.model.graph import Graph, clean, optimized, session_bytes
+from edgewright.compress.model.graph import Graph, clean_model, optimized, session_bytes
 from edgewright.compress.model.loading import read_model
-from edgewright.compress.quantize.activation_ranges import observe
+from edgewright.compress.quantize.activation_ranges import collect_statistics
 from edgewright.compress.quantize.preprocess_folding import (
     FoldPreprocess,
     fold_preprocess,
@@ -22,7 +22,7 @@ from edgewright.compress.quantize.preprocess_folding import (
     raw_dataset,
 )
 from edgewright.compress.quantize.static_int8 import StaticInt8, quantize_static, tensors_to_observe
-from edgewright.compress.search.recipe import CleanUp, Recipe, Workbench
+from edgewright.compress.search.recipe import CandidateBuilder, CleanGraph, Recipe
 from edgewright.contract.errors import DataError
 from edgewright.contract.model.preprocess import Preprocess
 
@@ -59,7 +59,7 @@ def photos() -> NDArray[np.uint8]:
 def test_raw_samples_give_the_answers_of_prepared_ones(
     digits_proto: onnx.ModelProto, digits: dict[str, NDArray[Any]], steps: Preprocess
 ) -> None:
-    folded = fold_preprocess(clean(digits_proto), FoldPreprocess(steps))
+    folded = fold_preprocess(clean_model(digits_proto), FoldPreprocess(steps))
     raw = raw_digits(digits, steps)
     wanted = session_bytes(digits_proto).run(None, {"image": steps.apply(raw)})[0]
     np.testing.assert_allclose(session_bytes(folded).run(None, {"image": raw})[0], wanted, atol=1e-4)
@@ -85,9 +85,9 @@ def first_steps(model: onnx.ModelProto) -> Iterator[str]:
 def test_no_float_precedes_an_integer_first_layer(
     digits_proto: onnx.ModelProto, digits: dict[str, NDArray[Any]], steps: Preprocess
 ) -> None:
-    folded = fold_preprocess(clean(digits_proto), FoldPreprocess(steps))
+    folded = fold_preprocess(clean_model(digits_proto), FoldPreprocess(steps))
     raw = raw_digits(digits, steps)
-    seen = observe(folded, tensors_to_observe(Graph(folded)), [{"image": raw}])
+    seen = collect_statistics(folded, tensors_to_observe(Graph(folded)), [{"image": raw}])
     quantized = quantize_static(folded, StaticInt8(), seen)
     before = list(first_steps(quantized))
     assert set(before) <= INTEGER_ONLY
@@ -109,7 +109,7 @@ def test_no_float_precedes_an_integer_first_layer(
 def test_whole_number_arithmetic_is_at_most_one_step_from_rounding(built: Build) -> None:
     model = colour_network(built, "1,1,1,1")
     folded = fold_preprocess(model, FoldPreprocess(COLOURS))
-    seen = observe(folded, tensors_to_observe(Graph(folded)), [{"x": photos()}])
+    seen = collect_statistics(folded, tensors_to_observe(Graph(folded)), [{"x": photos()}])
     quantized = quantize_static(folded, StaticInt8(), seen)
     graph = Graph(quantized)
     conv = next(node for node in graph.nodes if node.op_type == "Conv")
@@ -158,8 +158,8 @@ def test_a_recipe_with_folding_runs_to_the_end(
     digits_proto: onnx.ModelProto, digits: dict[str, NDArray[Any]]
 ) -> None:
     raw = raw_digits(digits, BYTES)
-    bench = Workbench(digits_proto, [{"image": raw}])
-    built = bench.build(Recipe((CleanUp(), FoldPreprocess(BYTES), StaticInt8())))
+    bench = CandidateBuilder(digits_proto, [{"image": raw}])
+    built = bench.build(Recipe((CleanGraph(), FoldPreprocess(BYTES), StaticInt8())))
     assert session_bytes(built).run(None, {"image": raw})[0].shape == (64, 10)
 
 
@@ -167,7 +167,7 @@ def test_raw_floats_are_not_cut_to_whole_numbers(built: Build) -> None:
     steps = Preprocess(dtype="float32", scale=2.0, mean=(0.5,), layout="NCHW")
     folded = fold_preprocess(colour_network(built, "1,1,1,1"), FoldPreprocess(steps))
     raw = np.random.default_rng(0).random((8, 12, 12, 3)).astype(np.float32)
-    seen = observe(folded, tensors_to_observe(Graph(folded)), [{"x": raw}])
+    seen = collect_statistics(folded, tensors_to_observe(Graph(folded)), [{"x": raw}])
     wanted = session_bytes(folded).run(None, {"x": raw})[0]
     given = session_bytes(quantize_static(folded, StaticInt8(), seen)).run(None, {"x": raw})[0]
     assert np.abs(given - wanted).max() < 0.05 * np.abs(wanted).max()

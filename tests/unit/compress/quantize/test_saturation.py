@@ -6,11 +6,11 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.model.graph import Graph, clean
-from edgewright.compress.quantize.activation_ranges import observe
+from edgewright.compress.model.graph import Graph, clean_model
+from edgewright.compress.quantize.activation_ranges import collect_statistics
 from edgewright.compress.quantize.static_int8 import StaticInt8, quantize_static, tensors_to_observe
-from edgewright.compress.search.layer_analysis import adds_in_32_bits
-from edgewright.compress.search.space import space_of
+from edgewright.compress.search.layer_analysis import has_saturation_free_int8
+from edgewright.compress.search.space import build_search_space
 from edgewright.profiling.target import Machine
 
 LAPTOP = Machine(
@@ -39,23 +39,23 @@ LAPTOP = Machine(
     ],
 )
 def test_the_target_tells_whether_products_can_saturate(arch: str, features: tuple[str, ...], safe: bool) -> None:
-    assert adds_in_32_bits(msgspec.structs.replace(LAPTOP, arch=arch, features=features)) is safe
+    assert has_saturation_free_int8(msgspec.structs.replace(LAPTOP, arch=arch, features=features)) is safe
 
 
 def test_no_pair_of_products_exceeds_16_bits(
     digits_proto: onnx.ModelProto, digits_batch: NDArray[np.float32]
 ) -> None:
-    cleaned = clean(digits_proto)
-    seen = observe(cleaned, tensors_to_observe(Graph(cleaned)), [{"image": digits_batch}])
-    made = quantize_static(cleaned, StaticInt8(peak=63), seen)
+    cleaned = clean_model(digits_proto)
+    seen = collect_statistics(cleaned, tensors_to_observe(Graph(cleaned)), [{"image": digits_batch}])
+    made = quantize_static(cleaned, StaticInt8(max_integer=63), seen)
     weights = [value for value in Graph(made).constants.values() if value.dtype == np.int8 and value.ndim > 1]
     assert len(weights) >= 9
     assert all(2 * 255 * int(np.abs(value.astype(int)).max()) < 2**15 for value in weights)
 
 
 def test_every_integer_recipe_for_such_a_target_keeps_below(digits_proto: onnx.ModelProto) -> None:
-    space = space_of(clean(digits_proto), {}, {}, int8_peak=63)
-    steps = [step for idea in space.first_ideas() for step in space.recipe(idea).steps]
+    space = build_search_space(clean_model(digits_proto), {}, {}, max_int8_weight=63)
+    steps = [step for idea in space.initial_candidates() for step in space.recipe(idea).steps]
     integer = [step for step in steps if isinstance(step, StaticInt8)]
     assert integer
-    assert all(step.peak == 63 for step in integer)
+    assert all(step.max_integer == 63 for step in integer)

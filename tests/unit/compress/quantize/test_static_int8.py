@@ -9,8 +9,8 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.model.graph import Graph, clean, optimized
-from edgewright.compress.quantize.activation_ranges import observe, range_of
+from edgewright.compress.model.graph import Graph, clean_model, optimized
+from edgewright.compress.quantize.activation_ranges import calibrate_range, collect_statistics
 from edgewright.compress.quantize.static_int8 import StaticInt8, integer_layers, quantize_static, tensors_to_observe
 from edgewright.contract.errors import CandidateError
 
@@ -26,8 +26,8 @@ def normal(*shape: int) -> NDArray[np.float32]:
 
 
 def quantized(model: onnx.ModelProto, step: StaticInt8 | None = None, **feed: NDArray[Any]) -> onnx.ModelProto:
-    cleaned = clean(model)
-    seen = observe(cleaned, tensors_to_observe(Graph(cleaned)), [feed])
+    cleaned = clean_model(model)
+    seen = collect_statistics(cleaned, tensors_to_observe(Graph(cleaned)), [feed])
     return quantize_static(cleaned, step or StaticInt8(), seen)
 
 
@@ -224,7 +224,7 @@ def test_biases_of_every_shape_are_kept(
 def test_a_float_layer_in_the_middle_stays_one(
     digits_proto: onnx.ModelProto, digits_batch: NDArray[np.float32], answers: Run, decibels: Decibels
 ) -> None:
-    layers = [weight.layer for weight in integer_layers(Graph(clean(digits_proto)))]
+    layers = [weight.layer for weight in integer_layers(Graph(clean_model(digits_proto)))]
     made = quantized(digits_proto, StaticInt8(float_layers=(layers[4],)), image=digits_batch)
     counts = kernels(made)
     assert counts["Conv"] + counts["FusedConv"] + counts["NhwcFusedConv"] == 1
@@ -281,21 +281,23 @@ def test_bias_correction_takes_the_mean_error_out(built: Build, answers: Run) ->
     )
     x = np.abs(normal(32, 8, 6, 6)) + 1
     truth = answers(model, x=x)[0]
-    peaks = {weight.layer: 7 for weight in integer_layers(Graph(clean(model)))}  # few bits, large errors
+    peaks = {weight.layer: 7 for weight in integer_layers(Graph(clean_model(model)))}  # few bits, large errors
 
     def mean_error(step: StaticInt8) -> float:
         error = answers(quantized(model, step, x=x), x=x)[0] - truth
         return float(np.abs(error.mean(axis=(0, 2, 3))).max())
 
-    assert mean_error(StaticInt8(peaks=peaks, bias_correction=True)) < 0.5 * mean_error(StaticInt8(peaks=peaks))
+    assert mean_error(StaticInt8(max_integer_by_layer=peaks, bias_correction=True)) < 0.5 * mean_error(
+        StaticInt8(max_integer_by_layer=peaks)
+    )
 
 
 @pytest.mark.parametrize("calibrator", ["minmax", "percentile", "entropy", "mse"])
 def test_every_range_holds_zero_and_lies_within_what_was_seen(built: Build, calibrator: Any) -> None:
     model = built("g (float[n,4] x) => (float[n,4] y) { y = Identity(x) }")
     for values in (normal(500, 4) + 3, -np.abs(normal(500, 4)) - 1, normal(500, 4), np.full((5, 4), 2, np.float32)):
-        seen = observe(model, ["x"], [{"x": values}])["x"]
-        low, high = range_of(seen, calibrator)
+        seen = collect_statistics(model, ["x"], [{"x": values}])["x"]
+        low, high = calibrate_range(seen, calibrator)
         assert min(seen.low, 0) - 1e-6 <= low <= 0 <= high <= max(seen.high, 0) + 1e-6
         assert low < high
 
@@ -304,9 +306,9 @@ def test_clipping_a_lone_outlier_is_preferred_by_squared_error(built: Build) -> 
     values = normal(2000, 4)
     values[0, 0] = 12
     model = built("g (float[n,4] x) => (float[n,4] y) { y = Identity(x) }")
-    seen = observe(model, ["x"], [{"x": values}])["x"]
-    assert range_of(seen, "minmax", 15)[1] == 12
-    assert range_of(seen, "mse", 15)[1] < 10
+    seen = collect_statistics(model, ["x"], [{"x": values}])["x"]
+    assert calibrate_range(seen, "minmax", 15)[1] == 12
+    assert calibrate_range(seen, "mse", 15)[1] < 10
 
 
 def test_observations_are_those_of_numpy(built: Build) -> None:
@@ -319,7 +321,7 @@ def test_observations_are_those_of_numpy(built: Build) -> None:
         two=np.float32(2),
     )
     batches = [normal(2, 3, 4, 4), normal(5, 3, 4, 4)]
-    seen = observe(model, ["x", "h", "y", "s"], [{"x": batch} for batch in batches])
+    seen = collect_statistics(model, ["x", "h", "y", "s"], [{"x": batch} for batch in batches])
     every = 2 * np.concatenate(batches)
     assert set(seen) == {"x", "h", "y"}
     assert (seen["h"].low, seen["h"].high) == (every.min(), every.max())

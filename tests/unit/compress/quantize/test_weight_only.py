@@ -8,14 +8,14 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.model.graph import Graph, clean, optimized
-from edgewright.compress.model.strip_metadata import compact
+from edgewright.compress.model.graph import Graph, clean_model, optimized
+from edgewright.compress.model.strip_metadata import strip_model
 from edgewright.compress.quantize.bit_packing import pack_integers
 from edgewright.compress.quantize.weight_only import (
-    StoreHalf,
-    StoreWeights,
-    store_half,
-    store_weights,
+    StoreHalfWeights,
+    StoreIntegerWeights,
+    store_half_weights,
+    store_integer_weights,
     stored_layers,
 )
 
@@ -40,8 +40,8 @@ def test_fewer_bits_make_a_smaller_file_of_the_same_kernels(
     least_db: float,
     share: float,
 ) -> None:
-    cleaned = clean(digits_proto)
-    made = compact(pack_integers(store_weights(cleaned, StoreWeights(peak=peak))))
+    cleaned = clean_model(digits_proto)
+    made = strip_model(pack_integers(store_integer_weights(cleaned, StoreIntegerWeights(max_integer=peak))))
     assert decibels(answers(digits_proto, image=digits_batch), answers(made, image=digits_batch)) > least_db
     assert made.ByteSize() < share * digits_proto.ByteSize()
     kernels = [sorted(node.op_type for node in optimized(model, "all").graph.node) for model in (made, cleaned)]
@@ -49,9 +49,9 @@ def test_fewer_bits_make_a_smaller_file_of_the_same_kernels(
 
 
 def test_single_layers_can_have_a_peak_of_their_own(digits_proto: onnx.ModelProto) -> None:
-    cleaned = clean(digits_proto)
+    cleaned = clean_model(digits_proto)
     layer = stored_layers(Graph(cleaned))[1]
-    made = Graph(store_weights(cleaned, StoreWeights(peaks={layer.layer: 3})))
+    made = Graph(store_integer_weights(cleaned, StoreIntegerWeights(max_integer_by_layer={layer.layer: 3})))
     largest = {name: np.abs(value).max() for name, value in made.constants.items() if value.dtype == np.int8}
     assert sorted(set(largest.values())) == [3, 127]
 
@@ -59,7 +59,7 @@ def test_single_layers_can_have_a_peak_of_their_own(digits_proto: onnx.ModelProt
 def test_half_precision_halves_the_file(
     digits_proto: onnx.ModelProto, digits_batch: NDArray[np.float32], answers: Run, decibels: Decibels
 ) -> None:
-    made = compact(store_half(clean(digits_proto), StoreHalf()))
+    made = strip_model(store_half_weights(clean_model(digits_proto), StoreHalfWeights()))
     assert made.ByteSize() < 0.52 * digits_proto.ByteSize()
     assert decibels(answers(digits_proto, image=digits_batch), answers(made, image=digits_batch)) > 55
 
@@ -69,7 +69,7 @@ def test_weights_beyond_half_precision_stay_floats(built: Build, answers: Run) -
     weights[0, 0] = 1e6
     model = built("g (float[n,16] x) => (float[n,16] y) { y = MatMul(x, w) }", w=weights)
     x = np.eye(16, dtype=np.float32)
-    np.testing.assert_array_equal(answers(store_half(model, StoreHalf()), x=x)[0], weights)
+    np.testing.assert_array_equal(answers(store_half_weights(model, StoreHalfWeights()), x=x)[0], weights)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_every_kind_of_layer_has_a_step_per_channel(
     (weight,) = stored_layers(Graph(model))
     assert weight.channel_axes == axes
     x = RANDOM.integers(0, 10, (2, 4, 8, 8)).astype(np.float32)
-    made = store_weights(model, StoreWeights())
+    made = store_integer_weights(model, StoreIntegerWeights())
     assert decibels(answers(model, x=x), answers(made, x=x)) > 35
 
 
@@ -105,7 +105,7 @@ def test_recurrent_layers_are_stored_with_a_step_per_gate(built: Build, answers:
     )
     assert len(stored_layers(Graph(model))) == 2
     x = normal(5, 2, 12)
-    assert decibels(answers(model, x=x), answers(store_weights(model, StoreWeights()), x=x)) > 30
+    assert decibels(answers(model, x=x), answers(store_integer_weights(model, StoreIntegerWeights()), x=x)) > 30
 
 
 def test_a_weight_that_two_layers_share_is_stored_once(built: Build, answers: Run, decibels: Decibels) -> None:
@@ -113,7 +113,7 @@ def test_a_weight_that_two_layers_share_is_stored_once(built: Build, answers: Ru
         "g (float[n,16] x) => (float[n,16] y) { h = MatMul(x, w)\n r = Relu(h)\n y = MatMul(r, w) }",
         w=normal(16, 16),
     )
-    made = store_weights(model, StoreWeights())
+    made = store_integer_weights(model, StoreIntegerWeights())
     assert sum(node.op_type == "Mul" for node in made.graph.node) == 1
     x = normal(3, 16)
     assert decibels(answers(model, x=x), answers(made, x=x)) > 30
@@ -129,7 +129,7 @@ def test_weights_inside_branches_are_stored(built: Build, answers: Run, decibels
         }""",
         w=normal(16, 16),
     )
-    made = compact(store_weights(clean(model), StoreWeights()))
+    made = strip_model(store_integer_weights(clean_model(model), StoreIntegerWeights()))
     assert made.ByteSize() < model.ByteSize()
     feed = {"x": normal(3, 16), "go": np.array(True)}
     assert decibels(answers(model, **feed), answers(made, **feed)) > 30
@@ -139,5 +139,5 @@ def test_a_table_of_masks_with_infinity_stays_as_it_is(built: Build, answers: Ru
     mask = np.triu(np.full((16, 16), -np.inf, np.float32), 1)
     model = built("g (int64[n] x) => (float[n,16] y) { y = Gather(mask, x) }", mask=mask)
     assert stored_layers(Graph(model)) == []
-    made = store_half(store_weights(model, StoreWeights()), StoreHalf())
+    made = store_half_weights(store_integer_weights(model, StoreIntegerWeights()), StoreHalfWeights())
     np.testing.assert_array_equal(answers(made, x=np.arange(16))[0], mask)

@@ -11,30 +11,30 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from edgewright.compress.report.html_report import page, print_summary
+from edgewright.compress.report.html_report import html_report, print_summary
 from edgewright.contract.certificate import Certificate
-from edgewright.contract.compression_report import BudgetOutcome, Figures, Report, Trial
-from edgewright.contract.measurement import Measurement, Origin
-from edgewright.contract.model.signature import InputContract
-from edgewright.contract.training_report import Contribution, CurvePoint, TrainedNetwork, TrainingReport
+from edgewright.contract.compression_report import BudgetOutcome, CompressionReport, ModelFigures, SearchTrial
+from edgewright.contract.measurement import Measurement, MeasurementOrigin
+from edgewright.contract.model.signature import ModelSignature
+from edgewright.contract.training_report import AblationResult, CurvePoint, TrainedNetwork, TrainingReport
 
 HOSTILE = "<script>alert(1)</script>&\"'`]]>--><!--{{ 7*7 }}[red]\x00\x1b[31m"
 MACHINE = "AMD EPYC, 2 cores, x86_64"
-MEASURED = Origin(kind="measured", machine=MACHINE, method="49 interleaved rounds")
-ESTIMATED = Origin(kind="estimated", machine=MACHINE, method="CPU time 0.04 ms x 2.5 W per busy core")
-COMPUTED = Origin(kind="computed", machine="any", method="bytes of the file")
+MEASURED = MeasurementOrigin(kind="measured", machine=MACHINE, method="49 interleaved rounds")
+ESTIMATED = MeasurementOrigin(kind="estimated", machine=MACHINE, method="CPU time 0.04 ms x 2.5 W per busy core")
+COMPUTED = MeasurementOrigin(kind="computed", machine="any", method="bytes of the file")
 SECTIONS = [
     *("certificate figures budget front-section latency".split()),
     *("layers steps lint trials run facts".split()),
 ]
 
 
-def figures(share: float, name: str, **changes: Any) -> Figures:
-    def around(value: float, unit: str, origin: Origin) -> Measurement:
-        return Measurement(value, unit, origin, low=0.99 * value, high=1.01 * value, samples=49)
+def figures(share: float, name: str, **changes: Any) -> ModelFigures:
+    def around(value: float, unit: str, origin: MeasurementOrigin) -> Measurement:
+        return Measurement(value, unit, origin, low=0.99 * value, high=1.01 * value, observation_count=49)
 
     return replace(
-        Figures(
+        ModelFigures(
             path=f"out/{name}.onnx",
             sha256=name * 8,
             size_bytes=Measurement(632_000 * share, "bytes", COMPUTED),
@@ -52,15 +52,15 @@ def figures(share: float, name: str, **changes: Any) -> Figures:
     )
 
 
-def trial(number: int, **changes: Any) -> Trial:
+def trial(number: int, **changes: Any) -> SearchTrial:
     return replace(
-        Trial(
+        SearchTrial(
             number=number,
             title=f"static U8S8 mse {number}",
             recipe=[],
             state="complete",
             reason="judged on the select split",
-            seconds=0.9,
+            duration_seconds=0.9,
             seed=0,
             sha256=f"trial{number}",
             size_bytes=60_000 + 1000 * number,
@@ -68,7 +68,7 @@ def trial(number: int, **changes: Any) -> Trial:
             drop=0.002 * (number % 8) - 0.002,
             sqnr_db=20.0,
             latency_ratio=0.6 + 0.01 * number,
-            on_front=number < 9,
+            on_pareto_front=number < 9,
         ),
         **changes,
     )
@@ -77,22 +77,22 @@ def trial(number: int, **changes: Any) -> Trial:
 CERTIFICATE = Certificate(
     verdict="certified",
     metric="accuracy",
-    original=0.99,
-    chosen=0.985,
+    original_metric=0.99,
+    chosen_metric=0.985,
     drop=0.005,
     upper_bound=0.0079,
     lower_bound=-0.0011,
     confidence=0.95,
-    samples=600,
+    sample_count=600,
     max_drop=0.01,
     method="exact",
     look=2,
     look_confidence=0.9917,
-    clusters=None,
-    more_samples=None,
+    cluster_count=None,
+    additional_samples_needed=None,
     reason="On 600 samples the drop of accuracy is at most 0.0079, within the limit of 0.01.",
-    data="ab" * 32,
-    candidate="ab" * 32,
+    data_fingerprint="ab" * 32,
+    candidate_sha256="ab" * 32,
 )
 LIMITS: dict[str, dict[str, Any]] = {
     "size_bytes": {"limit": 200_000.0, "value": 63_200.0, "kept": True, "share": 0.316},
@@ -105,19 +105,19 @@ TRIALS = (
 )
 
 
-def report_of(**changes: Any) -> Report:
+def report_of(**changes: Any) -> CompressionReport:
     return replace(
-        Report(
+        CompressionReport(
             schema=2,
             verdict="10.0 times smaller, 0.10 times the latency.",
             original=figures(1.0, "original"),
             chosen=figures(0.1, "model"),
             certificate=CERTIFICATE,
-            budget=BudgetOutcome(met=True, binding="max_drop", limits=LIMITS),
-            front=TRIALS[:9],
+            budget=BudgetOutcome(met=True, binding_limit="max_drop", limits=LIMITS),
+            pareto_front=TRIALS[:9],
             trials=TRIALS,
             fidelity={"sqnr_db": 20.7, "agreement": 0.998},
-            contract=InputContract(inputs=(), outputs=()),
+            contract=ModelSignature(inputs=(), outputs=()),
             lint={
                 "original": {"layers": 9, "integer_layers": 0, "conversions": 0, "findings": []},
                 "chosen": {
@@ -136,7 +136,7 @@ def report_of(**changes: Any) -> Report:
                 },
             },
             sensitivity={"few bits": {"conv_1": 1e-3, "conv_2": 1e-4}, "integers": {"conv_1": 1e-5}},
-            effects=(
+            step_effects=(
                 {"step": "clean up", "size_bytes": 600_000, "sqnr_db": 200.0},
                 {"step": "static int8", "size_bytes": 63_200, "sqnr_db": 20.4},
             ),
@@ -145,9 +145,9 @@ def report_of(**changes: Any) -> Report:
             machine={"cpu": "AMD EPYC", "cores": 2, "features": ["avx2"], "memory_bytes": 8e9},
             search={"seconds": 31.7, "seed": 7, "trials": {"complete": 10, "pruned": 1, "failed": 0}},
             versions={"edgewright": "0.1.0", "onnxruntime": "1.31.1"},
-            report="out/report.html",
-            folder="out",
-            snippet='import onnxruntime as ort\nsession = ort.InferenceSession("out/model.onnx")',
+            report_path="out/report.html",
+            output_folder="out",
+            usage_example='import onnxruntime as ort\nsession = ort.InferenceSession("out/model.onnx")',
         ),
         **changes,
     )
@@ -156,19 +156,21 @@ def report_of(**changes: Any) -> Report:
 INSUFFICIENT = report_of(
     verdict="The original is returned: too few samples.",
     chosen=figures(1.0, "original"),
-    certificate=replace(CERTIFICATE, verdict="insufficient data", max_drop=0.001, more_samples=3088),
-    budget=BudgetOutcome(met=False, binding="max_drop", limits={"max_drop": {**LIMITS["max_drop"], "kept": False}}),
+    certificate=replace(CERTIFICATE, verdict="insufficient data", max_drop=0.001, additional_samples_needed=3088),
+    budget=BudgetOutcome(
+        met=False, binding_limit="max_drop", limits={"max_drop": {**LIMITS["max_drop"], "kept": False}}
+    ),
     effects=(),
 )
 REFUTED = report_of(
     chosen=figures(1.0, "original"),
     certificate=replace(CERTIFICATE, verdict="refuted", drop=0.1, lower_bound=0.05, upper_bound=0.15),
-    budget=BudgetOutcome(met=False, binding="max_drop", limits={}),
+    budget=BudgetOutcome(met=False, binding_limit="max_drop", limits={}),
 )
 TOO_LARGE = report_of(
     budget=BudgetOutcome(
         met=False,
-        binding="size_bytes",
+        binding_limit="size_bytes",
         limits={"size_bytes": {"limit": 5000.0, "value": 63_200.0, "kept": False, "share": 12.64}},
     )
 )
@@ -178,8 +180,12 @@ BARE = report_of(
     chosen=figures(
         0.1, "model", peak_memory_bytes=None, energy_mj=None, latency_ratio=Measurement(NAN, "ratio", MEASURED)
     ),
-    certificate=replace(CERTIFICATE, original=NAN, chosen=NAN, drop=NAN, upper_bound=1.7e308, lower_bound=-1.7e308),
-    budget=BudgetOutcome(met=True, binding=None, limits={"max_drop": {"limit": 0.01, "value": NAN, "kept": False}}),
+    certificate=replace(
+        CERTIFICATE, original_metric=NAN, chosen_metric=NAN, drop=NAN, upper_bound=1.7e308, lower_bound=-1.7e308
+    ),
+    budget=BudgetOutcome(
+        met=True, binding_limit=None, limits={"max_drop": {"limit": 0.01, "value": NAN, "kept": False}}
+    ),
     front=(),
     trials=(trial(0, latency_ratio=NAN, drop=None, sqnr_db=NAN), trial(1, state="failed", size_bytes=0)),
     fidelity={"sqnr_db": None, "agreement": None},
@@ -199,12 +205,12 @@ def curve(*metrics: float, **notes: str) -> tuple[CurvePoint, ...]:
     return tuple(
         CurvePoint(
             epoch=epoch,
-            rows=1000 * epoch,
+            training_rows=1000 * epoch,
             train_loss=1.0 if epoch else None,
             validation_loss=1.0,
             validation_metric=metric,
-            rate=1e-3,
-            seconds=float(epoch),
+            learning_rate=1e-3,
+            elapsed_seconds=float(epoch),
             note=notes.get(f"epoch_{epoch}", ""),
         )
         for epoch, metric in enumerate(metrics)
@@ -214,19 +220,19 @@ def curve(*metrics: float, **notes: str) -> tuple[CurvePoint, ...]:
 def network(name: str, **changes: Any) -> TrainedNetwork:
     return replace(
         TrainedNetwork(
-            network=f"sha-{name}",
+            network_sha256=f"sha-{name}",
             title=f"plain cnn {name}",
             origin="fresh",
-            parent=f"start-{name}",
-            round=1,
-            rows=2000,
+            parent_sha256=f"start-{name}",
+            search_round=1,
+            training_rows=2000,
             distilled=True,
             parameters=10_090,
             latency_ratio=0.248,
             validation_metric=0.9,
             drop=0.0061,
-            seconds=12.5,
-            curve=curve(0.1, 0.6, 0.9),
+            training_seconds=12.5,
+            learning_curve=curve(0.1, 0.6, 0.9),
         ),
         **changes,
     )
@@ -245,20 +251,20 @@ NETWORKS = (
     network("g", origin="integers", parent="sha-f", curve=curve(0.91, 0.96)),
 )
 CONTRIBUTIONS = (
-    Contribution("distillation", "plain cnn a", "select split", 0.8, 0.91),
-    Contribution("distillation", "plain cnn b", "validation rows", 0.93, 0.9),
-    Contribution("training of integers", "plain cnn f", "select split", 0.95, 0.95, 0.53, 1.2),
+    AblationResult("distillation", "plain cnn a", "select split", 0.8, 0.91),
+    AblationResult("distillation", "plain cnn b", "validation rows", 0.93, 0.9),
+    AblationResult("training of integers", "plain cnn f", "select split", 0.95, 0.95, 0.53, 1.2),
 )
 TRAINING = TrainingReport(
     engine="ray",
     workers=3,
-    seconds=100.8,
-    rows=5370,
+    total_seconds=100.8,
+    training_rows=5370,
     validation_rows=600,
     augmentations=("shift", "light"),
     notes=("augmentation 'mirror': not used",),
     networks=NETWORKS,
-    contributions=CONTRIBUTIONS,
+    ablations=CONTRIBUTIONS,
 )
 TRAINED_TRIALS = (
     *TRIALS,
@@ -266,17 +272,17 @@ TRAINED_TRIALS = (
     trial(12, network="sha-g", sha256="model" * 8, on_front=True),
 )
 TRAINED = report_of(training=TRAINING, trials=TRAINED_TRIALS, front=(*TRIALS[:9], TRAINED_TRIALS[-1]))
-UNTRAINED = report_of(training=replace(TRAINING, networks=(), contributions=(), notes=(), augmentations=()))
+UNTRAINED = report_of(training=replace(TRAINING, networks=(), ablations=(), notes=(), augmentations=()))
 UNKNOWN = replace(
     BARE,
     training=replace(
         TRAINING,
-        seconds=NAN,
+        total_seconds=NAN,
         networks=(
             network("a", latency_ratio=NAN, validation_metric=NAN, drop=NAN, seconds=NAN, curve=curve(NAN, NAN)),
             network("b", rows=0, curve=curve(0.5)),
         ),
-        contributions=(Contribution("pruning", "a", "select split", NAN, 0.5, NAN, NAN),),
+        ablations=(AblationResult("pruning", "a", "select split", NAN, 0.5, NAN, NAN),),
     ),
 )
 EVERY = {
@@ -322,7 +328,7 @@ def svgs(text: str) -> list[ET.Element]:
     return [ET.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.S)]  # noqa: S314 - our own
 
 
-def summary(report: Report, **options: Any) -> str:
+def summary(report: CompressionReport, **options: Any) -> str:
     stream = io.StringIO()
     print_summary(report, Console(file=stream, width=80, **options))
     return stream.getvalue()
@@ -330,7 +336,7 @@ def summary(report: Report, **options: Any) -> str:
 
 @pytest.mark.parametrize("case", EVERY)
 def test_every_section_is_there_whatever_was_found(case: str) -> None:
-    text = page(EVERY[case])
+    text = html_report(EVERY[case])
     outline = Outline(text)
     assert [name for name in outline.ids if name in SECTIONS] == SECTIONS or set(SECTIONS) <= set(outline.ids)
     assert outline.open == []
@@ -341,7 +347,7 @@ def test_every_section_is_there_whatever_was_found(case: str) -> None:
 
 @pytest.mark.parametrize("case", EVERY)
 def test_a_page_refers_to_nothing_outside_itself(case: str) -> None:
-    text = page(EVERY[case])
+    text = html_report(EVERY[case])
     assert all(link.startswith("#") for link in Outline(text).links)
     assert {link[1:] for link in Outline(text).links} <= set(Outline(text).ids)
     assert not re.search(r"@import|url\(|https?:|<script|<link|<iframe|<img", text)
@@ -350,7 +356,7 @@ def test_a_page_refers_to_nothing_outside_itself(case: str) -> None:
 
 @pytest.mark.parametrize("case", EVERY)
 def test_drawings_are_valid_and_described(case: str) -> None:
-    for svg in svgs(page(EVERY[case])):
+    for svg in svgs(html_report(EVERY[case])):
         if svg.get("aria-hidden") != "true":
             assert svg.find("title") is not None
             assert svg.find("desc") is not None
@@ -359,7 +365,7 @@ def test_drawings_are_valid_and_described(case: str) -> None:
 
 @pytest.mark.parametrize("case", EVERY)
 def test_unknown_figures_are_never_shown_as_numbers(case: str) -> None:
-    for text in (page(EVERY[case]), summary(EVERY[case])):
+    for text in (html_report(EVERY[case]), summary(EVERY[case])):
         assert not re.search(r"\b(nan|inf|None|1\.7e\+?308)\b", text)
 
 
@@ -369,8 +375,10 @@ def test_names_from_models_and_data_are_text_and_never_markup() -> None:
         verdict=HOSTILE,
         original=figures(1.0, "original", path=f"/models/{HOSTILE}"),
         chosen=figures(0.1, "model", title=HOSTILE, path=HOSTILE, recipe=[{"step": HOSTILE}]),
-        certificate=replace(CERTIFICATE, metric=HOSTILE, reason=HOSTILE, method=HOSTILE, data=HOSTILE),
-        budget=BudgetOutcome(met=False, binding=HOSTILE, limits={HOSTILE: {**LIMITS["max_drop"], "kept": False}}),
+        certificate=replace(CERTIFICATE, metric=HOSTILE, reason=HOSTILE, method=HOSTILE, data_fingerprint=HOSTILE),
+        budget=BudgetOutcome(
+            met=False, binding_limit=HOSTILE, limits={HOSTILE: {**LIMITS["max_drop"], "kept": False}}
+        ),
         trials=(trial(0, title=HOSTILE, reason=HOSTILE), trial(1)),
         front=(trial(0, title=HOSTILE),),
         lint={"chosen": {"findings": [dict.fromkeys(("rule", "where", "why", "remedy"), HOSTILE)]}},
@@ -389,10 +397,10 @@ def test_names_from_models_and_data_are_text_and_never_markup() -> None:
             augmentations=(HOSTILE,),
             notes=(HOSTILE,),
             networks=(network("a", title=HOSTILE, error=HOSTILE, curve=curve(0.1, 0.2, epoch_1=HOSTILE)),),
-            contributions=(Contribution(HOSTILE, HOSTILE, HOSTILE, 0.1, 0.2),),
+            ablations=(AblationResult(HOSTILE, HOSTILE, HOSTILE, 0.1, 0.2),),
         ),
     )
-    text = page(hostile)
+    text = html_report(hostile)
     assert Outline(text).open == []
     assert "script" not in Outline(text).tags
     assert "49[red]" not in text
@@ -404,21 +412,23 @@ def test_names_from_models_and_data_are_text_and_never_markup() -> None:
 
 
 def test_estimates_are_labelled_wherever_they_appear() -> None:
-    text = page(report_of())
+    text = html_report(report_of())
     for value in ("94.0 uJ", "9.40 uJ"):
         shown = [match.end() for match in re.finditer(re.escape(value), text)]
         assert shown
         assert all("estimated" in text[end : end + 60] for end in shown)
     assert "(estimated)" in summary(report_of())
-    binding = replace(report_of().budget, binding="energy_mj")
+    binding = replace(report_of().budget, binding_limit="energy_mj")
     assert "9.40 uJ (estimated)" in summary(report_of(budget=binding))
     broken = replace(binding, met=False, limits={"energy_mj": {**LIMITS["energy_mj"], "kept": False}})
-    for text in (page(report_of(budget=broken)), summary(report_of(budget=broken))):
+    for text in (html_report(report_of(budget=broken)), summary(report_of(budget=broken))):
         assert "9.40 uJ (estimated) against" in " ".join(text.split())
 
 
 def test_every_figure_has_its_origin_beside_it() -> None:
-    rows = re.findall(r"<tr>.*?</tr>", page(report_of()).split('id="figures"')[1].split("</section>")[0], re.S)[1:]
+    rows = re.findall(
+        r"<tr>.*?</tr>", html_report(report_of()).split('id="figures"')[1].split("</section>")[0], re.S
+    )[1:]
     assert len(rows) == 8
     for row in rows:
         assert len(re.findall(r'class="tag (?:measured|estimated|computed)"', row)) == 2
@@ -426,7 +436,7 @@ def test_every_figure_has_its_origin_beside_it() -> None:
 
 
 def test_insufficient_data_says_how_much_more_is_needed() -> None:
-    for text in (page(INSUFFICIENT), summary(INSUFFICIENT)):
+    for text in (html_report(INSUFFICIENT), summary(INSUFFICIENT)):
         flat = " ".join(text.split())
         assert "about 3,100 more labelled samples" in flat
         assert "at most 6,200 in all" in flat
@@ -435,26 +445,28 @@ def test_insufficient_data_says_how_much_more_is_needed() -> None:
 
 
 def test_a_refuted_candidate_is_not_blamed_on_too_little_data() -> None:
-    for text in (page(REFUTED), summary(REFUTED)):
+    for text in (html_report(REFUTED), summary(REFUTED)):
         assert "More data will not help" in text
         assert "--max-drop" in text
 
 
 def test_a_broken_budget_names_the_limit_the_figure_and_the_option() -> None:
-    for text in (page(TOO_LARGE), summary(TOO_LARGE)):
+    for text in (html_report(TOO_LARGE), summary(TOO_LARGE)):
         flat = " ".join(text.split())
         assert "size of the file is 63.2 KB against 5.00 KB, 12.6 times the limit" in flat
         assert "--max-size" in flat
 
 
 def test_nothing_is_advised_where_nothing_is_wrong() -> None:
-    assert "What to do next" not in page(report_of())
+    assert "What to do next" not in html_report(report_of())
     assert "What to do next" not in summary(report_of())
 
 
 def test_only_the_noisiest_of_many_layers_are_drawn_and_the_page_says_so() -> None:
     names = [f"/backbone/stage{n:03}/a_name_that_no_plot_has_room_for/Conv" for n in range(100)]
-    text = page(report_of(sensitivity={"few bits": {name: 10.0 ** (-1 - n / 20) for n, name in enumerate(names)}}))
+    text = html_report(
+        report_of(sensitivity={"few bits": {name: 10.0 ** (-1 - n / 20) for n, name in enumerate(names)}})
+    )
     (drawing,) = [svg for svg in svgs(text) if svg.find("title[@id='sensitivity-title']") is not None]
     labels = [text for text in drawing.iter("text") if text.get("class") == "layer"]
     assert len(labels) == 30
@@ -478,7 +490,7 @@ def test_marks_stay_within_the_drawing() -> None:
         TRAINED,
         UNKNOWN,
     ):
-        for svg in svgs(page(report)):
+        for svg in svgs(html_report(report)):
             box = [float(v) for v in (svg.get("viewBox") or "").split()]
             for path in svg.iter("path"):
                 if move := re.fullmatch(r"translate\((.*),(.*)\)", path.get("transform") or ""):
@@ -487,7 +499,7 @@ def test_marks_stay_within_the_drawing() -> None:
 
 
 def test_front_and_drop_differ_in_shape_and_not_only_in_shade() -> None:
-    (drawing,) = [svg for svg in svgs(page(report_of())) if svg.find("title[@id='front-title']") is not None]
+    (drawing,) = [svg for svg in svgs(html_report(report_of())) if svg.find("title[@id='front-title']") is not None]
     shapes = {path.get("class"): path.get("d") for path in drawing.iter("path")}
     assert len(shapes) == len(set(shapes.values())) == 5
     assert sum((path.get("class") or "").startswith("mark") for path in drawing.iter("path")) == 10
@@ -506,14 +518,14 @@ def rows_of(text: str, title: str) -> list[str]:
 
 
 def test_without_training_nothing_speaks_of_it() -> None:
-    assert "Training" not in page(report_of())
-    assert "hollow:" not in page(report_of())
+    assert "Training" not in html_report(report_of())
+    assert "hollow:" not in html_report(report_of())
     assert "training:" not in summary(report_of())
-    assert 'href="#training"' in page(TRAINED)
+    assert 'href="#training"' in html_report(TRAINED)
 
 
 def test_marks_of_trained_networks_are_hollow_and_the_legend_says_so() -> None:
-    text = page(TRAINED)
+    text = html_report(TRAINED)
     (drawing,) = named(text, "Candidates")
     marks = [path for path in drawing.iter("path") if (path.get("class") or "").startswith("mark")]
     hollow = [path for path in marks if "hollow" in (path.get("class") or "").split()]
@@ -526,7 +538,7 @@ def test_marks_of_trained_networks_are_hollow_and_the_legend_says_so() -> None:
 
 
 def test_every_trained_network_is_listed_with_where_its_weights_come_from() -> None:
-    rows = rows_of(page(TRAINED), "Trained networks")[1:]
+    rows = rows_of(html_report(TRAINED), "Trained networks")[1:]
     assert [row for row in rows if "cnn" not in row] == ["Round 1", "Round 2", "Integers, round 1"]
     listed = [row for row in rows if "cnn" in row]
     assert [row.split(".")[0] for row in listed] == [str(n) for n in range(1, 8)]
@@ -546,7 +558,7 @@ def test_every_trained_network_is_listed_with_where_its_weights_come_from() -> N
 
 
 def test_curves_are_drawn_by_round_and_the_chosen_ones_stand_out() -> None:
-    drawings = named(page(TRAINED), "Round") + named(page(TRAINED), "Integers")
+    drawings = named(html_report(TRAINED), "Round") + named(html_report(TRAINED), "Integers")
     assert [drawing.findtext("title") for drawing in drawings] == [
         "Round 1: learning curves",
         "Round 2: learning curves",
@@ -571,7 +583,7 @@ def test_curves_are_drawn_by_round_and_the_chosen_ones_stand_out() -> None:
 
 
 def test_what_happened_is_marked_on_the_curve_and_told_in_words() -> None:
-    (drawing,) = named(page(TRAINED), "Round 1")
+    (drawing,) = named(html_report(TRAINED), "Round 1")
     marks = {path.get("class"): path for path in drawing.iter("path")}
     assert ROLLED_BACK in (marks["event"].findtext("title") or "")
     assert "the worker died three times" in (marks["failure"].findtext("title") or "")
@@ -585,12 +597,12 @@ def test_what_happened_is_marked_on_the_curve_and_told_in_words() -> None:
     ):
         assert f"{number}, plain cnn" in said
         assert words in said
-    assert "Not trained: 4; the table says why." in page(TRAINED)
+    assert "Not trained: 4; the table says why." in html_report(TRAINED)
 
 
 def test_numbers_beside_curves_do_not_lie_over_each_other() -> None:
     many = tuple(network(str(n), curve=curve(0.1, 0.9 + 1e-4 * n)) for n in range(40))
-    (drawing,) = named(page(report_of(training=replace(TRAINING, networks=many))), "Round 1")
+    (drawing,) = named(html_report(report_of(training=replace(TRAINING, networks=many))), "Round 1")
     numbers = [text for text in drawing.iter("text") if "end-number" in (text.get("class") or "")]
     heights = sorted(float(text.get("y") or 0) for text in numbers)
     assert len(heights) == 12
@@ -601,7 +613,7 @@ def test_numbers_beside_curves_do_not_lie_over_each_other() -> None:
 
 def test_a_metric_that_is_no_share_is_written_as_a_number() -> None:
     fit = network("a", curve=curve(-80.0, 0.5, 0.93), validation_metric=0.93)
-    text = page(
+    text = html_report(
         report_of(
             certificate=replace(CERTIFICATE, metric="r2"),
             data={"task": "regression"},
@@ -616,7 +628,7 @@ def test_a_metric_that_is_no_share_is_written_as_a_number() -> None:
 
 
 def test_what_each_step_gave_is_told_with_the_samples_it_was_measured_on() -> None:
-    rows = rows_of(page(TRAINED), "What each step gave")[1:]
+    rows = rows_of(html_report(TRAINED), "What each step gave")[1:]
     assert rows == [
         "distillation plain cnn a select split 80.00 % 91.00 % 11.00 pp gained - -",
         "distillation plain cnn b validation rows 93.00 % 90.00 % 3.00 pp lost - -",
@@ -625,10 +637,10 @@ def test_what_each_step_gave_is_told_with_the_samples_it_was_measured_on() -> No
 
 
 def test_notes_augmentations_and_engine_of_the_training_are_there() -> None:
-    text = page(TRAINED)
+    text = html_report(TRAINED)
     for words in ("ray, 3 networks at a time", "shift, light", "augmentation &#39;mirror&#39;: not used", "5,370"):
         assert words in text
-    assert "No network was trained." in page(UNTRAINED)
+    assert "No network was trained." in html_report(UNTRAINED)
 
 
 def test_the_summary_says_how_much_was_trained_and_what_each_step_gave() -> None:
@@ -653,7 +665,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("scheme", [0, 1, 2], ids=["light", "dark", "print"])
 def test_text_and_marks_stand_out_from_what_is_behind_them(scheme: int) -> None:
-    style = page(report_of()).split("<style>")[1].split("</style>")[0]
+    style = html_report(report_of()).split("<style>")[1].split("</style>")[0]
     colours = dict(re.findall(r"--([\w-]+): (#\w+)", re.findall(r":root \{(.*?)\}", style, re.S)[scheme]))
 
     def contrast(front: str, back: str) -> float:

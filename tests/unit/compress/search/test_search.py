@@ -16,13 +16,13 @@ import onnx
 import optuna
 import pytest
 
-from edgewright.compress.model.graph import clean
-from edgewright.compress.output_folder import JOURNAL, OutputFolder
-from edgewright.compress.search.recipe import Trained
-from edgewright.compress.search.search import Search, SearchLimits, any_gain
-from edgewright.compress.search.space import AS_TRAINED, Params, Space, space_of
+from edgewright.compress.model.graph import clean_model
+from edgewright.compress.output_folder import JOURNAL_FILE, OutputFolder
+from edgewright.compress.search.recipe import UseTrainedNetwork
+from edgewright.compress.search.search import Search, SearchLimits, improves
+from edgewright.compress.search.space import AS_TRAINED_FORMAT, Params, SearchSpace, build_search_space
 from edgewright.compress.search.trial_runner import TrialRunner
-from edgewright.contract.compression_report import Trial
+from edgewright.contract.compression_report import SearchTrial
 from edgewright.contract.device_class import Budget
 from edgewright.contract.errors import InputError, OutputError
 
@@ -32,7 +32,7 @@ BUDGET = Budget(max_drop=0.01)
 LATE = ("on_front", "peak_memory_bytes", "energy_mj", "predicted_bound")
 
 
-def written(trials: list[Trial]) -> bytes:
+def written(trials: list[SearchTrial]) -> bytes:
     """Return trials as a journal keeps them."""
     return msgspec.json.encode(trials)
 
@@ -48,7 +48,7 @@ class Pretender:
     dies_at: int | None = None
     state: str = "complete"
 
-    def run(self, number: int, params: Params, space: Space) -> Trial:
+    def run(self, number: int, params: Params, space: SearchSpace) -> SearchTrial:
         if number == self.dies_at:
             raise KeyboardInterrupt
         self.asked.append(params)
@@ -71,7 +71,7 @@ class Pretender:
                 "network": space.network,
                 "sha256": f"{number:064d}",
             },
-            Trial,
+            SearchTrial,
         )
 
     def recorded_ratios(self) -> dict[str, Any]:
@@ -82,14 +82,14 @@ class Pretender:
 
 
 @pytest.fixture(scope="module")
-def space(digits_proto: onnx.ModelProto) -> Space:
-    cleaned = clean(digits_proto)
+def space(digits_proto: onnx.ModelProto) -> SearchSpace:
+    cleaned = clean_model(digits_proto)
     names = [node.name for node in cleaned.graph.node if node.op_type == "Conv"]
-    return space_of(cleaned, dict.fromkeys(names, 1e-3), {})
+    return build_search_space(cleaned, dict.fromkeys(names, 1e-3), {})
 
 
 @pytest.fixture
-def search(space: Space, tmp_path: Path) -> Callable[..., tuple[Search, Pretender]]:
+def search(space: SearchSpace, tmp_path: Path) -> Callable[..., tuple[Search, Pretender]]:
     def make(trials: int = 12, seconds: float = 60, **changes: Any) -> tuple[Search, Pretender]:
         identity = changes.pop("identity", {"model": "m", "data": "d", "seed": 0})
         runner = Pretender(**changes)
@@ -112,16 +112,16 @@ def test_no_recipe_is_tried_twice_and_all_are_numbered(search: Made) -> None:
     assert all(made.space.recipe(made.params_of(trial)).title == trial.title for trial in trials)
 
 
-def test_what_an_experienced_person_would_try_comes_first(search: Made, space: Space) -> None:
-    made, runner = search(trials=len(space.first_ideas()))
+def test_what_an_experienced_person_would_try_comes_first(search: Made, space: SearchSpace) -> None:
+    made, runner = search(trials=len(space.initial_candidates()))
     made.run()
-    assert runner.asked == space.first_ideas()
+    assert runner.asked == space.initial_candidates()
 
 
-def test_weights_get_tighter_until_the_drop_is_broken_twice(search: Made, space: Space) -> None:
+def test_weights_get_tighter_until_the_drop_is_broken_twice(search: Made, space: SearchSpace) -> None:
     made, runner = search(trials=200)
     made.run()
-    later = runner.asked[len(space.first_ideas()) :]
+    later = runner.asked[len(space.initial_candidates()) :]
     tightest = [float(p["weights"]) for p in later if p.get("weights", "8 bit") != "8 bit"]
     assert min(tightest) < 30  # 0.3 / 30 dB breaks the limit, which is tried but not pursued
 
@@ -170,7 +170,7 @@ def test_an_interrupted_search_goes_on(search: Made, dies_at: int) -> None:
 
 def test_a_kill_between_any_two_writes_leaves_a_search_that_goes_on(search: Made, tmp_path: Path) -> None:
     search(trials=4)[0].run()
-    journal = tmp_path / JOURNAL
+    journal = tmp_path / JOURNAL_FILE
     lines = journal.read_bytes().splitlines(keepends=True)
     for count in range(0, len(lines), 3):
         whole = b"".join(lines[:count])
@@ -185,14 +185,14 @@ def test_a_kill_between_any_two_writes_leaves_a_search_that_goes_on(search: Made
 def test_another_search_in_the_folder_is_refused(search: Made, changed: str, tmp_path: Path) -> None:
     search(trials=2)[0].run()
     identity = {"model": "m", "data": "d", "seed": 0} | {changed: "other"}
-    before = records(tmp_path / JOURNAL)
+    before = records(tmp_path / JOURNAL_FILE)
     with pytest.raises(InputError, match=f"for another {changed}") as raised:
         search(trials=2, identity=identity)[0].run()
     assert raised.value.exit_code == 2
-    assert records(tmp_path / JOURNAL) == before
+    assert records(tmp_path / JOURNAL_FILE) == before
 
 
-def test_a_full_disk_is_an_error_of_the_output(search: Made, space: Space, full_disk: Path) -> None:
+def test_a_full_disk_is_an_error_of_the_output(search: Made, space: SearchSpace, full_disk: Path) -> None:
     made, _ = search(trials=200)
     made.folder = OutputFolder(full_disk)
     (full_disk / "filler").write_bytes(bytes(50_000))
@@ -206,7 +206,7 @@ def test_a_full_disk_is_an_error_of_the_output(search: Made, space: Space, full_
 
 def test_optuna_learns_from_every_finished_trial(search: Made, tmp_path: Path) -> None:
     search(trials=6)[0].run()
-    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / JOURNAL))
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / JOURNAL_FILE))
     study = optuna.load_study(study_name="compress", storage=optuna.storages.JournalStorage(backend))
     complete = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
     assert len(complete) == 6
@@ -214,104 +214,116 @@ def test_optuna_learns_from_every_finished_trial(search: Made, tmp_path: Path) -
     assert all(len(trial.values) == 3 for trial in complete)
 
 
-def test_a_gain_is_a_better_choice_or_a_place_on_the_front(space: Space) -> None:
+def test_a_gain_is_a_better_choice_or_a_place_on_the_front(space: SearchSpace) -> None:
     runner = Pretender()
     usual = runner.run(0, {"form": "float", "half": False, "weights": "8 bit"}, space)
     smaller = runner.run(1, {"form": "float", "half": False, "weights": "40"}, space)
     lossy = runner.run(2, {"form": "float", "half": False, "weights": "15"}, space)
-    assert any_gain(smaller, [usual], runner.budget)
-    assert not any_gain(lossy, [usual, smaller], runner.budget)
+    assert improves(smaller, [usual], runner.budget)
+    assert not improves(lossy, [usual, smaller], runner.budget)
 
 
-def of_network(space: Space, name: str) -> Space:
-    return space_of(space.clean, space.weight_noise, {}, start=(Trained(name, f"network {name}"),))
+def of_network(space: SearchSpace, name: str) -> SearchSpace:
+    return build_search_space(
+        space.clean, space.weight_noise, {}, trained_network=(UseTrainedNetwork(name, f"network {name}"),)
+    )
 
 
-def test_networks_are_tried_as_well_as_the_original(search: Made, space: Space) -> None:
+def test_networks_are_tried_as_well_as_the_original(search: Made, space: SearchSpace) -> None:
     made, runner = search(trials=200)
     before = len(made.run())
     student = of_network(space, "a")
-    trials = made.consider(student, 60)
-    assert runner.asked[before : before + len(student.first_ideas())] == student.first_ideas()
-    assert {trial.network for trial in trials} == {"a"}
+    trials = made.search_network(student, 60)
+    assert runner.asked[before : before + len(student.initial_candidates())] == student.initial_candidates()
+    assert {trial.network_sha256 for trial in trials} == {"a"}
     assert len(trials) == len(made.trials) - before
     assert [trial.number for trial in made.trials] == list(range(len(made.trials)))
     weights = [float(p["weights"]) for p in runner.asked[before:] if p.get("weights", "8 bit") != "8 bit"]
     assert min(weights) < 30  # tighter until the drop is broken
 
 
-def test_a_few_ideas_are_enough_for_a_first_look(search: Made, space: Space) -> None:
+def test_a_few_ideas_are_enough_for_a_first_look(search: Made, space: SearchSpace) -> None:
     made, runner = search(trials=200)
     before = len(made.run())
-    made.consider(of_network(space, "a"), 60, 2)
+    made.search_network(of_network(space, "a"), 60, 2)
     asked = runner.asked[before:]
-    assert [p for p in asked if p.get("weights", "8 bit") == "8 bit"] == of_network(space, "a").first_ideas()[:2]
+    assert [p for p in asked if p.get("weights", "8 bit") == "8 bit"] == of_network(
+        space, "a"
+    ).initial_candidates()[:2]
 
 
-def test_each_network_answers_for_itself(search: Made, space: Space) -> None:
+def test_each_network_answers_for_itself(search: Made, space: SearchSpace) -> None:
     made, _ = search(trials=200)
     made.run()
-    first = made.consider(of_network(space, "a"), 60)
-    second = made.consider(of_network(space, "b"), 60)
-    assert {trial.network for trial in first} == {"a"}
-    assert {trial.network for trial in second} == {"b"}
+    first = made.search_network(of_network(space, "a"), 60)
+    second = made.search_network(of_network(space, "b"), 60)
+    assert {trial.network_sha256 for trial in first} == {"a"}
+    assert {trial.network_sha256 for trial in second} == {"b"}
     for trial in made.trials:
-        assert made.params_of(trial).get("network", "") == trial.network
+        assert made.params_of(trial).get("network", "") == trial.network_sha256
     asked = len(made.trials)
-    assert written(made.consider(of_network(space, "a"), 60)) == written(first)  # nothing is tried again
+    assert written(made.search_network(of_network(space, "a"), 60)) == written(first)  # nothing is tried again
     assert len(made.trials) == asked
 
 
-def test_trained_integers_are_one_trial(search: Made, space: Space) -> None:
+def test_trained_integers_are_one_trial(search: Made, space: SearchSpace) -> None:
     made, runner = search(trials=200)
     before = len(made.run())
-    trained = Space(space.clean, (AS_TRAINED,), False, {}, {}, start=(Trained("a", "integers"),), kernels="k")
-    (trial,) = made.consider(trained, 60)
+    trained = SearchSpace(
+        space.clean,
+        (AS_TRAINED_FORMAT,),
+        False,
+        {},
+        {},
+        trained_network=(UseTrainedNetwork("a", "integers"),),
+        architecture_key="k",
+    )
+    (trial,) = made.search_network(trained, 60)
     assert trial.title == "integers"
-    assert runner.asked[before:] == [{"form": AS_TRAINED, "network": "a"}]
+    assert runner.asked[before:] == [{"form": AS_TRAINED_FORMAT, "network": "a"}]
 
 
-def test_one_recipe_can_be_tried_when_time_is_out(search: Made, space: Space) -> None:
+def test_one_recipe_can_be_tried_when_time_is_out(search: Made, space: SearchSpace) -> None:
     made, runner = search(trials=200)
     made.run()
     student = of_network(space, "a")
-    assert made.consider(student, 0.0) == []
-    params = student.first_ideas()[0]
-    trial = made.attempt(student, params)
+    assert made.search_network(student, 0.0) == []
+    params = student.initial_candidates()[0]
+    trial = made.try_recipe(student, params)
     assert trial is not None
     assert runner.asked[-1] == params
     count = len(made.trials)
-    assert made.attempt(student, params) == trial
+    assert made.try_recipe(student, params) == trial
     assert len(made.trials) == count
 
 
-def test_no_recipe_of_a_network_is_tried_beyond_the_number_of_trials(search: Made, space: Space) -> None:
+def test_no_recipe_of_a_network_is_tried_beyond_the_number_of_trials(search: Made, space: SearchSpace) -> None:
     made, _ = search(trials=5)
     made.run()
     student = of_network(space, "a")
-    assert made.consider(student, 60) == []
-    assert made.attempt(student, student.first_ideas()[0]) is None
+    assert made.search_network(student, 60) == []
+    assert made.try_recipe(student, student.initial_candidates()[0]) is None
 
 
-def test_trials_of_networks_survive_an_interruption(search: Made, space: Space) -> None:
+def test_trials_of_networks_survive_an_interruption(search: Made, space: SearchSpace) -> None:
     made, _ = search(trials=200)
     made.run()
-    made.consider(of_network(space, "a"), 60)
+    made.search_network(of_network(space, "a"), 60)
     before = list(made.trials)
     again, runner = search(trials=200)
     again.run()
-    again.consider(of_network(space, "a"), 60)
+    again.search_network(of_network(space, "a"), 60)
     assert written(again.trials[: len(before)]) == written(before)
     assert not any(params.get("network") for params in runner.asked)
 
 
-def test_optuna_proposes_recipes_of_the_original_alone(search: Made, space: Space, tmp_path: Path) -> None:
+def test_optuna_proposes_recipes_of_the_original_alone(search: Made, space: SearchSpace, tmp_path: Path) -> None:
     made, _ = search(trials=40)
     made.run()
     count = len(made.trials)
     made.limits = SearchLimits(60, 200)
-    made.consider(of_network(space, "a"), 60, 3)
-    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / JOURNAL))
+    made.search_network(of_network(space, "a"), 60, 3)
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / JOURNAL_FILE))
     study = optuna.load_study(study_name="compress", storage=optuna.storages.JournalStorage(backend))
     learned = [t for t in study.trials if t.params and "record" in t.user_attrs]
     assert len(learned) <= count
@@ -342,15 +354,15 @@ def test_a_killed_process_resumes_with_every_trial_and_repeats_none(
         [*command, "--time-limit", "60"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     until = time.monotonic() + 60
-    while len(records(out / JOURNAL)) < 3:
+    while len(records(out / JOURNAL_FILE)) < 3:
         assert process.poll() is None
         assert time.monotonic() < until
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    earlier = records(out / JOURNAL)
-    (out / f"{JOURNAL}.lock").unlink(missing_ok=True)
-    (out / f"{JOURNAL}.lock").symlink_to(out / JOURNAL)  # as if it had died while writing
+    earlier = records(out / JOURNAL_FILE)
+    (out / f"{JOURNAL_FILE}.lock").unlink(missing_ok=True)
+    (out / f"{JOURNAL_FILE}.lock").symlink_to(out / JOURNAL_FILE)  # as if it had died while writing
     limits = ["--time-limit", "4", "--trials", str(len(earlier) + 1), "--resume", "--json"]
     done = subprocess.run([*command, *limits], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode in (0, 1), done.stderr

@@ -9,11 +9,11 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edgewright.compress.model.graph import Graph, clean
-from edgewright.compress.quantize.sensitivity import probe_on, weight_noise
+from edgewright.compress.model.graph import Graph, clean_model
+from edgewright.compress.quantize.sensitivity import make_noise_probe, weight_noise
 from edgewright.compress.quantize.static_int8 import StaticInt8, integer_layers
-from edgewright.compress.search.recipe import CleanUp, Recipe, Trained, Workbench
-from edgewright.compress.search.space import AS_TRAINED, Params, Space, space_of
+from edgewright.compress.search.recipe import CandidateBuilder, CleanGraph, Recipe, UseTrainedNetwork
+from edgewright.compress.search.space import AS_TRAINED_FORMAT, Params, SearchSpace, build_search_space
 from edgewright.contract.errors import CandidateError
 
 Build = Callable[..., onnx.ModelProto]
@@ -32,30 +32,33 @@ class Dice:
 
 
 @pytest.fixture(scope="module")
-def bench(digits_proto: onnx.ModelProto, digits_batch: NDArray[np.float32]) -> Workbench:
-    return Workbench(digits_proto, [{"image": digits_batch}])
+def bench(digits_proto: onnx.ModelProto, digits_batch: NDArray[np.float32]) -> CandidateBuilder:
+    return CandidateBuilder(digits_proto, [{"image": digits_batch}])
 
 
 @pytest.fixture(scope="module")
-def space(bench: Workbench, digits_batch: NDArray[np.float32]) -> Space:
-    cleaned = bench.after((CleanUp(),))
-    noise = weight_noise(cleaned, probe_on(cleaned, [{"image": digits_batch}]))
+def space(bench: CandidateBuilder, digits_batch: NDArray[np.float32]) -> SearchSpace:
+    cleaned = bench.model_after((CleanGraph(),))
+    noise = weight_noise(cleaned, make_noise_probe(cleaned, [{"image": digits_batch}]))
     layers = [weight.layer for weight in integer_layers(Graph(cleaned))]
-    return space_of(cleaned, noise, {layer: 10.0**-i for i, layer in enumerate(layers)})
+    return build_search_space(cleaned, noise, {layer: 10.0**-i for i, layer in enumerate(layers)})
 
 
-def test_a_convolutional_network_is_offered_what_suits_it(space: Space) -> None:
-    assert space.forms == ("float", "static")  # one small matrix product does not make it matrix-heavy
-    assert space.neighbours
-    assert "none" in space.float_sets
-    assert len(set(space.float_sets.values())) == len(space.float_sets)
+def test_a_convolutional_network_is_offered_what_suits_it(space: SearchSpace) -> None:
+    assert space.quantization_formats == (
+        "float",
+        "static",
+    )  # one small matrix product does not make it matrix-heavy
+    assert space.can_equalize
+    assert "none" in space.float_layer_sets
+    assert len(set(space.float_layer_sets.values())) == len(space.float_layer_sets)
 
 
 def test_every_first_idea_builds_and_answers_like_the_original(
-    space: Space, bench: Workbench, digits_batch: NDArray[np.float32], answers: Run, decibels: Decibels
+    space: SearchSpace, bench: CandidateBuilder, digits_batch: NDArray[np.float32], answers: Run, decibels: Decibels
 ) -> None:
     truth = answers(bench.original, image=digits_batch)
-    ideas = space.first_ideas()
+    ideas = space.initial_candidates()
     assert len({str(idea) for idea in ideas}) == len(ideas)
     for idea in ideas:
         made = bench.build(space.recipe(idea))
@@ -64,9 +67,9 @@ def test_every_first_idea_builds_and_answers_like_the_original(
         assert quality > (0 if idea["form"] == "sparse" else 14), idea
 
 
-def test_whatever_is_proposed_is_a_recipe_that_survives_being_written_down(space: Space) -> None:
+def test_whatever_is_proposed_is_a_recipe_that_survives_being_written_down(space: SearchSpace) -> None:
     for seed in range(40):
-        params = space.propose(Dice(seed))
+        params = space.sample(Dice(seed))
         recipe = space.recipe(params)
         steps = msgspec.to_builtins(recipe)["steps"]
         assert msgspec.convert({"steps": steps}, Recipe) == recipe
@@ -75,25 +78,25 @@ def test_whatever_is_proposed_is_a_recipe_that_survives_being_written_down(space
         assert space.recipe(again) == recipe
 
 
-def test_tighter_recipes_get_smaller_and_have_the_same_speed(space: Space, bench: Workbench) -> None:
+def test_tighter_recipes_get_smaller_and_have_the_same_speed(space: SearchSpace, bench: CandidateBuilder) -> None:
     start: Params = {"form": "float", "half": False, "weights": "8 bit"}
-    ladder = [{**start, "weights": "44"}, *space.tighter(start)[4:]]
+    ladder = [{**start, "weights": "44"}, *space.with_fewer_bits(start)[4:]]
     sizes = [bench.build(space.recipe(params)).ByteSize() for params in ladder[::3]]
     assert sizes == sorted(sizes, reverse=True)
-    assert {space.speed_key(params) for params in ladder} == {"float"}
+    assert {space.latency_key(params) for params in ladder} == {"float"}
 
 
-def test_forms_that_run_differently_are_measured_apart(space: Space) -> None:
-    ideas = space.first_ideas()
-    keys = {space.speed_key(idea) for idea in ideas}
+def test_forms_that_run_differently_are_measured_apart(space: SearchSpace) -> None:
+    ideas = space.initial_candidates()
+    keys = {space.latency_key(idea) for idea in ideas}
     assert len(keys) > 2
     static = [idea for idea in ideas if idea["form"] == "static" and idea["in_float"] == "none"]
-    assert len({space.speed_key(idea) for idea in static}) == 3  # signed, unsigned, per tensor
+    assert len({space.latency_key(idea) for idea in static}) == 3  # signed, unsigned, per tensor
 
 
-def test_signed_activations_come_first_where_the_target_prefers_them(space: Space) -> None:
-    arm = space_of(space.clean, space.weight_noise, {}, signed_first=True)
-    first = next(idea for idea in arm.first_ideas() if idea["form"] == "static")
+def test_signed_activations_come_first_where_the_target_prefers_them(space: SearchSpace) -> None:
+    arm = build_search_space(space.clean, space.weight_noise, {}, signed_first=True)
+    first = next(idea for idea in arm.initial_candidates() if idea["form"] == "static")
     assert first["activations"] == "int8"
 
 
@@ -104,93 +107,108 @@ def test_a_matrix_network_is_offered_blocks_and_dynamic_integers(built: Build) -
         w=random.standard_normal((64, 64)).astype(np.float32),
         v=random.standard_normal((64, 8)).astype(np.float32),
     )
-    assert set(space_of(clean(model), {}, {}).forms) == {"float", "static", "dynamic", "blocks"}
+    assert set(build_search_space(clean_model(model), {}, {}).quantization_formats) == {
+        "float",
+        "static",
+        "dynamic",
+        "blocks",
+    }
 
 
-def test_a_quantised_model_is_offered_mending_alone(bench: Workbench) -> None:
-    made = bench.after((CleanUp(), StaticInt8(activations="int8")))
-    space = space_of(clean(made), {}, {})
-    assert space.forms == ("float", "mended")
-    assert space.first_ideas()[1]["form"] == "mended"
-    lazily = Workbench(made, bench.feeds)
-    for idea in space.first_ideas():
+def test_a_quantised_model_is_offered_mending_alone(bench: CandidateBuilder) -> None:
+    made = bench.model_after((CleanGraph(), StaticInt8(activations="int8")))
+    space = build_search_space(clean_model(made), {}, {})
+    assert space.quantization_formats == ("float", "mended")
+    assert space.initial_candidates()[1]["form"] == "mended"
+    lazily = CandidateBuilder(made, bench.calibration_batches)
+    for idea in space.initial_candidates():
         lazily.build(space.recipe(idea))
 
 
 def test_a_model_without_layers_can_still_be_cleaned(built: Build) -> None:
     model = built("g (float[n,4] x) => (float[n,4] y) { h = Relu(x)\n y = Abs(h) }")
-    space = space_of(clean(model), {}, {})
-    assert space.forms == ("float",)
-    bench = Workbench(model, [])
-    assert [bench.build(space.recipe(idea)).graph.node[0].op_type for idea in space.first_ideas()]
+    space = build_search_space(clean_model(model), {}, {})
+    assert space.quantization_formats == ("float",)
+    bench = CandidateBuilder(model, [])
+    assert [bench.build(space.recipe(idea)).graph.node[0].op_type for idea in space.initial_candidates()]
 
 
-def test_no_step_at_all_is_the_original_itself(bench: Workbench) -> None:
+def test_no_step_at_all_is_the_original_itself(bench: CandidateBuilder) -> None:
     assert bench.build(Recipe(())) is bench.original
 
 
-STUDENT = Trained("ab" * 32, "student")
+STUDENT = UseTrainedNetwork("ab" * 32, "student")
 
 
 @pytest.fixture(scope="module")
-def of_student(space: Space) -> Space:
-    return space_of(space.clean, space.weight_noise, {}, start=(STUDENT,))
+def of_student(space: SearchSpace) -> SearchSpace:
+    return build_search_space(space.clean, space.weight_noise, {}, trained_network=(STUDENT,))
 
 
-def test_every_recipe_of_a_trained_network_begins_with_it(of_student: Space) -> None:
+def test_every_recipe_of_a_trained_network_begins_with_it(of_student: SearchSpace) -> None:
     assert of_student.network == STUDENT.network
-    for idea in of_student.first_ideas():
+    for idea in of_student.initial_candidates():
         assert idea["network"] == STUDENT.network
         recipe = of_student.recipe(idea)
-        assert recipe.steps[:2] == (STUDENT, CleanUp())
+        assert recipe.steps[:2] == (STUDENT, CleanGraph())
         assert recipe.title.startswith("student")
         written = msgspec.json.decode(msgspec.json.encode(recipe))
         assert msgspec.convert(written, Recipe) == recipe
-        for tighter in of_student.tighter(idea):
+        for tighter in of_student.with_fewer_bits(idea):
             assert of_student.recipe(tighter).steps[0] == STUDENT
 
 
-def test_the_original_has_no_network(space: Space) -> None:
+def test_the_original_has_no_network(space: SearchSpace) -> None:
     assert space.network == ""
-    assert all("network" not in idea for idea in space.first_ideas())
+    assert all("network" not in idea for idea in space.initial_candidates())
 
 
-def test_networks_are_never_measured_as_one_another(space: Space, of_student: Space) -> None:
-    other = space_of(space.clean, space.weight_noise, {}, start=(Trained("cd" * 32, "other"),))
-    keys = [{each.speed_key(idea) for idea in each.first_ideas()} for each in (space, of_student, other)]
+def test_networks_are_never_measured_as_one_another(space: SearchSpace, of_student: SearchSpace) -> None:
+    other = build_search_space(
+        space.clean, space.weight_noise, {}, trained_network=(UseTrainedNetwork("cd" * 32, "other"),)
+    )
+    keys = [{each.latency_key(idea) for idea in each.initial_candidates()} for each in (space, of_student, other)]
     assert len(set.union(*keys)) == sum(len(part) for part in keys)
     assert len(keys[1]) == len(keys[2]) > 1
-    tight = of_student.tighter(of_student.first_ideas()[0])[0]
-    assert of_student.speed_key(tight) in keys[1]
+    tight = of_student.with_fewer_bits(of_student.initial_candidates()[0])[0]
+    assert of_student.latency_key(tight) in keys[1]
 
 
-def test_trained_integers_are_left_as_they_are(space: Space) -> None:
-    as_trained = Space(space.clean, (AS_TRAINED,), False, {}, {}, start=(STUDENT,), kernels="k: integers")
-    (idea,) = as_trained.first_ideas()
-    assert idea == {"form": AS_TRAINED, "network": STUDENT.network}
+def test_trained_integers_are_left_as_they_are(space: SearchSpace) -> None:
+    as_trained = SearchSpace(
+        space.clean, (AS_TRAINED_FORMAT,), False, {}, {}, trained_network=(STUDENT,), architecture_key="k: integers"
+    )
+    (idea,) = as_trained.initial_candidates()
+    assert idea == {"form": AS_TRAINED_FORMAT, "network": STUDENT.network}
     assert as_trained.recipe(idea) == Recipe((STUDENT,))
     assert as_trained.recipe(idea).title == "student"
-    assert as_trained.tighter(idea) == []
-    other = Space(
-        space.clean, (AS_TRAINED,), False, {}, {}, start=(Trained("cd" * 32, "b"),), kernels="k: integers"
+    assert as_trained.with_fewer_bits(idea) == []
+    other = SearchSpace(
+        space.clean,
+        (AS_TRAINED_FORMAT,),
+        False,
+        {},
+        {},
+        trained_network=(UseTrainedNetwork("cd" * 32, "b"),),
+        architecture_key="k: integers",
     )
-    assert other.speed_key(other.first_ideas()[0]) == as_trained.speed_key(idea)  # the same kernels run
+    assert other.latency_key(other.initial_candidates()[0]) == as_trained.latency_key(idea)  # the same kernels run
 
 
-def test_a_trained_network_is_fetched_by_its_digest(bench: Workbench, digits_proto: onnx.ModelProto) -> None:
+def test_a_trained_network_is_fetched_by_its_digest(bench: CandidateBuilder, digits_proto: onnx.ModelProto) -> None:
     asked: list[str] = []
 
     def fetch(digest: str) -> onnx.ModelProto:
         asked.append(digest)
         return digits_proto
 
-    with_networks = Workbench(bench.original, bench.feeds, trained=fetch)
-    made = with_networks.build(Recipe((STUDENT, CleanUp())))
-    again = with_networks.build(Recipe((STUDENT, CleanUp(), StaticInt8())))
+    with_networks = CandidateBuilder(bench.original, bench.calibration_batches, load_trained=fetch)
+    made = with_networks.build(Recipe((STUDENT, CleanGraph())))
+    again = with_networks.build(Recipe((STUDENT, CleanGraph(), StaticInt8())))
     assert asked == [STUDENT.network]  # once for both
     assert made.ByteSize() > 1.5 * again.ByteSize()
 
 
-def test_without_training_there_is_no_such_network(bench: Workbench) -> None:
+def test_without_training_there_is_no_such_network(bench: CandidateBuilder) -> None:
     with pytest.raises(CandidateError, match="nothing was trained"):
-        bench.build(Recipe((STUDENT, CleanUp())))
+        bench.build(Recipe((STUDENT, CleanGraph())))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from edgewright.compress.train.ablation import contributions_of
+from edgewright.compress.train.ablation import find_ablations
 from edgewright.contract.training_report import TrainedNetwork
 
 ORIGINAL = 0.98
@@ -29,8 +29,8 @@ def network(title: str = "cnn", **changes: Any) -> TrainedNetwork:
 
 
 def test_distillation_is_the_difference_to_the_twin_without_a_teacher() -> None:
-    (found,) = contributions_of([network(), network(distilled=False, drop=0.05)], ORIGINAL)
-    assert (found.step, found.of, found.measured_on) == ("distillation", "cnn", "select split")
+    (found,) = find_ablations([network(), network(distilled=False, drop=0.05)], ORIGINAL)
+    assert (found.step, found.compared_on, found.measured_on) == ("distillation", "cnn", "select split")
     assert found.metric_with == pytest.approx(0.97)
     assert found.metric_without == pytest.approx(0.93)
     assert found.size_ratio is None
@@ -47,11 +47,11 @@ def test_distillation_is_the_difference_to_the_twin_without_a_teacher() -> None:
     ids=str,
 )
 def test_networks_that_differ_in_more_are_not_compared(changes: dict[str, Any]) -> None:
-    assert contributions_of([network(**changes), network(distilled=False, drop=0.05)], ORIGINAL) == []
+    assert find_ablations([network(**changes), network(distilled=False, drop=0.05)], ORIGINAL) == []
 
 
 def test_a_twin_that_failed_says_nothing() -> None:
-    assert contributions_of([network(), network(distilled=False, drop=None, network="")], ORIGINAL) == []
+    assert find_ablations([network(), network(distilled=False, drop=None, network="")], ORIGINAL) == []
 
 
 def test_pruning_is_compared_with_what_was_pruned_in_the_same_round() -> None:
@@ -65,8 +65,8 @@ def test_pruning_is_compared_with_what_was_pruned_in_the_same_round() -> None:
         latency_ratio=0.4,
         parent="narrow",
     )
-    (found,) = contributions_of([whole, narrow], ORIGINAL)
-    assert (found.step, found.of) == ("pruning", "cnn, pruned by 25%")
+    (found,) = find_ablations([whole, narrow], ORIGINAL)
+    assert (found.step, found.compared_on) == ("pruning", "cnn, pruned by 25%")
     assert [found.metric_without, found.metric_with] == pytest.approx([0.97, 0.96])
     assert [found.size_ratio, found.latency_ratio] == pytest.approx([0.6, 0.8])
 
@@ -74,21 +74,21 @@ def test_pruning_is_compared_with_what_was_pruned_in_the_same_round() -> None:
 def test_pruning_of_the_original_has_no_trained_twin() -> None:
     narrow = network("pruned by 30%", origin="pruned", round=1)
     longer = network("pruned by 30%", origin="continued", round=2)
-    assert contributions_of([network(), narrow, longer], ORIGINAL) == []
+    assert find_ablations([network(), narrow, longer], ORIGINAL) == []
 
 
 def test_a_pruned_network_of_a_later_round_is_compared_with_its_own_round() -> None:
     early, late = network(round=2, drop=0.03), network(round=3, drop=0.01)
     narrow = network("cnn, pruned by 25%", origin="pruned", round=2, drop=0.04)
-    (found,) = contributions_of([early, late, narrow], ORIGINAL)
+    (found,) = find_ablations([early, late, narrow], ORIGINAL)
     assert found.metric_without == pytest.approx(0.95)
 
 
 def test_an_unknown_latency_stays_unknown() -> None:
     narrow = network("cnn, pruned by 25%", origin="pruned", round=2, latency_ratio=None)
-    (found,) = contributions_of([network(round=2), narrow], ORIGINAL)
+    (found,) = find_ablations([network(round=2), narrow], ORIGINAL)
     assert found.latency_ratio is None
 
 
 def test_nothing_trained_has_contributed_nothing() -> None:
-    assert contributions_of([], ORIGINAL) == []
+    assert find_ablations([], ORIGINAL) == []

@@ -9,22 +9,22 @@ import msgspec
 import onnx
 import pytest
 
-from edgewright.compress.model.graph import clean
+from edgewright.compress.model.graph import clean_model
 from edgewright.compress.search.search import Search
-from edgewright.compress.search.space import Space, space_of
+from edgewright.compress.search.space import SearchSpace, build_search_space
 from edgewright.compress.train import qat_rounds
-from edgewright.compress.train.policy import Prospect, Standing
-from edgewright.compress.train.qat_rounds import finalists_of, train_integers
-from edgewright.compress.train.training_session import Course
-from edgewright.contract.compression_report import Trial
+from edgewright.compress.train.policy import CandidateEstimate, TrainedCandidate
+from edgewright.compress.train.qat_rounds import prepare_finalists, train_quantized
+from edgewright.compress.train.training_session import TrainingSession
+from edgewright.contract.compression_report import SearchTrial
 from edgewright.contract.errors import CandidateError
 
 
-def standing(title: str) -> Standing:
-    return Standing(Prospect(title, "cnn", "start", "fresh", 0.5, 100), title.ljust(64, "0"), 0.0)
+def standing(title: str) -> TrainedCandidate:
+    return TrainedCandidate(CandidateEstimate(title, "cnn", "start", "fresh", 0.5, 100), title.ljust(64, "0"), 0.0)
 
 
-def trial(network: str, bound: float, ratio: float) -> Trial:
+def trial(network: str, bound: float, ratio: float) -> SearchTrial:
     facts = {
         "number": 0,
         "title": network,
@@ -39,23 +39,23 @@ def trial(network: str, bound: float, ratio: float) -> Trial:
         "latency_ratio": ratio,
         "network": network,
     }
-    return msgspec.convert(facts, Trial)
+    return msgspec.convert(facts, SearchTrial)
 
 
 @pytest.fixture
 def course(digits_proto: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A course whose search knows what came of each network."""
-    cleaned = clean(digits_proto)
+    cleaned = clean_model(digits_proto)
 
     def lay_out(
         _bench: Any, first: tuple[Any, ...], _machine: Any, *, seconds: float, kept: Path | None
-    ) -> tuple[Space, dict[str, Any]]:
+    ) -> tuple[SearchSpace, dict[str, Any]]:
         if first[0].title == "odd":
             raise CandidateError("the graph has no layer", remedy="")
-        return space_of(cleaned, {}, {}, start=first[:1]), {}
+        return build_search_space(cleaned, {}, {}, trained_network=first[:1]), {}
 
     monkeypatch.setattr(qat_rounds, "lay_out", lay_out)
-    results: dict[str, list[Trial]] = {}
+    results: dict[str, list[SearchTrial]] = {}
     search = cast(Search, SimpleNamespace(consider=lambda space, _seconds, _ideas: results.get(space.network, [])))
     folder = SimpleNamespace(layouts=None)
     run = SimpleNamespace(bench=None, machine=None, space=SimpleNamespace(fold=()), folder=folder)
@@ -75,31 +75,31 @@ def test_the_fastest_that_keeps_the_drop_comes_first(course: Any) -> None:
         slow.network: [trial(slow.network, 0.001, 0.6)],
         fast.network: [trial(fast.network, 0.2, 0.1), trial(fast.network, 0.002, 0.3)],
     }
-    found = finalists_of(cast(Course, course), [none, lossy, slow, fast], later(60))
-    assert [finalist.standing for finalist in found] == [fast, slow, lossy, none]
+    found = prepare_finalists(cast(TrainingSession, course), [none, lossy, slow, fast], later(60))
+    assert [finalist.candidate for finalist in found] == [fast, slow, lossy, none]
     assert found[0].best is not None
     assert found[0].best.latency_ratio == 0.3
     assert found[-1].best is None
 
 
 def test_a_network_that_has_no_forms_is_noted_and_left_out(course: Any) -> None:
-    found = finalists_of(cast(Course, course), [standing("odd"), standing("good")], later(60))
-    assert [finalist.standing.prospect.title for finalist in found] == ["good"]
+    found = prepare_finalists(cast(TrainingSession, course), [standing("odd"), standing("good")], later(60))
+    assert [finalist.candidate.estimate.title for finalist in found] == ["good"]
     assert any("odd" in note for note in course.notes)
 
 
 def test_the_first_is_tried_even_without_time(course: Any) -> None:
-    found = finalists_of(cast(Course, course), [standing("first"), standing("second")], later(-1))
-    assert [finalist.standing.prospect.title for finalist in found] == ["first"]
+    found = prepare_finalists(cast(TrainingSession, course), [standing("first"), standing("second")], later(-1))
+    assert [finalist.candidate.estimate.title for finalist in found] == ["first"]
 
 
 def test_without_time_no_integers_are_trained(course: Any) -> None:
-    (finalist,) = finalists_of(cast(Course, course), [standing("good")], later(60))
-    assert train_integers(cast(Course, course), finalist, later(0)) == []
+    (finalist,) = prepare_finalists(cast(TrainingSession, course), [standing("good")], later(60))
+    assert train_quantized(cast(TrainingSession, course), finalist, later(0)) == []
 
 
 def test_integers_behind_folded_preprocessing_are_left_out_and_said_so(course: Any) -> None:
-    (finalist,) = finalists_of(cast(Course, course), [standing("good")], later(60))
+    (finalist,) = prepare_finalists(cast(TrainingSession, course), [standing("good")], later(60))
     course.run.space.fold = ("fold",)
-    assert train_integers(cast(Course, course), finalist, later(60)) == []
+    assert train_quantized(cast(TrainingSession, course), finalist, later(60)) == []
     assert any("folded" in note for note in course.notes)

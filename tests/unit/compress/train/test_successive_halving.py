@@ -14,9 +14,8 @@ import pytest
 from edgewright.compress.train import successive_halving
 from edgewright.compress.train.artifact_store import TrainingStore
 from edgewright.compress.train.config import Distillation
-from edgewright.compress.train.policy import Prospect
-from edgewright.compress.train.successive_halving import train_in_rounds
-from edgewright.compress.train.training_session import Course, Task
+from edgewright.compress.train.policy import CandidateEstimate
+from edgewright.compress.train.training_session import PlannedJob, TrainingSession
 from edgewright.contract.errors import CandidateError
 from edgewright.contract.training_report import TrainedNetwork
 
@@ -36,38 +35,38 @@ class Pretender:
     distillation: Distillation = field(default_factory=lambda: Distillation(3.0))
     lessons: Any = field(default_factory=lambda: SimpleNamespace(train=range(ROWS)))
     notes: list[str] = field(default_factory=list)
-    trained: list[list[Task]] = field(default_factory=list)
+    trained: list[list[PlannedJob]] = field(default_factory=list)
 
-    core_seconds = Course.core_seconds
-    settings = Course.settings
-    planned = Course.planned
+    core_seconds = TrainingSession.core_seconds
+    settings = TrainingSession.training_config
+    planned = TrainingSession.planned_jobs
 
     def pace_of(self, network: str) -> float:
         if self.pace <= 0:
             raise CandidateError("Erf cannot be trained", remedy="")
         return self.pace
 
-    def train(self, name: str, tasks: Sequence[Task], deadline: float) -> list[TrainedNetwork]:
+    def train(self, name: str, tasks: Sequence[PlannedJob], deadline: float) -> list[TrainedNetwork]:
         self.trained.append(list(tasks))
         return [self._one(task) for task in tasks]
 
-    def _one(self, task: Task) -> TrainedNetwork:
+    def _one(self, task: PlannedJob) -> TrainedNetwork:
         title = task.network.title
         if title not in self.drops:
             return msgspec.structs.replace(task.network, error="the loss was not finite")
-        name = f"{task.start}{task.network.round}{task.settings.distillation}"
+        name = f"{task.initial_sha256}{task.network.search_round}{task.settings.distillation}"
         return msgspec.structs.replace(
             task.network,
-            network=hashlib.sha256(name.encode()).hexdigest(),
+            network_sha256=hashlib.sha256(name.encode()).hexdigest(),
             drop=self.drops[title],
             predicted_bound=self.drops[title] / 0.4,
             distilled=task.settings.distillation is not None,
-            rows=100,
+            training_rows=100,
         )
 
 
-def prospect(title: str, ratio: float) -> Prospect:
-    return Prospect(title, "cnn", f"start of {title}", "fresh", ratio, 100)
+def prospect(title: str, ratio: float) -> CandidateEstimate:
+    return CandidateEstimate(title, "cnn", f"start of {title}", "fresh", ratio, 100)
 
 
 @pytest.fixture
@@ -77,11 +76,11 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pre
 
 
 def run(
-    pretender: Pretender, prospects: Sequence[Prospect], seconds: float = 100.0, slowest: float = 1.0
+    pretender: Pretender, prospects: Sequence[CandidateEstimate], seconds: float = 100.0, slowest: float = 1.0
 ) -> list[str]:
     until = time.monotonic() + seconds
-    found = train_in_rounds(cast(Course, pretender), prospects, until, until + 0.2 * seconds, slowest)
-    return [standing.prospect.title for standing in found]
+    found = successive_halving.successive_halving(cast(TrainingSession, pretender), prospects, until, until + 0.2 * seconds, slowest)
+    return [standing.estimate.title for standing in found]
 
 
 FOUR = [prospect("a", 0.2), prospect("b", 0.4), prospect("c", 0.6), prospect("d", 0.8)]
@@ -93,9 +92,9 @@ def test_all_are_trained_first_and_the_quickest_also_without_a_teacher(course: C
     first = pretender.trained[0]
     assert sorted(task.network.title for task in first if task.settings.distillation) == ["a", "b", "c", "d"]
     (alone,) = [task for task in first if task.settings.distillation is None]
-    (twin,) = [t for t in first if t.start == alone.start and t.settings.distillation is not None]
+    (twin,) = [t for t in first if t.initial_sha256 == alone.initial_sha256 and t.settings.distillation is not None]
     assert msgspec.structs.replace(twin.settings, distillation=None) == alone.settings
-    assert all(task.start.startswith("start of ") for task in first)
+    assert all(task.initial_sha256.startswith("start of ") for task in first)
     assert all(task.settings.distillation in (None, pretender.distillation) for task in first)
 
 
@@ -106,9 +105,9 @@ def test_later_rounds_go_on_from_earlier_ones_with_fewer_networks(course: Callab
     counts = [len(tasks) for tasks in pretender.trained]
     assert counts == sorted(counts, reverse=True)
     for number, tasks in enumerate(pretender.trained[1:], start=2):
-        assert all(not task.start.startswith("start of ") for task in tasks)
+        assert all(not task.initial_sha256.startswith("start of ") for task in tasks)
         assert all(task.network.origin == "continued" for task in tasks)
-        assert {task.network.round for task in tasks} == {number}
+        assert {task.network.search_round for task in tasks} == {number}
         assert "d" in {task.network.title for task in tasks}  # the surest
 
 
@@ -171,7 +170,7 @@ def test_a_planned_round_is_the_same_when_resumed(course: Callable[..., Pretende
 @pytest.mark.parametrize(("rows", "epochs", "shown"), [(400, 1, 400), (5, 1, 32), (1000, 1, 0), (3500, 4, 875)])
 def test_rows_become_epochs(course: Callable[..., Pretender], rows: int, epochs: int, shown: int) -> None:
     pretender = course()
-    settings = cast(Course, pretender).settings(rows, "fresh")
-    assert (settings.epochs, settings.rows) == (epochs, shown)
+    settings = cast(TrainingSession, pretender).training_config(rows, "fresh")
+    assert (settings.epochs, settings.rows_per_epoch) == (epochs, shown)
     assert settings.distillation == pretender.distillation
-    assert settings.augment == pretender.augment
+    assert settings.augmentations == pretender.augment

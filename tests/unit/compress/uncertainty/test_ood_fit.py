@@ -13,11 +13,11 @@ from sklearn.covariance import EmpiricalCovariance
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from edgewright.compress.model.embedding_output import EMBEDDING, expose
-from edgewright.compress.uncertainty.ood_fit import fit_mahalanobis, fit_neighbours, least_samples, outlier_rule
+from edgewright.compress.model.embedding_output import EMBEDDING_OUTPUT, expose_embedding
+from edgewright.compress.uncertainty.ood_fit import fit_mahalanobis, fit_neighbours, fit_ood_rule, min_ood_samples
 from edgewright.contract.errors import DataError
-from edgewright.contract.model.ood_detector import LogitMeasure, Measure, OutlierRule
-from edgewright.stats.ood_scores import scorer, unusual
+from edgewright.contract.model.ood_detector import LogitScore, OodRule, OodScore
+from edgewright.stats.ood_scores import is_out_of_distribution, ood_scorer
 
 Arrays = dict[str, NDArray[Any]]
 MEASURES = ["energy", "confidence", "margin", "mahalanobis", "relative", "neighbours"]
@@ -28,32 +28,32 @@ def embedded(
     digits_proto: onnx.ModelProto, digits: Arrays, digits_training: Arrays, answers: Callable[..., Any]
 ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
     """Logits and embeddings of training digits, usual digits, and negatives of digits, which are none."""
-    model = expose(digits_proto)
+    model = expose_embedding(digits_proto)
     given = {"training": digits_training["x"], "usual": digits["x"], "negative": 1 - digits["x"]}
     return {name: tuple(answers(model, image=x)) for name, x in given.items()}
 
 
-def measure_of(name: str, embedded: Any, digits_training: Arrays) -> Measure:
+def measure_of(name: str, embedded: Any, digits_training: Arrays) -> OodScore:
     training = embedded["training"][1]
     if name == "neighbours":
-        return fit_neighbours(EMBEDDING, training)
+        return fit_neighbours(EMBEDDING_OUTPUT, training)
     if name in ("mahalanobis", "relative"):
-        return fit_mahalanobis(EMBEDDING, training, digits_training["y"], relative=name == "relative")
-    return LogitMeasure(name)  # type: ignore[arg-type]
+        return fit_mahalanobis(EMBEDDING_OUTPUT, training, digits_training["y"], relative=name == "relative")
+    return LogitScore(name)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_usual_digits_are_rejected_as_seldom_as_promised(name: str, embedded: Any, digits_training: Arrays) -> None:
     measure = measure_of(name, embedded, digits_training)
-    scored = scorer(measure)
-    place = 0 if isinstance(measure, LogitMeasure) else 1
+    scored = ood_scorer(measure)
+    place = 0 if isinstance(measure, LogitScore) else 1
     usual, negative = scored(embedded["usual"][place]), scored(embedded["negative"][place])
     rejected, detected = [], []
     for seed in range(40):
         order = np.random.default_rng(seed).permutation(1200)
-        rule = outlier_rule(measure, usual[order[:600]], 0.05)
-        rejected.append(unusual(usual[order[600:]], rule).mean())
-        detected.append(unusual(negative, rule).mean())
+        rule = fit_ood_rule(measure, usual[order[:600]], 0.05)
+        rejected.append(is_out_of_distribution(usual[order[600:]], rule).mean())
+        detected.append(is_out_of_distribution(negative, rule).mean())
     assert np.mean(rejected) < 0.05
     assert np.mean(rejected) > 0.01
     assert roc_auc_score(np.repeat([0, 1], 1200), np.concatenate([usual, negative])) > 0.9
@@ -64,8 +64,8 @@ def test_usual_digits_are_rejected_as_seldom_as_promised(name: str, embedded: An
     ("samples", "rate", "confidence"), [(299, 0.01, 0.95), (600, 0.05, 0.9), (2000, 0.01, 0.99)]
 )
 def test_the_threshold_is_the_lowest_that_keeps_the_promise(samples: int, rate: float, confidence: float) -> None:
-    rule = outlier_rule(
-        LogitMeasure("energy"), np.random.default_rng(0).permutation(samples), rate, confidence=confidence
+    rule = fit_ood_rule(
+        LogitScore("energy"), np.random.default_rng(0).permutation(samples), rate, confidence=confidence
     )
     rank = int(rule.threshold) + 1
     # A new score exceeds the rank-th smallest with a probability of this Beta distribution, whatever the scores'.
@@ -78,19 +78,19 @@ def test_the_promise_holds_over_calibration_sets() -> None:
     random = np.random.default_rng(4)
     broken = 0
     for _ in range(1000):
-        rule = outlier_rule(LogitMeasure("energy"), random.exponential(size=500), 0.02, confidence=0.9)
+        rule = fit_ood_rule(LogitScore("energy"), random.exponential(size=500), 0.02, confidence=0.9)
         broken += np.exp(-rule.threshold) > 0.02
     assert broken <= stats.binom.isf(1e-3, 1000, 0.1)
     assert broken > 20
 
 
 def test_too_few_samples_are_refused_with_the_number_needed() -> None:
-    needed = least_samples(0.01)
-    outlier_rule(LogitMeasure("energy"), np.arange(needed), 0.01)
+    needed = min_ood_samples(0.01)
+    fit_ood_rule(LogitScore("energy"), np.arange(needed), 0.01)
     with pytest.raises(DataError, match=f"Give {needed} or more"):
-        outlier_rule(LogitMeasure("energy"), np.arange(needed - 1), 0.01)
+        fit_ood_rule(LogitScore("energy"), np.arange(needed - 1), 0.01)
     with pytest.raises(DataError, match="no number"):
-        outlier_rule(LogitMeasure("energy"), np.array([np.nan] * 500), 0.01)
+        fit_ood_rule(LogitScore("energy"), np.array([np.nan] * 500), 0.01)
 
 
 def test_the_distance_is_scikit_learns(embedded: Any, digits_training: Arrays) -> None:
@@ -105,29 +105,31 @@ def test_the_distance_is_scikit_learns(embedded: Any, digits_training: Arrays) -
     peer.precision_ = vectors / values @ vectors.T
     rows = embedded["negative"][1][:50].astype(float)
     wanted = np.min([peer.mahalanobis(rows - mean) for mean in means], axis=0)
-    measure = fit_mahalanobis(EMBEDDING, training, labels)
-    np.testing.assert_allclose(scorer(measure)(rows), wanted, rtol=1e-3)
-    relative = fit_mahalanobis(EMBEDDING, training, labels, relative=True)
+    measure = fit_mahalanobis(EMBEDDING_OUTPUT, training, labels)
+    np.testing.assert_allclose(ood_scorer(measure)(rows), wanted, rtol=1e-3)
+    relative = fit_mahalanobis(EMBEDDING_OUTPUT, training, labels, relative=True)
     overall = np.cov(training.T, bias=True)
     values, vectors = np.linalg.eigh(overall)
     values = np.maximum(values, 1e-3 * values.mean())
     background = np.square((rows - training.mean(axis=0)) @ vectors / np.sqrt(values)).sum(axis=1)
-    np.testing.assert_allclose(scorer(relative)(rows), wanted - background, rtol=1e-3, atol=1e-2 * wanted.max())
+    np.testing.assert_allclose(ood_scorer(relative)(rows), wanted - background, rtol=1e-3, atol=1e-2 * wanted.max())
 
 
 def test_few_directions_share_the_rest_of_the_variance(embedded: Any, digits_training: Arrays) -> None:
     training, labels = embedded["training"][1].astype(float), digits_training["y"]
-    measure = fit_mahalanobis(EMBEDDING, training, labels, most_directions=8)
-    shape = measure.within
+    measure = fit_mahalanobis(EMBEDDING_OUTPUT, training, labels, max_directions=8)
+    shape = measure.within_class
     directions, variances = shape.directions.array(), shape.variances.array()
     assert directions.shape == (64, 8)
-    covariance = directions * (variances - shape.rest) @ directions.T + shape.rest * np.eye(64)
+    covariance = directions * (
+        variances - shape.residual_variance
+    ) @ directions.T + shape.residual_variance * np.eye(64)
     rows = embedded["usual"][1][:30].astype(float)
     apart = rows[:, None] - measure.means.array()
     wanted = np.einsum("ncd,de,nce->nc", apart, np.linalg.inv(covariance), apart).min(axis=1)
-    np.testing.assert_allclose(scorer(measure)(rows), wanted, rtol=1e-4)
-    whole = fit_mahalanobis(EMBEDDING, training, labels)
-    assert np.trace(covariance) == pytest.approx(float(whole.within.variances.array().sum()), rel=1e-3)
+    np.testing.assert_allclose(ood_scorer(measure)(rows), wanted, rtol=1e-4)
+    whole = fit_mahalanobis(EMBEDDING_OUTPUT, training, labels)
+    assert np.trace(covariance) == pytest.approx(float(whole.within_class.variances.array().sum()), rel=1e-3)
 
 
 def test_the_neighbour_is_scikit_learns(embedded: Any) -> None:
@@ -135,31 +137,32 @@ def test_the_neighbour_is_scikit_learns(embedded: Any) -> None:
     unit = training / np.linalg.norm(training, axis=1, keepdims=True)
     peer = NearestNeighbors(n_neighbors=5).fit(unit)
     wanted = peer.kneighbors(rows / np.linalg.norm(rows, axis=1, keepdims=True))[0][:, -1]
-    measure = fit_neighbours(EMBEDDING, training, nearest=5, most_points=1000)
-    np.testing.assert_allclose(scorer(measure)(rows), wanted, atol=2e-3)
-    assert fit_neighbours(EMBEDDING, training, most_points=100).points.shape == (100, 64)
+    measure = fit_neighbours(EMBEDDING_OUTPUT, training, nearest=5, max_points=1000)
+    np.testing.assert_allclose(ood_scorer(measure)(rows), wanted, atol=2e-3)
+    assert fit_neighbours(EMBEDDING_OUTPUT, training, max_points=100).points.shape == (100, 64)
 
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_a_rule_travels_as_json_and_decides_the_same(name: str, embedded: Any, digits_training: Arrays) -> None:
     measure = measure_of(name, embedded, digits_training)
-    place = 0 if isinstance(measure, LogitMeasure) else 1
+    place = 0 if isinstance(measure, LogitScore) else 1
     usual = embedded["usual"][place]
-    rule = outlier_rule(measure, scorer(measure)(usual[:600]), 0.05)
+    rule = fit_ood_rule(measure, ood_scorer(measure)(usual[:600]), 0.05)
     content = msgspec.json.encode(rule)
-    again = msgspec.json.decode(content, type=OutlierRule)
+    again = msgspec.json.decode(content, type=OodRule)
     assert again == rule
     assert len(content) < 100_000
     np.testing.assert_array_equal(
-        unusual(scorer(again.measure)(usual), again), unusual(scorer(measure)(usual), rule)
+        is_out_of_distribution(ood_scorer(again.score)(usual), again),
+        is_out_of_distribution(ood_scorer(measure)(usual), rule),
     )
 
 
 @pytest.mark.parametrize("name", ["mahalanobis", "relative", "neighbours"])
 def test_an_embedding_of_nan_is_unusual(name: str, embedded: Any, digits_training: Arrays) -> None:
     measure = measure_of(name, embedded, digits_training)
-    rule = outlier_rule(measure, scorer(measure)(embedded["usual"][1]), 0.05)
-    assert unusual(scorer(measure)(np.full((2, 64), np.nan)), rule).all()
+    rule = fit_ood_rule(measure, ood_scorer(measure)(embedded["usual"][1]), 0.05)
+    assert is_out_of_distribution(ood_scorer(measure)(np.full((2, 64), np.nan)), rule).all()
 
 
 def test_data_without_spread_is_refused() -> None:

@@ -9,17 +9,21 @@ from numpy.typing import NDArray
 
 from edgewright.compress.data.loader import load_data
 from edgewright.compress.model.loading import read_model
-from edgewright.compress.uncertainty.reference_profile import LEAST_SAMPLES, layout_of, reference_profile
-from edgewright.contract.model.reference_profile import Profile
+from edgewright.compress.uncertainty.reference_profile import (
+    MIN_PROFILE_SAMPLES,
+    build_reference_profile,
+    infer_layout,
+)
+from edgewright.contract.model.reference_profile import ReferenceProfile
 
 Arrays = dict[str, NDArray[Any]]
 
 
-def profile_of(model: Path, path: Path, arrays: Arrays, **more: Any) -> Profile | None:
+def profile_of(model: Path, path: Path, arrays: Arrays, **more: Any) -> ReferenceProfile | None:
     np.savez(path / "data.npz", **arrays)  # type: ignore[arg-type]
     loaded = read_model(model)
     dataset = load_data(str(path / "data.npz"), loaded.contract, group=more.pop("group", None))
-    return reference_profile(loaded.proto, dataset, loaded.contract, **more)
+    return build_reference_profile(loaded.proto, dataset, loaded.contract, **more)
 
 
 def some(digits: Arrays, count: int, seed: int = 0) -> Arrays:
@@ -41,9 +45,9 @@ def some(digits: Arrays, count: int, seed: int = 0) -> Arrays:
     ],
 )
 def test_the_short_axis_holds_the_channels(shape: tuple[int, ...], channels: int, interleaved: bool) -> None:
-    found = layout_of(np.zeros(shape, np.float32), 0)
-    assert (found.values, found.channels) == (int(np.prod(shape[1:])), channels)
-    assert found.channels == 1 or found.interleaved is interleaved
+    found = infer_layout(np.zeros(shape, np.float32), 0)
+    assert (found.values_per_sample, found.channels) == (int(np.prod(shape[1:])), channels)
+    assert found.channels == 1 or found.channels_last is interleaved
 
 
 @pytest.mark.parametrize("count", [100, 150, 200, 298, 400])
@@ -52,14 +56,14 @@ def test_enough_samples_for_one_rate_are_enough_for_rules(
 ) -> None:
     profile = profile_of(digits_model, tmp_path, some(digits, count))
     assert profile is not None
-    rates = [rule.guarantee.level for rule in profile.unusual]
+    rates = [rule.guarantee.level for rule in profile.ood_rules]
     assert len(rates) == 2
     assert sum(rates) == pytest.approx(0.02 if count >= 299 else 0.1)
-    assert all(rule.guarantee.samples == count for rule in profile.unusual)
+    assert all(rule.guarantee.calibration_samples == count for rule in profile.ood_rules)
 
 
 def test_too_few_samples_make_no_profile(digits_model: Path, digits: Arrays, tmp_path: Path) -> None:
-    assert profile_of(digits_model, tmp_path, some(digits, LEAST_SAMPLES - 1)) is None
+    assert profile_of(digits_model, tmp_path, some(digits, MIN_PROFILE_SAMPLES - 1)) is None
 
 
 def test_repeated_frames_are_counted_once_and_promise_no_more_than_they_are(
@@ -69,14 +73,14 @@ def test_repeated_frames_are_counted_once_and_promise_no_more_than_they_are(
     stream = {name: np.repeat(array, 5, axis=0) for name, array in few.items()}
     profile = profile_of(digits_model, tmp_path, stream, in_order=True, interval_s=0.1)
     assert profile is not None
-    assert profile.step >= 5
-    assert profile.testable
-    assert profile.gap_s > 0
-    assert all(rule.guarantee.samples <= 240 for rule in profile.unusual)
+    assert profile.thinning_step >= 5
+    assert profile.is_testable
+    assert profile.min_gap_seconds > 0
+    assert all(rule.guarantee.calibration_samples <= 240 for rule in profile.ood_rules)
     regimes = {name: np.repeat(array[:3], 200, axis=0) for name, array in few.items()}
     hopeless = profile_of(digits_model, tmp_path, regimes, in_order=True)
     assert hopeless is not None
-    assert not hopeless.testable
+    assert not hopeless.is_testable
 
 
 def test_of_each_group_one_sample_is_promised_about_and_groups_give_the_tolerance(
@@ -89,7 +93,7 @@ def test_of_each_group_one_sample_is_promised_about_and_groups_give_the_toleranc
     data["x"] = (data["x"] * brighter[:, None, None, None]).astype(np.float32)
     profile = profile_of(digits_model, tmp_path, data | {"writer": groups}, group="writer")
     assert profile is not None
-    assert all(rule.guarantee.samples == 80 for rule in profile.unusual)
+    assert all(rule.guarantee.calibration_samples == 80 for rule in profile.ood_rules)
     tolerances = {signal.name: signal.tolerance for signal in profile.signals}
     assert tolerances["mean"] > 0.05
     alone = profile_of(digits_model, tmp_path, some(digits, 400))

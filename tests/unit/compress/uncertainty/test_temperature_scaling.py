@@ -11,26 +11,26 @@ import pytest
 from numpy.typing import NDArray
 from scipy import special
 
-from edgewright.compress.model.embedding_output import expose
-from edgewright.compress.model.graph import Graph, clean, optimized
-from edgewright.compress.quantize.activation_ranges import observe
-from edgewright.compress.quantize.dynamic_int8 import DynamicInt8, WeightBlocks
-from edgewright.compress.quantize.sparsity import Sparsify
+from edgewright.compress.model.embedding_output import expose_embedding
+from edgewright.compress.model.graph import Graph, clean_model, optimized
+from edgewright.compress.quantize.activation_ranges import collect_statistics
+from edgewright.compress.quantize.dynamic_int8 import BlockwiseWeights, DynamicInt8
+from edgewright.compress.quantize.sparsity import MagnitudePruning
 from edgewright.compress.quantize.static_int8 import StaticInt8, quantize_static, tensors_to_observe
-from edgewright.compress.quantize.weight_only import StoreHalf, StoreWeights
-from edgewright.compress.search.recipe import CleanUp, Recipe, Workbench
-from edgewright.compress.uncertainty.temperature_scaling import soften
+from edgewright.compress.quantize.weight_only import StoreHalfWeights, StoreIntegerWeights
+from edgewright.compress.search.recipe import CandidateBuilder, CleanGraph, Recipe
+from edgewright.compress.uncertainty.temperature_scaling import scale_logits
 from edgewright.contract.errors import CandidateError
-from edgewright.stats.calibration import Softening, fit_temperature, nll, softmax
+from edgewright.stats.calibration import LogitScaling, fit_temperature_scaling, negative_log_likelihood, softmax
 
 Build = Callable[..., onnx.ModelProto]
 Run = Callable[..., list[NDArray[Any]]]
 MODELS = Path(__file__).parents[5] / "shared" / "models"
 RANDOM = np.random.default_rng(3)
 
-TEMPERATURE = Softening(np.array([0.37]), np.zeros(1))
-VECTOR = Softening(np.linspace(0.4, 1.6, 4), np.array([0.5, -0.2, 0.0, -0.3]))
-SCALES = Softening(np.linspace(0.4, 1.6, 4), np.zeros(4))
+TEMPERATURE = LogitScaling(np.array([0.37]), np.zeros(1))
+VECTOR = LogitScaling(np.linspace(0.4, 1.6, 4), np.array([0.5, -0.2, 0.0, -0.3]))
+SCALES = LogitScaling(np.linspace(0.4, 1.6, 4), np.zeros(4))
 
 
 def normal(*shape: int) -> NDArray[np.float32]:
@@ -102,13 +102,13 @@ ENDINGS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
 @pytest.mark.parametrize("softening", [TEMPERATURE, VECTOR, SCALES], ids=["temperature", "vector", "scales"])
 @pytest.mark.parametrize("form", GRAPHS)
 def test_the_answers_are_those_of_scaled_logits(
-    built: Build, answers: Run, form: str, softening: Softening
+    built: Build, answers: Run, form: str, softening: LogitScaling
 ) -> None:
     text, folds, x = GRAPHS[form]
     model = made(built, text)
     cut, ending = of_logits(model)
     wanted = ENDINGS[ending](softening.apply(answers(cut, x=x)[0]))
-    softened = soften(model, softening)
+    softened = scale_logits(model, softening)
     onnx.checker.check_model(softened)
     np.testing.assert_allclose(answers(softened, x=x)[0], wanted, rtol=1e-4, atol=1e-5)
     if folds:
@@ -117,7 +117,7 @@ def test_the_answers_are_those_of_scaled_logits(
 
 def test_a_product_without_bias_gets_its_shift_as_a_sum(built: Build, answers: Run) -> None:
     model = made(built, "g (float[n,6] x) => (float[n,4] y) { y = MatMul(x, w) }")
-    softened = soften(model, VECTOR)
+    softened = scale_logits(model, VECTOR)
     np.testing.assert_allclose(
         answers(softened, x=X)[0], VECTOR.apply(answers(model, x=X)[0]), rtol=1e-4, atol=1e-5
     )
@@ -125,7 +125,7 @@ def test_a_product_without_bias_gets_its_shift_as_a_sum(built: Build, answers: R
 
 @pytest.mark.parametrize("softening", [TEMPERATURE, VECTOR], ids=["temperature", "vector"])
 def test_what_else_reads_the_layer_or_its_weight_stays_as_it_was(
-    built: Build, answers: Run, softening: Softening
+    built: Build, answers: Run, softening: LogitScaling
 ) -> None:
     model = made(
         built,
@@ -133,11 +133,11 @@ def test_what_else_reads_the_layer_or_its_weight_stays_as_it_was(
         " { l = Gemm(x, w, b) y = Softmax(l) r = Relu(x) z = Gemm(r, w, b) }",
     )
     before = answers(model, x=X)
-    after = answers(soften(model, softening), x=X)
+    after = answers(scale_logits(model, softening), x=X)
     np.testing.assert_allclose(after[0], special.softmax(softening.apply(before[1]), axis=1), rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(after[1], before[1])
     np.testing.assert_allclose(after[2], before[2], rtol=1e-6)
-    third = answers(soften(model, softening, "z"), x=X)
+    third = answers(scale_logits(model, softening, "z"), x=X)
     np.testing.assert_array_equal(third[0], before[0])
     np.testing.assert_allclose(third[2], softening.apply(before[2]), rtol=1e-4, atol=1e-5)
 
@@ -149,14 +149,14 @@ def test_an_integer_weight_of_two_layers_is_scaled_for_neither(built: Build, ans
         q=RANDOM.integers(-127, 127, (6, 4)).astype(np.int8),
         s=np.float32(0.02),
     )
-    before, after = answers(model, x=X), answers(soften(model, TEMPERATURE), x=X)
+    before, after = answers(model, x=X), answers(scale_logits(model, TEMPERATURE), x=X)
     np.testing.assert_allclose(after[0], 0.37 * before[0], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(after[1], before[1], rtol=1e-6)
 
 
 def test_a_residual_end_gets_a_multiplication(built: Build, answers: Run) -> None:
     model = made(built, "g (float[n,6] x) => (float[n,4] y) { a = Gemm(x, w, b) r = Relu(a) y = Add(a, r) }")
-    softened = soften(model, VECTOR)
+    softened = scale_logits(model, VECTOR)
     np.testing.assert_allclose(
         answers(softened, x=X)[0], VECTOR.apply(answers(model, x=X)[0]), rtol=1e-4, atol=1e-5
     )
@@ -166,17 +166,17 @@ def test_classes_on_an_inner_axis_are_met_there(built: Build, answers: Run) -> N
     model = made(built, "g (float[n,3,6,6] x) => (float[n,4,6,6] y) { c = Conv(x, k, b) y = Softmax<axis=1>(c) }")
     cut, _ = of_logits(model)
     view = (4, 1, 1)
-    scaled = answers(cut, x=IMAGES)[0] * VECTOR.scale.reshape(view) + VECTOR.shift.reshape(view)
-    given = answers(soften(model, VECTOR), x=IMAGES)[0]
+    scaled = answers(cut, x=IMAGES)[0] * VECTOR.scale.reshape(view) + VECTOR.bias.reshape(view)
+    given = answers(scale_logits(model, VECTOR), x=IMAGES)[0]
     np.testing.assert_allclose(given, special.softmax(scaled, axis=1), rtol=1e-4, atol=1e-6)
 
 
 def test_whole_numbers_are_not_softened(built: Build) -> None:
     model = made(built, "g (float[n,6] x) => (int64[n,1] y) { l = Gemm(x, w, b) y = ArgMax<axis=1>(l) }")
     with pytest.raises(CandidateError, match="not floats"):
-        soften(model, TEMPERATURE)
+        scale_logits(model, TEMPERATURE)
     with pytest.raises(CandidateError, match="no output"):
-        soften(model, TEMPERATURE, "l")
+        scale_logits(model, TEMPERATURE, "l")
 
 
 def test_averaged_probabilities_are_not_softened(built: Build) -> None:
@@ -186,12 +186,12 @@ def test_averaged_probabilities_are_not_softened(built: Build) -> None:
         " { c = Conv(x, k, b) p = Softmax<axis=1>(c) y = GlobalAveragePool(p) }",
     )
     with pytest.raises(CandidateError, match="averaged"):
-        soften(model, TEMPERATURE)
+        scale_logits(model, TEMPERATURE)
 
 
 def test_the_given_model_is_left_alone(digits_proto: onnx.ModelProto) -> None:
     before = digits_proto.SerializeToString()
-    soften(digits_proto, TEMPERATURE)
+    scale_logits(digits_proto, TEMPERATURE)
     assert digits_proto.SerializeToString() == before
 
 
@@ -204,8 +204,8 @@ FORMS = [
 
 
 def quantized(model: onnx.ModelProto, step: StaticInt8, **feed: NDArray[Any]) -> onnx.ModelProto:
-    cleaned = clean(model)
-    seen = observe(cleaned, tensors_to_observe(Graph(cleaned)), [feed])
+    cleaned = clean_model(model)
+    seen = collect_statistics(cleaned, tensors_to_observe(Graph(cleaned)), [feed])
     return quantize_static(cleaned, step, seen)
 
 
@@ -214,7 +214,7 @@ def test_a_temperature_keeps_integers_and_kernels(
     digits_proto: onnx.ModelProto, digits: dict[str, NDArray[Any]], answers: Run, step: StaticInt8
 ) -> None:
     model = quantized(digits_proto, step, image=digits["x"][:64])
-    softened = soften(model, TEMPERATURE)
+    softened = scale_logits(model, TEMPERATURE)
     before, after = (answers(one, image=digits["x"])[0] for one in (model, softened))
     np.testing.assert_allclose(after, 0.37 * before, rtol=2e-5, atol=1e-6)
     assert (after.argmax(1) == before.argmax(1)).all()
@@ -227,33 +227,33 @@ def test_a_temperature_keeps_integers_and_kernels(
 def test_a_vector_in_integers_is_within_their_rounding(
     digits_proto: onnx.ModelProto, digits: dict[str, NDArray[Any]], answers: Run, step: StaticInt8
 ) -> None:
-    vector = Softening(np.linspace(0.5, 1.5, 10), np.linspace(-1, 1, 10))
+    vector = LogitScaling(np.linspace(0.5, 1.5, 10), np.linspace(-1, 1, 10))
     model = quantized(digits_proto, step, image=digits["x"][:64])
     wanted = vector.apply(answers(model, image=digits["x"])[0])
-    softened = soften(model, vector)
+    softened = scale_logits(model, vector)
     np.testing.assert_allclose(answers(softened, image=digits["x"])[0], wanted, atol=2e-2)
     assert len(softened.graph.node) <= len(model.graph.node) + (0 if step.per_channel else 2)
 
 
 @pytest.mark.parametrize(
     "step",
-    [DynamicInt8(), WeightBlocks(), StoreWeights(), StoreHalf(), Sparsify()],
+    [DynamicInt8(), BlockwiseWeights(), StoreIntegerWeights(), StoreHalfWeights(), MagnitudePruning()],
     ids=lambda step: type(step).__name__,
 )
 @pytest.mark.parametrize("softening", ["temperature", "vector"])
 def test_what_the_search_builds_is_softened_and_has_an_embedding(
     digits_proto: onnx.ModelProto, digits: dict[str, NDArray[Any]], answers: Run, step: Any, softening: str
 ) -> None:
-    vector = Softening(np.linspace(0.5, 1.5, 10), np.linspace(-1, 1, 10))
+    vector = LogitScaling(np.linspace(0.5, 1.5, 10), np.linspace(-1, 1, 10))
     chosen = TEMPERATURE if softening == "temperature" else vector
     x = digits["x"][:64]
-    model = Workbench(digits_proto, [{"image": x}]).build(Recipe((CleanUp(), step)))
+    model = CandidateBuilder(digits_proto, [{"image": x}]).build(Recipe((CleanGraph(), step)))
     before = answers(model, image=x)[0]
-    softened = soften(model, chosen)
-    after, embedding = answers(expose(softened), image=x)
+    softened = scale_logits(model, chosen)
+    after, embedding = answers(expose_embedding(softened), image=x)
     np.testing.assert_allclose(after, chosen.apply(before), atol=1e-4)
     assert embedding.shape == (64, 64)
-    if isinstance(step, DynamicInt8 | WeightBlocks) and softening == "temperature":
+    if isinstance(step, DynamicInt8 | BlockwiseWeights) and softening == "temperature":
         assert len(softened.graph.node) == len(model.graph.node)
 
 
@@ -267,7 +267,7 @@ def test_logits_that_leave_as_integers_are_scaled_in_their_scale(built: Build, a
         z=np.uint8(128),
     )
     cut, _ = of_logits(model)
-    softened = soften(model, TEMPERATURE)
+    softened = scale_logits(model, TEMPERATURE)
     wanted = special.softmax(0.37 * answers(cut, x=X)[0], axis=1)
     np.testing.assert_allclose(answers(softened, "disable", x=X)[0], wanted, rtol=1e-5)
     assert len(softened.graph.node) == len(model.graph.node)
@@ -278,9 +278,14 @@ def test_a_fitted_temperature_in_the_graph_lowers_the_loss_of_other_samples(
 ) -> None:
     noise = np.random.default_rng(0).normal(0, 0.35, digits["x"].shape).astype(np.float32)
     noisy, labels = digits["x"] + noise, digits["y"]
-    found = fit_temperature(answers(digits_proto, image=noisy[:600])[0], labels[:600])
-    before, after = (answers(model, image=noisy[600:])[0] for model in (digits_proto, soften(digits_proto, found)))
-    assert nll(softmax(after), labels[600:]) < nll(softmax(before), labels[600:]) - 0.02
+    found = fit_temperature_scaling(answers(digits_proto, image=noisy[:600])[0], labels[:600])
+    before, after = (
+        answers(model, image=noisy[600:])[0] for model in (digits_proto, scale_logits(digits_proto, found))
+    )
+    assert (
+        negative_log_likelihood(softmax(after), labels[600:])
+        < negative_log_likelihood(softmax(before), labels[600:]) - 0.02
+    )
     assert (before.argmax(1) == after.argmax(1)).all()
 
 
@@ -299,7 +304,7 @@ def test_peer_models_keep_their_answers(name: str, kind: str, answers: Run) -> N
     model = onnx.load(MODELS / f"{name}.onnx")
     given = model.graph.input[0]
     shape = [axis.dim_value or 1 for axis in given.type.tensor_type.shape.dim]
-    softened = soften(model, TEMPERATURE)
+    softened = scale_logits(model, TEMPERATURE)
     random = np.random.default_rng(0)
     for _ in range(10):
         sample = random.integers(-100, 100, shape) if kind == "int8" else random.normal(0, 1, shape)

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewright.contract.api.device_status import StageOutcome, Status, UpdateState
+from edgewright.contract.api.device_status import DeviceStatus, StageOutcome, UpdateState
 from edgewright.contract.errors import InputError
 from edgewright.contract.refusal import Refusal
-from edgewright.contract.rollout.plan import METRICS
-from edgewright.device.update.state_machine import State
+from edgewright.contract.rollout.plan import HEALTH_EVENTS
+from edgewright.device.update.state_machine import UpdateLifecycleState
 
-FULL = Status(
+FULL = DeviceStatus(
     model="digits",
     version="1.0",
     digest="a" * 64,
@@ -22,20 +22,20 @@ FULL = Status(
     proven="1.0",
     trial="1.1",
     previous="0.9",
-    wanted="1.2",
+    target="1.2",
     refusal=Refusal("disk", "model.onnx", "no space"),
     notice=None,
-    failed=("b" * 64,),
-    broken=(),
+    failed_releases=("b" * 64,),
+    corrupt_releases=(),
     restart_needed=True,
-    failures=3,
-    latency_s=0.01,
-    uptime_s=50.0,
+    failed_inferences=3,
+    latency_seconds=0.01,
+    uptime_seconds=50.0,
     free_bytes=1 << 40,
-    battery=0.5,
-    agent="0.6.0",
-    snapshot="c" * 64,
-    checked="2026-11-21T12:00:00+00:00",
+    battery_level=0.5,
+    agent_version="0.6.0",
+    snapshot_digest="c" * 64,
+    metadata_checked_at="2026-11-21T12:00:00+00:00",
 )
 # As schema 2 was published: devices in the field go on sending this.
 GOLDEN = (
@@ -49,18 +49,18 @@ GOLDEN = (
 
 def test_an_old_devices_status_stays_readable() -> None:
     assert msgspec.json.encode(FULL) == GOLDEN
-    assert msgspec.json.decode(GOLDEN, type=Status) == FULL
-    assert msgspec.json.decode(b"{}", type=Status) == Status()
+    assert msgspec.json.decode(GOLDEN, type=DeviceStatus) == FULL
+    assert msgspec.json.decode(b"{}", type=DeviceStatus) == DeviceStatus()
 
 
 def test_states_are_those_of_an_update() -> None:
-    assert set(get_args(UpdateState)) == {str(state) for state in State}
+    assert set(get_args(UpdateState)) == {str(state) for state in UpdateLifecycleState}
 
 
 @pytest.mark.parametrize("name", ["rejected", "served", "shadow", "confidence", "drift", "inputs"])
 def test_nothing_that_comes_from_inputs_can_be_said_by_name(name: str) -> None:
     with pytest.raises(msgspec.ValidationError, match="unknown field"):
-        msgspec.json.decode(b'{"%s":1}' % name.encode(), type=Status)
+        msgspec.json.decode(b'{"%s":1}' % name.encode(), type=DeviceStatus)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_nothing_that_comes_from_inputs_can_be_said_by_name(name: str) -> None:
 )
 def test_what_no_device_could_say_is_refused(field: dict[str, Any]) -> None:
     with pytest.raises(InputError):
-        Status(**field)
+        DeviceStatus(**field)
     with pytest.raises(InputError):
-        msgspec.convert(msgspec.to_builtins(field), type=Status)
+        msgspec.convert(msgspec.to_builtins(field), type=DeviceStatus)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_an_outcome_that_could_be_read_in_two_ways_is_refused(
         StageOutcome("r1", stage, arm, failed)
 
 
-@given(st.sets(st.sampled_from([*METRICS, "outcome:taps", "outcome:x"])), st.integers(0, 1000))
+@given(st.sets(st.sampled_from([*HEALTH_EVENTS, "outcome:taps", "outcome:x"])), st.integers(0, 1000))
 def test_an_outcome_survives_the_wire(failed: set[str], stage: int) -> None:
     outcome = StageOutcome("r1", stage, "1.1", tuple(sorted(failed)))
     assert msgspec.json.decode(msgspec.json.encode(outcome), type=StageOutcome) == outcome
@@ -121,7 +121,7 @@ def test_what_the_agent_shows_of_itself_has_a_place_here_or_is_its_owners_alone(
     source = (Path(__file__).parents[4] / "src/edgewright/device/agent.py").read_text("utf-8")
     body = source.split("def status(self)")[1].split("def ")[0]
     shown = {line.split('"')[1] for line in body.splitlines() if line.strip().startswith('"') and '":' in line}
-    said = {field.name for field in msgspec.structs.fields(Status)}
+    said = {field.name for field in msgspec.structs.fields(DeviceStatus)}
     # By the enrolment; under a shorter name; what comes from inputs or from use, which is never said by name.
     assert shown - said == {
         "device_id",

@@ -9,12 +9,12 @@ import pytest
 from edgewright.contract.alert import ActionPolicy, AlertRule
 from edgewright.contract.config import fleet
 from edgewright.contract.config.fleet import (
-    Fleet,
-    Looking,
-    Mail,
-    Notices,
-    Retirement,
-    Retraining,
+    EmailTarget,
+    FleetConfig,
+    FleetMonitoring,
+    NotificationTargets,
+    RetirementPolicy,
+    RetrainingConfig,
     WebhookTarget,
     load_fleet,
     parse_fleet,
@@ -73,8 +73,8 @@ timeout = "2h"
 
 
 def test_every_key_arrives_in_seconds_and_records() -> None:
-    assert parse_fleet(FULL) == Fleet(
-        Looking(1800.0, 3600.0, 5.0, 0.01),
+    assert parse_fleet(FULL) == FleetConfig(
+        FleetMonitoring(1800.0, 3600.0, 5.0, 0.01),
         (
             AlertRule(
                 *("dark", "silent", 0.1, None, 0.05, 600.0, "camera", "critical"),
@@ -83,22 +83,22 @@ def test_every_key_arrives_in_seconds_and_records() -> None:
             AlertRule("moved", "drift.mean", above=3),
         ),
         (ActionPolicy("roll back", 21600.0, 1, True),),
-        Notices(
+        NotificationTargets(
             (WebhookTarget("https://hooks.example/in", "HOOK", ("10.0.0.0/8",)),),
             (
-                Mail(
+                EmailTarget(
                     *("mail.example", "fleet@example.org", ("ann@example.org", "bob@example.org"), 465, "fleet"),
                     *("MAIL", "tls"),
                 ),
             ),
         ),
-        Retraining(("make", "train"), "", 7200.0),
-        Retirement(5, 90 * 86400.0),
+        RetrainingConfig(("make", "train"), "", 7200.0),
+        RetirementPolicy(5, 90 * 86400.0),
     )
 
 
 def test_a_file_without_a_fleet_has_the_defaults_and_one_without_a_model_is_enough(tmp_path: Path) -> None:
-    assert parse_fleet('[model]\npath = "m.onnx"\n') == parse_fleet("") == Fleet()
+    assert parse_fleet('[model]\npath = "m.onnx"\n') == parse_fleet("") == FleetConfig()
     (tmp_path / "edgewright.toml").write_text(FULL)
     assert load_fleet(tmp_path / "edgewright.toml") == parse_fleet(FULL)
     with pytest.raises(ProjectError, match="does not exist"):

@@ -78,10 +78,10 @@ def test_every_key_arrives_in_base_units() -> None:
     watch = project.device_class("watch")
     assert (watch.target, watch.threads, watch.watts_per_core) == ("ssh://me@watch:2222", 2, 0.5)
     budget = watch.budget
-    assert (budget.latency_p50_s, budget.latency_p95_s, budget.energy_j) == (0.005, 0.008, 0.002)
+    assert (budget.latency_p50_seconds, budget.latency_p95_seconds, budget.energy_j) == (0.005, 0.008, 0.002)
     assert (budget.peak_memory_bytes, budget.size_bytes) == (20 * 2**20, 200_000)
     assert (budget.min_metric, budget.max_drop, budget.confidence) == (0.9, 0.01, 0.99)
-    assert (project.search.time_limit_s, project.search.seed, project.search.trials) == (120, 7, 40)
+    assert (project.search.time_limit_seconds, project.search.seed, project.search.trials) == (120, 7, 40)
     assert (project.data.features, project.data.task) == (("a", "b"), "classification")
     assert project.preprocess is not None
     assert project.preprocess.scale == 2**-15
@@ -90,7 +90,7 @@ def test_every_key_arrives_in_base_units() -> None:
 
 def test_a_small_file_gets_defaults_and_the_default_class_always_exists() -> None:
     project = parse_project(BASE)
-    assert project.search.time_limit_s == 120
+    assert project.search.time_limit_seconds == 120
     assert project.device_class("default").budget.max_drop is None
     assert parse_project(CLASS).device_class("default").target == "local"
 
@@ -101,7 +101,7 @@ def test_what_to_train_with_arrives() -> None:
     assert training.source == "t.csv"
     assert training.teachers == ("big.onnx", "models/other.onnx")
     assert (training.recipe, training.engine, training.workers) == ("mine:recipe", "ray://head:10001", 3)
-    assert (training.temperature, training.features, training.relations) == (2.0, 0.5, 0.25)
+    assert (training.temperature, training.feature_loss_weight, training.relation_loss_weight) == (2.0, 0.5, 0.25)
 
 
 def test_without_a_section_on_training_nothing_is_trained() -> None:

@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from edgewright.contract.errors import InputError
-from edgewright.contract.model.guarantee import AcceptRule, Guarantee, SetRule
-from edgewright.contract.model.ood_detector import MOST_PARAMETER_BYTES, Numbers, OutlierRule
+from edgewright.contract.model.guarantee import AcceptanceRule, Guarantee, PredictionSetRule
+from edgewright.contract.model.ood_detector import MAX_PARAMETER_BYTES, EncodedArray, OodRule
 
 # What msgspec finds, and what the records find.
 REFUSED = (msgspec.ValidationError, InputError)
@@ -23,7 +23,7 @@ LOGITS = {"measure": "logits", "score": "energy"}
 
 
 def packed(*shape: int, value: float = 1.0) -> dict[str, Any]:
-    built: dict[str, Any] = msgspec.to_builtins(Numbers.of(np.full(shape, value)))
+    built: dict[str, Any] = msgspec.to_builtins(EncodedArray.of(np.full(shape, value)))
     return built
 
 
@@ -37,8 +37,8 @@ def ellipsoid(features: int, directions: int, rest: float = 1.0, variance: float
 
 @given(hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=6), elements=st.floats(-1e6, 1e6, width=32)))
 def test_arrays_travel_unchanged(values: NDArray[np.float32]) -> None:
-    content = msgspec.json.encode(Numbers.of(values))
-    np.testing.assert_array_equal(msgspec.json.decode(content, type=Numbers).array(), values)
+    content = msgspec.json.encode(EncodedArray.of(values))
+    np.testing.assert_array_equal(msgspec.json.decode(content, type=EncodedArray).array(), values)
 
 
 BAD_MEASURES: dict[str, dict[str, Any]] = {
@@ -90,7 +90,7 @@ BAD_MEASURES: dict[str, dict[str, Any]] = {
 def test_a_measure_that_is_none_is_refused(name: str) -> None:
     content = msgspec.json.encode({"measure": BAD_MEASURES[name], "threshold": 1.0, "guarantee": REJECTION})
     with pytest.raises(REFUSED):
-        msgspec.json.decode(content, type=OutlierRule)
+        msgspec.json.decode(content, type=OodRule)
 
 
 def test_a_good_measure_is_read() -> None:
@@ -98,25 +98,25 @@ def test_a_good_measure_is_read() -> None:
     measure = {"measure": "mahalanobis", "output": "e", "means": packed(3, 2), "within": within}
     for one in (LOGITS, measure, measure | {"background_mean": packed(1, 2), "background": within}):
         content = msgspec.json.encode({"measure": one, "threshold": 1.0, "guarantee": REJECTION})
-        assert msgspec.json.decode(content, type=OutlierRule).threshold == 1.0
+        assert msgspec.json.decode(content, type=OodRule).threshold == 1.0
 
 
 def test_a_rule_without_a_threshold_or_of_another_promise_is_refused() -> None:
     for threshold, promise in ((None, REJECTION), (1.0, COVERAGE), (1.0, REJECTION | {"level": 1.5})):
         content = msgspec.json.encode({"measure": LOGITS, "threshold": threshold, "guarantee": promise})
         with pytest.raises(REFUSED):
-            msgspec.json.decode(content, type=OutlierRule)
+            msgspec.json.decode(content, type=OodRule)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_arrays_of_what_is_no_number_are_refused(bad: float) -> None:
     with pytest.raises(Exception, match="NaN or infinity"):
-        Numbers.of(np.array([1.0, bad]))
+        EncodedArray.of(np.array([1.0, bad]))
 
 
 def test_arrays_that_would_fill_a_device_are_refused() -> None:
     with pytest.raises(Exception, match="allowed"):
-        Numbers.of(np.zeros(MOST_PARAMETER_BYTES // 4 + 1))
+        EncodedArray.of(np.zeros(MAX_PARAMETER_BYTES // 4 + 1))
 
 
 @pytest.mark.parametrize(
@@ -132,21 +132,21 @@ def test_arrays_that_would_fill_a_device_are_refused() -> None:
 )
 def test_a_rule_of_sets_that_does_not_fit_is_refused(rule: dict[str, Any]) -> None:
     with pytest.raises(REFUSED):
-        msgspec.json.decode(msgspec.json.encode(rule), type=SetRule)
+        msgspec.json.decode(msgspec.json.encode(rule), type=PredictionSetRule)
 
 
 def test_full_sets_and_acceptance_travel_as_json() -> None:
-    sets = SetRule("aps", "class", (0.5, None), Guarantee("coverage by class", 0.9, 40))
-    assert msgspec.json.decode(msgspec.json.encode(sets), type=SetRule) == sets
-    accepted = AcceptRule(0.7, 0.5, Guarantee("accepted error", 0.05, 40, 0.9))
-    assert msgspec.json.decode(msgspec.json.encode(accepted), type=AcceptRule) == accepted
+    sets = PredictionSetRule("aps", "class", (0.5, None), Guarantee("coverage by class", 0.9, 40))
+    assert msgspec.json.decode(msgspec.json.encode(sets), type=PredictionSetRule) == sets
+    accepted = AcceptanceRule(0.7, 0.5, Guarantee("accepted error", 0.05, 40, 0.9))
+    assert msgspec.json.decode(msgspec.json.encode(accepted), type=AcceptanceRule) == accepted
     with pytest.raises(Exception, match="finite"):
-        AcceptRule(math.inf, 0.5, accepted.guarantee)
+        AcceptanceRule(math.inf, 0.5, accepted.guarantee)
 
 
 @pytest.mark.parametrize("kind", ["coverage", "coverage by class", "coverage by group", "risk", "accepted error"])
 def test_every_promise_says_level_samples_and_assumption(kind: Any) -> None:
-    words = Guarantee(kind, 0.875, 123, 0.9).words
+    words = Guarantee(kind, 0.875, 123, 0.9).describe
     assert "0.875" in words
     assert "123" in words
     assert "After a shift nothing is promised" in words

@@ -8,22 +8,22 @@ from tests.unit.privacy.examples import HISTOGRAM, NOW_S, VECTOR, query_of, temp
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.query.query import (
-    Counted,
-    Limits,
+    CountedSignal,
+    DeviceQueryLimits,
     Query,
-    Template,
-    answer_bytes,
-    beyond,
-    canonical,
-    digest_of,
-    laxer,
-    size_of,
-    untimely,
+    QueryTemplate,
+    canonical_bytes,
+    limit_violation,
+    record_digest,
+    response_bytes,
+    template_violation,
+    timing_violation,
+    vector_size,
 )
 
 WEIGHTED = template_like(VECTOR, most_weight=8.0)
 
-LAXER: dict[str, tuple[Template, dict[str, Any], str]] = {
+LAXER: dict[str, tuple[QueryTemplate, dict[str, Any], str]] = {
     "another template": (HISTOGRAM, {"template": "other"}, "of template other"),
     "another version of the template": (HISTOGRAM, {"template_digest": "0" * 64}, "as it is signed"),
     "another backend": (HISTOGRAM, {"backend": "secagg"}, "backend secagg"),
@@ -42,40 +42,46 @@ LAXER: dict[str, tuple[Template, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("template", [HISTOGRAM, VECTOR, WEIGHTED])
-def test_a_query_that_keeps_its_template_is_not_laxer(template: Template) -> None:
-    assert laxer(query_of(template), template) is None
+def test_a_query_that_keeps_its_template_is_not_laxer(template: QueryTemplate) -> None:
+    assert template_violation(query_of(template), template) is None
 
 
 @pytest.mark.parametrize("what", LAXER)
 def test_a_laxer_query_is_refused_for_what_is_laxer(what: str) -> None:
     template, changes, reason = LAXER[what]
     query = msgspec.structs.replace(query_of(template), **changes)
-    assert reason in str(laxer(query, template))
+    assert reason in str(template_violation(query, template))
 
 
 def test_a_permitted_subgroup_is_no_laxer() -> None:
     template = template_like(HISTOGRAM, subgroups=("site",))
-    assert laxer(query_of(template, subgroup={"site": "a"}), template) is None
+    assert template_violation(query_of(template, subgroup={"site": "a"}), template) is None
 
 
 def test_a_device_s_own_limits_stand_above_the_signed_ones() -> None:
     query = query_of(HISTOGRAM)
-    assert beyond(query, HISTOGRAM, Limits(least_cohort=8, rho_per_period=query.rho)) is None
-    assert "cohort" in str(beyond(query, HISTOGRAM, Limits(least_cohort=9, rho_per_period=query.rho)))
-    assert "costs" in str(beyond(query, HISTOGRAM, Limits(least_cohort=8, rho_per_period=0.9 * query.rho)))
-    size = answer_bytes(query, HISTOGRAM)
+    assert limit_violation(query, HISTOGRAM, DeviceQueryLimits(min_cohort=8, rho_per_period=query.rho)) is None
+    assert "cohort" in str(
+        limit_violation(query, HISTOGRAM, DeviceQueryLimits(min_cohort=9, rho_per_period=query.rho))
+    )
+    assert "costs" in str(
+        limit_violation(query, HISTOGRAM, DeviceQueryLimits(min_cohort=8, rho_per_period=0.9 * query.rho))
+    )
+    size = response_bytes(query, HISTOGRAM)
     assert size == -(-8 * query.bits // 8)
     assert "bytes" in str(
-        beyond(query, HISTOGRAM, Limits(least_cohort=8, rho_per_period=query.rho, most_bytes=size - 1))
+        limit_violation(
+            query, HISTOGRAM, DeviceQueryLimits(min_cohort=8, rho_per_period=query.rho, max_bytes=size - 1)
+        )
     )
 
 
 def test_there_is_no_answer_before_the_window_ends_or_after_the_deadline() -> None:
     query = query_of(HISTOGRAM)
-    assert untimely(query, HISTOGRAM, NOW_S) is None
-    assert "window" in str(untimely(query, HISTOGRAM, NOW_S - 86400))
-    assert "deadline" in str(untimely(query, HISTOGRAM, NOW_S + 30 * 86400))
-    assert "template expired" in str(untimely(query, HISTOGRAM, NOW_S + 365 * 86400))
+    assert timing_violation(query, HISTOGRAM, NOW_S) is None
+    assert "window" in str(timing_violation(query, HISTOGRAM, NOW_S - 86400))
+    assert "deadline" in str(timing_violation(query, HISTOGRAM, NOW_S + 30 * 86400))
+    assert "template expired" in str(timing_violation(query, HISTOGRAM, NOW_S + 365 * 86400))
 
 
 def test_every_field_of_a_query_and_of_its_template_changes_the_digest() -> None:
@@ -101,32 +107,32 @@ def test_every_field_of_a_query_and_of_its_template_changes_the_digest() -> None
         "schema": 2,
     }
     assert set(others) == set(query.__struct_fields__)
-    digests = {digest_of(msgspec.structs.replace(query, **{name: value})) for name, value in others.items()}
-    assert len(digests | {digest_of(query)}) == len(others) + 1
-    assert query.template_digest == digest_of(VECTOR) != digest_of(template_like(VECTOR, clip=1.5))
+    digests = {record_digest(msgspec.structs.replace(query, **{name: value})) for name, value in others.items()}
+    assert len(digests | {record_digest(query)}) == len(others) + 1
+    assert query.template_digest == record_digest(VECTOR) != record_digest(template_like(VECTOR, clip=1.5))
 
 
 def test_records_read_from_bytes_have_the_digest_of_those_that_were_written() -> None:
     query = query_of(template_like(HISTOGRAM, subgroups=("site", "year")), subgroup={"year": "1", "site": "a"})
     again = msgspec.json.decode(msgspec.json.encode(query), type=Query)
     reordered = msgspec.structs.replace(query, subgroup={"site": "a", "year": "1"})
-    assert digest_of(again) == digest_of(query) == digest_of(reordered)
-    assert canonical(query).startswith(b"edgewright.query.1\n")
-    assert canonical(HISTOGRAM).startswith(b"edgewright.template.1\n")
+    assert record_digest(again) == record_digest(query) == record_digest(reordered)
+    assert canonical_bytes(query).startswith(b"edgewright.query.1\n")
+    assert canonical_bytes(HISTOGRAM).startswith(b"edgewright.template.1\n")
 
 
 def test_what_a_query_sends_is_as_long_as_its_template_says() -> None:
-    assert size_of(query_of(HISTOGRAM), HISTOGRAM) == 8
-    assert size_of(query_of(VECTOR), VECTOR) == 24
-    assert size_of(query_of(VECTOR, projected=5), VECTOR) == 5
-    assert size_of(query_of(WEIGHTED), WEIGHTED) == 25
+    assert vector_size(query_of(HISTOGRAM), HISTOGRAM) == 8
+    assert vector_size(query_of(VECTOR), VECTOR) == 24
+    assert vector_size(query_of(VECTOR, projected=5), VECTOR) == 5
+    assert vector_size(query_of(WEIGHTED), WEIGHTED) == 25
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"signals": ()},
-        {"signals": (Counted("mean", 4), Counted("mean", 4))},
+        {"signals": (CountedSignal("mean", 4), CountedSignal("mean", 4))},
         {"length": 3},
         {"most_weight": 1.0},
         {"clip": 0.0},

@@ -19,22 +19,22 @@ from tests.unit.device.update.test_updater import too_fast
 
 from edgewright import __version__
 from edgewright.cli.main import main
-from edgewright.contract.api.device_api import Problem
-from edgewright.contract.api.device_status import Status
+from edgewright.contract.api.device_api import ErrorResponse
+from edgewright.contract.api.device_status import DeviceStatus
 from edgewright.contract.refusal import Refusal
-from edgewright.contract.rollout.plan import HealthRule, Stage
-from edgewright.contract.timestamps import time_of
+from edgewright.contract.rollout.plan import HealthRule, RolloutStage
+from edgewright.contract.timestamps import parse_iso8601
 from edgewright.device import control_plane_client
 from edgewright.device.agent import Agent
-from edgewright.device.filesystem import Files
+from edgewright.device.filesystem import FileSystem
 from edgewright.device.monitoring import aggregates
 from edgewright.device.reporting import crash_marker, reporter
-from edgewright.device.reporting.reporter import status_of
-from edgewright.device.update.selection import assigned
-from edgewright.device.update.state_machine import State
-from edgewright.device.update.updater import Update
+from edgewright.device.reporting.reporter import device_status
+from edgewright.device.update.selection import assigned_arm
+from edgewright.device.update.state_machine import UpdateLifecycleState
+from edgewright.device.update.updater import Updater
 from edgewright.trust.keys.device_identity import DeviceKey, device_id_of
-from edgewright.trust.publishing.publish import known_policy, set_policy
+from edgewright.trust.publishing.publish import current_policy, set_policy
 
 
 @pytest.fixture
@@ -50,9 +50,9 @@ def served(world: World, plane: Plane) -> World:
     world.publish("1.0.0", 1.0)
     world.start("1.0.0")
     agent = world.agent()
-    agent.check()
+    agent.check_for_update()
     world.clock.turn(hours=1)
-    agent.settle()
+    agent.settle_probation()
     assert agent.status()["proven"] == "1.0.0"
     return world
 
@@ -67,34 +67,34 @@ def newer(world: World, version: str = "1.1.0", factor: float = 2.0, fraction: f
 
 def test_each_check_tells_how_the_device_is(served: World, plane: Plane) -> None:
     newer(served)
-    served.agent().check()
+    served.agent().check_for_update()
     name, said = plane.told[-1]
     assert [name] == list(plane.known)
     status = said.status
     assert (status.model, status.version, status.proven, status.trial) == ("m", "1.1.0", "1.0.0", "1.1.0")
-    assert (status.state, status.failures, status.agent) == ("probation", 0, __version__)
+    assert (status.state, status.failed_inferences, status.agent_version) == ("probation", 0, __version__)
     assert (status.free_bytes or 0) > 0
-    assert time_of(status.checked) == served.clock()
+    assert parse_iso8601(status.metadata_checked_at) == served.clock()
     assert said.outcome is not None
     assert (said.outcome.rollout, said.outcome.stage, said.outcome.arm) == ("r-1.1.0", 0, "1.1.0")
-    assert (said.outcome.failed, said.outcome.age_s) == ((), 0.0)
+    assert (said.outcome.failed_metrics, said.outcome.age_seconds) == ((), 0.0)
     served.clock.turn(minutes=20)
-    served.agent().check()
+    served.agent().check_for_update()
     assert plane.last.outcome is not None
-    assert plane.last.outcome.age_s == 1200
+    assert plane.last.outcome.age_seconds == 1200
 
 
 def test_a_device_without_a_control_plane_tells_nobody_and_keeps_nothing_of_it(running: World) -> None:
     agent = running.agent()
-    agent.check()
-    assert agent.report() is False
+    agent.check_for_update()
+    assert agent.check_in() is False
     assert agent.status()["server"] is None
     assert not held(running.path / "device") & {"stages.json", "server.json", "running.json"}
 
 
 def test_what_a_device_says_of_itself_fits_whatever_it_was_refused() -> None:
     long = Refusal("tampered", "f" * 2000, "r" * 2000)
-    told = dict.fromkeys(Status.__struct_fields__) | {
+    told = dict.fromkeys(DeviceStatus.__struct_fields__) | {
         "state": "idle",
         "failures": 1 << 60,
         "free_bytes": 1 << 60,
@@ -105,58 +105,58 @@ def test_what_a_device_says_of_itself_fits_whatever_it_was_refused() -> None:
         "broken": ["f" * 64],
         "restart_needed": False,
     }
-    status = status_of(told)
+    status = device_status(told)
     assert status.refusal is not None
     assert len(status.refusal.file) + len(status.refusal.reason) == 500
-    assert (status.battery, status.failures, len(status.failed)) == (1.0, 1 << 53, 32)
-    assert status.failed[-1] == f"{39:064x}"
-    assert msgspec.json.decode(msgspec.json.encode(status), type=Status) == status
+    assert (status.battery_level, status.failed_inferences, len(status.failed_releases)) == (1.0, 1 << 53, 32)
+    assert status.failed_releases[-1] == f"{39:064x}"
+    assert msgspec.json.decode(msgspec.json.encode(status), type=DeviceStatus) == status
 
 
 def test_the_median_latency_is_where_half_of_the_inferences_were_faster() -> None:
-    edges = aggregates.LATENCY_EDGES_S
+    edges = aggregates.LATENCY_EDGES_SECONDS
     rng = np.random.default_rng(3)
     for median in (2e-4, 3e-2, 1.1):
         times = median * np.exp(rng.normal(size=4001) * 0.3)
         counts = np.bincount(np.searchsorted(edges, times), minlength=len(edges) + 1)
-        hour = aggregates.Window(0.0, 1.0, np.zeros((1, 2), np.int64), {"latency": tuple(counts.tolist())})
-        found = aggregates.latency_s(_watched(hour))
+        hour = aggregates.CountWindow(0.0, 1.0, np.zeros((1, 2), np.int64), {"latency": tuple(counts.tolist())})
+        found = aggregates.median_latency_seconds(_watched(hour))
         assert found is not None
         assert abs(np.log(found / median)) < 0.1
-    assert aggregates.latency_s(_watched()) is None
-    assert aggregates.latency_s(_watched(hour), since_s=0.5) is None
+    assert aggregates.median_latency_seconds(_watched()) is None
+    assert aggregates.median_latency_seconds(_watched(hour), since_at=0.5) is None
 
 
-def _watched(*windows: aggregates.Window) -> aggregates.Watched:
-    return aggregates.Watched(None, None, 0, 0.0, windows)  # type: ignore[arg-type]
+def _watched(*windows: aggregates.CountWindow) -> aggregates.MonitorState:
+    return aggregates.MonitorState(None, None, 0, 0.0, windows)  # type: ignore[arg-type]
 
 
 def test_a_fleet_tells_the_arms_that_its_keys_give(world: World, plane: Plane) -> None:
     """What a server works out from public keys alone, without having asked a device."""
     world.publish("1.0.0", 1.0)
     world.start("1.0.0")
-    policy = known_policy(world.repository(), "m", "default")
+    policy = current_policy(world.repository(), "m", "default")
     assert policy is not None
-    set_policy(world.repository(), world.keys, msgspec.structs.replace(policy, revision=2, holdback=0.2))
+    set_policy(world.repository(), world.keys, msgspec.structs.replace(policy, revision=2, holdout_fraction=0.2))
     names = [f"device-{number}" for number in range(10)]
     for name in names:
         joined(world, plane, name)
-        world.agent(name).check()
+        world.agent(name).check_for_update()
     world.clock.turn(hours=1)
-    newer(world, stages=(Stage(0.5),))
-    plan = world.start("1.1.0", stages=(Stage(0.5),))
-    policy = known_policy(world.repository(), "m", "default")
+    newer(world, stages=(RolloutStage(0.5),))
+    plan = world.start("1.1.0", stages=(RolloutStage(0.5),))
+    policy = current_policy(world.repository(), "m", "default")
     assert policy is not None
     plane.told.clear()
     does = {}
     for name in names:
         agent = world.agent(name)
-        agent.check()
-        agent.check()
+        agent.check_for_update()
+        agent.check_for_update()
         does[agent.settings.device_id] = agent.status()["version"]
     told = {name: said.outcome.arm for name, said in plane.told if said.outcome is not None}
     computed = {
-        device_id_of(public): assigned(plan, policy, device_id_of(public)) for public in plane.known.values()
+        device_id_of(public): assigned_arm(plan, policy, device_id_of(public)) for public in plane.known.values()
     }
     assert told == {name: "" if arm is None else arm.version for name, arm in computed.items()}
     assert does == {name: "1.0.0" if arm is None else arm.version for name, arm in computed.items()}
@@ -168,7 +168,7 @@ def test_a_fleet_tells_the_arms_that_its_keys_give(world: World, plane: Plane) -
 def outcome(plane: Plane) -> tuple[str, tuple[str, ...]]:
     said = plane.last.outcome
     assert said is not None
-    return said.arm, said.failed
+    return said.arm, said.failed_metrics
 
 
 def test_a_release_that_fails_its_self_test_fails_in_that(
@@ -182,35 +182,35 @@ def test_a_release_that_fails_its_self_test_fails_in_that(
 
     newer(served, change=strict)
     agent = served.agent()
-    assert agent.check().state is State.IDLE
+    assert agent.check_for_update().state is UpdateLifecycleState.IDLE
     assert outcome(plane) == ("1.1.0", ("self_test",))
-    served.agent().check()
+    served.agent().check_for_update()
     assert outcome(plane) == ("1.1.0", ("self_test",))
 
 
 def test_what_failed_stays_failed_in_the_next_stage_and_after_a_restart(served: World, plane: Plane) -> None:
-    newer(served, change=too_fast, stages=(Stage(0.99999), Stage(1.0)))
+    newer(served, change=too_fast, stages=(RolloutStage(0.99999), RolloutStage(1.0)))
     for _ in range(3):
-        served.agent().check()
+        served.agent().check_for_update()
         served.clock.turn(hours=1)
     assert outcome(plane) == ("1.1.0", ("budget_breach",))
-    served.start("1.1.0", stages=(Stage(0.99999), Stage(1.0)), stage=1)
-    served.agent().check()
+    served.start("1.1.0", stages=(RolloutStage(0.99999), RolloutStage(1.0)), stage=1)
+    served.agent().check_for_update()
     assert plane.last.outcome is not None
-    assert (plane.last.outcome.stage, plane.last.outcome.age_s) == (1, 0.0)
+    assert (plane.last.outcome.stage, plane.last.outcome.age_seconds) == (1, 0.0)
     assert outcome(plane) == ("1.1.0", ("budget_breach",))
     newer(served, "1.2.0", 3.0)
-    served.agent().check()
+    served.agent().check_for_update()
     assert outcome(plane) == ("1.2.0", ())
 
 
 def test_a_release_that_fails_in_its_probation_has_crashed(served: World, plane: Plane) -> None:
     newer(served)
     agent = served.agent()
-    agent.check()
+    agent.check_for_update()
     failed(agent, 1)
-    assert agent.settle().state is State.IDLE
-    agent.check()
+    assert agent.settle_probation().state is UpdateLifecycleState.IDLE
+    agent.check_for_update()
     assert outcome(plane) == ("1.1.0", ("crash",))
 
 
@@ -218,32 +218,32 @@ def test_inferences_that_fail_in_the_control_count_as_those_on_trial_do(served: 
     agent = served.agent()
     failed(agent, 50)  # before there was a rollout: nobody's fault
     newer(served, fraction=0.0)
-    agent.check()
-    agent.check()
+    agent.check_for_update()
+    agent.check_for_update()
     assert outcome(plane) == ("", ())
     failed(agent, 3)
-    agent.check()
+    agent.check_for_update()
     assert outcome(plane) == ("", ("crash",))
 
 
 def test_inferences_that_fail_for_their_inputs_sake_count_nowhere(served: World, plane: Plane) -> None:
     newer(served, fraction=0.0)
     agent = served.agent()
-    agent.check()
+    agent.check_for_update()
     for _ in range(10):
         assert answer(agent) == 1.0
     failed(agent, 3)  # it passes its self-test, and most did not fail
-    agent.check()
+    agent.check_for_update()
     assert outcome(plane) == ("", ())
 
 
 def test_broken_bytes_count_in_the_control_too(served: World, plane: Plane) -> None:
     newer(served, fraction=0.0)
-    served.agent().check()
+    served.agent().check_for_update()
     (path,) = (served.path / "device/releases").glob("*/model.onnx")
     path.write_bytes(b"rotten")
     agent = served.agent()
-    agent.check()
+    agent.check_for_update()
     assert answer(agent) == 1.0
     assert outcome(plane) == ("", ("load_failure",))
 
@@ -254,12 +254,12 @@ def test_an_outcome_that_grows_worse_fails_by_its_name_in_every_arm(
 ) -> None:
     agent = served.agent()
     for number in range(300):
-        agent.outcome("defect", float(number % 20 == 0))
-    newer(served, stages=(Stage(fraction, 0.0, (HealthRule("outcome:defect", 0.1),)),))
-    agent.check()
+        agent.record_outcome("defect", float(number % 20 == 0))
+    newer(served, stages=(RolloutStage(fraction, 0.0, (HealthRule("outcome:defect", 0.1),)),))
+    agent.check_for_update()
     for number in range(300):
-        agent.outcome("defect", float(number % 2 == 0))
-    agent.check()
+        agent.record_outcome("defect", float(number % 2 == 0))
+    agent.check_for_update()
     assert outcome(plane) == ("1.1.0" if fraction else "", ("outcome:defect",))
     assert answer(agent) == 1.0
 
@@ -300,17 +300,17 @@ def test_a_process_that_was_killed_has_crashed_in_every_arm(
 ) -> None:
     newer(served, fraction=fraction)
     agent = served.agent()
-    agent.check()
+    agent.check_for_update()
     agent.close()
     ended(served.path / "device", how)
-    served.agent().check()
+    served.agent().check_for_update()
     assert outcome(plane) == ("1.1.0" if fraction else "", crashed)
 
 
 def test_who_was_told_to_end_and_is_killed_for_being_slow_has_not_crashed(served: World, plane: Plane) -> None:
     newer(served)
     agent = served.agent()
-    agent.check()
+    agent.check_for_update()
     agent.close()
     asked = threading.Event()
 
@@ -333,7 +333,7 @@ def test_who_was_told_to_end_and_is_killed_for_being_slow_has_not_crashed(served
     process.kill()
     process.wait()
     plane.replies.clear()
-    served.agent().check()
+    served.agent().check_for_update()
     assert outcome(plane) == ("1.1.0", ())
 
 
@@ -341,9 +341,9 @@ def test_a_crash_before_there_was_a_rollout_is_none_of_its(served: World, plane:
     served.agent().close()
     newer(served)
     ended(served.path / "device", "kill")
-    served.agent().check()
+    served.agent().check_for_update()
     served.start("1.1.0", rollout="r2")
-    served.agent().check()
+    served.agent().check_for_update()
     assert outcome(plane) == ("1.1.0", ())
 
 
@@ -351,13 +351,13 @@ def test_a_power_cut_is_no_crash(served: World, plane: Plane, monkeypatch: pytes
     """The platform was started anew: whatever took it along was not this process alone."""
     newer(served)
     agent = served.agent()
-    agent.check()
+    agent.check_for_update()
     monkeypatch.setattr(crash_marker, "_PROCESS", "another")
     monkeypatch.setattr(crash_marker, "boot_id", lambda: "the next start")
-    served.agent().check()
+    served.agent().check_for_update()
     assert outcome(plane) == ("1.1.0", ())
     monkeypatch.setattr(crash_marker, "_PROCESS", "and another")
-    served.agent().check()
+    served.agent().check_for_update()
     assert outcome(plane) == ("1.1.0", ("crash",))
 
 
@@ -367,16 +367,16 @@ def test_a_device_that_has_no_model_cannot_crash_by_it(
     joined(world, plane)
     world.publish("1.0.0", 1.0)
     world.start("1.0.0", min_battery=0.5)
-    world.agent(battery=lambda: 0.1).check()
+    world.agent(battery=lambda: 0.1).check_for_update()
     monkeypatch.setattr(crash_marker, "_PROCESS", "another")
-    world.agent(battery=lambda: 0.1).check()
+    world.agent(battery=lambda: 0.1).check_for_update()
     assert outcome(plane) == ("1.0.0", ())
 
 
 # Disks and power
 
 
-class Faulty(Files):
+class Faulty(FileSystem):
     """A disk that fails or cuts the power at its n-th operation, for files of the control plane alone."""
 
     mine = ("stages.json", "server.json", "running.json")
@@ -392,7 +392,7 @@ class Faulty(Files):
 
     def put(self, path: Path, content: bytes) -> None:
         self._count(path)
-        super().put(path, content)
+        super().write_in_place(path, content)
 
     def rename(self, path: Path, to: Path) -> None:
         self._count(path)
@@ -409,15 +409,15 @@ def test_a_power_cut_anywhere_in_telling_harms_neither_model_nor_record(
 ) -> None:
     newer(served, change=too_fast)
     for _ in range(2):
-        served.agent().check()
+        served.agent().check_for_update()
         served.clock.turn(hours=1)
     with pytest.raises(KeyboardInterrupt):
-        served.agent(files=Faulty(after)).check()
+        served.agent(files=Faulty(after)).check_for_update()
     agent = served.agent()
     assert answer(agent) == 1.0
-    agent.check()
-    agent.check()
-    assert (agent.record.state, answer(agent)) == (State.IDLE, 1.0)
+    agent.check_for_update()
+    agent.check_for_update()
+    assert (agent.journal_record.state, answer(agent)) == (UpdateLifecycleState.IDLE, 1.0)
     assert outcome(plane) == ("1.1.0", ("budget_breach",))
     assert agent.status()["server"]["trouble"] is None
 
@@ -425,11 +425,11 @@ def test_a_power_cut_anywhere_in_telling_harms_neither_model_nor_record(
 def test_a_full_disk_stops_neither_updates_nor_reports(served: World, plane: Plane) -> None:
     newer(served)
     agent = served.agent(files=Faulty(0, OSError))
-    agent.check()
+    agent.check_for_update()
     assert answer(agent) == 2.0
     assert outcome(plane) == ("1.1.0", ())
     failed(agent, 5)
-    agent.check()
+    agent.check_for_update()
     assert outcome(plane) == ("1.1.0", ("crash",))
 
 
@@ -441,9 +441,9 @@ def test_a_device_whose_check_fails_is_heard_all_the_same(
 
     agent = served.agent()
     before = len(plane.told)
-    monkeypatch.setattr(Update, "mend_all", broken)
+    monkeypatch.setattr(Updater, "mend_all", broken)
     with pytest.raises(RuntimeError):
-        agent.check()
+        agent.check_for_update()
     assert len(plane.told) == before + 1
 
 
@@ -474,7 +474,7 @@ def gone(handler: Any) -> None:
     handler.connection.shutdown(socket.SHUT_RDWR)
 
 
-PROBLEM = msgspec.json.encode(Problem("E", "go away\x1b[2J", ""))
+PROBLEM = msgspec.json.encode(ErrorResponse("E", "go away\x1b[2J", ""))
 ATTACKS: dict[str, tuple[Reply, str]] = {
     "oversized": (reply(200, b'{"at_s":1.0,"job":false}' + b" " * 100_000), "more than 65536 bytes"),
     "endless": (endless, "more than 65536 bytes"),
@@ -497,8 +497,10 @@ ATTACKS: dict[str, tuple[Reply, str]] = {
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporter, "_PATIENCE_S", 0.5)
-    ask = control_plane_client.Door.ask
-    monkeypatch.setattr(control_plane_client.Door, "ask", lambda *given: ask(*given, patience_s=0.5))
+    ask = control_plane_client.ControlPlaneClient.request
+    monkeypatch.setattr(
+        control_plane_client.ControlPlaneClient, "ask", lambda *given: ask(*given, timeout_seconds=0.5)
+    )
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -509,19 +511,19 @@ def test_whatever_a_control_plane_answers_updates_go_on(served: World, plane: Pl
     newer(served)
     agent = served.agent()
     reached = agent.status()["server"]["reached"]
-    agent.check()
+    agent.check_for_update()
     assert (agent.status()["state"], answer(agent)) == ("probation", 2.0)
-    assert agent.record.last_refusal is None
+    assert agent.journal_record.last_refusal is None
     server = agent.status()["server"]
     assert why in server["trouble"]
     assert server["reached"] == reached
-    assert not agent.waiting_job
+    assert not agent.has_waiting_job
     assert len(plane.told) == told
     plane.replies.clear()
     served.clock.turn(hours=1)
-    agent.check()
+    agent.check_for_update()
     server = agent.status()["server"]
-    assert (server["trouble"], time_of(server["reached"])) == (None, served.clock())
+    assert (server["trouble"], parse_iso8601(server["reached"])) == (None, served.clock())
     assert outcome(plane) == ("1.1.0", ())
 
 
@@ -535,7 +537,7 @@ def test_a_control_plane_that_is_away_is_tried_again(served: World, plane: Plane
     path.write_bytes(msgspec.json.encode(settings | {"server": away}))
     newer(served)
     agent = served.agent()
-    agent.check()
+    agent.check_for_update()
     assert answer(agent) == 2.0
     assert "cannot be reached" in agent.status()["server"]["trouble"]
 
@@ -546,7 +548,7 @@ def test_another_fleets_control_plane_believes_nothing(served: World, plane: Pla
         settings = msgspec.json.decode(path.read_bytes())
         path.write_bytes(msgspec.json.encode(settings | {"server": other.url}))
         agent = served.agent()
-        agent.check()
+        agent.check_for_update()
         assert (other.told, other.requests) == ([], 1)
         assert "it was signed for something else" in agent.status()["server"]["trouble"]
 
@@ -562,10 +564,10 @@ def test_what_was_overheard_counts_once_and_unchanged(
         return proofs[-1][0]
 
     monkeypatch.setattr(DeviceKey, "sign", noting)
-    served.agent().check()
+    served.agent().check_for_update()
     ((proof, body),) = proofs
     assert plane.check_in(proof, "/device/check-in", body)[0] == 401
-    served.agent().check()
+    served.agent().check_for_update()
     proof, body = proofs[-1]
     plane._believed._seen.clear()
     assert plane.check_in(proof, "/device/check-in", body + b" ")[0] == 401
@@ -585,11 +587,11 @@ def test_a_slow_control_plane_holds_neither_answers_nor_a_return_up(
 
     plane.replies["/device/check-in"] = slow
     agent = served.agent()
-    checking = threading.Thread(target=agent.check)
+    checking = threading.Thread(target=agent.check_for_update)
     checking.start()
     assert entered.wait(20)
     assert answer(agent) == 2.0
-    agent.rollback()
+    agent.roll_back()
     assert answer(agent) == 1.0
     assert checking.is_alive()
     go_on.set()
@@ -599,16 +601,16 @@ def test_a_slow_control_plane_holds_neither_answers_nor_a_return_up(
 def test_what_the_repository_does_not_give_is_told_too(served: World, plane: Plane) -> None:
     newer(served)
     agent = served.agent()
-    agent.check()
+    agent.check_for_update()
     served.clock.turn(minutes=30)
     served.served["metadata/timestamp.json"] = None
     again = served.agent()
-    again.check()
+    again.check_for_update()
     refusal = plane.last.status.refusal
     assert refusal is not None
     assert refusal.code == "missing"
     assert plane.last.outcome is not None
-    assert (plane.last.outcome.arm, plane.last.outcome.age_s) == ("1.1.0", 1800)
+    assert (plane.last.outcome.arm, plane.last.outcome.age_seconds) == ("1.1.0", 1800)
 
 
 # Jobs, and what the owner sees
@@ -618,16 +620,16 @@ def test_what_the_repository_does_not_give_is_told_too(served: World, plane: Pla
 def test_a_job_that_waits_is_done_by_a_bench_alone(world: World, plane: Plane, bench: bool) -> None:
     joined(world, plane, bench=bench)
     agent, done = world.agent(), list[bool]()
-    agent.jobs = lambda: done.append(agent.changes)
-    agent.check()
-    assert (done, agent.waiting_job, agent.awaited) == ([], False, False)
+    agent.run_profiling_jobs = lambda: done.append(agent.is_owner)
+    agent.check_for_update()
+    assert (done, agent.has_waiting_job, agent.is_awaited) == ([], False, False)
     plane.job = True
-    agent.check()
-    assert agent.waiting_job
-    assert (done, agent.awaited) == (([True], True) if bench else ([], False))
+    agent.check_for_update()
+    assert agent.has_waiting_job
+    assert (done, agent.is_awaited) == (([True], True) if bench else ([], False))
     plane.job = False
-    agent.check()
-    assert (agent.waiting_job, agent.awaited) == (False, False)
+    agent.check_for_update()
+    assert (agent.has_waiting_job, agent.is_awaited) == (False, False)
 
 
 def test_a_job_that_fails_harms_no_update(served: World, plane: Plane) -> None:
@@ -640,8 +642,8 @@ def test_a_job_that_fails_harms_no_update(served: World, plane: Plane) -> None:
     def broken() -> None:
         raise ZeroDivisionError("a profile of nothing")
 
-    agent.jobs = broken
-    agent.check()
+    agent.run_profiling_jobs = broken
+    agent.check_for_update()
     assert answer(agent) == 2.0
     assert "a profile of nothing" in agent.status()["server"]["trouble"]
 
@@ -649,14 +651,14 @@ def test_a_job_that_fails_harms_no_update(served: World, plane: Plane) -> None:
 def test_a_device_shows_when_it_was_last_heard(
     served: World, plane: Plane, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    served.agent().check()
+    served.agent().check_for_update()
     at = served.clock().isoformat()
     state = str(served.path / "device")
     assert main(["device", "status", "--state", state]) == 0
     assert f"{plane.url} was reached {at}" in capsys.readouterr().out
     served.clock.turn(hours=1)
     plane.replies["/device/check-in"] = reply(503, b"")
-    served.agent().check()
+    served.agent().check_for_update()
     assert main(["device", "status", "--state", state, "--json"]) == 0
     server = msgspec.json.decode(capsys.readouterr().out)["server"]
     assert server["reached"] == at
@@ -668,13 +670,13 @@ def test_who_only_looks_tells_nobody(served: World, plane: Plane) -> None:
     first = served.agent()
     served.agents.pop("device")
     second = Agent(served.path / "device")
-    assert second.report() is False
-    assert Agent(served.path / "device", answers=False).report() is False
+    assert second.check_in() is False
+    assert Agent(served.path / "device", serves_model=False).check_in() is False
     assert plane.requests == told
-    assert first.changes
+    assert first.is_owner
     first.close()
     second.close()
-    assert first.report() is False
+    assert first.check_in() is False
 
 
 def test_a_process_that_ends_as_it_should_leaves_no_mark(served: World) -> None:

@@ -12,46 +12,54 @@ from hypothesis import strategies as st
 
 from edgewright.contract.api.device_status import StageOutcome
 from edgewright.contract.refusal import Refusal, RefusalCode
-from edgewright.contract.rollout.plan import METRICS, Arm, HealthRule, Plan, Policy, Selector, Stage
-from edgewright.device.filesystem import Files
-from edgewright.device.monitoring.outcomes import Outcome
-from edgewright.device.reporting.stage_outcomes import (
-    Fate,
-    Fates,
-    fail,
-    metric_of,
-    metrics_of,
-    outcome_of,
-    see,
-    worse,
+from edgewright.contract.rollout.plan import (
+    HEALTH_EVENTS,
+    DeviceSelector,
+    HealthRule,
+    RolloutArm,
+    RolloutPlan,
+    RolloutPolicy,
+    RolloutStage,
 )
-from edgewright.device.slots import Installed, Slots
-from edgewright.device.update.journal import Postponed, Record
-from edgewright.device.update.selection import Situation, assigned, choose
+from edgewright.device.filesystem import FileSystem
+from edgewright.device.monitoring.outcomes import OutcomeTotal
+from edgewright.device.reporting.stage_outcomes import (
+    StageReport,
+    StageReportFile,
+    add_failures,
+    failed_metrics,
+    failure_metric,
+    stage_outcome,
+    update_report,
+    worsened_outcomes,
+)
+from edgewright.device.slots import InstalledRelease, Slots
+from edgewright.device.update.journal import JournalRecord, PostponedRelease
+from edgewright.device.update.selection import DeviceContext, assigned_arm, choose_update
 from edgewright.trust.keys.device_identity import device_id_of
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 ONE, TWO, OLD = "1" * 64, "2" * 64, "0" * 64
-POLICY = Policy("m", "default", 1, "5a" * 8, holdback=0.1)
-PLAN = Plan(
+POLICY = RolloutPolicy("m", "default", 1, "5a" * 8, holdout_fraction=0.1)
+PLAN = RolloutPlan(
     "m",
     "default",
     "r",
     1,
     1,
-    (Arm("1.1.0", ONE), Arm("1.2.0", TWO, weight=2.0)),
-    (Stage(0.2), Stage(0.5), Stage(1.0)),
+    (RolloutArm("1.1.0", ONE), RolloutArm("1.2.0", TWO, weight=2.0)),
+    (RolloutStage(0.2), RolloutStage(0.5), RolloutStage(1.0)),
 )
-PROVEN = Slots(proven=Installed("m", "1.0.0", OLD))
+PROVEN = Slots(proven=InstalledRelease("m", "1.0.0", OLD))
 
 
 def changed(record: Any, **changes: Any) -> Any:
     return msgspec.structs.replace(record, **changes)
 
 
-def here(device_id: str = "d", now: datetime = NOW, **more: Any) -> Situation:
+def here(device_id: str = "d", now: datetime = NOW, **more: Any) -> DeviceContext:
     given: dict[str, Any] = {"labels": {}, "channel": "", "hour": 12} | more
-    return Situation(device_id, now=now, **given)
+    return DeviceContext(device_id, now=now, **given)
 
 
 def device(number: int) -> str:
@@ -60,13 +68,13 @@ def device(number: int) -> str:
 
 
 def fate_of(
-    plan: Plan = PLAN,
-    situation: Situation | None = None,
-    fate: Fate | None = None,
+    plan: RolloutPlan = PLAN,
+    situation: DeviceContext | None = None,
+    fate: StageReport | None = None,
     *,
-    counts: dict[str, dict[str, Outcome]] | None = None,
-) -> Fate:
-    found = see(fate, plan, POLICY, situation or here(), counts or {})
+    counts: dict[str, dict[str, OutcomeTotal]] | None = None,
+) -> StageReport:
+    found = update_report(fate, plan, POLICY, situation or here(), counts or {})
     assert found is not None
     return found
 
@@ -81,10 +89,10 @@ def test_who_knows_a_devices_key_knows_what_it_does(stage: int) -> None:
     arms: dict[str, int] = {}
     for number in range(3000):
         name = device(number)
-        arm = assigned(plan, POLICY, name)
-        choice = choose(plan, POLICY, PROVEN, {}, here(name))
+        arm = assigned_arm(plan, POLICY, name)
+        choice = choose_update(plan, POLICY, PROVEN, {}, here(name))
         does = "" if choice.release is None else choice.release.version
-        told = outcome_of(fate_of(plan, here(name)), NOW)
+        told = stage_outcome(fate_of(plan, here(name)), NOW)
         assert told is not None
         assert ("" if arm is None else arm.version) == does == told.arm
         arms[does] = arms.get(does, 0) + 1
@@ -94,22 +102,26 @@ def test_who_knows_a_devices_key_knows_what_it_does(stage: int) -> None:
 
 
 def test_what_a_device_does_changes_nothing_of_what_it_was_assigned() -> None:
-    name = next(device(n) for n in range(99) if (arm := assigned(PLAN, POLICY, device(n))) and arm.manifest == ONE)
+    name = next(
+        device(n)
+        for n in range(99)
+        if (arm := assigned_arm(PLAN, POLICY, device(n))) and arm.manifest_sha256 == ONE
+    )
     refused = {ONE: Refusal("self-test", "golden.npz", "")}
-    assert choose(PLAN, POLICY, PROVEN, refused, here(name)).release is None
+    assert choose_update(PLAN, POLICY, PROVEN, refused, here(name)).release is None
     fate = fate_of(PLAN, here(name))
-    assert (fate.arm, fail(fate, {"self_test"}).arm) == ("1.1.0", "1.1.0")
+    assert (fate.arm, add_failures(fate, {"self_test"}).arm) == ("1.1.0", "1.1.0")
 
 
 def test_a_device_that_a_rollout_is_not_for_says_nothing_of_it() -> None:
-    berlin = changed(PLAN, selector=Selector({"site": "berlin"}, "beta"))
-    assert see(None, berlin, POLICY, here(), {}) is None
-    assert see(None, berlin, POLICY, here(labels={"site": "berlin"}), {}) is None
+    berlin = changed(PLAN, selector=DeviceSelector({"site": "berlin"}, "beta"))
+    assert update_report(None, berlin, POLICY, here(), {}) is None
+    assert update_report(None, berlin, POLICY, here(labels={"site": "berlin"}), {}) is None
     fate = fate_of(berlin, here(labels={"site": "berlin"}, channel="beta"))
-    assert outcome_of(fate, NOW) is not None
-    gone = see(fate, berlin, POLICY, here(), {})
-    assert outcome_of(gone, NOW) is None
-    assert outcome_of(see(gone, None, POLICY, here(), {}), NOW) is None
+    assert stage_outcome(fate, NOW) is not None
+    gone = update_report(fate, berlin, POLICY, here(), {})
+    assert stage_outcome(gone, NOW) is None
+    assert stage_outcome(update_report(gone, None, POLICY, here(), {}), NOW) is None
 
 
 # Stages
@@ -118,47 +130,47 @@ def test_a_device_that_a_rollout_is_not_for_says_nothing_of_it() -> None:
 def test_each_stage_is_as_old_as_this_device_knows_it() -> None:
     fate = fate_of()
     later = fate_of(PLAN, here(now=NOW + timedelta(minutes=10)), fate)
-    told = outcome_of(later, NOW + timedelta(minutes=30))
+    told = stage_outcome(later, NOW + timedelta(minutes=30))
     assert told is not None
-    assert (told.stage, told.age_s) == (0, 1800.0)
+    assert (told.stage, told.age_seconds) == (0, 1800.0)
     next_one = fate_of(changed(PLAN, stage=1), here(now=NOW + timedelta(minutes=40)), later)
-    told = outcome_of(next_one, NOW + timedelta(minutes=41))
+    told = stage_outcome(next_one, NOW + timedelta(minutes=41))
     assert told is not None
-    assert (told.stage, told.age_s) == (1, 60.0)
+    assert (told.stage, told.age_seconds) == (1, 60.0)
 
 
 def test_what_failed_in_a_stage_is_failed_in_all_that_follow_and_in_no_other_rollout() -> None:
-    fate = fail(fate_of(), {"crash"})
-    assert fate_of(changed(PLAN, stage=1), here(), fate).failed == ("crash",)
-    assert fail(fate_of(changed(PLAN, stage=2), here(), fate), {"budget_breach"}).failed == (
+    fate = add_failures(fate_of(), {"crash"})
+    assert fate_of(changed(PLAN, stage=1), here(), fate).failed_metrics == ("crash",)
+    assert add_failures(fate_of(changed(PLAN, stage=2), here(), fate), {"budget_breach"}).failed_metrics == (
         "budget_breach",
         "crash",
     )
     for other in ({"rollout": "r2"}, {"epoch": 2}, {"model": "n"}):
-        assert fate_of(changed(PLAN, **other), here(), fate).failed == ()
+        assert fate_of(changed(PLAN, **other), here(), fate).failed_metrics == ()
 
 
 @pytest.mark.parametrize(
     "waits", [{"state": "paused"}, {"state": "aborted"}, {"state": "done"}, {"start": "2026-11-22"}]
 )
 def test_a_stage_counts_from_when_a_device_could_follow_it(waits: dict[str, str]) -> None:
-    assert see(None, changed(PLAN, **waits), POLICY, here(), {}) is None
+    assert update_report(None, changed(PLAN, **waits), POLICY, here(), {}) is None
     known = fate_of()
     assert fate_of(changed(PLAN, stage=1, **waits), here(), known).stage == 0
-    told = outcome_of(fate_of(changed(PLAN, **waits), here(), known), NOW)  # what it knows it goes on to tell
+    told = stage_outcome(fate_of(changed(PLAN, **waits), here(), known), NOW)  # what it knows it goes on to tell
     assert told is not None
     assert told.stage == 0
 
 
 def test_a_clock_that_was_ahead_makes_no_stage_older() -> None:
     ahead = fate_of(PLAN, here(now=NOW + timedelta(days=400)))
-    told = outcome_of(ahead, NOW)
+    told = stage_outcome(ahead, NOW)
     assert told is not None
-    assert told.age_s == 0
+    assert told.age_seconds == 0
     fate = fate_of(PLAN, here(now=NOW), ahead)
-    told = outcome_of(fate, NOW + timedelta(hours=1))
+    told = stage_outcome(fate, NOW + timedelta(hours=1))
     assert told is not None
-    assert told.age_s == 3600
+    assert told.age_seconds == 3600
 
 
 @given(
@@ -166,7 +178,7 @@ def test_a_clock_that_was_ahead_makes_no_stage_older() -> None:
         st.tuples(
             st.integers(0, 2),
             st.sampled_from(["running", "paused"]),
-            st.sets(st.sampled_from(METRICS[:-1])),
+            st.sets(st.sampled_from(HEALTH_EVENTS[:-1])),
             st.integers(0, 10_000),
         ),
         max_size=20,
@@ -176,14 +188,14 @@ def test_nothing_that_failed_is_ever_taken_back(steps: list[tuple[int, Any, set[
     fate, now, failed = fate_of(), NOW, set[str]()
     for stage, state, metrics, seconds in steps:
         now += timedelta(seconds=seconds)
-        fate = fail(fate_of(changed(PLAN, stage=stage, state=state), here(now=now), fate), metrics)
+        fate = add_failures(fate_of(changed(PLAN, stage=stage, state=state), here(now=now), fate), metrics)
         failed |= metrics
-        told = outcome_of(fate, now)
+        told = stage_outcome(fate, now)
         assert told is not None
-        assert set(told.failed) == failed
-        assert told.stage in fate.seen
+        assert set(told.failed_metrics) == failed
+        assert told.stage in fate.stage_seen_at
         assert msgspec.json.decode(msgspec.json.encode(told), type=StageOutcome) == told
-        assert msgspec.json.decode(msgspec.json.encode(fate), type=Fate) == fate
+        assert msgspec.json.decode(msgspec.json.encode(fate), type=StageReport) == fate
 
 
 # Metrics
@@ -206,13 +218,13 @@ def test_nothing_that_failed_is_ever_taken_back(steps: list[tuple[int, Any, set[
     ],
 )
 def test_what_a_release_was_refused_for_is_what_it_failed_in(why: Refusal, metric: str) -> None:
-    assert metric_of(why) == metric
+    assert failure_metric(why) == metric
 
 
 def test_every_refusal_is_a_metric_of_the_contract_or_none() -> None:
     for code in get_args(RefusalCode):
-        metric = metric_of(Refusal(code, "", ""))
-        assert metric == "" or metric in METRICS
+        metric = failure_metric(Refusal(code, "", ""))
+        assert metric == "" or metric in HEALTH_EVENTS
         assert metric != "silent"
 
 
@@ -220,54 +232,60 @@ def test_the_journal_tells_of_the_arm_that_was_assigned_and_of_no_other() -> Non
     why = Refusal("budget", "model.onnx", "")
     treated, control = fate_of(situation=here(TREATED)), fate_of(situation=here(CONTROL))
     assert (treated.manifest, control.manifest) == (ONE, "")
-    record = Record(failed={ONE: why, OLD: Refusal("self-test", "golden.npz", "")})
-    assert metrics_of(treated, record) == {"budget_breach"}
-    assert metrics_of(control, record) == set()
-    later = Record(postponed={ONE: Postponed(Refusal("requirement", "m", ""), 1, "")})
-    assert metrics_of(treated, later) == {"load_failure"}
+    record = JournalRecord(failed_releases={ONE: why, OLD: Refusal("self-test", "golden.npz", "")})
+    assert failed_metrics(treated, record) == {"budget_breach"}
+    assert failed_metrics(control, record) == set()
+    later = JournalRecord(postponed_releases={ONE: PostponedRelease(Refusal("requirement", "m", ""), 1, "")})
+    assert failed_metrics(treated, later) == {"load_failure"}
 
 
-TREATED = next(device(n) for n in range(999) if (arm := assigned(PLAN, POLICY, device(n))) and arm.manifest == ONE)
-CONTROL = next(device(n) for n in range(999) if assigned(PLAN, POLICY, device(n)) is None)
+TREATED = next(
+    device(n) for n in range(999) if (arm := assigned_arm(PLAN, POLICY, device(n))) and arm.manifest_sha256 == ONE
+)
+CONTROL = next(device(n) for n in range(999) if assigned_arm(PLAN, POLICY, device(n)) is None)
 
 
 @pytest.mark.parametrize("name", [TREATED, CONTROL])
 @pytest.mark.parametrize(
     "record",
     [
-        Record(slots=PROVEN, broken=(OLD,)),
-        Record(slots=PROVEN, last_refusal=Refusal("tampered", "model.onnx", "a bit was flipped")),
+        JournalRecord(slots=PROVEN, corrupt_releases=(OLD,)),
+        JournalRecord(slots=PROVEN, last_refusal=Refusal("tampered", "model.onnx", "a bit was flipped")),
     ],
 )
-def test_a_model_whose_bytes_are_broken_counts_in_every_arm(name: str, record: Record) -> None:
-    assert metrics_of(fate_of(situation=here(name)), record) == {"load_failure"}
+def test_a_model_whose_bytes_are_broken_counts_in_every_arm(name: str, record: JournalRecord) -> None:
+    assert failed_metrics(fate_of(situation=here(name)), record) == {"load_failure"}
 
 
-RULED = changed(PLAN, stages=(Stage(1.0, 0.0, (HealthRule("outcome:defect", 0.1), HealthRule("crash", 0.1))),))
+RULED = changed(
+    PLAN, stages=(RolloutStage(1.0, 0.0, (HealthRule("outcome:defect", 0.1), HealthRule("crash", 0.1))),)
+)
 
 
 @pytest.mark.parametrize("name", [TREATED, CONTROL])
 def test_an_outcome_that_grows_worse_counts_in_every_arm(name: str) -> None:
-    before = {OLD: {"defect": Outcome(500, 25.0)}}
+    before = {OLD: {"defect": OutcomeTotal(500, 25.0)}}
     fate = fate_of(RULED, here(name), counts=before)
-    assert worse(fate, before) == set()
+    assert worsened_outcomes(fate, before) == set()
     serving = ONE if fate.arm else OLD
-    same = {"defect": Outcome(300, 15.0)} if fate.arm else {"defect": Outcome(800, 40.0)}
-    assert worse(fate, {**before, serving: same}) == set()
-    bad = {"defect": Outcome(300, 150.0)} if fate.arm else {"defect": Outcome(800, 175.0)}
-    assert worse(fate, {**before, serving: bad}) == {"outcome:defect"}
+    same = {"defect": OutcomeTotal(300, 15.0)} if fate.arm else {"defect": OutcomeTotal(800, 40.0)}
+    assert worsened_outcomes(fate, {**before, serving: same}) == set()
+    bad = {"defect": OutcomeTotal(300, 150.0)} if fate.arm else {"defect": OutcomeTotal(800, 175.0)}
+    assert worsened_outcomes(fate, {**before, serving: bad}) == {"outcome:defect"}
 
 
 def test_outcomes_that_were_forgotten_meanwhile_harm_nobody() -> None:
-    fate = fate_of(RULED, here(), counts={OLD: {"defect": Outcome(500, 25.0)}, TWO: {"other": Outcome(5, 5.0)}})
-    assert worse(fate, {}) == set()
-    assert worse(fate, {OLD: {"defect": Outcome(40, 39.0)}}) == set()
+    fate = fate_of(
+        RULED, here(), counts={OLD: {"defect": OutcomeTotal(500, 25.0)}, TWO: {"other": OutcomeTotal(5, 5.0)}}
+    )
+    assert worsened_outcomes(fate, {}) == set()
+    assert worsened_outcomes(fate, {OLD: {"defect": OutcomeTotal(40, 39.0)}}) == set()
 
 
 # The disk
 
 
-class Torn(Files):
+class Torn(FileSystem):
     """A disk whose power is cut at its n-th operation, half of the bytes written."""
 
     def __init__(self, after: int) -> None:
@@ -278,7 +296,7 @@ class Torn(Files):
         if self.after < 0:
             path.write_bytes(content[: len(content) // 2])
             raise KeyboardInterrupt
-        super().put(path, content)
+        super().write_in_place(path, content)
 
     def rename(self, path: Path, to: Path) -> None:
         self.after -= 1
@@ -289,55 +307,59 @@ class Torn(Files):
 
 @pytest.mark.parametrize("after", range(6))
 def test_a_power_cut_leaves_what_was_there_or_what_was_to_be(tmp_path: Path, after: int) -> None:
-    steps = [fate_of(), fail(fate_of(), {"crash"}), fail(fate_of(changed(PLAN, stage=1)), {"crash", "self_test"})]
-    fates, written = Fates(tmp_path, Torn(after)), 0
+    steps = [
+        fate_of(),
+        add_failures(fate_of(), {"crash"}),
+        add_failures(fate_of(changed(PLAN, stage=1)), {"crash", "self_test"}),
+    ]
+    fates, written = StageReportFile(tmp_path, Torn(after)), 0
     try:
         for fate in steps:
-            fates.fate = fate
+            fates.report = fate
             fates.write()
             written += 1
     except KeyboardInterrupt:
         pass
     assert written == after // 2
-    found = Fates(tmp_path, Files()).fate
+    found = StageReportFile(tmp_path, FileSystem()).report
     assert found == ([None, *steps][written])
 
 
 def test_a_disk_that_is_full_loses_nothing_that_is_known(tmp_path: Path) -> None:
-    class Full(Files):
+    class Full(FileSystem):
         def put(self, path: Path, content: bytes) -> None:
             raise OSError(28, "No space left on device")
 
-    fates = Fates(tmp_path, Full())
-    fates.fate = fail(fate_of(), {"crash"})
+    fates = StageReportFile(tmp_path, Full())
+    fates.report = add_failures(fate_of(), {"crash"})
     with pytest.raises(OSError, match="space"):
         fates.write()
-    assert fates.fate.failed == ("crash",)
-    fates.files = Files()
+    assert fates.report.failed_metrics == ("crash",)
+    fates.files = FileSystem()
     fates.write()
-    assert Fates(tmp_path, Files()).fate == fates.fate
+    assert StageReportFile(tmp_path, FileSystem()).report == fates.report
 
 
 @pytest.mark.parametrize("at", [0, 40, 64, 65, 90, -1])
 def test_a_flipped_bit_is_no_outcome(tmp_path: Path, at: int) -> None:
-    fates = Fates(tmp_path, Files())
-    fates.fate = fate_of()
+    fates = StageReportFile(tmp_path, FileSystem())
+    fates.report = fate_of()
     fates.write()
     path = tmp_path / "stages.json"
     content = bytearray(path.read_bytes())
     content[at] ^= 1
     path.write_bytes(bytes(content))
-    assert Fates(tmp_path, Files()).fate is None
+    assert StageReportFile(tmp_path, FileSystem()).report is None
 
 
 def test_what_has_not_changed_is_not_written(tmp_path: Path) -> None:
-    fates = Fates(tmp_path, Files())
+    fates = StageReportFile(tmp_path, FileSystem())
     fates.write()
     assert not (tmp_path / "stages.json").exists()
-    fates.fate = fate_of()
+    fates.report = fate_of()
     fates.write()
     path = tmp_path / "stages.json"
     path.unlink()
-    fates.fate = fate_of()
+    fates.report = fate_of()
     fates.write()
     assert not path.exists()

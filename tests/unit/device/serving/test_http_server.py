@@ -13,12 +13,12 @@ import pytest
 from tests.unit.device.conftest import World
 
 from edgewright.contract.errors import InputError
-from edgewright.device.serving.http_server import Server, serve_tcp, serve_unix
+from edgewright.device.serving.http_server import InferenceServer, create_tcp_server, create_unix_server
 
 VALUES = np.array([[1.0, 2.0, 3.0, 4.0]], np.float32)
 
 
-def run(server: Server) -> Iterator[Server]:
+def run(server: InferenceServer) -> Iterator[InferenceServer]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
@@ -28,12 +28,12 @@ def run(server: Server) -> Iterator[Server]:
 
 
 @pytest.fixture
-def server(running: World) -> Iterator[Server]:
-    yield from run(serve_tcp(running.agent(), 0))
+def server(running: World) -> Iterator[InferenceServer]:
+    yield from run(create_tcp_server(running.agent(), 0))
 
 
 def ask(
-    server: Server, method: str, path: str, body: bytes | None = None, **headers: str
+    server: InferenceServer, method: str, path: str, body: bytes | None = None, **headers: str
 ) -> tuple[int, Any, dict[str, str]]:
     connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=5)
     connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
@@ -48,7 +48,7 @@ def inference(**more: Any) -> bytes:
     return json.dumps({"id": "7", "inputs": [tensor]}).encode()
 
 
-def test_tritons_client_works_unmodified(server: Server) -> None:
+def test_tritons_client_works_unmodified(server: InferenceServer) -> None:
     triton = pytest.importorskip("tritonclient.http", reason="tritonclient is not installed: make setup")
     client = triton.InferenceServerClient(f"127.0.0.1:{server.server_address[1]}")
     assert client.is_server_live()
@@ -71,7 +71,7 @@ def test_tritons_client_works_unmodified(server: Server) -> None:
     client.close()
 
 
-def test_plain_json_works(server: Server) -> None:
+def test_plain_json_works(server: InferenceServer) -> None:
     status, content, _ = ask(server, "POST", "/v2/models/m/infer", inference())
     assert status == 200
     answer = json.loads(content)
@@ -111,14 +111,14 @@ REFUSED: dict[str, tuple[str, str, bytes | None, dict[str, str], int]] = {
 
 
 @pytest.mark.parametrize("attack", REFUSED)
-def test_what_is_not_offered_is_refused_and_the_server_goes_on(server: Server, attack: str) -> None:
+def test_what_is_not_offered_is_refused_and_the_server_goes_on(server: InferenceServer, attack: str) -> None:
     method, path, body, headers, status = REFUSED[attack]
     found, content, _ = ask(server, method, path, body, **headers)
     assert (found, "error" in json.loads(content)) == (status, True)
     assert ask(server, "POST", "/v2/models/m/infer", inference())[0] == 200
 
 
-def test_a_body_that_is_too_large_is_not_read(server: Server) -> None:
+def test_a_body_that_is_too_large_is_not_read(server: InferenceServer) -> None:
     with socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=5) as connection:
         connection.sendall(
             b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n"
@@ -126,13 +126,13 @@ def test_a_body_that_is_too_large_is_not_read(server: Server) -> None:
         assert b" 413 " in connection.recv(4096)
 
 
-def test_no_page_may_read_an_answer(server: Server) -> None:
+def test_no_page_may_read_an_answer(server: InferenceServer) -> None:
     _, _, headers = ask(server, "GET", "/v2")
     assert not [name for name in headers if name.lower().startswith("access-control")]
 
 
 def test_a_token_is_asked_for(running: World) -> None:
-    for server in run(serve_tcp(running.agent(), 0, token="secret")):  # noqa: S106 - of a test
+    for server in run(create_tcp_server(running.agent(), 0, token="secret")):  # noqa: S106 - of a test
         assert ask(server, "GET", "/v2")[0] == 401
         assert ask(server, "GET", "/v2", Authorization="Bearer wrong")[0] == 401
         assert ask(server, "GET", "/v2", Authorization="Bearer secret")[0] == 200
@@ -140,13 +140,13 @@ def test_a_token_is_asked_for(running: World) -> None:
 
 def test_outside_of_the_device_nobody_is_answered_without_a_token(running: World) -> None:
     with pytest.raises(InputError, match="no token"):
-        serve_tcp(running.agent(), 0, host="0.0.0.0")  # noqa: S104 - that is what is refused
+        create_tcp_server(running.agent(), 0, host="0.0.0.0")  # noqa: S104 - that is what is refused
 
 
 def test_a_unix_socket_is_for_owner_and_group(running: World, tmp_path: Path) -> None:
     path = tmp_path / "model.sock"
     for _ in range(2):  # one that is left over is replaced
-        for _server in run(serve_unix(running.agent(), path)):
+        for _server in run(create_unix_server(running.agent(), path)):
             assert path.stat().st_mode & 0o777 == 0o660
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.connect(str(path))
@@ -156,7 +156,7 @@ def test_a_unix_socket_is_for_owner_and_group(running: World, tmp_path: Path) ->
                 assert b" 200 " in connection.recv(4096)
 
 
-def test_metrics_and_health_are_told(server: Server) -> None:
+def test_metrics_and_health_are_told(server: InferenceServer) -> None:
     ask(server, "POST", "/v2/models/m/infer", inference())
     status, content, headers = ask(server, "GET", "/metrics")
     assert (status, headers["Content-Type"]) == (200, "text/plain; version=0.0.4")
@@ -167,7 +167,7 @@ def test_metrics_and_health_are_told(server: Server) -> None:
 
 
 def test_without_a_model_the_server_says_so(world: World) -> None:
-    for server in run(serve_tcp(world.agent(), 0)):
+    for server in run(create_tcp_server(world.agent(), 0)):
         assert ask(server, "GET", "/v2/health/live")[0] == 200
         assert ask(server, "GET", "/v2/health/ready")[0] == 503
         assert ask(server, "POST", "/v2/models/m/infer", inference())[0] == 404

@@ -10,30 +10,30 @@ import onnx
 import pytest
 from tests.unit.device.conftest import World, answer, failed, model
 
-from edgewright.compress.release_variant import image_of, variant_of
+from edgewright.compress.release_variant import build_image_variant, build_variant
 from edgewright.contract.device_class import Budget, DeviceClass
 from edgewright.contract.errors import InputError, WorkError
 from edgewright.contract.refusal import RefusedError
 from edgewright.contract.release import Manifest
-from edgewright.contract.rollout.plan import HealthRule, Stage
-from edgewright.device import RejectedError, host_info
+from edgewright.contract.rollout.plan import HealthRule, RolloutStage
+from edgewright.device import RejectedInputError, host_info
 from edgewright.device.update import release_loader
-from edgewright.device.update.installer import CommandInstaller, InstallerError, RaucInstaller, installer_of
-from edgewright.device.update.state_machine import State
-from edgewright.trust.keys.keystore import new_key_file
+from edgewright.device.update.installer import CommandInstaller, InstallerError, RaucInstaller, open_installer
+from edgewright.device.update.state_machine import UpdateLifecycleState
+from edgewright.trust.keys.keystore import create_key_file
 from edgewright.trust.publishing.publish import (
-    known_policy,
-    publish_again,
+    current_policy,
+    list_releases,
     publish_plan,
     publish_release,
-    releases,
+    republish,
     set_policy,
 )
 
 
 def too_fast(variant: Any, contents: dict[str, bytes]) -> Any:
     """Give a variant a budget that no machine keeps."""
-    return msgspec.structs.replace(variant, budget=Budget(latency_p50_s=1e-9)), contents
+    return msgspec.structs.replace(variant, budget=Budget(latency_p50_seconds=1e-9)), contents
 
 
 def test_what_is_too_slow_is_tested_again_later_and_then_fails(running: World) -> None:
@@ -41,18 +41,18 @@ def test_what_is_too_slow_is_tested_again_later_and_then_fails(running: World) -
     running.start("1.1.0")
     agent = running.agent()
     for attempt in (1, 2):
-        record = agent.check()
-        assert (record.state, record.attempts, answer(agent)) == (State.STAGED, attempt, 1.0)
+        record = agent.check_for_update()
+        assert (record.state, record.test_attempts, answer(agent)) == (UpdateLifecycleState.STAGED, attempt, 1.0)
         assert record.last_refusal is not None
         assert record.last_refusal.code == "budget"
         agent = running.agent()
-        assert agent.check().attempts == attempt  # not yet
+        assert agent.check_for_update().test_attempts == attempt  # not yet
         running.clock.turn(minutes=30)
-    record = agent.check()
-    assert (record.state, answer(agent)) == (State.IDLE, 1.0)
-    assert next(iter(record.failed.values())).code == "budget"
+    record = agent.check_for_update()
+    assert (record.state, answer(agent)) == (UpdateLifecycleState.IDLE, 1.0)
+    assert next(iter(record.failed_releases.values())).code == "budget"
     running.requests.clear()
-    agent.check()
+    agent.check_for_update()
     assert not [path for path in running.requests if "blobs" in path]
 
 
@@ -70,10 +70,10 @@ def test_what_ends_the_process_while_it_is_tested_is_given_up(
         agent = running.agent()
         assert answer(agent) == 1.0
         with pytest.raises(KeyboardInterrupt):
-            agent.check()
+            agent.check_for_update()
     agent = running.agent()
-    record = agent.check()
-    assert (record.state, answer(agent)) == (State.IDLE, 1.0)
+    record = agent.check_for_update()
+    assert (record.state, answer(agent)) == (UpdateLifecycleState.IDLE, 1.0)
     assert record.last_refusal is not None
     assert "ended this process 3 times" in record.last_refusal.reason
     assert answer(running.agent()) == 1.0
@@ -83,13 +83,13 @@ def test_a_return_is_taken_from_the_other_slot(running: World) -> None:
     running.publish("1.1.0", 2.0)
     running.start("1.1.0")
     agent = running.agent()
-    agent.check()
+    agent.check_for_update()
     running.clock.turn(hours=1)
-    agent.settle()
-    publish_again(running.repository(), running.keys, "m", "1.0.0")
+    agent.settle_probation()
+    republish(running.repository(), running.keys, "m", "1.0.0")
     running.start("1.1.1")
     running.requests.clear()
-    agent.check()
+    agent.check_for_update()
     assert (agent.status()["version"], answer(agent)) == ("1.1.1", 1.0)
     assert not [path for path in running.requests if "blobs" in path]
 
@@ -99,13 +99,13 @@ def test_the_first_release_serves_to_the_end_of_its_probation(world: World) -> N
     world.publish("1.0.0", 1.0)
     world.start("1.0.0")
     agent = world.agent()
-    agent.check()
+    agent.check_for_update()
     world.publish("1.1.0", 2.0)
     world.start("1.1.0")
-    assert agent.check().state is State.PROBATION
+    assert agent.check_for_update().state is UpdateLifecycleState.PROBATION
     assert answer(agent) == 1.0
     world.clock.turn(hours=1)
-    agent.check()
+    agent.check_for_update()
     assert (answer(agent), agent.status()["proven"]) == (2.0, "1.0.0")
 
 
@@ -114,31 +114,33 @@ def test_a_return_by_hand_is_possible_whatever_is_going_on(running: World, batte
     running.publish("1.1.0", 2.0)
     running.start("1.1.0")
     agent = running.agent()
-    agent.check()
+    agent.check_for_update()
     running.clock.turn(hours=1)
-    agent.settle()
+    agent.settle_probation()
     running.publish("1.2.0", 3.0, change=too_fast)
     running.start("1.2.0", min_battery=0.5)
     agent = running.agent(battery=lambda: battery)
-    assert agent.check().state is (State.WAITING if battery < 0.5 else State.STAGED)
-    agent.rollback()
-    assert (agent.record.state, answer(agent)) == (State.IDLE, 1.0)
+    assert agent.check_for_update().state is (
+        UpdateLifecycleState.WAITING if battery < 0.5 else UpdateLifecycleState.STAGED
+    )
+    agent.roll_back()
+    assert (agent.journal_record.state, answer(agent)) == (UpdateLifecycleState.IDLE, 1.0)
 
 
 def test_nobody_returns_below_the_floor(running: World) -> None:
     running.publish("1.1.0", 2.0)
     running.start("1.1.0")
     agent = running.agent()
-    agent.check()
+    agent.check_for_update()
     running.clock.turn(hours=1)
-    agent.settle()
-    policy = known_policy(running.repository(), "m", "default")
+    agent.settle_probation()
+    policy = current_policy(running.repository(), "m", "default")
     assert policy is not None
-    higher = msgspec.structs.replace(policy, revision=2, floor="1.1.0")
+    higher = msgspec.structs.replace(policy, revision=2, min_version="1.1.0")
     set_policy(running.repository(), running.keys, higher)
-    agent.check()
+    agent.check_for_update()
     with pytest.raises(RefusedError, match="below the floor"):
-        agent.rollback()
+        agent.roll_back()
     assert answer(agent) == 2.0
     (path,) = (running.path / "device/releases" / str(agent.status()["digest"])).glob("model.onnx")
     path.write_bytes(b"rotten")
@@ -146,7 +148,7 @@ def test_nobody_returns_below_the_floor(running: World) -> None:
     again = running.agent()
     assert answer(again) is None  # no model is better than one that was taken back
     running.served.clear()
-    again.check()
+    again.check_for_update()
     assert answer(again) == 2.0
 
 
@@ -159,7 +161,7 @@ def test_a_retired_release_is_not_installed_and_is_reported_where_it_runs(
     running.publish("1.1.0", 2.0, end_of_life=end)
     running.start("1.1.0")
     agent = running.agent()
-    record = agent.check()
+    record = agent.check_for_update()
     assert (record.last_refusal and record.last_refusal.code) == code
     if code is None:
         assert agent.status()["notice"] is None
@@ -178,7 +180,7 @@ def test_a_plan_with_a_time_that_is_none_is_refused(running: World) -> None:
 def test_a_model_that_is_gone_comes_back_whatever_the_plan_says(running: World, harm: str) -> None:
     """The plan was paused meanwhile; the release is fetched by the digest that was proven."""
     running.start("1.0.0", state="paused")
-    running.agent().check()
+    running.agent().check_for_update()
     (path,) = (running.path / "device/releases").glob("*/model.onnx")
     if harm == "missing":
         path.unlink()
@@ -187,7 +189,7 @@ def test_a_model_that_is_gone_comes_back_whatever_the_plan_says(running: World, 
     agent = running.agent()
     assert answer(agent) is None
     assert agent.status()["broken"]
-    agent.check()
+    agent.check_for_update()
     assert (answer(agent), agent.status()["broken"], agent.status()["proven"]) == (1.0, [], "1.0.0")
 
 
@@ -197,11 +199,11 @@ def test_what_rots_while_it_serves_goes_on_serving(running: World) -> None:
     path.write_bytes(b"rotten")
     for name in running.repo.glob("blobs/*/*"):
         running.served[name.relative_to(running.repo).as_posix()] = None
-    assert [found.code for found in agent.verify()] == ["tampered"]
+    assert [found.code for found in agent.verify_slots()] == ["tampered"]
     assert answer(agent) == 1.0
     running.served.clear()
-    assert agent.check().broken == ()
-    assert agent.verify() == []
+    assert agent.check_for_update().corrupt_releases == ()
+    assert agent.verify_slots() == []
 
 
 def test_a_journal_that_cannot_be_read_costs_no_model(running: World) -> None:
@@ -210,7 +212,7 @@ def test_a_journal_that_cannot_be_read_costs_no_model(running: World) -> None:
     agent = running.agent()
     assert answer(agent) is None
     assert list((running.path / "device/releases").glob("*/model.onnx"))
-    agent.check()
+    agent.check_for_update()
     assert answer(agent) == 1.0
 
 
@@ -220,15 +222,15 @@ def test_a_lie_of_the_server_is_no_mark_against_the_release(running: World) -> N
     for name in running.repo.glob("blobs/*/*"):
         running.served[name.relative_to(running.repo).as_posix()] = lambda content: bytes(len(content))
     agent = running.agent()
-    refusal = agent.check().last_refusal
+    refusal = agent.check_for_update().last_refusal
     assert refusal is not None
     assert refusal.code == "tampered"
     running.served.clear()
     running.requests.clear()
-    assert agent.check().last_refusal == refusal  # not again at once
+    assert agent.check_for_update().last_refusal == refusal  # not again at once
     assert not [path for path in running.requests if "blobs" in path]
     running.clock.turn(minutes=11)
-    agent.check()
+    agent.check_for_update()
     assert answer(agent) == 2.0
 
 
@@ -236,13 +238,13 @@ def test_a_denied_release_on_trial_is_withdrawn_though_the_plan_still_names_it(r
     digest = running.publish("1.1.0", 2.0).digest
     running.start("1.1.0")
     agent = running.agent()
-    agent.check()
+    agent.check_for_update()
     assert answer(agent) == 2.0
-    policy = known_policy(running.repository(), "m", "default")
+    policy = current_policy(running.repository(), "m", "default")
     assert policy is not None
-    denied = msgspec.structs.replace(policy, revision=2, denied=(digest,))
+    denied = msgspec.structs.replace(policy, revision=2, denied_manifests=(digest,))
     set_policy(running.repository(), running.keys, denied)
-    agent.check()
+    agent.check_for_update()
     assert answer(agent) == 1.0
 
 
@@ -250,11 +252,11 @@ def test_waiting_for_the_battery_ends_no_probation(running: World) -> None:
     running.publish("1.1.0", 2.0)
     running.start("1.1.0")
     agent = running.agent(battery=lambda: 0.1)
-    agent.check()
+    agent.check_for_update()
     running.publish("1.2.0", 3.0)
     running.start("1.2.0", min_battery=0.5)
-    record = agent.check()
-    assert (record.state, answer(agent)) == (State.PROBATION, 2.0)
+    record = agent.check_for_update()
+    assert (record.state, answer(agent)) == (UpdateLifecycleState.PROBATION, 2.0)
     assert record.last_refusal is not None
     assert record.last_refusal.code == "battery"
 
@@ -265,30 +267,30 @@ def test_inputs_that_the_runtime_fails_on_are_not_held_against_a_model_that_pass
     running.publish("1.1.0", 2.0)
     running.start("1.1.0")
     agent = running.agent()
-    agent.check()
+    agent.check_for_update()
     for _ in range(20):
         answer(agent)
     failed(agent, 3)
-    assert agent.settle().state is State.PROBATION
+    assert agent.settle_probation().state is UpdateLifecycleState.PROBATION
     failed(agent, 27)  # most of them
-    assert agent.settle().state is State.IDLE
+    assert agent.settle_probation().state is UpdateLifecycleState.IDLE
     assert answer(agent) == 1.0
 
 
 def test_files_that_are_encrypted_to_the_fleet_are_opened_with_its_key(world: World) -> None:
-    fleet = new_key_file(world.path / "fleet.key")
-    made = variant_of(saved(world, 1.0), DeviceClass("default"))
+    fleet = create_key_file(world.path / "fleet.key")
+    made = build_variant(saved(world, 1.0), DeviceClass("default"))
     manifest = Manifest("m", "1.0.0", "model", (made.variant,))
     contents = {"default": made.contents}
     publish_release(world.repository(), world.keys, manifest, contents, fleet=("fleet", fleet))
     world.start("1.0.0")
     world.enrol("with", fleet={"fleet": (world.path / "fleet.key").read_bytes()})
     agent = world.agent("with")
-    assert agent.check().last_refusal is None
+    assert agent.check_for_update().last_refusal is None
     assert answer(agent) == 1.0
     key = (world.path / "fleet.key").read_bytes()
     assert all(key not in path.read_bytes() for path in (world.path / "with").rglob("*") if path.is_file())
-    record = world.agent("without").check()
+    record = world.agent("without").check_for_update()
     assert record.last_refusal is not None
     assert record.last_refusal.code == "locked"
 
@@ -306,7 +308,7 @@ def shadowed(world: World, factor: float) -> Any:
     world.publish("1.1.0", factor)
     world.start("1.1.0", shadow=True)
     agent = world.agent()
-    agent.check()
+    agent.check_for_update()
     return agent
 
 
@@ -320,7 +322,7 @@ def test_a_shadow_is_compared_and_answers_nobody(running: World) -> None:
     assert comparison.inputs > 0
     assert (comparison.agreed, comparison.greatest) == (0, 8.0)
     running.clock.turn(hours=10)
-    assert agent.settle().state is State.PROBATION  # it never proves itself that way
+    assert agent.settle().state is UpdateLifecycleState.PROBATION  # it never proves itself that way
     assert (agent.status()["version"], agent.status()["trial"]) == ("1.0.0", "1.1.0")
 
 
@@ -330,7 +332,7 @@ def test_a_shadow_goes_on_after_a_restart_and_can_become_real(running: World) ->
     assert agent.status()["shadow"] is not None
     assert answer(agent) == 1.0
     running.start("1.1.0", shadow=False)
-    agent.check()
+    agent.check_for_update()
     assert answer(agent) == 2.0
     assert agent.status()["shadow"] is None
     assert agent.status()["state"] == "probation"
@@ -349,16 +351,16 @@ def test_an_aborted_shadow_is_gone(running: World) -> None:
 def test_a_release_that_does_worse_gives_way(running: World) -> None:
     agent = running.agent()
     for number in range(200):
-        agent.outcome("correction", float(number % 20 == 0))
+        agent.record_outcome("correction", float(number % 20 == 0))
     running.publish("1.1.0", 2.0)
     rule = HealthRule("outcome:correction", margin=0.1)
-    running.start("1.1.0", stages=(Stage(1.0, 0.0, (rule,)),))
-    agent.check()
+    running.start("1.1.0", stages=(RolloutStage(1.0, 0.0, (rule,)),))
+    agent.check_for_update()
     assert answer(agent) == 2.0
     for number in range(200):
-        agent.outcome("correction", float(number % 2 == 0))
-    record = agent.settle()
-    assert (record.state, answer(agent)) == (State.IDLE, 1.0)
+        agent.record_outcome("correction", float(number % 2 == 0))
+    record = agent.settle_probation()
+    assert (record.state, answer(agent)) == (UpdateLifecycleState.IDLE, 1.0)
     assert record.last_refusal is not None
     assert "correction is 0.5 on the average, 0.05 with 1.0.0" in record.last_refusal.reason
 
@@ -368,15 +370,15 @@ def test_an_outcome_counts_for_the_release_that_answered(running: World) -> None
     before = agent.predict({"x": np.ones((1, 4), np.float32)})
     running.publish("1.1.0", 2.0)
     running.start("1.1.0")
-    agent.check()
-    agent.outcome("defect", 1.0, prediction=before)
-    proven, trial = agent.record.slots.proven, agent.record.slots.trial
+    agent.check_for_update()
+    agent.record_outcome("defect", 1.0, prediction=before)
+    proven, trial = agent.journal_record.slots.proven, agent.journal_record.slots.trial
     assert proven is not None
     assert trial is not None
-    assert agent._outcomes.of(proven.manifest)["defect"].count == 1
-    assert not agent._outcomes.of(trial.manifest)
-    agent.settle()
-    assert running.agent()._outcomes.of(proven.manifest)["defect"].total == 1.0
+    assert agent._outcomes.for_release(proven.manifest_digest)["defect"].count == 1
+    assert not agent._outcomes.for_release(trial.manifest_digest)
+    agent.settle_probation()
+    assert running.agent()._outcomes.for_release(proven.manifest_digest)["defect"].total == 1.0
 
 
 # One agent at a time
@@ -387,24 +389,24 @@ def test_a_second_agent_answers_and_changes_nothing(running: World) -> None:
     state = running.path / "device"
     running.agents.pop("device")
     second = running.agent()
-    assert (first.changes, second.changes) == (True, False)
+    assert (first.is_owner, second.is_owner) == (True, False)
     held = {path: path.read_bytes() for path in state.rglob("*") if path.is_file()}
     assert answer(second) == 1.0
-    second.settle()
-    for act in (second.check, second.rollback, second.verify):
+    second.settle_probation()
+    for act in (second.check_for_update, second.roll_back, second.verify_slots):
         with pytest.raises(WorkError, match="another process"):
             act()
     assert held == {path: path.read_bytes() for path in state.rglob("*") if path.is_file()}
     first.close()
     second.close()
-    assert running.agent().changes
+    assert running.agent().is_owner
 
 
 def test_who_asks_for_it_gets_an_error(running: World) -> None:
     agent = running.agent()
     bad = {"x": np.full((1, 4), np.nan, np.float32)}
     assert agent.predict(bad).rejection is not None
-    with pytest.raises(RejectedError, match="NaN"):
+    with pytest.raises(RejectedInputError, match="NaN"):
         agent.predict(bad, strict=True)
 
 
@@ -451,7 +453,7 @@ def platform(world: World, monkeypatch: pytest.MonkeyPatch) -> Platform:
     image = world.path / "image.raucb"
     for version in ("7.0", "7.1"):
         image.write_bytes(f"image {version}".encode() * 1000)
-        of = image_of(image, "default")
+        of = build_image_variant(image, "default")
         manifest = Manifest("os", version, "firmware", (of.variant,))
         publish_release(world.repository(), world.keys, manifest, {"default": of.contents})
     world.enrol("box", model="os", installer=[str(made.command)])
@@ -459,37 +461,46 @@ def platform(world: World, monkeypatch: pytest.MonkeyPatch) -> Platform:
 
 
 def roll_out(world: World, version: str, counter: int, **changes: Any) -> None:
-    from edgewright.contract.rollout.plan import Arm, Plan
+    from edgewright.contract.rollout.plan import RolloutArm, RolloutPlan
 
-    digest = dict(releases(world.repository(), "os"))[version]
-    plan = Plan("os", "default", f"os-{version}", 1, counter, (Arm(version, digest),), (Stage(1.0),), **changes)
+    digest = dict(list_releases(world.repository(), "os"))[version]
+    plan = RolloutPlan(
+        "os",
+        "default",
+        f"os-{version}",
+        1,
+        counter,
+        (RolloutArm(version, digest),),
+        (RolloutStage(1.0),),
+        **changes,
+    )
     publish_plan(world.repository(), world.keys, plan)
 
 
 def installed(world: World, platform: Platform) -> Any:
     """Install 7.0 on a box, as far as its probation's end."""
     roll_out(world, "7.0", 1)
-    world.agent("box").check()
+    world.agent("box").check_for_update()
     platform.start("B")
     agent = world.agent("box")
     world.clock.turn(hours=1)
-    agent.settle()
+    agent.settle_probation()
     return agent
 
 
 def test_an_image_is_handed_over_started_watched_and_confirmed(world: World, platform: Platform) -> None:
     roll_out(world, "7.0", 1)
     agent = world.agent("box")
-    record = agent.check()
-    assert record.state is State.TESTING
+    record = agent.check_for_update()
+    assert record.state is UpdateLifecycleState.TESTING
     assert agent.status()["restart_needed"] is True
     assert platform.image.read_bytes() == b"image 7.0" * 1000
-    assert world.agent("box").check().state is State.TESTING  # not started yet
+    assert world.agent("box").check_for_update().state is UpdateLifecycleState.TESTING  # not started yet
     platform.start("B")
     agent = world.agent("box")
-    assert agent.record.state is State.PROBATION
+    assert agent.journal_record.state is UpdateLifecycleState.PROBATION
     world.clock.turn(hours=1)
-    assert agent.settle().state is State.IDLE
+    assert agent.settle_probation().state is UpdateLifecycleState.IDLE
     assert agent.status()["proven"] == "7.0"
     assert [call.split()[0:2] for call in platform.calls] == [
         ["install", platform.calls[0].split()[1]],
@@ -507,12 +518,12 @@ def test_a_platform_that_comes_up_with_the_old_image_has_refused_the_new_one(
     platform.log.write_text(platform.log.read_text() + "started\n")
     platform.start("B")  # anew, with what ran before
     agent = world.agent("box")
-    record = agent.record
-    assert (record.state, agent.status()["proven"]) == (State.IDLE, "7.0")
+    record = agent.journal_record
+    assert (record.state, agent.status()["proven"]) == (UpdateLifecycleState.IDLE, "7.0")
     assert record.last_refusal is not None
     assert "came up with 'B' as before" in record.last_refusal.reason
     assert platform.calls[-1] == "status mark-active booted"
-    assert agent.check().state is State.IDLE  # and is not tried again
+    assert agent.check_for_update().state is UpdateLifecycleState.IDLE  # and is not tried again
 
 
 def test_a_platform_that_falls_back_in_the_probation_has_refused_the_image(
@@ -523,12 +534,12 @@ def test_a_platform_that_falls_back_in_the_probation_has_refused_the_image(
     agent.check()
     platform.start("A")
     agent = world.agent("box")
-    assert agent.record.state is State.PROBATION
+    assert agent.journal_record.state is UpdateLifecycleState.PROBATION
     platform.log.write_text(platform.log.read_text() + "crashed\n")
     platform.start("B")
     world.clock.turn(hours=1)
     agent = world.agent("box")
-    assert agent.settle().state is State.IDLE
+    assert agent.settle_probation().state is UpdateLifecycleState.IDLE
     assert agent.status()["proven"] == "7.0"
     assert platform.calls[-1] == "status mark-active booted"
     assert "status mark-good booted" not in platform.calls[-3:]
@@ -550,9 +561,9 @@ def test_an_installation_that_a_power_cut_broke_off_is_tried_again(
     platform.log.write_text(platform.log.read_text() + "cut\n")
     platform.start("B")
     agent = world.agent("box")
-    assert agent.record.state is State.STAGED
+    assert agent.journal_record.state is UpdateLifecycleState.STAGED
     world.requests.clear()
-    assert agent.check().state is State.TESTING
+    assert agent.check_for_update().state is UpdateLifecycleState.TESTING
     assert not [path for path in world.requests if "blobs" in path]
     assert platform.image.read_bytes() == b"image 7.1" * 1000
 
@@ -562,7 +573,7 @@ def test_an_installer_that_refuses_leaves_everything_as_it_was(world: World, pla
     (platform.path / "broken").touch()
     roll_out(world, "7.1", 2)
     record = agent.check()
-    assert (record.state, agent.status()["proven"]) == (State.IDLE, "7.0")
+    assert (record.state, agent.status()["proven"]) == (UpdateLifecycleState.IDLE, "7.0")
     assert record.last_refusal is not None
     assert (record.last_refusal.code, "signature verification failed" in record.last_refusal.reason) == (
         "installer",
@@ -577,9 +588,9 @@ def test_an_image_is_returned_by_hand(world: World, platform: Platform) -> None:
     platform.start("A")
     agent = world.agent("box")
     world.clock.turn(hours=1)
-    agent.settle()
+    agent.settle_probation()
     assert agent.status()["proven"] == "7.1"
-    agent.rollback()
+    agent.roll_back()
     assert (agent.status()["proven"], platform.calls[-1]) == ("7.0", "status mark-active other")
 
 
@@ -588,14 +599,14 @@ def test_a_rollout_that_is_aborted_takes_an_image_back_before_it_starts(world: W
     roll_out(world, "7.1", 2)
     agent.check()
     roll_out(world, "7.1", 3, state="aborted")
-    assert agent.check().state is State.IDLE
+    assert agent.check().state is UpdateLifecycleState.IDLE
     assert platform.calls[-1] == "status mark-active booted"
 
 
 def test_a_device_without_an_installer_takes_no_image(world: World, platform: Platform) -> None:
     roll_out(world, "7.0", 1)
     world.enrol("bare", model="os")
-    record = world.agent("bare").check()
+    record = world.agent("bare").check_for_update()
     assert record.last_refusal is not None
     assert record.last_refusal.code == "requirement"
 
@@ -604,10 +615,10 @@ def test_a_command_of_ones_own_installs_as_well(tmp_path: Path) -> None:
     command = tmp_path / "own"
     command.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/log\n[ "$1" = running ] && echo slot-1\nexit 0\n')
     command.chmod(0o755)
-    installer = installer_of([str(command)])
+    installer = open_installer([str(command)])
     assert isinstance(installer, CommandInstaller)
     installer.install(tmp_path / "image", "1.0")
-    assert installer.running() == "slot-1"
+    assert installer.running_image() == "slot-1"
     installer.confirm()
     installer.revert()
     assert (tmp_path / "log").read_text().splitlines() == [
@@ -616,7 +627,7 @@ def test_a_command_of_ones_own_installs_as_well(tmp_path: Path) -> None:
         "confirm",
         "revert",
     ]
-    assert isinstance(installer_of(["/usr/bin/rauc"]), RaucInstaller)
-    assert installer_of([]) is None
+    assert isinstance(open_installer(["/usr/bin/rauc"]), RaucInstaller)
+    assert open_installer([]) is None
     with pytest.raises(InstallerError, match="cannot be run"):
-        CommandInstaller([str(tmp_path / "none")]).running()
+        CommandInstaller([str(tmp_path / "none")]).running_image()

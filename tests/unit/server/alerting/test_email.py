@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from tests.unit.server.alerting.test_webhook import Receiver
 
-from edgewright.contract.config.fleet import Mail
+from edgewright.contract.config.fleet import EmailTarget
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.server.alerting.email import letter, post
+from edgewright.server.alerting.email import compose_email, send_email
 
 VARIABLE, PASSWORD = "P", "secret"
 
@@ -97,9 +97,9 @@ class Mailbox:
         self.port = self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
-    def mail(self, **more: Any) -> Mail:
+    def mail(self, **more: Any) -> EmailTarget:
         given = {"host": "hooks.example", "sender": "fleet@a.example", "to": ("ann@b.example", "bob@c.example")}
-        return Mail(**(given | {"port": self.port} | more))
+        return EmailTarget(**(given | {"port": self.port} | more))
 
     def close(self) -> None:
         self.server.shutdown()
@@ -126,8 +126,8 @@ def mailbox(request: pytest.FixtureRequest, tmp_path: Path, known: None) -> Iter
 
 def test_a_letter_arrives_for_everybody_over_tls_with_a_login(mailbox: Mailbox) -> None:
     mail = mailbox.mail(user="fleet", password_env=VARIABLE, tls=mailbox.tls)
-    made = letter(mail, "camera is dark: 12 %", "für alle\n.\nEnde", name="edgewright.f.7", at_s=1000.5)
-    post(mail, made, password=PASSWORD, trust=mailbox.trust)
+    made = compose_email(mail, "camera is dark: 12 %", "für alle\n.\nEnde", name="edgewright.f.7", at=1000.5)
+    send_email(mail, made, password=PASSWORD, trust=mailbox.trust)
     ((sender, to, body),) = mailbox.letters
     assert (sender, to) == ("fleet@a.example", ["ann@b.example", "bob@c.example"])
     assert mailbox.login == f"\0fleet\0{PASSWORD}"
@@ -142,7 +142,7 @@ def test_a_server_that_does_not_offer_tls_is_told_nothing(tmp_path: Path, known:
     plain = Mailbox(tmp_path, tls="none")
     mail = plain.mail(user="fleet", password_env=VARIABLE)
     with pytest.raises(WorkError, match="does not take the letter"):
-        post(mail, letter(mail, "s", "b", name="n", at_s=0), password=PASSWORD, trust=plain.trust)
+        send_email(mail, compose_email(mail, "s", "b", name="n", at=0), password=PASSWORD, trust=plain.trust)
     assert plain.letters == []
     assert not any(line.startswith(("AUTH", "MAIL")) for line in plain.seen)
     plain.close()
@@ -151,29 +151,29 @@ def test_a_server_that_does_not_offer_tls_is_told_nothing(tmp_path: Path, known:
 def test_another_certificate_gets_no_letter_and_no_password(mailbox: Mailbox) -> None:
     mail = mailbox.mail(user="fleet", password_env=VARIABLE, tls=mailbox.tls)
     with pytest.raises(WorkError, match="SSLCertVerificationError"):
-        post(mail, letter(mail, "s", "b", name="n", at_s=0), password=PASSWORD)
+        send_email(mail, compose_email(mail, "s", "b", name="n", at=0), password=PASSWORD)
     assert (mailbox.letters, mailbox.login) == ([], "")
 
 
 def test_a_server_that_takes_it_for_nobody_or_is_away_has_not_been_told(mailbox: Mailbox) -> None:
     mail = mailbox.mail(tls=mailbox.tls)
-    made = letter(mail, "s", "b", name="n", at_s=0)
+    made = compose_email(mail, "s", "b", name="n", at=0)
     mailbox.refuses = True
     with pytest.raises(WorkError, match="SMTPRecipientsRefused"):
-        post(mail, made, trust=mailbox.trust)
+        send_email(mail, made, trust=mailbox.trust)
     mailbox.close()
     with pytest.raises(WorkError, match="ConnectionRefusedError"):
-        post(mail, made, trust=mailbox.trust)
+        send_email(mail, made, trust=mailbox.trust)
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\n", "\r", "\0", "\x85", "\u2028", "\x0b"])
 def test_nobody_begins_a_header_of_his_own(end: str) -> None:
-    mail = Mail("h", "a@b", ("c@d",))
+    mail = EmailTarget("h", "a@b", ("c@d",))
     for subject, name in ((f"dark{end}Bcc: eve@e.example", "n"), ("dark", f"n{end}Bcc: eve@e.example")):
         with pytest.raises(InputError, match="more than a line"):
-            letter(mail, subject, "b", name=name, at_s=0)
+            compose_email(mail, subject, "b", name=name, at=0)
 
 
 def test_a_long_subject_is_cut_and_stays_one_header() -> None:
-    made = letter(Mail("h", "a@b", ("c@d",)), "x" * 5000, "b", name="n", at_s=0)
+    made = compose_email(EmailTarget("h", "a@b", ("c@d",)), "x" * 5000, "b", name="n", at=0)
     assert len(str(made["Subject"])) == 200

@@ -15,35 +15,35 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgewright.contract.api.device_status import Status
-from edgewright.contract.config.fleet import Fleet, parse_fleet
+from edgewright.contract.api.device_status import DeviceStatus
+from edgewright.contract.config.fleet import FleetConfig, parse_fleet
 from edgewright.contract.errors import EdgewrightError, InputError, WorkError
-from edgewright.contract.query.permit import Permit
-from edgewright.contract.query.query import Counted, Query, Template, laxer
+from edgewright.contract.query.permit import QueryPermit
+from edgewright.contract.query.query import CountedSignal, Query, QueryTemplate, template_violation
 from edgewright.contract.release import Manifest, StoredFile, Variant
-from edgewright.contract.rollout.plan import Arm, Plan, Stage
-from edgewright.contract.timestamps import moment
-from edgewright.fleet.action_policy import Wish, decide
-from edgewright.fleet.release_retirement import Old, propose
+from edgewright.contract.rollout.plan import RolloutArm, RolloutPlan, RolloutStage
+from edgewright.contract.timestamps import to_iso8601
+from edgewright.fleet.action_policy import ActionRequest, decide_action
+from edgewright.fleet.release_retirement import RetirementInputs, propose_retirement
 from edgewright.server.alerting import automated_actions, monitor, notifications
-from edgewright.server.alerting.automated_actions import approve, awaiting, refuse
-from edgewright.server.alerting.monitor import Watcher, fleet_health, make_watcher, watch
-from edgewright.server.alerting.notifications import Channel, Notice, Teller
+from edgewright.server.alerting.automated_actions import approve_action, pending_actions, refuse_action
+from edgewright.server.alerting.monitor import FleetMonitor, check_fleet, fleet_health, make_monitor
+from edgewright.server.alerting.notifications import Notification, NotificationChannel, Notifier
 from edgewright.server.services import Services
-from edgewright.server.store.actions import Acts, Positions
-from edgewright.server.store.alerts import Alerts
-from edgewright.server.store.audit import Audit
-from edgewright.server.store.decisions import Decisions
-from edgewright.server.store.records import Act, CheckIn, Device
-from edgewright.server.store.store import Store, make_store
+from edgewright.server.store.actions import ActionStore, ReaderPositions
+from edgewright.server.store.alerts import AlertStore
+from edgewright.server.store.audit import AuditLog
+from edgewright.server.store.decisions import DecisionStore
+from edgewright.server.store.records import AutomatedAction, CheckIn, StoredDevice
+from edgewright.server.store.store import FleetStore, create_store
 from edgewright.trust.keys import signing_keys
-from edgewright.trust.keys.signing_keys import OFFLINE, KeyFolder
-from edgewright.trust.publishing.publish import known_policy, publish_plan, publish_release, releases
-from edgewright.trust.publishing.signed_queries import known_questions, permit
-from edgewright.trust.repository.bootstrap import found, read_anchor
+from edgewright.trust.keys.signing_keys import OFFLINE_ROLES, KeyFolder
+from edgewright.trust.publishing.publish import current_policy, list_releases, publish_plan, publish_release
+from edgewright.trust.publishing.signed_queries import current_queries, publish_permit
+from edgewright.trust.repository.bootstrap import create_repository, read_trusted_root
 from edgewright.trust.repository.repository import Repository
-from edgewright.trust.repository.staging import staged
-from edgewright.trust.storage.storage import LocalStore
+from edgewright.trust.repository.staging import staged_metadata
+from edgewright.trust.storage.storage import LocalStorage
 
 START = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
 PASSPHRASE = "correct horse"  # noqa: S105 - of test keys
@@ -75,72 +75,80 @@ class Site:
     """A served fleet of ten cameras, with a clock that stands still."""
 
     folder: Path
-    store: Store
-    fleet: Fleet
+    store: FleetStore
+    fleet: FleetConfig
     now_s: float = START
     rollouts: Rollouts = field(default_factory=Rollouts)
-    told: list[Notice] = field(default_factory=list)
+    told: list[Notification] = field(default_factory=list)
     deaf: bool = False
-    devices: list[Device] = field(default_factory=list)
-    watcher: Watcher | None = None
+    devices: list[StoredDevice] = field(default_factory=list)
+    watcher: FleetMonitor | None = None
 
     def repository(self) -> Repository:
-        place = LocalStore(self.folder / "repo")
-        return Repository(place, read_anchor(self.folder / "keys"), lambda: moment(self.now_s))
+        place = LocalStorage(self.folder / "repo")
+        return Repository(place, read_trusted_root(self.folder / "keys"), lambda: to_iso8601(self.now_s))
 
     def services(self) -> Services:
         keys = KeyFolder(self.folder / "online", lambda _: PASSPHRASE)
-        files = LocalStore(self.folder / "repo")
+        files = LocalStorage(self.folder / "repo")
         return Services(self.store, "f", self.repository, files, keys, self.fleet, lambda: self.now_s)
 
     def offline(self) -> KeyFolder:
         return KeyFolder(self.folder / "keys", lambda _: PASSPHRASE)
 
-    def restart(self) -> Watcher:
+    def restart(self) -> FleetMonitor:
         if self.watcher is not None:
             self.watcher.close()
         services = self.services()
-        made = make_watcher(
+        made = make_monitor(
             services, self.rollouts, project=self.folder, state=self.folder / "state", environment=os.environ
         )
-        made.teller.close()
-        teller = Teller(self.store, "f", self.fleet.alerts, [Channel("hook", self.hear)], patience_s=30.0)
-        self.watcher = Watcher(services, made.gatherer, teller, made.tools)
+        made.notifier.close()
+        teller = Notifier(
+            self.store, "f", self.fleet.alerts, [NotificationChannel("hook", self.hear)], timeout_seconds=30.0
+        )
+        self.watcher = FleetMonitor(services, made.source, teller, made.tools)
         return self.watcher
 
-    def hear(self, notice: Notice, _now_s: float) -> None:
+    def hear(self, notice: Notification, _now_s: float) -> None:
         if self.deaf:
             raise WorkError("nobody listens", remedy="Wait.")
         self.told.append(notice)
 
     def enrol(self, count: int, **offered: Any) -> None:
         for _ in range(count):
-            token = self.store.devices.invite(
-                "camera", made_by="user:ann", now_s=self.now_s, lifetime_s=60.0, **offered
+            token = self.store.devices.create_enrolment_token(
+                "camera", made_by="user:ann", now=self.now_s, lifetime_seconds=60.0, **offered
             )
-            self.devices.append(self.store.devices.enrol(token, os.urandom(32), now_s=self.now_s))
+            self.devices.append(self.store.devices.enrol(token, os.urandom(32), now=self.now_s))
 
     def check_in(self, count: int | None = None, **more: Any) -> None:
-        status = Status("m", more.pop("version", "1.0.0"), checked=moment(self.now_s).isoformat(), **more)
-        self.store.check_ins.take([CheckIn(one.id, "camera", status, self.now_s) for one in self.devices[:count]])
+        status = DeviceStatus(
+            "m", more.pop("version", "1.0.0"), metadata_checked_at=to_iso8601(self.now_s).isoformat(), **more
+        )
+        self.store.check_ins.store_batch(
+            [CheckIn(one.id, "camera", status, self.now_s) for one in self.devices[:count]]
+        )
 
     def look(self, *, after_s: float = 0.0) -> None:
         self.now_s += after_s
-        watch(self.watcher or self.restart(), self.now_s)
+        check_fleet(self.watcher or self.restart(), self.now_s)
 
     def publish(self, version: str) -> None:
         content = version.encode()
         file = StoredFile("image", hashlib.sha256(content).hexdigest(), len(content))
-        manifest = Manifest("m", version, "firmware", (Variant("camera", (file,)),), created="2026-11-21")
+        manifest = Manifest("m", version, "firmware", (Variant("camera", (file,)),), created_at="2026-11-21")
         publish_release(self.repository(), self.offline(), manifest, {"camera": {"image": content}})
 
     def plan(self, version: str, **more: Any) -> None:
-        manifest = dict(releases(self.repository(), "m"))[version]
-        plan = Plan("m", "camera", "r1", 1, 1, (Arm(version, manifest),), (Stage(1.0),), **more)
+        manifest = dict(list_releases(self.repository(), "m"))[version]
+        plan = RolloutPlan(
+            "m", "camera", "r1", 1, 1, (RolloutArm(version, manifest),), (RolloutStage(1.0),), **more
+        )
         publish_plan(self.repository(), self.offline(), plan)
 
     def audited(self) -> list[str]:
-        return [entry.action for entry in self.store.audit.page(limit=1000)[::-1]]
+        return [entry.action for entry in self.store.audit.entries(limit=1000)[::-1]]
 
     def messages(self) -> list[tuple[str, str]]:
         return [(notice.rule, notice.state) for notice in self.told]
@@ -158,24 +166,24 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         folder = tmp_path / str(len(made))
         if like is not None:
             shutil.copytree(like.folder, folder)
-            made.append(Site(folder, make_store(f"sqlite:///{folder / 'fleet.db'}"), like.fleet, like.now_s))
+            made.append(Site(folder, create_store(f"sqlite:///{folder / 'fleet.db'}"), like.fleet, like.now_s))
             return made[-1]
         folder.mkdir()
         keys = KeyFolder(folder / "keys", lambda _: PASSPHRASE)
-        found(
-            LocalStore(folder / "repo"),
+        create_repository(
+            LocalStorage(folder / "repo"),
             keys,
             passphrase=PASSPHRASE,
             offline=1,
             threshold=1,
             bits=2,
-            now=lambda: moment(START),
+            now=lambda: to_iso8601(START),
         )
         shutil.copytree(folder / "keys", folder / "online")
         for path in (folder / "online").glob("*.key.json"):
-            if {*OFFLINE} & {*json.loads(path.read_text())["roles"]}:
+            if {*OFFLINE_ROLES} & {*json.loads(path.read_text())["roles"]}:
                 path.unlink()
-        made.append(Site(folder, make_store(f"sqlite:///{folder / 'fleet.db'}"), parse_fleet(text)))
+        made.append(Site(folder, create_store(f"sqlite:///{folder / 'fleet.db'}"), parse_fleet(text)))
         made[-1].enrol(devices)
         return made[-1]
 
@@ -201,7 +209,7 @@ def test_people_are_told_once_when_it_begins_and_once_when_it_ends(make: Make) -
         site.look(after_s=20)
     assert site.messages() == [("dark", "firing")]
     assert site.told[0].message == "dark: silent on camera is 0.5, above 0.25 for 60 s"
-    assert (site.told[0].fleet, site.told[0].severity, site.told[0].device_class) == ("f", "warning", "camera")
+    assert (site.told[0].fleet_name, site.told[0].severity, site.told[0].device_class) == ("f", "warning", "camera")
     site.check_in()
     for _ in range(8):
         site.look(after_s=20)
@@ -231,7 +239,7 @@ def test_restarts_change_nothing(make: Make) -> None:
             if restarts:
                 site.restart()
             site.look(after_s=20)
-        told.append([(notice.rule, notice.state, notice.at_s, notice.message) for notice in site.told])
+        told.append([(notice.rule, notice.state, notice.at, notice.message) for notice in site.told])
     assert len(told[0]) == 2
     assert told[0] == told[1]
 
@@ -241,11 +249,11 @@ class Killed(BaseException):
 
 
 WRITES = {
-    Acts: ("add", "move"),
-    Positions: ("put",),
-    Alerts: ("put", "lift"),
-    Audit: ("write",),
-    Decisions: ("put",),
+    ActionStore: ("add", "move"),
+    ReaderPositions: ("put",),
+    AlertStore: ("put", "lift"),
+    AuditLog: ("write",),
+    DecisionStore: ("put",),
 }
 
 
@@ -306,9 +314,9 @@ def test_whenever_it_is_killed_no_alert_is_untold_and_nothing_is_done_twice_over
         assert len(site.told) <= 2, number
         assert {each[:2] for each in site.rollouts.said} == {("abort", "m/camera")}
         assert len(site.rollouts.said) <= 2, number
-        states = {act.action: act.state for act in site.store.acts.all()}
+        states = {act.action: act.state for act in site.store.actions.all()}
         assert states == {"roll back": "done", "pause": "waiting"}, number
-        assert len(site.store.decisions.of("action/camera/roll back")) == 1
+        assert len(site.store.decisions.for_subject("action/camera/roll back")) == 1
         assert {"grant action", "ask action", "action done"} <= set(site.audited())
         assert site.store.audit.broken_at() is None
         site.store.close()
@@ -326,7 +334,7 @@ def test_who_cannot_be_told_is_told_later_after_ever_longer_pauses(make: Make) -
         site.look(after_s=20)
         position = site.store.positions.get("hook")
         assert position is not None
-        tries.append((position.tries, position.next_s))
+        tries.append((position.attempts, position.next_attempt_at))
     assert site.told == []
     counts = [count for count, _ in tries]
     assert counts == sorted(counts)
@@ -343,24 +351,24 @@ def test_one_deaf_channel_holds_up_no_other_and_a_slow_one_not_the_look(make: Ma
     import threading
 
     site = make(DARK)
-    gate, heard = threading.Event(), list[Notice]()
+    gate, heard = threading.Event(), list[Notification]()
 
-    def slow(notice: Notice, _: float) -> None:
+    def slow(notice: Notification, _: float) -> None:
         gate.wait(10)
         heard.append(notice)
 
     watcher = site.restart()
-    watcher.teller.close()
-    channels = [Channel("slow", slow), Channel("hook", site.hear)]
-    teller = Teller(site.store, "f", site.fleet.alerts, channels, patience_s=0.2)
-    site.watcher = Watcher(watcher.services, watcher.gatherer, teller, watcher.tools)
+    watcher.notifier.close()
+    channels = [NotificationChannel("slow", slow), NotificationChannel("hook", site.hear)]
+    teller = Notifier(site.store, "f", site.fleet.alerts, channels, timeout_seconds=0.2)
+    site.watcher = FleetMonitor(watcher.services, watcher.source, teller, watcher.tools)
     went_dark(site)
     for _ in range(6):
         site.look(after_s=20)
     assert site.messages() == [("dark", "firing")]
     assert heard == []
     gate.set()
-    while site.watcher.teller.tell(site.now_s):
+    while site.watcher.notifier.send_new(site.now_s):
         pass
     assert len(heard) == 1
 
@@ -369,7 +377,7 @@ def test_a_silence_keeps_it_from_people_until_it_is_over(make: Make) -> None:
     site = make(DARK)
     went_dark(site)
     site.look(after_s=20)
-    assert site.store.alerts.silence("dark", "camera", until_s=site.now_s + 300)
+    assert site.store.alerts.silence("dark", "camera", until=site.now_s + 300)
     for _ in range(10):
         site.look(after_s=20)
     assert site.told == []
@@ -384,11 +392,11 @@ def test_a_new_channel_hears_what_comes_and_not_what_was(make: Make) -> None:
     went_dark(site)
     for _ in range(6):
         site.look(after_s=20)
-    late: list[Notice] = []
+    late: list[Notification] = []
     watcher = site.restart()
-    channels = [Channel("late", lambda notice, _: late.append(notice))]
-    teller = Teller(site.store, "f", site.fleet.alerts, channels)
-    site.watcher = Watcher(watcher.services, watcher.gatherer, teller, watcher.tools)
+    channels = [NotificationChannel("late", lambda notice, _: late.append(notice))]
+    teller = Notifier(site.store, "f", site.fleet.alerts, channels)
+    site.watcher = FleetMonitor(watcher.services, watcher.source, teller, watcher.tools)
     site.look(after_s=20)
     assert late == []
     site.check_in()
@@ -402,7 +410,7 @@ def test_a_rule_that_is_no_more_ends(make: Make) -> None:
     went_dark(site)
     for _ in range(6):
         site.look(after_s=20)
-    site.fleet = Fleet()
+    site.fleet = FleetConfig()
     site.restart()
     site.look(after_s=20)
     assert site.messages() == [("dark", "firing"), ("dark", "resolved")]
@@ -412,7 +420,7 @@ def test_a_rule_that_is_no_more_ends(make: Make) -> None:
 def test_the_log_is_told_with_all_that_a_script_needs(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     site = make(DARK)
     site.restart()
-    made = make_watcher(
+    made = make_monitor(
         site.services(), site.rollouts, project=site.folder, state=site.folder / "state", environment={}
     )
     site.watcher = made
@@ -454,8 +462,8 @@ def again(site: Site, *, after_s: float = 600.0) -> None:
         site.look(after_s=20)
 
 
-def by_number(site: Site) -> list[Act]:
-    return sorted(site.store.acts.all(), key=lambda act: int(act.id.partition("-")[0]))
+def by_number(site: Site) -> list[AutomatedAction]:
+    return sorted(site.store.actions.all(), key=lambda act: int(act.id.partition("-")[0]))
 
 
 def test_a_rollout_is_taken_back_at_once_and_only_as_often_as_the_policy_lets(make: Make) -> None:
@@ -470,7 +478,7 @@ def test_a_rollout_is_taken_back_at_once_and_only_as_often_as_the_policy_lets(ma
     again(site)
     assert len(site.rollouts.said) == 2
     assert [act.state for act in by_number(site)] == ["done", "done", "waiting"]
-    assert "was done 2 times in 24 hours" in by_number(site)[-1].why
+    assert "was done 2 times in 24 hours" in by_number(site)[-1].state_reason
 
 
 def test_every_decision_can_be_made_again_from_its_inputs(make: Make) -> None:
@@ -479,14 +487,14 @@ def test_every_decision_can_be_made_again_from_its_inputs(make: Make) -> None:
     again(site)
     again(site)
     decisions = [
-        *site.store.decisions.of("action/camera/roll back"),
-        *site.store.decisions.of("action/camera/pause"),
+        *site.store.decisions.for_subject("action/camera/roll back"),
+        *site.store.decisions.for_subject("action/camera/pause"),
     ]
     assert len(decisions) == 6
     for decision in decisions:
-        found = decide(msgspec.json.decode(decision.inputs, type=Wish))
-        assert found.why == decision.reason
-        assert decision.verdict == ("grant" if found.granted else "ask" if found.asks else "refuse")
+        found = decide_action(msgspec.json.decode(decision.inputs, type=ActionRequest))
+        assert found.reason == decision.reason
+        assert decision.verdict == ("grant" if found.allowed else "ask" if found.needs_approval else "refuse")
 
 
 def test_what_takes_approval_waits_for_it_and_one_is_enough(make: Make) -> None:
@@ -495,15 +503,15 @@ def test_what_takes_approval_waits_for_it_and_one_is_enough(make: Make) -> None:
     site.plan("1.0.0")
     fired(site)
     again(site, after_s=7200)
-    (waiting,) = awaiting(site.services())
+    (waiting,) = pending_actions(site.services())
     assert [act.state for act in by_number(site)] == ["waiting", "refused"]
-    assert "waits for approval already" in by_number(site)[1].why
+    assert "waits for approval already" in by_number(site)[1].state_reason
     assert site.rollouts.said == []
-    assert approve(site.services(), "user:ann", waiting.id).decided_by == "user:ann"
+    assert approve_action(site.services(), "user:ann", waiting.id).decided_by == "user:ann"
     with pytest.raises(InputError, match="is granted"):
-        refuse(site.services(), "user:bob", waiting.id)
+        refuse_action(site.services(), "user:bob", waiting.id)
     with pytest.raises(InputError, match="not there"):
-        approve(site.services(), "user:bob", "9-pause")
+        approve_action(site.services(), "user:bob", "9-pause")
     site.look(after_s=10)
     assert [each[:2] for each in site.rollouts.said] == [("pause", "m/camera")]
     assert site.audited()[-2:] == ["approve action", "action done"]
@@ -514,12 +522,15 @@ def test_what_was_refused_or_forgotten_is_not_done(make: Make) -> None:
     site.publish("1.0.0")
     site.plan("1.0.0")
     fired(site)
-    one, _ = awaiting(site.services())
-    refuse(site.services(), "user:ann", one.id, "not now")
+    one, _ = pending_actions(site.services())
+    refuse_action(site.services(), "user:ann", one.id, "not now")
     site.look(after_s=8 * 86400)
-    assert awaiting(site.services()) == []
-    assert {act.state for act in site.store.acts.all()} == {"refused"}
-    assert {act.why for act in site.store.acts.all()} == {"user:ann refused: not now", "nobody answered in 7 days"}
+    assert pending_actions(site.services()) == []
+    assert {act.state for act in site.store.actions.all()} == {"refused"}
+    assert {act.state_reason for act in site.store.actions.all()} == {
+        "user:ann refused: not now",
+        "nobody answered in 7 days",
+    }
     assert site.rollouts.said == []
 
 
@@ -529,34 +540,34 @@ def test_what_cannot_be_done_now_is_tried_again_and_given_up_in_the_end(make: Ma
     site.plan("1.0.0")
     site.rollouts.fails = WorkError("the store answers 503", remedy="Wait.")
     fired(site)
-    assert site.store.acts.all("granted")
+    assert site.store.actions.all("granted")
     site.rollouts.fails = None
     site.look(after_s=20)
-    assert [act.action for act in site.store.acts.all("done")] == ["roll back"]
+    assert [act.action for act in site.store.actions.all("done")] == ["roll back"]
     site.rollouts.fails = WorkError("the store answers 503", remedy="Wait.")
     again(site, after_s=7200)
     site.look(after_s=3700)
-    (failed,) = site.store.acts.all("failed")
-    assert "503" in failed.why
+    (failed,) = site.store.actions.all("failed")
+    assert "503" in failed.state_reason
 
 
 def test_where_nothing_is_rolled_out_it_says_so(make: Make) -> None:
     site = make(DARK + 'actions = ["pause"]\n[[action]]\naction = "pause"\n')
     fired(site)
-    (act,) = site.store.acts.all()
-    assert (act.state, act.why) == ("done", "there was no rollout to do it to")
+    (act,) = site.store.actions.all()
+    assert (act.state, act.state_reason) == ("done", "there was no rollout to do it to")
 
 
-TEMPLATE = Template(
+TEMPLATE = QueryTemplate(
     *("signals", "histogram", "camera"),
     clip=100.0,
-    least_noise=0.05,
+    min_noise=0.05,
     min_cohort=4,
-    dearest_rho=0.05,
-    every_s=3600.0,
-    expires="2027-12-31",
+    max_rho=0.05,
+    min_interval_seconds=3600.0,
+    expires_at="2027-12-31",
     model="m",
-    signals=(Counted("mean", 18),),
+    signals=(CountedSignal("mean", 18),),
     subgroups=("site",),
 )
 
@@ -566,36 +577,40 @@ def test_a_cause_is_narrowed_down_by_questions_that_the_offline_keys_permit(make
     for name in ("berlin", "paris"):
         site.enrol(5, labels={"site": name})
     site.publish("1.0.0")
-    permit(site.repository(), site.offline(), Permit("m", "camera", 1, "https://s.example", "ab" * 32, (TEMPLATE,)))
+    publish_permit(
+        site.repository(),
+        site.offline(),
+        QueryPermit("m", "camera", 1, "https://s.example", "ab" * 32, (TEMPLATE,)),
+    )
     fired(site)
-    (act,) = site.store.acts.all()
-    assert act.state == "done", act.why
-    queries = known_questions(site.repository(), "m", "camera").queries
+    (act,) = site.store.actions.all()
+    assert act.state == "done", act.state_reason
+    queries = current_queries(site.repository(), "m", "camera").queries
     assert [query.subgroup for query in queries] == [{"site": "berlin"}, {"site": "paris"}]
     assert [query.id for query in queries] == [f"alert-{act.id}-0", f"alert-{act.id}-1"]
-    kept = {one.id: msgspec.json.decode(one.body, type=Query) for one in site.store.sums.all("open")}
+    kept = {one.id: msgspec.json.decode(one.body, type=Query) for one in site.store.queries.all("open")}
     for query in queries:
         assert kept[query.id] == query
-        assert laxer(query, TEMPLATE) is None
-        assert query.release == dict(releases(site.repository(), "m"))["1.0.0"]
-        assert query.rho <= TEMPLATE.dearest_rho
+        assert template_violation(query, TEMPLATE) is None
+        assert query.release == dict(list_releases(site.repository(), "m"))["1.0.0"]
+        assert query.rho <= TEMPLATE.max_rho
     again(site, after_s=600)
-    assert len(known_questions(site.repository(), "m", "camera").queries) == 4
+    assert len(current_queries(site.repository(), "m", "camera").queries) == 4
 
 
 def test_without_a_permit_nothing_is_asked(make: Make) -> None:
     site = make(DARK + 'actions = ["ask"]\n[[action]]\naction = "ask"\n')
     site.publish("1.0.0")
     fired(site)
-    (act,) = site.store.acts.all()
+    (act,) = site.store.actions.all()
     assert act.state == "failed"
-    assert "no permit is signed" in act.why
+    assert "no permit is signed" in act.state_reason
 
 
-def retrained(site: Site) -> Act:
+def retrained(site: Site) -> AutomatedAction:
     for _ in range(1000):
         site.look(after_s=0.01)
-        (act,) = site.store.acts.all()
+        (act,) = site.store.actions.all()
         if act.state not in ("granted", "running"):
             return act
     raise AssertionError("it goes on")
@@ -614,7 +629,7 @@ def test_retraining_is_run_and_what_came_of_it_is_kept(make: Make, script: str, 
     fired(site)
     act = retrained(site)
     assert act.state == state
-    (decision,) = site.store.decisions.of("retraining/camera")
+    (decision,) = site.store.decisions.for_subject("retraining/camera")
     assert decision.verdict == verdict
     assert site.audited()[-1] == f"action {state}"
     assert (site.folder / "state" / "retraining" / f"{act.id}.log").exists()
@@ -623,10 +638,10 @@ def test_retraining_is_run_and_what_came_of_it_is_kept(make: Make, script: str, 
 def test_retraining_that_a_stop_cut_off_is_not_begun_again_by_itself(make: Make) -> None:
     site = make(RETRAIN.format("sleep 60"))
     fired(site)
-    assert [act.state for act in site.store.acts.all()] == ["running"]
+    assert [act.state for act in site.store.actions.all()] == ["running"]
     site.restart()
     act = retrained(site)
-    assert (act.state, act.why) == ("failed", "the server was stopped while it ran")
+    assert (act.state, act.state_reason) == ("failed", "the server was stopped while it ran")
 
 
 # Retirement.
@@ -638,21 +653,21 @@ def test_old_releases_end_at_a_policy_that_awaits_signatures(make: Make) -> None
         site.publish(version)
     site.check_in(version="1.1.0")
     site.look()
-    policy = known_policy(site.repository(), "m", "camera")
+    policy = current_policy(site.repository(), "m", "camera")
     assert policy is not None
-    assert policy.floor == "0", "nothing is in force that nobody signed"
-    (waiting,) = staged(site.repository()).values()
+    assert policy.min_version == "0", "nothing is in force that nobody signed"
+    (waiting,) = staged_metadata(site.repository()).values()
     (target,) = [each for path, each in waiting.signed.targets.items() if path.startswith("policies/m/")]
     assert '"floor":"1.1.0"' in target.custom["record"]
     assert not waiting.signatures
-    (decision,) = site.store.decisions.of("retirement/camera/m")
-    again = propose(msgspec.json.decode(decision.inputs, type=Old))
+    (decision,) = site.store.decisions.for_subject("retirement/camera/m")
+    again = propose_retirement(msgspec.json.decode(decision.inputs, type=RetirementInputs))
     assert again is not None
-    assert (again.floor, again.retired) == ("1.1.0", ("1.0.0",))
+    assert (again.min_version, again.retired) == ("1.1.0", ("1.0.0",))
     assert "stage retirement" in site.audited()
     for _ in range(3):
         site.look(after_s=86400)
-    assert len(site.store.decisions.of("retirement/camera/m")) == 1
+    assert len(site.store.decisions.for_subject("retirement/camera/m")) == 1
 
 
 def test_a_release_that_was_used_lately_stays(make: Make) -> None:
@@ -663,12 +678,12 @@ def test_a_release_that_was_used_lately_stays(make: Make) -> None:
     site.now_s += 7200
     site.check_in(version="1.1.0")
     site.look()
-    assert staged(site.repository()) == {}
+    assert staged_metadata(site.repository()) == {}
     for _ in range(4):
         site.now_s += 10 * 86400
         site.check_in(version="1.1.0")
         site.look()
-    assert len(site.store.decisions.of("retirement/camera/m")) == 1
+    assert len(site.store.decisions.for_subject("retirement/camera/m")) == 1
 
 
 # Health.
@@ -693,9 +708,9 @@ def test_health_is_told_by_version(make: Make) -> None:
     site.check_in(4, version="1.1.0", failures=3, latency_s=0.02)
     found = {one.name: one for one in fleet_health(site.restart(), "version", site.now_s)}
     assert {name: one.devices for name, one in found.items()} == {"1.0.0": 6, "1.1.0": 4}
-    assert found["1.1.0"].figures["failing"].value == 1.0
-    assert found["1.1.0"].figures["latency_ms"].value == pytest.approx(20.0)
-    assert found["1.0.0"].figures["failing"].value == 0.0
+    assert found["1.1.0"].values["failing"].value == 1.0
+    assert found["1.1.0"].values["latency_ms"].value == pytest.approx(20.0)
+    assert found["1.0.0"].values["failing"].value == 0.0
 
 
 def test_everything_that_is_offered_is_there() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.contract.config.fleet import Retraining
+from edgewright.contract.config.fleet import RetrainingConfig
 from edgewright.contract.errors import OutputError
-from edgewright.server.alerting.retraining import Ended, Retrainer
+from edgewright.server.alerting.retraining import Retrainer, RetrainingResult
 
 Make = Callable[..., Retrainer]
 
@@ -25,7 +25,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
     ) -> Retrainer:
         command = () if function else (sys.executable, "-c", script)
         (tmp_path / "project").mkdir(exist_ok=True)
-        retraining = Retraining(command, function, timeout_s)
+        retraining = RetrainingConfig(command, function, timeout_s)
         made.append(Retrainer(retraining, tmp_path / "project", tmp_path / "state", hidden))
         return made[-1]
 
@@ -34,7 +34,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
         each.stop()
 
 
-def ended(retrainer: Retrainer) -> Ended:
+def ended(retrainer: Retrainer) -> RetrainingResult:
     for _ in range(1500):
         if (found := retrainer.poll()) is not None:
             return found
@@ -46,8 +46,13 @@ def test_a_command_runs_in_the_project_and_what_it_says_is_kept(make: Make, tmp_
     retrainer = make("import os, sys; print(os.getcwd()); print('bad', file=sys.stderr); sys.exit(3)")
     assert retrainer.start("7-retrain")
     found = ended(retrainer)
-    assert (found.act, found.code, found.timed_out, found.log) == ("7-retrain", 3, False, "7-retrain.log")
-    said = (tmp_path / "state" / found.log).read_text()
+    assert (found.action_id, found.exit_code, found.timed_out, found.log_file) == (
+        "7-retrain",
+        3,
+        False,
+        "7-retrain.log",
+    )
+    said = (tmp_path / "state" / found.log_file).read_text()
     assert sorted(said.split()) == sorted([str(tmp_path / "project"), "bad"])
     assert retrainer.poll() is None
     assert retrainer.start("8-retrain")
@@ -59,7 +64,7 @@ def test_a_function_of_the_project_is_called(make: Make, tmp_path: Path) -> None
     (tmp_path / "project" / "mine").mkdir()
     (tmp_path / "project" / "mine" / "training.py").write_text("def again():\n    print('again')\n")
     assert retrainer.start("a")
-    assert ended(retrainer).code == 0
+    assert ended(retrainer).exit_code == 0
     assert (tmp_path / "state" / "a.log").read_text() == "again\n"
 
 
@@ -79,7 +84,7 @@ def test_it_is_ended_after_its_time_with_all_that_it_began(make: Make, tmp_path:
     assert retrainer.start("a")
     found = ended(retrainer)
     assert found.timed_out
-    assert found.code < 0
+    assert found.exit_code < 0
     assert found.seconds < 10
     pid = (tmp_path / "project" / "child").read_text()
     assert not _runs(int(pid))
@@ -137,7 +142,7 @@ def test_old_logs_go(make: Make, tmp_path: Path) -> None:
 
 
 def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
-    retrainer = Retrainer(Retraining(("no-such-program",)), tmp_path, tmp_path / "state")
+    retrainer = Retrainer(RetrainingConfig(("no-such-program",)), tmp_path, tmp_path / "state")
     with pytest.raises(OutputError, match="no-such-program"):
         retrainer.start("a")
     assert retrainer.is_free()

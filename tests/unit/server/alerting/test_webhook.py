@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.server.alerting.webhook import SIGNATURE, Webhook, checked_addresses, deliver
+from edgewright.server.alerting.webhook import SIGNATURE_HEADER, Webhook, checked_addresses, deliver_webhook
 
 SECRET = b"sixteen bytes or"
 LOOPBACK = (ipaddress.IPv4Network("127.0.0.0/8"),)
@@ -90,17 +90,19 @@ def receiver(tmp_path: Path) -> Iterator[Receiver]:
 
 
 def told(receiver: Receiver, hook: Webhook, *addresses: str) -> int:
-    return deliver(hook, b"{}", now_s=1000.0, resolve=at(*(addresses or ("127.0.0.1",))), trust=receiver.trust)
+    return deliver_webhook(
+        hook, b"{}", now=1000.0, resolve=at(*(addresses or ("127.0.0.1",))), trust=receiver.trust
+    )
 
 
 def test_the_receiver_can_prove_who_said_what_and_when(receiver: Receiver) -> None:
     body = json.dumps({"alert": "too-many"}).encode()
-    status = deliver(receiver.hook(), body, now_s=1000.5, resolve=at("127.0.0.1"), trust=receiver.trust)
+    status = deliver_webhook(receiver.hook(), body, now=1000.5, resolve=at("127.0.0.1"), trust=receiver.trust)
     assert status == 200
     ((path, headers, came),) = receiver.seen
     assert (path, came) == ("/in?a=1", body)
     assert headers["Host"] == f"hooks.example:{receiver.port}"
-    time, mac = (part.split("=")[1] for part in headers[SIGNATURE].split(","))
+    time, mac = (part.split("=")[1] for part in headers[SIGNATURE_HEADER].split(","))
     assert (time, mac) == ("1000", hmac.new(SECRET, b"1000." + body, hashlib.sha256).hexdigest())
 
 
@@ -151,7 +153,7 @@ def test_the_name_is_looked_up_once(receiver: Receiver) -> None:
     def rebinding(host: str, port: int, **_: Any) -> Any:
         return at(*next(answers))(host, port)
 
-    assert deliver(receiver.hook(), b"{}", now_s=1.0, resolve=rebinding, trust=receiver.trust) == 200
+    assert deliver_webhook(receiver.hook(), b"{}", now=1.0, resolve=rebinding, trust=receiver.trust) == 200
 
 
 def test_a_redirect_is_not_followed_and_the_answer_is_not_shown(receiver: Receiver) -> None:
@@ -167,7 +169,7 @@ def test_another_certificate_is_refused(receiver: Receiver) -> None:
     with pytest.raises(WorkError, match="cannot be told"):
         told(receiver, receiver.hook(host="other.example"))
     with pytest.raises(WorkError, match="cannot be told"):
-        deliver(receiver.hook(), b"{}", now_s=1.0, resolve=at("127.0.0.1"))
+        deliver_webhook(receiver.hook(), b"{}", now=1.0, resolve=at("127.0.0.1"))
     assert receiver.seen == []
 
 
@@ -200,4 +202,4 @@ def test_a_short_secret_and_a_large_body_are_refused(receiver: Receiver) -> None
     with pytest.raises(InputError, match="secret"):
         Webhook("https://hooks.example/", b"short")
     with pytest.raises(WorkError, match="bytes"):
-        deliver(receiver.hook(), b"x" * 300_000, now_s=1.0, resolve=at("127.0.0.1"), trust=receiver.trust)
+        deliver_webhook(receiver.hook(), b"x" * 300_000, now=1.0, resolve=at("127.0.0.1"), trust=receiver.trust)

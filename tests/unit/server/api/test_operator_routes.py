@@ -8,20 +8,20 @@ import msgspec
 import pytest
 from tests.unit.server.live_server import PASSWORD, Answer, Plant, work
 
-from edgewright.contract.api.device_status import Status
+from edgewright.contract.api.device_status import DeviceStatus
 from edgewright.contract.errors import OutputError, WorkError
-from edgewright.contract.query.query import Counted, Query, Template, digest_of
+from edgewright.contract.query.query import CountedSignal, Query, QueryTemplate, record_digest
 from edgewright.server import read_models
-from edgewright.server.access_control import Role
-from edgewright.server.store.database import GoneError
-from edgewright.server.store.records import Alert, Decision
+from edgewright.server.access_control import UserRole
+from edgewright.server.store.database import DatabaseUnavailableError
+from edgewright.server.store.records import Alert, StoredDecision
 
 NOW_S = 1795262400.0
 
 
 def last(plant: Plant) -> tuple[str, str, str, Any]:
     """The newest audit entry: who, what, to what, more."""
-    entry = plant.services.store.audit.page(limit=1)[0]
+    entry = plant.services.store.audit.entries(limit=1)[0]
     return entry.actor, entry.action, entry.subject, json.loads(bytes(entry.detail))
 
 
@@ -39,10 +39,10 @@ def test_the_fleet_at_a_glance_counts_who_was_heard_and_who_is_silent(plant: Pla
     first, second, *_ = (plant.machine() for _ in range(3))
     retired = plant.machine()
     for machine in (first, second, retired):
-        machine.check_in(Status("m", "1.0.0", state="idle"))
-    plant.services.store.devices.retire(retired.id, now_s=plant.services.now())
+        machine.check_in(DeviceStatus("m", "1.0.0", state="idle"))
+    plant.services.store.devices.retire(retired.id, now=plant.services.now())
     plant.clock.turn(hours=3)
-    first.check_in(Status("m", "1.0.0", state="idle"))
+    first.check_in(DeviceStatus("m", "1.0.0", state="idle"))
     shown = ok(plant.operate("GET", "/api/fleet", role="viewer"))
     assert (shown["devices"], shown["silent"], shown["firing"]) == (2, 1, 0)
     assert shown["at_s"] == plant.services.now()
@@ -65,11 +65,11 @@ def test_devices_come_page_by_page_and_each_once(plant: Plant) -> None:
 
 def test_devices_are_found_by_what_they_are(plant: Plant) -> None:
     camera = plant.machine(device_class="camera", labels={"site": "b", "floor": "1"}, bench=True)
-    camera.check_in(Status("m", "1.0.0", state="idle"))
+    camera.check_in(DeviceStatus("m", "1.0.0", state="idle"))
     silent = plant.machine(device_class="camera", labels={"site": "b"})
     other = plant.machine()
     gone = plant.machine()
-    plant.services.store.devices.retire(gone.id, now_s=plant.services.now())
+    plant.services.store.devices.retire(gone.id, now=plant.services.now())
 
     def found(query: str) -> set[str]:
         return {device["id"] for device in ok(plant.operate("GET", f"/api/devices?{query}"))}
@@ -88,7 +88,7 @@ def test_devices_are_found_by_what_they_are(plant: Plant) -> None:
 
 def test_one_device_is_shown_with_what_it_said_and_no_secret(plant: Plant) -> None:
     machine = plant.machine(labels={"site": "b"}, channel="beta")
-    machine.check_in(Status("m", "1.0.0", state="idle", battery=0.5))
+    machine.check_in(DeviceStatus("m", "1.0.0", state="idle", battery_level=0.5))
     shown = ok(plant.operate("GET", f"/api/devices/{machine.id}", role="viewer"))
     assert shown["public"] == machine.key.public.hex()
     assert (shown["labels"], shown["channel"], shown["status"]["battery"]) == ({"site": "b"}, "beta", 0.5)
@@ -119,10 +119,10 @@ def test_invitations_are_shown_once_listed_without_their_secrets_and_enrol(plant
     assert (actor, action, subject, detail["count"]) == ("token:t-operator", "invite", "camera", 3)
     listed = plant.operate("GET", "/api/invitations", role="viewer")
     assert [one["device_class"] for one in ok(listed)] == ["camera"] * 3
-    said = listed.content.decode() + msgspec.json.encode(plant.services.store.audit.page()).decode()
+    said = listed.content.decode() + msgspec.json.encode(plant.services.store.audit.entries()).decode()
     assert not any(secret in said for secret in secrets)
-    device = plant.services.store.devices.enrol(secrets[0], bytes(32), now_s=plant.services.now())
-    assert (device.labels, device.channel, device.bench) == ({"site": "b"}, "beta", True)
+    device = plant.services.store.devices.enrol(secrets[0], bytes(32), now=plant.services.now())
+    assert (device.labels, device.channel, device.profiling) == ({"site": "b"}, "beta", True)
     assert len(ok(plant.operate("GET", "/api/invitations"))) == 2
 
 
@@ -164,9 +164,11 @@ def test_a_rollout_is_changed_in_the_name_of_whoever_asked(plant: Plant, act: st
 def test_decisions_are_listed_in_short_and_shown_in_full(plant: Plant) -> None:
     for number in (1, 2):
         plant.services.store.decisions.put(
-            Decision("m/default/r", number, NOW_S + number, "hold", "too few", msgspec.Raw(b'{"n":%d}' % number))
+            StoredDecision(
+                "m/default/r", number, NOW_S + number, "hold", "too few", msgspec.Raw(b'{"n":%d}' % number)
+            )
         )
-    plant.services.store.decisions.put(Decision("retire/m", 1, NOW_S, "keep", "in use"))
+    plant.services.store.decisions.put(StoredDecision("retire/m", 1, NOW_S, "keep", "in use"))
     assert [one["number"] for one in ok(plant.operate("GET", "/api/decisions?subject=m/default/r"))] == [2, 1]
     assert [one["number"] for one in ok(plant.operate("GET", "/api/decisions?subject=m/default/r&limit=1"))] == [2]
     assert len(ok(plant.operate("GET", "/api/decisions"))) == 3
@@ -209,7 +211,7 @@ def test_what_waits_is_listed_and_settled_in_the_name_of_whoever_did(plant: Plan
 
 def test_the_log_comes_page_by_page_the_newest_first(plant: Plant) -> None:
     for number in range(7):
-        plant.services.store.audit.write("server", "count", str(number), at_s=NOW_S)
+        plant.services.store.audit.write("server", "count", str(number), at=NOW_S)
     first = ok(plant.operate("GET", "/api/audit?limit=3"))
     assert [one["number"] for one in first] == [7, 6, 5]
     second = ok(plant.operate("GET", f"/api/audit?limit=3&before={first[-1]['number']}"))
@@ -244,11 +246,11 @@ def test_somebody_may_log_in_and_no_more(plant: Plant) -> None:
     listed = plant.operate("GET", "/api/users")
     assert [(one["name"], one["role"]) for one in ok(listed)] == [("ann", "operator")]
     assert b"scrypt" not in listed.content
-    people = plant.services.store.people
-    assert people.log_in("ann", PASSWORD, now_s=NOW_S, lifetime_s=60.0)
+    people = plant.services.store.accounts
+    assert people.log_in("ann", PASSWORD, now=NOW_S, lifetime_seconds=60.0)
     ok(plant.operate("DELETE", "/api/users/ann"))
     assert last(plant)[1:3] == ("retire user", "ann")
-    assert people.log_in("ann", PASSWORD, now_s=NOW_S, lifetime_s=60.0) is None
+    assert people.log_in("ann", PASSWORD, now=NOW_S, lifetime_seconds=60.0) is None
 
 
 # Jobs
@@ -358,7 +360,7 @@ def test_what_is_wrong_is_told_with_what_to_do(
     problem = answer.problem
     assert problem.code
     assert problem.message
-    assert problem.remedy
+    assert problem.next_step
     assert standing.services.store.audit.head() == before, "what was not done is not in the log as done"
 
 
@@ -390,7 +392,7 @@ def test_a_body_that_is_too_large_is_refused(standing: Plant) -> None:
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (GoneError("postgresql://user@secret/db did not answer", remedy="See secret."), 503),
+        (DatabaseUnavailableError("postgresql://user@secret/db did not answer", remedy="See secret."), 503),
         (OutputError("/var/secret cannot be written", remedy="Free secret."), 503),
         (WorkError("the rollout is at its end", remedy="Start another one."), 409),
         (RuntimeError("secret"), 500),
@@ -407,7 +409,7 @@ def test_what_goes_wrong_inside_is_told_without_what_the_machine_looks_like(
     monkeypatch.setattr(read_models, "overview", fail)
     answer = standing.operate("GET", "/api/fleet", role="viewer")
     assert answer.status == status
-    assert answer.problem.remedy
+    assert answer.problem.next_step
     assert b"secret" not in answer.content
     assert b"Traceback" not in answer.content
     assert (answer.header("retry-after") is not None) == (status == 503)
@@ -432,7 +434,7 @@ def test_the_server_says_whether_it_is_well(plant: Plant, monkeypatch: pytest.Mo
     monkeypatch.setattr(
         type(plant.services.store.audit),
         "head",
-        lambda self: (_ for _ in ()).throw(GoneError("secret", remedy="")),
+        lambda self: (_ for _ in ()).throw(DatabaseUnavailableError("secret", remedy="")),
     )
     answer = plant.get("/healthz")
     assert (answer.status, answer.problem.message) == (503, "the database does not answer")
@@ -455,32 +457,32 @@ def test_metrics_name_no_device_and_need_a_token(plant: Plant) -> None:
     assert "edgewright_check_ins_total" in text
 
 
-def question() -> tuple[Query, Template]:
-    template = Template(
+def question() -> tuple[Query, QueryTemplate]:
+    template = QueryTemplate(
         name="drift",
         kind="histogram",
         device_class="camera",
         clip=4,
-        least_noise=0.5,
+        min_noise=0.5,
         min_cohort=50,
-        dearest_rho=0.1,
-        every_s=3600,
-        expires="2027-12-31",
-        signals=(Counted("mean", 16),),
+        max_rho=0.1,
+        min_interval_seconds=3600,
+        expires_at="2027-12-31",
+        signals=(CountedSignal("mean", 16),),
     )
     begins, ends, sent = (f"2026-11-{day}T00:00:00+00:00" for day in (20, 21, 22))
     query = Query(
         id="q1",
         template="drift",
-        template_digest=digest_of(template),
+        template_digest=record_digest(template),
         window_start=begins,
         window_end=ends,
         deadline=sent,
         bits=16,
         scale=1.0,
         sigma=4.0,
-        cohort=60,
-        largest=100,
+        min_cohort=60,
+        max_cohort=100,
         rho=0.05,
         backend="helper",
         seed="c" * 64,
@@ -490,10 +492,10 @@ def question() -> tuple[Query, Template]:
 
 def test_questions_to_the_fleet_are_listed_and_shown(plant: Plant) -> None:
     query, template = question()
-    plant.services.store.sums.ask(query, template, "m", now_s=NOW_S)
+    plant.services.store.queries.store_query(query, template, "m", now=NOW_S)
     ((listed),) = ok(plant.operate("GET", "/api/queries?query_state=open"))
     assert (listed["id"], listed["state"], listed["rho"]) == (query.id, "open", query.rho)
-    plant.services.store.sums.end(query.id, result={"sum": [1, 2]}, devices=7, now_s=NOW_S + 1)
+    plant.services.store.queries.finish_query(query.id, result={"sum": [1, 2]}, devices=7, now=NOW_S + 1)
     shown = ok(plant.operate("GET", f"/api/queries/{query.id}"))
     assert (shown["state"], shown["devices"], shown["result"]) == ("done", 7, {"sum": [1, 2]})
     assert ok(plant.operate("GET", "/api/queries?query_state=open")) == []
@@ -513,13 +515,13 @@ def test_a_question_is_asked_and_ended_in_the_name_of_whoever_did(plant: Plant) 
 
 def test_cohorts_are_counted_as_they_are_assigned(plant: Plant) -> None:
     for _ in range(5):
-        plant.machine().check_in(Status("m", "0.9.0", proven="0.9.0", state="idle"))
+        plant.machine().check_in(DeviceStatus("m", "0.9.0", proven="0.9.0", state="idle"))
     shown = ok(plant.operate("GET", "/api/cohorts/m/default", role="viewer"))
     assert sum(cohort["devices"] for cohort in shown) == 5
     assert plant.operate("GET", "/api/cohorts/m/camera").status == 404
 
 
 def test_a_role_is_one_of_three(plant: Plant) -> None:
-    for role in Role:
+    for role in UserRole:
         name = role.name.lower().replace("_", " ")
         assert plant.operate("POST", "/api/tokens", {"name": f"x{role}", "role": name}).status == 201

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.server.live_server import Plant
 
-from edgewright.server.auth.rate_limits import Limiter, client_of, neighbourhood
+from edgewright.server.auth.rate_limits import RateLimiter, client_address, limited_network
 
 GAPS = st.lists(st.floats(0, 100), min_size=1, max_size=60)
 RATES = st.floats(0.01, 50)
@@ -17,7 +17,7 @@ BURSTS = st.integers(1, 30)
 
 @given(gaps=GAPS, per_s=RATES, burst=BURSTS)
 def test_nobody_gets_more_than_a_burst_and_the_rate(gaps: list[float], per_s: float, burst: int) -> None:
-    limiter = Limiter(per_s=per_s, burst=burst)
+    limiter = RateLimiter(per_s=per_s, burst=burst)
     now, allowed = 0.0, 0
     for gap in gaps:
         now += gap
@@ -27,7 +27,7 @@ def test_nobody_gets_more_than_a_burst_and_the_rate(gaps: list[float], per_s: fl
 
 @given(gaps=GAPS, per_s=RATES, burst=BURSTS)
 def test_who_asks_slowly_enough_is_never_sent_away(gaps: list[float], per_s: float, burst: int) -> None:
-    limiter = Limiter(per_s=per_s, burst=burst)
+    limiter = RateLimiter(per_s=per_s, burst=burst)
     now = 0.0
     for gap in gaps:
         now += gap + 1.000001 / per_s
@@ -36,7 +36,7 @@ def test_who_asks_slowly_enough_is_never_sent_away(gaps: list[float], per_s: flo
 
 @given(burst=BURSTS, per_s=RATES, idle_s=st.floats(0, 1e6))
 def test_a_pause_gives_no_more_than_a_burst(burst: int, per_s: float, idle_s: float) -> None:
-    limiter = Limiter(per_s=per_s, burst=burst)
+    limiter = RateLimiter(per_s=per_s, burst=burst)
     while limiter.allows("a", 0.0):
         pass
     assert sum(limiter.allows("a", idle_s) for _ in range(burst + 5)) <= burst
@@ -44,8 +44,8 @@ def test_a_pause_gives_no_more_than_a_burst(burst: int, per_s: float, idle_s: fl
 
 @given(asks=st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 3)), max_size=60), per_s=RATES, burst=BURSTS)
 def test_nobody_uses_up_what_is_another_s(asks: list[tuple[str, float]], per_s: float, burst: int) -> None:
-    together = Limiter(per_s=per_s, burst=burst)
-    alone = {name: Limiter(per_s=per_s, burst=burst) for name in "abc"}
+    together = RateLimiter(per_s=per_s, burst=burst)
+    alone = {name: RateLimiter(per_s=per_s, burst=burst) for name in "abc"}
     now = 0.0
     for name, gap in asks:
         now += gap
@@ -54,7 +54,7 @@ def test_nobody_uses_up_what_is_another_s(asks: list[tuple[str, float]], per_s: 
 
 @given(names=st.lists(st.integers(0, 50), max_size=200), most=st.integers(1, 20))
 def test_no_more_names_are_remembered_than_there_is_room_for(names: list[int], most: int) -> None:
-    limiter = Limiter(per_s=1, burst=2, most=most)
+    limiter = RateLimiter(per_s=1, burst=2, max_names=most)
     for at, name in enumerate(names):
         limiter.allows(str(name), float(at))
         assert len(limiter._left) <= most
@@ -66,8 +66,8 @@ def test_what_a_client_writes_does_not_change_who_it_is(
 ) -> None:
     ours = [str(client), *(f"10.0.0.{n}" for n in range(proxies - 1))]
     given_ = ", ".join([each.replace(",", "") for each in made_up] + ours).encode("utf-8", "replace")
-    assert client_of("10.0.0.9", [(b"x-forwarded-for", given_)], proxies=proxies) == str(client)
-    assert client_of("10.0.0.9", [(b"x-forwarded-for", given_)], proxies=0) == "10.0.0.9"
+    assert client_address("10.0.0.9", [(b"x-forwarded-for", given_)], proxies=proxies) == str(client)
+    assert client_address("10.0.0.9", [(b"x-forwarded-for", given_)], proxies=0) == "10.0.0.9"
 
 
 @pytest.mark.parametrize(
@@ -88,27 +88,27 @@ def test_what_a_client_writes_does_not_change_who_it_is(
 )
 def test_the_header_is_read_from_the_right(lines: list[bytes], proxies: int, client: str) -> None:
     headers = [(b"x-forwarded-for", line) for line in lines]
-    assert client_of("10.0.0.9", headers, proxies=proxies) == client
+    assert client_address("10.0.0.9", headers, proxies=proxies) == client
 
 
 @given(st.ip_addresses(v=4), st.ip_addresses(v=4))
 def test_addresses_of_the_old_kind_are_limited_one_by_one(
     one: ipaddress.IPv4Address, other: ipaddress.IPv4Address
 ) -> None:
-    assert (neighbourhood(str(one)) == neighbourhood(str(other))) == (one == other)
-    assert neighbourhood(f"::ffff:{one}") == neighbourhood(str(one))
+    assert (limited_network(str(one)) == limited_network(str(other))) == (one == other)
+    assert limited_network(f"::ffff:{one}") == limited_network(str(one))
 
 
 @given(st.ip_addresses(v=6), st.integers(0, 2**64 - 1))
 def test_a_network_s_many_addresses_are_one(one: ipaddress.IPv6Address, host: int) -> None:
     if one.ipv4_mapped is None and one.packed[:8] != bytes(8):
         other = ipaddress.IPv6Address((int(one) >> 64 << 64) | host)
-        assert neighbourhood(str(one)) == neighbourhood(str(other))
+        assert limited_network(str(one)) == limited_network(str(other))
 
 
 def test_what_is_no_address_is_its_own_neighbourhood() -> None:
-    assert neighbourhood("") == ""
-    assert neighbourhood("unix:/run/x") == "unix:/run/x"
+    assert limited_network("") == ""
+    assert limited_network("unix:/run/x") == "unix:/run/x"
 
 
 @pytest.mark.parametrize("proxies", [0, 1])

@@ -14,35 +14,35 @@ import msgspec
 import pytest
 from sqlalchemy import insert
 
-from edgewright.contract.api.device_status import StageOutcome, Status
-from edgewright.contract.config.fleet import Fleet, Looking
+from edgewright.contract.api.device_status import DeviceStatus, StageOutcome
+from edgewright.contract.config.fleet import FleetConfig, FleetMonitoring
 from edgewright.contract.release import Manifest, StoredFile, Variant
-from edgewright.contract.rollout.plan import Arm, HealthRule, Plan, Policy, Stage
-from edgewright.device.slots import Installed, Slots
-from edgewright.device.update.selection import Situation, choose
-from edgewright.server.controller.rollout_controller import Controller
-from edgewright.server.controller.stage_participants import counts, subject_of
+from edgewright.contract.rollout.plan import HealthRule, RolloutArm, RolloutPlan, RolloutPolicy, RolloutStage
+from edgewright.device.slots import InstalledRelease, Slots
+from edgewright.device.update.selection import DeviceContext, choose_update
+from edgewright.server.controller.rollout_controller import RolloutController
+from edgewright.server.controller.stage_participants import is_outcome_kept, rollout_subject
 from edgewright.server.services import Services
 from edgewright.server.store.database import _PRAGMAS
 from edgewright.server.store.records import CheckIn
-from edgewright.server.store.store import Store, make_store, open_store
+from edgewright.server.store.store import FleetStore, create_store, open_fleet_store
 from edgewright.server.store.tables import devices, statuses
 from edgewright.trust.keys import signing_keys
 from edgewright.trust.keys.signing_keys import KeyFolder
 from edgewright.trust.publishing.publish import (
-    known_plan,
-    known_policy,
+    current_plan,
+    current_policy,
+    list_releases,
     publish_plan,
     publish_release,
-    releases,
     set_policy,
 )
-from edgewright.trust.repository.bootstrap import found, read_anchor
+from edgewright.trust.repository.bootstrap import create_repository, read_trusted_root
 from edgewright.trust.repository.repository import Repository
-from edgewright.trust.storage.storage import LocalStore
+from edgewright.trust.storage.storage import LocalStorage
 
 BEGIN = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.UTC)
-LOOKING = Looking(outcome_s=600, silent_s=1200, look_s=10)
+LOOKING = FleetMonitoring(outcome_age_seconds=600, offline_after_seconds=1200, evaluation_interval_seconds=10)
 CRASH = HealthRule("crash", margin=0.15)
 PASSPHRASE = "correct horse"  # noqa: S105 - of test keys
 TICK_S = 150.0
@@ -75,23 +75,23 @@ class Device:
     judged: int = -1
 
     @property
-    def status(self) -> Status:
+    def status(self) -> DeviceStatus:
         proven, previous = self.slots.proven, self.slots.previous
         version = "" if proven is None else proven.version
-        return Status(
+        return DeviceStatus(
             model="m" if proven else "",
             version=version,
             proven=version,
             previous="" if previous is None else previous.version,
         )
 
-    def follow(self, plan: Plan, policy: Policy, at: datetime.datetime) -> StageOutcome:
+    def follow(self, plan: RolloutPlan, policy: RolloutPolicy, at: datetime.datetime) -> StageOutcome:
         """Do what the plan says, and say how it went."""
-        situation = Situation(self.id, self.labels, self.channel, at, 12)
+        situation = DeviceContext(self.id, self.labels, self.channel, at, 12)
         if (plan.rollout, plan.stage) != self.knows[:2]:
             self.knows = (plan.rollout, plan.stage, at.timestamp(), "")
         if self.judged != plan.counter:
-            choice = choose(plan, policy, self.slots, {}, situation)
+            choice = choose_update(plan, policy, self.slots, {}, situation)
             if choice.action == "install" and choice.release is not None:
                 self.slots = Slots(proven=choice.release, previous=self.slots.proven)
             arms = {arm.version for arm in plan.arms}
@@ -123,22 +123,22 @@ class World:
     path: Path
     fails: Fails
     at: datetime.datetime
-    store: Store
+    store: FleetStore
     devices: list[Device] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
-    local: LocalStore = field(init=False)
+    local: LocalStorage = field(init=False)
     lied: dict[str, str] = field(default_factory=dict)
-    looking: Looking = LOOKING
+    looking: FleetMonitoring = LOOKING
     slow: Callable[[Device], float] = lambda _: 0.0
 
     def __post_init__(self) -> None:
-        self.local = LocalStore(self.path / "repo")
+        self.local = LocalStorage(self.path / "repo")
 
     def now(self) -> datetime.datetime:
         return self.at
 
     def repository(self) -> Repository:
-        return Repository(self.local, read_anchor(self.path / "keys"), self.now)
+        return Repository(self.local, read_trusted_root(self.path / "keys"), self.now)
 
     @property
     def services(self) -> Services:
@@ -148,7 +148,7 @@ class World:
             self.repository,
             self.local,
             KeyFolder(self.path / "online", lambda _: ""),
-            Fleet(self.looking),
+            FleetConfig(self.looking),
             lambda: self.at.timestamp(),
         )
 
@@ -159,11 +159,11 @@ class World:
     def publish(self, version: str) -> None:
         content = version.encode()
         file = StoredFile("image", hashlib.sha256(content).hexdigest(), len(content))
-        manifest = Manifest("m", version, "firmware", (Variant("pi", (file,)),), created="2026-11-21")
+        manifest = Manifest("m", version, "firmware", (Variant("pi", (file,)),), created_at="2026-11-21")
         publish_release(self.repository(), self.people, manifest, {"pi": {"image": content}})
 
-    def allow(self, **changes: Any) -> Policy:
-        policy = known_policy(self.repository(), "m", "pi")
+    def allow(self, **changes: Any) -> RolloutPolicy:
+        policy = current_policy(self.repository(), "m", "pi")
         assert policy is not None
         policy = msgspec.structs.replace(policy, revision=policy.revision + 1, **changes)
         assert set_policy(self.repository(), self.people, policy)
@@ -175,7 +175,7 @@ class World:
         rows, states = [], []
         for number in range(first, first + count):
             name = hashlib.sha256(str(number).encode()).hexdigest()
-            proven = Installed("m", version, "0" * 64) if version else None
+            proven = InstalledRelease("m", version, "0" * 64) if version else None
             labels, channel = of.get("labels", {}), of.get("channel", "")
             device = Device(name, Slots(proven), labels, channel, random.Random(number))  # noqa: S311
             self.devices.append(device)
@@ -210,35 +210,35 @@ class World:
             )
         )
 
-    def start(self, *fractions: float, versions: tuple[str, ...] = ("1.1",), **of: Any) -> Plan:
+    def start(self, *fractions: float, versions: tuple[str, ...] = ("1.1",), **of: Any) -> RolloutPlan:
         """Sign a plan, as the command does."""
         repository = self.repository()
-        known = dict(releases(repository, "m"))
+        known = dict(list_releases(repository, "m"))
         rules = of.pop("rules", (CRASH,))
-        plan = Plan(
+        plan = RolloutPlan(
             "m",
             "pi",
             of.pop("rollout", "spring"),
             of.pop("epoch", 1),
             of.pop("counter", 1),
-            tuple(Arm(version, known[version]) for version in versions),
-            tuple(Stage(fraction, 0, rules) for fraction in fractions),
-            since=self.at.isoformat(),
+            tuple(RolloutArm(version, known[version]) for version in versions),
+            tuple(RolloutStage(fraction, 0, rules) for fraction in fractions),
+            stage_started_at=self.at.isoformat(),
             **of,
         )
-        publish_plan(repository, self.services.keys or self.people, plan)
+        publish_plan(repository, self.services.online_keys or self.people, plan)
         return plan
 
     @property
-    def plan(self) -> Plan:
-        plan = known_plan(self.repository(), "m", "pi")
+    def plan(self) -> RolloutPlan:
+        plan = current_plan(self.repository(), "m", "pi")
         assert plan is not None
         return plan
 
     def live(self) -> None:
         """Have all devices check in once, and the intake keep what counts."""
         repository, now_s = self.repository(), self.at.timestamp()
-        plan, policy = known_plan(repository, "m", "pi"), known_policy(repository, "m", "pi")
+        plan, policy = current_plan(repository, "m", "pi"), current_policy(repository, "m", "pi")
         assert plan is not None
         assert policy is not None
         said, batch = [], []
@@ -248,32 +248,38 @@ class World:
             batch.append(CheckIn(device.id, "pi", device.status, now_s))
             outcome = device.follow(plan, policy, self.at)
             version = outcome.arm or "1.0"
-            failed = self.fails(device, version, plan.stage) if outcome.age_s >= self.looking.outcome_s else ()
+            failed = (
+                self.fails(device, version, plan.stage)
+                if outcome.age_seconds >= self.looking.outcome_age_seconds
+                else ()
+            )
             if "dies" in failed:
                 device.dead = True
                 continue
             outcome = msgspec.structs.replace(
-                outcome, failed=tuple(sorted(failed)), arm=self.lied.get(device.id, outcome.arm)
+                outcome, failed_metrics=tuple(sorted(failed)), arm=self.lied.get(device.id, outcome.arm)
             )
-            if outcome.age_s >= self.looking.outcome_s + self.slow(device) and counts(
+            if outcome.age_seconds >= self.looking.outcome_age_seconds + self.slow(device) and is_outcome_kept(
                 plan, self.looking, outcome, now_s
             ):
                 said.append((device.id, outcome))
-        self.store.check_ins.take(batch)
-        self.store.outcomes.put(subject_of(plan), said, at_s=now_s, deadline_s=now_s + 1e9)
+        self.store.check_ins.store_batch(batch)
+        self.store.outcomes.put(rollout_subject(plan), said, at=now_s, deadline_at=now_s + 1e9)
 
-    def run(self, controller: Controller, ticks: int, *, until: tuple[str, ...] = ("done", "aborted")) -> str:
+    def run(
+        self, controller: RolloutController, ticks: int, *, until: tuple[str, ...] = ("done", "aborted")
+    ) -> str:
         """Let time pass, and return the state of the plan at the end."""
         for _ in range(ticks):
             self.live()
-            self.done += controller.step(self.at.timestamp())
+            self.done += controller.check_rollouts(self.at.timestamp())
             if self.plan.state in until:
                 break
             self.at += datetime.timedelta(seconds=TICK_S)
         return self.plan.state
 
     def verdicts(self, subject: str = "m/pi/spring") -> list[str]:
-        return [one.verdict for one in self.store.decisions.of(subject)]
+        return [one.verdict for one in self.store.decisions.for_subject(subject)]
 
     def copy(self, path: Path) -> "World":
         """Return the same, elsewhere; the store must be closed."""
@@ -282,7 +288,7 @@ class World:
 
 
 def replace_world(world: World, path: Path) -> World:
-    store = open_store(f"sqlite:///{path / 'fleet.db'}")
+    store = open_fleet_store(f"sqlite:///{path / 'fleet.db'}")
     devices = [
         replace(device, luck=random.Random(number))  # noqa: S311
         for number, device in enumerate(world.devices)
@@ -306,16 +312,16 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     def made(fails: Fails = fine, *, count: int = 300, name: str = "world", holdback: float = 0.1) -> World:
         path = tmp_path / name
         path.mkdir()
-        world = World(path, fails, BEGIN, make_store(f"sqlite:///{path / 'fleet.db'}"))
+        world = World(path, fails, BEGIN, create_store(f"sqlite:///{path / 'fleet.db'}"))
         worlds.append(world)
         people = world.people
-        found(world.local, people, passphrase=PASSPHRASE, bits=2, now=world.now)
+        create_repository(world.local, people, passphrase=PASSPHRASE, bits=2, now=world.now)
         (path / "online").mkdir()
         for file in people.path.glob("online*"):
             shutil.copy(file, path / "online" / file.name)
         world.publish("1.0")
         world.publish("1.1")
-        policy = known_policy(world.repository(), "m", "pi")
+        policy = current_policy(world.repository(), "m", "pi")
         assert policy is not None
         # A salt of its own, so that what a test finds it finds again.
         world.allow(holdback=holdback, salt="0123456789abcdef")

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from edgewright.cli.main import main
-from edgewright.server.controller.decision_records import ground_of, packed
-from edgewright.server.controller.rollout_controller import Controller
-from edgewright.server.store.records import Decision
+from edgewright.server.controller.decision_records import basis_of, encode_basis
+from edgewright.server.controller.rollout_controller import RolloutController
+from edgewright.server.store.records import StoredDecision
 
 World = Any
 
@@ -20,7 +20,7 @@ def test_the_command_tells_every_decision_and_that_it_follows(
 ) -> None:
     world = make()
     world.start(0.2, 1.0)
-    world.run(Controller(world.services), 40)
+    world.run(RolloutController(world.services), 40)
     assert main(["rollout", "why", "spring", "--state", str(world.path)]) == 0
     told = capsys.readouterr().out
     assert "advance" in told
@@ -35,12 +35,14 @@ def test_a_decision_that_does_not_follow_is_an_error(
 ) -> None:
     world = make()
     world.start(0.2, 1.0)
-    world.run(Controller(world.services), 3)
+    world.run(RolloutController(world.services), 3)
     last = world.store.decisions.last("m/pi/spring")
-    ground = ground_of(last)
+    ground = basis_of(last)
     assert ground.decision is not None
     forged = msgspec.structs.replace(ground, decision=msgspec.structs.replace(ground.decision, action="advance"))
-    world.store.decisions.put(Decision("m/pi/spring", last.number + 1, 0.0, "advance", "", packed(forged)))
+    world.store.decisions.put(
+        StoredDecision("m/pi/spring", last.number + 1, 0.0, "advance", "", encode_basis(forged))
+    )
     assert main(["rollout", "why", "spring", "--state", str(world.path)]) == 1
     assert "NOT the same" in capsys.readouterr().out
 

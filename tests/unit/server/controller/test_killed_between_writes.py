@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from edgewright.server.controller.decision_records import why
-from edgewright.server.controller.rollout_controller import Controller
+from edgewright.server.controller.decision_records import explain_rollout
+from edgewright.server.controller.rollout_controller import RolloutController
 from edgewright.server.store.database import Database
-from edgewright.trust.repository.staging import staged
+from edgewright.trust.repository.staging import staged_metadata
 from edgewright.trust.repository_check import check_repository
-from edgewright.trust.storage.storage import LocalStore
+from edgewright.trust.storage.storage import LocalStorage
 
 World = Any
 SUBJECT = "m/pi/spring"
@@ -49,19 +49,19 @@ class Death:
 def _deadly(monkeypatch: pytest.MonkeyPatch, death: Death) -> None:
     monkeypatch.setattr(Database, "write", death.around(Database.write))
     for name in ("create", "replace", "delete"):
-        monkeypatch.setattr(LocalStore, name, death.around(getattr(LocalStore, name)))
+        monkeypatch.setattr(LocalStorage, name, death.around(getattr(LocalStorage, name)))
 
 
 def _story(world: World) -> tuple[Any, ...]:
     """Return what must be the same however often somebody was killed."""
-    told = why(world.store, SUBJECT)
+    told = explain_rollout(world.store, SUBJECT)
     assert [one.number for one in told] == [*range(1, len(told) + 1)]
-    assert all(one.replayed is not False for one in told)
+    assert all(one.replays is not False for one in told)
     assert world.store.audit.broken_at() is None
     assert world.repository().holder() is None
     assert check_repository(world.repository()).faults == []
     plan = world.plan
-    waits = sorted(name for part in staged(world.repository()).values() for name in part.signed.targets)
+    waits = sorted(name for part in staged_metadata(world.repository()).values() for name in part.signed.targets)
     verdicts = [one.verdict for one in told if one.verdict != "hold"]
     return plan.state, plan.stage, plan.counter, verdicts, waits
 
@@ -78,7 +78,7 @@ def test_whoever_goes_on_ends_the_same(
         device.dead = True
     world.start(1.0)
     # Up to the look at which everything happens.
-    controller = Controller(world.services)
+    controller = RolloutController(world.services)
     if rate:
         for _ in range(4):
             world.live()
@@ -98,12 +98,12 @@ def test_whoever_goes_on_ends_the_same(
             with monkeypatch.context() as patched:
                 _deadly(patched, death)
                 try:
-                    Controller(other.services).step(now_s)
+                    RolloutController(other.services).check_rollouts(now_s)
                 except KilledError:
                     assert number is not None
             other.at += datetime.timedelta(seconds=10)
             for _ in range(2):
-                Controller(other.services).step(other.at.timestamp())
+                RolloutController(other.services).check_rollouts(other.at.timestamp())
             return _story(other), death.writes
         finally:
             other.store.close()

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from edgewright.contract.api.device_status import Status
-from edgewright.contract.config.fleet import Fleet, Looking
-from edgewright.server.controller.leader_loop import lead
+from edgewright.contract.api.device_status import DeviceStatus
+from edgewright.contract.config.fleet import FleetConfig, FleetMonitoring
+from edgewright.server.controller.leader_loop import lead_until
 from edgewright.server.services import Services
-from edgewright.server.store.database import GoneError
-from edgewright.server.store.decisions import TakenError
+from edgewright.server.store.database import DatabaseUnavailableError
+from edgewright.server.store.decisions import DecisionExistsError
 from edgewright.server.store.records import CheckIn
 
 World = Any
@@ -24,12 +24,12 @@ Make = Callable[..., World]
 
 def _services(world: World) -> Services:
     services: Services = world.services
-    return replace(services, fleet=Fleet(Looking(look_s=0.01)))
+    return replace(services, fleet_config=FleetConfig(FleetMonitoring(evaluation_interval_seconds=0.01)))
 
 
 def _led(services: Services, steps: list[Any], until: Callable[[], bool]) -> None:
     ended = threading.Event()
-    leader = threading.Thread(target=lead, args=(services, ended, steps))
+    leader = threading.Thread(target=lead_until, args=(services, ended, steps))
     leader.start()
     deadline = time.monotonic() + 20
     while not until() and time.monotonic() < deadline:
@@ -53,7 +53,9 @@ def test_steps_are_done_again_and_again_and_the_lock_is_given_back(make: Make) -
     assert world.store.leadership().take()
 
 
-@pytest.mark.parametrize("error", [GoneError("away", remedy="Wait."), OSError("disk"), ValueError("a bug")])
+@pytest.mark.parametrize(
+    "error", [DatabaseUnavailableError("away", remedy="Wait."), OSError("disk"), ValueError("a bug")]
+)
 def test_a_step_that_fails_is_tried_again_and_keeps_no_other_from_it(
     make: Make, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -83,7 +85,7 @@ def test_whoever_finds_another_one_deciding_lets_go(make: Make) -> None:
     def taken(_: float) -> list[str]:
         if len(seen) == 1:
             return []
-        raise TakenError("somebody else decides", remedy="Read.")
+        raise DecisionExistsError("somebody else decides", remedy="Read.")
 
     def never(_: float) -> list[str]:
         seen.append(True)
@@ -91,7 +93,7 @@ def test_whoever_finds_another_one_deciding_lets_go(make: Make) -> None:
 
     services = _services(world)
     ended = threading.Event()
-    leader = threading.Thread(target=lead, args=(services, ended, [taken, never]))
+    leader = threading.Thread(target=lead_until, args=(services, ended, [taken, never]))
     leader.start()
     other = world.store.leadership()
     deadline = time.monotonic() + 20
@@ -114,7 +116,7 @@ def test_who_does_not_lead_does_nothing(make: Make) -> None:
         looks.append(now_s)
         return []
 
-    leader = threading.Thread(target=lead, args=(_services(world), ended, [step]))
+    leader = threading.Thread(target=lead_until, args=(_services(world), ended, [step]))
     leader.start()
     time.sleep(0.1)
     assert looks == []
@@ -130,7 +132,7 @@ def test_who_does_not_lead_does_nothing(make: Make) -> None:
 def test_an_hour_is_closed_once_when_it_is_over(make: Make) -> None:
     world = make(count=3)
     hour_s = world.at.timestamp() // 3600 * 3600
-    status = Status("m", "1.0")
+    status = DeviceStatus("m", "1.0")
     world.store.check_ins.take([CheckIn(each.id, "pi", status, hour_s + 5) for each in world.devices])
     now = [hour_s + 3599.0]
     services = replace(_services(world), now=lambda: now[0])
@@ -146,7 +148,7 @@ def test_an_hour_is_closed_once_when_it_is_over(make: Make) -> None:
 def test_spent_nonces_do_not_wait_for_the_daily_sweep(make: Make) -> None:
     world = make(count=1)
     begun_s = world.at.timestamp()
-    world.store.check_ins.take([CheckIn(world.devices[0].id, "pi", Status("m", "1.0"), begun_s, "n")])
+    world.store.check_ins.take([CheckIn(world.devices[0].id, "pi", DeviceStatus("m", "1.0"), begun_s, "n")])
     now = [begun_s]
     services = replace(_services(world), now=lambda: now[0])
 

@@ -18,23 +18,23 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tests.unit.server.live_server import CONTENT, Answer, Machine, Plant, enrolling, work
 
-from edgewright.contract.api.device_api import JOB, PROOF, CheckingIn
-from edgewright.contract.api.device_status import StageOutcome, Status
-from edgewright.contract.config.fleet import Fleet
+from edgewright.contract.api.device_api import JOB, PROOF, CheckInRequest
+from edgewright.contract.api.device_status import DeviceStatus, StageOutcome
+from edgewright.contract.config.fleet import FleetConfig
 from edgewright.contract.errors import OutputError, WorkError
-from edgewright.privacy.aggregation_handler import SumDesk
-from edgewright.server.access_control import hash_of
+from edgewright.privacy.aggregation_handler import AggregationService
+from edgewright.server.access_control import secret_hash
 from edgewright.server.device_api import asgi, endpoint
-from edgewright.server.store.database import GoneError
-from edgewright.trust.storage.storage import LocalStore
+from edgewright.server.store.database import DatabaseUnavailableError
+from edgewright.trust.storage.storage import LocalStorage
 
 CHECK_IN = "/device/check-in"
-BODY = msgspec.json.encode(CheckingIn(Status()))
-OUTCOME = StageOutcome("r", 0, "1.0.0", age_s=Fleet().looking.outcome_s)
+BODY = msgspec.json.encode(CheckInRequest(DeviceStatus()))
+OUTCOME = StageOutcome("r", 0, "1.0.0", age_seconds=FleetConfig().monitoring.outcome_age_seconds)
 
 
 def outcomes(plant: Plant, rollout: str = "m/default/r") -> list[str]:
-    return [device for device, *_ in plant.services.store.outcomes.of(rollout, 0)]
+    return [device for device, *_ in plant.services.store.outcomes.for_stage(rollout, 0)]
 
 
 # Enrolment
@@ -62,9 +62,9 @@ def test_a_token_enrols_one_device_and_the_same_one_again(plant: Plant) -> None:
 def test_an_enrolment_is_audited_without_its_token(plant: Plant) -> None:
     token = plant.operate("POST", "/api/invitations", {}).said["secrets"][0]
     enrolling(plant, Machine(plant), token)
-    (entry,) = [one for one in plant.services.store.audit.page() if one.action == "enrol"]
+    (entry,) = [one for one in plant.services.store.audit.entries() if one.action == "enrol"]
     assert token not in msgspec.json.encode(entry).decode()
-    assert json.loads(bytes(entry.detail)) == {"token": hash_of(token)[:12]}
+    assert json.loads(bytes(entry.detail)) == {"token": secret_hash(token)[:12]}
 
 
 @pytest.mark.parametrize("token", ["ew_invitation_" + "A" * 43, "' OR 1=1 --", "\u0000", "x" * 200])
@@ -92,7 +92,7 @@ def test_no_other_token_enrols(standing: Plant, token: str) -> None:
 def test_what_is_no_enrolment_is_refused_with_words(standing: Plant, body: bytes) -> None:
     answer = standing.post("/device/enrol", body)
     assert answer.status == 400
-    assert answer.problem.remedy
+    assert answer.problem.next_step
 
 
 def test_one_address_enrols_no_more_than_so_many_devices_at_once(plant: Plant) -> None:
@@ -109,7 +109,7 @@ def test_a_request_counts_once(plant: Plant) -> None:
     machine = plant.machine()
     headers = {PROOF: machine.proof(CHECK_IN, BODY)}
     assert [plant.post(CHECK_IN, BODY, headers).status for _ in range(3)] == [200, 409, 409]
-    (hour,) = plant.services.store.check_ins.hours(0, 4e9)
+    (hour,) = plant.services.store.check_ins.rollups(0, 4e9)
     assert hour.check_ins == 1
 
 
@@ -151,7 +151,7 @@ def test_a_proof_for_something_else_is_none(standing: Plant, other: dict[str, An
     proof = machine.proof(given.pop("path"), given.pop("body"), **given)
     answer = standing.post(CHECK_IN, BODY, {PROOF: proof})
     assert (answer.status, answer.problem.code) == (401, "unauthenticated")
-    assert answer.problem.remedy
+    assert answer.problem.next_step
 
 
 @pytest.mark.parametrize("minutes", [-4, 0, 4])
@@ -279,7 +279,7 @@ def test_a_body_whose_length_is_none_is_refused(standing: Plant, length: bytes) 
 
 def test_a_body_without_a_length_is_refused(standing: Plant) -> None:
     answer = standing.post("/device/enrol", b"{}", told=-1, raw=[(b"transfer-encoding", b"chunked")])
-    assert (answer.status, answer.problem.remedy) == (411, "Tell it.")
+    assert (answer.status, answer.problem.next_step) == (411, "Tell it.")
 
 
 @pytest.mark.parametrize("parts", [[b"{}"], [b"{", b"}"], [], [b"x" * 40], [b"x" * 10, b"x" * 30]])
@@ -353,8 +353,8 @@ def test_what_no_device_could_say_is_refused_and_nothing_is_kept(standing: Plant
     machine = standing.machine()
     answer = machine.post(CHECK_IN, body)
     assert (answer.status, answer.problem.code) == (400, "invalid_input")
-    assert answer.problem.remedy
-    assert standing.services.store.devices.get(machine.id).seen_s == 0  # type: ignore[union-attr]
+    assert answer.problem.next_step
+    assert standing.services.store.devices.get(machine.id).last_seen_at == 0  # type: ignore[union-attr]
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -368,7 +368,7 @@ def test_no_bytes_break_the_door(standing: Plant, body: bytes) -> None:
 
 def test_a_check_in_is_seen_at_once(plant: Plant) -> None:
     machine = plant.machine()
-    answer = machine.check_in(Status("m", "1.0.0", state="idle", battery=0.5), outcome=OUTCOME)
+    answer = machine.check_in(DeviceStatus("m", "1.0.0", state="idle", battery_level=0.5), outcome=OUTCOME)
     assert answer.said == {"at_s": plant.services.now(), "job": False}
     shown = plant.operate("GET", f"/api/devices/{machine.id}", role="viewer").said
     assert (shown["status"]["version"], shown["seen_s"], shown["arm"]) == ("1.0.0", plant.services.now(), "1.0.0")
@@ -376,25 +376,25 @@ def test_a_check_in_is_seen_at_once(plant: Plant) -> None:
 
 def test_an_outcome_counts_from_its_age_on_and_once(plant: Plant) -> None:
     young, old = plant.machine(), plant.machine()
-    young.check_in(outcome=msgspec.structs.replace(OUTCOME, age_s=OUTCOME.age_s - 1))
+    young.check_in(outcome=msgspec.structs.replace(OUTCOME, age_seconds=OUTCOME.age_seconds - 1))
     old.check_in(outcome=OUTCOME)
     assert outcomes(plant) == [old.id]
-    old.check_in(outcome=msgspec.structs.replace(OUTCOME, failed=("crash",)))
-    ((_, _, _, kept),) = plant.services.store.outcomes.of("m/default/r", 0)
-    assert kept.failed == ()
+    old.check_in(outcome=msgspec.structs.replace(OUTCOME, failed_metrics=("crash",)))
+    ((_, _, _, kept),) = plant.services.store.outcomes.for_stage("m/default/r", 0)
+    assert kept.failed_metrics == ()
 
 
 @pytest.mark.parametrize(
     ("offered", "status", "rollout"),
     [
-        ({}, Status(), "other"),
-        ({"device_class": "camera"}, Status(), "r"),
-        ({}, Status("another", "1.0.0", state="idle"), "r"),
+        ({}, DeviceStatus(), "other"),
+        ({"device_class": "camera"}, DeviceStatus(), "r"),
+        ({}, DeviceStatus("another", "1.0.0", state="idle"), "r"),
     ],
     ids=["rollout", "class", "model"],
 )
 def test_outcomes_of_rollouts_that_are_none_are_not_kept(
-    plant: Plant, offered: dict[str, Any], status: Status, rollout: str
+    plant: Plant, offered: dict[str, Any], status: DeviceStatus, rollout: str
 ) -> None:
     machine = plant.machine(**offered)
     outcome = msgspec.structs.replace(OUTCOME, rollout=rollout)
@@ -456,7 +456,7 @@ def test_while_the_database_is_away_devices_come_again_and_nothing_that_was_acce
     monkeypatch.setattr(type(engine), "connect", gone)
     monkeypatch.setattr(database, "patience_s", 0.05)
     for machine in (known[0], new[0]):
-        answer = machine.check_in(Status("m", "1.0.0", state="idle"), outcome=OUTCOME)
+        answer = machine.check_in(DeviceStatus("m", "1.0.0", state="idle"), outcome=OUTCOME)
         assert (answer.status, answer.header("retry-after")) == (503, "5")
         assert b"secret" not in answer.content
     for path in ("/device/job", "/device/enrol"):
@@ -468,7 +468,7 @@ def test_while_the_database_is_away_devices_come_again_and_nothing_that_was_acce
     assert api.problem.message == "the database does not answer"
     away.is_away = False
     for machine in machines:
-        assert machine.check_in(Status("m", "1.0.0", state="idle"), outcome=OUTCOME).status == 200
+        assert machine.check_in(DeviceStatus("m", "1.0.0", state="idle"), outcome=OUTCOME).status == 200
     assert sorted(outcomes(plant)) == sorted(machine.id for machine in machines)
 
 
@@ -494,7 +494,7 @@ def test_one_that_the_database_cannot_hold_does_not_keep_others_out(
     machines = [plant.machine() for _ in range(8)]
     poison = machines[3].id
     check_ins = plant.services.store.check_ins
-    take = type(check_ins).take
+    take = type(check_ins).store_batch
 
     def picky(self: Any, batch: Any) -> Any:
         if any(one.device_id == poison for one in batch):
@@ -530,10 +530,10 @@ def test_ten_thousand_at_once_are_answered_or_sent_away_in_bounded_memory(
     assert by_status[503] >= 1000
     assert all(answer.header("retry-after") for answer in answers if answer.status == 503)
     assert grown_kb < 256 << 10
-    kept = plant.services.store.check_ins.hours(0, 4e9)
+    kept = plant.services.store.check_ins.rollups(0, 4e9)
     assert sum(hour.check_ins for hour in kept) == by_status[200], "who was told 200 was kept, and nobody else"
     assert machines[0].check_in().status == 200
-    assert (plant.app.intake._inside, plant.app.intake._held) == (0, 0)
+    assert (plant.app.intake._request_count, plant.app.intake._held_bytes) == (0, 0)
 
 
 def test_bodies_of_all_requests_together_are_bounded(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -542,7 +542,7 @@ def test_bodies_of_all_requests_together_are_bounded(plant: Plant, monkeypatch: 
 
     async def drip() -> dict[str, Any]:
         await asyncio.sleep(0.001)
-        seen.append(plant.app.intake._held)
+        seen.append(plant.app.intake._held_bytes)
         return {"type": "http.request", "body": b"x" * 1000, "more_body": True}
 
     async def flood() -> list[Answer]:
@@ -553,7 +553,7 @@ def test_bodies_of_all_requests_together_are_bounded(plant: Plant, monkeypatch: 
     statuses = [answer.status for answer in plant.run(flood())]
     assert set(statuses) == {400, 503}, "some were read to their end, some sent away"
     assert max(seen) <= 101_000
-    assert plant.app.intake._held == 0
+    assert plant.app.intake._held_bytes == 0
 
 
 def test_no_more_requests_are_answered_at_a_time_than_there_is_room_for(
@@ -613,7 +613,7 @@ def test_what_is_named_by_its_content_may_be_kept_for_ever_and_the_rest_not(stan
 def test_a_known_blob_is_not_read(standing: Plant, known: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = blob(standing)
     tag = standing.get(path).header("etag")
-    monkeypatch.setattr(LocalStore, "read", lambda self, name: pytest.fail("it is not read"))
+    monkeypatch.setattr(LocalStorage, "read", lambda self, name: pytest.fail("it is not read"))
     assert standing.get(path, {"If-None-Match": known.format(tag)}).status == 304
     head = standing.ask("HEAD", path)
     assert (head.status, head.header("content-length"), head.content) == (200, str(len(CONTENT)), b"")
@@ -731,7 +731,7 @@ def test_a_store_that_is_away_is_told_with_when_to_come_again(
         raise error("s3://bucket/secret answered 503", remedy="")
 
     with monkeypatch.context() as patch:
-        patch.setattr(LocalStore, "read", away)
+        patch.setattr(LocalStorage, "read", away)
         answer = standing.get(path)
         assert (answer.status, answer.header("retry-after")) == (503, "5")
         assert b"bucket" not in answer.content
@@ -762,7 +762,7 @@ def test_a_long_file_goes_out_in_pieces() -> None:
         sent.append(message)
 
     content = os.urandom(asgi._PIECE * 2 + 5)
-    asyncio.run(asgi.say(send, 200, content))
+    asyncio.run(asgi.send_response(send, 200, content))
     assert b"".join(message.get("body", b"") for message in sent) == content
     assert [message.get("more_body", False) for message in sent] == [False, True, True, False]
 
@@ -808,13 +808,13 @@ def test_there_is_nothing_anywhere_else(standing: Plant, path: str) -> None:
 
 def test_letters_go_to_the_desk_and_its_answers_back(standing: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, bytes]] = []
-    monkeypatch.setattr(SumDesk, "knows", lambda self, path: path == "/sums/a/gift")
+    monkeypatch.setattr(AggregationService, "knows", lambda self, path: path == "/sums/a/gift")
 
-    def handle(self: SumDesk, path: str, body: bytes) -> tuple[int, bytes]:
+    def handle(self: AggregationService, path: str, body: bytes) -> tuple[int, bytes]:
         seen.append((path, body))
         return 409, b"\x01"
 
-    monkeypatch.setattr(SumDesk, "handle", handle)
+    monkeypatch.setattr(AggregationService, "handle", handle)
     answer = standing.post("/sums/a/gift", b"\x00letter")
     assert (answer.status, answer.content, seen) == (409, b"\x01", [("/sums/a/gift", b"\x00letter")])
     too_long = standing.post("/sums/a/gift", told=(64 << 20) + 1)
@@ -840,7 +840,7 @@ def test_a_gone_database_in_the_middle_of_a_request_is_told(
     machine = standing.machine(bench=True)
 
     def gone(*_: Any, **__: Any) -> Any:
-        raise GoneError("postgresql://secret", remedy="")
+        raise DatabaseUnavailableError("postgresql://secret", remedy="")
 
     monkeypatch.setattr(type(standing.services.store.jobs), "take", gone)
     answer = machine.post("/device/job")

@@ -11,66 +11,73 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgewright.contract.rollout.decision import CONTROL, DeviceOutcome
-from edgewright.contract.rollout.plan import Arm, HealthRule, Plan, PlanState, Policy, Stage
-from edgewright.rollout.decision import decide
-from edgewright.rollout.outcome_counts import collect
-from edgewright.server.access_control import Role
+from edgewright.contract.rollout.decision import CONTROL_ARM, DeviceOutcome
+from edgewright.contract.rollout.plan import (
+    HealthRule,
+    PlanState,
+    RolloutArm,
+    RolloutPlan,
+    RolloutPolicy,
+    RolloutStage,
+)
+from edgewright.rollout.decision import decide_rollout
+from edgewright.rollout.outcome_counts import count_outcomes
+from edgewright.server.access_control import UserRole
 from edgewright.server.store import records
 
 pytest.importorskip("litestar", reason="the extra `server` is not installed")
 
-from edgewright.server.metrics import NAMES
-from edgewright.server.store.records import Group, Hour
+from edgewright.server.metrics import METRIC_FAMILY_NAMES
+from edgewright.server.store.records import CheckInRollup, DeviceGroupCount
 from edgewright.server.web import assets
 from edgewright.server.web.view_models import drift, interval_bars, overview, rollouts
 
 ROOT = Path(__file__).parents[4]
 PAGE = ROOT / "src/edgewright/server/web"
 NOW = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.UTC)
-POLICY = Policy("m", "c", 1, "0" * 32)
+POLICY = RolloutPolicy("m", "c", 1, "0" * 32)
 RULES = (HealthRule("crash", 0.05),)
 
 
-def plan(state: PlanState = "running", stage: int = 0) -> Plan:
-    stages = (Stage(0.5, 60.0, RULES), Stage(1.0))
-    return Plan(
+def plan(state: PlanState = "running", stage: int = 0) -> RolloutPlan:
+    stages = (RolloutStage(0.5, 60.0, RULES), RolloutStage(1.0))
+    return RolloutPlan(
         model="m",
         device_class="c",
         rollout="r",
         epoch=1,
         counter=7,
-        arms=(Arm("2", "a" * 64),),
+        arms=(RolloutArm("2", "a" * 64),),
         stages=stages,
         stage=stage,
-        since=NOW.isoformat(),
+        stage_started_at=NOW.isoformat(),
         state=state,
     )
 
 
-def decided(devices: int, bad: int, *, of: Plan | None = None) -> records.Decision:
+def decided(devices: int, bad: int, *, of: RolloutPlan | None = None) -> records.StoredDecision:
     """A decision of the real rules, kept as the controller keeps it."""
     rows = [
         DeviceOutcome(
             f"d{number}",
-            CONTROL if number % 2 else 0,
+            CONTROL_ARM if number % 2 else 0,
             NOW.isoformat(),
             {"crash": float(number in range(0, 2 * bad, 2))},
         )
         for number in range(devices)
     ]
     asked = of or plan()
-    found = decide(asked, POLICY, collect(asked, rows, NOW), NOW)
+    found = decide_rollout(asked, POLICY, count_outcomes(asked, rows, NOW), NOW)
     content = msgspec.Raw(msgspec.json.encode({"decision": found}))
-    reason = "; ".join(found.missing or found.reasons)
-    return records.Decision("m/c/r", 1, NOW.timestamp(), found.action, reason, content)
+    reason = "; ".join(found.waiting_for or found.reasons)
+    return records.StoredDecision("m/c/r", 1, NOW.timestamp(), found.action, reason, content)
 
 
 def shown(
-    one: records.Decision | None, role: Role = Role.RELEASE_MANAGER, of: Plan | None = None
-) -> rollouts.RolloutShown:
-    return rollouts.rollout_shown(
-        of or plan(), POLICY, [] if one is None else [one], role=role, now_s=NOW.timestamp() + 60
+    one: records.StoredDecision | None, role: UserRole = UserRole.RELEASE_MANAGER, of: RolloutPlan | None = None
+) -> rollouts.RolloutView:
+    return rollouts.rollout_view(
+        of or plan(), POLICY, [] if one is None else [one], role=role, now=NOW.timestamp() + 60
     )
 
 
@@ -145,34 +152,34 @@ def test_harm_fills_its_gauge_where_the_rollout_is_taken_back() -> None:
 
 
 def test_people_are_offered_only_what_they_may_do_and_what_can_be_done() -> None:
-    def names(role: Role, of: Plan) -> list[str]:
+    def names(role: UserRole, of: RolloutPlan) -> list[str]:
         return [act.name for act in shown(None, role, of).acts]
 
-    assert names(Role.VIEWER, plan()) == []
-    assert names(Role.OPERATOR, plan()) == ["pause", "abort"]
-    assert names(Role.RELEASE_MANAGER, plan()) == ["advance", "pause", "abort"]
-    assert names(Role.RELEASE_MANAGER, plan(stage=1)) == ["pause", "abort"]
-    assert names(Role.OPERATOR, plan("paused")) == ["abort"]
-    assert names(Role.RELEASE_MANAGER, plan("paused")) == ["resume", "abort"]
+    assert names(UserRole.VIEWER, plan()) == []
+    assert names(UserRole.OPERATOR, plan()) == ["pause", "abort"]
+    assert names(UserRole.RELEASE_MANAGER, plan()) == ["advance", "pause", "abort"]
+    assert names(UserRole.RELEASE_MANAGER, plan(stage=1)) == ["pause", "abort"]
+    assert names(UserRole.OPERATOR, plan("paused")) == ["abort"]
+    assert names(UserRole.RELEASE_MANAGER, plan("paused")) == ["resume", "abort"]
     for state in ("aborted", "done"):
-        assert names(Role.RELEASE_MANAGER, plan(state)) == []
+        assert names(UserRole.RELEASE_MANAGER, plan(state)) == []
 
 
 def test_a_decision_says_whether_it_would_be_made_again() -> None:
     one = decided(2000, 0)
-    assert rollouts.inputs_shown(one, "/x", 0.0).again.word.endswith("the same")
+    assert rollouts.decision_inputs_view(one, "/x", 0.0).again.word.endswith("the same")
     changed = json.loads(bytes(one.inputs))
     changed["decision"]["log_e"] += 1.0
     other = msgspec.structs.replace(one, inputs=msgspec.Raw(json.dumps(changed).encode()))
-    assert "something else" in rollouts.inputs_shown(other, "/x", 0.0).again.word
+    assert "something else" in rollouts.decision_inputs_view(other, "/x", 0.0).again.word
     strange = msgspec.structs.replace(one, inputs=msgspec.Raw(b'{"of": "another version"}'))
-    assert rollouts.inputs_shown(strange, "/x", 0.0).text == '{\n  "of": "another version"\n}'
+    assert rollouts.decision_inputs_view(strange, "/x", 0.0).text == '{\n  "of": "another version"\n}'
 
 
 def test_what_has_not_changed_has_the_same_digest() -> None:
     one = decided(200, 1)
     first = shown(one)
-    later = rollouts.rollout_shown(plan(), POLICY, [one], role=Role.VIEWER, now_s=NOW.timestamp() + 9000)
+    later = rollouts.rollout_view(plan(), POLICY, [one], role=UserRole.VIEWER, now=NOW.timestamp() + 9000)
     assert first.digest == later.digest
     assert shown(one, of=plan("paused")).digest != first.digest
     assert shown(decided(202, 1)).digest != first.digest
@@ -190,7 +197,7 @@ def test_a_fleet_that_is_too_small_to_see_drift_is_never_shown_as_well() -> None
     found = {"cohorts": 2, "devices": 20, "warnings": [], "outcomes": {}, "classes": {}, "calibration": {}}
     for verdict in ("too few devices", "no shift of the stated size or more", "drift"):
         signals = {"mean": said | {"verdict": verdict}}
-        (row,) = drift.drift_shown("m", "c", found | {"signals": signals}).signals
+        (row,) = drift.drift_view("m", "c", found | {"signals": signals}).signals
         assert row.verdict.tone != "good"
         assert row.power == "10 %"
         if verdict == "too few devices":
@@ -198,16 +205,16 @@ def test_a_fleet_that_is_too_small_to_see_drift_is_never_shown_as_well() -> None
 
 
 def test_silent_devices_are_those_that_were_not_heard_whatever_they_run() -> None:
-    groups = [Group("c", "m", "1", "", "idle", "", 5), Group("c", "", "", "", "empty", "", 2)]
-    found = overview.overview(groups, groups[:1], {}, [], [], silent_after="2 h", now_s=0.0)
+    groups = [DeviceGroupCount("c", "m", "1", "", "idle", "", 5), DeviceGroupCount("c", "", "", "", "empty", "", 2)]
+    found = overview.overview_view(groups, groups[:1], {}, [], [], silent_after="2 h", now=0.0)
     assert (found.devices, found.silent, found.classes[0].silent) == (7, 2, 2)
     assert [row.devices for row in found.classes[0].versions] == ["5", "2"]
 
 
 def test_hours_without_a_word_are_shown_as_zeros() -> None:
-    hour = Hour(
-        start_s=3600,
-        span_s=3600,
+    hour = CheckInRollup(
+        started_at=3600,
+        span_seconds=3600,
         device_class="c",
         model="m",
         version="1",
@@ -215,14 +222,14 @@ def test_hours_without_a_word_are_shown_as_zeros() -> None:
         devices=1,
         check_ins=9,
         refused=1,
-        troubled=0,
+        with_failures=0,
         latency_count=0,
-        latency_sum_s=0.0,
+        latency_sum_seconds=0.0,
         battery_count=0,
         battery_sum=0.0,
     )
     rows = overview.hour_rows([hour, msgspec.structs.replace(hour, device_class="d")], 0.0, 3 * 3600.0)
-    assert [(row.start_s, row.check_ins, row.refused) for row in rows] == [
+    assert [(row.started_at, row.check_ins, row.refused) for row in rows] == [
         (0, 0, 0),
         (3600, 18, 2),
         (7200, 0, 0),
@@ -234,5 +241,5 @@ def test_hours_without_a_word_are_shown_as_zeros() -> None:
 def test_the_dashboard_asks_only_for_metrics_that_there_are() -> None:
     board = json.loads((ROOT / "docs/grafana/edgewright.json").read_text("utf-8"))
     asked = set(re.findall(r"edgewright_\w+", json.dumps([panel["targets"] for panel in board["panels"]])))
-    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked} == set(NAMES)
+    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked} == set(METRIC_FAMILY_NAMES)
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])

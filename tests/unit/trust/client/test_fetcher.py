@@ -128,7 +128,7 @@ def serve() -> Iterator[Callable[..., Server]]:
 
 
 def fetched(server: Server, path: Path) -> bytes:
-    fetcher = Fetcher(timeout_s=1.0, patience_s=0.3, least_rate=1000.0)
+    fetcher = Fetcher(timeout_seconds=1.0, deadline_seconds=0.3, min_rate=1000.0)
     fetcher.download(server.url, path, sha256=DIGEST, size=len(CONTENT))
     return path.read_bytes()
 

@@ -7,7 +7,7 @@ import pytest
 from tests.unit.trust.conftest import PASSPHRASE, Place
 
 from edgewright.contract.errors import InputError
-from edgewright.trust.keys.signing_keys import KeyFolder, read_public
+from edgewright.trust.keys.signing_keys import KeyFolder, read_public_key
 
 
 def test_an_offline_key_opens_with_its_passphrase_only(empty: Place) -> None:
@@ -72,7 +72,7 @@ def test_a_damaged_file_is_no_key(empty: Place, change: str) -> None:
     path = empty.path / "keys/online.pub.json"
     path.write_text(json.dumps(damaged(json.loads(path.read_text()), change)))
     with pytest.raises(InputError):
-        read_public(path)
+        read_public_key(path)
 
 
 def test_a_file_that_asks_for_much_memory_is_refused(empty: Place) -> None:
@@ -98,4 +98,4 @@ def test_a_file_with_another_private_half_is_refused(empty: Place) -> None:
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
-        read_public(tmp_path / "none.pub.json")
+        read_public_key(tmp_path / "none.pub.json")

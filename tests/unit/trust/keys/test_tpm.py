@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgewright.contract.errors import InputError, WorkError
-from edgewright.device.encryption_keys import own_keys
+from edgewright.device.encryption_keys import open_device_keys
 from edgewright.trust.keys.keystore import LockedError
 
 tpm = pytest.importorskip(
@@ -109,26 +109,26 @@ def test_the_key_is_not_in_the_file(software: Software, tmp_path: Path) -> None:
 
 
 def test_after_an_update_of_the_boot_chain_the_device_has_a_new_key(software: Software, tmp_path: Path) -> None:
-    before = own_keys(tmp_path, PCRS, make=True)
+    before = open_device_keys(tmp_path, PCRS, create=True)
     wrapped = before.wrap(b"content key", CONTEXT)
-    assert own_keys(tmp_path, PCRS, make=True).unwrap(wrapped, CONTEXT) == b"content key"
+    assert open_device_keys(tmp_path, PCRS, create=True).unwrap(wrapped, CONTEXT) == b"content key"
     software.extend(4)
     held = (tmp_path / "device.tpm").read_bytes()
     with pytest.raises(LockedError):
-        own_keys(tmp_path, PCRS, make=False).unwrap(wrapped, CONTEXT)
+        open_device_keys(tmp_path, PCRS, create=False).unwrap(wrapped, CONTEXT)
     assert (tmp_path / "device.tpm").read_bytes() == held
-    after = own_keys(tmp_path, PCRS, make=True)
+    after = open_device_keys(tmp_path, PCRS, create=True)
     with pytest.raises(LockedError):
         after.unwrap(wrapped, CONTEXT)
-    assert own_keys(tmp_path, PCRS, make=True).unwrap(after.wrap(b"new", CONTEXT), CONTEXT) == b"new"
+    assert open_device_keys(tmp_path, PCRS, create=True).unwrap(after.wrap(b"new", CONTEXT), CONTEXT) == b"new"
 
 
 def test_a_tpm_that_is_gone_is_no_reason_for_a_new_key(software: Software, tmp_path: Path) -> None:
-    own_keys(tmp_path, PCRS, make=True)
+    open_device_keys(tmp_path, PCRS, create=True)
     held = (tmp_path / "device.tpm").read_bytes()
     software.stop()
     with pytest.raises(WorkError) as caught:
-        own_keys(tmp_path, PCRS, make=True)
+        open_device_keys(tmp_path, PCRS, create=True)
     assert not isinstance(caught.value, LockedError)
     assert (tmp_path / "device.tpm").read_bytes() == held
 

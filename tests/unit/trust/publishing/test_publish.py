@@ -13,39 +13,43 @@ from tests.unit.trust.conftest import Place
 
 from edgewright.contract.certificate import Certificate
 from edgewright.contract.errors import EdgewrightError, InputError, WorkError
-from edgewright.contract.measurement import Measurement, Origin
-from edgewright.contract.release import Evidence, Lineage, Manifest
-from edgewright.contract.rollout.plan import Arm, Plan, Stage
-from edgewright.trust.keys.keystore import new_key_file
+from edgewright.contract.measurement import Measurement, MeasurementOrigin
+from edgewright.contract.release import Lineage, Manifest, ReleaseEvidence
+from edgewright.contract.rollout.plan import RolloutArm, RolloutPlan, RolloutStage
+from edgewright.trust.keys.keystore import create_key_file
 from edgewright.trust.publishing.publish import (
-    known_plan,
-    known_policy,
-    publish_again,
+    current_plan,
+    current_policy,
+    list_releases,
     publish_plan,
     publish_release,
-    releases,
+    republish,
     set_policy,
 )
 from edgewright.trust.publishing.release_documents import bill_of_materials, model_card
-from edgewright.trust.repository.metadata_renewal import renew
+from edgewright.trust.repository.metadata_renewal import renew_metadata
 from edgewright.trust.repository.repository import Repository, TrustError
 from edgewright.trust.repository_check import check_repository
-from edgewright.trust.storage.storage import Store
+from edgewright.trust.storage.storage import Storage
 from edgewright.trust.target_paths import blob_name
 
 
-def plan_for(place: Place, version: str, **changes: object) -> Plan:
-    digest = dict(releases(place.repository(), "m"))[version]
-    given: dict[str, object] = {"counter": 1, "stages": (Stage(1.0),), "arms": (Arm(version, digest),)} | changes
-    return Plan("m", "default", "r", 1, **given)  # type: ignore[arg-type]
+def plan_for(place: Place, version: str, **changes: object) -> RolloutPlan:
+    digest = dict(list_releases(place.repository(), "m"))[version]
+    given: dict[str, object] = {
+        "counter": 1,
+        "stages": (RolloutStage(1.0),),
+        "arms": (RolloutArm(version, digest),),
+    } | changes
+    return RolloutPlan("m", "default", "r", 1, **given)  # type: ignore[arg-type]
 
 
 def test_a_release_is_whole_once_it_is_seen(place: Place) -> None:
     published = place.publish("1.0.0")
-    assert published.landed
+    assert published.published
     found = check_repository(place.repository())
     assert (found.faults, found.releases, found.files) == ([], 1, 1)
-    assert releases(place.repository(), "m") == [("1.0.0", published.digest)]
+    assert list_releases(place.repository(), "m") == [("1.0.0", published.digest)]
 
 
 def test_a_release_never_changes(place: Place) -> None:
@@ -59,7 +63,7 @@ def test_a_release_never_changes(place: Place) -> None:
     [
         ({"floor": "1.1.0"}, {}, "below the floor 1.1.0"),
         ({"largest_step": 0.5}, {}, "raises the fraction by 1"),
-        ({"least_stage_s": 60.0}, {"stages": (Stage(0.1), Stage(1.0))}, "lasts 0 s"),
+        ({"least_stage_s": 60.0}, {"stages": (RolloutStage(0.1), RolloutStage(1.0))}, "lasts 0 s"),
         ({"channels": {"": "0.9"}}, {}, "above 0.9"),
         ({"epoch": 2}, {}, "of epoch 1"),
     ],
@@ -68,27 +72,29 @@ def test_a_plan_that_is_laxer_than_its_policy_is_not_signed(
     place: Place, policy: dict[str, object], plan: dict[str, object], message: str
 ) -> None:
     place.publish("1.0.0")
-    known = known_policy(place.repository(), "m", "default")
+    known = current_policy(place.repository(), "m", "default")
     assert known is not None
     stricter = msgspec.structs.replace(known, revision=2, **policy)
     assert set_policy(place.repository(), place.keys(), stricter)
     with pytest.raises(InputError, match=message):
         publish_plan(place.repository(), place.keys(), plan_for(place, "1.0.0", **plan))
-    assert known_plan(place.repository(), "m", "default") is None
+    assert current_plan(place.repository(), "m", "default") is None
 
 
 def test_a_denied_release_is_not_rolled_out(place: Place) -> None:
     digest = place.publish("1.0.0").digest
-    known = known_policy(place.repository(), "m", "default")
+    known = current_policy(place.repository(), "m", "default")
     assert known is not None
-    set_policy(place.repository(), place.keys(), msgspec.structs.replace(known, revision=2, denied=(digest,)))
+    set_policy(
+        place.repository(), place.keys(), msgspec.structs.replace(known, revision=2, denied_manifests=(digest,))
+    )
     with pytest.raises(InputError, match="is denied"):
         publish_plan(place.repository(), place.keys(), plan_for(place, "1.0.0"))
 
 
 def test_policies_and_plans_only_rise(place: Place) -> None:
     place.publish("1.0.0")
-    known = known_policy(place.repository(), "m", "default")
+    known = current_policy(place.repository(), "m", "default")
     assert known is not None
     with pytest.raises(InputError, match="revision 1"):
         set_policy(place.repository(), place.keys(), known)
@@ -100,15 +106,17 @@ def test_policies_and_plans_only_rise(place: Place) -> None:
 def test_a_plan_points_at_a_signed_release(place: Place) -> None:
     place.publish("1.0.0")
     with pytest.raises(InputError, match="no signed release of that digest"):
-        publish_plan(place.repository(), place.keys(), plan_for(place, "1.0.0", arms=(Arm("1.0.0", "0" * 64),)))
+        publish_plan(
+            place.repository(), place.keys(), plan_for(place, "1.0.0", arms=(RolloutArm("1.0.0", "0" * 64),))
+        )
 
 
 def test_a_return_is_a_higher_version_with_old_bytes(place: Place) -> None:
     first = place.publish("1.0.0", b"old bytes")
     place.publish("1.1.0", b"new bytes")
-    back = publish_again(place.repository(), place.keys(), "m", "1.0.0")
-    assert (back.manifest.version, back.landed, back.uploaded) == ("1.1.1", True, 0)
-    assert back.manifest.lineage.again == "1.0.0"
+    back = republish(place.repository(), place.keys(), "m", "1.0.0")
+    assert (back.manifest.version, back.published, back.uploaded_bytes) == ("1.1.1", True, 0)
+    assert back.manifest.lineage.republished_from == "1.0.0"
     assert back.manifest.variants[0].files == first.manifest.variants[0].files
     assert check_repository(place.repository()).faults == []
 
@@ -122,7 +130,7 @@ def test_nobody_returns_to_what_is_not_there(place: Place, version: str, as_vers
     place.publish("1.0.0")
     place.publish("1.1.0", b"b")
     with pytest.raises(InputError, match=message):
-        publish_again(place.repository(), place.keys(), "m", version, as_version=as_version)
+        republish(place.repository(), place.keys(), "m", version, as_version=as_version)
 
 
 def test_a_retired_release_is_named(place: Place) -> None:
@@ -138,10 +146,10 @@ def test_what_expires_is_renewed_with_the_online_key_alone(place: Place) -> None
     for _ in range(12):
         place.turn(days=5)
         assert "timestamp" in " ".join(check_repository(place.repository()).faults)
-        renew(place.repository(), place.keys())
+        renew_metadata(place.repository(), place.keys())
         assert check_repository(place.repository()).faults == []
     place.turn(days=20)
-    renew(place.repository(), place.keys())
+    renew_metadata(place.repository(), place.keys())
     assert any("it needs the offline keys" in warning for warning in check_repository(place.repository()).warnings)
 
 
@@ -166,7 +174,7 @@ def test_two_publishers_at_once_do_no_harm(place: Place) -> None:
     assert len(done) + len(told) == 6
     assert done
     assert all(isinstance(error, WorkError | InputError) for error in told)
-    assert {version for version, _ in releases(place.repository(), "m")} == {"1.0.0", *done}
+    assert {version for version, _ in list_releases(place.repository(), "m")} == {"1.0.0", *done}
     assert check_repository(place.repository()).faults == []
 
 
@@ -201,7 +209,7 @@ class Reader:
 
 
 def test_a_reader_never_sees_metadata_that_points_at_missing_bytes(place: Place) -> None:
-    watched: Store = Reader(place)  # type: ignore[assignment]
+    watched: Storage = Reader(place)  # type: ignore[assignment]
     repository = place.repository()
     repository.store = watched
     place.publish("1.0.0", b"first")
@@ -209,20 +217,20 @@ def test_a_reader_never_sees_metadata_that_points_at_missing_bytes(place: Place)
     manifest = msgspec.structs.replace(place.publish("1.1.0", content).manifest, version="1.2.0")
     publish_release(repository, place.keys(), manifest, {"default": {"image": content}})
     publish_plan(repository, place.keys(), plan_for(place, "1.2.0"))
-    assert [version for version, _ in releases(place.repository(), "m")] == ["1.0.0", "1.1.0", "1.2.0"]
+    assert [version for version, _ in list_releases(place.repository(), "m")] == ["1.0.0", "1.1.0", "1.2.0"]
 
 
 def test_an_upload_that_was_broken_off_is_gone_on_with(place: Place) -> None:
     first = place.publish("1.0.0", b"a" * 1000)
-    assert first.uploaded >= 1000
+    assert first.uploaded_bytes >= 1000
     place.store.replace(blob_name(first.manifest.variants[0].files[0].sha256), b"a" * 10)  # cut off
     again = place.publish("1.1.0", b"a" * 1000)
-    assert again.uploaded >= 1000
+    assert again.uploaded_bytes >= 1000
     assert check_repository(place.repository()).faults == []
 
 
 def test_files_are_encrypted_to_the_fleet(place: Place) -> None:
-    fleet = new_key_file(place.path / "fleet.key")
+    fleet = create_key_file(place.path / "fleet.key")
     secret = bytes(range(256)) * 40
     published = place.publish("1.0.0", secret)
     manifest = msgspec.structs.replace(published.manifest, version="1.1.0")
@@ -230,8 +238,8 @@ def test_files_are_encrypted_to_the_fleet(place: Place) -> None:
         place.repository(), place.keys(), manifest, {"default": {"image": secret}}, fleet=("fleet", fleet)
     )
     (file,) = sealed.manifest.variants[0].files
-    assert file.sealed is not None
-    stored = place.store.read(blob_name(file.sealed.sha256))
+    assert file.encrypted is not None
+    stored = place.store.read(blob_name(file.encrypted.sha256))
     assert stored is not None
     assert secret[:64] not in stored
 
@@ -256,7 +264,7 @@ def test_a_repository_somebody_else_wrote_to_is_not_signed_on_top_of(place: Plac
     document["signed"]["version"] += 1
     place.store.replace(name, json.dumps(document).encode())
     with pytest.raises(TrustError):
-        Repository(place.store, place.repository().anchor, place.now)
+        Repository(place.store, place.repository().trusted_root, place.now)
 
 
 def test_what_is_missing_or_changed_is_a_fault(place: Place) -> None:
@@ -283,8 +291,8 @@ def test_card_and_bill_say_what_the_manifest_says(place: Place) -> None:
 
 
 def test_a_bill_with_evidence_and_lineage_keeps_the_schema(place: Place) -> None:
-    origin = Origin(kind="measured", machine="a machine", method="a method")
-    evidence = Evidence(
+    origin = MeasurementOrigin(kind="measured", machine="a machine", method="a method")
+    evidence = ReleaseEvidence(
         Certificate(
             *("certified", "accuracy", 0.97, 0.96, 0.01, 0.018, 0.002, 0.95, 930, 0.02, "exact", 1, 0.95),
             *(None, None, "it holds", "a" * 64, "b" * 64),
@@ -296,10 +304,12 @@ def test_a_bill_with_evidence_and_lineage_keeps_the_schema(place: Place) -> None
     full = msgspec.structs.replace(
         manifest,
         kind="model",
-        created="2026-11-21T10:00:00+00:00",
+        created_at="2026-11-21T10:00:00+00:00",
         licence="Apache-2.0",
         variants=(msgspec.structs.replace(variant, evidence=evidence),),
-        lineage=Lineage(data={"held back": "c" * 64}, original="d" * 64, environment={"onnxruntime": "1.24.0"}),
+        lineage=Lineage(
+            data={"held back": "c" * 64}, original_sha256="d" * 64, environment={"onnxruntime": "1.24.0"}
+        ),
     )
     bill = json.dumps(bill_of_materials(full))
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill) is None

@@ -3,29 +3,29 @@
 import msgspec
 from tests.unit.trust.conftest import Place
 
-from edgewright.contract.query.permit import Permit
-from edgewright.contract.query.query import Counted, Template
-from edgewright.trust.publishing.signed_queries import permit
-from edgewright.trust.repository.staging import changes, discard, staged
+from edgewright.contract.query.permit import QueryPermit
+from edgewright.contract.query.query import CountedSignal, QueryTemplate
+from edgewright.trust.publishing.signed_queries import publish_permit
+from edgewright.trust.repository.staging import describe_changes, discard_staged, staged_metadata
 
-TEMPLATE = Template(
+TEMPLATE = QueryTemplate(
     *("signals", "histogram", "camera"),
     clip=100.0,
-    least_noise=0.05,
+    min_noise=0.05,
     min_cohort=100,
-    dearest_rho=0.05,
-    every_s=86400.0,
-    expires="2099-01-01",
-    signals=(Counted("mean", 4),),
+    max_rho=0.05,
+    min_interval_seconds=86400.0,
+    expires_at="2099-01-01",
+    signals=(CountedSignal("mean", 4),),
 )
-BEFORE = Permit("m", "camera", 1, "https://sums.example", "ab" * 32, (TEMPLATE,))
+BEFORE = QueryPermit("m", "camera", 1, "https://sums.example", "ab" * 32, (TEMPLATE,))
 
 
-def read(place: Place, record: Permit) -> list[str]:
+def read(place: Place, record: QueryPermit) -> list[str]:
     repository = place.repository()
-    permit(repository, place.keys(), record, only_stage=True)
-    found = changes(place.repository(), staged(place.repository()))
-    discard(place.repository())
+    publish_permit(repository, place.keys(), record, only_stage=True)
+    found = describe_changes(place.repository(), staged_metadata(place.repository()))
+    discard_staged(place.repository())
     return found
 
 
@@ -39,9 +39,9 @@ def test_a_signer_sees_what_a_permit_permits(place: Place) -> None:
 
 
 def test_a_signer_sees_what_a_permit_was_before(place: Place) -> None:
-    permit(place.repository(), place.keys(), BEFORE)
-    laxer = msgspec.structs.replace(TEMPLATE, min_cohort=2, backends=("helper", "secagg"), colluders=1)
-    after = msgspec.structs.replace(BEFORE, revision=2, server="http://elsewhere.example", templates=(laxer,))
+    publish_permit(place.repository(), place.keys(), BEFORE)
+    laxer = msgspec.structs.replace(TEMPLATE, min_cohort=2, backends=("helper", "secagg"), assumed_colluders=1)
+    after = msgspec.structs.replace(BEFORE, revision=2, server_url="http://elsewhere.example", templates=(laxer,))
     said = read(place, after)
     assert "  server: 'http://elsewhere.example', before 'https://sums.example'" in said
     assert "    min_cohort: 2, before 100" in said

@@ -11,15 +11,24 @@ from tests.unit.trust.conftest import PASSPHRASE, Place
 from tuf.api.metadata import Metadata, Root, TargetFile
 
 from edgewright.contract.errors import InputError
-from edgewright.trust.keys.signing_keys import ONLINE, KeyFolder, Role
-from edgewright.trust.publishing.publish import releases
-from edgewright.trust.repository.bootstrap import ANCHOR
-from edgewright.trust.repository.key_rotation import change_keys, whose
+from edgewright.trust.keys.signing_keys import ONLINE_ROLES, KeyFolder, KeyRole
+from edgewright.trust.publishing.publish import list_releases
+from edgewright.trust.repository.bootstrap import TRUSTED_ROOT_FILE
+from edgewright.trust.repository.key_rotation import change_keys, keys_by_role
 from edgewright.trust.repository.metadata_rules import ROLLOUTS
 from edgewright.trust.repository.repository import Repository, TrustError
-from edgewright.trust.repository.staging import Changed, changes, discard, land, sign_staged, stage, staged, waiting
+from edgewright.trust.repository.staging import (
+    ChangedMetadata,
+    describe_changes,
+    discard_staged,
+    pending_signatures,
+    publish_staged,
+    sign_staged,
+    stage_metadata,
+    staged_metadata,
+)
 from edgewright.trust.repository_check import check_repository
-from edgewright.trust.storage.storage import Store
+from edgewright.trust.storage.storage import Storage
 
 Make = Callable[..., Place]
 
@@ -34,7 +43,7 @@ def apart(place: Place) -> tuple[KeyFolder, KeyFolder, KeyFolder]:
     ):
         folder = place.path / name
         folder.mkdir()
-        shutil.copy(place.path / "keys" / ANCHOR, folder)
+        shutil.copy(place.path / "keys" / TRUSTED_ROOT_FILE, folder)
         for key in holds:
             for kind in ("key", "pub"):
                 shutil.copy(place.path / "keys" / f"{key}.{kind}.json", folder)
@@ -43,36 +52,36 @@ def apart(place: Place) -> tuple[KeyFolder, KeyFolder, KeyFolder]:
     return anna, ben, cron
 
 
-def restage(place: Place, changed: Changed) -> None:
+def restage(place: Place, changed: ChangedMetadata) -> None:
     """Write to the store as somebody who has no key and may write there."""
     place.store.delete("staged.json")
-    stage(place.repository(), changed)
+    stage_metadata(place.repository(), changed)
 
 
 def signed_by(place: Place, role: str, *people: KeyFolder) -> list[int]:
     counts = []
     for person in people:
         repository = place.repository()
-        left = sign_staged(repository, staged(repository), role, person)
-        counts.append(len([part for part in left if not part.complete]))
+        left = sign_staged(repository, staged_metadata(repository), role, person)
+        counts.append(len([part for part in left if not part.is_complete]))
     return counts
 
 
 def landed(place: Place, online: KeyFolder, *, finishing: bool = False) -> bool:
     repository = place.repository(finishing=finishing)
     with repository.locked():
-        return land(repository, online)
+        return publish_staged(repository, online)
 
 
 def versions(place: Place) -> list[str]:
-    return [version for version, _ in releases(place.repository(), "m")]
+    return [version for version, _ in list_releases(place.repository(), "m")]
 
 
 def test_two_people_who_never_meet_publish_together(make: Make) -> None:
     place = make(offline=2, threshold=2)
     anna, ben, cron = apart(place)
     published = place.publish("1.0.0", keys=anna, only_stage=True)
-    assert not published.landed
+    assert not published.published
     assert signed_by(place, "releases", anna) != [0]
     assert not landed(place, cron)
     assert versions(place) == []
@@ -80,7 +89,7 @@ def test_two_people_who_never_meet_publish_together(make: Make) -> None:
     assert landed(place, cron)
     assert versions(place) == ["1.0.0"]
     assert check_repository(place.repository()).faults == []
-    assert staged(place.repository()) == {}
+    assert staged_metadata(place.repository()) == {}
 
 
 def test_one_person_is_not_two(make: Make) -> None:
@@ -96,10 +105,10 @@ def test_nothing_can_be_signed_with_the_wrong_folder(make: Make) -> None:
     anna, _, cron = apart(place)
     repository = place.repository()
     with pytest.raises(InputError, match="nothing is staged"):
-        sign_staged(repository, staged(repository), "releases", anna)
+        sign_staged(repository, staged_metadata(repository), "releases", anna)
     place.publish("1.0.0", keys=anna, only_stage=True)
     with pytest.raises(InputError, match="no private key"):
-        sign_staged(repository, staged(repository), "releases", cron)
+        sign_staged(repository, staged_metadata(repository), "releases", cron)
 
 
 def test_a_second_change_waits_for_the_first(make: Make) -> None:
@@ -108,22 +117,26 @@ def test_a_second_change_waits_for_the_first(make: Make) -> None:
     place.publish("1.0.0", keys=anna, only_stage=True)
     with pytest.raises(InputError, match="wait for signatures already"):
         place.publish("1.1.0", keys=anna, only_stage=True)
-    assert discard(place.repository()) > 0
+    assert discard_staged(place.repository()) > 0
     place.publish("1.1.0", keys=anna, only_stage=True)
 
 
-ROLES: list[tuple[str, tuple[Role, ...]]] = [("root", ("root",)), ("releases", ("releases",)), ("online", ONLINE)]
+ROLES: list[tuple[str, tuple[KeyRole, ...]]] = [
+    ("root", ("root",)),
+    ("releases", ("releases",)),
+    ("online", ONLINE_ROLES),
+]
 
 
 @pytest.mark.parametrize(("who", "roles"), ROLES)
-def test_a_key_is_replaced(place: Place, who: str, roles: tuple[Role, ...]) -> None:
+def test_a_key_is_replaced(place: Place, who: str, roles: tuple[KeyRole, ...]) -> None:
     place.publish("1.0.0")
     keys = place.keys()
-    (old,), _ = whose(place.repository())[who]
+    (old,), _ = keys_by_role(place.repository())[who]
     new = keys.create("new", roles, passphrase=None if who == "online" else PASSPHRASE)
     assert change_keys(place.repository(), keys, who, add=new, remove=[old])
     repository = place.repository()
-    assert whose(repository)[who] == ([new.keyid], 1)
+    assert keys_by_role(repository)[who] == ([new.keyid], 1)
     assert repository.root.signed.version == 2
     assert check_repository(repository).faults == []
     (place.path / "keys" / ("online.key.json" if who == "online" else f"{who}-1.key.json")).unlink()
@@ -132,12 +145,12 @@ def test_a_key_is_replaced(place: Place, who: str, roles: tuple[Role, ...]) -> N
 
 
 @pytest.mark.parametrize(("who", "roles"), ROLES[:2])
-def test_a_key_is_added_and_the_threshold_raised(place: Place, who: str, roles: tuple[Role, ...]) -> None:
+def test_a_key_is_added_and_the_threshold_raised(place: Place, who: str, roles: tuple[KeyRole, ...]) -> None:
     place.publish("1.0.0")
     keys = place.keys()
     new = keys.create("new", roles, passphrase=PASSPHRASE)
     assert change_keys(place.repository(), keys, who, add=new, threshold=2)
-    assert whose(place.repository())[who][1] == 2
+    assert keys_by_role(place.repository())[who][1] == 2
     assert check_repository(place.repository()).faults == []
     place.publish("1.1.0")
     assert versions(place) == ["1.0.0", "1.1.0"]
@@ -149,19 +162,19 @@ def test_a_new_key_that_one_person_signs_alone_does_not_count(make: Make) -> Non
     own = anna.create("own", ["releases"], passphrase=PASSPHRASE)
     assert not change_keys(place.repository(), anna, "releases", add=own, threshold=1)
     assert not landed(place, cron)
-    read = changes(place.repository(), staged(place.repository()))
+    read = describe_changes(place.repository(), staged_metadata(place.repository()))
     assert "releases: 1 keys must sign, before 2" in read  # ben reads it, and does not sign
-    assert discard(place.repository()) > 0
-    assert whose(place.repository())["releases"][1] == 2
+    assert discard_staged(place.repository()) > 0
+    assert keys_by_role(place.repository())["releases"][1] == 2
 
 
 def test_the_key_for_rollouts_signs_only_what_it_signed_before(place: Place) -> None:
     """Somebody who can write to the store stages rollouts of his own with a change of keys."""
     keys = place.keys()
-    (old,), _ = whose(place.repository())["online"]
-    new = keys.create("new", ONLINE, passphrase=None)
+    (old,), _ = keys_by_role(place.repository())["online"]
+    new = keys.create("new", ONLINE_ROLES, passphrase=None)
     change_keys(place.repository(), keys, "online", add=new, remove=[old], only_stage=True)
-    planted = staged(place.repository())
+    planted = staged_metadata(place.repository())
     planted[ROLLOUTS].signed.unrecognized_fields["planted"] = True
     restage(place, planted)
     signed_by(place, "root", keys)
@@ -179,7 +192,7 @@ class BrokenError(Exception):
 class Breaks:
     """A store whose user is killed at the n-th change."""
 
-    def __init__(self, store: Store, at: int) -> None:
+    def __init__(self, store: Storage, at: int) -> None:
         self.store, self.left = store, at
 
     def __getattr__(self, name: str) -> object:
@@ -203,7 +216,7 @@ def test_a_change_of_keys_that_is_killed_anywhere_can_be_finished(make: Make) ->
             copy = Place(place.path / f"{who}-{at}")
             shutil.copytree(place.path / "repo", copy.path / "repo")
             shutil.copytree(place.path / "keys", copy.path / "keys")
-            (old,), _ = whose(copy.repository())[who]
+            (old,), _ = keys_by_role(copy.repository())[who]
             new = copy.keys().create("new", roles, passphrase=None if who == "online" else PASSPHRASE)
             repository = copy.repository()
             repository.store = Breaks(copy.store, at)  # type: ignore[assignment]
@@ -212,7 +225,7 @@ def test_a_change_of_keys_that_is_killed_anywhere_can_be_finished(make: Make) ->
             except BrokenError:
                 copy.store.delete("lock.json")
                 _finish(copy)
-                assert whose(copy.repository())[who][0] in ([old], [new.keyid])
+                assert keys_by_role(copy.repository())[who][0] in ([old], [new.keyid])
                 assert check_repository(copy.repository()).faults == []
                 shutil.rmtree(copy.path)
             else:
@@ -224,24 +237,26 @@ def test_a_change_of_keys_that_is_killed_anywhere_can_be_finished(make: Make) ->
 
 def _finish(place: Place) -> None:
     repository = place.repository(finishing=True)
-    changed = staged(repository)
+    changed = staged_metadata(repository)
     for role in ("root", "releases"):
-        if any(part.role == role and not part.complete for part in waiting(repository, changed)):
+        if any(part.role == role and not part.is_complete for part in pending_signatures(repository, changed)):
             sign_staged(repository, changed, role, place.keys())
     try:
         whole = landed(place, place.keys(), finishing=True)
     except TrustError:  # not everything was staged when it was killed
         whole = False
     if not whole:
-        discard(place.repository())
+        discard_staged(place.repository())
 
 
 def test_a_timestamp_of_the_former_keys_counts_only_for_who_finishes(place: Place) -> None:
     """A stolen online key must not be of use once it was replaced."""
     keys = place.keys()
     stolen = place.store.read("metadata/timestamp.json") or b""
-    (old,), _ = whose(place.repository())["online"]
-    change_keys(place.repository(), keys, "online", add=keys.create("new", ONLINE, passphrase=None), remove=[old])
+    (old,), _ = keys_by_role(place.repository())["online"]
+    change_keys(
+        place.repository(), keys, "online", add=keys.create("new", ONLINE_ROLES, passphrase=None), remove=[old]
+    )
     place.store.replace("metadata/timestamp.json", stolen)
     with pytest.raises(TrustError, match="refresh --finish"):
         place.repository()
@@ -258,7 +273,7 @@ def test_a_timestamp_of_the_former_keys_counts_only_for_who_finishes(place: Plac
 def test_what_cannot_be_is_refused(place: Place, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         change_keys(place.repository(), place.keys(), "releases", **arguments)  # type: ignore[arg-type]
-    assert staged(place.repository()) == {}
+    assert staged_metadata(place.repository()) == {}
 
 
 def test_a_key_counts_only_for_what_it_was_made_for(place: Place) -> None:
@@ -279,11 +294,11 @@ def test_a_root_that_skips_a_version_is_not_believed(place: Place) -> None:
 def test_the_repository_is_that_of_the_anchor(place: Place, tmp_path: Path) -> None:
     """Another repository under the same address, made by somebody else, is not signed on top of."""
     other = Place(tmp_path / "other")
-    from edgewright.trust.repository.bootstrap import found
+    from edgewright.trust.repository.bootstrap import create_repository
 
-    found(other.store, other.keys(), passphrase=PASSPHRASE, bits=2, now=other.now)
+    create_repository(other.store, other.keys(), passphrase=PASSPHRASE, bits=2, now=other.now)
     with pytest.raises(TrustError):
-        Repository(other.store, (place.path / "keys" / ANCHOR).read_bytes(), place.now)
+        Repository(other.store, (place.path / "keys" / TRUSTED_ROOT_FILE).read_bytes(), place.now)
 
 
 def one_of_mine(changed: dict[str, Any], place: Place) -> None:
@@ -339,13 +354,13 @@ def test_nobody_signs_more_than_was_shown(make: Make, plant: Callable[[dict[str,
     anna, ben, cron = apart(place)
     new = anna.create("releases-9", ["releases"], passphrase=PASSPHRASE)
     change_keys(place.repository(), anna, "releases", add=new, only_stage=True)
-    planted = staged(place.repository())
+    planted = staged_metadata(place.repository())
     plant(planted, place)
     restage(place, planted)
     for person in (anna, ben):
         repository = place.repository()
         with pytest.raises(TrustError):
-            sign_staged(repository, staged(repository), "releases", person)
+            sign_staged(repository, staged_metadata(repository), "releases", person)
     assert not landed(place, cron)
     assert place.repository().root.signed.version == 1
 
@@ -358,7 +373,7 @@ def test_old_metadata_does_not_land_again(place: Place) -> None:
     assert old is not None
     same = [f"1.{n}.0" for n in range(1, 99) if place.repository().bin_of(f"releases/m/1.{n}.0.json") == role]
     place.publish(same[0])
-    stage(place.repository(), {role: old})
+    stage_metadata(place.repository(), {role: old})
     with pytest.raises(TrustError, match="does not follow"):
         landed(place, place.keys())
     assert versions(place) == ["1.0.0", same[0]]
@@ -369,8 +384,8 @@ def test_what_changed_since_it_was_read_is_not_signed(make: Make) -> None:
     anna, _, _ = apart(place)
     place.publish("1.0.0", keys=anna, only_stage=True)
     repository = place.repository()
-    read = staged(repository)
-    discard(repository)
+    read = staged_metadata(repository)
+    discard_staged(repository)
     place.publish("1.1.0", keys=anna, only_stage=True)
     with pytest.raises(TrustError, match="changed since it was read"):
         sign_staged(repository, read, "releases", anna)

@@ -11,11 +11,11 @@ from tests.unit.trust.conftest import PASSPHRASE, Place
 from edgewright.contract.errors import InputError, WorkError
 from edgewright.trust.keys import signing_keys
 from edgewright.trust.keys.signing_keys import KeyFolder
-from edgewright.trust.repository.bootstrap import found, read_anchor
+from edgewright.trust.repository.bootstrap import create_repository, read_trusted_root
 from edgewright.trust.repository.repository import Repository
 from edgewright.trust.repository_check import check_repository
-from edgewright.trust.storage.open_storage import open_store
-from edgewright.trust.storage.storage import ExistsError, LocalStore, Store
+from edgewright.trust.storage.open_storage import open_repository_storage
+from edgewright.trust.storage.storage import AlreadyExistsError, LocalStorage, Storage
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +48,14 @@ def bucket() -> Iterator[str]:
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "folder":
-        return open_store(str(tmp_path / "repo"))
+        return open_repository_storage(str(tmp_path / "repo"))
     request.getfixturevalue("bucket")
-    return open_store(f"s3://models/{tmp_path.name}")
+    return open_repository_storage(f"s3://models/{tmp_path.name}")
 
 
-def test_what_was_put_is_there(store: Store) -> None:
+def test_what_was_put_is_there(store: Storage) -> None:
     assert store.read("a/b") is None
     assert store.size("a/b") is None
     store.create("a/b", b"one")
@@ -67,21 +67,21 @@ def test_what_was_put_is_there(store: Store) -> None:
     assert (store.read("a/b"), store.names("a"), store.names("none")) == (b"two", ["a/b"], [])
 
 
-def test_what_is_there_is_not_created_again(store: Store) -> None:
+def test_what_is_there_is_not_created_again(store: Storage) -> None:
     store.create("name", b"one")
-    with pytest.raises(ExistsError):
+    with pytest.raises(AlreadyExistsError):
         store.create("name", b"two")
     assert store.read("name") == b"one"
 
 
-def test_of_many_who_create_the_same_one_succeeds(store: Store) -> None:
+def test_of_many_who_create_the_same_one_succeeds(store: Storage) -> None:
     done: list[int] = []
 
     def create(number: int) -> None:
         try:
             store.create("lock", str(number).encode())
             done.append(number)
-        except ExistsError:
+        except AlreadyExistsError:
             pass
 
     threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
@@ -94,7 +94,7 @@ def test_of_many_who_create_the_same_one_succeeds(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "a\\b", "a\0b"])
-def test_a_name_that_leads_out_is_refused(store: Store, name: str) -> None:
+def test_a_name_that_leads_out_is_refused(store: Storage, name: str) -> None:
     for act in (store.read, store.size, store.delete, store.names):
         with pytest.raises(InputError, match="leads out"):
             act(name)
@@ -111,7 +111,7 @@ def test_a_link_in_a_folder_leads_nowhere(tmp_path: Path) -> None:
     repo.mkdir()
     (repo / "link").symlink_to(secret)
     (repo / "folder").symlink_to(tmp_path)
-    store = LocalStore(repo)
+    store = LocalStorage(repo)
     for name in ("link", "folder/secret"):
         with pytest.raises(WorkError, match="is a link"):
             store.read(name)
@@ -123,18 +123,18 @@ def test_a_link_in_a_folder_leads_nowhere(tmp_path: Path) -> None:
 def test_a_repository_lives_in_a_bucket(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signing_keys, "_SCRYPT_N", 2**4)
     place = Place(tmp_path)
-    place.store = open_store(f"s3://models/{tmp_path.name}")  # type: ignore[assignment]
+    place.store = open_repository_storage(f"s3://models/{tmp_path.name}")  # type: ignore[assignment]
     keys = KeyFolder(tmp_path / "keys", lambda _: PASSPHRASE)
-    found(place.store, keys, passphrase=PASSPHRASE, bits=1, now=place.now)
-    assert place.publish("1.0.0", b"model").landed
-    repository = Repository(place.store, read_anchor(tmp_path / "keys"), place.now)
+    create_repository(place.store, keys, passphrase=PASSPHRASE, bits=1, now=place.now)
+    assert place.publish("1.0.0", b"model").published
+    repository = Repository(place.store, read_trusted_root(tmp_path / "keys"), place.now)
     check = check_repository(repository)
     assert (check.faults, check.releases, check.files) == ([], 1, 1)
     again = place.publish("1.1.0", b"model")
-    assert again.uploaded == 0  # the bytes are there
+    assert again.uploaded_bytes == 0  # the bytes are there
 
 
 def test_a_store_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("obstore")
     with pytest.raises(InputError, match="no store that can be written"):
-        open_store("nonsense://x/y")
+        open_repository_storage("nonsense://x/y")

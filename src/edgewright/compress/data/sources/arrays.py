@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgewright.compress.data.sources.raw import RawData
 from edgewright.contract.errors import DataError
 
-__all__ = ["MAX_DATA_BYTES", "name_arrays", "read_npz"]
+__all__ = ["MAX_DATA_BYTES", "assign_arrays", "read_npz"]
 
 MAX_DATA_BYTES = 8 * 2**30
 
@@ -65,7 +65,7 @@ def _member(file: Any, name: str, path: Path) -> NDArray[Any]:
     return array
 
 
-def name_arrays(
+def assign_arrays(
     arrays: Mapping[str, NDArray[Any]],
     inputs: Sequence[str],
     place: str,

@@ -16,14 +16,14 @@ from edgewright.compress.data.sources.raw import RawData
 from edgewright.contract.errors import DataError
 from edgewright.contract.model.signature import TensorSpec
 
-__all__ = ["ImageForm", "image_form", "read_images"]
+__all__ = ["ImageFormat", "infer_image_format", "read_images"]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 _CHANNELS = (1, 3)
 
 
 @dataclass(frozen=True, slots=True)
-class ImageForm:
+class ImageFormat:
     """Height, width, channels and layout of the images that a model takes; None is free."""
 
     height: int | None
@@ -32,7 +32,7 @@ class ImageForm:
     channels_first: bool
 
 
-def image_form(spec: TensorSpec) -> ImageForm:
+def infer_image_format(spec: TensorSpec) -> ImageFormat:
     """Tell layout and size from an input's shape.
 
     Raises:
@@ -45,9 +45,9 @@ def image_form(spec: TensorSpec) -> ImageForm:
     sizes = [size if isinstance(size, int) else None for size in spec.shape]
     if len(sizes) == 4 and sizes[0] in (None, 1):
         if sizes[1] in _CHANNELS and (sizes[3] not in _CHANNELS or sizes[2] == sizes[3]):
-            return ImageForm(sizes[2], sizes[3], sizes[1] or 1, channels_first=True)
+            return ImageFormat(sizes[2], sizes[3], sizes[1] or 1, channels_first=True)
         if sizes[3] in _CHANNELS:
-            return ImageForm(sizes[1], sizes[2], sizes[3] or 1, channels_first=False)
+            return ImageFormat(sizes[1], sizes[2], sizes[3] or 1, channels_first=False)
     raise DataError(
         f"input {spec.name!r} has shape [{', '.join(map(str, spec.shape))}], which is not one of an image "
         "([batch, 1 or 3, height, width] or [batch, height, width, 1 or 3])",
@@ -55,7 +55,7 @@ def image_form(spec: TensorSpec) -> ImageForm:
     )
 
 
-def read_images(folder: Path, input_name: str, form: ImageForm, size: tuple[int, int] | None = None) -> RawData:
+def read_images(folder: Path, input_name: str, form: ImageFormat, size: tuple[int, int] | None = None) -> RawData:
     """Read every image of a folder as pixels [n, height, width, channels], uint8, RGB or grey.
 
     Args:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from edgewright.compress.data.sources.raw import RawData
 from edgewright.contract.errors import DataError
 
-__all__ = ["read_table"]
+__all__ = ["read_data_table"]
 
 
-def read_table(
+def read_data_table(
     path: Path, input_name: str, *, label: str | None = None, features: Sequence[str] = (), group: str | None = None
 ) -> RawData:
     """Read a table's columns as one input [n, features], labels [n] and groups [n].

@@ -6,14 +6,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Form", "Kind", "find_form"]
+__all__ = ["Modality", "SampleFormat", "detect_sample_format"]
 
-Kind = Literal["image", "spectrogram", "series", "table", "other"]
+Modality = Literal["image", "spectrogram", "series", "table", "other"]
 
 _LONG = 512  # a vector this long is a waveform, not a table's row
 
 
-class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SampleFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Kind and axes of a batch.
 
     Attributes:
@@ -22,11 +22,11 @@ class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             spectrogram, time of a series; none otherwise.
     """
 
-    kind: Kind
+    kind: Modality
     axes: tuple[int, ...] = ()
 
 
-def find_form(samples: NDArray[Any], kind: Kind | None = None) -> Form:
+def detect_sample_format(samples: NDArray[Any], kind: Modality | None = None) -> SampleFormat:
     """Find out the form of samples.
 
     Three axes with 1, 3 or 4 channels first or last are an image, or a spectrogram if there is one channel and
@@ -46,11 +46,11 @@ def find_form(samples: NDArray[Any], kind: Kind | None = None) -> Form:
     """
     shape = samples.shape[1:]
     if samples.dtype.kind != "f" or kind == "other":
-        return Form("other")
+        return SampleFormat("other")
     if len(shape) == 3:
         channel = next((place for place in (0, 2) if shape[place] in (1, 3, 4)), None)
         if channel is None:
-            return Form("other")
+            return SampleFormat("other")
         plane = tuple(axis for axis in (1, 2, 3) if axis != channel + 1)
         return _plane_form(samples, plane, shape[channel] == 1, kind)
     if len(shape) == 2 and kind != "series":
@@ -58,20 +58,22 @@ def find_form(samples: NDArray[Any], kind: Kind | None = None) -> Form:
         if kind is not None or square or min(shape) >= 20:
             return _plane_form(samples, (1, 2), True, kind)
     if len(shape) == 2:
-        return Form("series", (1 if shape[0] >= shape[1] else 2,))
+        return SampleFormat("series", (1 if shape[0] >= shape[1] else 2,))
     if len(shape) == 1:
         is_series = kind == "series" or (kind is None and shape[0] >= _LONG)
-        return Form("series", (1,)) if is_series else Form("table")
-    return Form("other")
+        return SampleFormat("series", (1,)) if is_series else SampleFormat("table")
+    return SampleFormat("other")
 
 
-def _plane_form(samples: NDArray[Any], plane: tuple[int, ...], is_grey: bool, kind: Kind | None) -> Form:
+def _plane_form(
+    samples: NDArray[Any], plane: tuple[int, ...], is_grey: bool, kind: Modality | None
+) -> SampleFormat:
     height, width = (samples.shape[axis] for axis in plane)
     if kind is None:
         looks_log = is_grey and float(np.median(samples[:64])) < -2
         kind = "spectrogram" if looks_log or (is_grey and height != width) else "image"
     if kind == "image":
-        return Form("image", plane)
+        return SampleFormat("image", plane)
     time_first = height >= width
     axes = plane if time_first else plane[::-1]
-    return Form("series", axes[:1]) if kind == "series" else Form("spectrogram", axes)
+    return SampleFormat("series", axes[:1]) if kind == "series" else SampleFormat("spectrogram", axes)

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from edgewright.compress.train.data.shared_arrays import read_arrays, write_arrays
 
-__all__ = ["Answers", "Reading", "read_answers", "write_answers"]
+__all__ = ["OutputMeaning", "TeacherOutputs", "read_teacher_outputs", "write_teacher_outputs"]
 
-Reading = Literal["classes", "flags", "values"]
+OutputMeaning = Literal["classes", "flags", "values"]
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class TeacherOutputs:
     """What a teacher says.
 
     Attributes:
@@ -23,8 +23,8 @@ class Answers:
             (classes), log-odds (flags) or as it is (values).
         validation: Per float output [rows, ...] for `lessons.validation`, not augmented.
         features: [views, rows, d] what the teacher's last layer reads; None if not wanted.
-        reading: What the first output means.
-        augment: Augmentations of the views.
+        meaning: What the first output means.
+        augmentations: Augmentations of the views.
         seed: Of the views.
         fingerprint: sha256 over everything that the answers depend on, hex.
         notes: For people.
@@ -33,22 +33,22 @@ class Answers:
     train: tuple[NDArray[Any], ...]
     validation: tuple[NDArray[Any], ...]
     features: NDArray[Any] | None
-    reading: Reading
-    augment: tuple[str, ...]
+    meaning: OutputMeaning
+    augmentations: tuple[str, ...]
     seed: int
     fingerprint: str
     notes: tuple[str, ...] = ()
 
     @property
-    def views(self) -> int:
+    def view_count(self) -> int:
         """Number of augmented copies."""
         return len(self.train[0])
 
 
-class _About(msgspec.Struct, frozen=True):
+class _OutputsMetadata(msgspec.Struct, frozen=True):
     """What of answers is no array."""
 
-    reading: Reading
+    reading: OutputMeaning
     augment: tuple[str, ...]
     seed: int
     fingerprint: str
@@ -56,32 +56,32 @@ class _About(msgspec.Struct, frozen=True):
     notes: tuple[str, ...]
 
 
-def write_answers(answers: Answers, folder: Path) -> None:
-    """Write answers so that `read_answers` gives them back, mapped and not copied."""
-    arrays: dict[str, NDArray[Any]] = {f"train{i}": array for i, array in enumerate(answers.train)}
-    arrays |= {f"validation{i}": array for i, array in enumerate(answers.validation)}
-    if answers.features is not None:
-        arrays["features"] = answers.features
-    about = _About(
-        answers.reading, answers.augment, answers.seed, answers.fingerprint, len(answers.train), answers.notes
+def write_teacher_outputs(outputs: TeacherOutputs, folder: Path) -> None:
+    """Write answers so that `read_teacher_outputs` gives them back, mapped and not copied."""
+    arrays: dict[str, NDArray[Any]] = {f"train{i}": array for i, array in enumerate(outputs.train)}
+    arrays |= {f"validation{i}": array for i, array in enumerate(outputs.validation)}
+    if outputs.features is not None:
+        arrays["features"] = outputs.features
+    about = _OutputsMetadata(
+        outputs.meaning, outputs.augmentations, outputs.seed, outputs.fingerprint, len(outputs.train), outputs.notes
     )
     write_arrays(folder, arrays, msgspec.json.encode(about))
 
 
-def read_answers(folder: Path) -> Answers:
-    """Return what `write_answers` wrote.
+def read_teacher_outputs(folder: Path) -> TeacherOutputs:
+    """Return what `write_teacher_outputs` wrote.
 
     Raises:
         OutputError: It was not written whole, or has gone.
     """
     arrays, text = read_arrays(folder)
-    about = msgspec.json.decode(text, type=_About)
-    return Answers(
+    about = msgspec.json.decode(text, type=_OutputsMetadata)
+    return TeacherOutputs(
         train=tuple(arrays[f"train{i}"] for i in range(about.outputs)),
         validation=tuple(arrays[f"validation{i}"] for i in range(about.outputs)),
         features=arrays.get("features"),
-        reading=about.reading,
-        augment=about.augment,
+        meaning=about.reading,
+        augmentations=about.augment,
         seed=about.seed,
         fingerprint=about.fingerprint,
         notes=about.notes,

@@ -8,20 +8,20 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.compress.data.dataset import Dataset, Task, content_digest, row_digests
-from edgewright.compress.train.data.modality import Form, Kind, find_form
+from edgewright.compress.data.dataset import Dataset, TaskKind, dataset_digest, row_digests
+from edgewright.compress.train.data.modality import Modality, SampleFormat, detect_sample_format
 from edgewright.compress.train.data.shared_arrays import read_arrays, write_arrays
 from edgewright.contract.errors import CandidateError, DataError
 
-__all__ = ["MIN_ROWS", "Lessons", "read_lessons", "teach", "write_lessons"]
+__all__ = ["MIN_TRAINING_ROWS", "TrainingData", "make_training_data", "read_training_data", "write_training_data"]
 
-MIN_ROWS = 20
+MIN_TRAINING_ROWS = 20
 _VALIDATION = (0.1, 50, 2000)  # share of the rows, at least, at most
 _UNBALANCED = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Lessons:
+class TrainingData:
     """Rows to train on.
 
     Attributes:
@@ -31,7 +31,7 @@ class Lessons:
         groups: [n], None if rows are independent.
         train: Rows that are trained on.
         validation: Rows that decide which epoch is kept and when to stop.
-        form: Of the first input.
+        format: Of the first input.
         class_weights: [classes], mean 1 over the training rows; None where classes are balanced.
         fingerprint: sha256 over everything that a training depends on.
         notes: What was found out or left out, for people.
@@ -39,11 +39,11 @@ class Lessons:
 
     inputs: tuple[NDArray[Any], ...]
     labels: NDArray[Any] | None
-    task: Task
+    task: TaskKind
     groups: NDArray[Any] | None
     train: NDArray[np.intp]
     validation: NDArray[np.intp]
-    form: Form
+    format: SampleFormat
     class_weights: NDArray[np.float32] | None = None
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
@@ -53,17 +53,19 @@ class Lessons:
         return len(self.inputs[0])
 
 
-class _About(msgspec.Struct, frozen=True):
+class _DataMetadata(msgspec.Struct, frozen=True):
     """What of lessons is no array."""
 
-    task: Task
-    form: Form
+    task: TaskKind
+    form: SampleFormat
     inputs: int
     fingerprint: str
     notes: tuple[str, ...]
 
 
-def teach(dataset: Dataset, *, seed: int, held_out: Dataset | None = None, kind: Kind | None = None) -> Lessons:
+def make_training_data(
+    dataset: Dataset, *, seed: int, held_out: Dataset | None = None, kind: Modality | None = None
+) -> TrainingData:
     """Make lessons of a dataset.
 
     A tenth of the rows validates, 50 to 2000 of them, whole groups if there are groups, all classes evenly.
@@ -75,7 +77,7 @@ def teach(dataset: Dataset, *, seed: int, held_out: Dataset | None = None, kind:
         kind: Of the first input, if it is known.
 
     Raises:
-        DataError: Fewer than `MIN_ROWS` rows are left.
+        DataError: Fewer than `MIN_TRAINING_ROWS` rows are left.
         CandidateError: The model takes its samples in a way that cannot be put in batches.
     """
     notes: list[str] = []
@@ -85,9 +87,9 @@ def teach(dataset: Dataset, *, seed: int, held_out: Dataset | None = None, kind:
         rows = np.array([i for i, digest in enumerate(row_digests(dataset.inputs)) if digest not in held], np.intp)
         if len(rows) < len(dataset):
             notes.append(f"{len(dataset) - len(rows)} training rows also occur in the held-out data: left out")
-    if len(rows) < MIN_ROWS:
+    if len(rows) < MIN_TRAINING_ROWS:
         raise DataError(
-            f"{len(rows)} rows are left to train on, the least is {MIN_ROWS}",
+            f"{len(rows)} rows are left to train on, the least is {MIN_TRAINING_ROWS}",
             remedy="Give training data that differs from the data that is certified.",
         )
     kept = dataset if len(rows) == len(dataset) else dataset.subset(rows)
@@ -95,53 +97,53 @@ def teach(dataset: Dataset, *, seed: int, held_out: Dataset | None = None, kind:
     labels = kept.labels if kept.task in ("classification", "multilabel", "regression") else None
     validation = _validation_rows(kept, labels, np.random.default_rng(seed))
     train = np.setdiff1d(np.arange(len(kept)), validation)
-    form = find_form(inputs[0], kind)
+    form = detect_sample_format(inputs[0], kind)
     weights = _class_weights(labels[train]) if labels is not None and kept.task == "classification" else None
     notes.append(f"{len(train)} rows to train on, {len(validation)} to validate; read as {form.kind}")
     if weights is not None:
         notes.append("classes differ in size by more than 3: the rare ones weigh more")
-    digest = content_digest(kept.inputs, labels, kept.groups, kept.task)
+    digest = dataset_digest(kept.inputs, labels, kept.groups, kept.task)
     fingerprint = f"{digest}:{seed}"
-    return Lessons(
+    return TrainingData(
         inputs=inputs,
         labels=labels,
         task=kept.task,
         groups=kept.groups,
         train=train,
         validation=validation,
-        form=form,
+        format=form,
         class_weights=weights,
         fingerprint=fingerprint,
         notes=tuple(notes),
     )
 
 
-def write_lessons(lessons: Lessons, folder: Path) -> None:
-    """Write lessons so that `read_lessons` gives them back, mapped and not copied."""
-    arrays: dict[str, NDArray[Any]] = {f"input{i}": array for i, array in enumerate(lessons.inputs)}
-    arrays |= {"train": lessons.train, "validation": lessons.validation}
-    optional = {"labels": lessons.labels, "groups": lessons.groups, "class_weights": lessons.class_weights}
+def write_training_data(data: TrainingData, folder: Path) -> None:
+    """Write lessons so that `read_training_data` gives them back, mapped and not copied."""
+    arrays: dict[str, NDArray[Any]] = {f"input{i}": array for i, array in enumerate(data.inputs)}
+    arrays |= {"train": data.train, "validation": data.validation}
+    optional = {"labels": data.labels, "groups": data.groups, "class_weights": data.class_weights}
     arrays |= {name: array for name, array in optional.items() if array is not None and array.dtype != object}
-    about = _About(lessons.task, lessons.form, len(lessons.inputs), lessons.fingerprint, lessons.notes)
+    about = _DataMetadata(data.task, data.format, len(data.inputs), data.fingerprint, data.notes)
     write_arrays(folder, arrays, msgspec.json.encode(about))
 
 
-def read_lessons(folder: Path) -> Lessons:
-    """Return what `write_lessons` wrote.
+def read_training_data(folder: Path) -> TrainingData:
+    """Return what `write_training_data` wrote.
 
     Raises:
         OutputError: It was not written whole, or has gone.
     """
     arrays, text = read_arrays(folder)
-    about = msgspec.json.decode(text, type=_About)
-    return Lessons(
+    about = msgspec.json.decode(text, type=_DataMetadata)
+    return TrainingData(
         inputs=tuple(arrays[f"input{i}"] for i in range(about.inputs)),
         labels=arrays.get("labels"),
         task=about.task,
         groups=arrays.get("groups"),
         train=arrays["train"],
         validation=arrays["validation"],
-        form=about.form,
+        format=about.form,
         class_weights=arrays.get("class_weights"),
         fingerprint=about.fingerprint,
         notes=about.notes,

@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgewright.compress.data.dataset import Dataset
-from edgewright.compress.data.model_outputs import open_session, outputs_of
-from edgewright.compress.train.data.batches import Views, plain
-from edgewright.compress.train.data.teacher_outputs import Answers, Reading
-from edgewright.compress.train.data.training_data import Lessons
+from edgewright.compress.data.model_outputs import model_outputs, open_cpu_session
+from edgewright.compress.train.data.batches import AugmentedViews, plain_inputs
+from edgewright.compress.train.data.teacher_outputs import OutputMeaning, TeacherOutputs
+from edgewright.compress.train.data.training_data import TrainingData
 from edgewright.compress.train.loop.feature_losses import flat_features
-from edgewright.compress.train.loop.losses import Ending, reading_of, scores_of
-from edgewright.compress.train.loop.output_kind import ending_of, feature_of
+from edgewright.compress.train.loop.losses import OutputActivation, output_logits, output_meaning
+from edgewright.compress.train.loop.output_kind import feature_tensor_of, output_activation
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.model.signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import ModelSignature, TensorSpec
 from edgewright.runtime.options import RuntimeOptions
 
-__all__ = ["Teacher", "ask"]
+__all__ = ["Teacher", "compute_teacher_outputs"]
 
-_AT_ONCE = 1024
-_MOST_BYTES = 2**30
+_BATCH_ROWS = 1024
+_MAX_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Teacher:
             digest.update(model.SerializeToString(deterministic=True))
         return digest.hexdigest()
 
-    def open(self, lessons: Lessons, *, features: bool = False) -> "OpenTeacher":
+    def load(self, data: TrainingData, *, features: bool = False) -> "LoadedTeacher":
         """Load the networks, and find out from the validation rows what they mean.
 
         Raises:
@@ -65,46 +65,46 @@ class Teacher:
                 f"{len(self.models)} teachers have the weights {list(weights)}",
                 remedy="Give one weight above zero to each.",
             )
-        feature = feature_of(self.models[0]) if features else None
+        feature = feature_tensor_of(self.models[0]) if features else None
         if features and feature is None:
             raise CandidateError("the teacher has no layer before its last", remedy="Distil its answers only.")
         options = RuntimeOptions(threads=self.threads)
         sessions = [
-            open_session(_with_output(model, feature if place == 0 else None), options)
+            open_cpu_session(_with_output(model, feature if place == 0 else None), options)
             for place, model in enumerate(self.models)
         ]
-        endings = [ending_of(model) for model in self.models]
+        endings = [output_activation(model) for model in self.models]
         shares = [weight / sum(weights) for weight in weights]
-        opened = OpenTeacher(sessions, endings, shares, feature is not None)
-        first, _ = opened.raw(0, plain(lessons, lessons.validation[:_AT_ONCE]))
-        opened.reading = reading_of(lessons.task, first, endings[0])
+        opened = LoadedTeacher(sessions, endings, shares, feature is not None)
+        first, _ = opened.predict_one(0, plain_inputs(data, data.validation[:_BATCH_ROWS]))
+        opened.meaning = output_meaning(data.task, first, endings[0])
         return opened
 
 
 @dataclass(slots=True)
-class OpenTeacher:
+class LoadedTeacher:
     """A teacher that is loaded."""
 
     sessions: list[ort.InferenceSession]
-    endings: list[Ending]
+    output_activations: list[OutputActivation]
     shares: list[float]
     has_features: bool
-    reading: Reading = "values"
+    meaning: OutputMeaning = "values"
 
-    def answer(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+    def predict(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor | None]:
         """Return the float outputs, the first in the form of `Answers`, and features [n, d]."""
         means: list[Tensor] = []
         features: Tensor | None = None
-        for place, (ending, share) in enumerate(zip(self.endings, self.shares, strict=True)):
-            outputs, found = self.raw(place, inputs)
+        for place, (ending, share) in enumerate(zip(self.output_activations, self.shares, strict=True)):
+            outputs, found = self.predict_one(place, inputs)
             features = found if place == 0 else features
-            outputs[0] = _chances(scores_of(outputs[0], self.reading, ending), self.reading)
+            outputs[0] = _probabilities(output_logits(outputs[0], self.meaning, ending), self.meaning)
             parts = [output.double() * share for output in outputs]
             means = parts if not means else [mean + part for mean, part in zip(means, parts, strict=True)]
-        means[0] = _unbounded(means[0], self.reading)
+        means[0] = _logits(means[0], self.meaning)
         return [mean.float() for mean in means], features
 
-    def raw(self, place: int, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+    def predict_one(self, place: int, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor | None]:
         """Return the float outputs and the features of one network."""
         session = self.sessions[place]
         specs = session.get_inputs()
@@ -114,8 +114,8 @@ class OpenTeacher:
                 remedy="Use a teacher with the original's inputs.",
             )
         arrays = {spec.name: tensor.numpy()[:, None] for spec, tensor in zip(specs, inputs, strict=True)}
-        contract = InputContract(tuple(_spec(spec) for spec in specs), ())
-        found = outputs_of(session, Dataset(arrays, None, None, "fidelity", ""), range(len(inputs[0])), contract)
+        contract = ModelSignature(tuple(_spec(spec) for spec in specs), ())
+        found = model_outputs(session, Dataset(arrays, None, None, "fidelity", ""), range(len(inputs[0])), contract)
         features = flat_features(torch.from_numpy(found.pop())) if self.has_features and place == 0 else None
         floats = [torch.from_numpy(output) for output in found if output.dtype.kind == "f"]
         if not floats:
@@ -123,88 +123,88 @@ class OpenTeacher:
         return floats, features
 
 
-def ask(
+def compute_teacher_outputs(
     teacher: Teacher,
-    lessons: Lessons,
+    data: TrainingData,
     names: Sequence[str],
     *,
     seed: int,
-    views: int = 8,
+    view_count: int = 8,
     features: bool = False,
     seconds: float | None = None,
-    tell: Callable[[float], None] | None = None,
-) -> Answers:
+    report_progress: Callable[[float], None] | None = None,
+) -> TeacherOutputs:
     """Have a teacher answer augmented copies of the training rows.
 
     Args:
         teacher: Who knows.
-        lessons: The rows.
+        data: The rows.
         names: Admissible augmentations; without any there is one view.
         seed: Of the views.
-        views: Copies, at most; fewer if time or a GiB of memory does not suffice.
+        view_count: Copies, at most; fewer if time or a GiB of memory does not suffice.
         features: Whether to keep what its last layer reads.
         seconds: Time for it; at least one view is answered.
-        tell: Called with the share that is done.
+        report_progress: Called with the share that is done.
 
     Raises:
         CandidateError: It cannot be run.
     """
     began = time.monotonic()
-    opened = teacher.open(lessons, features=features)
-    validation, _ = opened.answer(plain(lessons, lessons.validation))
-    wanted = views if names else 1
-    seen = Views(lessons, names, seed, wanted)
+    opened = teacher.load(data, features=features)
+    validation, _ = opened.predict(plain_inputs(data, data.validation))
+    wanted = view_count if names else 1
+    seen = AugmentedViews(data, names, seed, wanted)
     outputs: list[list[NDArray[Any]]] = []
     inner: list[NDArray[Any]] = []
     while len(outputs) < wanted:
-        parts, found = _view(opened, lessons, seen, len(outputs))
+        parts, found = _view(opened, data, seen, len(outputs))
         outputs.append(parts)
         inner += [] if found is None else [found]
         each_s = (time.monotonic() - began) / len(outputs)
         size = sum(part.nbytes for part in parts) + (0 if found is None else found.nbytes)
-        if tell is not None:
-            tell(len(outputs) / wanted)
+        if report_progress is not None:
+            report_progress(len(outputs) / wanted)
         late = seconds is not None and each_s * (len(outputs) + 1) > seconds
-        if late or size * (len(outputs) + 1) > _MOST_BYTES:
+        if late or size * (len(outputs) + 1) > _MAX_BYTES:
             break
-    digest = hashlib.sha256(f"{lessons.fingerprint}:{tuple(names)}:{seed}:{len(outputs)}:{features}".encode())
+    digest = hashlib.sha256(f"{data.fingerprint}:{tuple(names)}:{seed}:{len(outputs)}:{features}".encode())
     digest.update(teacher.fingerprint.encode())
-    return Answers(
+    return TeacherOutputs(
         train=tuple(np.stack(views) for views in zip(*outputs, strict=True)),
         validation=tuple(output.numpy() for output in validation),
         features=np.stack(inner) if inner else None,
-        reading=opened.reading,
-        augment=tuple(names),
+        meaning=opened.meaning,
+        augmentations=tuple(names),
         seed=seed,
         fingerprint=digest.hexdigest(),
-        notes=(f"the teacher answered {len(outputs)} views of {len(lessons.train)} rows",),
+        notes=(f"the teacher answered {len(outputs)} views of {len(data.train)} rows",),
     )
 
 
 def _view(
-    opened: OpenTeacher, lessons: Lessons, seen: Views, view: int
+    opened: LoadedTeacher, lessons: TrainingData, seen: AugmentedViews, view: int
 ) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
     """Return the answers to one view and the features, as half-precision floats except for values."""
     pieces: list[list[NDArray[Any]]] = []
     inner: list[NDArray[Any]] = []
-    for start in range(0, len(lessons.train), _AT_ONCE):
-        places = np.arange(start, min(start + _AT_ONCE, len(lessons.train)))
-        outputs, features = opened.answer(seen.inputs(view, places))
+    for start in range(0, len(lessons.train), _BATCH_ROWS):
+        places = np.arange(start, min(start + _BATCH_ROWS, len(lessons.train)))
+        outputs, features = opened.predict(seen.inputs(view, places))
         arrays = [output.numpy() for output in outputs]
-        if opened.reading != "values":
+        if opened.meaning != "values":
             arrays[0] = arrays[0].astype(np.float16)
         pieces.append(arrays)
         inner += [] if features is None else [features.numpy().clip(-6e4, 6e4).astype(np.float16)]
     return [np.concatenate(parts) for parts in zip(*pieces, strict=True)], np.concatenate(inner) if inner else None
 
 
-def _chances(scores: Tensor, reading: Reading) -> Tensor:
+def _probabilities(scores: Tensor, reading: OutputMeaning) -> Tensor:
     if reading == "classes":
         return torch.softmax(scores.double(), dim=1)
     return torch.sigmoid(scores.double()) if reading == "flags" else scores
 
 
-def _unbounded(chances: Tensor, reading: Reading) -> Tensor:
+def _logits(chances: Tensor, reading: OutputMeaning) -> Tensor:
     if reading == "classes":
         return torch.log(chances.clamp_min(1e-30))
     return torch.logit(chances, eps=1e-12) if reading == "flags" else chances

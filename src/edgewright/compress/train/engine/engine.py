@@ -5,35 +5,35 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from edgewright.compress.train.data.teacher_outputs import Answers
-from edgewright.compress.train.data.training_data import Lessons
-from edgewright.compress.train.engine.job import Job, Outcome, Tell
+from edgewright.compress.train.data.teacher_outputs import TeacherOutputs
+from edgewright.compress.train.data.training_data import TrainingData
+from edgewright.compress.train.engine.job import JobProgressFunction, JobResult, TrainingJob
 from edgewright.compress.train.engine.local import LocalEngine
 from edgewright.contract.errors import InputError
 
-__all__ = ["Engine", "check_engine", "open_engine"]
+__all__ = ["TrainingEngine", "check_engine", "open_engine"]
 
 
-class Engine(Protocol):
+class TrainingEngine(Protocol):
     """Runs jobs; a context manager that leaves nothing running."""
 
     def run(
         self,
-        jobs: Iterable[Job],
-        lessons: Lessons,
-        answers: Answers | None = None,
+        jobs: Iterable[TrainingJob],
+        data: TrainingData,
+        teacher_outputs: TeacherOutputs | None = None,
         *,
         deadline: float | None = None,
-        tell: Tell | None = None,
-    ) -> Iterator[Outcome]:
+        report_progress: JobProgressFunction | None = None,
+    ) -> Iterator[JobResult]:
         """Yield outcomes as they end; a job that fails is an outcome too.
 
         Args:
             jobs: Taken one by one as workers become free, so that a generator can look at earlier outcomes.
-            lessons: Given to all of them.
-            answers: A teacher's, given to all of them.
+            data: Given to all of them.
+            teacher_outputs: A teacher's, given to all of them.
             deadline: Of `time.monotonic()`; running jobs end there with their best state, others do not begin.
-            tell: Called in this thread, for every running job at least once a second.
+            report_progress: Called in this thread, for every running job at least once a second.
         """
         ...
 
@@ -58,7 +58,7 @@ def check_engine(name: str) -> None:
         raise InputError(f"there is no engine {name!r}", remedy='Choose "local", "ray" or "ray://host:port".')
 
 
-def open_engine(name: str, workers: int, folder: Path) -> Engine:
+def open_engine(name: str, workers: int, folder: Path) -> TrainingEngine:
     """Return the engine of this name.
 
     Args:

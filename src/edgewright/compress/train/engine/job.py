@@ -9,18 +9,18 @@ from typing import TypeAlias
 
 import msgspec
 
-from edgewright.compress.train.config import CurvePoint, Training
-from edgewright.compress.train.data.teacher_outputs import Answers
-from edgewright.compress.train.data.training_data import Lessons
+from edgewright.compress.train.config import CurvePoint, TrainingConfig
+from edgewright.compress.train.data.teacher_outputs import TeacherOutputs
+from edgewright.compress.train.data.training_data import TrainingData
 from edgewright.contract.errors import EdgewrightError
 
-__all__ = ["Hold", "Job", "Outcome", "Tell", "checkpoint_name", "perform"]
+__all__ = ["JobProgressFunction", "JobResult", "KeepZeros", "TrainingJob", "checkpoint_name", "run_training_job"]
 
-Tell: TypeAlias = Callable[[str, float, CurvePoint | None], None]
+JobProgressFunction: TypeAlias = Callable[[str, float, CurvePoint | None], None]
 """Told a job's key, the share of its steps that are done, and its newest epoch."""
 
 
-class Hold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class KeepZeros(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Zeros of the start that stay zero.
 
     Attributes:
@@ -30,7 +30,7 @@ class Hold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     layers: tuple[str, ...] = ()
 
 
-class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One training.
 
     Attributes:
@@ -38,19 +38,19 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         model: The ONNX graph to start from: a float one, or what `qat.quantized_start` made.
         settings: How it is trained.
         seed: Of the order of rows, augmentation and dropout.
-        hold: Zeros to keep, None keeps none.
+        keep_zeros: Zeros to keep, None keeps none.
         recipe: The user's own recipe, "module:function"; None is ours.
     """
 
     key: str
     model: bytes
-    settings: Training
+    settings: TrainingConfig
     seed: int
-    hold: Hold | None = None
+    keep_zeros: KeepZeros | None = None
     recipe: str | None = None
 
 
-class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="outcome"):
+class JobResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="outcome"):
     """What came of a job.
 
     Attributes:
@@ -70,15 +70,15 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="outc
     note: str = ""
 
 
-def perform(
-    job: Job,
-    lessons: Lessons,
-    answers: Answers | None = None,
+def run_training_job(
+    job: TrainingJob,
+    data: TrainingData,
+    teacher_outputs: TeacherOutputs | None = None,
     *,
     checkpoint: Path | None = None,
     deadline: float | None = None,
-    tell: Callable[[float, CurvePoint | None], None] | None = None,
-) -> Outcome:
+    report_progress: Callable[[float, CurvePoint | None], None] | None = None,
+) -> JobResult:
     """Train, and never raise: what goes wrong is in the outcome.
 
     The same job, lessons and answers give the same bytes on the same kind of machine, whichever engine runs it
@@ -86,40 +86,40 @@ def perform(
 
     Args:
         job: What to do.
-        lessons: Rows to train on, inputs in the order of the graph's.
-        answers: A teacher's answers to the same rows.
+        data: Rows to train on, inputs in the order of the graph's.
+        teacher_outputs: A teacher's answers to the same rows.
         checkpoint: File to go on from, and to keep while it lasts.
         deadline: Of `time.monotonic()`; training ends there with the best state so far.
-        tell: Told the share of steps done and each epoch.
+        report_progress: Told the share of steps done and each epoch.
     """
     # PyTorch takes seconds to load: only what trains waits for it.
-    from edgewright.compress.train.engine.train_network import practise
+    from edgewright.compress.train.engine.train_network import train_network
 
     began = time.monotonic()
     try:
-        model, curve = practise(
+        model, curve = train_network(
             job.model,
-            lessons,
-            answers,
+            data,
+            teacher_outputs,
             job.settings,
             seed=job.seed,
-            held=None if job.hold is None else job.hold.layers,
+            held=None if job.keep_zeros is None else job.keep_zeros.layers,
             recipe=job.recipe,
             checkpoint=checkpoint,
             deadline=deadline,
-            tell=tell,
+            tell=report_progress,
         )
     except EdgewrightError as error:
-        return Outcome(job.key, None, (), time.monotonic() - began, error.message)
+        return JobResult(job.key, None, (), time.monotonic() - began, error.message)
     except (Exception, SystemExit) as error:  # the user's recipe and torch raise what they like
         said = (str(error).strip().splitlines() or ["without a message"])[0]
-        return Outcome(job.key, None, (), time.monotonic() - began, f"{type(error).__name__}: {said[:300]}")
-    return Outcome(job.key, model, curve, time.monotonic() - began)
+        return JobResult(job.key, None, (), time.monotonic() - began, f"{type(error).__name__}: {said[:300]}")
+    return JobResult(job.key, model, curve, time.monotonic() - began)
 
 
-def checkpoint_name(job: Job, lessons: Lessons, answers: Answers | None) -> str:
+def checkpoint_name(job: TrainingJob, data: TrainingData, teacher_outputs: TeacherOutputs | None) -> str:
     """Return a file name for a job's checkpoint, another one for whatever would train otherwise."""
     digest = hashlib.blake2b(msgspec.json.encode(job), digest_size=8)
-    digest.update(lessons.fingerprint.encode())
-    digest.update(b"" if answers is None else answers.fingerprint.encode())
+    digest.update(data.fingerprint.encode())
+    digest.update(b"" if teacher_outputs is None else teacher_outputs.fingerprint.encode())
     return f"{re.sub(r'[^A-Za-z0-9_-]', '_', job.key)[:60]}-{digest.hexdigest()}.pt"

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from edgewright.compress.train.config import CurvePoint
-from edgewright.compress.train.engine.job import Job, Outcome
+from edgewright.compress.train.engine.job import JobResult, TrainingJob
 
-__all__ = ["TELL_S", "Turn", "is_late", "is_over", "next_turn", "not_begun"]
+__all__ = ["PROGRESS_INTERVAL_SECONDS", "QueuedJob", "is_late", "is_over", "next_queued_job", "not_started"]
 
-TELL_S = 0.5  # between two words about a job
+PROGRESS_INTERVAL_SECONDS = 0.5  # between two words about a job
 _ATTEMPTS = 2
-_GRACE_S = 60.0  # that a job may take past the deadline, before its process is ended
+_GRACE_SECONDS = 60.0  # that a job may take past the deadline, before its process is ended
 
 
 @dataclass(slots=True)
-class Turn:
+class QueuedJob:
     """A job on its way.
 
     Attributes:
@@ -26,20 +26,20 @@ class Turn:
         share: Of its steps that are done.
         point: Its newest epoch.
         is_ended: Whether it was ended for being late.
-        told: When somebody was told last, of `time.monotonic()`.
-        began: The same of its first attempt.
+        progress_reported_at: When somebody was told last, of `time.monotonic()`.
+        started_at: The same of its first attempt.
     """
 
-    job: Job
+    job: TrainingJob
     attempts: int = 0
     note: str = ""
     share: float = 0.0
     point: CurvePoint | None = None
     is_ended: bool = False
-    told: float = 0.0
-    began: float = field(default_factory=time.monotonic)
+    progress_reported_at: float = 0.0
+    started_at: float = field(default_factory=time.monotonic)
 
-    def died(self, reason: str, how: str) -> Outcome | None:
+    def record_crash(self, reason: str, how: str) -> JobResult | None:
         """Count an attempt whose process died.
 
         Args:
@@ -58,22 +58,22 @@ class Turn:
         elif self.attempts > 1:
             reason = f"{reason}, twice"
         curve = () if self.point is None else (self.point,)
-        return Outcome(self.job.key, None, curve, time.monotonic() - self.began, reason)
+        return JobResult(self.job.key, None, curve, time.monotonic() - self.started_at, reason)
 
 
-def next_turn(again: deque[Turn], source: Iterator[Job]) -> Turn | None:
+def next_queued_job(again: deque[QueuedJob], source: Iterator[TrainingJob]) -> QueuedJob | None:
     """Return what is to be done next, None if nothing is left."""
     if again:
         return again.popleft()
     job = next(source, None)
-    return None if job is None else Turn(job)
+    return None if job is None else QueuedJob(job)
 
 
-def not_begun(again: deque[Turn], source: Iterator[Job]) -> Iterator[Outcome]:
+def not_started(again: deque[QueuedJob], source: Iterator[TrainingJob]) -> Iterator[JobResult]:
     """Yield an outcome for every job that the deadline left over."""
-    while (turn := next_turn(again, source)) is not None:
+    while (turn := next_queued_job(again, source)) is not None:
         why = f"{turn.note}: there was no time left" if turn.note else "there was no time left to begin it"
-        yield Outcome(turn.job.key, None, (), 0.0, why)
+        yield JobResult(turn.job.key, None, (), 0.0, why)
 
 
 def is_over(deadline: float | None) -> bool:
@@ -83,4 +83,4 @@ def is_over(deadline: float | None) -> bool:
 
 def is_late(deadline: float | None) -> bool:
     """Whether jobs that still run are to be ended."""
-    return deadline is not None and time.monotonic() > deadline + _GRACE_S
+    return deadline is not None and time.monotonic() > deadline + _GRACE_SECONDS

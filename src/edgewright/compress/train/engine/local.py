@@ -17,11 +17,18 @@ from typing import Self
 
 import msgspec
 
-from edgewright.compress.train.data.teacher_outputs import Answers, write_answers
-from edgewright.compress.train.data.training_data import Lessons, write_lessons
-from edgewright.compress.train.engine.job import Job, Outcome, Tell, checkpoint_name
-from edgewright.compress.train.engine.job_queue import TELL_S, Turn, is_late, is_over, next_turn, not_begun
-from edgewright.compress.train.engine.worker import Order, Progress, receive, send
+from edgewright.compress.train.data.teacher_outputs import TeacherOutputs, write_teacher_outputs
+from edgewright.compress.train.data.training_data import TrainingData, write_training_data
+from edgewright.compress.train.engine.job import JobProgressFunction, JobResult, TrainingJob, checkpoint_name
+from edgewright.compress.train.engine.job_queue import (
+    PROGRESS_INTERVAL_SECONDS,
+    QueuedJob,
+    is_late,
+    is_over,
+    next_queued_job,
+    not_started,
+)
+from edgewright.compress.train.engine.worker import WorkerOrder, WorkerProgress, receive_message, send_message
 from edgewright.contract.errors import InputError
 
 __all__ = ["LocalEngine"]
@@ -49,11 +56,11 @@ class _Worker:
             )
         threading.Thread(target=self._listen, args=(inbox,), daemon=True).start()
 
-    def begin(self, order: Order) -> None:
+    def start(self, order: WorkerOrder) -> None:
         """Hand it an order; a worker that is dead already is noticed by its silence."""
         assert self.process.stdin is not None  # noqa: S101 # it was opened as a pipe
         try:
-            send(self.process.stdin, order)
+            send_message(self.process.stdin, order)
         except OSError:
             self.kill()
 
@@ -65,7 +72,7 @@ class _Worker:
             with suppress(OSError):  # what it did not read
                 self.process.stdin.close()
 
-    def epitaph(self) -> str:
+    def exit_reason(self) -> str:
         """Return what is known of its end."""
         code = self.process.wait()
         lines = self._log.read_text(errors="replace").strip().splitlines()
@@ -77,7 +84,7 @@ class _Worker:
     def _listen(self, inbox: "SimpleQueue[tuple[_Worker, bytes]]") -> None:
         assert self.process.stdout is not None  # noqa: S101 # it was opened as a pipe
         with self.process.stdout as stream:
-            while content := receive(stream):
+            while content := receive_message(stream):
                 inbox.put((self, content))
         inbox.put((self, b""))
 
@@ -97,7 +104,7 @@ class LocalEngine:
         self._folder = folder
         self._workers: list[_Worker] = []
         self._inbox: SimpleQueue[tuple[_Worker, bytes]] = SimpleQueue()
-        self._handed: list[tuple[Lessons | Answers, str]] = []
+        self._handed: list[tuple[TrainingData | TeacherOutputs, str]] = []
 
     def __enter__(self) -> Self:
         """Start the workers, which take a moment to load PyTorch, and return itself."""
@@ -119,46 +126,49 @@ class LocalEngine:
 
     def run(
         self,
-        jobs: Iterable[Job],
-        lessons: Lessons,
-        answers: Answers | None = None,
+        jobs: Iterable[TrainingJob],
+        data: TrainingData,
+        teacher_outputs: TeacherOutputs | None = None,
         *,
         deadline: float | None = None,
-        tell: Tell | None = None,
-    ) -> Iterator[Outcome]:
+        report_progress: JobProgressFunction | None = None,
+    ) -> Iterator[JobResult]:
         """Yield outcomes as they end; see `Engine.run`.
 
         Raises:
             OutputError: The folder cannot be written.
         """
-        places = self._hand_over(lessons), self._hand_over(answers) if answers is not None else ""
+        places = (
+            self._write_shared_arrays(data),
+            self._write_shared_arrays(teacher_outputs) if teacher_outputs is not None else "",
+        )
         checkpoints = self._folder / "checkpoints"
         source = iter(jobs)
-        again: deque[Turn] = deque()
-        running: dict[_Worker, Turn] = {}
+        again: deque[QueuedJob] = deque()
+        running: dict[_Worker, QueuedJob] = {}
         try:
             while True:
                 while len(running) < self._count and not is_over(deadline):
-                    turn = next_turn(again, source)
+                    turn = next_queued_job(again, source)
                     if turn is None:
                         break
                     worker = self._idle_worker(running)
                     running[worker] = turn
                     seconds = None if deadline is None else deadline - time.monotonic()
-                    worker.begin(Order(turn.job, *places, str(checkpoints), seconds))
+                    worker.start(WorkerOrder(turn.job, *places, str(checkpoints), seconds))
                 if not running:
                     break
-                ended = self._wait(running, again, tell)
+                ended = self._wait(running, again, report_progress)
                 if ended is not None:
                     job, outcome = ended
                     yield outcome
                     if outcome.model is not None:
-                        (checkpoints / checkpoint_name(job, lessons, answers)).unlink(missing_ok=True)
+                        (checkpoints / checkpoint_name(job, data, teacher_outputs)).unlink(missing_ok=True)
                 if is_late(deadline):
                     for worker, turn in running.items():
                         turn.is_ended = True
                         worker.kill()
-            yield from not_begun(again, source)
+            yield from not_started(again, source)
         finally:
             for worker in running:  # only after an interruption: an exception, or the caller stopped asking
                 self._end(worker)
@@ -169,44 +179,44 @@ class LocalEngine:
             self._workers.remove(worker)
 
     def _wait(
-        self, running: dict[_Worker, Turn], again: deque[Turn], tell: Tell | None
-    ) -> tuple[Job, Outcome] | None:
+        self, running: dict[_Worker, QueuedJob], again: deque[QueuedJob], tell: JobProgressFunction | None
+    ) -> tuple[TrainingJob, JobResult] | None:
         """Take one message in, tell how far everyone is, and return what ended."""
         ended = None
         try:
-            worker, content = self._inbox.get(timeout=TELL_S)
+            worker, content = self._inbox.get(timeout=PROGRESS_INTERVAL_SECONDS)
         except Empty:
             pass
         else:
             if worker in running:
-                ended = self._take(worker, content, running, again)
+                ended = self._handle_message(worker, content, running, again)
         now = time.monotonic()
         for turn in running.values():
-            if tell is not None and now - turn.told >= TELL_S:
-                turn.told = now
+            if tell is not None and now - turn.progress_reported_at >= PROGRESS_INTERVAL_SECONDS:
+                turn.progress_reported_at = now
                 tell(turn.job.key, turn.share, turn.point)
         return ended
 
-    def _take(
-        self, worker: _Worker, content: bytes, running: dict[_Worker, Turn], again: deque[Turn]
-    ) -> tuple[Job, Outcome] | None:
+    def _handle_message(
+        self, worker: _Worker, content: bytes, running: dict[_Worker, QueuedJob], again: deque[QueuedJob]
+    ) -> tuple[TrainingJob, JobResult] | None:
         turn = running[worker]
         if not content:
             del running[worker]
             self._end(worker)
-            failure = turn.died(worker.epitaph(), "done again from its checkpoint")
+            failure = turn.record_crash(worker.exit_reason(), "done again from its checkpoint")
             if failure is None:
                 again.append(turn)
                 return None
             return turn.job, failure
-        message: Outcome | Progress = msgspec.msgpack.decode(content, type=Outcome | Progress)
-        if isinstance(message, Progress):
+        message: JobResult | WorkerProgress = msgspec.msgpack.decode(content, type=JobResult | WorkerProgress)
+        if isinstance(message, WorkerProgress):
             turn.share, turn.point = message.share, message.point
             return None
         del running[worker]
         return turn.job, msgspec.structs.replace(message, note=turn.note)
 
-    def _idle_worker(self, running: dict[_Worker, Turn]) -> _Worker:
+    def _idle_worker(self, running: dict[_Worker, QueuedJob]) -> _Worker:
         for worker in [worker for worker in self._workers if worker not in running]:
             if worker.process.poll() is None:
                 return worker
@@ -215,16 +225,16 @@ class LocalEngine:
         self._workers.append(worker)
         return worker
 
-    def _hand_over(self, material: Lessons | Answers) -> str:
+    def _write_shared_arrays(self, arrays: TrainingData | TeacherOutputs) -> str:
         """Write lessons or answers once, and return their folder."""
         for known, place in self._handed:
-            if known is material:
+            if known is arrays:
                 return place
         folder = self._folder / "material" / str(len(self._handed))
         shutil.rmtree(folder, ignore_errors=True)  # an earlier run's
-        if isinstance(material, Lessons):
-            write_lessons(material, folder)
+        if isinstance(arrays, TrainingData):
+            write_training_data(arrays, folder)
         else:
-            write_answers(material, folder)
-        self._handed.append((material, str(folder)))
+            write_teacher_outputs(arrays, folder)
+        self._handed.append((arrays, str(folder)))
         return str(folder)

@@ -18,15 +18,28 @@ from typing import Any, Self
 import msgspec
 
 from edgewright.compress.train.config import CurvePoint
-from edgewright.compress.train.data.teacher_outputs import Answers
-from edgewright.compress.train.data.training_data import Lessons
-from edgewright.compress.train.engine.job import Job, Outcome, Tell, checkpoint_name, perform
-from edgewright.compress.train.engine.job_queue import TELL_S, Turn, is_late, is_over, next_turn, not_begun
+from edgewright.compress.train.data.teacher_outputs import TeacherOutputs
+from edgewright.compress.train.data.training_data import TrainingData
+from edgewright.compress.train.engine.job import (
+    JobProgressFunction,
+    JobResult,
+    TrainingJob,
+    checkpoint_name,
+    run_training_job,
+)
+from edgewright.compress.train.engine.job_queue import (
+    PROGRESS_INTERVAL_SECONDS,
+    QueuedJob,
+    is_late,
+    is_over,
+    next_queued_job,
+    not_started,
+)
 from edgewright.contract.errors import InputError, TargetError
 
 __all__ = ["RayEngine"]
 
-_REACH_S = 10.0
+_CONNECT_TIMEOUT_SECONDS = 10.0
 _INSTALL = "pip install 'edgewright[cluster]'"
 
 
@@ -63,7 +76,7 @@ class RayEngine:
         else:
             if find_spec("grpc") is None:
                 raise InputError("Ray's client is not installed", remedy=f"Run {_INSTALL}.")
-            _reach(address)
+            _check_reachable(address)
             try:
                 ray.init(address, **quiet)
                 self._slots = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
@@ -75,8 +88,8 @@ class RayEngine:
                     "RAY_AUTH_MODE is set as there.",
                 ) from error
         self._perform = ray.remote(num_cpus=1, max_retries=0)(_perform)
-        self._board: Any = self._ray.remote(num_cpus=0)(_Board).remote()
-        self._put: list[tuple[Lessons | Answers, Any]] = []
+        self._board: Any = self._ray.remote(num_cpus=0)(_ProgressBoard).remote()
+        self._put: list[tuple[TrainingData | TeacherOutputs, Any]] = []
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -95,55 +108,58 @@ class RayEngine:
 
     def run(
         self,
-        jobs: Iterable[Job],
-        lessons: Lessons,
-        answers: Answers | None = None,
+        jobs: Iterable[TrainingJob],
+        data: TrainingData,
+        teacher_outputs: TeacherOutputs | None = None,
         *,
         deadline: float | None = None,
-        tell: Tell | None = None,
-    ) -> Iterator[Outcome]:
+        report_progress: JobProgressFunction | None = None,
+    ) -> Iterator[JobResult]:
         """Yield outcomes as they end; see `Engine.run`."""
-        material = self._hand_over(lessons), None if answers is None else self._hand_over(answers)
+        material = (
+            self._put_shared_arrays(data),
+            None if teacher_outputs is None else self._put_shared_arrays(teacher_outputs),
+        )
         source = iter(jobs)
-        again: deque[Turn] = deque()
-        running: dict[Any, Turn] = {}
+        again: deque[QueuedJob] = deque()
+        running: dict[Any, QueuedJob] = {}
         try:
             while True:
                 while len(running) < self._slots and not is_over(deadline):
-                    turn = next_turn(again, source)
+                    turn = next_queued_job(again, source)
                     if turn is None:
                         break
                     seconds = None if deadline is None else deadline - time.monotonic()
                     running[self._perform.remote(turn.job, *material, self._board, seconds)] = turn
                 if not running:
                     break
-                ended, _ = self._ray.wait(list(running), timeout=TELL_S)
+                ended, _ = self._ray.wait(list(running), timeout=PROGRESS_INTERVAL_SECONDS)
                 for place in ended:
                     outcome = self._outcome(place, running.pop(place), again)
                     if outcome is not None:
                         yield outcome
-                if tell is not None and running:
-                    self._tell(running.values(), tell)
+                if report_progress is not None and running:
+                    self._tell(running.values(), report_progress)
                 if is_late(deadline):
                     self._cancel(running)
-            yield from not_begun(again, source)
+            yield from not_started(again, source)
         finally:
             self._cancel(running)  # only after an interruption: an exception, or the caller stopped asking
 
-    def _outcome(self, place: Any, turn: Turn, again: deque[Turn]) -> Outcome | None:
+    def _outcome(self, place: Any, turn: QueuedJob, again: deque[QueuedJob]) -> JobResult | None:
         """Return what a task gave; None if it is done once more."""
         try:
-            outcome: Outcome = self._ray.get(place)
+            outcome: JobResult = self._ray.get(place)
         except self._ray.exceptions.RayError as error:
-            failure = turn.died(f"its worker process died ({type(error).__name__})", "done again")
+            failure = turn.record_crash(f"its worker process died ({type(error).__name__})", "done again")
             if failure is None:
                 again.append(turn)
             return failure
         return msgspec.structs.replace(outcome, note=turn.note)
 
-    def _tell(self, turns: Iterable[Turn], tell: Tell) -> None:
+    def _tell(self, turns: Iterable[QueuedJob], tell: JobProgressFunction) -> None:
         now = time.monotonic()
-        waiting = [turn for turn in turns if now - turn.told >= TELL_S]
+        waiting = [turn for turn in turns if now - turn.progress_reported_at >= PROGRESS_INTERVAL_SECONDS]
         if not waiting:
             return
         with suppress(self._ray.exceptions.RayError):  # progress is a convenience
@@ -151,26 +167,26 @@ class RayEngine:
             for turn in waiting:
                 turn.share, turn.point = known.get(turn.job.key, (turn.share, turn.point))
         for turn in waiting:
-            turn.told = now
+            turn.progress_reported_at = now
             tell(turn.job.key, turn.share, turn.point)
 
-    def _cancel(self, running: dict[Any, Turn]) -> None:
+    def _cancel(self, running: dict[Any, QueuedJob]) -> None:
         for place, turn in running.items():
             if not turn.is_ended:
                 turn.is_ended = True
                 self._ray.cancel(place, force=True)
 
-    def _hand_over(self, material: Lessons | Answers) -> Any:
+    def _put_shared_arrays(self, arrays: TrainingData | TeacherOutputs) -> Any:
         """Put lessons or answers into Ray's store once, and return the reference."""
         for known, place in self._put:
-            if known is material:
+            if known is arrays:
                 return place
-        place = self._ray.put(material)
-        self._put.append((material, place))
+        place = self._ray.put(arrays)
+        self._put.append((arrays, place))
         return place
 
 
-class _Board:
+class _ProgressBoard:
     """An actor on which tasks write how far they are."""
 
     def __init__(self) -> None:
@@ -185,26 +201,28 @@ class _Board:
         return self._known
 
 
-def _perform(job: Job, lessons: Lessons, answers: Answers | None, board: Any, seconds: float | None) -> Outcome:
+def _perform(
+    job: TrainingJob, lessons: TrainingData, answers: TeacherOutputs | None, board: Any, seconds: float | None
+) -> JobResult:
     """Run in a worker of the cluster."""
     folder = Path(tempfile.gettempdir()) / f"edgewright-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     is_ours = folder.stat().st_uid == os.getuid()  # anybody could have made it before
     checkpoint = folder / checkpoint_name(job, lessons, answers) if is_ours else None
-    outcome = perform(
+    outcome = run_training_job(
         job,
         lessons,
         answers,
         checkpoint=checkpoint,
         deadline=None if seconds is None else time.monotonic() + seconds,
-        tell=lambda share, point: board.write.remote(job.key, share, point),
+        report_progress=lambda share, point: board.write.remote(job.key, share, point),
     )
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return outcome
 
 
-def _reach(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Find out quickly that nobody listens.
 
     Raises:
@@ -215,7 +233,7 @@ def _reach(address: str) -> None:
     if not host or not port.isdecimal():
         raise InputError(f"{address!r} is no address of a Ray cluster", remedy="Write ray://host:port.")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_SECONDS).close()
     except OSError as error:
         raise TargetError(
             f"{address} cannot be reached: {error}",

@@ -6,23 +6,23 @@ from pathlib import Path
 import onnx
 import torch
 
-from edgewright.compress.train.config import CurvePoint, Training
+from edgewright.compress.train.config import CurvePoint, TrainingConfig
 from edgewright.compress.train.custom_recipe import load_recipe
-from edgewright.compress.train.data.teacher_outputs import Answers
-from edgewright.compress.train.data.training_data import Lessons
-from edgewright.compress.train.loop.output_kind import ending_of, feature_of
-from edgewright.compress.train.loop.trainer import fit
-from edgewright.compress.train.loop.zero_masks import hold, zero_masks
-from edgewright.compress.train.torch_graph.onnx_module import Network
+from edgewright.compress.train.data.teacher_outputs import TeacherOutputs
+from edgewright.compress.train.data.training_data import TrainingData
+from edgewright.compress.train.loop.output_kind import feature_tensor_of, output_activation
+from edgewright.compress.train.loop.trainer import fit_network
+from edgewright.compress.train.loop.zero_masks import make_zero_holder, zero_masks
+from edgewright.compress.train.torch_graph.onnx_module import TrainableGraph
 
-__all__ = ["practise"]
+__all__ = ["train_network"]
 
 
-def practise(
+def train_network(
     content: bytes,
-    lessons: Lessons,
-    answers: Answers | None,
-    settings: Training,
+    data: TrainingData,
+    teacher_outputs: TeacherOutputs | None,
+    settings: TrainingConfig,
     *,
     seed: int,
     held: Collection[str] | None,
@@ -35,8 +35,8 @@ def practise(
 
     Args:
         content: The ONNX graph to start from.
-        lessons: Rows to train on.
-        answers: A teacher's answers to the same rows.
+        data: Rows to train on.
+        teacher_outputs: A teacher's answers to the same rows.
         settings: How.
         seed: Of the order of rows, augmentation and dropout.
         held: Layers whose zeros stay; every sparse one if empty, none if None.
@@ -52,17 +52,17 @@ def practise(
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(mode=True)
     model = onnx.load_from_string(content)
-    network = Network(model)
-    done = fit(
+    network = TrainableGraph(model)
+    done = fit_network(
         network,
-        lessons,
+        data,
         settings,
         seed=seed,
-        answers=answers,
-        ending=ending_of(model),
-        feature=feature_of(model),
-        own=None if recipe is None else load_recipe(recipe),
-        hold=None if held is None else hold(network, zero_masks(network, held)),
+        teacher_outputs=teacher_outputs,
+        activation=output_activation(model),
+        feature_tensor=feature_tensor_of(model),
+        custom=None if recipe is None else load_recipe(recipe),
+        reapply_zeros=None if held is None else make_zero_holder(network, zero_masks(network, held)),
         checkpoint=checkpoint,
         deadline=deadline,
         tell=tell,

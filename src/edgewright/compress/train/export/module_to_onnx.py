@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from edgewright.compress.data.sources.arrays import name_arrays, read_npz
+from edgewright.compress.data.sources.arrays import assign_arrays, read_npz
 from edgewright.compress.data.sources.function import call_data_function, is_function_reference
-from edgewright.compress.data.sources.table import read_table
+from edgewright.compress.data.sources.table import read_data_table
 from edgewright.compress.train.export.module_factory import load_module
-from edgewright.compress.train.export.pytorch import export
+from edgewright.compress.train.export.pytorch import export_torch_module
 from edgewright.contract.errors import InputError
 from edgewright.contract.model.preprocess import Preprocess
 
@@ -55,12 +55,12 @@ def export_module(
     was_training = made.training
     try:
         try:
-            export(made, {name: _as_given(array) for name, array in arrays.items()}, path)
+            export_torch_module(made, {name: _as_given(array) for name, array in arrays.items()}, path)
         except InputError:
             # Integers may stand for values, such as pixels, where the module wants floats.
             if all(array.dtype.kind == "f" for array in arrays.values()):
                 raise
-            export(made, {name: array.astype(np.float32) for name, array in arrays.items()}, path)
+            export_torch_module(made, {name: array.astype(np.float32) for name, array in arrays.items()}, path)
     finally:
         made.train(was_training)
     return path
@@ -71,11 +71,11 @@ def _examples(
 ) -> dict[str, NDArray[Any]]:
     source = Path(data)
     if is_function_reference(data) and not source.exists():
-        raw = name_arrays(call_data_function(data), names, data, label=label, features=features, group=group)
+        raw = assign_arrays(call_data_function(data), names, data, label=label, features=features, group=group)
     elif source.suffix == ".npz" and source.is_file():
-        raw = name_arrays(read_npz(source), names, data, label=label, features=features, group=group)
+        raw = assign_arrays(read_npz(source), names, data, label=label, features=features, group=group)
     elif source.suffix in (".csv", ".parquet") and source.is_file():
-        raw = read_table(source, names[0], label=label, features=features, group=group)
+        raw = read_data_table(source, names[0], label=label, features=features, group=group)
     else:
         raise InputError(
             f"{data} does not show what the module's inputs look like",

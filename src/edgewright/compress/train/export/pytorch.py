@@ -18,17 +18,17 @@ from torch import Tensor, nn
 
 from edgewright.compress.model.graph import Graph, session_bytes
 from edgewright.compress.output_folder import write_file
-from edgewright.compress.train.export.static_shapes import settle_shapes
+from edgewright.compress.train.export.static_shapes import fix_shapes
 from edgewright.contract.errors import CandidateError, InputError, ModelError
 
-__all__ = ["OPSET", "export"]
+__all__ = ["EXPORT_OPSET", "export_torch_module"]
 
-OPSET = 20
+EXPORT_OPSET = 20
 
-_KEPT = "edgewright.kept"  # a domain that the exporter's folding does not know, and so leaves alone
+_KEPT_NAME = "edgewright.kept"  # a domain that the exporter's folding does not know, and so leaves alone
 
 
-def export(
+def export_torch_module(
     module: nn.Module, examples: Mapping[str, NDArray[Any]] | Sequence[NDArray[Any]], path: Path | None = None
 ) -> onnx.ModelProto:
     """Return the module as an ONNX graph whose answers are the module's.
@@ -61,8 +61,8 @@ def export(
     first: Exception | None = None
     for attempt in attempts:
         try:
-            with _silence():
-                graph = _tidy(attempt(), names, given)
+            with _silence_exporter():
+                graph = _clean_exported(attempt(), names, given)
             _check(graph, module, names, given)
         except Exception as error:  # exporters raise what they like
             first = first or error
@@ -132,7 +132,7 @@ def _captured(
         module,
         inputs,
         dynamo=True,
-        opset_version=OPSET,
+        opset_version=EXPORT_OPSET,
         input_names=names,
         output_names=outputs,
         dynamic_shapes=tuple({0: batch} for _ in inputs) if free else None,
@@ -144,10 +144,10 @@ def _captured(
     # The exporter's own folding puts BatchNormalization into the convolution before it; training wants it there.
     for node in program.model.graph.all_nodes():
         if node.op_type == "BatchNormalization":
-            node.domain = _KEPT
+            node.domain = _KEPT_NAME
     program.optimize()
     for node in program.model.graph.all_nodes():
-        if node.domain == _KEPT:
+        if node.domain == _KEPT_NAME:
             node.domain = ""
     return program.model_proto
 
@@ -162,7 +162,7 @@ def _traced(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], out
         inputs,
         stream,  # type: ignore[arg-type] # a stream works and is not in the annotation
         dynamo=False,
-        opset_version=OPSET,
+        opset_version=EXPORT_OPSET,
         input_names=names,
         output_names=outputs,
         dynamic_axes={name: {0: "batch"} for name in (*names, *outputs)},
@@ -171,7 +171,7 @@ def _traced(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], out
     return onnx.load_from_string(stream.getvalue())
 
 
-def _tidy(model: onnx.ModelProto, names: Sequence[str], given: Sequence[Tensor]) -> onnx.ModelProto:
+def _clean_exported(model: onnx.ModelProto, names: Sequence[str], given: Sequence[Tensor]) -> onnx.ModelProto:
     """Take out the exporter's notes about Python sources and the shapes that it computes."""
     model.doc_string = model.graph.doc_string = ""
     model.graph.name = "module"
@@ -180,11 +180,11 @@ def _tidy(model: onnx.ModelProto, names: Sequence[str], given: Sequence[Tensor])
         del item.metadata_props[:]
         item.doc_string = ""
     if not _is_free(model):
-        return Graph(model).model()
+        return Graph(model).to_model()
     small, large = (
         {name: _rows(part, count).numpy() for name, part in zip(names, given, strict=True)} for count in (2, 3)
     )
-    return Graph(settle_shapes(model, small, large)).model()
+    return Graph(fix_shapes(model, small, large)).to_model()
 
 
 def _check(model: onnx.ModelProto, module: nn.Module, names: Sequence[str], given: Sequence[Tensor]) -> None:
@@ -253,7 +253,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def _silence_exporter() -> Iterator[None]:
     """Keep the exporter's remarks off the terminal."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._export", "onnxscript")]
     levels = [logger.level for logger in loggers]

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from edgewright.compress.model.graph import Graph, session_bytes
 
-__all__ = ["settle_shapes"]
+__all__ = ["fix_shapes"]
 
 _STATES = {"GRU": (5,), "LSTM": (5, 6), "RNN": (5,)}  # places of the initial states among a node's inputs
 
 
-def settle_shapes(
+def fix_shapes(
     model: onnx.ModelProto, small: Mapping[str, NDArray[Any]], large: Mapping[str, NDArray[Any]]
 ) -> onnx.ModelProto:
     """Write computed shapes down as constants, and leave out initial states that are zero.
@@ -51,11 +51,11 @@ def settle_shapes(
                 if not first[name].any() and not second[name].any():
                     node.input[place] = ""
             elif (target := _target(first[name], second[name])) is not None:
-                node.input[place] = graph.constant("shape", target)
+                node.input[place] = graph.add_constant("shape", target)
     for node in graph.nodes:
         while node.input and not node.input[-1]:
             node.input.pop()
-    return graph.model()
+    return graph.to_model()
 
 
 def _is_settled(op: str, place: int) -> bool:

@@ -14,10 +14,10 @@ from torch import nn
 from edgewright.compress.output_folder import write_file
 from edgewright.compress.train.config import CurvePoint
 
-__all__ = ["Progress", "load_checkpoint", "save_checkpoint", "snapshot"]
+__all__ = ["TrainingProgress", "load_checkpoint", "save_checkpoint", "state_snapshot"]
 
 
-class Progress(msgspec.Struct):
+class TrainingProgress(msgspec.Struct):
     """Where a training is.
 
     Attributes:
@@ -29,10 +29,10 @@ class Progress(msgspec.Struct):
         best_metric: Of the best epoch.
         best_loss: Of the best epoch.
         best_epoch: Whose weights are kept.
-        reached: Metric and negative loss of the best trained epoch; the start does not count.
-        waited: Epochs since then, after the warm-up.
+        best_reached: Metric and negative loss of the best trained epoch; the start does not count.
+        epochs_without_improvement: Epochs since then, after the warm-up.
         failures: How often the loss was not finite.
-        parts: Parts of a batch whose gradients are summed.
+        accumulation_steps: Parts of a batch whose gradients are summed.
         seconds: Spent so far.
         note: For the next point of the curve.
     """
@@ -45,10 +45,10 @@ class Progress(msgspec.Struct):
     best_metric: float = float("-inf")
     best_loss: float = float("inf")
     best_epoch: int = 0
-    reached: tuple[float, float] = (float("-inf"), float("-inf"))
-    waited: int = 0
+    best_reached: tuple[float, float] = (float("-inf"), float("-inf"))
+    epochs_without_improvement: int = 0
     failures: int = 0
-    parts: int = 1
+    accumulation_steps: int = 1
     seconds: float = 0.0
     note: str = ""
 
@@ -57,17 +57,17 @@ class Progress(msgspec.Struct):
 class Checkpoint:
     """What is written: numbers, tensors by part, and the generator's state."""
 
-    progress: Progress
+    progress: TrainingProgress
     tensors: dict[str, Any]
 
 
-def snapshot(part: nn.Module | Any) -> dict[str, Any]:
+def state_snapshot(part: nn.Module | Any) -> dict[str, Any]:
     """Return a copy of the state of a module, an optimiser or a schedule."""
     copied: dict[str, Any] = copy.deepcopy(part.state_dict())
     return copied
 
 
-def save_checkpoint(path: Path, key: str, progress: Progress, tensors: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, key: str, progress: TrainingProgress, tensors: dict[str, Any]) -> None:
     """Write a state whole or not at all.
 
     Args:
@@ -96,4 +96,4 @@ def load_checkpoint(path: Path | None, key: str) -> Checkpoint | None:
     if content.get("key") != key:
         return None
     torch.set_rng_state(content["random"])
-    return Checkpoint(msgspec.msgpack.decode(content["progress"], type=Progress), content["tensors"])
+    return Checkpoint(msgspec.msgpack.decode(content["progress"], type=TrainingProgress), content["tensors"])

@@ -7,18 +7,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgewright.compress.data.dataset import Task
-from edgewright.compress.train.data.teacher_outputs import Reading
+from edgewright.compress.data.dataset import TaskKind
+from edgewright.compress.train.data.teacher_outputs import OutputMeaning
 
-__all__ = ["Ending", "ending_seen", "label_loss", "metric_sum", "reading_of", "scores_of", "teacher_loss"]
+__all__ = [
+    "OutputActivation",
+    "detect_activation",
+    "label_loss",
+    "metric_sum",
+    "output_logits",
+    "output_meaning",
+    "teacher_loss",
+]
 
-Ending = Literal["scores", "softmax", "sigmoid"]
+OutputActivation = Literal["scores", "softmax", "sigmoid"]
 
 _SOFTMAX_FLOOR = 1e-7
 _SIGMOID_FLOOR = 1e-4
 
 
-def ending_seen(outputs: Tensor) -> Ending:
+def detect_activation(outputs: Tensor) -> OutputActivation:
     """Tell probabilities from scores by their values.
 
     >>> ending_seen(torch.tensor([[0.25, 0.75], [0.9, 0.1]])), ending_seen(torch.tensor([[1.5, -2.0]]))
@@ -32,7 +40,7 @@ def ending_seen(outputs: Tensor) -> Ending:
     return "sigmoid"
 
 
-def reading_of(task: Task, outputs: Sequence[Tensor], ending: Ending) -> Reading:
+def output_meaning(task: TaskKind, outputs: Sequence[Tensor], activation: OutputActivation) -> OutputMeaning:
     """Return what the first of the float outputs means.
 
     Without labels a softmax tells that it is of classes, and so does being the only output, with a vector per row:
@@ -44,19 +52,19 @@ def reading_of(task: Task, outputs: Sequence[Tensor], ending: Ending) -> Reading
     if task == "multilabel":
         return "flags"
     is_vector = len(outputs) == 1 and first.ndim == 2 and first.shape[1] >= 2
-    return "classes" if task == "fidelity" and (ending == "softmax" or is_vector) else "values"
+    return "classes" if task == "fidelity" and (activation == "softmax" or is_vector) else "values"
 
 
-def scores_of(outputs: Tensor, reading: Reading, ending: Ending) -> Tensor:
+def output_logits(outputs: Tensor, meaning: OutputMeaning, activation: OutputActivation) -> Tensor:
     """Bring an output into the form that losses take: [n, k], unbounded.
 
     Returns:
         Logits of classes, log-odds of flags, values as they are.
     """
     rows = outputs.flatten(1) if outputs.ndim > 1 else outputs.reshape(-1, 1)
-    if reading == "classes" and ending != "scores":
+    if meaning == "classes" and activation != "scores":
         return torch.log(rows.clamp_min(0) + _SOFTMAX_FLOOR)
-    if reading == "flags" and ending != "scores":
+    if meaning == "flags" and activation != "scores":
         clipped = rows.clamp(0, 1)
         return torch.log((clipped + _SIGMOID_FLOOR) / (1 - clipped + _SIGMOID_FLOOR))
     return rows
@@ -65,7 +73,7 @@ def scores_of(outputs: Tensor, reading: Reading, ending: Ending) -> Tensor:
 def label_loss(
     scores: Tensor,
     labels: Tensor,
-    reading: Reading,
+    meaning: OutputMeaning,
     *,
     smoothing: float,
     class_weights: Tensor | None,
@@ -74,44 +82,44 @@ def label_loss(
     """Return the mean loss over rows.
 
     Args:
-        scores: [n, k] of `scores_of`.
+        scores: [n, k] of `output_logits`.
         labels: [n] class ids, [n] or [n, k] flags, or [n, ...] values.
-        reading: Cross-entropy for classes, binary cross-entropy for flags, squared error for values.
+        meaning: Cross-entropy for classes, binary cross-entropy for flags, squared error for values.
         smoothing: Share of a label that goes to all classes.
         class_weights: [classes] or None.
         variances: [k] of the values, by which squared errors are divided.
     """
-    if reading == "classes":
+    if meaning == "classes":
         losses = functional.cross_entropy(scores, labels.long(), reduction="none", label_smoothing=smoothing)
-    elif reading == "flags":
+    elif meaning == "flags":
         wanted = labels.reshape(scores.shape).to(scores.dtype)
         soft = wanted * (1 - smoothing) + smoothing / 2
         losses = functional.binary_cross_entropy_with_logits(scores, soft, reduction="none").mean(dim=1)
     else:
         losses = ((scores - labels.reshape(scores.shape).to(scores.dtype)).square() / variances).mean(dim=1)
-    if class_weights is not None and reading != "values":
+    if class_weights is not None and meaning != "values":
         losses = losses * class_weights[labels.long().reshape(-1)]
     return losses.mean()
 
 
 def teacher_loss(
-    scores: Tensor, answers: Tensor, reading: Reading, *, temperature: float, variances: Tensor
+    scores: Tensor, answers: Tensor, meaning: OutputMeaning, *, temperature: float, variances: Tensor
 ) -> Tensor:
     """Return the mean distance to a teacher's answers (Hinton 2015, arXiv:1503.02531).
 
     Args:
-        scores: [n, k] of `scores_of`.
+        scores: [n, k] of `output_logits`.
         answers: [n, k], likewise the teacher's.
-        reading: Kullback-Leibler divergence at the temperature for classes and for each flag, times its square;
+        meaning: Kullback-Leibler divergence at the temperature for classes and for each flag, times its square;
             squared error for values.
         temperature: Divides both sides.
         variances: [k] of the values.
     """
-    if reading == "classes":
+    if meaning == "classes":
         student = functional.log_softmax(scores / temperature, dim=1)
         teacher = functional.log_softmax(answers / temperature, dim=1)
         return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
-    if reading == "flags":
+    if meaning == "flags":
         chances = torch.sigmoid(answers / temperature)
         cross = functional.binary_cross_entropy_with_logits(scores / temperature, chances)
         entropy = functional.binary_cross_entropy_with_logits(answers / temperature, chances)
@@ -119,20 +127,20 @@ def teacher_loss(
     return ((scores - answers).square() / variances).mean()
 
 
-def metric_sum(scores: Tensor, wanted: Tensor, reading: Reading, variances: Tensor) -> float:
+def metric_sum(scores: Tensor, targets: Tensor, meaning: OutputMeaning, variances: Tensor) -> float:
     """Return the sum over rows of right answers, shares of right flags, or 1 - error² / variance.
 
     Args:
-        scores: [n, k] of `scores_of`.
-        wanted: Labels, or a teacher's answers in the same form as `scores`.
-        reading: What they mean.
+        scores: [n, k] of `output_logits`.
+        targets: Labels, or a teacher's answers in the same form as `scores`.
+        meaning: What they mean.
         variances: [k] of the values.
     """
-    if reading == "classes":
-        classes = wanted.argmax(dim=1) if wanted.is_floating_point() else wanted
+    if meaning == "classes":
+        classes = targets.argmax(dim=1) if targets.is_floating_point() else targets
         return float((scores.argmax(dim=1) == classes).sum())
-    if reading == "flags":
-        flags = wanted > 0
+    if meaning == "flags":
+        flags = targets > 0
         return float(((scores > 0) == flags.reshape(scores.shape)).double().mean(dim=1).sum())
-    errors = (scores.double() - wanted.reshape(scores.shape).double()).square() / variances.double()
+    errors = (scores.double() - targets.reshape(scores.shape).double()).square() / variances.double()
     return float((1 - errors.mean(dim=1)).sum())

@@ -11,64 +11,66 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from edgewright.compress.train.config import Training, rate_share
-from edgewright.compress.train.custom_recipe import OwnRecipe
+from edgewright.compress.train.config import TrainingConfig, learning_rate_factor
+from edgewright.compress.train.custom_recipe import CustomRecipe
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["Stepper", "accumulate", "batches", "is_out_of_memory", "more_parts"]
+__all__ = ["OptimizerStep", "accumulate_gradients", "epoch_batches", "is_out_of_memory", "next_accumulation_steps"]
 
 
 @dataclass(slots=True)
-class Stepper:
+class OptimizerStep:
     """Optimiser and schedule of the parameters that are trained.
 
     Attributes:
         parameters: Of the network, and of what is trained beside it.
         settings: Of the training.
         steps: Planned.
-        own: The user's optimiser and schedule, where given.
+        custom: The user's optimiser and schedule, where given.
         optimizer: Set at the start.
         schedule: The user's; the usual one has no state.
-        slowing: Factor on the rate, halved after each failure.
+        rate_factor: Factor on the rate, halved after each failure.
     """
 
     parameters: list[nn.Parameter]
-    settings: Training
+    settings: TrainingConfig
     steps: int
-    own: OwnRecipe
+    custom: CustomRecipe
     optimizer: Optimizer
     schedule: Any
-    slowing: float = 1.0
+    rate_factor: float = 1.0
 
     @staticmethod
-    def of(parameters: list[nn.Parameter], settings: Training, steps: int, own: OwnRecipe) -> "Stepper":
+    def create(
+        parameters: list[nn.Parameter], settings: TrainingConfig, steps: int, own: CustomRecipe
+    ) -> "OptimizerStep":
         """Return a stepper at its start."""
         optimizer = (own.optimizer or _adamw(settings))(parameters)
         schedule = None if own.schedule is None else own.schedule(optimizer, steps)
-        return Stepper(parameters, settings, steps, own, optimizer, schedule)
+        return OptimizerStep(parameters, settings, steps, own, optimizer, schedule)
 
     @property
-    def rate(self) -> float:
+    def learning_rate(self) -> float:
         """Learning rate of the first group."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def take(self, step: int) -> bool:
         """Clip the gradients and step; return False where they are not finite, and change nothing."""
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_gradient_norm)
         if not bool(torch.isfinite(norm)):
             return False
         if self.schedule is None and "peak" in self.optimizer.param_groups[0]:
-            share = rate_share(step, self.steps, self.settings.warmup)
+            share = learning_rate_factor(step, self.steps, self.settings.warmup_fraction)
             for group in self.optimizer.param_groups:
-                group["lr"] = group["peak"] * share * self.slowing
+                group["lr"] = group["peak"] * share * self.rate_factor
         self.optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
         return True
 
-    def slow_down(self) -> None:
+    def halve_rate(self) -> None:
         """Halve the rate from here on."""
-        self.slowing /= 2
+        self.rate_factor /= 2
         for group in self.optimizer.param_groups:
             group["lr"] /= 2
         if self.schedule is not None and hasattr(self.schedule, "base_lrs"):
@@ -77,7 +79,7 @@ class Stepper:
     def state_dict(self) -> dict[str, Any]:
         """Return the state of optimiser and schedule."""
         schedule = None if self.schedule is None else self.schedule.state_dict()
-        return {"optimizer": self.optimizer.state_dict(), "schedule": schedule, "slowing": self.slowing}
+        return {"optimizer": self.optimizer.state_dict(), "schedule": schedule, "slowing": self.rate_factor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to a state, which stays untouched."""
@@ -85,10 +87,10 @@ class Stepper:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
-        self.slowing = state["slowing"]
+        self.rate_factor = state["slowing"]
 
 
-def batches(count: int, size: int, seed: int, epoch: int, shown: int | None = None) -> list[NDArray[np.intp]]:
+def epoch_batches(count: int, size: int, seed: int, epoch: int, shown: int | None = None) -> list[NDArray[np.intp]]:
     """Return the rows of each step of an epoch; a last batch below half the size joins the one before.
 
     Args:
@@ -105,7 +107,9 @@ def batches(count: int, size: int, seed: int, epoch: int, shown: int | None = No
     return parts
 
 
-def accumulate(loss: Callable[[NDArray[np.intp]], Tensor], places: NDArray[np.intp], parts: int) -> Iterator[float]:
+def accumulate_gradients(
+    loss: Callable[[NDArray[np.intp]], Tensor], places: NDArray[np.intp], parts: int
+) -> Iterator[float]:
     """Compute gradients of a batch in parts; yield each part's share of the mean loss."""
     for piece in np.array_split(places, min(parts, max(1, len(places) // 2))):
         share = loss(piece) * (len(piece) / len(places))
@@ -123,7 +127,7 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def more_parts(parts: int, rows: int) -> int:
+def next_accumulation_steps(parts: int, rows: int) -> int:
     """Return 2 after 1.
 
     Raises:
@@ -137,14 +141,14 @@ def more_parts(parts: int, rows: int) -> int:
     return 2
 
 
-def _adamw(settings: Training) -> Callable[[list[nn.Parameter]], Optimizer]:
+def _adamw(settings: TrainingConfig) -> Callable[[list[nn.Parameter]], Optimizer]:
     """Return AdamW whose groups know their peak rate; only matrices and kernels decay."""
 
     def make(parameters: list[nn.Parameter]) -> Optimizer:
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for parameter in parameters:
             decays = getattr(parameter, "decays", parameter.squeeze().ndim > 1)
-            peak = settings.rate * getattr(parameter, "rate_factor", 1.0)
+            peak = settings.learning_rate * getattr(parameter, "rate_factor", 1.0)
             groups.setdefault((settings.weight_decay if decays else 0.0, peak), []).append(parameter)
         return AdamW(
             [

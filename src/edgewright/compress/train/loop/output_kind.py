@@ -3,17 +3,17 @@
 import onnx
 
 from edgewright.compress.model.graph import Graph
-from edgewright.compress.train.loop.losses import Ending
+from edgewright.compress.train.loop.losses import OutputActivation
 
-__all__ = ["ending_of", "feature_of"]
+__all__ = ["feature_tensor_of", "output_activation"]
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.UNDEFINED)
 _PASSED = frozenset("Cast DequantizeLinear Flatten Identity QuantizeLinear Reshape Squeeze Unsqueeze".split())
 _LAYERS = frozenset("Conv Gemm MatMul".split())
-_ENDINGS: dict[str, Ending] = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
+_ENDINGS: dict[str, OutputActivation] = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
 
 
-def ending_of(model: onnx.ModelProto) -> Ending:
+def output_activation(model: onnx.ModelProto) -> OutputActivation:
     """Return how the first float output is made; anything but softmax and sigmoid counts as scores."""
     graph = Graph(model)
     producers = graph.producers()
@@ -24,7 +24,7 @@ def ending_of(model: onnx.ModelProto) -> Ending:
     return _ENDINGS.get(producers[name].op_type, "scores") if name in producers else "scores"
 
 
-def feature_of(model: onnx.ModelProto) -> str | None:
+def feature_tensor_of(model: onnx.ModelProto) -> str | None:
     """Return the tensor that the last layer reads, None if that is the graph's own input."""
     graph = Graph(model)
     layers = [node for node in graph.nodes if node.op_type in _LAYERS]

@@ -5,16 +5,16 @@ from collections.abc import Callable, Collection, Mapping
 import torch
 from torch import Tensor
 
-from edgewright.compress.train.torch_graph.onnx_module import Network
+from edgewright.compress.train.torch_graph.onnx_module import TrainableGraph
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["gradual_fractions", "hold", "zero_masks"]
+__all__ = ["gradual_fractions", "make_zero_holder", "zero_masks"]
 
 # Fewer zeros are chance, not sparsity.
-_LEAST_ZEROS = 0.05
+_MIN_ZEROS = 0.05
 
 
-def zero_masks(network: Network, layers: Collection[str] = ()) -> dict[str, Tensor]:
+def zero_masks(network: TrainableGraph, layers: Collection[str] = ()) -> dict[str, Tensor]:
     """Return where the weights of sparse layers are exactly zero.
 
     Args:
@@ -36,7 +36,7 @@ def zero_masks(network: Network, layers: Collection[str] = ()) -> dict[str, Tens
         zeros = parameter.detach() == 0
         if layer is None or parameter.ndim < 2 or (layers and layer not in layers):
             continue
-        if zeros.float().mean() >= _LEAST_ZEROS:
+        if zeros.float().mean() >= _MIN_ZEROS:
             masks[name] = zeros
             found.add(layer)
     missing = sorted(set(layers) - found)
@@ -47,7 +47,7 @@ def zero_masks(network: Network, layers: Collection[str] = ()) -> dict[str, Tens
     return masks
 
 
-def hold(network: Network, masks: Mapping[str, Tensor]) -> Callable[[], None]:
+def make_zero_holder(network: TrainableGraph, masks: Mapping[str, Tensor]) -> Callable[[], None]:
     """Return what sets the masked weights back to zero; to be called after every step of the optimiser."""
     parameters = dict(network.named_parameters())
     held = [(parameters[name], mask) for name, mask in masks.items()]

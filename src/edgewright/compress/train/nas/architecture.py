@@ -6,9 +6,9 @@ import msgspec
 
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["LADDERS", "Architecture", "Family"]
+__all__ = ["DIMENSION_LADDERS", "Architecture", "NetworkFamily"]
 
-Family: TypeAlias = Literal[
+NetworkFamily: TypeAlias = Literal[
     "plain",
     "residual",
     "separable",
@@ -41,7 +41,7 @@ _NAMES: dict[str, str] = {
 }
 
 # The values that a step up or down goes through, from small to large networks.
-LADDERS: dict[str, tuple[int, ...]] = {
+DIMENSION_LADDERS: dict[str, tuple[int, ...]] = {
     "width": (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512),
     "stages": (1, 2, 3, 4, 5),
     "depth": (1, 2, 3, 4),
@@ -79,7 +79,7 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         CandidateError: A number that no network could have.
     """
 
-    family: Family
+    family: NetworkFamily
     width: int = 16
     stages: int = 1
     depth: int = 1
@@ -89,9 +89,9 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
-        if self.family not in get_args(Family):
+        if self.family not in get_args(NetworkFamily):
             raise CandidateError(
-                f"there is no family {self.family!r}", remedy=f"Choose among {', '.join(get_args(Family))}."
+                f"there is no family {self.family!r}", remedy=f"Choose among {', '.join(get_args(NetworkFamily))}."
             )
         for name, least, most in (
             ("width", 1, 4096),
@@ -138,7 +138,7 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Return the architectures one step down or up in one dimension."""
         found: list[Architecture] = []
         for name in self.dimensions:
-            value, ladder = getattr(self, name), LADDERS[name]
+            value, ladder = getattr(self, name), DIMENSION_LADDERS[name]
             ascending = sorted(ladder)
             below = [step for step in ascending if step < value][-1:]
             above = [step for step in ascending if step > value][:1]

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from edgewright.compress.model.graph import Graph
-from edgewright.compress.train.torch_graph.onnx_module import Network
+from edgewright.compress.train.torch_graph.onnx_module import TrainableGraph
 
-__all__ = ["with_normalisation"]
+__all__ = ["with_batch_norm"]
 
 _EPSILON = 1e-5
 
 
-def with_normalisation(model: onnx.ModelProto, inputs: Sequence[NDArray[Any]]) -> onnx.ModelProto:
+def with_batch_norm(model: onnx.ModelProto, inputs: Sequence[NDArray[Any]]) -> onnx.ModelProto:
     """Return the model with a batch normalisation behind every convolution that has none.
 
     Args:
@@ -41,20 +41,20 @@ def with_normalisation(model: onnx.ModelProto, inputs: Sequence[NDArray[Any]]) -
     ]
     if not bare:
         return model
-    network = Network(model).eval()
+    network = TrainableGraph(model).eval()
     with torch.no_grad():
         given = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
-        _, seen = network.run_with(given, [node.output[0] for node in bare])
+        _, seen = network.run_with_tensors(given, [node.output[0] for node in bare])
     for node in bare:
         value = seen[node.output[0]].double()
         axes = [axis for axis in range(value.ndim) if axis != 1]
         mean = value.mean(dim=axes).numpy()
         variance = np.maximum(value.var(dim=axes, unbiased=False).numpy(), 1e-6)
         result = node.output[0]
-        node.output[0] = graph.fresh("conv")
+        node.output[0] = graph.unique_name("conv")
         place = graph.nodes.index(node)
         statistics = (np.sqrt(variance + _EPSILON), mean, mean, variance)
-        names = [graph.constant("norm", part.astype(np.float32)) for part in statistics]
-        graph.node("BatchNormalization", [node.output[0], *names], [result], epsilon=_EPSILON)
+        names = [graph.add_constant("norm", part.astype(np.float32)) for part in statistics]
+        graph.make_node("BatchNormalization", [node.output[0], *names], [result], epsilon=_EPSILON)
         graph.nodes.insert(place + 1, graph.nodes.pop())
-    return graph.model()
+    return graph.to_model()

@@ -8,18 +8,18 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from edgewright.compress.data.model_outputs import open_session
+from edgewright.compress.data.model_outputs import open_cpu_session
 from edgewright.compress.model.graph import Graph, attribute
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["coarser"]
+__all__ = ["halve_resolution"]
 
 _LAYERS = frozenset(("Conv", "Gemm", "MatMul", "GRU", "LSTM", "RNN"))
 # A smaller map has nothing left to look at.
-_LEAST_SIDE = 12
+_MIN_SIDE = 12
 
 
-def coarser(model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
+def halve_resolution(model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
     """Return the model with maps of half the height and width behind its first convolutions.
 
     Its answers change; what was learned mostly stays, so that it is retrained quickly.
@@ -39,14 +39,14 @@ def coarser(model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]) -> onnx.Mo
     for node in first:
         sides = [side or 0 for side in graph.shapes.get(node.output[0], ())[2:]]
         wide = [side > 1 for side in sides]
-        if not any(wide) or any(side < _LEAST_SIDE for side, is_wide in zip(sides, wide, strict=True) if is_wide):
+        if not any(wide) or any(side < _MIN_SIDE for side, is_wide in zip(sides, wide, strict=True) if is_wide):
             raise CandidateError(f"its first maps are only {sides} large", remedy="Prune its channels instead.")
         strides = list(attribute(node, "strides", [1] * len(sides)))
         doubled = [2 * stride if is_wide else stride for stride, is_wide in zip(strides, wide, strict=True)]
         kept = [part for part in node.attribute if part.name != "strides"]
         del node.attribute[:]
         node.attribute.extend([*kept, helper.make_attribute("strides", doubled)])
-    made = graph.model()
+    made = graph.to_model()
     del made.graph.value_info[:]
     if _shapes_of(made, feed) != _shapes_of(model, feed):
         raise CandidateError("what follows its first convolution needs maps of their size", remedy="Keep them.")
@@ -69,7 +69,7 @@ def _first_layers(graph: Graph) -> list[onnx.NodeProto]:
 
 def _shapes_of(model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]) -> list[tuple[int, ...]]:
     try:
-        return [np.shape(output) for output in open_session(model).run(None, dict(feed))]
+        return [np.shape(output) for output in open_cpu_session(model).run(None, dict(feed))]
     except CandidateError:
         raise
     except Exception as error:  # onnxruntime's own exceptions share no public base class

@@ -8,51 +8,51 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from edgewright.compress.train.data.modality import Form
+from edgewright.compress.train.data.modality import SampleFormat
 from edgewright.compress.train.nas.architecture import Architecture
-from edgewright.compress.train.nas.attention_block import encoder, with_places
-from edgewright.compress.train.nas.blocks import BLOCKS, Flow, Sketch
-from edgewright.compress.train.nas.stem import as_map, as_series
+from edgewright.compress.train.nas.attention_block import add_positions, encoder_block
+from edgewright.compress.train.nas.blocks import BLOCK_FUNCTIONS, NetworkSketch, TensorFlow
+from edgewright.compress.train.nas.stem import to_map, to_series
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.model.signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import ModelSignature, TensorSpec
 
-__all__ = ["Ending", "Targets", "draft", "drawable"]
+__all__ = ["GraphActivation", "TargetStatistics", "build_network", "single_input_output"]
 
-Ending: TypeAlias = Literal["logits", "softmax", "sigmoid"]
+GraphActivation: TypeAlias = Literal["logits", "softmax", "sigmoid"]
 
 _OPSET, _IR_VERSION = 20, 9
-_MOST_CHANNELS = 512
+_MAX_CHANNELS = 512
 _OVER_MAPS = frozenset(("plain", "residual", "separable", "inverted", "patches"))
 
 
 @dataclass(frozen=True, slots=True)
-class Targets:
+class TargetStatistics:
     """Where the values to be learned lie, so that training need not find that out step by step.
 
     Attributes:
         mean: [k] mean of each value of the output.
-        spread: [k] its standard deviation.
+        std: [k] its standard deviation.
     """
 
     mean: NDArray[np.float64]
-    spread: NDArray[np.float64]
+    std: NDArray[np.float64]
 
 
-def draft(
+def build_network(
     architecture: Architecture,
-    contract: InputContract,
+    contract: ModelSignature,
     *,
-    ending: Ending = "logits",
+    activation: GraphActivation = "logits",
     seed: int = 0,
-    form: Form | None = None,
-    targets: Targets | None = None,
+    form: SampleFormat | None = None,
+    targets: TargetStatistics | None = None,
 ) -> onnx.ModelProto:
     """Return a network with the contract's names, types and shapes.
 
     Args:
         architecture: What to build.
         contract: Of the original model; the batch axis is free where it is free there.
-        ending: What turns the last layer's values into answers.
+        activation: What turns the last layer's values into answers.
         seed: Of the weights.
         form: Which axes of the samples mean what; guessed from the sizes if not given.
         targets: For regression and reconstruction.
@@ -60,17 +60,17 @@ def draft(
     Raises:
         CandidateError: The family cannot take this input or give this output.
     """
-    source, target = drawable(contract)
-    sketch = Sketch(np.random.default_rng(seed), frozenset((source.name, target.name)))
-    flow = Flow(source.name, tuple(int(size) for size in source.shape[1:]))
+    source, target = single_input_output(contract)
+    sketch = NetworkSketch(np.random.default_rng(seed), frozenset((source.name, target.name)))
+    flow = TensorFlow(source.name, tuple(int(size) for size in source.shape[1:]))
     if source.dtype != "float32":
         flow = sketch.node("Cast", "floats", [flow.name], flow.shape, to=onnx.TensorProto.FLOAT)
     features = _features(sketch, architecture, flow, form)
-    _head(sketch, features, target, ending, targets)
+    _head(sketch, features, target, activation, targets)
     return _model(sketch, source, target, architecture)
 
 
-def drawable(contract: InputContract) -> tuple[TensorSpec, TensorSpec]:
+def single_input_output(contract: ModelSignature) -> tuple[TensorSpec, TensorSpec]:
     """Return the one input and the one output.
 
     Raises:
@@ -83,7 +83,7 @@ def drawable(contract: InputContract) -> tuple[TensorSpec, TensorSpec]:
         )
     source, target = contract.inputs[0], contract.outputs[0]
     for spec in (source, target):
-        batch = bool(spec.shape) and (spec.batch_axis_is_free or spec.shape[0] == 1)
+        batch = bool(spec.shape) and (spec.has_free_batch_axis or spec.shape[0] == 1)
         if not batch or any(not isinstance(size, int) for size in spec.shape[1:]):
             raise CandidateError(
                 f"no family fits {spec.name!r} of shape {list(spec.shape)}: it takes a batch axis and fixed sizes",
@@ -103,7 +103,7 @@ def drawable(contract: InputContract) -> tuple[TensorSpec, TensorSpec]:
     return source, target
 
 
-def _features(s: Sketch, a: Architecture, flow: Flow, form: Form | None) -> Flow:
+def _features(s: NetworkSketch, a: Architecture, flow: TensorFlow, form: SampleFormat | None) -> TensorFlow:
     """Draw all but the last layer; return a row of features."""
     if a.family in ("mlp", "bottleneck"):
         flow = s.norm("norm", s.flatten("row", flow))
@@ -115,35 +115,35 @@ def _features(s: Sketch, a: Architecture, flow: Flow, form: Form | None) -> Flow
         for i in range(1, a.depth + 1):
             flow = s.dense(f"wider{i}", flow, a.width)
         return flow
-    flow = as_map(s, flow, form) if a.family in _OVER_MAPS else as_series(s, flow, form)
+    flow = to_map(s, flow, form) if a.family in _OVER_MAPS else to_series(s, flow, form)
     if a.family == "gru":
         return _recurrent(s, a, flow)
     if a.family in ("patches", "transformer"):
-        flow = with_places(s, _stem(s, a, flow, clamp=False))
+        flow = add_positions(s, _stem(s, a, flow, clamp=False))
         for i in range(1, a.depth + 1):
-            flow = encoder(s, f"block{i}", flow, a.expansion)
-        return s.pooled(flow)
+            flow = encoder_block(s, f"block{i}", flow, a.expansion)
+        return s.global_average(flow)
     flow = _stem(s, a, flow)
-    block = BLOCKS[a.family]
+    block = BLOCK_FUNCTIONS[a.family]
     for stage in range(1, a.stages + 1):
-        channels = min(a.width * 2 ** (stage - 1), max(_MOST_CHANNELS, a.width))
+        channels = min(a.width * 2 ** (stage - 1), max(_MAX_CHANNELS, a.width))
         for i in range(1, a.depth + 1):
             stride = (1, 1)
             if i == 1 and stage > 1:
                 stride = (_step(flow.shape[1], 2), _step(flow.shape[2], 2))
             last = 2 ** (i - 1) if a.family == "temporal" else a.expansion
             flow = block(s, f"stage{stage}/block{i}", flow, channels, _window(flow, a.kernel), stride, last)
-    return s.pooled(flow)
+    return s.global_average(flow)
 
 
-def _stem(s: Sketch, a: Architecture, flow: Flow, *, clamp: bool = True) -> Flow:
+def _stem(s: NetworkSketch, a: Architecture, flow: TensorFlow, *, clamp: bool = True) -> TensorFlow:
     """Draw the first convolution, which reduces the map."""
     window = _window(flow, max(a.kernel, a.resolution + 1 - a.resolution % 2))
     stride = (_step(flow.shape[1], a.resolution), _step(flow.shape[2], a.resolution))
     return s.conv("stem", flow, a.width, window, stride, clamp=clamp)
 
 
-def _window(flow: Flow, kernel: int) -> tuple[int, int]:
+def _window(flow: TensorFlow, kernel: int) -> tuple[int, int]:
     """Return a window that is no larger along an axis than what is there to see."""
     height, width = (min(kernel, 2 * size - 1) for size in flow.shape[1:])
     return height, width
@@ -156,7 +156,7 @@ def _step(size: int, wanted: int) -> int:
     return wanted
 
 
-def _recurrent(s: Sketch, a: Architecture, flow: Flow) -> Flow:
+def _recurrent(s: NetworkSketch, a: Architecture, flow: TensorFlow) -> TensorFlow:
     """Draw gated recurrent layers (Cho 2014, arXiv:1406.1078) over [c, 1, t]; the last state is the answer."""
     flow = _stem(s, a, flow) if a.resolution > 1 else s.norm("norm", flow)
     size, _, steps = flow.shape
@@ -166,8 +166,8 @@ def _recurrent(s: Sketch, a: Architecture, flow: Flow) -> Flow:
     for i in range(1, a.depth + 1):
         at, hidden = f"gru{i}", a.width
         parts = [
-            s.drawn(f"{at}.weight", (1, 3 * hidden, size), size, 1.0),
-            s.drawn(f"{at}.recurrent", (1, 3 * hidden, hidden), hidden, 1.0),
+            s.random_weights(f"{at}.weight", (1, 3 * hidden, size), size, 1.0),
+            s.random_weights(f"{at}.recurrent", (1, 3 * hidden, hidden), hidden, 1.0),
             s.zeros(f"{at}.bias", 1, 6 * hidden),
         ]
         s.node("GRU", at, [sequence, *parts], (hidden,), hidden_size=hidden, linear_before_reset=1)
@@ -179,12 +179,18 @@ def _recurrent(s: Sketch, a: Architecture, flow: Flow) -> Flow:
     return flow
 
 
-def _head(s: Sketch, features: Flow, target: TensorSpec, ending: Ending, targets: Targets | None) -> None:
+def _head(
+    s: NetworkSketch,
+    features: TensorFlow,
+    target: TensorSpec,
+    ending: GraphActivation,
+    targets: TargetStatistics | None,
+) -> None:
     """Draw the last layer and what makes answers of it; the last node writes the output."""
     shape = tuple(int(size) for size in target.shape[1:])
     flow = s.dense("head", features, int(np.prod(shape)), gain=1.0, clamp=False)
     if targets is not None:
-        spread = np.broadcast_to(targets.spread.reshape(-1), flow.shape)
+        spread = np.broadcast_to(targets.std.reshape(-1), flow.shape)
         s.weights["head.weight"] = (s.weights["head.weight"] * spread[:, None]).astype(np.float32)
         s.weights["head.bias"] = np.broadcast_to(targets.mean.reshape(-1), flow.shape).astype(np.float32)
     if ending == "softmax":
@@ -201,7 +207,7 @@ def _head(s: Sketch, features: Flow, target: TensorSpec, ending: Ending, targets
     s.nodes[-1].output[0] = target.name
 
 
-def _model(s: Sketch, source: TensorSpec, target: TensorSpec, a: Architecture) -> onnx.ModelProto:
+def _model(s: NetworkSketch, source: TensorSpec, target: TensorSpec, a: Architecture) -> onnx.ModelProto:
     def value(spec: TensorSpec) -> Any:
         kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))
         return onnx.helper.make_tensor_value_info(spec.name, kind, list(spec.shape))

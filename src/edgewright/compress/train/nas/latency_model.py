@@ -16,7 +16,7 @@ from scipy.optimize import nnls
 
 from edgewright.compress.model.graph import Graph, attribute
 
-__all__ = ["Features", "LatencyModel", "features"]
+__all__ = ["LatencyModel", "NetworkFeatures", "network_features"]
 
 _FREE = frozenset("Cast Constant DequantizeLinear Dropout Flatten Identity QuantizeLinear Reshape Squeeze".split())
 _FUSED_BEHIND = {
@@ -25,13 +25,13 @@ _FUSED_BEHIND = {
     "Relu": frozenset(("Add", "BatchNormalization", "Conv", "Gemm", "MatMul")),
 }
 _RECURRENT = frozenset(("GRU", "LSTM", "RNN"))
-_LEAST_MEASURED = 4
+_MIN_MEASURED = 4
 # Relative errors while nothing but typical prices is known, and the least that any measurement carries.
 _UNKNOWN, _GUESSED, _LEAST = 1.0, 0.5, 0.02
 _TIES = tuple(10.0**power for power in range(1, -11, -1))
 
 
-class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class NetworkFeatures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an inference consists of, after the fusions that every runtime does.
 
     Attributes:
@@ -43,10 +43,10 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         steps: Of recurrent layers.
         windows: Thousand values of one channel that dense convolutions gather, place by place: what narrow
             convolutions take as long for as wide ones.
-        dense_work: Million multiply-accumulates of dense convolutions.
-        depthwise_work: Million, of grouped convolutions.
-        product_work: Million, of matrix products.
-        recurrent_work: Million, of recurrent layers.
+        dense_macs: Million multiply-accumulates of dense convolutions.
+        depthwise_macs: Million, of grouped convolutions.
+        product_macs: Million, of matrix products.
+        recurrent_macs: Million, of recurrent layers.
         values: Thousand values that the nodes write.
     """
 
@@ -57,27 +57,27 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     light_nodes: float = 0.0
     steps: float = 0.0
     windows: float = 0.0
-    dense_work: float = 0.0
-    depthwise_work: float = 0.0
-    product_work: float = 0.0
-    recurrent_work: float = 0.0
+    dense_macs: float = 0.0
+    depthwise_macs: float = 0.0
+    product_macs: float = 0.0
+    recurrent_macs: float = 0.0
     values: float = 0.0
 
     @property
-    def row(self) -> NDArray[np.float64]:
+    def to_array(self) -> NDArray[np.float64]:
         """Return the numbers in order."""
         return np.array(msgspec.structs.astuple(self), np.float64)
 
 
 # Typical prices in microseconds, in the order of the features; only their proportions matter.
-_TYPICAL = np.array([8.0, 2.0, 2.0, 2.0, 1.0, 0.5, 3.0, 5.0, 120.0, 20.0, 100.0, 0.05])
+_TYPICAL_COEFFICIENTS = np.array([8.0, 2.0, 2.0, 2.0, 1.0, 0.5, 3.0, 5.0, 120.0, 20.0, 100.0, 0.05])
 
 
-def features(model: onnx.ModelProto) -> Features:
+def network_features(model: onnx.ModelProto) -> NetworkFeatures:
     """Return what a model consists of; float graphs and their integer forms give nearly the same."""
     graph = Graph(model)
     producers = graph.producers()
-    counts = dict.fromkeys(Features.__struct_fields__, 0.0) | {"calls": 1.0}
+    counts = dict.fromkeys(NetworkFeatures.__struct_fields__, 0.0) | {"calls": 1.0}
     for node in graph.nodes:
         source = producers.get(node.input[0]) if node.input else None
         fused = source is not None and source.op_type in _FUSED_BEHIND.get(node.op_type, ())
@@ -103,7 +103,7 @@ def features(model: onnx.ModelProto) -> Features:
             counts["recurrent_work"] += steps * weights / 1e6
         else:
             counts["light_nodes"] += 1
-    return Features(**{name: float(value) for name, value in counts.items()})
+    return NetworkFeatures(**{name: float(value) for name, value in counts.items()})
 
 
 def _sizes(graph: Graph, name: str) -> tuple[int, ...]:
@@ -116,20 +116,20 @@ class LatencyModel:
     """Prices, and how far predictions with them may be off.
 
     Attributes:
-        prices: Per feature, in units of the measured ratios.
-        error: Relative error of predicting a network that was not measured (root mean square).
-        measured: How many networks were measured.
+        coefficients: Per feature, in units of the measured ratios.
+        relative_error: Relative error of predicting a network that was not measured (root mean square).
+        measured_networks: How many networks were measured.
     """
 
-    prices: NDArray[np.float64]
-    error: float
-    measured: int
+    coefficients: NDArray[np.float64]
+    relative_error: float
+    measured_networks: int
     _units: NDArray[np.float64]
     _spread: NDArray[np.float64]
 
     @classmethod
     def fit(
-        cls, seen: Iterable[Features], ratios: Sequence[float], *, original: Features | None = None
+        cls, seen: Iterable[NetworkFeatures], ratios: Sequence[float], *, original: NetworkFeatures | None = None
     ) -> "LatencyModel":
         """Fit prices to measured latencies.
 
@@ -145,37 +145,37 @@ class LatencyModel:
             ValueError: Not as many features as latencies, a latency that is not positive, or neither
                 measurements nor an original.
         """
-        rows = np.array([each.row for each in seen]).reshape(-1, len(_TYPICAL))
+        rows = np.array([each.to_array for each in seen]).reshape(-1, len(_TYPICAL_COEFFICIENTS))
         latencies = np.asarray(ratios, np.float64)
         if len(rows) != len(latencies) or not (latencies > 0).all():
             raise ValueError(f"{len(rows)} networks with the latencies {latencies.tolist()}")
         if not len(rows):
             if original is None:
                 raise ValueError("neither measurements nor an original")
-            units = _TYPICAL / float(original.row @ _TYPICAL)
+            units = _TYPICAL_COEFFICIENTS / float(original.to_array @ _TYPICAL_COEFFICIENTS)
             return cls(units, _UNKNOWN, 0, units, np.zeros((len(units), len(units))))
         units = _units(rows, latencies)
-        if len(rows) < _LEAST_MEASURED:
+        if len(rows) < _MIN_MEASURED:
             return cls(units, _GUESSED, len(rows), units, np.zeros((len(units), len(units))))
-        errors = [_left_out(rows, latencies, tie) for tie in _TIES]
+        errors = [_leave_one_out_error(rows, latencies, tie) for tie in _TIES]
         tie = _TIES[int(np.argmin(errors))]
         scaled = rows * units / latencies[:, None]
         spread = np.asarray(np.linalg.inv(scaled.T @ scaled + tie * np.eye(len(units))), np.float64)
         return cls(_solve(rows, latencies, tie), max(min(errors), _LEAST), len(rows), units, spread)
 
-    def predict(self, network: Features) -> tuple[float, float]:
+    def predict(self, network: NetworkFeatures) -> tuple[float, float]:
         """Return the latency in the unit of the measured ones, and its relative standard error.
 
         The error grows for networks that are unlike all measured ones.
         """
-        ratio = max(float(network.row @ self.prices), float(np.finfo(np.float64).tiny))
-        place = network.row * self._units / ratio
-        return ratio, self.error * float(np.sqrt(1 + place @ self._spread @ place))
+        ratio = max(float(network.to_array @ self.coefficients), float(np.finfo(np.float64).tiny))
+        place = network.to_array * self._units / ratio
+        return ratio, self.relative_error * float(np.sqrt(1 + place @ self._spread @ place))
 
 
 def _units(rows: NDArray[np.float64], latencies: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the typical prices in the unit of the latencies."""
-    return np.asarray(_TYPICAL * float(np.median(latencies / (rows @ _TYPICAL))))
+    return np.asarray(_TYPICAL_COEFFICIENTS * float(np.median(latencies / (rows @ _TYPICAL_COEFFICIENTS))))
 
 
 def _solve(rows: NDArray[np.float64], latencies: NDArray[np.float64], tie: float) -> NDArray[np.float64]:
@@ -188,7 +188,7 @@ def _solve(rows: NDArray[np.float64], latencies: NDArray[np.float64], tie: float
     return np.asarray(nnls(matrix, wanted)[0] * units)
 
 
-def _left_out(rows: NDArray[np.float64], latencies: NDArray[np.float64], tie: float) -> float:
+def _leave_one_out_error(rows: NDArray[np.float64], latencies: NDArray[np.float64], tie: float) -> float:
     """Return the relative error of predicting each network from the others, root mean square."""
     errors = []
     for i in range(len(rows)):

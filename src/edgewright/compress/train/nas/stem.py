@@ -2,11 +2,11 @@
 
 import math
 
-from edgewright.compress.train.data.modality import Form
-from edgewright.compress.train.nas.blocks import Flow, Sketch
+from edgewright.compress.train.data.modality import SampleFormat
+from edgewright.compress.train.nas.blocks import NetworkSketch, TensorFlow
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["as_map", "as_series", "channel_axis", "time_axis"]
+__all__ = ["channel_axis", "time_axis", "to_map", "to_series"]
 
 
 def channel_axis(shape: tuple[int, ...]) -> int:
@@ -27,7 +27,7 @@ def time_axis(shape: tuple[int, ...]) -> int:
     return shape.index(max(shape))
 
 
-def as_map(s: Sketch, flow: Flow, form: Form | None = None) -> Flow:
+def to_map(s: NetworkSketch, flow: TensorFlow, form: SampleFormat | None = None) -> TensorFlow:
     """Return the sample as [c, h, w]; one of two axes is a map of one channel.
 
     Raises:
@@ -50,7 +50,7 @@ def as_map(s: Sketch, flow: Flow, form: Form | None = None) -> Flow:
     return s.node("Transpose", "entrance", [flow.name], (shape[axis], *sides), perm=[0, *(i + 1 for i in order)])
 
 
-def as_series(s: Sketch, flow: Flow, form: Form | None = None) -> Flow:
+def to_series(s: NetworkSketch, flow: TensorFlow, form: SampleFormat | None = None) -> TensorFlow:
     """Return the sample as [c, 1, t]; all axes but time become channels."""
     shape = flow.shape
     axis = form.axes[0] - 1 if form is not None and form.axes else time_axis(shape)

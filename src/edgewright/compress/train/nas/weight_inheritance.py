@@ -14,25 +14,25 @@ import onnx
 from numpy.typing import NDArray
 
 from edgewright.compress.model.graph import Graph, attribute
-from edgewright.compress.train.prune.channel_spaces import Channels, Part, channels_of
+from edgewright.compress.train.prune.channel_spaces import ChannelSpaces, SpacePart, find_channel_spaces
 
-__all__ = ["inherit"]
+__all__ = ["inherit_weights"]
 
 # What begins with almost no influence is this small, so that it still learns and every channel has a range.
-_FAINT = 0.01
+_SMALL_WEIGHT = 0.01
 # How many layers importance flows back.
-_MOST_ROUNDS = 12
+_MAX_ROUNDS = 12
 
 
 @dataclass(frozen=True, slots=True)
-class _Pick:
+class _ChannelSelection:
     """Which channels of the source's space go to the first places of a target's space."""
 
     origin: int
     channels: NDArray[np.intp]
 
 
-def inherit(target: onnx.ModelProto, source: onnx.ModelProto) -> tuple[onnx.ModelProto, float]:
+def inherit_weights(target: onnx.ModelProto, source: onnx.ModelProto) -> tuple[onnx.ModelProto, float]:
     """Fill a drafted network with a trained one's weights.
 
     Args:
@@ -43,7 +43,7 @@ def inherit(target: onnx.ModelProto, source: onnx.ModelProto) -> tuple[onnx.Mode
         The target with inherited weights, and the share of its weights that were inherited, 0 to 1.
     """
     graph, old = Graph(target), Graph(source)
-    here, there = channels_of(graph), channels_of(old)
+    here, there = find_channel_spaces(graph), find_channel_spaces(old)
     givers = {part.role: part for part in there.parts}
     pairs = [(p, givers[p.role]) for p in here.parts if p.role in givers and _alike(p, givers[p.role])]
     picks = _picks(pairs, here, there, _importance(there, old))
@@ -54,17 +54,21 @@ def inherit(target: onnx.ModelProto, source: onnx.ModelProto) -> tuple[onnx.Mode
         graph.constants[part.tensor], count = _filled(part, giver, drawn, given, picks)
         inherited += count
     if inherited:
-        _begin_idle(graph, here, {part.role[0] for part, _ in pairs})
-    return graph.model(), inherited / max(1, total)
+        _start_as_identity(graph, here, {part.role[0] for part, _ in pairs})
+    return graph.to_model(), inherited / max(1, total)
 
 
-def _alike(part: Part, giver: Part) -> bool:
+def _alike(part: SpacePart, giver: SpacePart) -> bool:
     """Whether two tensors mean the same up to their sizes."""
     places = [space is None for space in part.spaces] == [space is None for space in giver.spaces]
-    return places and (part.repeats, part.made, part.read) == (giver.repeats, giver.made, giver.read)
+    return places and (part.repeats, part.produced_axis, part.consumed_axis) == (
+        giver.repeats,
+        giver.produced_axis,
+        giver.consumed_axis,
+    )
 
 
-def _importance(channels: Channels, graph: Graph) -> dict[int, NDArray[np.float64]]:
+def _importance(channels: ChannelSpaces, graph: Graph) -> dict[int, NDArray[np.float64]]:
     """Return per space how much each channel matters: what makes it times what carries it times what reads it.
 
     What reads it counts by the importance of what it makes of it, so that importance flows back from the answers
@@ -75,17 +79,19 @@ def _importance(channels: Channels, graph: Graph) -> dict[int, NDArray[np.float6
     for part in channels.parts:
         value = graph.constants[part.tensor].astype(np.float64)
         energy = np.square(value / (np.sqrt(np.square(value).mean()) or 1.0))
-        if part.made is not None and part.read is not None:
-            made, read = part.spaces[part.made], part.spaces[part.read]
+        if part.produced_axis is not None and part.consumed_axis is not None:
+            made, read = part.spaces[part.produced_axis], part.spaces[part.consumed_axis]
             if made is not None and read is not None:
-                table = np.moveaxis(energy, (part.made, part.read), (0, 1))
-                table = table.reshape(part.repeats[part.made], channels.sizes[made], channels.sizes[read], -1)
+                table = np.moveaxis(energy, (part.produced_axis, part.consumed_axis), (0, 1))
+                table = table.reshape(
+                    part.repeats[part.produced_axis], channels.sizes[made], channels.sizes[read], -1
+                )
                 tables.append((made, read, table.mean(axis=(0, 3))))
                 fixed[made] = fixed[made] * _relative(tables[-1][2].mean(axis=1))
         elif part.scales and part.spaces[0] is not None:
             fixed[part.spaces[0]] = fixed[part.spaces[0]] * _relative(energy.reshape(len(energy), -1).mean(axis=1))
     scores = fixed
-    for _ in range(min(len(tables), _MOST_ROUNDS)):
+    for _ in range(min(len(tables), _MAX_ROUNDS)):
         reads = {space: np.zeros(size) for space, size in channels.sizes.items()}
         for made, read, table in tables:
             reads[read] += scores[made] @ table
@@ -99,9 +105,12 @@ def _relative(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _picks(
-    pairs: list[tuple[Part, Part]], here: Channels, there: Channels, importance: Mapping[int, NDArray[np.float64]]
-) -> dict[int, _Pick]:
-    picks: dict[int, _Pick] = {}
+    pairs: list[tuple[SpacePart, SpacePart]],
+    here: ChannelSpaces,
+    there: ChannelSpaces,
+    importance: Mapping[int, NDArray[np.float64]],
+) -> dict[int, _ChannelSelection]:
+    picks: dict[int, _ChannelSelection] = {}
     for part, giver in pairs:
         for space, origin in zip(part.spaces, giver.spaces, strict=True):
             if space is None or origin is None or space in picks:
@@ -111,16 +120,16 @@ def _picks(
                 best = np.arange(count)
             else:
                 best = np.sort(np.argsort(-importance[origin], kind="stable")[:count])
-            picks[space] = _Pick(origin, best.astype(np.intp))
+            picks[space] = _ChannelSelection(origin, best.astype(np.intp))
     return picks
 
 
 def _filled(
-    part: Part,
-    giver: Part,
+    part: SpacePart,
+    giver: SpacePart,
     drawn: NDArray[np.float32],
     given: NDArray[np.float32],
-    picks: Mapping[int, _Pick],
+    picks: Mapping[int, _ChannelSelection],
 ) -> tuple[NDArray[np.float32], int]:
     """Return the target's tensor with the inherited values in it, and how many those are."""
     into: list[NDArray[np.intp]] = []
@@ -139,16 +148,16 @@ def _filled(
             places = np.arange(len(take))
         into.append(np.concatenate([places + size * i for i in range(repeats)]))
         taken.append(np.concatenate([take + have * i for i in range(repeats)]))
-    if part.made is not None and part.read is not None:
-        new = np.setdiff1d(np.arange(drawn.shape[part.read]), into[part.read])
+    if part.produced_axis is not None and part.consumed_axis is not None:
+        new = np.setdiff1d(np.arange(drawn.shape[part.consumed_axis]), into[part.consumed_axis])
         where = [np.arange(size) for size in drawn.shape]
-        where[part.made], where[part.read] = into[part.made], new
-        result[np.ix_(*where)] *= _FAINT
+        where[part.produced_axis], where[part.consumed_axis] = into[part.produced_axis], new
+        result[np.ix_(*where)] *= _SMALL_WEIGHT
     result[np.ix_(*into)] = given[np.ix_(*taken)]
     return result, int(np.prod([len(each) for each in into]))
 
 
-def _begin_idle(graph: Graph, here: Channels, known: set[str]) -> None:
+def _start_as_identity(graph: Graph, here: ChannelSpaces, known: set[str]) -> None:
     """Let layers without forebear change nothing: branches add nothing, single layers pass on what comes."""
     producers, consumers = graph.producers(), graph.consumers()
     weights = {part.role[0]: part for part in here.parts if part.role[1] == 1}
@@ -157,7 +166,7 @@ def _begin_idle(graph: Graph, here: Channels, known: set[str]) -> None:
             made_new = [producers.get(name) for name in node.input]
             new = [p for p in made_new if p is not None and p.name in weights and p.name not in known]
             if len(new) == 1:
-                graph.constants[new[0].input[1]] = graph.constants[new[0].input[1]] * np.float32(_FAINT)
+                graph.constants[new[0].input[1]] = graph.constants[new[0].input[1]] * np.float32(_SMALL_WEIGHT)
     for node in graph.nodes:
         if node.op_type in ("Conv", "Gemm") and node.name in weights and node.name not in known:
             followers = _followers(node, consumers, known)
@@ -179,7 +188,7 @@ def _followers(
     return found
 
 
-def _pass_on(graph: Graph, node: onnx.NodeProto, followers: list[onnx.NodeProto], part: Part) -> None:
+def _pass_on(graph: Graph, node: onnx.NodeProto, followers: list[onnx.NodeProto], part: SpacePart) -> None:
     """Make a layer the identity, where its output has the shape of its input."""
     weight = graph.constants[part.tensor]
     depthwise = node.op_type == "Conv" and attribute(node, "group", 1) > 1

@@ -12,16 +12,16 @@ import onnx
 from numpy.typing import NDArray
 
 from edgewright.compress.model.graph import Graph, attribute
-from edgewright.compress.train.prune.feature_tracing import Tags, follow, take_out
+from edgewright.compress.train.prune.feature_tracing import UnitTags, remove_tagged, trace_tags
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["Attention", "find_attention", "output_axis", "remove_heads"]
+__all__ = ["AttentionHeads", "find_attention", "output_axis", "remove_heads"]
 
 _PROJECTIONS = frozenset(("MatMul", "Gemm", "Conv"))
 
 
 @dataclass(frozen=True, slots=True)
-class Attention:
+class AttentionHeads:
     """One attention of several heads.
 
     Attributes:
@@ -35,13 +35,16 @@ class Attention:
     columns: dict[str, NDArray[np.int64]]
 
 
-def find_attention(graph: Graph) -> list[Attention]:
+def find_attention(graph: Graph) -> list[AttentionHeads]:
     """Return the attentions whose queries, keys and values come from layers, and whose heads are an axis."""
     clusters: list[tuple[list[onnx.NodeProto], dict[str, onnx.NodeProto]]] = []
     for node in graph.nodes:
         if _heads_of(node, graph) < 2:
             continue
-        products, sources = [node], {source.name: source for name in node.input for source in _back(name, graph)}
+        products, sources = (
+            [node],
+            {source.name: source for name in node.input for source in _source_layers(name, graph)},
+        )
         for other in [cluster for cluster in clusters if cluster[1].keys() & sources.keys()]:
             products, sources = other[0] + products, other[1] | sources
             clusters.remove(other)
@@ -50,22 +53,22 @@ def find_attention(graph: Graph) -> list[Attention]:
     return [attention for attention in found if attention is not None]
 
 
-def remove_heads(graph: Graph, attention: Attention, heads: Collection[int]) -> None:
+def remove_heads(graph: Graph, attention: AttentionHeads, heads: Collection[int]) -> None:
     """Take these heads out of the projections and of what reads them; the graph is changed in place.
 
     Raises:
         CandidateError: The heads cannot be followed to the layer that reads them.
     """
     layers = {node.name: node for node in graph.nodes}
-    starts = {layers[name].output[0]: _tags(graph, layers[name], of) for name, of in attention.columns.items()}
-    take_out(graph, follow(graph, starts), heads)
+    starts = {layers[name].output[0]: _head_tags(graph, layers[name], of) for name, of in attention.columns.items()}
+    remove_tagged(graph, trace_tags(graph, starts), heads)
     for name, of in attention.columns.items():
         node = layers[name]
         stay = np.flatnonzero(~np.isin(of, list(heads)))
         weight = graph.constants[node.input[1]]
-        node.input[1] = graph.constant("weight", np.take(weight, stay, axis=output_axis(node)))
+        node.input[1] = graph.add_constant("weight", np.take(weight, stay, axis=output_axis(node)))
         if len(node.input) > 2 and node.input[2] and graph.constants[node.input[2]].size > 1:
-            node.input[2] = graph.constant("bias", graph.constants[node.input[2]][..., stay])
+            node.input[2] = graph.add_constant("bias", graph.constants[node.input[2]][..., stay])
 
 
 def output_axis(node: onnx.NodeProto) -> int:
@@ -81,7 +84,7 @@ def _heads_of(node: onnx.NodeProto, graph: Graph) -> int:
     return (shape[1] or 0) if len(shape) == 4 else 0
 
 
-def _tags(graph: Graph, node: onnx.NodeProto, of: NDArray[np.int64]) -> Tags:
+def _head_tags(graph: Graph, node: onnx.NodeProto, of: NDArray[np.int64]) -> UnitTags:
     """Return tags for a layer's output, where its features lie on the second (Conv) or the last axis."""
     shape = [size or 1 for size in graph.shapes[node.output[0]]]
     view = [1] * len(shape)
@@ -91,7 +94,7 @@ def _tags(graph: Graph, node: onnx.NodeProto, of: NDArray[np.int64]) -> Tags:
 
 def _attention(
     products: list[onnx.NodeProto], sources: dict[str, onnx.NodeProto], graph: Graph
-) -> Attention | None:
+) -> AttentionHeads | None:
     heads = _heads_of(products[0], graph)
     inside = {node.name for node in products}
     operands = {name for node in products for name in node.input}
@@ -103,7 +106,7 @@ def _attention(
             return None
         of = np.full(weight.shape[output_axis(node)], -1, np.int64)
         try:
-            trail = follow(graph, {node.output[0]: _tags(graph, node, np.arange(len(of)))}, until=inside)
+            trail = trace_tags(graph, {node.output[0]: _head_tags(graph, node, np.arange(len(of)))}, until=inside)
         except CandidateError:
             return None
         for operand in operands & trail.tags.keys():
@@ -114,10 +117,10 @@ def _attention(
                 reached = np.unique(tags[:, head])
                 of[reached[reached >= 0]] = head
         columns[name] = of
-    return Attention(products[0].name, heads, columns)
+    return AttentionHeads(products[0].name, heads, columns)
 
 
-def _back(name: str, graph: Graph) -> list[onnx.NodeProto]:
+def _source_layers(name: str, graph: Graph) -> list[onnx.NodeProto]:
     """Return the layers that a tensor comes from, past products of computed matrices and what has no weights."""
     producers = graph.producers()
     found: list[onnx.NodeProto] = []

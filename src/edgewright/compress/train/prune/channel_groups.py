@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch_pruning.ops import OPTYPE, module2type
 
 from edgewright.compress.model.graph import session_bytes
-from edgewright.compress.train.torch_graph.onnx_module import Network
+from edgewright.compress.train.torch_graph.onnx_module import TrainableGraph
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["ChannelGroup", "channel_groups", "holds", "remove_channels"]
+__all__ = ["ChannelGroup", "channel_groups", "is_removal_safe", "remove_channels"]
 
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 _MIXES = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
@@ -74,8 +74,10 @@ class _RecurrentInputs(torch_pruning.BasePruningFunc):  # type: ignore[misc]
         return layer.hidden_size * (2 if layer.bidirectional else 1)
 
 
-def channel_groups(network: Network, example: Sequence[Tensor], keep: Collection[str] = ()) -> list[ChannelGroup]:
-    """Return the groups of coupled channels as Torch-Pruning sees them; see `holds`.
+def channel_groups(
+    network: TrainableGraph, example: Sequence[Tensor], keep: Collection[str] = ()
+) -> list[ChannelGroup]:
+    """Return the groups of coupled channels as Torch-Pruning sees them; see `is_removal_safe`.
 
     Args:
         network: The module; stays as it is.
@@ -105,7 +107,7 @@ def channel_groups(network: Network, example: Sequence[Tensor], keep: Collection
     return found
 
 
-def holds(network: Network, example: Sequence[Tensor], group: ChannelGroup) -> bool:
+def is_removal_safe(network: TrainableGraph, example: Sequence[Tensor], group: ChannelGroup) -> bool:
     """Whether taking channels out is what ignoring them is, tried with every other channel."""
     going = list(range(0, group.channels, 2))
     if len(going) == group.channels:
@@ -131,7 +133,9 @@ def holds(network: Network, example: Sequence[Tensor], group: ChannelGroup) -> b
     return all(_close(a, b) for a, b in zip(wanted, given, strict=True))
 
 
-def remove_channels(network: Network, removal: Mapping[str, NDArray[np.intp]], example: Sequence[Tensor]) -> None:
+def remove_channels(
+    network: TrainableGraph, removal: Mapping[str, NDArray[np.intp]], example: Sequence[Tensor]
+) -> None:
     """Take channels out, in place.
 
     Args:
@@ -150,7 +154,7 @@ def remove_channels(network: Network, removal: Mapping[str, NDArray[np.intp]], e
 
 
 @contextmanager
-def _simple_recurrence(network: Network) -> Iterator[None]:
+def _simple_recurrence(network: TrainableGraph) -> Iterator[None]:
     """Let recurrent layers be one product while the network is traced, instead of many small operators."""
     cells = [module for module in network.modules() if isinstance(module, nn.RNNBase)]
 
@@ -174,7 +178,7 @@ def _simple_recurrence(network: Network) -> Iterator[None]:
             del cell.forward
 
 
-def _trace(network: Network, example: Sequence[Tensor]) -> Any:
+def _trace(network: TrainableGraph, example: Sequence[Tensor]) -> Any:
     """Return Torch-Pruning's dependency graph of the network."""
     try:
         with torch.enable_grad(), warnings.catch_warnings(action="ignore"), _simple_recurrence(network):
@@ -198,7 +202,7 @@ def _untraceable(error: Exception) -> CandidateError:
     )
 
 
-def _free_maps(network: Network) -> list[tuple[nn.Parameter, int]]:
+def _free_maps(network: TrainableGraph) -> list[tuple[nn.Parameter, int]]:
     """Return the parameters of no layer that are maps, and their channel axis; of others it is the last one."""
     return [(p, 1) for p in network.parameters(recurse=False) if p.ndim == 4 and p.shape[1] > 1]
 
@@ -222,7 +226,7 @@ def _close(wanted: Tensor, given: Tensor) -> bool:
 
 
 def _ignoring(
-    network: Network, example: Sequence[Tensor], group: ChannelGroup, going: list[int]
+    network: TrainableGraph, example: Sequence[Tensor], group: ChannelGroup, going: list[int]
 ) -> tuple[Tensor, ...]:
     """Return the answers when readers' weights for the channels are zero."""
     graph = _trace(network, example)

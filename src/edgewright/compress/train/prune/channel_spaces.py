@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgewright.compress.model.graph import Graph, attribute
 
-__all__ = ["Channels", "Part", "channels_of"]
+__all__ = ["ChannelSpaces", "SpacePart", "find_channel_spaces"]
 
 _KEEPS = frozenset(
     (
@@ -25,7 +25,7 @@ _JOINS = frozenset(("Add", "Mul", "Sub", "Div"))
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SpacePart:
     """One initializer of a layer, and the space of each of its axes.
 
     Attributes:
@@ -33,8 +33,8 @@ class Part:
         tensor: Name of the initializer.
         spaces: Per axis the space's number, None where the axis holds no channels.
         repeats: Per axis how often the space's channels stand behind each other (gates of a GRU: 3).
-        made: Axis of the channels that the layer makes, None for what only carries them.
-        read: Axis of the channels that it reads.
+        produced_axis: Axis of the channels that the layer makes, None for what only carries them.
+        consumed_axis: Axis of the channels that it reads.
         scales: Whether it multiplies each channel of its first space by itself.
     """
 
@@ -42,13 +42,13 @@ class Part:
     tensor: str
     spaces: tuple[int | None, ...]
     repeats: tuple[int, ...]
-    made: int | None = None
-    read: int | None = None
+    produced_axis: int | None = None
+    consumed_axis: int | None = None
     scales: bool = False
 
 
 @dataclass(slots=True)
-class Channels:
+class ChannelSpaces:
     """The spaces of one network.
 
     Attributes:
@@ -57,18 +57,18 @@ class Channels:
         ordered: Spaces whose channels must keep their order, since something outside the rules reads or makes them.
     """
 
-    parts: list[Part]
+    parts: list[SpacePart]
     sizes: dict[int, int]
     ordered: frozenset[int]
 
 
 @dataclass(slots=True)
-class _Survey:
+class _SpaceFinder:
     graph: Graph
     parents: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     of_tensor: dict[str, int] = field(default_factory=dict)
-    parts: list[Part] = field(default_factory=list)
+    parts: list[SpacePart] = field(default_factory=list)
     ordered: set[int] = field(default_factory=set)
 
     def new(self, size: int) -> int:
@@ -112,13 +112,13 @@ class _Survey:
         value = self.graph.constants.get(name)
         if value is not None and value.dtype == np.float32 and value.ndim == len(spaces):
             self.parts.append(
-                Part((node.name, place), name, spaces, repeats or (1,) * len(spaces), made, read, scales)
+                SpacePart((node.name, place), name, spaces, repeats or (1,) * len(spaces), made, read, scales)
             )
 
 
-def channels_of(graph: Graph) -> Channels:
+def find_channel_spaces(graph: Graph) -> ChannelSpaces:
     """Return the spaces and the weights that lie in them; what no rule knows keeps its size by itself."""
-    survey = _Survey(graph)
+    survey = _SpaceFinder(graph)
     for node in graph.nodes:
         _visit(survey, node)
     outputs = {survey.of_tensor[name] for name in graph.output_names if name in survey.of_tensor}
@@ -126,14 +126,14 @@ def channels_of(graph: Graph) -> Channels:
         replace(part, spaces=tuple(None if space is None else survey.root(space) for space in part.spaces))
         for part in survey.parts
     ]
-    return Channels(
+    return ChannelSpaces(
         parts,
         {survey.root(space): survey.sizes[space] for space in range(len(survey.parents))},
         frozenset(survey.root(space) for space in survey.ordered | outputs),
     )
 
 
-def _visit(s: _Survey, node: onnx.NodeProto) -> None:
+def _visit(s: _SpaceFinder, node: onnx.NodeProto) -> None:
     op, constants = node.op_type, s.graph.constants
     if op == "Conv" and node.input[1] in constants:
         _conv(s, node, constants[node.input[1]])
@@ -163,13 +163,13 @@ def _visit(s: _Survey, node: onnx.NodeProto) -> None:
         s.ordered.update(s.of_tensor[name] for name in node.input if name in s.of_tensor)
 
 
-def _keeps_channels(s: _Survey, node: onnx.NodeProto) -> bool:
+def _keeps_channels(s: _SpaceFinder, node: onnx.NodeProto) -> bool:
     """Whether a new shape leaves batch and channels where they are."""
     shape, space = s.graph.constants.get(node.input[1]), s.of_tensor.get(node.input[0])
     return shape is not None and len(shape) > 2 and space is not None and int(shape[1]) == s.sizes[space]
 
 
-def _conv(s: _Survey, node: onnx.NodeProto, weight: NDArray[np.float32]) -> None:
+def _conv(s: _SpaceFinder, node: onnx.NodeProto, weight: NDArray[np.float32]) -> None:
     groups = attribute(node, "group", 1)
     windows: tuple[int | None, ...] = (None,) * (weight.ndim - 2)
     source = s.entering(node.input[0], weight.shape[1] * groups)
@@ -183,7 +183,7 @@ def _conv(s: _Survey, node: onnx.NodeProto, weight: NDArray[np.float32]) -> None
     s.of_tensor[node.output[0]] = made
 
 
-def _recurrent(s: _Survey, node: onnx.NodeProto) -> None:
+def _recurrent(s: _SpaceFinder, node: onnx.NodeProto) -> None:
     gates = {"GRU": 3, "LSTM": 4, "RNN": 1}[node.op_type]
     hidden = int(attribute(node, "hidden_size"))
     source = s.entering(node.input[0], s.graph.constants[node.input[1]].shape[2])
@@ -196,7 +196,7 @@ def _recurrent(s: _Survey, node: onnx.NodeProto) -> None:
             s.of_tensor[name] = made
 
 
-def _join(s: _Survey, node: onnx.NodeProto) -> None:
+def _join(s: _SpaceFinder, node: onnx.NodeProto) -> None:
     """Two maps that are added have the same channels; a constant that fits them is a weight of its own."""
     known = [s.of_tensor[name] for name in node.input if name in s.of_tensor]
     for place, name in enumerate(node.input):

@@ -17,9 +17,9 @@ from onnx.reference import ReferenceEvaluator
 from edgewright.compress.model.graph import Graph, attribute
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["Tags", "Trail", "follow", "take_out"]
+__all__ = ["TagTrace", "UnitTags", "remove_tagged", "trace_tags"]
 
-Tags = NDArray[np.int64]
+UnitTags = NDArray[np.int64]
 
 _MOVES = frozenset("Transpose Reshape Squeeze Unsqueeze Flatten Identity Dropout Slice Gather Split Concat".split())
 _EACH = frozenset(
@@ -36,7 +36,7 @@ _READERS = frozenset("MatMul Gemm Conv GRU LSTM RNN".split())
 
 
 @dataclass(slots=True)
-class Trail:
+class TagTrace:
     """What tags reached.
 
     Attributes:
@@ -44,11 +44,11 @@ class Trail:
         nodes: The nodes that read a tagged tensor, in order.
     """
 
-    tags: dict[str, Tags]
+    tags: dict[str, UnitTags]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
 
 
-def follow(graph: Graph, starts: Mapping[str, Tags], *, until: Collection[str] = ()) -> Trail:
+def trace_tags(graph: Graph, starts: Mapping[str, UnitTags], *, until: Collection[str] = ()) -> TagTrace:
     """Let tags walk from `starts` to the layers that read them with weights.
 
     Args:
@@ -59,7 +59,7 @@ def follow(graph: Graph, starts: Mapping[str, Tags], *, until: Collection[str] =
     Raises:
         CandidateError: They reach an output of the model or an operator that mixes units; its name is given.
     """
-    trail = Trail(dict(starts))
+    trail = TagTrace(dict(starts))
     for node in graph.nodes:
         if not any(_tagged(trail, name) for name in node.input):
             continue
@@ -75,11 +75,11 @@ def follow(graph: Graph, starts: Mapping[str, Tags], *, until: Collection[str] =
     return trail
 
 
-def take_out(graph: Graph, trail: Trail, units: Collection[int]) -> None:
-    """Remove units from all that `trail` reached but where it started; the graph is changed in place."""
-    kept = {name: _kept(tags, units, name) for name, tags in trail.tags.items()}
-    for node in trail.nodes:
-        if node.op_type in _READERS and _reads_with_weights(node, graph, trail):
+def remove_tagged(graph: Graph, trace: TagTrace, units: Collection[int]) -> None:
+    """Remove units from all that `trace` reached but where it started; the graph is changed in place."""
+    kept = {name: _kept(tags, units, name) for name, tags in trace.tags.items()}
+    for node in trace.nodes:
+        if node.op_type in _READERS and _reads_with_weights(node, graph, trace):
             _narrow_reader(node, graph, kept)
         elif node.op_type in _PAIRS | _NORMS:
             _narrow_parameters(node, graph, kept)
@@ -89,21 +89,21 @@ def take_out(graph: Graph, trail: Trail, units: Collection[int]) -> None:
             _narrow_choice(node, graph, kept)
 
 
-def _tagged(trail: Trail, name: str) -> bool:
+def _tagged(trail: TagTrace, name: str) -> bool:
     return name in trail.tags and bool((trail.tags[name] >= 0).any())
 
 
-def _reads_with_weights(node: onnx.NodeProto, graph: Graph, trail: Trail) -> bool:
+def _reads_with_weights(node: onnx.NodeProto, graph: Graph, trail: TagTrace) -> bool:
     return node.op_type in _READERS and _tagged(trail, node.input[0]) and node.input[1] in graph.constants
 
 
-def _blank(graph: Graph, name: str) -> Tags:
+def _blank(graph: Graph, name: str) -> UnitTags:
     value = graph.constants.get(name)
     shape = value.shape if value is not None else tuple(d or 1 for d in graph.shapes.get(name, ()))
     return np.full(shape, -1, np.int64)
 
 
-def _walked(node: onnx.NodeProto, graph: Graph, trail: Trail) -> list[Tags]:
+def _walked(node: onnx.NodeProto, graph: Graph, trail: TagTrace) -> list[UnitTags]:
     """Return the tags of a node's outputs."""
     given = [trail.tags[name] if name in trail.tags else _blank(graph, name) for name in node.input if name]
     first = given[0]
@@ -135,7 +135,7 @@ def _walked(node: onnx.NodeProto, graph: Graph, trail: Trail) -> list[Tags]:
     )
 
 
-def _moved(node: onnx.NodeProto, graph: Graph, trail: Trail) -> list[Tags]:
+def _moved(node: onnx.NodeProto, graph: Graph, trail: TagTrace) -> list[UnitTags]:
     feed: dict[str, NDArray[Any]] = {}
     for i, name in enumerate(node.input):
         if i == 0 or node.op_type == "Concat":
@@ -147,21 +147,21 @@ def _moved(node: onnx.NodeProto, graph: Graph, trail: Trail) -> list[Tags]:
     return [np.asarray(value, np.int64) for value in ReferenceEvaluator(node).run(None, feed)]
 
 
-def _agreed(tags: tuple[Tags, ...] | list[Tags], node: onnx.NodeProto) -> Tags:
+def _agreed(tags: tuple[UnitTags, ...] | list[UnitTags], node: onnx.NodeProto) -> UnitTags:
     result = np.maximum.reduce(list(tags))
     if any(((one >= 0) & (one != result)).any() for one in tags):
         raise CandidateError(f"{node.op_type} {node.name!r} mixes units", remedy="Its layers keep their width.")
     return np.asarray(result, np.int64)
 
 
-def _uniform(tags: Tags, axes: tuple[int, ...], node: onnx.NodeProto, *, keep: bool) -> Tags:
+def _uniform(tags: UnitTags, axes: tuple[int, ...], node: onnx.NodeProto, *, keep: bool) -> UnitTags:
     low, high = tags.min(axis=axes, keepdims=keep), tags.max(axis=axes, keepdims=keep)
     if (low != high).any():
         raise CandidateError(f"{node.op_type} {node.name!r} mixes units", remedy="Its layers keep their width.")
     return np.asarray(low, np.int64)
 
 
-def _kept(tags: Tags, units: Collection[int], name: str) -> tuple[NDArray[np.intp], ...]:
+def _kept(tags: UnitTags, units: Collection[int], name: str) -> tuple[NDArray[np.intp], ...]:
     """Return the positions that stay along each axis."""
     stays = ~np.isin(tags, list(units))
     axes = tuple(
@@ -206,7 +206,7 @@ def _narrow_parameters(node: onnx.NodeProto, graph: Graph, kept: _Kept) -> None:
             if value.shape[axis] > 1:
                 value = np.take(value, along[place], axis=axis)
         if value.shape != graph.constants[name].shape:
-            node.input[i] = graph.constant("narrow", value)
+            node.input[i] = graph.add_constant("narrow", value)
 
 
 def _narrow_target(node: onnx.NodeProto, graph: Graph, kept: _Kept) -> None:
@@ -214,7 +214,7 @@ def _narrow_target(node: onnx.NodeProto, graph: Graph, kept: _Kept) -> None:
     for axis, stay in enumerate(kept[node.output[0]]):
         if target[axis] > 0 and axis > 0:
             target[axis] = len(stay)
-    node.input[1] = graph.constant("shape", target)
+    node.input[1] = graph.add_constant("shape", target)
 
 
 def _narrow_choice(node: onnx.NodeProto, graph: Graph, kept: _Kept) -> None:
@@ -223,7 +223,7 @@ def _narrow_choice(node: onnx.NodeProto, graph: Graph, kept: _Kept) -> None:
         axis = int(attribute(node, "axis", 0))
         sizes = [len(kept[name][axis]) for name in node.output]
         if len(node.input) > 1 and node.input[1]:
-            node.input[1] = graph.constant("sizes", np.array(sizes, np.int64))
+            node.input[1] = graph.add_constant("sizes", np.array(sizes, np.int64))
         elif len(set(sizes)) > 1:
             raise CandidateError(f"{node.name!r} would split unevenly", remedy="Its layers keep their width.")
     elif node.op_type == "Gather":
@@ -232,7 +232,7 @@ def _narrow_choice(node: onnx.NodeProto, graph: Graph, kept: _Kept) -> None:
         places = np.where(wanted < 0, wanted + (graph.shapes[node.input[0]][axis] or 1), wanted)
         if not np.isin(places, source[axis]).all():
             raise CandidateError(f"{node.name!r} picks removed units", remedy="Its layers keep their width.")
-        node.input[1] = graph.constant("places", np.searchsorted(source[axis], places).astype(wanted.dtype))
+        node.input[1] = graph.add_constant("places", np.searchsorted(source[axis], places).astype(wanted.dtype))
     else:
         starts, ends = graph.constants[node.input[1]].copy(), graph.constants[node.input[2]].copy()
         given = graph.constants.get(node.input[3]) if len(node.input) > 3 else None
@@ -245,5 +245,5 @@ def _narrow_choice(node: onnx.NodeProto, graph: Graph, kept: _Kept) -> None:
             for limit in (starts, ends):
                 place = int(np.clip(limit[i] + length if limit[i] < 0 else limit[i], 0, length))
                 limit[i] = np.searchsorted(source[axis], place)
-        node.input[1] = graph.constant("starts", starts)
-        node.input[2] = graph.constant("ends", ends)
+        node.input[1] = graph.add_constant("starts", starts)
+        node.input[2] = graph.add_constant("ends", ends)

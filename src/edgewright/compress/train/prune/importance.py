@@ -12,20 +12,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgewright.compress.train.torch_graph.onnx_module import Network
-from edgewright.compress.train.torch_graph.prepare import prepared
+from edgewright.compress.train.torch_graph.onnx_module import TrainableGraph
+from edgewright.compress.train.torch_graph.prepare import prepare_graph
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["Batch", "Criterion", "GroupScore", "batch_loss", "group_score", "weight_scores"]
+__all__ = ["GroupScore", "LabelledBatch", "PruningCriterion", "batch_loss", "group_score", "weight_scores"]
 
-Criterion: TypeAlias = Literal["magnitude", "magnitude l1", "batch norm", "taylor", "lamp", "activation", "random"]
+PruningCriterion: TypeAlias = Literal[
+    "magnitude", "magnitude l1", "batch norm", "taylor", "lamp", "activation", "random"
+]
 # Inputs in the graph's order [n, ...], and class ids [n] (integers) or wanted answers of the first output (floats).
-Batch: TypeAlias = tuple[Sequence[NDArray[Any]], NDArray[Any]]
+LabelledBatch: TypeAlias = tuple[Sequence[NDArray[Any]], NDArray[Any]]
 # From a Torch-Pruning group to one number per channel, or None where the criterion has nothing to say.
 GroupScore: TypeAlias = Callable[[Any], Tensor | None]
 
 
-def batch_loss(network: Network, batch: Batch) -> Tensor:
+def batch_loss(network: TrainableGraph, batch: LabelledBatch) -> Tensor:
     """Return the mean loss of a batch: cross-entropy for class ids, the squared error otherwise."""
     inputs, wanted = batch
     answer = network(*(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs))[0]
@@ -43,7 +45,7 @@ def batch_loss(network: Network, batch: Batch) -> Tensor:
     return functional.nll_loss(chances, target.long())
 
 
-def accumulate_gradients(network: Network, batches: Sequence[Batch]) -> None:
+def loss_gradients(network: TrainableGraph, batches: Sequence[LabelledBatch]) -> None:
     """Leave the gradient of the mean loss over the batches in the parameters."""
     if not batches:
         raise CandidateError("this criterion needs data", remedy="Hand in batches, or use magnitudes.")
@@ -56,7 +58,9 @@ def accumulate_gradients(network: Network, batches: Sequence[Batch]) -> None:
             (batch_loss(network, batch) / len(batches)).backward()
 
 
-def group_score(criterion: Criterion, network: Network, batches: Sequence[Batch], seed: int) -> GroupScore:
+def group_score(
+    criterion: PruningCriterion, network: TrainableGraph, batches: Sequence[LabelledBatch], seed: int
+) -> GroupScore:
     """Return the importance of Torch-Pruning's groups of coupled channels under a criterion.
 
     Args:
@@ -85,7 +89,7 @@ def group_score(criterion: Criterion, network: Network, batches: Sequence[Batch]
             scale: GroupScore = torch_pruning.importance.BNScaleImportance()
             return lambda group: found if (found := scale(group)) is not None else magnitude(group)
         case "taylor":
-            accumulate_gradients(network, batches)
+            loss_gradients(network, batches)
             by_gradient: GroupScore = torch_pruning.importance.GroupTaylorImportance()
             return by_gradient
         case "activation":
@@ -96,7 +100,7 @@ def group_score(criterion: Criterion, network: Network, batches: Sequence[Batch]
 
 
 def weight_scores(
-    model: onnx.ModelProto, criterion: Criterion, batches: Sequence[Batch], seed: int
+    model: onnx.ModelProto, criterion: PruningCriterion, batches: Sequence[LabelledBatch], seed: int
 ) -> onnx.ModelProto:
     """Return the graph with the importance of each single weight in its place.
 
@@ -104,24 +108,24 @@ def weight_scores(
     `activation`) fall back to squared weights.
     """
     if criterion == "taylor":
-        network = Network(model)
-        accumulate_gradients(network, batches)
+        network = TrainableGraph(model)
+        loss_gradients(network, batches)
         scored = copy.deepcopy(network)
         with torch.no_grad():
             for parameter, given in zip(scored.parameters(), network.parameters(), strict=True):
                 parameter.copy_((given * given.grad).abs() if given.grad is not None else torch.zeros_like(given))
         return scored.to_onnx()
-    graph = prepared(model)
+    graph = prepare_graph(model)
     random = np.random.default_rng(seed)
     for name, value in graph.constants.items():
         if value.dtype == np.float32:
             by_chance = criterion == "random"
             sized = np.abs(value) if criterion == "magnitude l1" else np.square(value)
             graph.constants[name] = random.random(value.shape, np.float32) if by_chance else sized
-    return graph.model()
+    return graph.to_model()
 
 
-def _by_activation(network: Network, batches: Sequence[Batch], fallback: GroupScore) -> GroupScore:
+def _by_activation(network: TrainableGraph, batches: Sequence[LabelledBatch], fallback: GroupScore) -> GroupScore:
     """Score a channel by the mean absolute value that its readers are given."""
     if not batches:
         raise CandidateError("this criterion needs data", remedy="Hand in batches, or use magnitudes.")

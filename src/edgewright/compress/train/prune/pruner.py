@@ -11,23 +11,33 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgewright.compress.model.graph import Graph
-from edgewright.compress.train.prune.attention_heads import Attention, find_attention, output_axis, remove_heads
-from edgewright.compress.train.prune.channel_groups import ChannelGroup, channel_groups, holds, remove_channels
-from edgewright.compress.train.prune.importance import Batch, Criterion, group_score, weight_scores
+from edgewright.compress.train.prune.attention_heads import (
+    AttentionHeads,
+    find_attention,
+    output_axis,
+    remove_heads,
+)
+from edgewright.compress.train.prune.channel_groups import (
+    ChannelGroup,
+    channel_groups,
+    is_removal_safe,
+    remove_channels,
+)
+from edgewright.compress.train.prune.importance import LabelledBatch, PruningCriterion, group_score, weight_scores
 from edgewright.compress.train.prune.recurrent_units import recurrent_layers, remove_units, unit_count, unit_scores
-from edgewright.compress.train.torch_graph.onnx_module import Network
-from edgewright.compress.train.torch_graph.prepare import prepared
+from edgewright.compress.train.torch_graph.onnx_module import TrainableGraph
+from edgewright.compress.train.torch_graph.prepare import prepare_graph
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["Prune", "Width", "prunable", "prune"]
+__all__ = ["PrunableWidth", "StructuredPruning", "prunable_widths", "prune_network"]
 
-Kind: TypeAlias = Literal["channels", "units", "heads"]
+PrunableKind: TypeAlias = Literal["channels", "units", "heads"]
 
 # Without a given ratio no layer loses more than this, even if all its channels rank last in the model.
-_MOST = 0.9
+_MAX_RATIO = 0.9
 
 
-class Width(msgspec.Struct, frozen=True):
+class PrunableWidth(msgspec.Struct, frozen=True):
     """Something of a network that can become narrower.
 
     Attributes:
@@ -36,41 +46,41 @@ class Width(msgspec.Struct, frozen=True):
         members: Layers that share them, in the graph's order.
     """
 
-    kind: Kind
+    kind: PrunableKind
     count: int
     members: tuple[str, ...]
 
 
-class Prune(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="prune"):
+class StructuredPruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", tag="prune"):
     """Take out what matters least.
 
     Attributes:
         ratio: Share of channels and recurrent units that go, in [0, 1).
-        ratios: The same for single layers (any member of what `prunable` names); others take `ratio`.
+        ratios: The same for single layers (any member of what `prunable_widths` names); others take `ratio`.
         criterion: What matters (see `importance.py`).
         scope: `layer`: the ratio holds in each layer; `model`: over all layers, whose importances are compared.
         round_to: Widths become multiples of it, and never smaller unless they were.
-        heads: Share of attention heads that go.
+        head_ratio: Share of attention heads that go.
         seed: Of the criterion `random`.
     """
 
     ratio: float = 0.5
     ratios: dict[str, float] = {}
-    criterion: Criterion = "magnitude"
+    criterion: PruningCriterion = "magnitude"
     scope: Literal["layer", "model"] = "layer"
     round_to: int = 8
-    heads: float = 0.0
+    head_ratio: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing."""
-        for share in (self.ratio, self.heads, *self.ratios.values()):
+        for share in (self.ratio, self.head_ratio, *self.ratios.values()):
             if not 0 <= share < 1:
                 raise CandidateError(f"pruning ratio {share} is not in [0, 1)", remedy="Use 0.5, say.")
         if self.round_to < 1:
             raise CandidateError(f"widths cannot be multiples of {self.round_to}", remedy="Use 8, say.")
 
-    def left_of(self, width: Width, share: float) -> int:
+    def remaining(self, width: PrunableWidth, share: float) -> int:
         """Return how many of a width stay when `share` goes: the nearest multiple.
 
         >>> Prune(round_to=8).left_of(Width("channels", 48, ()), 0.4)
@@ -81,34 +91,36 @@ class Prune(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
         multiple = round(width.count * (1 - share) / self.round_to + 1e-9) * self.round_to
         return width.count if share == 0 else min(max(multiple, self.round_to), width.count)
 
-    def share_of(self, name: str, width: Width) -> float:
+    def removed_share(self, name: str, width: PrunableWidth) -> float:
         """Return the share of a width that goes."""
         if width.kind == "heads":
-            return self.ratios.get(name, self.heads)
+            return self.ratios.get(name, self.head_ratio)
         return next((self.ratios[member] for member in width.members if member in self.ratios), self.ratio)
 
 
-def prunable(model: onnx.ModelProto) -> dict[str, Width]:
+def prunable_widths(model: onnx.ModelProto) -> dict[str, PrunableWidth]:
     """Return what can become narrower, by the name of its first layer (heads: of the softmax).
 
     Raises:
         CandidateError: The model cannot be trained or traced; the operator is named.
     """
-    graph = prepared(model)
-    found: dict[str, Width] = {}
+    graph = prepare_graph(model)
+    found: dict[str, PrunableWidth] = {}
     attentions = find_attention(graph)
     for attention in attentions:
-        found[attention.name] = Width("heads", attention.heads, tuple(attention.columns))
+        found[attention.name] = PrunableWidth("heads", attention.heads, tuple(attention.columns))
     for node in recurrent_layers(graph):
-        found[node.name] = Width("units", unit_count(node, graph), (node.name,))
-    network, example = Network(model), _example(model, ())
+        found[node.name] = PrunableWidth("units", unit_count(node, graph), (node.name,))
+    network, example = TrainableGraph(model), _example(model, ())
     for group, width in _channel_widths(network, attentions, example):
-        if holds(network, example, group):
+        if is_removal_safe(network, example, group):
             found[width.members[0]] = width
     return found
 
 
-def prune(model: onnx.ModelProto, step: Prune, batches: Sequence[Batch] = ()) -> onnx.ModelProto:
+def prune_network(
+    model: onnx.ModelProto, step: StructuredPruning, batches: Sequence[LabelledBatch] = ()
+) -> onnx.ModelProto:
     """Return the model without its least important heads, units and channels.
 
     Inputs and outputs keep their shapes. What cannot be taken out exactly keeps its width.
@@ -128,36 +140,36 @@ def prune(model: onnx.ModelProto, step: Prune, batches: Sequence[Batch] = ()) ->
     unknown = sorted(set(step.ratios) - known)
     if unknown:
         raise CandidateError(
-            f"there is nothing to prune in {unknown[0]!r}", remedy="Name layers that `prunable` returns."
+            f"there is nothing to prune in {unknown[0]!r}", remedy="Name layers that `prunable_widths` returns."
         )
     return model
 
 
-def _least(scores: NDArray[np.float64], left: int) -> NDArray[np.intp]:
+def _least_important(scores: NDArray[np.float64], left: int) -> NDArray[np.intp]:
     """Return the places of all but the `left` largest, ascending."""
     order = np.argsort(scores, kind="stable")
     return np.sort(order[: len(scores) - left])
 
 
 def _without_heads(
-    model: onnx.ModelProto, step: Prune, batches: Sequence[Batch], known: set[str]
+    model: onnx.ModelProto, step: StructuredPruning, batches: Sequence[LabelledBatch], known: set[str]
 ) -> onnx.ModelProto:
-    for attention in find_attention(prepared(model)):
-        width = Width("heads", attention.heads, tuple(attention.columns))
+    for attention in find_attention(prepare_graph(model)):
+        width = PrunableWidth("heads", attention.heads, tuple(attention.columns))
         known.add(attention.name)
-        left = step.left_of(width, step.share_of(attention.name, width))
+        left = step.remaining(width, step.removed_share(attention.name, width))
         if left < attention.heads:
-            scored = prepared(weight_scores(model, step.criterion, batches, step.seed))
-            graph = prepared(model)
+            scored = prepare_graph(weight_scores(model, step.criterion, batches, step.seed))
+            graph = prepare_graph(model)
             try:
-                remove_heads(graph, attention, _least(_head_scores(attention, scored), left).tolist())
+                remove_heads(graph, attention, _least_important(_head_scores(attention, scored), left).tolist())
             except CandidateError:
                 continue  # heads that do not lie apart stay
-            model = graph.model()
+            model = graph.to_model()
     return model
 
 
-def _head_scores(attention: Attention, scored: Graph) -> NDArray[np.float64]:
+def _head_scores(attention: AttentionHeads, scored: Graph) -> NDArray[np.float64]:
     total = np.zeros(attention.heads)
     for node in scored.nodes:
         of = attention.columns.get(node.name)
@@ -169,30 +181,30 @@ def _head_scores(attention: Attention, scored: Graph) -> NDArray[np.float64]:
 
 
 def _without_units(
-    model: onnx.ModelProto, step: Prune, batches: Sequence[Batch], known: set[str]
+    model: onnx.ModelProto, step: StructuredPruning, batches: Sequence[LabelledBatch], known: set[str]
 ) -> onnx.ModelProto:
-    for name in [node.name for node in recurrent_layers(prepared(model))]:
-        graph = prepared(model)
+    for name in [node.name for node in recurrent_layers(prepare_graph(model))]:
+        graph = prepare_graph(model)
         node = next(n for n in graph.nodes if n.name == name)
-        width = Width("units", unit_count(node, graph), (name,))
+        width = PrunableWidth("units", unit_count(node, graph), (name,))
         known.add(name)
-        left = step.left_of(width, step.share_of(name, width))
+        left = step.remaining(width, step.removed_share(name, width))
         if left < width.count:
-            scored = prepared(weight_scores(model, step.criterion, batches, step.seed))
+            scored = prepare_graph(weight_scores(model, step.criterion, batches, step.seed))
             twin = next(n for n in scored.nodes if n.name == name)
             try:
-                remove_units(graph, node, _least(unit_scores(twin, scored), left).tolist())
+                remove_units(graph, node, _least_important(unit_scores(twin, scored), left).tolist())
             except CandidateError:
                 continue  # a state from outside, or units that reach an output, stay
-            model = graph.model()
+            model = graph.to_model()
     return model
 
 
 def _without_channels(
-    model: onnx.ModelProto, step: Prune, batches: Sequence[Batch], known: set[str]
+    model: onnx.ModelProto, step: StructuredPruning, batches: Sequence[LabelledBatch], known: set[str]
 ) -> onnx.ModelProto:
-    network, example = Network(model), _example(model, batches)
-    found = _channel_widths(network, find_attention(prepared(model)), example)
+    network, example = TrainableGraph(model), _example(model, batches)
+    found = _channel_widths(network, find_attention(prepare_graph(model)), example)
     known.update(member for _, width in found for member in width.members)
     if not found:
         return model
@@ -201,11 +213,13 @@ def _without_channels(
     if step.scope == "model":
         left = _left_in_model(found, scores, step)
     else:
-        left = {group.root: step.left_of(width, step.share_of(width.members[0], width)) for group, width in found}
+        left = {
+            group.root: step.remaining(width, step.removed_share(width.members[0], width)) for group, width in found
+        }
     removal = {
-        group.root: _least(scores[group.root], left[group.root])
+        group.root: _least_important(scores[group.root], left[group.root])
         for group, _ in found
-        if left[group.root] < group.channels and holds(network, example, group)
+        if left[group.root] < group.channels and is_removal_safe(network, example, group)
     }
     if not removal:
         return model
@@ -218,7 +232,9 @@ def _scored(scores: Tensor | None, channels: int) -> NDArray[np.float64]:
 
 
 def _left_in_model(
-    found: Sequence[tuple[ChannelGroup, Width]], scores: Mapping[str, NDArray[np.float64]], step: Prune
+    found: Sequence[tuple[ChannelGroup, PrunableWidth]],
+    scores: Mapping[str, NDArray[np.float64]],
+    step: StructuredPruning,
 ) -> dict[str, int]:
     """Return the channels that stay when all layers' are ranked together."""
     ranked = np.sort(np.concatenate([scores[group.root] for group, _ in found]))
@@ -227,14 +243,14 @@ def _left_in_model(
     left = {}
     for group, width in found:
         named = next((step.ratios[member] for member in width.members if member in step.ratios), None)
-        share = min(float((scores[group.root] <= threshold).mean()), _MOST) if named is None else named
-        left[group.root] = step.left_of(width, share)
+        share = min(float((scores[group.root] <= threshold).mean()), _MAX_RATIO) if named is None else named
+        left[group.root] = step.remaining(width, share)
     return left
 
 
 def _channel_widths(
-    network: Network, attentions: Sequence[Attention], example: Sequence[Tensor]
-) -> list[tuple[ChannelGroup, Width]]:
+    network: TrainableGraph, attentions: Sequence[AttentionHeads], example: Sequence[Tensor]
+) -> list[tuple[ChannelGroup, PrunableWidth]]:
     modules = {id(parameter): name for name, parameter in network.named_parameters(remove_duplicate=False)}
     layers = {modules[id(parameter)].rpartition(".")[0]: layer for layer, parameter in network.weights().items()}
     heads = {layer for attention in attentions for layer in attention.columns}
@@ -242,15 +258,15 @@ def _channel_widths(
     groups = channel_groups(network, example, keep)
     order = list(layers)
     widths = [(g, sorted(g.members, key=order.index)) for g in groups]
-    named = [(g, Width("channels", g.channels, tuple(layers[m] for m in members))) for g, members in widths]
+    named = [(g, PrunableWidth("channels", g.channels, tuple(layers[m] for m in members))) for g, members in widths]
     return sorted(named, key=lambda pair: list(layers.values()).index(pair[1].members[0]))
 
 
-def _example(model: onnx.ModelProto, batches: Sequence[Batch]) -> list[Tensor]:
+def _example(model: onnx.ModelProto, batches: Sequence[LabelledBatch]) -> list[Tensor]:
     """Return a batch of two: of the data, or of seeded noise."""
     if batches and len(batches[0][0][0]) >= 2:
         return [torch.from_numpy(np.ascontiguousarray(array[:2])) for array in batches[0][0]]
-    graph = prepared(model)
+    graph = prepare_graph(model)
     random = np.random.default_rng(0)
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
     example = []

@@ -6,20 +6,20 @@ import msgspec
 import onnx
 import torch
 
-from edgewright.compress.train.prune.importance import Batch, batch_loss
-from edgewright.compress.train.prune.pruner import Prune, prunable, prune
-from edgewright.compress.train.torch_graph.onnx_module import Network
+from edgewright.compress.train.prune.importance import LabelledBatch, batch_loss
+from edgewright.compress.train.prune.pruner import StructuredPruning, prunable_widths, prune_network
+from edgewright.compress.train.torch_graph.onnx_module import TrainableGraph
 from edgewright.contract.errors import CandidateError
 
 __all__ = ["allocate_ratios", "probe_gains", "probe_sensitivity", "prune_to_latency"]
 
 _HALVINGS = 5
 # Per layer: share of its channels that go, and what happens then; ascending, without the share 0.
-Curve = Mapping[float, float]
+RatioCurve = Mapping[float, float]
 
 
 def allocate_ratios(
-    sensitivity: Mapping[str, Curve], gains: Mapping[str, Curve], wanted: float
+    sensitivity: Mapping[str, RatioCurve], gains: Mapping[str, RatioCurve], wanted: float
 ) -> dict[str, float]:
     """Choose how much of each layer goes so that the wanted share of the latency goes, at the least loss.
 
@@ -56,11 +56,11 @@ def allocate_ratios(
 
 def probe_sensitivity(
     model: onnx.ModelProto,
-    batches: Sequence[Batch],
+    batches: Sequence[LabelledBatch],
     layers: Collection[str] | None = None,
     *,
     shares: Sequence[float] = (0.25, 0.5, 0.75),
-    step: Prune | None = None,
+    step: StructuredPruning | None = None,
 ) -> dict[str, dict[float, float]]:
     """Return how much the loss on the batches rises when one layer alone loses a share of its channels.
 
@@ -84,7 +84,7 @@ def probe_gains(
     layers: Collection[str] | None = None,
     *,
     shares: Sequence[float] = (0.25, 0.5, 0.75),
-    step: Prune | None = None,
+    step: StructuredPruning | None = None,
 ) -> dict[str, dict[float, float]]:
     """Return the share of the latency that goes when one layer alone loses a share of its channels.
 
@@ -96,7 +96,7 @@ def probe_gains(
         step: Widths; which channels go does not matter here.
     """
     before = latency(model)
-    plain = msgspec.structs.replace(step or Prune(), criterion="magnitude")
+    plain = msgspec.structs.replace(step or StructuredPruning(), criterion="magnitude")
     return {
         layer: {share: 1 - latency(narrow) / before for share, narrow in tried}
         for layer, tried in _alone(model, (), layers, shares, plain)
@@ -105,11 +105,11 @@ def probe_gains(
 
 def prune_to_latency(
     model: onnx.ModelProto,
-    batches: Sequence[Batch],
+    batches: Sequence[LabelledBatch],
     latency: Callable[[onnx.ModelProto], float],
     share: float,
     *,
-    step: Prune | None = None,
+    step: StructuredPruning | None = None,
 ) -> onnx.ModelProto:
     """Return the model pruned layer by layer until it takes at most a share of its latency.
 
@@ -126,7 +126,7 @@ def prune_to_latency(
     Raises:
         CandidateError: The model cannot be trained or traced, or does not become fast enough.
     """
-    step = step or Prune()
+    step = step or StructuredPruning()
     most = share * latency(model)
     sensitivity = probe_sensitivity(model, batches, step=step)
     gains = probe_gains(model, latency, step=step)
@@ -137,7 +137,9 @@ def prune_to_latency(
         key = tuple(ratios.values())
         if key not in known:
             given = {layer: ratio for layer, ratio in ratios.items() if ratio}
-            known[key] = prune(model, msgspec.structs.replace(step, ratio=0.0, heads=0.0, ratios=given), batches)
+            known[key] = prune_network(
+                model, msgspec.structs.replace(step, ratio=0.0, head_ratio=0.0, ratios=given), batches
+            )
         return known[key]
 
     low, high = 0.0, sum(max(curve.values(), default=0.0) for curve in gains.values())
@@ -153,33 +155,35 @@ def prune_to_latency(
 
 def _alone(
     model: onnx.ModelProto,
-    batches: Sequence[Batch],
+    batches: Sequence[LabelledBatch],
     layers: Collection[str] | None,
     shares: Sequence[float],
-    step: Prune | None,
+    step: StructuredPruning | None,
 ) -> Iterator[tuple[str, list[tuple[float, onnx.ModelProto]]]]:
     """Yield each layer with the models in which it alone is narrower."""
-    widths = prunable(model)
+    widths = prunable_widths(model)
     for layer in layers if layers is not None else widths:
         tried: list[tuple[float, onnx.ModelProto]] = []
         seen = {widths[layer].count}
         for share in sorted(shares):
-            alone = msgspec.structs.replace(step or Prune(), ratio=0.0, heads=0.0, ratios={layer: share})
-            left = alone.left_of(widths[layer], share)
+            alone = msgspec.structs.replace(
+                step or StructuredPruning(), ratio=0.0, heads=0.0, ratios={layer: share}
+            )
+            left = alone.remaining(widths[layer], share)
             if left not in seen:
                 seen.add(left)
-                tried.append((share, prune(model, alone, batches)))
+                tried.append((share, prune_network(model, alone, batches)))
         yield layer, tried
 
 
-def _loss(model: onnx.ModelProto, batches: Sequence[Batch]) -> float:
-    network = Network(model).eval()
+def _loss(model: onnx.ModelProto, batches: Sequence[LabelledBatch]) -> float:
+    network = TrainableGraph(model).eval()
     with torch.no_grad():
         return sum(float(batch_loss(network, batch)) for batch in batches) / len(batches)
 
 
 def _step(
-    layer: str, now: float, share: float, sensitivity: Mapping[str, Curve], gains: Mapping[str, Curve]
+    layer: str, now: float, share: float, sensitivity: Mapping[str, RatioCurve], gains: Mapping[str, RatioCurve]
 ) -> tuple[float, float]:
     """Return the rise of the loss per latency saved from `now` to `share`, and what is saved."""
     gain = gains[layer][share] - gains[layer].get(now, 0.0)

@@ -7,7 +7,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgewright.compress.model.graph import Graph, attribute
-from edgewright.compress.train.prune.feature_tracing import Tags, follow, take_out
+from edgewright.compress.train.prune.feature_tracing import UnitTags, remove_tagged, trace_tags
 from edgewright.contract.errors import CandidateError
 
 __all__ = ["recurrent_layers", "remove_units", "unit_count", "unit_scores"]
@@ -55,14 +55,16 @@ def remove_units(graph: Graph, node: onnx.NodeProto, units: Collection[int]) -> 
     count = unit_count(node, graph)
     stay = np.array([unit for unit in range(count) if unit not in set(units)], np.intp)
     _drop_zero_states(node, graph)
-    take_out(graph, follow(graph, {name: _tags(graph, name, count) for name in node.output if name}), units)
+    remove_tagged(
+        graph, trace_tags(graph, {name: _tags(graph, name, count) for name in node.output if name}), units
+    )
     gates = _GATES[node.op_type]
 
     def narrow(place: int, blocks: int, axis: int) -> None:
         """Keep the units in each of `blocks` equal parts of an axis."""
         value = graph.constants[node.input[place]]
         chosen = np.concatenate([stay + block * count for block in range(blocks)])
-        node.input[place] = graph.constant("units", np.take(value, chosen, axis=axis))
+        node.input[place] = graph.add_constant("units", np.take(value, chosen, axis=axis))
 
     narrow(1, gates, 1)
     narrow(2, gates, 1)
@@ -75,7 +77,7 @@ def remove_units(graph: Graph, node: onnx.NodeProto, units: Collection[int]) -> 
             candidate.i = len(stay)
 
 
-def _tags(graph: Graph, name: str, count: int) -> Tags:
+def _tags(graph: Graph, name: str, count: int) -> UnitTags:
     shape = [d or 1 for d in graph.shapes[name]]
     return np.ascontiguousarray(np.broadcast_to(np.arange(count), shape))
 

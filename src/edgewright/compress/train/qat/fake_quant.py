@@ -80,7 +80,7 @@ class FakeQuantizer(nn.Module):
         factor = 1 / math.sqrt(max(count, 1) * max(-self.low, self.high, 1))
         return _Rounded.apply(value, self.step(), self.low, self.high, factor)  # type: ignore[no-any-return, no-untyped-call]
 
-    def codes(self, value: Tensor) -> Tensor:
+    def quantize(self, value: Tensor) -> Tensor:
         """Return the integers that stand for the values, counted from the zero point."""
         return (value * self.step().reciprocal()).round().clamp(self.low, self.high)
 

@@ -11,14 +11,16 @@ import onnx
 from onnx import numpy_helper
 
 from edgewright.compress.model.graph import Graph
-from edgewright.compress.quantize.activation_ranges import Observation
+from edgewright.compress.quantize.activation_ranges import TensorStatistics
 from edgewright.compress.quantize.static_int8 import StaticInt8, integer_layers, quantize_static
-from edgewright.compress.train.qat.qdq import LATENT
+from edgewright.compress.train.qat.qdq import LATENT_SUFFIX
 
-__all__ = ["quantized_start"]
+__all__ = ["make_qat_graph"]
 
 
-def quantized_start(model: onnx.ModelProto, step: StaticInt8, seen: Mapping[str, Observation]) -> onnx.ModelProto:
+def make_qat_graph(
+    model: onnx.ModelProto, step: StaticInt8, statistics: Mapping[str, TensorStatistics]
+) -> onnx.ModelProto:
     """Return the quantised model that also carries the float weights from which training goes on.
 
     The float weights are initializers that no node reads: the runtime ignores them, `Network` trains them, and
@@ -27,18 +29,18 @@ def quantized_start(model: onnx.ModelProto, step: StaticInt8, seen: Mapping[str,
     Args:
         model: A cleaned float model.
         step: The form; `peak` and `peaks` say how many integers a layer's weights have.
-        seen: Observations of `static.tensors_to_observe`.
+        statistics: Observations of `static.tensors_to_observe`.
 
     Raises:
         CandidateError: Nothing in the model can be quantised.
     """
     source = Graph(model)
     latent = {weight.layer: source.constants[weight.tensor] for weight in integer_layers(source)}
-    made = quantize_static(model, step, seen)
+    made = quantize_static(model, step, statistics)
     graph = Graph(made)
     producers = graph.producers()
     for node in graph.nodes:
         pair = producers.get(node.input[1]) if node.name in latent else None
         if pair is not None and pair.op_type == "DequantizeLinear":
-            made.graph.initializer.append(numpy_helper.from_array(latent[node.name], pair.input[0] + LATENT))
+            made.graph.initializer.append(numpy_helper.from_array(latent[node.name], pair.input[0] + LATENT_SUFFIX))
     return made

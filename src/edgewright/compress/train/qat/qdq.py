@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from edgewright.compress.model.graph import Graph, attribute
-from edgewright.compress.train.node_context import Binding, Built, outward
+from edgewright.compress.train.node_context import BuiltNode, ParameterBinding, to_graph_layout
 from edgewright.compress.train.qat.fake_quant import BiasGrid, FakeQuantizer
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["LATENT", "Pairs"]
+__all__ = ["LATENT_SUFFIX", "QdqPairs"]
 
 # An initializer of this name holds the float weight that the integers of the same name were rounded from.
-LATENT = ":latent"
+LATENT_SUFFIX = ":latent"
 
 _LAYERS = frozenset(("Conv", "Gemm", "MatMul"))
 # Integers go through these as they are, so both sides have one step.
@@ -48,7 +48,7 @@ class _Weight:
 
     node: onnx.NodeProto
     quantizer: FakeQuantizer | None = None
-    binding: Binding | None = None
+    binding: ParameterBinding | None = None
 
 
 @dataclass(slots=True)
@@ -57,25 +57,25 @@ class _Bias:
 
     node: onnx.NodeProto
     grid: BiasGrid | None = None
-    binding: Binding | None = None
+    binding: ParameterBinding | None = None
 
 
 @dataclass(slots=True)
-class Pairs:
+class QdqPairs:
     """What is quantised in a graph.
 
     Attributes:
         graph: The graph with its pairs.
         nodes: The nodes to build, without those that dequantize weights.
         constants: Float values of the tensors that stand for weights and biases.
-        built: Node name to its part in the module, for nodes that quantize.
+        built_nodes: Node name to its part in the module, for nodes that quantize.
         frozen: Constants of activations: not trained.
     """
 
     graph: Graph
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, NDArray[Any]] = field(default_factory=dict)
-    built: dict[str, Built] = field(default_factory=dict)
+    built_nodes: dict[str, BuiltNode] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)
     _weights: dict[str, _Weight] = field(default_factory=dict)
     _biases: dict[str, _Bias] = field(default_factory=dict)
@@ -98,7 +98,7 @@ class Pairs:
         """Whether there is any pair."""
         return bool(self._places or self._weights)
 
-    def attach(self, node: onnx.NodeProto, bindings: tuple[Binding, ...]) -> None:
+    def attach(self, node: onnx.NodeProto, bindings: tuple[ParameterBinding, ...]) -> None:
         """Let a layer that was just built round its weight and bias."""
         weight = self._weights.get(node.input[1]) if node.op_type in _LAYERS else None
         if weight is None:
@@ -117,16 +117,16 @@ class Pairs:
         if bias is not None:
             bias.grid, bias.binding = grid, bindings[1]
 
-    def holds(self, tensor: str) -> bool:
-        """Whether `write` takes care of this tensor."""
+    def owns(self, tensor: str) -> bool:
+        """Whether `write_into` takes care of this tensor."""
         return tensor in self._weights or tensor in self._biases
 
-    def write(self, graph: Graph) -> None:
+    def write_into(self, graph: Graph) -> None:
         """Write integers, steps and scales into a copy of the graph."""
         by_name = {node.name: node for node in graph.nodes}
         scale_now: dict[int, str] = {}
         for quantizer, names in self._places:
-            scale = graph.constant("scale", quantizer.step().detach().numpy().astype(np.float32))
+            scale = graph.add_constant("scale", quantizer.step().detach().numpy().astype(np.float32))
             scale_now[id(quantizer)] = scale
             for name in names:
                 by_name[name].input[1] = scale
@@ -136,12 +136,12 @@ class Pairs:
                 continue
             node = by_name[weight.node.name]
             latent = getattr(weight.binding.module, weight.binding.attribute).detach()
-            integers = weight.quantizer.codes(latent).detach().numpy().astype(np.int8)
+            integers = weight.quantizer.quantize(latent).detach().numpy().astype(np.int8)
             before = graph.constants[node.input[0]]
-            after = np.ascontiguousarray(outward(integers, before, weight.binding))
-            node.input[0] = graph.constant("weight", after)
+            after = np.ascontiguousarray(to_graph_layout(integers, before, weight.binding))
+            node.input[0] = graph.add_constant("weight", after)
             steps = weight.quantizer.step().detach().numpy().reshape(graph.constants[node.input[1]].shape)
-            node.input[1] = graph.constant("steps", steps.astype(np.float32))
+            node.input[1] = graph.add_constant("steps", steps.astype(np.float32))
             steps_now[id(weight.quantizer)] = node.input[1]
         producers = graph.producers()
         for bias in self._biases.values():
@@ -150,10 +150,10 @@ class Pairs:
             node = by_name[bias.node.name]
             value = getattr(bias.binding.module, bias.binding.attribute).detach()
             integers = (value / bias.grid.grid()).round().clamp(-(2**31) + 128, 2**31 - 128).numpy()
-            node.input[0] = graph.constant("bias", integers.astype(np.int32))
+            node.input[0] = graph.add_constant("bias", integers.astype(np.int32))
             product = producers.get(node.input[1])
             if product is None:
-                node.input[1] = graph.constant("scale", bias.grid.grid().numpy())
+                node.input[1] = graph.add_constant("scale", bias.grid.grid().numpy())
             else:
                 product.input[:] = [steps_now[id(bias.grid.weight)], scale_now[id(bias.grid.source)]]
 
@@ -177,13 +177,13 @@ class Pairs:
         names = [node.name, *(reader.name for reader in readers)]
         self.nodes.append(node)
         if source is not None:
-            self.built[node.name] = Built(_same, (0,))
+            self.built_nodes[node.name] = BuiltNode(_same, (0,))
             next(places for quantizer, places in self._places if quantizer is source).extend(names)
         else:
             limits = np.iinfo(zero.dtype)
             offset = int(zero.reshape(()))
             source = FakeQuantizer(_scalar(scale), limits.min - offset, limits.max - offset, batched=True)
-            self.built[node.name] = Built(source, (0,))
+            self.built_nodes[node.name] = BuiltNode(source, (0,))
             self._places.append((source, names))
         self._sources[node.output[0]] = source
 
@@ -201,14 +201,16 @@ class Pairs:
     def _read_dequantize(self, node: onnx.NodeProto) -> None:
         name, made = node.input[0], node.output[0]
         if name in self._sources:
-            self.built[node.name] = Built(_same, (0,))
+            self.built_nodes[node.name] = BuiltNode(_same, (0,))
             self._sources[made] = self._sources[name]
             self.nodes.append(node)
             return
         codes = self.graph.constants.get(name)
         if codes is None:
             scale, zero = self._parameters(node)
-            self.built[node.name] = Built(_Dequantized(float(scale.reshape(())), int(zero.reshape(()))), (0,))
+            self.built_nodes[node.name] = BuiltNode(
+                _Dequantized(float(scale.reshape(())), int(zero.reshape(()))), (0,)
+            )
             self.nodes.append(node)
             return
         reader, place = self._reader(made)
@@ -221,7 +223,7 @@ class Pairs:
             if np.any(zero) or codes.dtype != np.int8:
                 raise _unusual(node, "its weights have a zero point")
             self._weights[made] = _Weight(node)
-            latent = self.graph.constants.get(name + LATENT)
+            latent = self.graph.constants.get(name + LATENT_SUFFIX)
             self.constants[made] = _decoded(codes, scale, zero, node) if latent is None else latent
         else:
             self.constants[made] = _decoded(codes, scale, zero, node)
@@ -246,7 +248,7 @@ class Pairs:
         scale: NDArray[Any] = known[product.input[0]] * known[product.input[1]]
         return scale
 
-    def _attach_weight(self, weight: _Weight, binding: Binding, node: onnx.NodeProto) -> None:
+    def _attach_weight(self, weight: _Weight, binding: ParameterBinding, node: onnx.NodeProto) -> None:
         known: Mapping[str, NDArray[Any]] = self.graph.constants
         integers, steps = known[weight.node.input[0]], known[weight.node.input[1]]
         rank = getattr(binding.module, binding.attribute).ndim

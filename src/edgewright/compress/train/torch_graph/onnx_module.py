@@ -11,20 +11,32 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgewright.compress.model.graph import Graph, session_bytes
-from edgewright.compress.train.node_context import Binding, Built, Site, inward, outward
-from edgewright.compress.train.qat.qdq import Pairs
-from edgewright.compress.train.torch_graph.ops_conv_pool import WINDOWS
-from edgewright.compress.train.torch_graph.ops_elementwise import OPERATORS
-from edgewright.compress.train.torch_graph.ops_linear import MATRICES
-from edgewright.compress.train.torch_graph.ops_recurrent import RECURRENT
-from edgewright.compress.train.torch_graph.ops_shape import MOVES
-from edgewright.compress.train.torch_graph.prepare import joined, prepared
-from edgewright.compress.train.torch_graph.reshape import Reshape
+from edgewright.compress.train.node_context import (
+    BuiltNode,
+    NodeContext,
+    ParameterBinding,
+    to_graph_layout,
+    to_module_layout,
+)
+from edgewright.compress.train.qat.qdq import QdqPairs
+from edgewright.compress.train.torch_graph.ops_conv_pool import WINDOW_OPERATORS
+from edgewright.compress.train.torch_graph.ops_elementwise import ELEMENTWISE_OPERATORS
+from edgewright.compress.train.torch_graph.ops_linear import LINEAR_OPERATORS
+from edgewright.compress.train.torch_graph.ops_recurrent import RECURRENT_OPERATORS
+from edgewright.compress.train.torch_graph.ops_shape import SHAPE_OPERATORS
+from edgewright.compress.train.torch_graph.prepare import fold_bias_additions, prepare_graph
+from edgewright.compress.train.torch_graph.reshape import BatchFreeReshape
 from edgewright.contract.errors import CandidateError
 
-__all__ = ["Network"]
+__all__ = ["TrainableGraph"]
 
-_BUILDERS = {**OPERATORS, **MOVES, **WINDOWS, **MATRICES, **RECURRENT}
+_BUILDERS = {
+    **ELEMENTWISE_OPERATORS,
+    **SHAPE_OPERATORS,
+    **WINDOW_OPERATORS,
+    **LINEAR_OPERATORS,
+    **RECURRENT_OPERATORS,
+}
 # A free axis that is not the batch gets this size in the reference run.
 _FREE_AXIS = 32
 # Answers differ by rounding only; relative to the largest answer.
@@ -32,13 +44,13 @@ _TOLERANCE = 1e-3
 # In integers, a difference in a last digit may become a whole step.
 _INTEGER_TOLERANCE = 0.2
 # Larger numbers are masks, not weights.
-_LARGEST_WEIGHT = 1e4
+_MAX_WEIGHT = 1e4
 # So many ways to find the batch in the targets of reshapes are tried.
-_MOST_READINGS = 64
+_MAX_READINGS = 64
 _LAYERS = frozenset("Conv ConvTranspose Gather Gemm GRU LSTM MatMul".split())
 
 
-class Network(nn.Module):
+class TrainableGraph(nn.Module):
     """An ONNX graph as a trainable module; the first axis of every input and output is the batch.
 
     Layers are torch's own modules, named after their nodes. Constants in arithmetic are parameters where they
@@ -54,22 +66,22 @@ class Network(nn.Module):
 
     def __init__(self, model: onnx.ModelProto) -> None:
         super().__init__()
-        self._graph = prepared(model)
+        self._graph = prepare_graph(model)
         self.input_names = tuple(self._graph.input_names)
         self.output_names = tuple(self._graph.output_names)
-        self._pairs = Pairs(self._graph)
+        self._pairs = QdqPairs(self._graph)
         self._constants = {**self._graph.constants, **self._pairs.constants}
         self._slots: dict[str, int] = {}
         self._steps: list[tuple[Any, tuple[int, ...], tuple[int, ...]]] = []
         self._held: list[tuple[int, str]] = []
-        self._bindings: list[Binding] = []
-        self._layers: dict[str, Binding] = {}
-        self._reshapes: dict[str, Reshape] = {}
-        self._owners: dict[tuple[str, tuple[int, int, int]], Binding] = {}
+        self._bindings: list[ParameterBinding] = []
+        self._layers: dict[str, ParameterBinding] = {}
+        self._reshapes: dict[str, BatchFreeReshape] = {}
+        self._owners: dict[tuple[str, tuple[int, int, int]], ParameterBinding] = {}
         self._inputs = [self._slot(name) for name in self.input_names]
         self._examples = _examples(self._graph)
         self.eval()
-        first = self._build(joined(self._pairs.nodes, self._graph))
+        first = self._build(fold_bias_additions(self._pairs.nodes, self._graph))
         self._outputs = [self._slot(name) for name in self.output_names]
         self._check(first)
         # Convolutions over images are up to half as fast again with their channels last.
@@ -85,7 +97,7 @@ class Network(nn.Module):
         values = self._run(inputs)
         return tuple(values[slot] for slot in self._outputs)
 
-    def run_with(
+    def run_with_tensors(
         self, inputs: Sequence[Tensor], wanted: Sequence[str]
     ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         """Return the outputs, and the inner tensors of these names.
@@ -107,12 +119,12 @@ class Network(nn.Module):
 
     def to_onnx(self) -> onnx.ModelProto:
         """Return the graph with the current weights; sizes that pruning changed are carried through."""
-        graph = Graph(self._graph.model())
+        graph = Graph(self._graph.to_model())
         changed = self._write_weights(graph)
         if changed:
             self._write_sizes(graph)
-        self._pairs.write(graph)
-        return graph.model()
+        self._pairs.write_into(graph)
+        return graph.to_model()
 
     def _slot(self, name: str) -> int:
         return self._slots.setdefault(name, len(self._slots))
@@ -139,18 +151,18 @@ class Network(nn.Module):
         with torch.no_grad():
             for node in nodes:
                 builder = _BUILDERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-                built = self._pairs.built.get(node.name)
+                built = self._pairs.built_nodes.get(node.name)
                 shapes = [self._shape(known, name) for name in node.input]
-                site = Site(node, self._graph.opset, self._constants, shapes, any_batch)
+                site = NodeContext(node, self._graph.opset, self._constants, shapes, any_batch)
                 if built is None:
                     if builder is None:
-                        raise site.cannot("it is not known")
+                        raise site.unsupported("it is not known")
                     built = builder(site)
                 self._place(node, built, known)
                 try:
                     result = built.call(*[known[node.input[place]] for place in built.reads])
                 except (RuntimeError, IndexError, ValueError) as error:
-                    raise site.cannot(" ".join(str(error).split())[:200]) from error
+                    raise site.unsupported(" ".join(str(error).split())[:200]) from error
                 results = result if isinstance(result, tuple | list) else (result,)
                 known.update(zip([name for name in node.output if name], results, strict=False))
         return [known[name] for name in self.output_names]
@@ -160,12 +172,12 @@ class Network(nn.Module):
             return tuple(self._constants[name].shape)
         return tuple(known[name].shape) if name in known else ()
 
-    def _place(self, node: onnx.NodeProto, built: Built, known: dict[str, Any]) -> None:
+    def _place(self, node: onnx.NodeProto, built: BuiltNode, known: dict[str, Any]) -> None:
         """Register a step: its module, its parameters, and the constants that it reads."""
         if isinstance(built.call, nn.Module):
             self.add_module(self._free_name(node.name), built.call)
             built.call.eval()
-        if isinstance(built.call, Reshape):
+        if isinstance(built.call, BatchFreeReshape):
             self._reshapes[node.name] = built.call
         for binding in built.bindings:
             self._bind(binding)
@@ -175,7 +187,7 @@ class Network(nn.Module):
         for place in built.reads:
             name = node.input[place]
             if name in self._constants and name not in self._slots:
-                known[name] = self._hold(name, node)
+                known[name] = self._register_constant(name, node)
         reads = tuple(self._slot(node.input[place]) for place in built.reads)
         writes = tuple(self._slot(name) for name in node.output if name)
         self._steps.append((built.call, reads, writes))
@@ -186,7 +198,7 @@ class Network(nn.Module):
             plain += "_"
         return plain
 
-    def _bind(self, binding: Binding) -> None:
+    def _bind(self, binding: ParameterBinding) -> None:
         """Fill a parameter from the graph, or share it where another layer has it already."""
         self._bindings.append(binding)
         owner = self._owners.setdefault((binding.tensor, binding.part), binding)
@@ -198,13 +210,13 @@ class Network(nn.Module):
                 )
             setattr(binding.module, binding.attribute, getattr(owner.module, owner.attribute))
             return
-        value = inward(self._constants[binding.tensor], binding)
+        value = to_module_layout(self._constants[binding.tensor], binding)
         target = getattr(binding.module, binding.attribute)
         if tuple(target.shape) != value.shape:
             value = np.broadcast_to(value, tuple(target.shape))
         target.data = _tensor(value).to(target.dtype)
 
-    def _hold(self, name: str, node: onnx.NodeProto) -> Tensor:
+    def _register_constant(self, name: str, node: onnx.NodeProto) -> Tensor:
         """Register a constant that is read as a tensor."""
         value = self._constants[name]
         owner = self._owners.get((name, (0, 0, 1)))
@@ -218,7 +230,7 @@ class Network(nn.Module):
         tensor = _tensor(value)
         if name not in self._pairs.frozen and self._is_weight(value, node):
             self.register_parameter(label, nn.Parameter(tensor))
-            binding = Binding(name, self, label)
+            binding = ParameterBinding(name, self, label)
             self._owners[name, binding.part] = binding
             self._bindings.append(binding)
         else:
@@ -227,11 +239,7 @@ class Network(nn.Module):
         return tensor
 
     def _is_weight(self, value: NDArray[Any], node: onnx.NodeProto) -> bool:
-        if (
-            value.dtype.kind != "f"
-            or not np.isfinite(value).all()
-            or np.abs(value).max(initial=0) > _LARGEST_WEIGHT
-        ):
+        if value.dtype.kind != "f" or not np.isfinite(value).all() or np.abs(value).max(initial=0) > _MAX_WEIGHT:
             return False
         normalises_inputs = any(name in self.input_names for name in node.input)
         return node.op_type == "PRelu" or (value.size > 1 and not normalises_inputs)
@@ -248,7 +256,7 @@ class Network(nn.Module):
                 failures.append(error)
                 # What was read last comes before what failed, so that is tried in another way first.
                 latest = reversed(self._reshapes.values())
-                if len(failures) == _MOST_READINGS or not any(one.read_otherwise() for one in latest):
+                if len(failures) == _MAX_READINGS or not any(one.try_next_reading() for one in latest):
                     raise failures[0] from None
             else:
                 break
@@ -261,7 +269,7 @@ class Network(nn.Module):
                 together = self(*both)
                 second = self(*others)
             except (RuntimeError, IndexError, ValueError) as error:
-                raise _inseparable(" ".join(str(error).split())[:200]) from error
+                raise _not_batchable(" ".join(str(error).split())[:200]) from error
         for one, two, many, name in zip(first, second, together, self.output_names, strict=True):
             if (
                 one.ndim
@@ -271,11 +279,11 @@ class Network(nn.Module):
             ):
                 continue
             if not one.ndim or len(many) != 2 * len(one) or not self._alike(many, torch.cat((one, two))):
-                raise _inseparable(f"output {name!r} of a sample depends on the batch")
+                raise _not_batchable(f"output {name!r} of a sample depends on the batch")
 
     def _compare_with_runtime(self, given: Sequence[Tensor]) -> None:
         feed = {name: value.numpy() for name, value in zip(self.input_names, self._examples, strict=True)}
-        wanted = session_bytes(self._graph.model(), level="disable").run(list(self.output_names), feed)
+        wanted = session_bytes(self._graph.to_model(), level="disable").run(list(self.output_names), feed)
         for have, want, name in zip(given, wanted, self.output_names, strict=True):
             if not self._alike(have, torch.from_numpy(np.asarray(want))):
                 raise CandidateError(
@@ -294,8 +302,8 @@ class Network(nn.Module):
     def _write_weights(self, graph: Graph) -> bool:
         """Write the parameters into the graph; whether a size changed."""
         changed = False
-        parts: dict[str, list[Binding]] = {}
-        for binding in [one for one in self._bindings if not self._pairs.holds(one.tensor)]:
+        parts: dict[str, list[ParameterBinding]] = {}
+        for binding in [one for one in self._bindings if not self._pairs.owns(one.tensor)]:
             parts.setdefault(binding.tensor, []).append(binding)
         for tensor, bindings in parts.items():
             before = graph.constants[tensor]
@@ -320,15 +328,15 @@ class Network(nn.Module):
             if reshape is not None and len(node.input) > 1:
                 target = np.array(reshape.target_for(reshape.made), np.int64)
                 if not np.array_equal(target, graph.constants[node.input[1]]):
-                    node.input[1] = graph.constant("shape", target)
+                    node.input[1] = graph.add_constant("shape", target)
 
 
-def _gathered(bindings: Sequence[Binding], before: NDArray[Any]) -> NDArray[Any]:
+def _gathered(bindings: Sequence[ParameterBinding], before: NDArray[Any]) -> NDArray[Any]:
     """Return a tensor's value from the parameters that hold it."""
     pieces: dict[tuple[int, int], NDArray[Any]] = {}
     for binding in bindings:
         value = getattr(binding.module, binding.attribute).detach().numpy()
-        pieces[binding.part[:2]] = outward(value, before, binding)
+        pieces[binding.part[:2]] = to_graph_layout(value, before, binding)
     if bindings[0].layout not in ("gru", "lstm"):
         return pieces[0, 0]
     directions = sorted({direction for direction, _ in pieces})
@@ -369,7 +377,7 @@ def _examples(graph: Graph) -> list[Tensor]:
     return made
 
 
-def _inseparable(reason: str) -> CandidateError:
+def _not_batchable(reason: str) -> CandidateError:
     return CandidateError(
         f"the network cannot be trained in batches: {reason}",
         remedy="Export the model with a free batch axis, or compress without training.",

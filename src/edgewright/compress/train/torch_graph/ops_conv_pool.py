@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgewright.compress.train.node_context import Binding, Built, Site
+from edgewright.compress.train.node_context import BuiltNode, NodeContext, ParameterBinding
 
-__all__ = ["WINDOWS"]
+__all__ = ["WINDOW_OPERATORS"]
 
 _CONVOLUTIONS: dict[int, type[Any]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED: dict[int, type[Any]] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -58,7 +58,7 @@ class _PartialMean(nn.Module):
 
 
 def _sides(
-    site: Site, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+    site: NodeContext, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> list[tuple[int, int]]:
     """Return the padding before and after each axis."""
     rule = site.attr("auto_pad", "NOTSET")
@@ -84,17 +84,17 @@ def _even(sides: list[tuple[int, int]]) -> bool:
     return all(first == last for first, last in sides)
 
 
-def _bindings(site: Site, layer: nn.Module) -> tuple[Binding, ...]:
-    found = [Binding(site.node.input[1], layer, "weight")]
-    if site.has(2):
-        found.append(Binding(site.node.input[2], layer, "bias", "line"))
+def _bindings(site: NodeContext, layer: nn.Module) -> tuple[ParameterBinding, ...]:
+    found = [ParameterBinding(site.node.input[1], layer, "weight")]
+    if site.has_input(2):
+        found.append(ParameterBinding(site.node.input[2], layer, "bias", "line"))
     return tuple(found)
 
 
-def _convolution(site: Site) -> Built:
-    weight = site.fixed(1)
-    if weight is None or (site.has(2) and site.fixed(2) is None):
-        raise site.cannot("its weight is computed")
+def _convolution(site: NodeContext) -> BuiltNode:
+    weight = site.constant_input(1)
+    if weight is None or (site.has_input(2) and site.constant_input(2) is None):
+        raise site.unsupported("its weight is computed")
     rank = weight.ndim - 2
     strides = site.attr("strides") or [1] * rank
     dilations = site.attr("dilations") or [1] * rank
@@ -108,16 +108,16 @@ def _convolution(site: Site) -> Built:
         padding=tuple(first for first, _ in sides) if _even(sides) else 0,
         dilation=tuple(dilations),
         groups=groups,
-        bias=site.has(2),
+        bias=site.has_input(2),
     )
     call = layer if _even(sides) else _Padded(_widths(sides), 0.0, layer)
-    return Built(call, (0,), _bindings(site, layer))
+    return BuiltNode(call, (0,), _bindings(site, layer))
 
 
-def _transposed(site: Site) -> Built:
-    weight = site.fixed(1)
+def _transposed(site: NodeContext) -> BuiltNode:
+    weight = site.constant_input(1)
     if weight is None or site.attr("output_shape") or site.attr("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise site.cannot("its weight or its output's shape is computed")
+        raise site.unsupported("its weight or its output's shape is computed")
     rank = weight.ndim - 2
     groups = site.attr("group", 1)
     sides = _sides(site, weight.shape[2:], [1] * rank, [1] * rank)
@@ -129,51 +129,51 @@ def _transposed(site: Site) -> Built:
         padding=tuple(first for first, _ in sides) if _even(sides) else 0,
         output_padding=tuple(site.attr("output_padding") or [0] * rank),
         groups=groups,
-        bias=site.has(2),
+        bias=site.has_input(2),
         dilation=tuple(site.attr("dilations") or [1] * rank),
     )
-    return Built(layer if _even(sides) else _Cropped(layer, sides), (0,), _bindings(site, layer))
+    return BuiltNode(layer if _even(sides) else _Cropped(layer, sides), (0,), _bindings(site, layer))
 
 
-def _max_pool(site: Site) -> Built:
+def _max_pool(site: NodeContext) -> BuiltNode:
     kernel = tuple(site.attr("kernel_shape"))
     if len(site.node.output) > 1 and site.node.output[1]:
-        raise site.cannot("the places of its maxima are an output")
+        raise site.unsupported("the places of its maxima are an output")
     strides = tuple(site.attr("strides") or [1] * len(kernel))
     dilations = tuple(site.attr("dilations") or [1] * len(kernel))
     sides = _sides(site, kernel, strides, dilations)
     plain = _even(sides) and all(first <= window // 2 for (first, _), window in zip(sides, kernel, strict=True))
     padding = tuple(first for first, _ in sides) if plain else 0
     pool = _MAXIMA[len(kernel)](kernel, strides, padding, dilations, ceil_mode=bool(site.attr("ceil_mode", 0)))
-    return Built(pool if plain else _Padded(_widths(sides), -np.inf, pool), (0,))
+    return BuiltNode(pool if plain else _Padded(_widths(sides), -np.inf, pool), (0,))
 
 
-def _average_pool(site: Site) -> Built:
+def _average_pool(site: NodeContext) -> BuiltNode:
     kernel = tuple(site.attr("kernel_shape"))
     strides = tuple(site.attr("strides") or [1] * len(kernel))
     if site.attr("dilations") and set(site.attr("dilations")) != {1}:
-        raise site.cannot("its window is dilated")
+        raise site.unsupported("its window is dilated")
     sides = _sides(site, kernel, strides, [1] * len(kernel))
     count = bool(site.attr("count_include_pad", 0))
     ceil = bool(site.attr("ceil_mode", 0))
     if _even(sides) and all(first <= window // 2 for (first, _), window in zip(sides, kernel, strict=True)):
         padding = tuple(first for first, _ in sides)
-        return Built(_MEANS[len(kernel)](kernel, strides, padding, ceil, count), (0,))
+        return BuiltNode(_MEANS[len(kernel)](kernel, strides, padding, ceil, count), (0,))
     pool = _MEANS[len(kernel)](kernel, strides, 0, ceil)
-    return Built(_Padded(_widths(sides), 0.0, pool) if count else _PartialMean(_widths(sides), pool), (0,))
+    return BuiltNode(_Padded(_widths(sides), 0.0, pool) if count else _PartialMean(_widths(sides), pool), (0,))
 
 
-def _global_average(site: Site) -> Built:
+def _global_average(site: NodeContext) -> BuiltNode:
     axes = tuple(range(2, len(site.shapes[0])))
-    return Built(lambda value: value.mean(axes, keepdim=True), (0,))
+    return BuiltNode(lambda value: value.mean(axes, keepdim=True), (0,))
 
 
-def _global_max(site: Site) -> Built:
+def _global_max(site: NodeContext) -> BuiltNode:
     axes = tuple(range(2, len(site.shapes[0])))
-    return Built(lambda value: value.amax(axes, keepdim=True), (0,))
+    return BuiltNode(lambda value: value.amax(axes, keepdim=True), (0,))
 
 
-WINDOWS = {
+WINDOW_OPERATORS = {
     "AveragePool": _average_pool,
     "Conv": _convolution,
     "ConvTranspose": _transposed,

@@ -9,27 +9,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgewright.compress.train.node_context import Built, Site
+from edgewright.compress.train.node_context import BuiltNode, NodeContext
 
-__all__ = ["OPERATORS"]
+__all__ = ["ELEMENTWISE_OPERATORS"]
 
-Builder = Callable[[Site], Built]
+OperatorBuilder = Callable[[NodeContext], BuiltNode]
 
 
-def _plain(call: Callable[..., Any]) -> Builder:
+def _plain(call: Callable[..., Any]) -> OperatorBuilder:
     """Return the builder of an operator that takes all its inputs and has no attributes."""
 
-    def build(site: Site) -> Built:
-        return Built(call, tuple(range(len(site.node.input))))
+    def build(site: NodeContext) -> BuiltNode:
+        return BuiltNode(call, tuple(range(len(site.node.input))))
 
     return build
 
 
-def _with(call: Callable[..., Any], **defaults: Any) -> Builder:
+def _with(call: Callable[..., Any], **defaults: Any) -> OperatorBuilder:
     """Return the builder of an operator whose attributes are keywords of `call`."""
 
-    def build(site: Site) -> Built:
-        return Built(partial(call, **{name: site.attr(name, value) for name, value in defaults.items()}), (0,))
+    def build(site: NodeContext) -> BuiltNode:
+        return BuiltNode(partial(call, **{name: site.attr(name, value) for name, value in defaults.items()}), (0,))
 
     return build
 
@@ -39,7 +39,7 @@ def _divided(left: Tensor, right: Tensor) -> Tensor:
     return torch.div(left, right, rounding_mode="trunc") if whole else left / right
 
 
-def _folded(call: Callable[[Tensor, Tensor], Tensor]) -> Builder:
+def _folded(call: Callable[[Tensor, Tensor], Tensor]) -> OperatorBuilder:
     def run(*values: Tensor) -> Tensor:
         result = values[0]
         for value in values[1:]:
@@ -77,23 +77,23 @@ def _thresholded(value: Tensor, alpha: float) -> Tensor:
     return functional.threshold(value, alpha, 0.0)
 
 
-def _clip(site: Site) -> Built:
+def _clip(site: NodeContext) -> BuiltNode:
     low, high = site.number(1, "min", -math.inf), site.number(2, "max", math.inf)
     if low == 0 and high == math.inf:
-        return Built(functional.relu, (0,))
-    return Built(partial(torch.clamp, min=low, max=high), (0,))
+        return BuiltNode(functional.relu, (0,))
+    return BuiltNode(partial(torch.clamp, min=low, max=high), (0,))
 
 
-def _softmax(site: Site) -> Built:
+def _softmax(site: NodeContext) -> BuiltNode:
     call = functional.log_softmax if site.node.op_type == "LogSoftmax" else functional.softmax
     if site.opset >= 13:
-        return Built(partial(call, dim=site.attr("axis", -1)), (0,))
+        return BuiltNode(partial(call, dim=site.attr("axis", -1)), (0,))
     axis = site.attr("axis", 1)
 
     def run(value: Tensor) -> Tensor:
         return call(value.flatten(axis), dim=-1).reshape(value.shape)
 
-    return Built(run, (0,))
+    return BuiltNode(run, (0,))
 
 
 _REDUCTIONS: dict[str, Callable[..., Tensor]] = {
@@ -108,30 +108,30 @@ _REDUCTIONS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def _reduce(site: Site) -> Built:
+def _reduce(site: NodeContext) -> BuiltNode:
     axes = site.ints(1, "axes")
     if axes is None:
         if site.attr("noop_with_empty_axes", 0):
-            return Built(_same, (0,))
+            return BuiltNode(_same, (0,))
         axes = list(range(len(site.shapes[0])))
-    return Built(
+    return BuiltNode(
         partial(_REDUCTIONS[site.node.op_type], dim=tuple(axes), keepdim=bool(site.attr("keepdims", 1))), (0,)
     )
 
 
-def _argmax(site: Site) -> Built:
+def _argmax(site: NodeContext) -> BuiltNode:
     call = torch.argmax if site.node.op_type == "ArgMax" else torch.argmin
-    return Built(partial(call, dim=site.attr("axis", 0), keepdim=bool(site.attr("keepdims", 1))), (0,))
+    return BuiltNode(partial(call, dim=site.attr("axis", 0), keepdim=bool(site.attr("keepdims", 1))), (0,))
 
 
 def _same(value: Tensor) -> Tensor:
     return value
 
 
-def _dropout(site: Site) -> Built:
+def _dropout(site: NodeContext) -> BuiltNode:
     if len(site.node.output) > 1 and site.node.output[1]:
-        raise site.cannot("its mask is an output")
-    return Built(nn.Dropout(site.number(1, "ratio", 0.5)), (0,))
+        raise site.unsupported("its mask is an output")
+    return BuiltNode(nn.Dropout(site.number(1, "ratio", 0.5)), (0,))
 
 
 _TYPES = {
@@ -146,22 +146,22 @@ _TYPES = {
 }
 
 
-def _cast(site: Site) -> Built:
+def _cast(site: NodeContext) -> BuiltNode:
     kind = _TYPES.get(site.attr("to"))
     if kind is None:
-        raise site.cannot(f"type {site.attr('to')} is not supported")
-    return Built(partial(Tensor.to, dtype=kind), (0,))
+        raise site.unsupported(f"type {site.attr('to')} is not supported")
+    return BuiltNode(partial(Tensor.to, dtype=kind), (0,))
 
 
 def _cast_like(value: Tensor, other: Tensor) -> Tensor:
     return value.to(other.dtype)
 
 
-def _einsum(site: Site) -> Built:
-    return Built(partial(torch.einsum, site.attr("equation")), tuple(range(len(site.node.input))))
+def _einsum(site: NodeContext) -> BuiltNode:
+    return BuiltNode(partial(torch.einsum, site.attr("equation")), tuple(range(len(site.node.input))))
 
 
-OPERATORS: dict[str, Builder] = {
+ELEMENTWISE_OPERATORS: dict[str, OperatorBuilder] = {
     "Abs": _plain(torch.abs),
     "Add": _plain(torch.add),
     "And": _plain(torch.logical_and),

@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgewright.compress.train.node_context import Binding, Built, Layout, Site
-from edgewright.compress.train.torch_graph.ops_shape import MOVES
+from edgewright.compress.train.node_context import BuiltNode, NodeContext, ParameterBinding, TensorLayout
+from edgewright.compress.train.torch_graph.ops_shape import SHAPE_OPERATORS
 
-__all__ = ["MATRICES"]
+__all__ = ["LINEAR_OPERATORS"]
 
 _BATCH_NORMS: dict[int, type[nn.Module]] = {
     2: nn.BatchNorm1d,
@@ -21,19 +21,19 @@ _BATCH_NORMS: dict[int, type[nn.Module]] = {
 _INSTANCE_NORMS: dict[int, type[nn.Module]] = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
 
 
-def _linear(site: Site, weight: NDArray[Any], layout: Layout) -> Built:
+def _linear(site: NodeContext, weight: NDArray[Any], layout: TensorLayout) -> BuiltNode:
     """Return the layer for a product with a constant matrix, and perhaps a bias as third input."""
-    bias = site.fixed(2)
+    bias = site.constant_input(2)
     inside, outside = weight.shape if layout == "transposed" else weight.shape[::-1]
     joined = bias is not None and bias.size == outside and (bias.ndim == 0 or bias.shape[-1] == outside)
     layer = nn.Linear(inside, outside, bias=joined)
-    bindings = [Binding(site.node.input[1], layer, "weight", layout)]
+    bindings = [ParameterBinding(site.node.input[1], layer, "weight", layout)]
     if joined:
-        bindings.append(Binding(site.node.input[2], layer, "bias", "line"))
-        return Built(layer, (0,), tuple(bindings))
-    if site.has(2):
-        return Built(_Added(layer), (0, 2), tuple(bindings))
-    return Built(layer, (0,), tuple(bindings))
+        bindings.append(ParameterBinding(site.node.input[2], layer, "bias", "line"))
+        return BuiltNode(layer, (0,), tuple(bindings))
+    if site.has_input(2):
+        return BuiltNode(_Added(layer), (0, 2), tuple(bindings))
+    return BuiltNode(layer, (0,), tuple(bindings))
 
 
 class _Added(nn.Module):
@@ -48,17 +48,17 @@ class _Added(nn.Module):
         return made
 
 
-def _matmul(site: Site) -> Built:
-    weight = site.fixed(1)
+def _matmul(site: NodeContext) -> BuiltNode:
+    weight = site.constant_input(1)
     if weight is not None and weight.ndim == 2 and weight.dtype.kind == "f" and len(site.shapes[0]) > 1:
         return _linear(site, weight, "transposed")
-    return Built(torch.matmul, (0, 1))
+    return BuiltNode(torch.matmul, (0, 1))
 
 
-def _gemm(site: Site) -> Built:
+def _gemm(site: NodeContext) -> BuiltNode:
     alpha, beta = site.attr("alpha", 1.0), site.attr("beta", 1.0)
     flip_left, flip_right = bool(site.attr("transA", 0)), bool(site.attr("transB", 0))
-    weight = site.fixed(1)
+    weight = site.constant_input(1)
     if weight is not None and (alpha, beta) == (1.0, 1.0) and not flip_left:
         return _linear(site, weight, "same" if flip_right else "transposed")
 
@@ -66,54 +66,63 @@ def _gemm(site: Site) -> Built:
         product: Tensor = alpha * (left.mT if flip_left else left) @ (right.mT if flip_right else right)
         return product if more is None else product + beta * more
 
-    return Built(run, (0, 1, 2) if site.has(2) else (0, 1))
+    return BuiltNode(run, (0, 1, 2) if site.has_input(2) else (0, 1))
 
 
-def _batch_norm(site: Site) -> Built:
-    scale = site.fixed(1)
-    if scale is None or any(site.fixed(i) is None for i in (2, 3, 4)) or site.attr("training_mode", 0):
-        raise site.cannot("its statistics are computed")
+def _batch_norm(site: NodeContext) -> BuiltNode:
+    scale = site.constant_input(1)
+    if scale is None or any(site.constant_input(i) is None for i in (2, 3, 4)) or site.attr("training_mode", 0):
+        raise site.unsupported("its statistics are computed")
     layer = _BATCH_NORMS[len(site.shapes[0])](
         scale.size,
         eps=site.attr("epsilon", 1e-5),
         momentum=1 - site.attr("momentum", 0.9),
     )
     names = ("weight", "bias", "running_mean", "running_var")
-    return Built(layer, (0,), tuple(Binding(site.node.input[i], layer, name) for i, name in enumerate(names, 1)))
+    return BuiltNode(
+        layer, (0,), tuple(ParameterBinding(site.node.input[i], layer, name) for i, name in enumerate(names, 1))
+    )
 
 
-def _instance_norm(site: Site) -> Built:
-    scale = site.fixed(1)
-    if scale is None or site.fixed(2) is None:
-        raise site.cannot("its scale is computed")
+def _instance_norm(site: NodeContext) -> BuiltNode:
+    scale = site.constant_input(1)
+    if scale is None or site.constant_input(2) is None:
+        raise site.unsupported("its scale is computed")
     layer = _INSTANCE_NORMS[len(site.shapes[0])](scale.size, eps=site.attr("epsilon", 1e-5), affine=True)
-    bindings = (Binding(site.node.input[1], layer, "weight"), Binding(site.node.input[2], layer, "bias"))
-    return Built(layer, (0,), bindings)
+    bindings = (
+        ParameterBinding(site.node.input[1], layer, "weight"),
+        ParameterBinding(site.node.input[2], layer, "bias"),
+    )
+    return BuiltNode(layer, (0,), bindings)
 
 
-def _layer_norm(site: Site) -> Built:
-    scale = site.fixed(1)
-    if scale is None or (site.has(2) and site.fixed(2) is None) or len([o for o in site.node.output if o]) > 1:
-        raise site.cannot("its scale is computed or its statistics are outputs")
+def _layer_norm(site: NodeContext) -> BuiltNode:
+    scale = site.constant_input(1)
+    if (
+        scale is None
+        or (site.has_input(2) and site.constant_input(2) is None)
+        or len([o for o in site.node.output if o]) > 1
+    ):
+        raise site.unsupported("its scale is computed or its statistics are outputs")
     axis = site.attr("axis", -1) % len(site.shapes[0])
     if scale.shape != tuple(site.shapes[0][axis:]):
-        raise site.cannot("its scale is broadcast")
-    layer = nn.LayerNorm(list(scale.shape), eps=site.attr("epsilon", 1e-5), bias=site.has(2))
-    bindings = [Binding(site.node.input[1], layer, "weight")]
-    if site.has(2):
-        bindings.append(Binding(site.node.input[2], layer, "bias"))
-    return Built(layer, (0,), tuple(bindings))
+        raise site.unsupported("its scale is broadcast")
+    layer = nn.LayerNorm(list(scale.shape), eps=site.attr("epsilon", 1e-5), bias=site.has_input(2))
+    bindings = [ParameterBinding(site.node.input[1], layer, "weight")]
+    if site.has_input(2):
+        bindings.append(ParameterBinding(site.node.input[2], layer, "bias"))
+    return BuiltNode(layer, (0,), tuple(bindings))
 
 
-def _gather(site: Site) -> Built:
-    table = site.fixed(0)
+def _gather(site: NodeContext) -> BuiltNode:
+    table = site.constant_input(0)
     if table is None or table.dtype.kind != "f" or table.ndim != 2 or site.attr("axis", 0) != 0:
-        return MOVES["Gather"](site)
+        return SHAPE_OPERATORS["Gather"](site)
     layer = nn.Embedding(table.shape[0], table.shape[1])
-    return Built(layer, (1,), (Binding(site.node.input[0], layer, "weight"),))
+    return BuiltNode(layer, (1,), (ParameterBinding(site.node.input[0], layer, "weight"),))
 
 
-MATRICES: dict[str, Callable[[Site], Built]] = {
+LINEAR_OPERATORS: dict[str, Callable[[NodeContext], BuiltNode]] = {
     "BatchNormalization": _batch_norm,
     "Gather": _gather,
     "Gemm": _gemm,

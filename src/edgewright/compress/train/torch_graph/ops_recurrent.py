@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgewright.compress.train.node_context import Binding, Built, Layout, Site
+from edgewright.compress.train.node_context import BuiltNode, NodeContext, ParameterBinding, TensorLayout
 
-__all__ = ["RECURRENT"]
+__all__ = ["RECURRENT_OPERATORS"]
 
 _GATES = {"GRU": 3, "LSTM": 4}
 
@@ -41,7 +41,7 @@ class EarlyReset(nn.GRU):
         return torch.stack(states)
 
 
-class Recurrent(nn.Module):
+class RecurrentLayer(nn.Module):
     """A recurrent layer over [time, batch, features] with those of ONNX's outputs Y, Y_h, Y_c that are named."""
 
     def __init__(self, cell: nn.GRU | nn.LSTM, backward: bool, named: tuple[bool, ...]) -> None:
@@ -78,52 +78,52 @@ class Recurrent(nn.Module):
         return results if len(results) > 1 else results[0]
 
 
-def _recurrent(site: Site) -> Built:
+def _recurrent(site: NodeContext) -> BuiltNode:
     kind = site.node.op_type
-    weight, recurrence, bias = site.fixed(1), site.fixed(2), site.fixed(3)
-    if weight is None or recurrence is None or (site.has(3) and bias is None):
-        raise site.cannot("its weight is computed")
-    if site.attr("clip") or site.attr("layout", 0) or site.attr("input_forget", 0) or site.has(7):
-        raise site.cannot("it clips, couples gates, has peepholes or puts the batch first")
+    weight, recurrence, bias = site.constant_input(1), site.constant_input(2), site.constant_input(3)
+    if weight is None or recurrence is None or (site.has_input(3) and bias is None):
+        raise site.unsupported("its weight is computed")
+    if site.attr("clip") or site.attr("layout", 0) or site.attr("input_forget", 0) or site.has_input(7):
+        raise site.unsupported("it clips, couples gates, has peepholes or puts the batch first")
     usual = ["Sigmoid", "Tanh"] if kind == "GRU" else ["Sigmoid", "Tanh", "Tanh"]
     named = [name.decode() for name in site.attr("activations") or []]
     direction = site.attr("direction", "forward")
     directions, wide, inside = weight.shape
     if named and named != usual * directions:
-        raise site.cannot("its activations are not the usual ones")
+        raise site.unsupported("its activations are not the usual ones")
     _check_lengths(site)
     hidden = wide // _GATES[kind]
     layer: type[nn.GRU | nn.LSTM] = nn.LSTM
     if kind == "GRU":
         layer = nn.GRU if site.attr("linear_before_reset", 0) else EarlyReset
-    cell = layer(inside, hidden, bias=site.has(3), bidirectional=direction == "bidirectional")
-    call = Recurrent(cell, direction == "reverse", tuple(bool(name) for name in site.node.output))
-    gates: Layout = "gru" if kind == "GRU" else "lstm"
+    cell = layer(inside, hidden, bias=site.has_input(3), bidirectional=direction == "bidirectional")
+    call = RecurrentLayer(cell, direction == "reverse", tuple(bool(name) for name in site.node.output))
+    gates: TensorLayout = "gru" if kind == "GRU" else "lstm"
     bindings = []
     for turn, suffix in enumerate(("", "_reverse")[:directions]):
-        bindings.append(Binding(site.node.input[1], cell, f"weight_ih_l0{suffix}", gates, (turn, 0, 1)))
-        bindings.append(Binding(site.node.input[2], cell, f"weight_hh_l0{suffix}", gates, (turn, 0, 1)))
-        if site.has(3):
-            bindings.append(Binding(site.node.input[3], cell, f"bias_ih_l0{suffix}", gates, (turn, 0, 2)))
-            bindings.append(Binding(site.node.input[3], cell, f"bias_hh_l0{suffix}", gates, (turn, 1, 2)))
-    return Built(call, (0, *_states(site)), tuple(bindings))
+        bindings.append(ParameterBinding(site.node.input[1], cell, f"weight_ih_l0{suffix}", gates, (turn, 0, 1)))
+        bindings.append(ParameterBinding(site.node.input[2], cell, f"weight_hh_l0{suffix}", gates, (turn, 0, 1)))
+        if site.has_input(3):
+            bindings.append(ParameterBinding(site.node.input[3], cell, f"bias_ih_l0{suffix}", gates, (turn, 0, 2)))
+            bindings.append(ParameterBinding(site.node.input[3], cell, f"bias_hh_l0{suffix}", gates, (turn, 1, 2)))
+    return BuiltNode(call, (0, *_states(site)), tuple(bindings))
 
 
-def _states(site: Site) -> tuple[int, ...]:
+def _states(site: NodeContext) -> tuple[int, ...]:
     """Return the inputs that are initial states, none where they are zero anyway."""
-    given = [place for place in (5, 6) if site.has(place)]
-    values = [site.fixed(place) for place in given]
+    given = [place for place in (5, 6) if site.has_input(place)]
+    values = [site.constant_input(place) for place in given]
     if all(value is not None and not np.any(value) for value in values):
         return ()
     if site.node.op_type == "LSTM" and len(given) == 1:
-        raise site.cannot("it has one initial state of two")
+        raise site.unsupported("it has one initial state of two")
     return tuple(given)
 
 
-def _check_lengths(site: Site) -> None:
-    lengths = site.fixed(4)
-    if site.has(4) and (lengths is None or not np.all(lengths == site.shapes[0][0])):
-        raise site.cannot("its sequences have lengths of their own")
+def _check_lengths(site: NodeContext) -> None:
+    lengths = site.constant_input(4)
+    if site.has_input(4) and (lengths is None or not np.all(lengths == site.shapes[0][0])):
+        raise site.unsupported("its sequences have lengths of their own")
 
 
-RECURRENT: dict[str, Callable[[Site], Built]] = {"GRU": _recurrent, "LSTM": _recurrent}
+RECURRENT_OPERATORS: dict[str, Callable[[NodeContext], BuiltNode]] = {"GRU": _recurrent, "LSTM": _recurrent}

@@ -10,13 +10,13 @@ from onnx import numpy_helper
 
 from edgewright.compress.model.graph import Graph, attribute, names_read, session_bytes
 
-__all__ = ["joined", "prepared"]
+__all__ = ["fold_bias_additions", "prepare_graph"]
 
 # Not computed ahead: their results differ from run to run.
 _RANDOM = frozenset("Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
 
 
-def prepared(model: onnx.ModelProto) -> Graph:
+def prepare_graph(model: onnx.ModelProto) -> Graph:
     """Return the graph with constant nodes as initializers and what depends only on constants computed.
 
     Batch normalisation stays. Where activations are quantised, weights stay integers; unpacking is computed.
@@ -101,7 +101,7 @@ def _untie_vectors(graph: Graph) -> None:
                 continue
             key = (_layer_of(node, name, graph, producers), place)
             if first.setdefault(name, key) != key:
-                known = copies.get((name, *key)) or graph.constant("vector", value)
+                known = copies.get((name, *key)) or graph.add_constant("vector", value)
                 copies[name, *key] = node.input[place] = known
 
 
@@ -136,10 +136,10 @@ def _computed(graph: Graph, nodes: Iterable[onnx.NodeProto], wanted: list[str]) 
     part = Graph(model)
     part.nodes = list(nodes)
     part.constants = dict(graph.constants)
-    return [np.asarray(value) for value in session_bytes(part.model(), level="disable").run(wanted, {})]
+    return [np.asarray(value) for value in session_bytes(part.to_model(), level="disable").run(wanted, {})]
 
 
-def joined(nodes: Iterable[onnx.NodeProto], graph: Graph) -> list[onnx.NodeProto]:
+def fold_bias_additions(nodes: Iterable[onnx.NodeProto], graph: Graph) -> list[onnx.NodeProto]:
     """Return copies of a graph's nodes in which a constant added to a layer's output is the layer's bias."""
     consumers = graph.consumers()
     copies: list[onnx.NodeProto] = []

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-__all__ = ["Reshape"]
+__all__ = ["BatchFreeReshape"]
 
 _Shape = tuple[int, ...]
 
 
-class Reshape:
+class BatchFreeReshape:
     """A reshape to constant sizes that works for any batch.
 
     It learns from its first two calls, with the graph's own batch and with twice that, which axes of its input
@@ -18,7 +18,7 @@ class Reshape:
     have gone, and where an axis is divided, its first part gives way, or that which the batch is in.
 
     Constants do not always say where the batch is in the output. A literal -1 does where the graph takes any
-    batch; else the batch lies in front of all that it may lie in front of, or behind. `read_otherwise` goes
+    batch; else the batch lies in front of all that it may lie in front of, or behind. `try_next_reading` goes
     from one possibility to the next.
     """
 
@@ -56,7 +56,7 @@ class Reshape:
         self.made = tuple(result.shape)
         return result
 
-    def read_otherwise(self) -> bool:
+    def try_next_reading(self) -> bool:
         """Let the next call, with twice the graph's batch, be the second again, and try the next possibility.
 
         Returns:

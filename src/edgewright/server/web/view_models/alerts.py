@@ -4,9 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgewright.contract.alert import AlertRule
-from edgewright.server.read_models import Awaiting
+from edgewright.server.read_models import PendingAction
 from edgewright.server.store.records import Alert, AlertChange
-from edgewright.server.web.view_models.formatting import Badge, Moment, Tone, badge, duration, moment
+from edgewright.server.web.view_models.formatting import (
+    Badge,
+    DisplayTime,
+    Tone,
+    display_time,
+    duration,
+    make_badge,
+)
 
 __all__ = [
     "AlertRow",
@@ -39,8 +46,8 @@ class AlertRow:
     subject: str
     state: Badge
     message: str
-    since: Moment | None
-    silenced: Moment | None
+    since: DisplayTime | None
+    silenced: DisplayTime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,7 @@ class ChangeRow:
         message: For people.
     """
 
-    at: Moment | None
+    at: DisplayTime | None
     rule: str
     subject: str
     after: Badge
@@ -78,7 +85,7 @@ class AwaitingRow:
     action: str
     about: str
     why: str
-    since: Moment | None
+    since: DisplayTime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,51 +94,51 @@ class RuleRow:
 
     Attributes:
         name: Of the rule.
-        says: When it fires, in words.
+        condition: When it fires, in words.
         actions: What follows.
         severity: Of it.
     """
 
     name: str
-    says: str
+    condition: str
     actions: str
     severity: str
 
 
-def alert_rows(alerts: Sequence[Alert], now_s: float) -> tuple[AlertRow, ...]:
+def alert_rows(alerts: Sequence[Alert], now: float) -> tuple[AlertRow, ...]:
     """Return alerts, those that ring first."""
     order = list(_TONES)
     return tuple(
         AlertRow(
             one.rule,
             one.subject,
-            badge(_TONES[one.state], one.state),
+            make_badge(_TONES[one.state], one.state),
             one.message,
-            moment(one.since_s, now_s),
-            moment(one.silenced_until_s, now_s) if (one.silenced_until_s or 0.0) > now_s else None,
+            display_time(one.since, now),
+            display_time(one.silenced_until, now) if (one.silenced_until or 0.0) > now else None,
         )
         for one in sorted(alerts, key=lambda alert: (order.index(alert.state), alert.rule, alert.subject))
     )
 
 
-def change_rows(changes: Sequence[AlertChange], now_s: float) -> tuple[ChangeRow, ...]:
+def change_rows(changes: Sequence[AlertChange], now: float) -> tuple[ChangeRow, ...]:
     """Return changes in the order given."""
     return tuple(
         ChangeRow(
-            moment(one.at_s, now_s),
+            display_time(one.at, now),
             one.rule,
             one.subject,
-            badge(_TONES.get(one.after, "quiet"), one.after),
+            make_badge(_TONES.get(one.after, "quiet"), one.after),
             one.message,
         )
         for one in changes
     )
 
 
-def awaiting_rows(awaiting: Sequence[Awaiting], now_s: float) -> tuple[AwaitingRow, ...]:
+def awaiting_rows(awaiting: Sequence[PendingAction], now: float) -> tuple[AwaitingRow, ...]:
     """Return actions that wait, in the order given."""
     return tuple(
-        AwaitingRow(one.id, one.action, one.about, one.reason, moment(one.at_s, now_s)) for one in awaiting
+        AwaitingRow(one.id, one.action, one.subject, one.reason, display_time(one.at, now)) for one in awaiting
     )
 
 
@@ -145,5 +152,5 @@ def rule_rows(rules: Sequence[AlertRule]) -> tuple[RuleRow, ...]:
 def _says(rule: AlertRule) -> str:
     side, limit = ("above", rule.above) if rule.above is not None else ("below", rule.below)
     where = f" on {rule.device_class}" if rule.device_class else ""
-    lasting = f" for {duration(rule.for_s)}" if rule.for_s else ""
+    lasting = f" for {duration(rule.for_seconds)}" if rule.for_seconds else ""
     return f"{rule.metric}{where} {side} {limit:g}{lasting}"

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgewright.server.store.records import AuditEntry, Invited, Token, User
-from edgewright.server.web.view_models.formatting import Badge, Moment, badge, labels, moment
+from edgewright.server.store.records import ApiToken, AuditEntry, EnrolmentToken, UserAccount
+from edgewright.server.web.view_models.formatting import Badge, DisplayTime, display_time, labels_text, make_badge
 
 __all__ = [
     "EntryRow",
@@ -34,7 +34,7 @@ class EntryRow:
     """
 
     number: int
-    at: Moment | None
+    at: DisplayTime | None
     actor: str
     action: str
     subject: str
@@ -57,7 +57,7 @@ class UserRow:
     name: str
     role: str
     state: Badge
-    made: Moment | None
+    made: DisplayTime | None
     alive: bool
 
 
@@ -79,8 +79,8 @@ class TokenRow:
     role: str
     made_by: str
     state: Badge
-    expires: Moment | None
-    used: Moment | None
+    expires: DisplayTime | None
+    used: DisplayTime | None
     alive: bool
 
 
@@ -102,15 +102,15 @@ class InvitedRow:
     channel: str
     bench: bool
     made_by: str
-    expires: Moment | None
+    expires: DisplayTime | None
 
 
-def entry_rows(entries: Sequence[AuditEntry], now_s: float) -> tuple[EntryRow, ...]:
+def entry_rows(entries: Sequence[AuditEntry], now: float) -> tuple[EntryRow, ...]:
     """Return entries in the order given."""
     return tuple(
         EntryRow(
             one.number,
-            moment(one.at_s, now_s),
+            display_time(one.at, now),
             one.actor,
             one.action,
             one.subject,
@@ -129,47 +129,49 @@ def chain(broken: int | None, head: tuple[int, str]) -> Badge:
         head: Number and digest of the last entry.
     """
     if broken is not None:
-        return badge("bad", f"entry {broken} is not as it was written")
-    return badge("good", f"all {head[0]:,} entries are as they were written")
+        return make_badge("bad", f"entry {broken} is not as it was written")
+    return make_badge("good", f"all {head[0]:,} entries are as they were written")
 
 
-def user_rows(users: Sequence[User], now_s: float) -> tuple[UserRow, ...]:
+def user_rows(users: Sequence[UserAccount], now: float) -> tuple[UserRow, ...]:
     """Return users in the order given."""
     return tuple(
         UserRow(
             one.name,
             one.role,
-            badge("good", "may log in") if one.retired_s is None else badge("quiet", "retired"),
-            moment(one.made_s, now_s),
-            one.retired_s is None,
+            make_badge("good", "may log in") if one.retired_at is None else make_badge("quiet", "retired"),
+            display_time(one.created_at, now),
+            one.retired_at is None,
         )
         for one in users
     )
 
 
-def token_rows(tokens: Sequence[Token], now_s: float) -> tuple[TokenRow, ...]:
+def token_rows(tokens: Sequence[ApiToken], now: float) -> tuple[TokenRow, ...]:
     """Return tokens in the order given."""
     found = []
     for one in tokens:
-        alive = one.retired_s is None and one.expires_s > now_s
+        alive = one.retired_at is None and one.expires_at > now
         state = (
-            badge("good", "counts") if alive else badge("quiet", "expired" if one.retired_s is None else "retired")
+            make_badge("good", "counts")
+            if alive
+            else make_badge("quiet", "expired" if one.retired_at is None else "retired")
         )
-        times = moment(one.expires_s, now_s), moment(one.used_s, now_s)
-        found.append(TokenRow(one.name, one.role, one.made_by, state, *times, alive))
+        times = display_time(one.expires_at, now), display_time(one.last_used_at, now)
+        found.append(TokenRow(one.name, one.role, one.created_by, state, *times, alive))
     return tuple(found)
 
 
-def invited_rows(invited: Sequence[Invited], now_s: float) -> tuple[InvitedRow, ...]:
+def invited_rows(invited: Sequence[EnrolmentToken], now: float) -> tuple[InvitedRow, ...]:
     """Return invitations in the order given."""
     return tuple(
         InvitedRow(
             one.device_class,
-            labels(one.labels),
+            labels_text(one.labels),
             one.channel,
-            one.bench,
-            one.made_by,
-            moment(one.expires_s, now_s),
+            one.profiling,
+            one.created_by,
+            display_time(one.expires_at, now),
         )
         for one in invited
     )

@@ -4,22 +4,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgewright.contract.refusal import Refusal
-from edgewright.contract.timestamps import time_of
-from edgewright.server.store.records import Device
+from edgewright.contract.timestamps import parse_iso8601
+from edgewright.server.store.records import StoredDevice
 from edgewright.server.web.view_models.formatting import (
     Badge,
-    Moment,
-    badge,
+    DisplayTime,
+    display_time,
     duration,
-    labels,
-    moment,
-    percent,
-    short,
-    size,
-    time,
+    labels_text,
+    latency_text,
+    make_badge,
+    percent_text,
+    short_digest,
+    size_text,
 )
 
-__all__ = ["DeviceRow", "DeviceShown", "device_rows", "device_shown", "labels_of"]
+__all__ = ["DeviceRow", "DeviceView", "device_rows", "device_view", "labels_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,14 @@ class DeviceRow:
     labels: str
     runs: str
     state: str
-    seen: Moment | None
+    seen: DisplayTime | None
     silent: Badge
     refusal: str
     bench: bool
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceShown:
+class DeviceView:
     """A device.
 
     Attributes:
@@ -68,58 +68,64 @@ class DeviceShown:
     """
 
     row: DeviceRow
-    retired: Moment | None
+    retired: DisplayTime | None
     refusal: tuple[str, str] | None
     notice: tuple[str, str] | None
     facts: tuple[tuple[str, str, str], ...]
     failed: tuple[str, ...]
     broken: tuple[str, ...]
-    checked: Moment | None
-    enrolled: Moment | None
+    checked: DisplayTime | None
+    enrolled: DisplayTime | None
 
 
-def device_rows(devices: Sequence[Device], *, silent_s: float, now_s: float) -> tuple[DeviceRow, ...]:
+def device_rows(devices: Sequence[StoredDevice], *, offline_seconds: float, now: float) -> tuple[DeviceRow, ...]:
     """Return devices for a list.
 
     Args:
         devices: In order.
-        silent_s: After which a device is silent.
-        now_s: Unix time.
+        offline_seconds: After which a device is silent.
+        now: Unix time.
     """
-    return tuple(_row(device, silent_s, now_s) for device in devices)
+    return tuple(_row(device, offline_seconds, now) for device in devices)
 
 
-def device_shown(device: Device, *, silent_s: float, now_s: float) -> DeviceShown:
+def device_view(device: StoredDevice, *, offline_seconds: float, now: float) -> DeviceView:
     """Return one device; see `device_rows`."""
     said = device.status
     facts = (
         ("version proven", said.proven or "none", "it goes back to this one"),
         ("version on trial", said.trial or "none", ""),
         ("version before", said.previous or "none", ""),
-        ("version wanted", said.wanted or "none", "it is getting this one"),
+        ("version wanted", said.target or "none", "it is getting this one"),
         ("assigned", device.arm or "what it had", "its arm of the rollout"),
         ("manifest", said.digest or "none", "sha256 of what serves"),
-        ("failed inferences", f"{said.failures:,}", "since the agent was started"),
-        ("latency", time(said.latency_s), "median of an inference, measured there"),
-        ("running for", "not said" if said.uptime_s is None else duration(said.uptime_s), ""),
-        ("free on its disk", size(said.free_bytes), ""),
-        ("battery", "on mains, or not said" if said.battery is None else percent(said.battery, 0), ""),
+        ("failed inferences", f"{said.failed_inferences:,}", "since the agent was started"),
+        ("latency", latency_text(said.latency_seconds), "median of an inference, measured there"),
+        ("running for", "not said" if said.uptime_seconds is None else duration(said.uptime_seconds), ""),
+        ("free on its disk", size_text(said.free_bytes), ""),
+        (
+            "battery",
+            "on mains, or not said" if said.battery_level is None else percent_text(said.battery_level, 0),
+            "",
+        ),
         ("waits for a restart", "yes" if said.restart_needed else "no", ""),
-        ("agent", said.agent or "not said", ""),
-        ("snapshot", said.snapshot or "none", "sha256 of what it acted on last"),
+        ("agent", said.agent_version or "not said", ""),
+        ("snapshot", said.snapshot_digest or "none", "sha256 of what it acted on last"),
         ("channel", device.channel or "none", ""),
-        ("public key", device.public.hex(), "Ed25519"),
+        ("public key", device.public_key.hex(), "Ed25519"),
     )
-    return DeviceShown(
-        row=_row(device, silent_s, now_s),
-        retired=moment(device.retired_s, now_s),
+    return DeviceView(
+        row=_row(device, offline_seconds, now),
+        retired=display_time(device.retired_at, now),
         refusal=_refusal(said.refusal),
         notice=_refusal(said.notice),
         facts=facts,
-        failed=said.failed,
-        broken=said.broken,
-        checked=moment(time_of(said.checked).timestamp(), now_s) if said.checked else None,
-        enrolled=moment(device.enrolled_s, now_s),
+        failed=said.failed_releases,
+        broken=said.corrupt_releases,
+        checked=display_time(parse_iso8601(said.metadata_checked_at).timestamp(), now)
+        if said.metadata_checked_at
+        else None,
+        enrolled=display_time(device.enrolled_at, now),
     )
 
 
@@ -133,27 +139,27 @@ def labels_of(text: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, equals, value in pairs if equals and name.strip()}
 
 
-def _row(device: Device, silent_s: float, now_s: float) -> DeviceRow:
+def _row(device: StoredDevice, offline_seconds: float, now: float) -> DeviceRow:
     said = device.status
-    if device.retired_s is not None:
-        silent = badge("quiet", "retired")
-    elif not device.seen_s:
-        silent = badge("warn", "never heard")
-    elif device.seen_s < now_s - silent_s:
-        silent = badge("warn", "silent")
+    if device.retired_at is not None:
+        silent = make_badge("quiet", "retired")
+    elif not device.last_seen_at:
+        silent = make_badge("warn", "never heard")
+    elif device.last_seen_at < now - offline_seconds:
+        silent = make_badge("warn", "silent")
     else:
-        silent = badge("good", "heard")
+        silent = make_badge("good", "heard")
     return DeviceRow(
         id=device.id,
-        short=short(device.id),
+        short=short_digest(device.id),
         device_class=device.device_class,
-        labels=labels(device.labels),
+        labels=labels_text(device.labels),
         runs=f"{said.model} {said.version}".strip() or "nothing",
         state=said.state,
-        seen=moment(device.seen_s, now_s),
+        seen=display_time(device.last_seen_at, now),
         silent=silent,
         refusal="" if said.refusal is None else said.refusal.code,
-        bench=device.bench,
+        bench=device.profiling,
     )
 
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgewright.server.web.view_models.formatting import Badge, badge, percent, points
-from edgewright.server.web.view_models.interval_bars import Bar, share_bar
+from edgewright.server.web.view_models.formatting import Badge, make_badge, percent_text, points_text
+from edgewright.server.web.view_models.interval_bars import IntervalBar, share_bar
 
-__all__ = ["DriftShown", "RateRow", "SignalRow", "Subgroups", "drift_shown"]
+__all__ = ["DriftView", "RateRow", "SignalRow", "SubgroupRates", "drift_view"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,12 @@ class RateRow:
     subgroup: str
     value: str
     interval: str
-    bar: Bar | None
+    bar: IntervalBar | None
     assumes: str
 
 
 @dataclass(frozen=True, slots=True)
-class Subgroups:
+class SubgroupRates:
     """How subgroups fare under an outcome.
 
     Attributes:
@@ -66,7 +66,7 @@ class Subgroups:
 
 
 @dataclass(frozen=True, slots=True)
-class DriftShown:
+class DriftView:
     """What sums say of a model on a device class.
 
     Attributes:
@@ -87,12 +87,12 @@ class DriftShown:
     devices: str
     warnings: tuple[str, ...]
     signals: tuple[SignalRow, ...]
-    outcomes: tuple[Subgroups, ...]
-    classes: tuple[Subgroups, ...]
-    calibration: tuple[Subgroups, ...]
+    outcomes: tuple[SubgroupRates, ...]
+    classes: tuple[SubgroupRates, ...]
+    calibration: tuple[SubgroupRates, ...]
 
 
-def drift_shown(model: str, device_class: str, found: Mapping[str, Any]) -> DriftShown:
+def drift_view(model: str, device_class: str, found: Mapping[str, Any]) -> DriftView:
     """Return what sums say.
 
     Args:
@@ -102,7 +102,7 @@ def drift_shown(model: str, device_class: str, found: Mapping[str, Any]) -> Drif
     """
     signals = [_signal(name, one) for name, one in found["signals"].items()]
     signals.sort(key=lambda row: (row.verdict.tone != "bad", row.name))
-    return DriftShown(
+    return DriftView(
         model=model,
         device_class=device_class,
         cohorts=found["cohorts"],
@@ -111,11 +111,11 @@ def drift_shown(model: str, device_class: str, found: Mapping[str, Any]) -> Drif
         signals=tuple(signals),
         outcomes=tuple(_outcome(name, one) for name, one in found["outcomes"].items()),
         classes=tuple(
-            Subgroups(f"answers of {label}", _numbered("class", rates), "")
+            SubgroupRates(f"answers of {label}", _numbered("class", rates), "")
             for label, rates in found["classes"].items()
         ),
         calibration=tuple(
-            Subgroups(f"{name.removeprefix('calibration.')}, {label}", _tenths(rates), "")
+            SubgroupRates(f"{name.removeprefix('calibration.')}, {label}", _tenths(rates), "")
             for name, groups in found["calibration"].items()
             for label, rates in groups.items()
         ),
@@ -124,21 +124,21 @@ def drift_shown(model: str, device_class: str, found: Mapping[str, Any]) -> Drif
 
 def _signal(name: str, one: Mapping[str, Any]) -> SignalRow:
     # "Nothing was found" is only said with the power of the test, and never as a good sign.
-    verdict = badge("bad", "drift") if one["verdict"] == "drift" else badge("quiet", one["verdict"])
+    verdict = make_badge("bad", "drift") if one["verdict"] == "drift" else make_badge("quiet", one["verdict"])
     if one["verdict"] == "too few devices":
-        verdict = badge("warn", "too few devices to see a shift of this size")
+        verdict = make_badge("warn", "too few devices to see a shift of this size")
     detectable = one["detectable"]
     return SignalRow(
         name,
         verdict,
         one["says"],
         f"{one['p_value']:.2g}",
-        percent(one["power"], 0),
+        percent_text(one["power"], 0),
         "none" if detectable is None else f"{detectable:.2g}",
     )
 
 
-def _outcome(name: str, one: Mapping[str, Any]) -> Subgroups:
+def _outcome(name: str, one: Mapping[str, Any]) -> SubgroupRates:
     rates = tuple(_rate(label, found) for label, found in one["rates"].items())
     says = "There is nothing to compare: fewer than two subgroups have a rate."
     if "difference" in one:
@@ -148,10 +148,10 @@ def _outcome(name: str, one: Mapping[str, Any]) -> Subgroups:
         else:
             surely = "surely" if gap["low"] > 0 else "perhaps not"
             says = (
-                f"{one['worst']} fares worse than {one['best']} by {points(gap['value'])[1:]}, {surely}: "
-                f"between {points(gap['low'])} and {points(gap['high'])}."
+                f"{one['worst']} fares worse than {one['best']} by {points_text(gap['value'])[1:]}, {surely}: "
+                f"between {points_text(gap['low'])} and {points_text(gap['high'])}."
             )
-    return Subgroups(name.removeprefix("outcome."), rates, says)
+    return SubgroupRates(name.removeprefix("outcome."), rates, says)
 
 
 def _numbered(what: str, rates: Sequence[Mapping[str, Any]]) -> tuple[RateRow, ...]:
@@ -167,7 +167,7 @@ def _tenths(rates: Sequence[Mapping[str, Any]]) -> tuple[RateRow, ...]:
 def _rate(subgroup: str, one: Mapping[str, Any]) -> RateRow:
     if one["value"] is None:
         return RateRow(subgroup, f"not known: {one['why']}", "", None, one["assumes"])
-    interval = f"{percent(one['low'], 2)} to {percent(one['high'], 2)}"
-    value = percent(one["value"], 2)
+    interval = f"{percent_text(one['low'], 2)} to {percent_text(one['high'], 2)}"
+    value = percent_text(one["value"], 2)
     bar = share_bar(one["value"], one["low"], one["high"], words=f"{subgroup}: {value}, between {interval}")
     return RateRow(subgroup, value, interval, bar, one["assumes"])

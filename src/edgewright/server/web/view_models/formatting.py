@@ -10,19 +10,19 @@ from edgewright.contract.units import format_quantity
 
 __all__ = [
     "Badge",
-    "Moment",
+    "DisplayTime",
     "Tone",
-    "badge",
-    "count",
+    "count_of",
+    "display_time",
     "duration",
-    "labels",
-    "moment",
-    "odds",
-    "percent",
-    "points",
-    "short",
-    "size",
-    "time",
+    "labels_text",
+    "latency_text",
+    "make_badge",
+    "odds_text",
+    "percent_text",
+    "points_text",
+    "short_digest",
+    "size_text",
 ]
 
 Tone = Literal["good", "warn", "bad", "quiet"]
@@ -47,7 +47,7 @@ class Badge:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class DisplayTime:
     """A time.
 
     Attributes:
@@ -61,21 +61,21 @@ class Moment:
     ago: str
 
 
-def badge(tone: Tone, word: str) -> Badge:
+def make_badge(tone: Tone, word: str) -> Badge:
     """Return a state as it is shown."""
     return Badge(tone, _SIGNS[tone], word)
 
 
-def moment(at_s: float | None, now_s: float) -> Moment | None:
+def display_time(unix_time: float | None, now: float) -> DisplayTime | None:
     """Return a time as it is shown, None for never.
 
     >>> moment(0.5, 7200.5).words, moment(3600, 60 * 150).ago
     ('1970-01-01 00:00 UTC', '90 min ago')
     """
-    if not at_s:
+    if not unix_time:
         return None
-    at = datetime.datetime.fromtimestamp(at_s, datetime.UTC)
-    return Moment(at.isoformat(timespec="seconds"), at.strftime("%Y-%m-%d %H:%M UTC"), _ago(now_s - at_s))
+    at = datetime.datetime.fromtimestamp(unix_time, datetime.UTC)
+    return DisplayTime(at.isoformat(timespec="seconds"), at.strftime("%Y-%m-%d %H:%M UTC"), _ago(now - unix_time))
 
 
 def duration(seconds: float) -> str:
@@ -90,7 +90,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def percent(share: float | None, places: int = 1) -> str:
+def percent_text(share: float | None, places: int = 1) -> str:
     """Return a share.
 
     >>> percent(0.0213), percent(None)
@@ -99,7 +99,7 @@ def percent(share: float | None, places: int = 1) -> str:
     return _UNKNOWN if share is None or not math.isfinite(share) else f"{100 * share:.{places}f} %"
 
 
-def points(difference: float | None) -> str:
+def points_text(difference: float | None) -> str:
     """Return a difference of shares, in percentage points, with its sign.
 
     >>> points(-0.0213), points(math.inf)
@@ -110,7 +110,7 @@ def points(difference: float | None) -> str:
     return f"{100 * difference:+.2f} pp"
 
 
-def odds(log: float) -> str:
+def odds_text(log: float) -> str:
     """Return evidence from its natural logarithm.
 
     >>> odds(0.0), odds(math.log(20)), odds(40.0), odds(-3.0)
@@ -125,7 +125,7 @@ def odds(log: float) -> str:
     return f"{words} to 1" if log >= 0 else f"1 to {words}"
 
 
-def size(size_bytes: float | None) -> str:
+def size_text(size_bytes: float | None) -> str:
     """Return a size.
 
     >>> size(194_120)
@@ -134,7 +134,7 @@ def size(size_bytes: float | None) -> str:
     return _UNKNOWN if size_bytes is None else format_quantity(size_bytes, "size")
 
 
-def time(seconds: float | None) -> str:
+def latency_text(seconds: float | None) -> str:
     """Return a short time, such as a latency.
 
     >>> time(0.0123)
@@ -143,7 +143,7 @@ def time(seconds: float | None) -> str:
     return _UNKNOWN if seconds is None else format_quantity(seconds, "time")
 
 
-def count(number: int, what: str, many: str = "") -> str:
+def count_of(number: int, what: str, many: str = "") -> str:
     """Return how many there are of something.
 
     >>> count(1, "device"), count(12_000, "device")
@@ -152,12 +152,12 @@ def count(number: int, what: str, many: str = "") -> str:
     return f"{number:,} {what if number == 1 else many or what + 's'}"
 
 
-def short(digest: str) -> str:
+def short_digest(digest: str) -> str:
     """Return the beginning of a digest or of a device's name, which is enough to tell it."""
     return digest[:12]
 
 
-def labels(given: Mapping[str, str]) -> str:
+def labels_text(given: Mapping[str, str]) -> str:
     """Return labels in one line.
 
     >>> labels({"site": "berlin", "floor": "2"})

@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Bar", "difference_bar", "share_bar"]
+__all__ = ["IntervalBar", "difference_bar", "share_bar"]
 
 _MARGIN = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class IntervalBar:
     """An interval on a line.
 
     Attributes:
@@ -36,14 +36,14 @@ class Bar:
 
 def difference_bar(
     value: float, low: float, high: float, *, bound: float | None, limit: float | None, words: str
-) -> Bar:
+) -> IntervalBar:
     """Return an interval of a difference, with 0 and its limit on the same line."""
     marks = [mark for mark in (0.0, low, high, value, bound, limit) if mark is not None and math.isfinite(mark)]
     first, last = min(marks), max(marks)
     return _placed(value, low, high, bound, limit, (first, last), words)
 
 
-def share_bar(value: float, low: float, high: float, *, last: float = 1.0, words: str = "") -> Bar:
+def share_bar(value: float, low: float, high: float, *, last: float = 1.0, words: str = "") -> IntervalBar:
     """Return an interval of a share, on a line from 0 to `last`."""
     return _placed(value, low, high, None, None, (0.0, last), words)
 
@@ -56,7 +56,7 @@ def _placed(
     limit: float | None,
     ends: Sequence[float],
     words: str,
-) -> Bar:
+) -> IntervalBar:
     first, last = ends
     span = (last - first) or 1.0
 
@@ -64,7 +64,7 @@ def _placed(
         inside = min(max(x, first), last) if math.isfinite(x) else (last if x > 0 else first)
         return round(_MARGIN + (100 - 2 * _MARGIN) * (inside - first) / span, 2)
 
-    return Bar(
+    return IntervalBar(
         low=place(low),
         width=round(max(place(high) - place(low), 0.5), 2),
         at=place(value),

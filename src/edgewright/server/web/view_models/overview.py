@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgewright.contract.rollout.plan import Plan
-from edgewright.server.store.records import Alert, Group, Hour
+from edgewright.contract.rollout.plan import RolloutPlan
+from edgewright.server.store.records import Alert, CheckInRollup, DeviceGroupCount
 from edgewright.server.web.view_models.alerts import AlertRow, alert_rows
-from edgewright.server.web.view_models.formatting import Badge, Moment, badge, moment, percent
+from edgewright.server.web.view_models.formatting import Badge, DisplayTime, display_time, make_badge, percent_text
 from edgewright.server.web.view_models.rollouts import RolloutRow, rollout_row
 
-__all__ = ["ClassRow", "HourRow", "Overview", "VersionRow", "hour_rows", "overview"]
+__all__ = ["ClassRow", "HourRow", "OverviewView", "VersionRow", "hour_rows", "overview_view"]
 
 _STATES = {
     "waiting": "waits",
@@ -72,22 +72,22 @@ class HourRow:
     """What all devices said in an hour.
 
     Attributes:
-        start_s: When it began.
+        started_at: When it began.
         at: The same in words.
         check_ins: How many.
         refused: With a refusal.
         troubled: With failed inferences.
     """
 
-    start_s: int
-    at: Moment | None
+    started_at: int
+    at: DisplayTime | None
     check_ins: int
     refused: int
     troubled: int
 
 
 @dataclass(frozen=True, slots=True)
-class Overview:
+class OverviewView:
     """The fleet.
 
     Attributes:
@@ -111,16 +111,16 @@ class Overview:
     awaiting: str
 
 
-def overview(
-    groups: Sequence[Group],
-    heard: Sequence[Group],
-    plans: Mapping[tuple[str, str], Plan],
+def overview_view(
+    groups: Sequence[DeviceGroupCount],
+    heard: Sequence[DeviceGroupCount],
+    plans: Mapping[tuple[str, str], RolloutPlan],
     firing: Sequence[Alert],
     staged: Sequence[str],
     *,
     silent_after: str,
-    now_s: float,
-) -> Overview:
+    now: float,
+) -> OverviewView:
     """Return the fleet.
 
     Args:
@@ -130,7 +130,7 @@ def overview(
         firing: Alerts.
         staged: Roles that wait for signatures.
         silent_after: In words.
-        now_s: Unix time.
+        now: Unix time.
     """
     spoke = Counter[str]()
     for group in heard:
@@ -141,48 +141,48 @@ def overview(
     )
     live = [plan for plan in plans.values() if plan.state in ("running", "paused")]
     total = sum(group.devices for group in groups)
-    return Overview(
+    return OverviewView(
         devices=total,
         silent=total - sum(spoke.values()),
         silent_after=silent_after,
-        firing=alert_rows(firing, now_s),
-        rollouts=tuple(rollout_row(plan, now_s) for plan in live),
+        firing=alert_rows(firing, now),
+        rollouts=tuple(rollout_row(plan, now) for plan in live),
         ended=len(plans) - len(live),
         classes=classes,
         awaiting=", ".join(staged),
     )
 
 
-def hour_rows(hours: Sequence[Hour], start_s: float, now_s: float) -> tuple[HourRow, ...]:
+def hour_rows(hours: Sequence[CheckInRollup], started_at: float, now: float) -> tuple[HourRow, ...]:
     """Return what all devices said, hour by hour, with zeros where nobody said anything.
 
     Args:
         hours: Of groups, in any order.
-        start_s: Of the first row.
-        now_s: Unix time.
+        started_at: Of the first row.
+        now: Unix time.
     """
     step = 3600
-    sums = {at: [0, 0, 0] for at in range(int(start_s // step) * step, int(now_s) + 1, step)}
+    sums = {at: [0, 0, 0] for at in range(int(started_at // step) * step, int(now) + 1, step)}
     for hour in hours:
-        if hour.start_s in sums:
-            for index, value in enumerate((hour.check_ins, hour.refused, hour.troubled)):
-                sums[hour.start_s][index] += value
-    return tuple(HourRow(at, moment(at, now_s), *values) for at, values in sums.items())
+        if hour.started_at in sums:
+            for index, value in enumerate((hour.check_ins, hour.refused, hour.with_failures)):
+                sums[hour.started_at][index] += value
+    return tuple(HourRow(at, display_time(at, now), *values) for at, values in sums.items())
 
 
-def _class_row(name: str, groups: Sequence[Group], spoke: int) -> ClassRow:
+def _class_row(name: str, groups: Sequence[DeviceGroupCount], spoke: int) -> ClassRow:
     total = sum(group.devices for group in groups)
     silent = total - spoke
-    by_version: dict[tuple[str, str], list[Group]] = {}
+    by_version: dict[tuple[str, str], list[DeviceGroupCount]] = {}
     for group in groups:
         by_version.setdefault((group.model, group.version), []).append(group)
     rows = [_version_row(name, model, version, some, total) for (model, version), some in by_version.items()]
     rows.sort(key=lambda row: -row.width)
-    silence = badge("warn", f"{silent:,} silent") if silent else badge("good", "none silent")
+    silence = make_badge("warn", f"{silent:,} silent") if silent else make_badge("good", "none silent")
     return ClassRow(name, f"{total:,}", silent, silence, f"/devices?device_class={name}&silent=yes", tuple(rows))
 
 
-def _version_row(name: str, model: str, version: str, groups: Sequence[Group], total: int) -> VersionRow:
+def _version_row(name: str, model: str, version: str, groups: Sequence[DeviceGroupCount], total: int) -> VersionRow:
     devices = sum(group.devices for group in groups)
     states = Counter[str]()
     for group in groups:
@@ -192,7 +192,7 @@ def _version_row(name: str, model: str, version: str, groups: Sequence[Group], t
         model=model,
         version=version,
         devices=f"{devices:,}",
-        share=percent(devices / total),
+        share=percent_text(devices / total),
         width=round(100 * devices / total, 2),
         states=", ".join(f"{number:,} {state}" for state, number in sorted(states.items())),
         refused=sum(group.devices for group in groups if group.refusal),

@@ -3,20 +3,20 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgewright.contract.query.query import Limits, Query, Template
+from edgewright.contract.query.query import DeviceQueryLimits, Query, QueryTemplate
 from edgewright.contract.schema import decode_record
 from edgewright.privacy.accountant import cost_of, epsilon_of
-from edgewright.privacy.budget_ledger import growth
-from edgewright.server.store.records import KeptQuery
+from edgewright.privacy.budget_ledger import epsilon_after_years
+from edgewright.server.store.records import StoredQuery
 from edgewright.server.web.view_models.formatting import (
     Badge,
-    Moment,
+    DisplayTime,
     Tone,
-    badge,
+    display_time,
     duration,
-    labels,
-    moment,
-    percent,
+    labels_text,
+    make_badge,
+    percent_text,
 )
 
 __all__ = ["BudgetRow", "QueryRow", "budget_rows", "epsilon_text", "query_rows"]
@@ -53,7 +53,7 @@ class QueryRow:
     counted: str
     subgroup: str
     state: Badge
-    asked: Moment | None
+    asked: DisplayTime | None
     devices: str
     epsilon: str
     epsilon_own: str
@@ -86,12 +86,12 @@ class BudgetRow:
     growth: str
 
 
-def query_rows(queries: Sequence[KeptQuery], now_s: float) -> tuple[QueryRow, ...]:
+def query_rows(queries: Sequence[StoredQuery], now: float) -> tuple[QueryRow, ...]:
     """Return questions in the order given."""
-    return tuple(_query(one, now_s) for one in queries)
+    return tuple(_query(one, now) for one in queries)
 
 
-def budget_rows(spent: Mapping[str, float], limits: Limits) -> tuple[BudgetRow, ...]:
+def budget_rows(spent: Mapping[str, float], limits: DeviceQueryLimits) -> tuple[BudgetRow, ...]:
     """Return what was spent.
 
     Args:
@@ -99,15 +99,15 @@ def budget_rows(spent: Mapping[str, float], limits: Limits) -> tuple[BudgetRow, 
         limits: Of the devices, as they are unless an owner changed them.
     """
     most = limits.rho_per_period
-    later = f"{epsilon_text(growth(limits, _YEARS, _DELTA))} after {_YEARS} years"
+    later = f"{epsilon_text(epsilon_after_years(limits, _YEARS, _DELTA))} after {_YEARS} years"
     return tuple(
         BudgetRow(
             device_class=device_class,
-            period=duration(limits.period_s),
+            period=duration(limits.period_seconds),
             spent=f"{rho:.3g}",
             allowed=f"{most:.3g}",
             share=round(min(100.0, 100 * rho / most), 1),
-            words=f"{percent(rho / most, 0)} of what a device gives in {duration(limits.period_s)}",
+            words=f"{percent_text(rho / most, 0)} of what a device gives in {duration(limits.period_seconds)}",
             epsilon=epsilon_text(epsilon_of(rho, _DELTA)) if rho else "0",
             growth=later,
         )
@@ -124,24 +124,24 @@ def epsilon_text(epsilon: float) -> str:
     return f"{epsilon:.2f}" if epsilon < 20 else f"{epsilon:.0f} (promises nothing)"
 
 
-def _query(one: KeptQuery, now_s: float) -> QueryRow:
+def _query(one: StoredQuery, now: float) -> QueryRow:
     query = decode_record(bytes(one.body), type=Query)
-    template = decode_record(bytes(one.template), type=Template)
+    template = decode_record(bytes(one.template), type=QueryTemplate)
     cost = cost_of(query, template)
-    signals = ", ".join(signal.name for signal in template.signals) or f"{template.length:,} numbers"
-    devices = f"{query.cohort:,} or more" if one.devices is None else f"{one.devices:,}"
+    signals = ", ".join(signal.name for signal in template.signals) or f"{template.vector_length:,} numbers"
+    devices = f"{query.min_cohort:,} or more" if one.devices is None else f"{one.devices:,}"
     return QueryRow(
         id=one.id,
         model=one.model,
         device_class=one.device_class,
         template=template.name,
         counted=signals,
-        subgroup=labels(query.subgroup),
-        state=badge(_TONES[one.state], one.state),
-        asked=moment(one.asked_s, now_s),
+        subgroup=labels_text(query.subgroup),
+        state=make_badge(_TONES[one.state], one.state),
+        asked=display_time(one.asked_at, now),
         devices=devices,
         epsilon=epsilon_text(cost.epsilon),
-        epsilon_own=epsilon_text(cost.epsilon_own),
+        epsilon_own=epsilon_text(cost.local_epsilon),
         delta=f"{cost.delta:.1g}",
         backend=query.backend,
     )

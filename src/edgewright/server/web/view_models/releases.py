@@ -6,21 +6,28 @@ from typing import Any
 
 from edgewright.contract.certificate import Certificate
 from edgewright.contract.measurement import Measurement
-from edgewright.contract.release import Manifest, Variant, stored
-from edgewright.contract.rollout.plan import Plan
+from edgewright.contract.release import Manifest, Variant, stored_form
+from edgewright.contract.rollout.plan import RolloutPlan
 from edgewright.contract.units import Dimension, format_quantity
-from edgewright.server.store.records import Group
-from edgewright.server.web.view_models.formatting import Badge, Tone, badge, percent, points, size
-from edgewright.server.web.view_models.interval_bars import Bar, difference_bar
+from edgewright.server.store.records import DeviceGroupCount
+from edgewright.server.web.view_models.formatting import (
+    Badge,
+    Tone,
+    make_badge,
+    percent_text,
+    points_text,
+    size_text,
+)
+from edgewright.server.web.view_models.interval_bars import IntervalBar, difference_bar
 
 __all__ = [
-    "CertificateShown",
+    "CertificateView",
     "FigureRow",
     "ReleaseRow",
-    "ReleaseShown",
-    "VariantShown",
+    "ReleaseView",
+    "VariantView",
     "release_rows",
-    "release_shown",
+    "release_view",
 ]
 
 _TONES: dict[str, Tone] = {"certified": "good", "refuted": "bad", "insufficient data": "warn"}
@@ -76,7 +83,7 @@ class FigureRow:
 
 
 @dataclass(frozen=True, slots=True)
-class CertificateShown:
+class CertificateView:
     """A certificate.
 
     Attributes:
@@ -89,11 +96,11 @@ class CertificateShown:
     verdict: Badge
     reason: str
     rows: tuple[tuple[str, str], ...]
-    bar: Bar
+    bar: IntervalBar
 
 
 @dataclass(frozen=True, slots=True)
-class VariantShown:
+class VariantView:
     """The form of a release for a device class.
 
     Attributes:
@@ -106,7 +113,7 @@ class VariantShown:
     """
 
     device_class: str
-    certificate: CertificateShown | None
+    certificate: CertificateView | None
     figures: tuple[FigureRow, ...]
     files: tuple[tuple[str, str, str, str], ...]
     tensors: tuple[tuple[str, str, str], ...]
@@ -114,7 +121,7 @@ class VariantShown:
 
 
 @dataclass(frozen=True, slots=True)
-class ReleaseShown:
+class ReleaseView:
     """A release.
 
     Attributes:
@@ -138,7 +145,7 @@ class ReleaseShown:
     href: str
     facts: tuple[tuple[str, str], ...]
     devices: str
-    variants: tuple[VariantShown, ...]
+    variants: tuple[VariantView, ...]
     data: tuple[tuple[str, str], ...]
     steps: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
@@ -147,7 +154,9 @@ class ReleaseShown:
 
 
 def release_rows(
-    releases: Mapping[tuple[str, str], str], plans: Mapping[tuple[str, str], Plan], groups: Sequence[Group]
+    releases: Mapping[tuple[str, str], str],
+    plans: Mapping[tuple[str, str], RolloutPlan],
+    groups: Sequence[DeviceGroupCount],
 ) -> tuple[ReleaseRow, ...]:
     """Return releases for a list, in the order given.
 
@@ -175,9 +184,9 @@ def release_rows(
     )
 
 
-def release_shown(
-    manifest: Manifest, digest: str, releases: Mapping[tuple[str, str], str], groups: Sequence[Group]
-) -> ReleaseShown:
+def release_view(
+    manifest: Manifest, digest: str, releases: Mapping[tuple[str, str], str], groups: Sequence[DeviceGroupCount]
+) -> ReleaseView:
     """Return a release.
 
     Args:
@@ -190,14 +199,14 @@ def release_shown(
     known = (manifest.name, lineage.parent) in releases
     facts = (
         ("kind", manifest.kind),
-        ("made", manifest.created or "not said"),
+        ("made", manifest.created_at or "not said"),
         ("licence", manifest.licence or "not said"),
-        ("end of life", manifest.end_of_life or "none"),
-        ("made by", f"Edgewright {lineage.code}" if lineage.code else "not said"),
-        ("original model", lineage.original or "not said"),
-        ("bytes of", lineage.again or "its own"),
+        ("end of life", manifest.end_of_life_at or "none"),
+        ("made by", f"Edgewright {lineage.edgewright_version}" if lineage.edgewright_version else "not said"),
+        ("original model", lineage.original_sha256 or "not said"),
+        ("bytes of", lineage.republished_from or "its own"),
     )
-    return ReleaseShown(
+    return ReleaseView(
         model=manifest.name,
         version=manifest.version,
         digest=digest,
@@ -217,47 +226,53 @@ def _href(model: str, version: str) -> str:
     return f"/releases/{model}/{version}"
 
 
-def _devices(groups: Sequence[Group], model: str, version: str) -> str:
+def _devices(groups: Sequence[DeviceGroupCount], model: str, version: str) -> str:
     return f"{sum(one.devices for one in groups if (one.model, one.version) == (model, version)):,}"
 
 
-def _variant(variant: Variant) -> VariantShown:
-    contract, need = variant.contract, variant.requirement
+def _variant(variant: Variant) -> VariantView:
+    contract, need = variant.signature, variant.requirement
     tensors = () if contract is None else (("takes", contract.inputs), ("gives", contract.outputs))
-    return VariantShown(
+    return VariantView(
         variant.device_class,
         None if variant.evidence.certificate is None else _certificate(variant.evidence.certificate),
         tuple(_figure(name, figure) for name, figure in sorted(variant.evidence.figures.items())),
-        tuple((file.name, size(file.size_bytes), size(stored(file)[1]), file.sha256) for file in variant.files),
+        tuple(
+            (file.name, size_text(file.size_bytes), size_text(stored_form(file)[1]), file.sha256)
+            for file in variant.files
+        ),
         tuple(
             (way, spec.name, f"{spec.dtype} [{', '.join(map(str, spec.shape))}]")
             for way, specs in tensors
             for spec in specs
         ),
-        " ".join((f"{need.runtime} {need.at_least} or later", *need.providers, *need.features)),
+        " ".join((f"{need.runtime} {need.min_runtime_version} or later", *need.providers, *need.features)),
     )
 
 
-def _certificate(one: Certificate) -> CertificateShown:
-    sure = percent(one.confidence, 1)
+def _certificate(one: Certificate) -> CertificateView:
+    sure = percent_text(one.confidence, 1)
     rows = (
-        (f"{one.metric} of the original", percent(one.original, 2)),
-        (f"{one.metric} of this release", percent(one.chosen, 2)),
-        ("loss", points(one.drop)),
-        ("loss at most", f"{points(one.upper_bound)}, {sure} sure"),
-        ("loss at least", f"{points(one.lower_bound)}, {sure} sure"),
-        ("allowed", points(one.max_drop)),
-        ("samples", f"{one.samples:,}" + ("" if one.clusters is None else f" in {one.clusters:,} groups")),
+        (f"{one.metric} of the original", percent_text(one.original_metric, 2)),
+        (f"{one.metric} of this release", percent_text(one.chosen_metric, 2)),
+        ("loss", points_text(one.drop)),
+        ("loss at most", f"{points_text(one.upper_bound)}, {sure} sure"),
+        ("loss at least", f"{points_text(one.lower_bound)}, {sure} sure"),
+        ("allowed", points_text(one.max_drop)),
+        (
+            "samples",
+            f"{one.sample_count:,}" + ("" if one.cluster_count is None else f" in {one.cluster_count:,} groups"),
+        ),
         ("bound", one.method),
-        ("look", f"number {one.look} at this data, {percent(one.look_confidence, 2)} by itself"),
-        ("data", one.data),
+        ("look", f"number {one.look} at this data, {percent_text(one.look_confidence, 2)} by itself"),
+        ("data", one.data_fingerprint),
     )
     words = (
-        f"Loss of {one.metric} {points(one.drop)}, at most {points(one.upper_bound)}; "
-        f"{points(one.max_drop)} allowed"
+        f"Loss of {one.metric} {points_text(one.drop)}, at most {points_text(one.upper_bound)}; "
+        f"{points_text(one.max_drop)} allowed"
     )
-    return CertificateShown(
-        badge(_TONES[one.verdict], one.verdict),
+    return CertificateView(
+        make_badge(_TONES[one.verdict], one.verdict),
         one.reason,
         rows,
         difference_bar(
@@ -269,7 +284,7 @@ def _certificate(one: Certificate) -> CertificateShown:
 def _figure(name: str, figure: Measurement) -> FigureRow:
     interval = ""
     if figure.low is not None and figure.high is not None:
-        sure = percent(figure.confidence, 0)
+        sure = percent_text(figure.confidence, 0)
         interval = f"{_value(figure.low, figure.unit)} to {_value(figure.high, figure.unit)}, {sure} sure"
     origin = figure.origin
     return FigureRow(name, _value(figure.value, figure.unit), interval, origin.kind, origin.machine, origin.method)

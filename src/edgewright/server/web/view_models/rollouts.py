@@ -7,38 +7,38 @@ from dataclasses import dataclass
 import msgspec
 
 from edgewright.contract.errors import WorkError
-from edgewright.contract.rollout.decision import CONTROL, Comparison, Decision, Trial
-from edgewright.contract.rollout.plan import Plan, Policy
-from edgewright.contract.timestamps import time_of
-from edgewright.rollout.comparison_design import sizes
-from edgewright.rollout.decision import replay
-from edgewright.server.access_control import Role, may
-from edgewright.server.controller.decision_records import Ground, ground_of
+from edgewright.contract.rollout.decision import CONTROL_ARM, ArmComparison, ExperimentResult, RolloutDecision
+from edgewright.contract.rollout.plan import RolloutPlan, RolloutPolicy
+from edgewright.contract.timestamps import parse_iso8601
+from edgewright.rollout.comparison_design import arm_shares
+from edgewright.rollout.decision import replay_decision
+from edgewright.server.access_control import UserRole, has_permission
+from edgewright.server.controller.decision_records import DecisionBasis, basis_of
 from edgewright.server.store import records
 from edgewright.server.web.view_models.formatting import (
     Badge,
-    Moment,
+    DisplayTime,
     Tone,
-    badge,
+    display_time,
     duration,
-    labels,
-    moment,
-    odds,
-    percent,
-    points,
+    labels_text,
+    make_badge,
+    odds_text,
+    percent_text,
+    points_text,
 )
-from edgewright.server.web.view_models.interval_bars import Bar, difference_bar
+from edgewright.server.web.view_models.interval_bars import IntervalBar, difference_bar
 
 __all__ = [
-    "Act",
+    "DecisionInputsView",
     "DecisionRow",
-    "InputsShown",
+    "RolloutButton",
     "RolloutRow",
-    "RolloutShown",
+    "RolloutView",
+    "decision_inputs_view",
     "decision_rows",
-    "inputs_shown",
     "rollout_row",
-    "rollout_shown",
+    "rollout_view",
 ]
 
 _ROWS = 50
@@ -81,11 +81,11 @@ class RolloutRow:
     state: Badge
     stage: str
     arms: str
-    since: Moment | None
+    since: DisplayTime | None
 
 
 @dataclass(frozen=True, slots=True)
-class StageShown:
+class StageView:
     """A stage.
 
     Attributes:
@@ -104,7 +104,7 @@ class StageShown:
 
 
 @dataclass(frozen=True, slots=True)
-class ArmShown:
+class ArmView:
     """An arm.
 
     Attributes:
@@ -123,7 +123,7 @@ class ArmShown:
 
 
 @dataclass(frozen=True, slots=True)
-class EvidenceShown:
+class EvidenceView:
     """One metric of one arm beside the control.
 
     Attributes:
@@ -152,11 +152,11 @@ class EvidenceShown:
     margin: str
     verdict: Badge
     harm: str
-    bar: Bar
+    bar: IntervalBar
 
 
 @dataclass(frozen=True, slots=True)
-class HarmShown:
+class HarmView:
     """Evidence of harm beside what is enough for a rollback.
 
     Attributes:
@@ -185,14 +185,14 @@ class DecisionRow:
     """
 
     number: int
-    at: Moment | None
+    at: DisplayTime | None
     verdict: Badge
     reason: str
     href: str
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
+class RolloutButton:
     """Something that may be done.
 
     Attributes:
@@ -209,7 +209,7 @@ class Act:
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutShown:
+class RolloutView:
     """A rollout.
 
     Attributes:
@@ -243,24 +243,24 @@ class RolloutShown:
     counter: int
     state: Badge
     said: str
-    since: Moment | None
+    since: DisplayTime | None
     facts: tuple[tuple[str, str], ...]
-    stages: tuple[StageShown, ...]
-    arms: tuple[ArmShown, ...]
-    evidence: tuple[EvidenceShown, ...]
+    stages: tuple[StageView, ...]
+    arms: tuple[ArmView, ...]
+    evidence: tuple[EvidenceView, ...]
     experiment: tuple[str, ...]
-    harm: HarmShown | None
+    harm: HarmView | None
     missing: tuple[str, ...]
     harmful: tuple[str, ...]
     reasons: tuple[str, ...]
     askew: str
     decisions: tuple[DecisionRow, ...]
-    acts: tuple[Act, ...]
+    acts: tuple[RolloutButton, ...]
     digest: str
 
 
 @dataclass(frozen=True, slots=True)
-class InputsShown:
+class DecisionInputsView:
     """What a decision was made from.
 
     Attributes:
@@ -277,12 +277,12 @@ class InputsShown:
     text: str
     digest: str
     again: Badge
-    evidence: tuple[EvidenceShown, ...]
+    evidence: tuple[EvidenceView, ...]
     experiment: tuple[str, ...]
     missing: tuple[str, ...]
 
 
-def rollout_row(plan: Plan, now_s: float) -> RolloutRow:
+def rollout_row(plan: RolloutPlan, now: float) -> RolloutRow:
     """Return a rollout for a list."""
     return RolloutRow(
         href=_href(plan),
@@ -292,18 +292,18 @@ def rollout_row(plan: Plan, now_s: float) -> RolloutRow:
         state=_state(plan),
         stage=_stage(plan),
         arms=", ".join(arm.version for arm in plan.arms),
-        since=_since(plan, now_s),
+        since=_since(plan, now),
     )
 
 
-def rollout_shown(
-    plan: Plan,
-    policy: Policy | None,
-    decided: Sequence[records.Decision],
+def rollout_view(
+    plan: RolloutPlan,
+    policy: RolloutPolicy | None,
+    decided: Sequence[records.StoredDecision],
     *,
-    role: Role,
-    now_s: float,
-) -> RolloutShown:
+    role: UserRole,
+    now: float,
+) -> RolloutView:
     """Return a rollout.
 
     Args:
@@ -311,14 +311,16 @@ def rollout_shown(
         policy: Of the offline keys.
         decided: In order; what was counted last is in the last one.
         role: Of whoever looks.
-        now_s: Unix time.
+        now: Unix time.
     """
     grounds = (_ground(one) for one in decided[::-1])
-    ground = next((one for one in grounds if one.decision is not None and _is_of(one.decision, plan)), Ground())
+    ground = next(
+        (one for one in grounds if one.decision is not None and _is_of(one.decision, plan)), DecisionBasis()
+    )
     of_now = ground.decision
-    rows = decision_rows(decided, _href(plan), now_s)
+    rows = decision_rows(decided, _href(plan), now)
     evidence = () if of_now is None else tuple(_evidence(one, plan) for one in of_now.comparisons)
-    missing = () if of_now is None else of_now.missing
+    missing = () if of_now is None else of_now.waiting_for
     said = f"{plan.state}, {_stage(plan)}"
     if of_now is not None:
         said += f"; {_action(of_now.action)}" + (f": {missing[0]}" if missing else "")
@@ -327,7 +329,7 @@ def rollout_shown(
         b"" if of_now is None else msgspec.json.encode((of_now.comparisons, missing, of_now.reasons)),
         str(len(decided)).encode(),
     )
-    return RolloutShown(
+    return RolloutView(
         href=_href(plan),
         model=plan.model,
         device_class=plan.device_class,
@@ -335,12 +337,12 @@ def rollout_shown(
         counter=plan.counter,
         state=_state(plan),
         said=said,
-        since=_since(plan, now_s),
+        since=_since(plan, now),
         facts=_facts(plan, policy),
         stages=tuple(_stage_shown(plan, number) for number in range(len(plan.stages))),
         arms=_arms(plan, policy, of_now),
         evidence=evidence,
-        experiment=_experiment(ground.trial),
+        experiment=_experiment(ground.experiment),
         harm=None if of_now is None else _harm(of_now),
         missing=missing,
         harmful=of_now.reasons if of_now is not None and of_now.action == "roll_back" else (),
@@ -352,13 +354,13 @@ def rollout_shown(
     )
 
 
-def decision_rows(decided: Sequence[records.Decision], href: str, now_s: float) -> tuple[DecisionRow, ...]:
+def decision_rows(decided: Sequence[records.StoredDecision], href: str, now: float) -> tuple[DecisionRow, ...]:
     """Return decisions about a rollout, in order."""
     return tuple(
         DecisionRow(
             one.number,
-            moment(one.at_s, now_s),
-            badge(_VERDICTS.get(one.verdict.replace(" ", "_"), "quiet"), one.verdict.replace("_", " ")),
+            display_time(one.at, now),
+            make_badge(_VERDICTS.get(one.verdict.replace(" ", "_"), "quiet"), one.verdict.replace("_", " ")),
             one.reason,
             f"{href}/decisions/{one.subject.rpartition('/')[2]}/{one.number}",
         )
@@ -366,56 +368,58 @@ def decision_rows(decided: Sequence[records.Decision], href: str, now_s: float) 
     )
 
 
-def inputs_shown(one: records.Decision, href: str, now_s: float) -> InputsShown:
+def decision_inputs_view(one: records.StoredDecision, href: str, now: float) -> DecisionInputsView:
     """Return what a decision was made from, and whether it would be made again."""
-    (row,) = decision_rows([one], href, now_s)
+    (row,) = decision_rows([one], href, now)
     ground = _ground(one)
     then = ground.decision
     if then is None:
-        again = badge("quiet", "nothing was decided from evidence here")
-    elif replay(then) == then:
-        again = badge("good", "decided again from these inputs: the same")
+        again = make_badge("quiet", "nothing was decided from evidence here")
+    elif replay_decision(then) == then:
+        again = make_badge("good", "decided again from these inputs: the same")
     else:
-        again = badge("warn", "decided again from these inputs: something else, for the rules have changed since")
-    return InputsShown(
+        again = make_badge(
+            "warn", "decided again from these inputs: something else, for the rules have changed since"
+        )
+    return DecisionInputsView(
         row,
         msgspec.json.format(bytes(one.inputs), indent=2).decode(),
         "" if then is None else then.digest,
         again,
         () if then is None else tuple(_evidence(comparison, then.inputs.plan) for comparison in then.comparisons),
-        _experiment(ground.trial),
-        () if then is None else then.missing,
+        _experiment(ground.experiment),
+        () if then is None else then.waiting_for,
     )
 
 
-def _ground(one: records.Decision) -> Ground:
+def _ground(one: records.StoredDecision) -> DecisionBasis:
     try:
-        return ground_of(one)
+        return basis_of(one)
     except WorkError:  # of a version that kept it otherwise: it is shown as it is
-        return Ground()
+        return DecisionBasis()
 
 
-def _experiment(trial: Trial | None) -> tuple[str, ...]:
+def _experiment(trial: ExperimentResult | None) -> tuple[str, ...]:
     return () if trial is None else tuple(trial.reasons)
 
 
-def _href(plan: Plan) -> str:
+def _href(plan: RolloutPlan) -> str:
     return f"/rollouts/{plan.model}/{plan.device_class}"
 
 
-def _state(plan: Plan) -> Badge:
-    return badge(_STATES[plan.state], plan.state)
+def _state(plan: RolloutPlan) -> Badge:
+    return make_badge(_STATES[plan.state], plan.state)
 
 
-def _since(plan: Plan, now_s: float) -> Moment | None:
-    return moment(time_of(plan.since).timestamp(), now_s) if plan.since else None
+def _since(plan: RolloutPlan, now: float) -> DisplayTime | None:
+    return display_time(parse_iso8601(plan.stage_started_at).timestamp(), now) if plan.stage_started_at else None
 
 
-def _stage(plan: Plan) -> str:
-    return f"stage {plan.stage + 1} of {len(plan.stages)}, {percent(plan.fraction, 0)} of devices"
+def _stage(plan: RolloutPlan) -> str:
+    return f"stage {plan.stage + 1} of {len(plan.stages)}, {percent_text(plan.fraction, 0)} of devices"
 
 
-def _is_of(standing: Decision, plan: Plan) -> bool:
+def _is_of(standing: RolloutDecision, plan: RolloutPlan) -> bool:
     told = standing.inputs.plan
     return (told.rollout, told.epoch, told.stage) == (plan.rollout, plan.epoch, plan.stage)
 
@@ -426,57 +430,62 @@ def _action(action: str) -> str:
     ]
 
 
-def _facts(plan: Plan, policy: Policy | None) -> tuple[tuple[str, str], ...]:
+def _facts(plan: RolloutPlan, policy: RolloutPolicy | None) -> tuple[tuple[str, str], ...]:
     found = [("plan", f"number {plan.counter} of epoch {plan.epoch}")]
     if plan.selector.labels:
-        found.append(("only devices with", labels(plan.selector.labels)))
+        found.append(("only devices with", labels_text(plan.selector.labels)))
     if plan.selector.channel:
         found.append(("only on channel", plan.selector.channel))
-    if plan.shadow:
+    if plan.shadow_mode:
         found.append(("shadow", "the new model's answers are only compared"))
-    if plan.min_battery:
-        found.append(("least battery", percent(plan.min_battery, 0)))
-    if plan.hours is not None:
-        found.append(("installs between", f"{plan.hours.first}:00 and {plan.hours.last}:00, the device's time"))
-    if plan.end:
-        found.append(("ends", plan.end))
+    if plan.min_battery_level:
+        found.append(("least battery", percent_text(plan.min_battery_level, 0)))
+    if plan.install_hours is not None:
+        found.append(
+            (
+                "installs between",
+                f"{plan.install_hours.start_hour}:00 and {plan.install_hours.end_hour}:00, the device's time",
+            )
+        )
+    if plan.end_at:
+        found.append(("ends", plan.end_at))
     if policy is not None:
-        found.append(("holdback", percent(policy.holdback, 0)))
+        found.append(("holdback", percent_text(policy.holdout_fraction, 0)))
     return tuple(found)
 
 
-def _stage_shown(plan: Plan, number: int) -> StageShown:
+def _stage_shown(plan: RolloutPlan, number: int) -> StageView:
     stage = plan.stages[number]
     over = number < plan.stage or plan.state == "done"
-    return StageShown(
+    return StageView(
         number + 1,
-        percent(stage.fraction, 0),
+        percent_text(stage.fraction, 0),
         "done" if over else "now" if number == plan.stage else "to come",
-        duration(stage.min_seconds) if stage.min_seconds else "no least time",
+        duration(stage.min_duration_seconds) if stage.min_duration_seconds else "no least time",
         tuple(
-            f"{_metric(rule.metric)}: at most {points(rule.margin)[1:]} worse, {percent(rule.confidence, 0)} sure"
+            f"{_metric(rule.metric)}: at most {points_text(rule.margin)[1:]} worse, {percent_text(rule.confidence, 0)} sure"
             for rule in stage.rules
         ),
     )
 
 
-def _arms(plan: Plan, policy: Policy | None, standing: Decision | None) -> tuple[ArmShown, ...]:
-    shares = sizes(plan, plan.stage, 0.0 if policy is None else policy.holdback)
+def _arms(plan: RolloutPlan, policy: RolloutPolicy | None, standing: RolloutDecision | None) -> tuple[ArmView, ...]:
+    shares = arm_shares(plan, plan.stage, 0.0 if policy is None else policy.holdout_fraction)
     found = []
-    for index in (*range(len(plan.arms)), CONTROL):
+    for index in (*range(len(plan.arms)), CONTROL_ARM):
         devices = waiting = "not counted yet"
         if standing is not None:
             evidence = standing.inputs.evidence
-            counted = max((sum(one.devices) for one in evidence.tallies if one.arm == index), default=0)
+            counted = max((sum(one.devices) for one in evidence.counts if one.arm == index), default=0)
             devices = f"{counted:,}"
-            waiting = f"{evidence.waiting[index + 1]:,}" if len(evidence.waiting) > index + 1 else "0"
-        version = "" if index == CONTROL else plan.arms[index].version
-        found.append(ArmShown(_arm(plan, index), version, percent(shares[index]), devices, waiting))
+            waiting = f"{evidence.pending[index + 1]:,}" if len(evidence.pending) > index + 1 else "0"
+        version = "" if index == CONTROL_ARM else plan.arms[index].version
+        found.append(ArmView(_arm(plan, index), version, percent_text(shares[index]), devices, waiting))
     return tuple(found)
 
 
-def _arm(plan: Plan, index: int) -> str:
-    return "control, with what they had" if index == CONTROL else f"arm {index}, {plan.arms[index].version}"
+def _arm(plan: RolloutPlan, index: int) -> str:
+    return "control, with what they had" if index == CONTROL_ARM else f"arm {index}, {plan.arms[index].version}"
 
 
 def _metric(name: str) -> str:
@@ -484,46 +493,46 @@ def _metric(name: str) -> str:
     return f"outcome {outcome} is bad" if kind == "outcome" else _METRICS.get(name, name)
 
 
-def _evidence(one: Comparison, plan: Plan) -> EvidenceShown:
-    sure = percent(one.confidence, 0)
-    interval = f"{points(one.low)} to {points(one.high)}"
+def _evidence(one: ArmComparison, plan: RolloutPlan) -> EvidenceView:
+    sure = percent_text(one.confidence, 0)
+    interval = f"{points_text(one.low)} to {points_text(one.high)}"
     if one.margin is None:
-        verdict = badge("quiet", "watched for harm only")
-    elif one.clears:
-        verdict = badge("good", "within its margin")
+        verdict = make_badge("quiet", "watched for harm only")
+    elif one.within_margin:
+        verdict = make_badge("good", "within its margin")
     else:
-        verdict = badge("warn", "not shown yet")
-    margin = "none asked" if one.margin is None else f"{points(one.margin)[1:]}"
-    return EvidenceShown(
+        verdict = make_badge("warn", "not shown yet")
+    margin = "none asked" if one.margin is None else f"{points_text(one.margin)[1:]}"
+    return EvidenceView(
         metric=one.metric,
         words=_metric(one.metric),
         arm=_arm(plan, one.arm),
-        rate=f"{percent(one.rate, 2)} of {one.devices:,}",
-        against=f"{percent(one.against_rate, 2)} of {one.against_devices:,}",
-        difference=points(one.difference),
+        rate=f"{percent_text(one.rate, 2)} of {one.devices:,}",
+        against=f"{percent_text(one.reference_rate, 2)} of {one.reference_devices:,}",
+        difference=points_text(one.difference),
         interval=interval,
-        bound=points(one.bound),
+        bound=points_text(one.upper_bound),
         margin=margin,
         verdict=verdict,
-        harm=odds(one.log_e),
+        harm=odds_text(one.log_e_value),
         bar=difference_bar(
             one.difference,
             one.low,
             one.high,
-            bound=one.bound,
+            bound=one.upper_bound,
             limit=one.margin,
             words=(
-                f"{_metric(one.metric)}: difference {points(one.difference)}, from {interval} with {sure}; "
-                f"at most {points(one.bound)} worse, margin {margin}"
+                f"{_metric(one.metric)}: difference {points_text(one.difference)}, from {interval} with {sure}; "
+                f"at most {points_text(one.upper_bound)} worse, margin {margin}"
             ),
         ),
     )
 
 
-def _harm(standing: Decision) -> HarmShown:
-    share = max(0.0, min(1.0, standing.log_e / standing.log_e_limit)) if standing.log_e_limit > 0 else 1.0
-    found, enough = odds(standing.log_e), odds(standing.log_e_limit)
-    return HarmShown(
+def _harm(standing: RolloutDecision) -> HarmView:
+    share = max(0.0, min(1.0, standing.log_e_value / standing.log_e_limit)) if standing.log_e_limit > 0 else 1.0
+    found, enough = odds_text(standing.log_e_value), odds_text(standing.log_e_limit)
+    return HarmView(
         found,
         enough,
         round(100 * share, 1),
@@ -531,30 +540,34 @@ def _harm(standing: Decision) -> HarmShown:
     )
 
 
-def _askew(standing: Decision | None) -> str:
+def _askew(standing: RolloutDecision | None) -> str:
     if standing is None or standing.log_imbalance < standing.log_imbalance_limit:
         return ""
     return (
-        f"Devices are not in the arms as they should be ({odds(standing.log_imbalance)}): what is counted wrongly "
+        f"Devices are not in the arms as they should be ({odds_text(standing.log_imbalance)}): what is counted wrongly "
         "has to be found before anything is concluded."
     )
 
 
-def _acts(plan: Plan, missing: Sequence[str], role: Role) -> tuple[Act, ...]:
+def _acts(plan: RolloutPlan, missing: Sequence[str], role: UserRole) -> tuple[RolloutButton, ...]:
     if plan.state not in ("running", "paused"):
         return ()
     found = []
-    if plan.state == "paused" and may(role, "advance rollouts"):
-        found.append(Act("resume", "Resume", "Devices follow the plan again, at the stage where it stopped."))
-    if plan.state == "running" and plan.stage < len(plan.stages) - 1 and may(role, "advance rollouts"):
-        reach = percent(plan.stages[plan.stage + 1].fraction, 0)
+    if plan.state == "paused" and has_permission(role, "advance rollouts"):
+        found.append(
+            RolloutButton("resume", "Resume", "Devices follow the plan again, at the stage where it stopped.")
+        )
+    if plan.state == "running" and plan.stage < len(plan.stages) - 1 and has_permission(role, "advance rollouts"):
+        reach = percent_text(plan.stages[plan.stage + 1].fraction, 0)
         lacking = f" What is missing: {'; '.join(missing)}." if missing else ""
         warning = f"The release reaches {reach} of the devices, whatever the evidence says.{lacking}"
-        found.append(Act("advance", f"Advance to {reach}", warning, grave=bool(missing)))
-    if plan.state == "running" and may(role, "pause rollouts"):
-        found.append(Act("pause", "Pause", "No further device installs the release; those that have it keep it."))
-    if may(role, "roll back"):
+        found.append(RolloutButton("advance", f"Advance to {reach}", warning, grave=bool(missing)))
+    if plan.state == "running" and has_permission(role, "pause rollouts"):
+        found.append(
+            RolloutButton("pause", "Pause", "No further device installs the release; those that have it keep it.")
+        )
+    if has_permission(role, "roll back"):
         given_up = ", ".join(arm.version for arm in plan.arms)
         warning = f"Every device goes back to what it had before; {given_up} is given up."
-        found.append(Act("abort", "Roll back", warning, grave=True))
+        found.append(RolloutButton("abort", "Roll back", warning, grave=True))
     return tuple(found)

@@ -14,13 +14,13 @@ from edgewright.compress.data.loader import load_data
 from edgewright.compress.model.loading import read_model
 from edgewright.contract.errors import DataError
 from edgewright.contract.model.preprocess import Preprocess
-from edgewright.contract.model.signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import ModelSignature, TensorSpec
 
 SIZE = 16
 
 
-def contract(*shape: int | str, dtype: str = "float32") -> InputContract:
-    return InputContract((TensorSpec("image", dtype, shape),), (TensorSpec("y", "float32", ("n", 2)),))
+def contract(*shape: int | str, dtype: str = "float32") -> ModelSignature:
+    return ModelSignature((TensorSpec("image", dtype, shape),), (TensorSpec("y", "float32", ("n", 2)),))
 
 
 FIRST = contract("n", 3, SIZE, SIZE)
@@ -96,7 +96,7 @@ def test_folders_are_classes_in_sorted_order(photos: Path) -> None:
     assert dataset.labels is not None
     assert dataset.labels.tolist() == [0] * 30 + [1] * 30
     expected = pixels(photos / "flower" / "00.png").transpose(2, 0, 1) / 255
-    np.testing.assert_allclose(dataset.feed(0)["image"][0], expected, atol=1e-6)
+    np.testing.assert_allclose(dataset.inputs_of(0)["image"][0], expected, atol=1e-6)
     assert any("60 images of 2 classes: flower, temple" in note for note in dataset.notes)
 
 
@@ -109,7 +109,7 @@ def test_classes_txt_gives_the_order_of_classes(photos: Path, tmp_path: Path) ->
     labels = load_data(str(ordered), FIRST, preprocess=SCALED).labels
     assert labels is not None
     assert labels.tolist() == [0] * 30 + [1] * 30
-    first = load_data(str(ordered), FIRST, preprocess=SCALED).feed(0)["image"][0]
+    first = load_data(str(ordered), FIRST, preprocess=SCALED).inputs_of(0)["image"][0]
     np.testing.assert_allclose(first, pixels(photos / "temple" / "00.png").transpose(2, 0, 1) / 255, atol=1e-6)
     (ordered / "classes.txt").write_text("temple\n")
     with pytest.raises(DataError, match="does not list the class folders flower"):
@@ -119,11 +119,11 @@ def test_classes_txt_gives_the_order_of_classes(photos: Path, tmp_path: Path) ->
 def test_the_layout_follows_the_model(photos: Path) -> None:
     last = load_data(str(photos), contract("n", SIZE, SIZE, 3), preprocess=SCALED)
     first = load_data(str(photos), FIRST, preprocess=SCALED)
-    assert (last.feed(5)["image"][0].transpose(2, 0, 1) == first.feed(5)["image"][0]).all()
+    assert (last.inputs_of(5)["image"][0].transpose(2, 0, 1) == first.inputs_of(5)["image"][0]).all()
 
 
 def test_grey_models_get_grey_images(photos: Path) -> None:
-    assert load_data(str(photos), contract(1, 1, SIZE, SIZE), preprocess=SCALED).feed(0)["image"].shape == (
+    assert load_data(str(photos), contract(1, 1, SIZE, SIZE), preprocess=SCALED).inputs_of(0)["image"].shape == (
         1,
         1,
         SIZE,
@@ -133,15 +133,15 @@ def test_grey_models_get_grey_images(photos: Path) -> None:
 
 def test_images_are_resized_to_the_model_and_it_is_noted(photos: Path) -> None:
     dataset = load_data(str(photos), contract("n", 3, 8, 12), preprocess=SCALED)
-    assert dataset.feed(0)["image"].shape == (1, 3, 8, 12)
+    assert dataset.inputs_of(0)["image"].shape == (1, 3, 8, 12)
     assert any("60 images were resized to 8 x 12" in note for note in dataset.notes)
     free = load_data(str(photos), contract("n", 3, "h", "w"), preprocess=Preprocess(scale=1 / 255, size=(6, 4)))
-    assert free.feed(0)["image"].shape == (1, 3, 6, 4)
+    assert free.inputs_of(0)["image"].shape == (1, 3, 6, 4)
 
 
 def test_a_uint8_model_gets_raw_pixels(photos: Path) -> None:
     dataset = load_data(str(photos), contract("n", SIZE, SIZE, 3, dtype="uint8"), preprocess=Preprocess())
-    assert (dataset.feed(0)["image"][0] == pixels(photos / "flower" / "00.png")).all()
+    assert (dataset.inputs_of(0)["image"][0] == pixels(photos / "flower" / "00.png")).all()
 
 
 @pytest.mark.parametrize(

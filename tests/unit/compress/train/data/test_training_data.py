@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from edgewright.compress.data.dataset import Dataset
-from edgewright.compress.train.data.modality import Form, find_form
-from edgewright.compress.train.data.training_data import read_lessons, teach, write_lessons
+from edgewright.compress.train.data.modality import SampleFormat, detect_sample_format
+from edgewright.compress.train.data.training_data import make_training_data, read_training_data, write_training_data
 from edgewright.contract.errors import CandidateError, DataError
 
 
@@ -23,7 +23,7 @@ def some(digits: dict[str, NDArray[Any]]) -> Dataset:
 
 
 def test_the_axis_of_single_inferences_is_gone_and_a_tenth_validates(some: Dataset) -> None:
-    lessons = teach(some, seed=0)
+    lessons = make_training_data(some, seed=0)
     assert lessons.inputs[0].shape == (600, 1, 8, 8)
     assert len(lessons.validation) == 60
     assert not set(lessons.train) & set(lessons.validation)
@@ -31,7 +31,7 @@ def test_the_axis_of_single_inferences_is_gone_and_a_tenth_validates(some: Datas
 
 
 def test_every_class_validates_in_proportion(some: Dataset) -> None:
-    lessons = teach(some, seed=3)
+    lessons = make_training_data(some, seed=3)
     assert lessons.labels is not None
     share = np.bincount(lessons.labels[lessons.validation]) / np.bincount(lessons.labels)
     assert share.min() > 0.07
@@ -39,14 +39,18 @@ def test_every_class_validates_in_proportion(some: Dataset) -> None:
 
 
 def test_another_seed_validates_with_other_rows_and_the_same_with_the_same(some: Dataset) -> None:
-    first, again, other = teach(some, seed=0), teach(some, seed=0), teach(some, seed=1)
+    first, again, other = (
+        make_training_data(some, seed=0),
+        make_training_data(some, seed=0),
+        make_training_data(some, seed=1),
+    )
     np.testing.assert_array_equal(first.validation, again.validation)
     assert first.fingerprint == again.fingerprint != other.fingerprint
     assert set(first.validation) != set(other.validation)
 
 
 def test_nothing_is_trained_on_that_is_held_out(some: Dataset) -> None:
-    lessons = teach(some, seed=0, held_out=some.subset(range(100, 200)))
+    lessons = make_training_data(some, seed=0, held_out=some.subset(range(100, 200)))
     assert len(lessons) == 500
     kept = {row.tobytes() for row in lessons.inputs[0]}
     assert not any(some.inputs["image"][i].tobytes() in kept for i in range(100, 200))
@@ -55,21 +59,21 @@ def test_nothing_is_trained_on_that_is_held_out(some: Dataset) -> None:
 
 def test_data_that_is_all_held_out_is_refused(some: Dataset) -> None:
     with pytest.raises(DataError, match="0 rows are left"):
-        teach(some, seed=0, held_out=some)
+        make_training_data(some, seed=0, held_out=some)
 
 
 def test_groups_stay_whole(digits: dict[str, NDArray[Any]]) -> None:
     groups = np.arange(600) % 12
-    lessons = teach(dataset_of(digits["x"][:600], digits["y"][:600].astype(np.int64), groups), seed=0)
+    lessons = make_training_data(dataset_of(digits["x"][:600], digits["y"][:600].astype(np.int64), groups), seed=0)
     assert len(lessons.validation) == 100
     assert not set(groups[lessons.train]) & set(groups[lessons.validation])
 
 
 def test_rare_classes_weigh_more_only_where_sizes_differ_much(some: Dataset) -> None:
-    assert teach(some, seed=0).class_weights is None
+    assert make_training_data(some, seed=0).class_weights is None
     assert some.labels is not None
     rare = np.flatnonzero((some.labels != 3) | (np.arange(600) % 6 == 0))
-    weights = teach(some.subset(rare), seed=0).class_weights
+    weights = make_training_data(some.subset(rare), seed=0).class_weights
     assert weights is not None
     assert weights.argmax() == 3
 
@@ -77,18 +81,18 @@ def test_rare_classes_weigh_more_only_where_sizes_differ_much(some: Dataset) -> 
 def test_a_model_without_a_batch_axis_is_refused() -> None:
     x = np.zeros((30, 4), np.float32)
     with pytest.raises(CandidateError, match="no batch of one"):
-        teach(Dataset({"x": x}, None, None, "fidelity", ""), seed=0)
+        make_training_data(Dataset({"x": x}, None, None, "fidelity", ""), seed=0)
 
 
 def test_lessons_come_back_from_a_folder(some: Dataset, tmp_path: Path) -> None:
-    lessons = teach(some, seed=0)
-    write_lessons(lessons, tmp_path)
-    back = read_lessons(tmp_path)
+    lessons = make_training_data(some, seed=0)
+    write_training_data(lessons, tmp_path)
+    back = read_training_data(tmp_path)
     assert isinstance(back.inputs[0], np.memmap)
     np.testing.assert_array_equal(back.inputs[0], lessons.inputs[0])
     np.testing.assert_array_equal(np.asarray(back.labels), np.asarray(lessons.labels))
     np.testing.assert_array_equal(back.validation, lessons.validation)
-    assert (back.form, back.task, back.fingerprint) == (lessons.form, lessons.task, lessons.fingerprint)
+    assert (back.format, back.task, back.fingerprint) == (lessons.format, lessons.task, lessons.fingerprint)
 
 
 @pytest.mark.parametrize(
@@ -108,15 +112,15 @@ def test_lessons_come_back_from_a_folder(some: Dataset, tmp_path: Path) -> None:
     ],
 )
 def test_the_form_is_found_from_the_shape(shape: tuple[int, ...], kind: str, axes: tuple[int, ...]) -> None:
-    form = find_form(np.zeros((4, *shape), np.float32))
+    form = detect_sample_format(np.zeros((4, *shape), np.float32))
     assert (form.kind, form.axes) == (kind, axes)
 
 
 def test_square_logarithms_of_power_are_a_spectrogram() -> None:
-    assert find_form(np.full((4, 1, 40, 40), -7.0, np.float32)).kind == "spectrogram"
+    assert detect_sample_format(np.full((4, 1, 40, 40), -7.0, np.float32)).kind == "spectrogram"
 
 
 def test_a_stated_kind_wins() -> None:
-    assert find_form(np.zeros((4, 1, 40, 49), np.float32), "image") == Form("image", (2, 3))
-    assert find_form(np.zeros((4, 98, 40), np.float32), "series") == Form("series", (1,))
-    assert find_form(np.zeros((4, 30), np.float32), "series") == Form("series", (1,))
+    assert detect_sample_format(np.zeros((4, 1, 40, 49), np.float32), "image") == SampleFormat("image", (2, 3))
+    assert detect_sample_format(np.zeros((4, 98, 40), np.float32), "series") == SampleFormat("series", (1,))
+    assert detect_sample_format(np.zeros((4, 30), np.float32), "series") == SampleFormat("series", (1,))

@@ -16,14 +16,14 @@ from onnx import numpy_helper
 from sklearn.datasets import load_digits
 
 from edgewright.compress.data.dataset import Dataset
-from edgewright.compress.train.config import CurvePoint, Training
-from edgewright.compress.train.data.training_data import Lessons, teach
-from edgewright.compress.train.engine.engine import Engine, open_engine
-from edgewright.compress.train.engine.job import Job, Outcome, perform
+from edgewright.compress.train.config import CurvePoint, TrainingConfig
+from edgewright.compress.train.data.training_data import TrainingData, make_training_data
+from edgewright.compress.train.engine.engine import TrainingEngine, open_engine
+from edgewright.compress.train.engine.job import JobResult, TrainingJob, run_training_job
 from edgewright.compress.train.engine.local import LocalEngine
 from edgewright.contract.errors import InputError
 
-SETTINGS = Training(epochs=3, batch=64, patience=0)
+SETTINGS = TrainingConfig(epochs=3, batch=64, early_stopping_patience=0)
 
 # Recipes that die in the second epoch of the first attempt, and in every attempt; one that leaves marks of batches.
 DEADLY = """
@@ -75,19 +75,19 @@ def small_network() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def digit_lessons() -> Lessons:
+def digit_lessons() -> TrainingData:
     data = load_digits()
     x = np.asarray(data.data[:, None] / 16, np.float32)
-    return teach(Dataset({"x": x}, data.target.astype(np.int64), None, "classification", ""), seed=0)
+    return make_training_data(Dataset({"x": x}, data.target.astype(np.int64), None, "classification", ""), seed=0)
 
 
-def a_job(key: str, *, seed: int = 1, epochs: int = 3, recipe: str | None = None) -> Job:
+def a_job(key: str, *, seed: int = 1, epochs: int = 3, recipe: str | None = None) -> TrainingJob:
     settings = msgspec.structs.replace(SETTINGS, epochs=epochs)
-    return Job(key, small_network(), settings, seed, recipe=recipe and f"deadly_recipes:{recipe}")
+    return TrainingJob(key, small_network(), settings, seed, recipe=recipe and f"deadly_recipes:{recipe}")
 
 
 @pytest.fixture(scope="module")
-def lessons() -> Lessons:
+def lessons() -> TrainingData:
     return digit_lessons()
 
 
@@ -103,7 +103,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module", params=["local", "ray"])
-def engine(request: pytest.FixtureRequest, folder: Path) -> Iterator[Engine]:
+def engine(request: pytest.FixtureRequest, folder: Path) -> Iterator[TrainingEngine]:
     if request.param == "ray":
         pytest.importorskip("ray", reason="Ray is not installed")
     with open_engine(request.param, 2, folder) as opened:
@@ -124,20 +124,22 @@ pytestmark = [
 ]
 
 
-def by_key(outcomes: Iterator[Outcome]) -> dict[str, Outcome]:
+def by_key(outcomes: Iterator[JobResult]) -> dict[str, JobResult]:
     return {outcome.key: outcome for outcome in outcomes}
 
 
-def test_every_engine_gives_the_bytes_that_the_job_gives_here(engine: Engine, lessons: Lessons) -> None:
+def test_every_engine_gives_the_bytes_that_the_job_gives_here(
+    engine: TrainingEngine, lessons: TrainingData
+) -> None:
     jobs = [a_job(f"seed {seed}", seed=seed) for seed in range(3)]
     done = by_key(engine.run(jobs, lessons))
     assert {key: outcome.error for key, outcome in done.items()} == dict.fromkeys(("seed 0", "seed 1", "seed 2"))
     for job in jobs:
-        assert done[job.key].model == perform(job, lessons).model
+        assert done[job.key].model == run_training_job(job, lessons).model
         assert len(done[job.key].curve) == 4
 
 
-def test_a_failing_job_is_an_outcome_and_the_others_go_on(engine: Engine, lessons: Lessons) -> None:
+def test_a_failing_job_is_an_outcome_and_the_others_go_on(engine: TrainingEngine, lessons: TrainingData) -> None:
     odd = msgspec.structs.replace(a_job("odd"), model=b"no graph")
     done = by_key(engine.run([odd, a_job("even")], lessons))
     assert done["odd"].model is None
@@ -145,10 +147,10 @@ def test_a_failing_job_is_an_outcome_and_the_others_go_on(engine: Engine, lesson
     assert done["even"].model
 
 
-def test_jobs_may_be_made_from_earlier_outcomes(engine: Engine, lessons: Lessons) -> None:
-    seen: list[Outcome] = []
+def test_jobs_may_be_made_from_earlier_outcomes(engine: TrainingEngine, lessons: TrainingData) -> None:
+    seen: list[JobResult] = []
 
-    def jobs() -> Iterator[Job]:
+    def jobs() -> Iterator[TrainingJob]:
         for number in range(4):
             yield a_job(f"{number} after {len(seen)}", epochs=1)
 
@@ -157,10 +159,12 @@ def test_jobs_may_be_made_from_earlier_outcomes(engine: Engine, lessons: Lessons
     assert {outcome.key for outcome in seen} == {"0 after 0", "1 after 0", "2 after 1", "3 after 2"}
 
 
-def test_progress_of_every_running_job_is_told_every_second(engine: Engine, lessons: Lessons, marks: Path) -> None:
+def test_progress_of_every_running_job_is_told_every_second(
+    engine: TrainingEngine, lessons: TrainingData, marks: Path
+) -> None:
     told: list[tuple[float, str, float, CurvePoint | None]] = []
     jobs = [a_job(key, epochs=8, recipe="slow") for key in "ab"]
-    for _ in engine.run(jobs, lessons, tell=lambda *news: told.append((time.monotonic(), *news))):
+    for _ in engine.run(jobs, lessons, report_progress=lambda *news: told.append((time.monotonic(), *news))):
         pass
     for key in "ab":
         mine = [news for news in told if news[1] == key]
@@ -171,23 +175,27 @@ def test_progress_of_every_running_job_is_told_every_second(engine: Engine, less
         assert mine[-1][3] is not None
 
 
-def test_a_worker_that_dies_once_is_made_good_for(engine: Engine, lessons: Lessons, marks: Path) -> None:
+def test_a_worker_that_dies_once_is_made_good_for(
+    engine: TrainingEngine, lessons: TrainingData, marks: Path
+) -> None:
     job = a_job("dies once", recipe="once")
     outcome = by_key(engine.run([job], lessons))["dies once"]
     assert (marks / "died").exists()
     assert outcome.error is None
     assert "its worker process" in outcome.note
-    assert outcome.model == perform(job, lessons).model  # who finds the mark does not die
+    assert outcome.model == run_training_job(job, lessons).model  # who finds the mark does not die
 
 
-def test_a_worker_that_dies_twice_fails_its_job_only(engine: Engine, lessons: Lessons) -> None:
+def test_a_worker_that_dies_twice_fails_its_job_only(engine: TrainingEngine, lessons: TrainingData) -> None:
     done = by_key(engine.run([a_job("dies", recipe="always"), a_job("lives")], lessons))
     assert done["dies"].model is None
     assert "twice" in (done["dies"].error or "")
     assert done["lives"].model
 
 
-def test_a_deadline_ends_training_at_the_best_state_so_far(engine: Engine, lessons: Lessons, marks: Path) -> None:
+def test_a_deadline_ends_training_at_the_best_state_so_far(
+    engine: TrainingEngine, lessons: TrainingData, marks: Path
+) -> None:
     by_key(engine.run([a_job("warm"), a_job("up", seed=2)], lessons))  # PyTorch is loaded
     began = time.monotonic()
     jobs = [a_job(f"long {i}", epochs=500, recipe="slow") for i in range(3)]
@@ -218,7 +226,7 @@ def wait_for_batches(folder: Path, count: int) -> list[int]:
 
 
 def test_an_interrupted_run_leaves_no_worker_and_goes_on_in_the_middle(
-    lessons: Lessons, marks: Path, tmp_path: Path
+    lessons: TrainingData, marks: Path, tmp_path: Path
 ) -> None:
     job = a_job("interrupted", epochs=10, recipe="slow")
 
@@ -229,7 +237,7 @@ def test_an_interrupted_run_leaves_no_worker_and_goes_on_in_the_middle(
 
     with LocalEngine(1, tmp_path) as engine:
         with pytest.raises(KeyboardInterrupt):
-            list(engine.run([job], lessons, tell=interrupt))
+            list(engine.run([job], lessons, report_progress=interrupt))
         pids = set(wait_for_batches(marks, 1))
         assert not any(is_alive(pid) for pid in pids)
         assert list((tmp_path / "checkpoints").iterdir())
@@ -238,10 +246,10 @@ def test_an_interrupted_run_leaves_no_worker_and_goes_on_in_the_middle(
     assert outcome.error is None
     assert len(outcome.curve) == 11
     assert len((marks / "batches").read_text().split()) < 10 * 26 - 60
-    assert outcome.model == perform(job, lessons).model
+    assert outcome.model == run_training_job(job, lessons).model
 
 
-def test_a_checkpoint_goes_when_its_outcome_was_taken(lessons: Lessons, marks: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_goes_when_its_outcome_was_taken(lessons: TrainingData, marks: Path, tmp_path: Path) -> None:
     with LocalEngine(1, tmp_path) as engine:
         run = engine.run([a_job("slow", epochs=6, recipe="slow")], lessons)
         assert next(run).model
@@ -285,13 +293,13 @@ def test_workers_end_with_their_parent(marks: Path, tmp_path: Path, end: signal.
         parent.wait()
 
 
-def test_old_material_in_the_folder_is_not_mixed_in(lessons: Lessons, tmp_path: Path) -> None:
+def test_old_material_in_the_folder_is_not_mixed_in(lessons: TrainingData, tmp_path: Path) -> None:
     stale = tmp_path / "material" / "0"
     stale.mkdir(parents=True)
     np.save(stale / "class_weights.npy", np.full(10, np.nan, np.float32))
     with LocalEngine(1, tmp_path) as engine:
         outcome = next(iter(engine.run([a_job("clean")], lessons)))
-    assert outcome.model == perform(a_job("clean"), lessons).model
+    assert outcome.model == run_training_job(a_job("clean"), lessons).model
 
 
 @pytest.mark.parametrize("name", ["dask", "rays", ""])

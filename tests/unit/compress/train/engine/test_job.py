@@ -13,17 +13,23 @@ from onnx import numpy_helper
 from sklearn.datasets import load_digits
 
 from edgewright.compress.data.dataset import Dataset
-from edgewright.compress.model.graph import Graph, clean, session_bytes
-from edgewright.compress.quantize.activation_ranges import observe
-from edgewright.compress.quantize.sparsity import Sparsify, sparsify
+from edgewright.compress.model.graph import Graph, clean_model, session_bytes
+from edgewright.compress.quantize.activation_ranges import collect_statistics
+from edgewright.compress.quantize.sparsity import MagnitudePruning, prune_by_magnitude
 from edgewright.compress.quantize.static_int8 import StaticInt8, tensors_to_observe
-from edgewright.compress.train.config import CurvePoint, Training
-from edgewright.compress.train.data.training_data import Lessons, teach
-from edgewright.compress.train.engine.job import Hold, Job, Outcome, checkpoint_name, perform
-from edgewright.compress.train.qat.initial_graph import quantized_start
+from edgewright.compress.train.config import CurvePoint, TrainingConfig
+from edgewright.compress.train.data.training_data import TrainingData, make_training_data
+from edgewright.compress.train.engine.job import (
+    JobResult,
+    KeepZeros,
+    TrainingJob,
+    checkpoint_name,
+    run_training_job,
+)
+from edgewright.compress.train.qat.initial_graph import make_qat_graph
 
 RANDOM = np.random.default_rng(2)
-SETTINGS = Training(epochs=3, batch=64, patience=0)
+SETTINGS = TrainingConfig(epochs=3, batch=64, early_stopping_patience=0)
 
 
 def small_network() -> onnx.ModelProto:
@@ -48,16 +54,16 @@ def digit_images() -> NDArray[np.float32]:
 
 
 @pytest.fixture(scope="module")
-def lessons() -> Lessons:
+def lessons() -> TrainingData:
     dataset = Dataset(
         {"x": digit_images()[:, None]}, load_digits().target.astype(np.int64), None, "classification", ""
     )
-    return teach(dataset, seed=0)
+    return make_training_data(dataset, seed=0)
 
 
 @pytest.fixture(scope="module")
-def job() -> Job:
-    return Job("small", small_network().SerializeToString(), SETTINGS, seed=1)
+def job() -> TrainingJob:
+    return TrainingJob("small", small_network().SerializeToString(), SETTINGS, seed=1)
 
 
 @pytest.fixture(autouse=True)
@@ -67,16 +73,18 @@ def _torch_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def outcome(job: Job, lessons: Lessons) -> Outcome:
-    return perform(job, lessons)
+def outcome(job: TrainingJob, lessons: TrainingData) -> JobResult:
+    return run_training_job(job, lessons)
 
 
-def loaded(outcome: Outcome) -> onnx.ModelProto:
+def loaded(outcome: JobResult) -> onnx.ModelProto:
     assert outcome.model is not None, outcome.error
     return onnx.load_from_string(outcome.model)
 
 
-def test_the_trained_graph_is_better_than_its_start(outcome: Outcome, job: Job, lessons: Lessons) -> None:
+def test_the_trained_graph_is_better_than_its_start(
+    outcome: JobResult, job: TrainingJob, lessons: TrainingData
+) -> None:
     rows = lessons.validation
     answers = session_bytes(loaded(outcome)).run(None, {"x": digit_images()[rows]})[0]
     assert lessons.labels is not None
@@ -86,31 +94,33 @@ def test_the_trained_graph_is_better_than_its_start(outcome: Outcome, job: Job, 
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
-    outcome: Outcome, job: Job, lessons: Lessons
+    outcome: JobResult, job: TrainingJob, lessons: TrainingData
 ) -> None:
-    assert perform(job, lessons).model == outcome.model
-    assert perform(msgspec.structs.replace(job, seed=2), lessons).model != outcome.model
+    assert run_training_job(job, lessons).model == outcome.model
+    assert run_training_job(msgspec.structs.replace(job, seed=2), lessons).model != outcome.model
 
 
-def test_progress_is_told(job: Job, lessons: Lessons) -> None:
+def test_progress_is_told(job: TrainingJob, lessons: TrainingData) -> None:
     told: list[tuple[float, CurvePoint | None]] = []
-    perform(job, lessons, tell=lambda share, point: told.append((share, point)))
+    run_training_job(job, lessons, report_progress=lambda share, point: told.append((share, point)))
     assert told
     assert all(0 <= share <= 1 for share, _ in told)
 
 
-def test_a_graph_that_cannot_be_trained_is_an_outcome_that_names_the_operator(job: Job, lessons: Lessons) -> None:
+def test_a_graph_that_cannot_be_trained_is_an_outcome_that_names_the_operator(
+    job: TrainingJob, lessons: TrainingData
+) -> None:
     model = onnx.parser.parse_model("""
         <ir_version: 8, opset_import: ["" : 17]>
         odd (float[n,1,8,8] x) => (float[n,1,8,8] y) { y = Det2(x) }""")
-    failed = perform(msgspec.structs.replace(job, model=model.SerializeToString()), lessons)
+    failed = run_training_job(msgspec.structs.replace(job, model=model.SerializeToString()), lessons)
     assert failed.model is None
     assert failed.error is not None
     assert "Det2" in failed.error
 
 
 def test_a_recipe_that_raises_is_an_outcome_that_names_it(
-    job: Job, lessons: Lessons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: TrainingJob, lessons: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "their_training.py").write_text(
         "def broken(): raise OSError('no such disk')\n"
@@ -119,7 +129,7 @@ def test_a_recipe_that_raises_is_an_outcome_that_names_it(
     )
     monkeypatch.chdir(tmp_path)
     said = {
-        name: perform(msgspec.structs.replace(job, recipe=f"their_training:{name}"), lessons).error
+        name: run_training_job(msgspec.structs.replace(job, recipe=f"their_training:{name}"), lessons).error
         for name in ("broken", "late", "gone")
     }
     assert said["broken"] == "training recipe their_training:broken raised OSError: no such disk"
@@ -127,30 +137,36 @@ def test_a_recipe_that_raises_is_an_outcome_that_names_it(
     assert said["gone"] == "SystemExit: enough"
 
 
-def test_zeros_that_are_held_stay_zero(job: Job, lessons: Lessons) -> None:
-    sparse = sparsify(small_network(), Sparsify(pattern=(2, 4)))
+def test_zeros_that_are_held_stay_zero(job: TrainingJob, lessons: TrainingData) -> None:
+    sparse = prune_by_magnitude(small_network(), MagnitudePruning(pattern=(2, 4)))
     start = Graph(sparse).constants["matrix"] == 0
     assert start.mean() >= 0.5
-    done = perform(msgspec.structs.replace(job, model=sparse.SerializeToString(), hold=Hold()), lessons)
+    done = run_training_job(
+        msgspec.structs.replace(job, model=sparse.SerializeToString(), keep_zeros=KeepZeros()), lessons
+    )
     trained = Graph(loaded(done)).constants["matrix"]
     assert not trained[start].any()
     assert trained[~start].all()
-    free = perform(msgspec.structs.replace(job, model=sparse.SerializeToString()), lessons)
+    free = run_training_job(msgspec.structs.replace(job, model=sparse.SerializeToString()), lessons)
     assert Graph(loaded(free)).constants["matrix"][start].any()
 
 
-def test_a_quantised_start_gives_an_integer_graph(outcome: Outcome, job: Job, lessons: Lessons) -> None:
-    model = clean(loaded(outcome))
-    seen = observe(model, tensors_to_observe(Graph(model)), [{"x": digit_images()[lessons.train[:200]]}], seed=0)
-    start = quantized_start(model, StaticInt8(peak=3), seen)
-    gentle = msgspec.structs.replace(SETTINGS, rate=3e-4)
-    done = perform(msgspec.structs.replace(job, model=start.SerializeToString(), settings=gentle), lessons)
+def test_a_quantised_start_gives_an_integer_graph(
+    outcome: JobResult, job: TrainingJob, lessons: TrainingData
+) -> None:
+    model = clean_model(loaded(outcome))
+    seen = collect_statistics(
+        model, tensors_to_observe(Graph(model)), [{"x": digit_images()[lessons.train[:200]]}], seed=0
+    )
+    start = make_qat_graph(model, StaticInt8(max_integer=3), seen)
+    gentle = msgspec.structs.replace(SETTINGS, learning_rate=3e-4)
+    done = run_training_job(msgspec.structs.replace(job, model=start.SerializeToString(), settings=gentle), lessons)
     constants = Graph(loaded(done)).constants
     assert any(value.dtype == np.int8 and value.size > 100 for value in constants.values())
     assert done.curve[-1].validation_metric > 0.8
 
 
-def test_a_checkpoint_is_of_one_job_with_one_material(job: Job, lessons: Lessons) -> None:
+def test_a_checkpoint_is_of_one_job_with_one_material(job: TrainingJob, lessons: TrainingData) -> None:
     name = checkpoint_name(job, lessons, None)
     assert name == checkpoint_name(job, lessons, None)
     assert name != checkpoint_name(msgspec.structs.replace(job, seed=2), lessons, None)

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from edgewright.compress.model.graph import session_bytes
 from edgewright.compress.train.export.module_factory import load_module
-from edgewright.compress.train.export.pytorch import export
-from edgewright.compress.train.torch_graph.onnx_module import Network
+from edgewright.compress.train.export.pytorch import export_torch_module
+from edgewright.compress.train.torch_graph.onnx_module import TrainableGraph
 from edgewright.contract.errors import InputError, ModelError
 
 
@@ -114,14 +114,14 @@ def test_the_graph_answers_any_batch_as_the_module_and_computes_no_shapes(kind: 
     factory, shape = MODULES[kind]
     torch.manual_seed(1)
     module, x = factory().eval(), samples(*shape)
-    graph = export(module, [x[:1]])
+    graph = export_torch_module(module, [x[:1]])
     with torch.no_grad():
         wanted = module(torch.from_numpy(x)).numpy()
     name = graph.graph.input[0].name
     np.testing.assert_allclose(session_bytes(graph).run(None, {name: x})[0], wanted, rtol=1e-3, atol=1e-5)
     operators = {node.op_type for node in graph.graph.node}
     assert not operators & {"Shape", "Expand", "ConstantOfShape"}
-    trained = Network(graph).eval()
+    trained = TrainableGraph(graph).eval()
     with torch.no_grad():
         np.testing.assert_allclose(trained(torch.from_numpy(x))[0].numpy(), wanted, rtol=1e-3, atol=1e-5)
     assert not graph.metadata_props
@@ -129,13 +129,13 @@ def test_the_graph_answers_any_batch_as_the_module_and_computes_no_shapes(kind: 
 
 
 def test_batch_normalisation_is_still_there_to_be_trained() -> None:
-    operators = [node.op_type for node in export(convolutions(), [samples(3, 8)]).graph.node]
+    operators = [node.op_type for node in export_torch_module(convolutions(), [samples(3, 8)]).graph.node]
     assert operators.count("BatchNormalization") == 2
     assert "Conv" in operators
 
 
 def test_inputs_are_named_as_arguments_and_outputs_as_keys(tmp_path: Path) -> None:
-    graph = export(Two(), {"motion": samples(4), "sound": samples(3)}, tmp_path / "two.onnx")
+    graph = export_torch_module(Two(), {"motion": samples(4), "sound": samples(3)}, tmp_path / "two.onnx")
     assert [value.name for value in graph.graph.input] == ["sound", "motion"]
     assert [value.name for value in graph.graph.output] == ["logits", "scores"]
     assert onnx.load(tmp_path / "two.onnx").graph.input[0].name == "sound"
@@ -144,25 +144,25 @@ def test_inputs_are_named_as_arguments_and_outputs_as_keys(tmp_path: Path) -> No
 def test_a_module_that_fixes_its_batch_becomes_a_graph_of_some_batch() -> None:
     x = samples(2, 3)
     module = OneAtATime()
-    graph = export(module, [x])
+    graph = export_torch_module(module, [x])
     wanted = module(torch.from_numpy(x[:1])).detach().numpy()
     np.testing.assert_allclose(session_bytes(graph).run(None, {"x": x[:1]})[0], wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_control_flow_on_values_is_named_with_its_line() -> None:
     with pytest.raises(ModelError, match=r"test_module_factory\.py, line \d+: if x\.sum\(\) > 0") as caught:
-        export(Branch(), [samples(3)])
+        export_torch_module(Branch(), [samples(3)])
     assert "give the ONNX file" in caught.value.remedy
 
 
 def test_an_operation_without_onnx_form_is_named() -> None:
     with pytest.raises(ModelError, match="bessel_j0"):
-        export(Bessel(), [samples(3)])
+        export_torch_module(Bessel(), [samples(3)])
 
 
 def test_data_of_another_shape_is_refused_with_both_named() -> None:
     with pytest.raises(InputError, match=r"\[6, 5\] float32"):
-        export(nn.Linear(3, 2), [samples(5)])
+        export_torch_module(nn.Linear(3, 2), [samples(5)])
 
 
 FACTORIES = """

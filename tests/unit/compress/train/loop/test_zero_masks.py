@@ -8,20 +8,20 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch.nn import functional
 
-from edgewright.compress.model.graph import Graph, clean, session_bytes
+from edgewright.compress.model.graph import Graph, clean_model, session_bytes
 from edgewright.compress.model.layers import layer_weights
-from edgewright.compress.quantize.sparsity import Sparsify, compressed_size, sparsify
-from edgewright.compress.train.loop.zero_masks import gradual_fractions, hold, zero_masks
+from edgewright.compress.quantize.sparsity import MagnitudePruning, compressed_size, prune_by_magnitude
+from edgewright.compress.train.loop.zero_masks import gradual_fractions, make_zero_holder, zero_masks
 from edgewright.compress.train.nas.architecture import Architecture
-from edgewright.compress.train.nas.graph_builder import draft
-from edgewright.compress.train.torch_graph.onnx_module import Network
+from edgewright.compress.train.nas.graph_builder import build_network
+from edgewright.compress.train.torch_graph.onnx_module import TrainableGraph
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.model.signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import ModelSignature, TensorSpec
 
 torch.set_num_threads(1)
 
 Rows = tuple[NDArray[np.float32], NDArray[np.int64]]
-CONTRACT = InputContract(
+CONTRACT = ModelSignature(
     (TensorSpec("image", "float32", ("n", 1, 8, 8)),), (TensorSpec("scores", "float32", ("n", 10)),)
 )
 
@@ -34,8 +34,8 @@ def rows() -> tuple[Rows, Rows]:
     return (images[:1200], y[:1200].astype(np.int64)), (images[1200:], y[1200:].astype(np.int64))
 
 
-def train(network: Network, rows: Rows, epochs: int, *, keep_zeros: bool = False, seed: int = 0) -> None:
-    again = hold(network, zero_masks(network)) if keep_zeros else None
+def train(network: TrainableGraph, rows: Rows, epochs: int, *, keep_zeros: bool = False, seed: int = 0) -> None:
+    again = make_zero_holder(network, zero_masks(network)) if keep_zeros else None
     optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
     random = np.random.default_rng(seed)
     network.train()
@@ -61,9 +61,9 @@ def accuracy(model: onnx.ModelProto, rows: Rows) -> float:
 def dense(rows: tuple[Rows, Rows]) -> onnx.ModelProto:
     """A small network, trained."""
     torch.manual_seed(0)
-    network = Network(draft(Architecture("plain", width=16, stages=2, depth=1), CONTRACT, seed=0))
+    network = TrainableGraph(build_network(Architecture("plain", width=16, stages=2, depth=1), CONTRACT, seed=0))
     train(network, rows[0], 8)
-    return clean(network.to_onnx())
+    return clean_model(network.to_onnx())
 
 
 def zeros_of(model: onnx.ModelProto) -> dict[str, NDArray[np.bool_]]:
@@ -82,12 +82,12 @@ def is_two_of_four(model: onnx.ModelProto) -> bool:
     return True
 
 
-@pytest.mark.parametrize("step", [Sparsify(fraction=0.7), Sparsify(pattern=(2, 4))])
+@pytest.mark.parametrize("step", [MagnitudePruning(fraction=0.7), MagnitudePruning(pattern=(2, 4))])
 def test_zeros_are_still_zero_after_training(
-    dense: onnx.ModelProto, rows: tuple[Rows, Rows], step: Sparsify
+    dense: onnx.ModelProto, rows: tuple[Rows, Rows], step: MagnitudePruning
 ) -> None:
-    start = sparsify(dense, step)
-    network = Network(start)
+    start = prune_by_magnitude(dense, step)
+    network = TrainableGraph(start)
     train(network, rows[0], 2, keep_zeros=True)
     trained = network.to_onnx()
     before, after = zeros_of(start), zeros_of(trained)
@@ -100,7 +100,7 @@ def test_zeros_are_still_zero_after_training(
 
 
 def test_without_holding_the_zeros_are_lost(dense: onnx.ModelProto, rows: tuple[Rows, Rows]) -> None:
-    network = Network(sparsify(dense, Sparsify(pattern=(2, 4))))
+    network = TrainableGraph(prune_by_magnitude(dense, MagnitudePruning(pattern=(2, 4))))
     train(network, rows[0], 1)
     assert not is_two_of_four(network.to_onnx())
 
@@ -109,8 +109,8 @@ def test_without_holding_the_zeros_are_lost(dense: onnx.ModelProto, rows: tuple[
 def test_training_wins_back_what_two_of_four_lost(
     dense: onnx.ModelProto, rows: tuple[Rows, Rows], seed: int
 ) -> None:
-    start = sparsify(dense, Sparsify(pattern=(2, 4)))
-    network = Network(start)
+    start = prune_by_magnitude(dense, MagnitudePruning(pattern=(2, 4)))
+    network = TrainableGraph(start)
     train(network, rows[0], 4, keep_zeros=True, seed=seed)
     whole, lost, won = (accuracy(model, rows[1]) for model in (dense, start, network.to_onnx()))
     assert lost < whole - 0.02
@@ -118,17 +118,17 @@ def test_training_wins_back_what_two_of_four_lost(
 
 
 def test_only_named_layers_are_held(dense: onnx.ModelProto) -> None:
-    start = sparsify(dense, Sparsify(fraction=0.5))
-    network = Network(start)
+    start = prune_by_magnitude(dense, MagnitudePruning(fraction=0.5))
+    network = TrainableGraph(start)
     names = list(network.weights())
     assert len(zero_masks(network)) > 1
     assert len(zero_masks(network, names[1:2])) == 1
     with pytest.raises(CandidateError, match="no zeros"):
-        zero_masks(Network(dense), names[:1])
+        zero_masks(TrainableGraph(dense), names[:1])
 
 
 def test_dense_weights_have_no_masks(dense: onnx.ModelProto) -> None:
-    assert zero_masks(Network(dense)) == {}
+    assert zero_masks(TrainableGraph(dense)) == {}
 
 
 def test_a_gradual_schedule_rises_to_its_end() -> None:

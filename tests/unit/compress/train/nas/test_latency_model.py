@@ -9,45 +9,47 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from edgewright.compress.model.graph import Graph, clean
-from edgewright.compress.quantize.activation_ranges import observe
+from edgewright.compress.model.graph import Graph, clean_model
+from edgewright.compress.quantize.activation_ranges import collect_statistics
 from edgewright.compress.quantize.static_int8 import StaticInt8, quantize_static, tensors_to_observe
 from edgewright.compress.train.nas.architecture import Architecture
-from edgewright.compress.train.nas.families import work
-from edgewright.compress.train.nas.graph_builder import draft
-from edgewright.compress.train.nas.latency_model import Features, LatencyModel, features
-from edgewright.contract.model.signature import InputContract, TensorSpec
-from edgewright.profiling.latency import Latency, Subject, measure_latency
+from edgewright.compress.train.nas.families import multiply_accumulate_count
+from edgewright.compress.train.nas.graph_builder import build_network
+from edgewright.compress.train.nas.latency_model import LatencyModel, NetworkFeatures, network_features
+from edgewright.contract.model.signature import ModelSignature, TensorSpec
+from edgewright.profiling.latency import LatencyResult, Workload, measure_latency
 from edgewright.profiling.target import open_target
 from edgewright.runtime.options import RuntimeOptions
 
-IMAGES = InputContract((TensorSpec("x", "float32", ("n", 1, 28, 28)),), (TensorSpec("y", "float32", ("n", 10)),))
-SERIES = InputContract((TensorSpec("x", "float32", ("n", 60, 6)),), (TensorSpec("y", "float32", ("n", 4)),))
+IMAGES = ModelSignature((TensorSpec("x", "float32", ("n", 1, 28, 28)),), (TensorSpec("y", "float32", ("n", 10)),))
+SERIES = ModelSignature((TensorSpec("x", "float32", ("n", 60, 6)),), (TensorSpec("y", "float32", ("n", 4)),))
 
 
 def integer_form(model: onnx.ModelProto, x: NDArray[np.float32]) -> onnx.ModelProto:
-    cleaned = clean(model)
-    return quantize_static(cleaned, StaticInt8(), observe(cleaned, tensors_to_observe(Graph(cleaned)), [{"x": x}]))
+    cleaned = clean_model(model)
+    return quantize_static(
+        cleaned, StaticInt8(), collect_statistics(cleaned, tensors_to_observe(Graph(cleaned)), [{"x": x}])
+    )
 
 
-def imagined(random: np.random.Generator) -> Features:
+def imagined(random: np.random.Generator) -> NetworkFeatures:
     whole = [float(value) for value in random.integers(0, 20, 5)]
     work = [float(value) for value in random.exponential(1.0, 6)]
-    return Features(1.0, *whole, *work)
+    return NetworkFeatures(1.0, *whole, *work)
 
 
 LAW = np.array([0.05, 0.02, 0.03, 0.01, 0.01, 0.004, 0.05, 0.5, 3.0, 0.7, 1.0, 0.01])
 
 
-def law(network: Features, prices: NDArray[np.float64] = LAW) -> float:
-    return float(network.row @ prices)
+def law(network: NetworkFeatures, prices: NDArray[np.float64] = LAW) -> float:
+    return float(network.to_array @ prices)
 
 
 def test_a_law_without_noise_is_found_exactly() -> None:
     random = np.random.default_rng(1)
     seen = [imagined(random) for _ in range(30)]
     model = LatencyModel.fit(seen, [law(each) for each in seen])
-    np.testing.assert_allclose(model.prices, LAW, rtol=0.02)
+    np.testing.assert_allclose(model.coefficients, LAW, rtol=0.02)
     for each in (imagined(random) for _ in range(20)):
         assert model.predict(each)[0] == pytest.approx(law(each), rel=0.01)
 
@@ -56,14 +58,14 @@ def test_prices_are_never_negative() -> None:
     random = np.random.default_rng(2)
     seen = [imagined(random) for _ in range(6)]
     model = LatencyModel.fit(seen, random.uniform(0.1, 10, 6).tolist())
-    assert (model.prices >= 0).all()
-    assert model.error > 0.1
+    assert (model.coefficients >= 0).all()
+    assert model.relative_error > 0.1
 
 
 def test_the_stated_error_is_the_error_on_new_networks() -> None:
     random = np.random.default_rng(3)
 
-    def noisy(network: Features) -> float:
+    def noisy(network: NetworkFeatures) -> float:
         return law(network) * float(random.lognormal(0, 0.1))
 
     seen = [imagined(random) for _ in range(25)]
@@ -75,7 +77,9 @@ def test_the_stated_error_is_the_error_on_new_networks() -> None:
 
 
 def test_few_measurements_scale_typical_prices() -> None:
-    small, large = (features(draft(Architecture("plain", width=width), IMAGES)) for width in (8, 32))
+    small, large = (
+        network_features(build_network(Architecture("plain", width=width), IMAGES)) for width in (8, 32)
+    )
     model = LatencyModel.fit([small], [0.2])
     ratio, error = model.predict(small)
     assert ratio == pytest.approx(0.2)
@@ -88,31 +92,35 @@ def test_few_measurements_scale_typical_prices() -> None:
 
 def test_what_is_unlike_all_measured_networks_is_less_certain() -> None:
     random = np.random.default_rng(4)
-    seen = [msgspec.structs.replace(imagined(random), steps=0.0, recurrent_work=0.0) for _ in range(12)]
+    seen = [msgspec.structs.replace(imagined(random), steps=0.0, recurrent_macs=0.0) for _ in range(12)]
     model = LatencyModel.fit(seen, [law(each) * float(random.lognormal(0, 0.05)) for each in seen])
-    recurrent = Features(steps=100.0, recurrent_work=20.0)
+    recurrent = NetworkFeatures(steps=100.0, recurrent_macs=20.0)
     assert model.predict(recurrent)[1] > 2 * model.predict(seen[0])[1]
 
 
-@pytest.mark.parametrize(("seen", "ratios"), [([], []), ([Features()], [0.0]), ([Features()], [1.0, 2.0])])
-def test_impossible_measurements_are_refused(seen: list[Features], ratios: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("seen", "ratios"), [([], []), ([NetworkFeatures()], [0.0]), ([NetworkFeatures()], [1.0, 2.0])]
+)
+def test_impossible_measurements_are_refused(seen: list[NetworkFeatures], ratios: list[float]) -> None:
     with pytest.raises(ValueError, match=r"latencies|neither"):
         LatencyModel.fit(seen, ratios)
 
 
 @pytest.mark.parametrize("family", ["plain", "residual", "separable"])
 def test_float_and_integer_form_consist_of_the_same(family: str) -> None:
-    drawn = draft(msgspec.convert({"family": family, "width": 8, "stages": 2}, Architecture), IMAGES)
+    drawn = build_network(msgspec.convert({"family": family, "width": 8, "stages": 2}, Architecture), IMAGES)
     x = np.random.default_rng(0).standard_normal((4, 1, 28, 28)).astype(np.float32)
-    one, cleaned, integer = (features(each) for each in (drawn, clean(drawn), integer_form(drawn, x)))
+    one, cleaned, integer = (network_features(each) for each in (drawn, clean_model(drawn), integer_form(drawn, x)))
     assert one == cleaned == integer
-    assert one.dense_work + one.depthwise_work + one.product_work == pytest.approx(work(drawn) / 1e6)
+    assert one.dense_macs + one.depthwise_macs + one.product_macs == pytest.approx(
+        multiply_accumulate_count(drawn) / 1e6
+    )
 
 
 def test_recurrent_steps_are_counted() -> None:
-    found = features(draft(Architecture("gru", width=16), SERIES))
+    found = network_features(build_network(Architecture("gru", width=16), SERIES))
     assert found.steps == 60
-    assert found.recurrent_work == pytest.approx(60 * 3 * 16 * (6 + 16) / 1e6)
+    assert found.recurrent_macs == pytest.approx(60 * 3 * 16 * (6 + 16) / 1e6)
 
 
 @pytest.mark.slow
@@ -128,12 +136,12 @@ def test_real_networks_are_ranked_as_measured(tmp_path: Path) -> None:
     subjects, seen = [], []
     for i, architecture in enumerate(chosen):
         path = tmp_path / f"{i}.onnx"
-        model = integer_form(draft(architecture, IMAGES), x)
+        model = integer_form(build_network(architecture, IMAGES), x)
         onnx.save(model, path)
-        subjects.append(Subject(str(i), path, RuntimeOptions(), {"x": x[:1]}))
-        seen.append(features(model))
+        subjects.append(Workload(str(i), path, RuntimeOptions(), {"x": x[:1]}))
+        seen.append(network_features(model))
     measured = measure_latency(open_target("local"), subjects, seconds=6)
-    latencies = [each.p50.value for each in measured if isinstance(each, Latency)]
+    latencies = [each.p50.value for each in measured if isinstance(each, LatencyResult)]
     assert len(latencies) == len(chosen)
     predicted = [
         LatencyModel.fit(

@@ -11,25 +11,25 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from edgewright.compress.model.graph import Graph, clean, session_bytes
-from edgewright.compress.train.export.pytorch import export
+from edgewright.compress.model.graph import Graph, clean_model, session_bytes
+from edgewright.compress.train.export.pytorch import export_torch_module
 from edgewright.compress.train.nas.architecture import Architecture
-from edgewright.compress.train.nas.graph_builder import draft
+from edgewright.compress.train.nas.graph_builder import build_network
 from edgewright.compress.train.prune.attention_heads import find_attention, remove_heads
-from edgewright.compress.train.prune.importance import Batch, Criterion
-from edgewright.compress.train.prune.pruner import Prune, Width, prunable, prune
-from edgewright.compress.train.torch_graph.onnx_module import Network
-from edgewright.compress.train.torch_graph.prepare import prepared
+from edgewright.compress.train.prune.importance import LabelledBatch, PruningCriterion
+from edgewright.compress.train.prune.pruner import PrunableWidth, StructuredPruning, prunable_widths, prune_network
+from edgewright.compress.train.torch_graph.onnx_module import TrainableGraph
+from edgewright.compress.train.torch_graph.prepare import prepare_graph
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.model.signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import ModelSignature, TensorSpec
 
 torch.set_num_threads(1)
 
 MODELS = Path(__file__).parents[6] / "shared" / "models"
-IMAGE = InputContract((TensorSpec("x", "float32", ("n", 3, 16, 16)),), (TensorSpec("y", "float32", ("n", 10)),))
-SERIES = InputContract((TensorSpec("x", "float32", ("n", 40, 6)),), (TensorSpec("y", "float32", ("n", 5)),))
-TABLE = InputContract((TensorSpec("x", "float32", ("n", 20)),), (TensorSpec("y", "float32", ("n", 4)),))
-CODED = InputContract((TensorSpec("x", "float32", ("n", 64)),), (TensorSpec("y", "float32", ("n", 64)),))
+IMAGE = ModelSignature((TensorSpec("x", "float32", ("n", 3, 16, 16)),), (TensorSpec("y", "float32", ("n", 10)),))
+SERIES = ModelSignature((TensorSpec("x", "float32", ("n", 40, 6)),), (TensorSpec("y", "float32", ("n", 5)),))
+TABLE = ModelSignature((TensorSpec("x", "float32", ("n", 20)),), (TensorSpec("y", "float32", ("n", 4)),))
+CODED = ModelSignature((TensorSpec("x", "float32", ("n", 64)),), (TensorSpec("y", "float32", ("n", 64)),))
 
 
 def noise(model: onnx.ModelProto, count: int = 3) -> dict[str, NDArray[Any]]:
@@ -58,7 +58,7 @@ def assert_sound(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
     feed = noise(before)
     given = answers(after, feed)
     assert given.shape == answers(before, feed).shape
-    network = Network(after).eval()
+    network = TrainableGraph(after).eval()
     with torch.no_grad():
         (simulated, *_) = network(*(torch.from_numpy(array) for array in feed.values()))
     np.testing.assert_allclose(simulated.numpy(), given, rtol=1e-4, atol=1e-4 * np.abs(given).max())
@@ -190,13 +190,13 @@ COUPLINGS: dict[str, tuple[str, dict[str, Any], list[int], list[int]]] = {
 def test_couplings_are_followed_or_left_alone(built: Callable[..., onnx.ModelProto], coupling: str) -> None:
     text, weights, before, after = COUPLINGS[coupling]
     model = built(text, **weights)
-    assert [width.count for width in prunable(model).values()] == before
-    narrow = prune(model, Prune(ratio=0.5))
+    assert [width.count for width in prunable_widths(model).values()] == before
+    narrow = prune_network(model, StructuredPruning(ratio=0.5))
     assert_sound(model, narrow)
-    assert [width.count for width in prunable(narrow).values()] == after
+    assert [width.count for width in prunable_widths(narrow).values()] == after
 
 
-FAMILIES: dict[str, tuple[Architecture, InputContract]] = {
+FAMILIES: dict[str, tuple[Architecture, ModelSignature]] = {
     "residual": (Architecture("residual", width=16, stages=2, depth=1), IMAGE),
     "inverted": (Architecture("inverted", width=16, stages=2, depth=1, expansion=2), IMAGE),
     "temporal": (Architecture("temporal", width=16, stages=2, depth=1), SERIES),
@@ -208,14 +208,14 @@ FAMILIES: dict[str, tuple[Architecture, InputContract]] = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_becomes_narrower_in_whole_simd_widths(family: str) -> None:
-    model = draft(*FAMILIES[family], seed=1)
-    narrow = prune(model, Prune(ratio=0.5, heads=0.5))
+    model = build_network(*FAMILIES[family], seed=1)
+    narrow = prune_network(model, StructuredPruning(ratio=0.5, head_ratio=0.5))
     assert_sound(model, narrow)
-    before, after = prunable(model), prunable(narrow)
+    before, after = prunable_widths(model), prunable_widths(narrow)
     widths = {name: width for name, width in before.items() if width.kind == "channels"}
     assert widths
     for name, width in widths.items():
-        assert after[name].count == Prune().left_of(width, 0.5)
+        assert after[name].count == StructuredPruning().remaining(width, 0.5)
         assert after[name].count % 8 == 0 or after[name].count == width.count
     heads = [name for name, width in before.items() if width.kind == "heads"]
     assert bool(heads) == (family == "transformer")
@@ -223,10 +223,10 @@ def test_every_family_becomes_narrower_in_whole_simd_widths(family: str) -> None
 
 
 def test_the_digits_network_loses_half_of_every_layer(digits_proto: onnx.ModelProto) -> None:
-    narrow = prune(digits_proto, Prune(ratio=0.5))
+    narrow = prune_network(digits_proto, StructuredPruning(ratio=0.5))
     assert_sound(digits_proto, narrow)
-    assert [width.count for width in prunable(digits_proto).values()] == [32, 32, 64, 64, 64]
-    assert [width.count for width in prunable(narrow).values()] == [16, 16, 32, 32, 32]
+    assert [width.count for width in prunable_widths(digits_proto).values()] == [32, 32, 64, 64, 64]
+    assert [width.count for width in prunable_widths(narrow).values()] == [16, 16, 32, 32, 32]
 
 
 @pytest.mark.shared
@@ -238,10 +238,10 @@ def test_networks_of_others_become_narrower(name: str) -> None:
     if not (MODELS / name).exists():
         pytest.skip(f"{name} is not beside the checkout")
     model = onnx.load(MODELS / name)
-    narrow = prune(model, Prune(ratio=0.5))
+    narrow = prune_network(model, StructuredPruning(ratio=0.5))
     assert_sound(model, narrow)
-    assert all(width.count % 8 == 0 for width in prunable(narrow).values())
-    assert clean(narrow).ByteSize() < 0.6 * clean(model).ByteSize()
+    assert all(width.count % 8 == 0 for width in prunable_widths(narrow).values())
+    assert clean_model(narrow).ByteSize() < 0.6 * clean_model(model).ByteSize()
 
 
 @pytest.mark.parametrize(
@@ -251,10 +251,10 @@ def test_units_leave_all_gates_of_a_recurrent_layer(
     built: Callable[..., onnx.ModelProto], kind: str, direction: str
 ) -> None:
     model = recurrent(built, kind, direction)
-    narrow = prune(model, Prune(ratio=0.6))
+    narrow = prune_network(model, StructuredPruning(ratio=0.6))
     assert_sound(model, narrow)
-    (width,) = prunable(narrow).values()
-    assert width == Width("units", 8, width.members)
+    (width,) = prunable_widths(narrow).values()
+    assert width == PrunableWidth("units", 8, width.members)
 
 
 @pytest.mark.parametrize("kind", ["GRU", "LSTM"])
@@ -268,8 +268,8 @@ def test_units_that_nobody_hears_leave_no_trace(built: Callable[..., onnx.ModelP
         graph.constants[name] = graph.constants[name].copy()
         graph.constants[name][:, rows] = 0
     graph.constants["b"][:, [gates * 24 + row for row in rows]] = 0
-    model = graph.model()
-    narrow = prune(model, Prune(ratio=1 / 3))
+    model = graph.to_model()
+    narrow = prune_network(model, StructuredPruning(ratio=1 / 3))
     feed = noise(model)
     np.testing.assert_allclose(answers(narrow, feed), answers(model, feed), rtol=1e-5, atol=1e-6)
 
@@ -294,20 +294,22 @@ class Attentive(torch.nn.Module):
 @pytest.fixture(scope="module")
 def attentive() -> onnx.ModelProto:
     torch.manual_seed(0)
-    return export(Attentive(), [np.random.default_rng(0).standard_normal((2, 12, 6)).astype(np.float32)])
+    return export_torch_module(
+        Attentive(), [np.random.default_rng(0).standard_normal((2, 12, 6)).astype(np.float32)]
+    )
 
 
 def test_heads_leave_the_attention_of_torch_as_a_whole(attentive: onnx.ModelProto) -> None:
-    graph = prepared(attentive)
+    graph = prepare_graph(attentive)
     (attention,) = find_attention(graph)
     assert attention.heads == 4
     (reader,) = [n for n in graph.nodes if n.op_type == "Gemm" and graph.constants[n.input[1]].shape == (32, 32)]
     deaf = graph.constants[reader.input[1]].copy()
     deaf[:, [*range(8), *range(16, 24)]] = 0  # out of heads 0 and 2
     graph.constants[reader.input[1]] = deaf
-    wanted = graph.model()
+    wanted = graph.to_model()
     remove_heads(graph, attention, [0, 2])
-    narrow = graph.model()
+    narrow = graph.to_model()
     (left,) = find_attention(Graph(narrow))
     assert left.heads == 2
     feed = noise(attentive)
@@ -341,22 +343,22 @@ def separate(built: Callable[..., onnx.ModelProto]) -> onnx.ModelProto:
 
 def test_heads_leave_all_three_projections(built: Callable[..., onnx.ModelProto]) -> None:
     model = separate(built)
-    ((name, width),) = prunable(model).items()
+    ((name, width),) = prunable_widths(model).items()
     assert (width.kind, width.count, len(width.members)) == ("heads", 4, 3)
-    narrow = prune(model, Prune(heads=0.5))
+    narrow = prune_network(model, StructuredPruning(head_ratio=0.5))
     assert_sound(model, narrow)
-    assert prunable(narrow)[name].count == 2
+    assert prunable_widths(narrow)[name].count == 2
     shapes = sorted(value.shape for value in Graph(narrow).constants.values() if value.ndim == 2)
     assert shapes == [(16, 5), (16, 16), (16, 16), (16, 16), (16, 16)]
-    assert prune(model, Prune(ratio=0.0, ratios={name: 0.5})) == narrow
+    assert prune_network(model, StructuredPruning(ratio=0.0, ratios={name: 0.5})) == narrow
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "magnitude l1", "batch norm", "lamp"])
-def test_channels_that_are_zero_leave_no_trace(criterion: Criterion) -> None:
-    model = draft(Architecture("residual", width=16, stages=2, depth=1), IMAGE, seed=2)
+def test_channels_that_are_zero_leave_no_trace(criterion: PruningCriterion) -> None:
+    model = build_network(Architecture("residual", width=16, stages=2, depth=1), IMAGE, seed=2)
     graph = Graph(model)
     random = np.random.default_rng(0)
-    for name, width in prunable(model).items():
+    for name, width in prunable_widths(model).items():
         dead = random.permutation(width.count)[: width.count // 2]
         for node in graph.nodes:
             if node.name in width.members:
@@ -367,14 +369,14 @@ def test_channels_that_are_zero_leave_no_trace(criterion: Criterion) -> None:
                     graph.constants[tensor] = graph.constants[tensor].copy()
                     graph.constants[tensor][dead] = 0
         assert name in {node.name for node in graph.nodes}
-    dead_half = graph.model()
-    narrow = prune(dead_half, Prune(ratio=0.5, criterion=criterion))
-    assert all(width.count in (8, 16) for width in prunable(narrow).values())
+    dead_half = graph.to_model()
+    narrow = prune_network(dead_half, StructuredPruning(ratio=0.5, criterion=criterion))
+    assert all(width.count in (8, 16) for width in prunable_widths(narrow).values())
     feed = noise(model)
     np.testing.assert_allclose(answers(narrow, feed), answers(dead_half, feed), rtol=1e-4, atol=1e-5)
 
 
-def digit_batches(digits: dict[str, NDArray[Any]], start: int, count: int) -> list[Batch]:
+def digit_batches(digits: dict[str, NDArray[Any]], start: int, count: int) -> list[LabelledBatch]:
     return [((digits["x"][i : i + 100],), digits["y"][i : i + 100]) for i in range(start, start + count, 100)]
 
 
@@ -388,50 +390,56 @@ def test_gradients_choose_better_than_chance(
     digits_proto: onnx.ModelProto, digits: dict[str, NDArray[Any]]
 ) -> None:
     batches = digit_batches(digits, 0, 300)
-    step = Prune(ratio=0.25)
-    taylor = accuracy(prune(digits_proto, msgspec.structs.replace(step, criterion="taylor"), batches), digits)
+    step = StructuredPruning(ratio=0.25)
+    taylor = accuracy(
+        prune_network(digits_proto, msgspec.structs.replace(step, criterion="taylor"), batches), digits
+    )
     by_chance = [
-        accuracy(prune(digits_proto, msgspec.structs.replace(step, criterion="random", seed=seed)), digits)
+        accuracy(prune_network(digits_proto, msgspec.structs.replace(step, criterion="random", seed=seed)), digits)
         for seed in range(4)
     ]
     assert taylor > max(by_chance)
 
 
 @pytest.mark.parametrize("criterion", ["taylor", "activation"])
-def test_criteria_that_look_at_data_ask_for_it(digits_proto: onnx.ModelProto, criterion: Criterion) -> None:
+def test_criteria_that_look_at_data_ask_for_it(digits_proto: onnx.ModelProto, criterion: PruningCriterion) -> None:
     with pytest.raises(CandidateError, match="needs data"):
-        prune(digits_proto, Prune(criterion=criterion))
+        prune_network(digits_proto, StructuredPruning(criterion=criterion))
 
 
 def test_activations_choose(digits_proto: onnx.ModelProto, digits: dict[str, NDArray[Any]]) -> None:
     batches = digit_batches(digits, 0, 300)
-    narrow = prune(digits_proto, Prune(ratio=0.25, criterion="activation"), batches)
+    narrow = prune_network(digits_proto, StructuredPruning(ratio=0.25, criterion="activation"), batches)
     assert_sound(digits_proto, narrow)
-    assert accuracy(narrow, digits) > accuracy(prune(digits_proto, Prune(ratio=0.25, criterion="random")), digits)
+    assert accuracy(narrow, digits) > accuracy(
+        prune_network(digits_proto, StructuredPruning(ratio=0.25, criterion="random")), digits
+    )
 
 
 def test_over_the_whole_model_layers_lose_what_matters_least(digits_proto: onnx.ModelProto) -> None:
-    narrow = prune(digits_proto, Prune(ratio=0.4, scope="model"))
+    narrow = prune_network(digits_proto, StructuredPruning(ratio=0.4, scope="model"))
     assert_sound(digits_proto, narrow)
-    before, after = (sum(width.count for width in prunable(model).values()) for model in (digits_proto, narrow))
+    before, after = (
+        sum(width.count for width in prunable_widths(model).values()) for model in (digits_proto, narrow)
+    )
     assert 0.25 < 1 - after / before < 0.55
 
 
 def test_a_ratio_of_its_own_touches_one_layer(digits_proto: onnx.ModelProto) -> None:
-    before = prunable(digits_proto)
+    before = prunable_widths(digits_proto)
     name = list(before)[2]
-    after = prunable(prune(digits_proto, Prune(ratio=0.0, ratios={name: 0.5})))
+    after = prunable_widths(prune_network(digits_proto, StructuredPruning(ratio=0.0, ratios={name: 0.5})))
     assert {key for key in before if after[key].count != before[key].count} == {name}
 
 
 def test_the_same_seed_prunes_the_same(digits_proto: onnx.ModelProto) -> None:
-    step = Prune(criterion="random", seed=3)
-    assert prune(digits_proto, step) == prune(digits_proto, step)
-    assert prune(digits_proto, step) != prune(digits_proto, msgspec.structs.replace(step, seed=4))
+    step = StructuredPruning(criterion="random", seed=3)
+    assert prune_network(digits_proto, step) == prune_network(digits_proto, step)
+    assert prune_network(digits_proto, step) != prune_network(digits_proto, msgspec.structs.replace(step, seed=4))
 
 
 def test_no_ratio_prunes_nothing(digits_proto: onnx.ModelProto) -> None:
-    assert prune(digits_proto, Prune(ratio=0.0)) == digits_proto
+    assert prune_network(digits_proto, StructuredPruning(ratio=0.0)) == digits_proto
 
 
 @pytest.mark.parametrize(
@@ -439,15 +447,15 @@ def test_no_ratio_prunes_nothing(digits_proto: onnx.ModelProto) -> None:
 )
 def test_impossible_requests_are_refused(step: dict[str, Any]) -> None:
     with pytest.raises(CandidateError):
-        Prune(**step)
+        StructuredPruning(**step)
 
 
 def test_a_ratio_for_a_layer_that_does_not_exist_is_refused(digits_proto: onnx.ModelProto) -> None:
     with pytest.raises(CandidateError, match="'nowhere'"):
-        prune(digits_proto, Prune(ratios={"nowhere": 0.5}))
+        prune_network(digits_proto, StructuredPruning(ratios={"nowhere": 0.5}))
 
 
 def test_an_operator_that_cannot_be_trained_is_named(built: Callable[..., onnx.ModelProto]) -> None:
     model = built("g (float[n, 4] x) => (int64[a, 2] y) { z = NonZero (x) y = Transpose (z) }")
     with pytest.raises(CandidateError, match="NonZero"):
-        prune(model, Prune())
+        prune_network(model, StructuredPruning())

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgewright.compress.model.graph import Graph
 from edgewright.compress.model.layers import multiply_accumulates
-from edgewright.compress.train.prune.pruner import Prune, prunable, prune
+from edgewright.compress.train.prune.pruner import StructuredPruning, prunable_widths, prune_network
 from edgewright.compress.train.prune.ratio_allocation import (
     allocate_ratios,
     probe_gains,
@@ -71,7 +71,7 @@ def test_probed_layers_and_chosen_ratios_fit_together(
     digits_proto: onnx.ModelProto, digits: dict[str, NDArray[np.float32]]
 ) -> None:
     batches = [((digits["x"][:200],), digits["y"][:200])]
-    layers = list(prunable(digits_proto))
+    layers = list(prunable_widths(digits_proto))
     sensitivity = probe_sensitivity(digits_proto, batches, layers, shares=(0.25, 0.3, 0.5))
     gains = probe_gains(digits_proto, work, layers, shares=(0.25, 0.3, 0.5))
     assert set(sensitivity) == set(gains) == set(layers)
@@ -79,7 +79,7 @@ def test_probed_layers_and_chosen_ratios_fit_together(
     assert all(0 < curve[0.25] < curve[0.5] for curve in gains.values())
     assert all(curve[0.5] > -0.01 for curve in sensitivity.values())
     ratios = allocate_ratios(sensitivity, gains, 0.2)
-    narrow = prune(digits_proto, Prune(ratio=0.0, ratios=ratios))
+    narrow = prune_network(digits_proto, StructuredPruning(ratio=0.0, ratios=ratios))
     assert work(narrow) <= 0.85 * work(digits_proto)  # layers share what they save, so a little less than the sum
 
 

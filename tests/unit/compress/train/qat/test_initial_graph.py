@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgewright.compress.model.fusion_lint import lint
-from edgewright.compress.model.graph import Graph, clean, session_bytes
-from edgewright.compress.model.strip_metadata import compact
-from edgewright.compress.quantize.activation_ranges import Observation, observe
+from edgewright.compress.model.fusion_lint import lint_model
+from edgewright.compress.model.graph import Graph, clean_model, session_bytes
+from edgewright.compress.model.strip_metadata import strip_model
+from edgewright.compress.quantize.activation_ranges import TensorStatistics, collect_statistics
 from edgewright.compress.quantize.bit_packing import pack_integers
 from edgewright.compress.quantize.static_int8 import StaticInt8, integer_layers, quantize_static, tensors_to_observe
-from edgewright.compress.train.qat.initial_graph import quantized_start
-from edgewright.compress.train.torch_graph.onnx_module import Network
+from edgewright.compress.train.qat.initial_graph import make_qat_graph
+from edgewright.compress.train.torch_graph.onnx_module import TrainableGraph
 
 Build = Callable[..., onnx.ModelProto]
 Images = NDArray[np.float32]
@@ -28,20 +28,22 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def observed(model: onnx.ModelProto, values: NDArray[Any]) -> tuple[onnx.ModelProto, dict[str, Observation]]:
-    cleaned = clean(model)
+def observed(model: onnx.ModelProto, values: NDArray[Any]) -> tuple[onnx.ModelProto, dict[str, TensorStatistics]]:
+    cleaned = clean_model(model)
     name = Graph(cleaned).input_names[0]
-    return cleaned, observe(cleaned, tensors_to_observe(Graph(cleaned)), [{name: values}])
+    return cleaned, collect_statistics(cleaned, tensors_to_observe(Graph(cleaned)), [{name: values}])
 
 
 @pytest.fixture(scope="module")
 def observed_digits(
     digits_proto: onnx.ModelProto, digits: dict[str, Any]
-) -> tuple[onnx.ModelProto, dict[str, Observation]]:
+) -> tuple[onnx.ModelProto, dict[str, TensorStatistics]]:
     return observed(digits_proto, digits["x"][:128])
 
 
-def train(network: Network, values: NDArray[Any], labels: NDArray[Any], steps: int, rate: float = 1e-3) -> None:
+def train(
+    network: TrainableGraph, values: NDArray[Any], labels: NDArray[Any], steps: int, rate: float = 1e-3
+) -> None:
     """Train on mini-batches of 64, seeded."""
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(network.parameters(), rate)
@@ -56,7 +58,7 @@ def train(network: Network, values: NDArray[Any], labels: NDArray[Any], steps: i
     network.eval()
 
 
-def simulated(network: Network, values: NDArray[Any]) -> NDArray[np.float32]:
+def simulated(network: TrainableGraph, values: NDArray[Any]) -> NDArray[np.float32]:
     with torch.no_grad():
         return network(torch.from_numpy(values))[0].numpy()  # type: ignore[no-any-return]
 
@@ -76,14 +78,16 @@ FORMS = [StaticInt8(activations=kind, per_channel=whole) for kind in ("uint8", "
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_the_runtime_answers_as_training_simulated(
-    observed_digits: tuple[onnx.ModelProto, dict[str, Observation]], digits: dict[str, Any], form: StaticInt8
+    observed_digits: tuple[onnx.ModelProto, dict[str, TensorStatistics]], digits: dict[str, Any], form: StaticInt8
 ) -> None:
     values, labels = digits["x"][:600], digits["y"][:600].astype(np.int64)
     cleaned, seen = observed_digits
     layers = [weight.layer for weight in integer_layers(Graph(cleaned))]
-    form = StaticInt8(form.activations, form.per_channel, peaks={layers[2]: 7, layers[4]: 1, layers[-1]: 7})
+    form = StaticInt8(
+        form.activations, form.per_channel, max_integer_by_layer={layers[2]: 7, layers[4]: 1, layers[-1]: 7}
+    )
     before = quantize_static(cleaned, form, seen)
-    network = Network(quantized_start(cleaned, form, seen))
+    network = TrainableGraph(make_qat_graph(cleaned, form, seen))
     np.testing.assert_array_equal(answered(network.eval().to_onnx(), values), answered(before, values))
     train(network, values, labels, 4)
     made = network.to_onnx()
@@ -91,14 +95,14 @@ def test_the_runtime_answers_as_training_simulated(
     assert np.abs(want - have).max() < step_of(want)
     assert (want.argmax(1) == have.argmax(1)).mean() >= 0.995
     assert [node.op_type for node in made.graph.node] == [node.op_type for node in before.graph.node]
-    assert lint(made).fused_fraction == lint(before).fused_fraction
+    assert lint_model(made).fused_fraction == lint_model(before).fused_fraction
     peaks = [
         int(np.abs(value).max())
         for value in Graph(made).constants.values()
         if value.dtype == np.int8 and value.ndim
     ]
     assert sum(peak == 1 for peak in peaks) >= 1
-    packed = compact(pack_integers(made))
+    packed = strip_model(pack_integers(made))
     assert packed.ByteSize() < made.ByteSize()
     np.testing.assert_array_equal(answered(packed, values), want)
 
@@ -127,7 +131,7 @@ def test_depthwise_products_sums_and_clamps_are_simulated_too(built: Build, acti
     values = generator.standard_normal((256, 4, 8, 8)).astype(np.float32)
     labels = generator.integers(0, 6, 256)
     cleaned, seen = observed(model, values[:128])
-    network = Network(quantized_start(cleaned, StaticInt8(activations=activations), seen))
+    network = TrainableGraph(make_qat_graph(cleaned, StaticInt8(activations=activations), seen))
     train(network, values, labels, 10)
     want, have = answered(network.to_onnx(), values), simulated(network, values)
     assert np.abs(want - have).max() < 2 * step_of(want)
@@ -136,18 +140,18 @@ def test_depthwise_products_sums_and_clamps_are_simulated_too(built: Build, acti
 
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_training_recovers_what_few_integers_lose(
-    observed_digits: tuple[onnx.ModelProto, dict[str, Observation]], digits: dict[str, Any], per_channel: bool
+    observed_digits: tuple[onnx.ModelProto, dict[str, TensorStatistics]], digits: dict[str, Any], per_channel: bool
 ) -> None:
     values, labels = digits["x"][:1200], digits["y"][:1200].astype(np.int64)
     taught = np.arange(len(values)) % 3 > 0
     cleaned, seen = observed_digits
-    form = StaticInt8(peak=1, per_channel=per_channel)
+    form = StaticInt8(max_integer=1, per_channel=per_channel)
 
     def accuracy(model: onnx.ModelProto) -> float:
         return float((answered(model, values[~taught]).argmax(1) == labels[~taught]).mean())
 
     lost = accuracy(quantize_static(cleaned, form, seen))
-    network = Network(quantized_start(cleaned, form, seen))
+    network = TrainableGraph(make_qat_graph(cleaned, form, seen))
     train(network, values[taught], labels[taught], 25)
     assert accuracy(network.to_onnx()) > max(lost + 0.5 * (accuracy(cleaned) - lost), 0.9)
 
@@ -156,13 +160,13 @@ def test_a_start_answers_as_the_quantised_model_and_holds_its_floats(
     digits_proto: onnx.ModelProto, digits_batch: Images
 ) -> None:
     cleaned, seen = observed(digits_proto, digits_batch)
-    form = StaticInt8(peak=3)
-    start = onnx.load_from_string(quantized_start(cleaned, form, seen).SerializeToString())
+    form = StaticInt8(max_integer=3)
+    start = onnx.load_from_string(make_qat_graph(cleaned, form, seen).SerializeToString())
     np.testing.assert_array_equal(
         answered(start, digits_batch), answered(quantize_static(cleaned, form, seen), digits_batch)
     )
     floats = Graph(cleaned).constants
-    network = Network(start)
+    network = TrainableGraph(start)
     for weight in integer_layers(Graph(cleaned)):
         latent = network.weights()[weight.layer].detach().numpy()
         want = floats[weight.tensor]

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from edgewright.compress.model.graph import Graph, session_bytes
 from edgewright.compress.model.layers import layer_weights
-from edgewright.compress.train.export.pytorch import export
+from edgewright.compress.train.export.pytorch import export_torch_module
 from edgewright.compress.train.nas.architecture import Architecture
-from edgewright.compress.train.nas.graph_builder import draft
-from edgewright.compress.train.prune.pruner import Prune, prunable, prune
-from edgewright.compress.train.torch_graph.onnx_module import Network
+from edgewright.compress.train.nas.graph_builder import build_network
+from edgewright.compress.train.prune.pruner import StructuredPruning, prunable_widths, prune_network
+from edgewright.compress.train.torch_graph.onnx_module import TrainableGraph
 from edgewright.contract.errors import CandidateError
-from edgewright.contract.model.signature import InputContract, TensorSpec
+from edgewright.contract.model.signature import ModelSignature, TensorSpec
 
 MODELS = Path(__file__).parents[6] / "shared" / "models"
 PEERS = [
@@ -64,7 +64,7 @@ def runtime(model: onnx.ModelProto, *inputs: Tensor) -> list[NDArray[Any]]:
     return [np.asarray(value) for value in session.run(None, feed)]
 
 
-def assert_answers(network: Network, model: onnx.ModelProto, *inputs: Tensor) -> None:
+def assert_answers(network: TrainableGraph, model: onnx.ModelProto, *inputs: Tensor) -> None:
     """The module answers as the runtime does to a model, and so does the graph that it gives back."""
     network.eval()
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_networks_of_others_answer_as_the_runtime_does(name: str) -> None:
     if not path.exists():
         pytest.skip("the models of ../shared/models are not beside the checkout")
     model = onnx.load(path)
-    network = Network(model)
+    network = TrainableGraph(model)
     given = {value.name: value for value in model.graph.input}
     shapes = [[d.dim_value or 1 for d in given[n].type.tensor_type.shape.dim] for n in network.input_names]
     assert_answers(network, model, *[random(*shape) for shape in shapes])
@@ -103,7 +103,7 @@ def test_networks_of_others_answer_as_the_runtime_does(name: str) -> None:
 def test_the_digits_network_keeps_its_answers_and_its_layers_names(
     digits_proto: onnx.ModelProto, digits_batch: NDArray[np.float32]
 ) -> None:
-    network = Network(digits_proto)
+    network = TrainableGraph(digits_proto)
     assert_answers(network, digits_proto, torch.from_numpy(digits_batch))
     names = {weight.layer for weight in layer_weights(Graph(digits_proto))}
     assert names <= set(network.weights())
@@ -111,7 +111,7 @@ def test_the_digits_network_keeps_its_answers_and_its_layers_names(
 
 
 def test_a_copy_trains_alone(digits_proto: onnx.ModelProto, digits_batch: NDArray[np.float32]) -> None:
-    network = Network(digits_proto).eval()
+    network = TrainableGraph(digits_proto).eval()
     twin = copy.deepcopy(network)
     with torch.no_grad():
         for parameter in twin.parameters():
@@ -209,7 +209,7 @@ def test_gradients_are_those_of_the_module_that_was_exported(made: Callable[[], 
         for parameter in native.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)  # no two are equal
     model = exported(native, value)
-    network = Network(model).eval()
+    network = TrainableGraph(model).eval()
     assert_answers(network, model, value)
     target = random(*native(value).shape)
     twins = [(parameter, _twin(parameter, network)) for parameter in native.parameters()]
@@ -224,7 +224,7 @@ def test_gradients_are_those_of_the_module_that_was_exported(made: Callable[[], 
         torch.testing.assert_close(have.reshape(want.shape), want, rtol=0, atol=limit)
 
 
-def _twin(parameter: nn.Parameter, network: Network) -> nn.Parameter:
+def _twin(parameter: nn.Parameter, network: TrainableGraph) -> nn.Parameter:
     """Return the network's parameter with these values, as they are or transposed."""
     for other in network.parameters():
         for view in (other, other.mT) if other.ndim == 2 else (other,):
@@ -257,7 +257,7 @@ class Encoder(nn.Module):
 @pytest.fixture(scope="module", params=[True, False], ids=["TransformerEncoderLayer", "MultiheadAttention"])
 def encoder(request: pytest.FixtureRequest) -> onnx.ModelProto:
     torch.manual_seed(0)
-    return export(Encoder(whole=request.param), [random(2, 12, 6).numpy()])
+    return export_torch_module(Encoder(whole=request.param), [random(2, 12, 6).numpy()])
 
 
 def with_batch_of_one(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -270,12 +270,12 @@ def with_batch_of_one(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = Graph(onnx.shape_inference.infer_shapes(fixed, data_prop=True))
     for node in graph.nodes:
         if node.op_type == "Reshape":
-            node.input[1] = graph.constant("target", np.array(graph.shapes[node.output[0]], np.int64))
-    return graph.model()
+            node.input[1] = graph.add_constant("target", np.array(graph.shapes[node.output[0]], np.int64))
+    return graph.to_model()
 
 
 def test_attention_of_torch_trains_and_loses_heads(encoder: onnx.ModelProto) -> None:
-    network, value = Network(encoder), random(6, 12, 6)
+    network, value = TrainableGraph(encoder), random(6, 12, 6)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     losses = []
     for _ in range(8):
@@ -286,18 +286,18 @@ def test_attention_of_torch_trains_and_loses_heads(encoder: onnx.ModelProto) -> 
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     trained = network.to_onnx()
-    assert_answers(Network(trained), trained, value)
-    narrow = prune(trained, Prune(ratio=0.0, heads=0.5))
-    assert [width.count for width in prunable(narrow).values() if width.kind == "heads"] == [2]
-    assert_answers(Network(narrow), narrow, value)
+    assert_answers(TrainableGraph(trained), trained, value)
+    narrow = prune_network(trained, StructuredPruning(ratio=0.0, head_ratio=0.5))
+    assert [width.count for width in prunable_widths(narrow).values() if width.kind == "heads"] == [2]
+    assert_answers(TrainableGraph(narrow), narrow, value)
 
 
 def test_attention_for_a_batch_of_one_takes_any(encoder: onnx.ModelProto) -> None:
     fixed = with_batch_of_one(encoder)
-    assert_answers(Network(fixed), fixed, random(1, 12, 6))
+    assert_answers(TrainableGraph(fixed), fixed, random(1, 12, 6))
     value = random(7, 12, 6)
     with torch.no_grad():
-        given = Network(fixed).eval()(value)[0].numpy()
+        given = TrainableGraph(fixed).eval()(value)[0].numpy()
     np.testing.assert_allclose(given, runtime(encoder, value)[0], rtol=1e-4, atol=1e-5)
 
 
@@ -336,15 +336,15 @@ def recurrent(built: Build, kind: str, heard: str, attributes: str = "", states:
 @pytest.mark.parametrize("kind", ["GRU", "LSTM"])
 def test_outputs_of_a_recurrent_layer_may_be_left_out(built: Build, kind: str, heard: str) -> None:
     model = recurrent(built, kind, heard, ", linear_before_reset=1" if kind == "GRU" else "")
-    network = Network(model)
+    network = TrainableGraph(model)
     network(random(4, 9, 5))[0].square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in network.parameters())
     assert_answers(network, model, random(4, 9, 5))
-    (width,) = prunable(model).values()
+    (width,) = prunable_widths(model).values()
     assert width.count == 7
-    narrow = prune(model, Prune(ratio=0.5, round_to=2))
+    narrow = prune_network(model, StructuredPruning(ratio=0.5, round_to=2))
     assert narrow.ByteSize() < model.ByteSize()
-    assert_answers(Network(narrow), narrow, random(4, 9, 5))
+    assert_answers(TrainableGraph(narrow), narrow, random(4, 9, 5))
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
@@ -360,12 +360,12 @@ def test_a_reset_before_the_product_trains_too(built: Build, direction: str) -> 
     )
     for node in model.graph.node:
         node.input[:] = [name.strip('"') for name in node.input]
-    network = Network(model)
+    network = TrainableGraph(model)
     network(random(4, 9, 5))[0].square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in network.parameters())
     torch.optim.SGD(network.parameters(), 0.01).step()
     assert_answers(network, network.to_onnx(), random(1, 9, 5))
-    assert_answers(Network(model), model, random(1, 9, 5))
+    assert_answers(TrainableGraph(model), model, random(1, 9, 5))
 
 
 @pytest.mark.parametrize(
@@ -388,13 +388,13 @@ def test_recurrent_layers_that_cannot_be_trained_say_why(
     )
     next(node for node in model.graph.node if node.op_type == "GRU").input.extend(["", lengths, state])
     with pytest.raises(CandidateError, match=reason):
-        Network(model)
+        TrainableGraph(model)
 
 
 def test_the_recurrent_family_trains_and_is_pruned() -> None:
-    series = InputContract((TensorSpec("x", "float32", ("n", 16, 6)),), (TensorSpec("y", "float32", ("n", 5)),))
-    model = draft(Architecture("gru", width=16, depth=2, resolution=2), series, seed=1)
-    network, value = Network(model), random(8, 16, 6)
+    series = ModelSignature((TensorSpec("x", "float32", ("n", 16, 6)),), (TensorSpec("y", "float32", ("n", 5)),))
+    model = build_network(Architecture("gru", width=16, depth=2, resolution=2), series, seed=1)
+    network, value = TrainableGraph(model), random(8, 16, 6)
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
     losses = []
     for _ in range(5):
@@ -404,9 +404,13 @@ def test_the_recurrent_family_trains_and_is_pruned() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
-    narrow = prune(network.to_onnx(), Prune(ratio=0.5))
-    assert {name: width.count for name, width in prunable(narrow).items()} == {"gru1": 8, "gru2": 8, "stem": 8}
-    assert_answers(Network(narrow), narrow, value)
+    narrow = prune_network(network.to_onnx(), StructuredPruning(ratio=0.5))
+    assert {name: width.count for name, width in prunable_widths(narrow).items()} == {
+        "gru1": 8,
+        "gru2": 8,
+        "stem": 8,
+    }
+    assert_answers(TrainableGraph(narrow), narrow, value)
 
 
 def test_a_shared_weight_stays_one_parameter(built: Build) -> None:
@@ -414,7 +418,7 @@ def test_a_shared_weight_stays_one_parameter(built: Build) -> None:
     model = built(
         "g (float[n,6] x) => (float[n,6] y) { h = MatMul (x, w) r = Relu (h) y = MatMul (r, w) }", w=weight
     )
-    network = Network(model)
+    network = TrainableGraph(model)
     assert len(list(network.parameters())) == 1
     with torch.no_grad():
         next(network.parameters()).mul_(2)
@@ -431,7 +435,7 @@ def test_equal_vectors_of_different_layers_are_separate_parameters(built: Build)
         zeros=np.zeros(4, np.float32),
         ones=np.ones(4, np.float32),
     )
-    network = Network(model)
+    network = TrainableGraph(model)
     assert len(list(network.parameters())) == 6
     network.train()
     network(random(8, 4, 3, 3))[0].square().sum().backward()
@@ -440,25 +444,25 @@ def test_equal_vectors_of_different_layers_are_separate_parameters(built: Build)
 
 
 def test_inner_tensors_can_be_asked_for(digits_proto: onnx.ModelProto, digits_batch: NDArray[np.float32]) -> None:
-    network = Network(digits_proto)
+    network = TrainableGraph(digits_proto)
     name = next(node.output[0] for node in digits_proto.graph.node if node.op_type == "Relu")
-    outputs, inner = network.run_with([torch.from_numpy(digits_batch)], [name])
+    outputs, inner = network.run_with_tensors([torch.from_numpy(digits_batch)], [name])
     assert outputs[0].shape == (64, 10)
     assert inner[name].shape[0] == 64
     with pytest.raises(CandidateError, match="no tensor 'nothing'"):
-        network.run_with([torch.from_numpy(digits_batch)], ["nothing"])
+        network.run_with_tensors([torch.from_numpy(digits_batch)], ["nothing"])
 
 
 def test_an_operator_that_cannot_be_trained_is_named(built: Build) -> None:
     model = built("g (float[n,6] x) => (float[n,6] y) { y = Hardmax (x) }")
     with pytest.raises(CandidateError, match="Hardmax"):
-        Network(model)
+        TrainableGraph(model)
 
 
 def test_samples_that_influence_each_other_are_refused(built: Build) -> None:
     model = built("g (float[n,6] x) => (float[n,6] y) { y = Softmax <axis=0> (x) }")
     with pytest.raises(CandidateError, match="in batches"):
-        Network(model)
+        TrainableGraph(model)
 
 
 def test_what_pruning_removed_is_gone_from_the_graph(built: Build) -> None:
@@ -472,7 +476,7 @@ def test_what_pruning_removed_is_gone_from_the_graph(built: Build) -> None:
         v=generator.standard_normal((5, 128)).astype(np.float32),
         c=np.zeros(5, np.float32),
     )
-    network = Network(model).eval()
+    network = TrainableGraph(model).eval()
     conv = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
     dense = next(module for module in network.modules() if isinstance(module, nn.Linear))
     conv.weight = nn.Parameter(conv.weight[:5].detach())
@@ -482,6 +486,6 @@ def test_what_pruning_removed_is_gone_from_the_graph(built: Build) -> None:
     value = random(1, 3, 4, 4)
     pruned = network.to_onnx()
     np.testing.assert_allclose(runtime(pruned, value)[0], network(value)[0].detach().numpy(), rtol=1e-4, atol=1e-5)
-    again = Network(pruned)
+    again = TrainableGraph(pruned)
     assert sum(p.numel() for p in again.parameters()) == sum(p.numel() for p in network.parameters())
     assert again(random(7, 3, 4, 4))[0].shape == (7, 5)
