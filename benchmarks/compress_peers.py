@@ -82,7 +82,7 @@ def _training(arguments: argparse.Namespace, state: Path) -> list[Figure]:
                 task,
                 prepare(task),
                 state,
-                time_limit_s=arguments.train_time_limit,
+                time_limit_seconds=arguments.train_time_limit,
                 seconds=arguments.seconds,
                 fresh=arguments.fresh,
             )
@@ -103,7 +103,7 @@ def _quick(state: Path, *, fresh: bool) -> tuple[list[Figure], dict[str, Any]]:
     """Run one small task with onnxruntime's quantiser as the only peer, in this interpreter."""
     prepared = prepare_quick(CACHE / "tasks" / "quick")
     peers = tuple(peer for peer in PEER_TOOLS if peer.environment == "ort")
-    outcome = run_task(prepared, peers, state, time_limit_s=8, seconds=3, fresh=fresh, here=True)
+    outcome = run_task(prepared, peers, state, time_limit_seconds=8, seconds=3, fresh=fresh, here=True)
     print(outcome.table, file=sys.stderr)
     return figures_of_tasks([outcome.run]), outcome.detail
 
@@ -122,7 +122,7 @@ def _full(arguments: argparse.Namespace, state: Path) -> tuple[list[Figure], dic
                 prepare(task),
                 PEER_TOOLS,
                 state,
-                time_limit_s=arguments.time_limit,
+                time_limit_seconds=arguments.time_limit,
                 seconds=arguments.seconds,
                 fresh=arguments.fresh,
                 here=False,
@@ -142,7 +142,9 @@ def _full(arguments: argparse.Namespace, state: Path) -> tuple[list[Figure], dic
     rows = []
     for path in models:
         print(f"compressing {path.stem}", file=sys.stderr, flush=True)
-        run, row, record = run_model(path, SHARED, state, time_limit_s=arguments.time_limit, fresh=arguments.fresh)
+        run, row, record = run_model(
+            path, SHARED, state, time_limit_seconds=arguments.time_limit, fresh=arguments.fresh
+        )
         figures += figures_of_models([run])
         rows.append(row)
         detail[path.stem] = record

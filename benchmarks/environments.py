@@ -37,16 +37,16 @@ class Run(msgspec.Struct, frozen=True):
         code: Exit code; None if it was ended for taking too long.
         stdout: All of it.
         error: The last lines of stderr.
-        wall_s: From start to end.
-        cpu_s: Of the command and its children.
+        wall_seconds: From start to end.
+        cpu_seconds: Of the command and its children.
         peak_bytes: Greatest resident memory of any one of its processes.
     """
 
     code: int | None
     stdout: str
     error: str
-    wall_s: float
-    cpu_s: float
+    wall_seconds: float
+    cpu_seconds: float
     peak_bytes: int
 
 
@@ -87,7 +87,7 @@ def environment(name: str) -> Path:
     return python
 
 
-def timed(command: Sequence[str], *, timeout_s: float, variables: Mapping[str, str] | None = None) -> Run:
+def timed(command: Sequence[str], *, timeout_seconds: float, variables: Mapping[str, str] | None = None) -> Run:
     """Run a command and measure it."""
     quiet = {"OLIVE_DISABLE_TELEMETRY": "1", "CI": "true", "PYTHONWARNINGS": "ignore"}
     with tempfile.TemporaryDirectory() as folder:
@@ -101,7 +101,7 @@ def timed(command: Sequence[str], *, timeout_s: float, variables: Mapping[str, s
                 start_new_session=True,
             )
             try:
-                process.wait(timeout_s)
+                process.wait(timeout_seconds)
             except BaseException as reason:  # also Ctrl-C: the command is in a session of its own
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -110,8 +110,8 @@ def timed(command: Sequence[str], *, timeout_s: float, variables: Mapping[str, s
         said = error.read_text(errors="replace")
         last = "\n".join(said.strip().splitlines()[-8:])[-1500:]
         if not figures.exists():
-            return Run(None, "", f"ended after {timeout_s:.0f} s\n{last}", timeout_s, 0.0, 0)
-        code, wall_s, cpu_s, peak_bytes = msgspec.json.decode(
+            return Run(None, "", f"ended after {timeout_seconds:.0f} s\n{last}", timeout_seconds, 0.0, 0)
+        code, wall_seconds, cpu_seconds, peak_bytes = msgspec.json.decode(
             figures.read_bytes(), type=tuple[int, float, float, int]
         )
-        return Run(code, out.read_text(errors="replace"), last, wall_s, cpu_s, peak_bytes)
+        return Run(code, out.read_text(errors="replace"), last, wall_seconds, cpu_seconds, peak_bytes)

@@ -29,14 +29,14 @@ class Entry:
         latency: Edgewright's latency in units of the peer's.
         size: Edgewright's bytes in units of the peer's.
         to_original: The peer's latency in units of the original's.
-        p50_s: The peer's latency.
+        p50_seconds: The peer's latency.
     """
 
     certified: bool
     latency: Interval | None
     size: float
     to_original: Interval | None
-    p50_s: float
+    p50_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class TaskRun:
         certified: Whether Edgewright's choice keeps the limit.
         to_original: Edgewright's latency in units of the original's.
         peers: By name; None where the peer failed.
-        tool_s: How long Edgewright took.
+        tool_seconds: How long Edgewright took.
     """
 
     name: str
@@ -59,7 +59,7 @@ class TaskRun:
     certified: bool
     to_original: Interval | None
     peers: Mapping[str, Entry | None]
-    tool_s: float
+    tool_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def figures_of_tasks(runs: Sequence[TaskRun]) -> list[Figure]:
         complete = all(entry is not None for entry in run.peers.values())
         certified = {name: entry for name, entry in run.peers.items() if entry is not None and entry.certified}
         figures += _own_figures(run)
-        fastest = min(certified, key=lambda name: certified[name].p50_s, default=None)
+        fastest = min(certified, key=lambda name: certified[name].p50_seconds, default=None)
         best = None if fastest is None else certified[fastest]
         slower = None if best is None else best.latency
         figures.append(
@@ -156,7 +156,7 @@ def _own_figures(run: TaskRun) -> list[Figure]:
             ratio is not None and ratio.high <= NO_SLOWER,
             "upper end of the interval",
         ),
-        Figure(f"{run.name}.tool_seconds", Interval.exact(run.tool_s), None, None, True),
+        Figure(f"{run.name}.tool_seconds", Interval.exact(run.tool_seconds), None, None, True),
     ]
 
 

@@ -21,11 +21,11 @@ from edgewright.profiling.latency import LatencyResult
 
 __all__ = ["run_model"]
 
-_MEASURE_S = 10.0
+_MEASURE_SECONDS = 10.0
 
 
 def run_model(
-    model: Path, shared: Path, state: Path, *, time_limit_s: float, fresh: bool
+    model: Path, shared: Path, state: Path, *, time_limit_seconds: float, fresh: bool
 ) -> tuple[ModelRun, list[str], dict[str, Any]]:
     """Return the figures' material, a row for the table, and the record; what fails is None and has its error."""
     name = model.stem
@@ -34,18 +34,24 @@ def run_model(
     if not data.exists():
         write_arrays(data, peer_models.INPUTS[name](model, shared))
     tool = compress_by_edgewright(
-        model, data, group=None, max_drop=None, time_limit_s=time_limit_s, state=state / name, fresh=fresh
+        model,
+        data,
+        group=None,
+        max_drop=None,
+        time_limit_seconds=time_limit_seconds,
+        state=state / name,
+        fresh=fresh,
     )
     record: dict[str, Any] = {
         "error": tool.error,
-        "tool_wall_s": tool.wall_s,
-        "tool_cpu_s": tool.cpu_s,
+        "tool_wall_seconds": tool.wall_seconds,
+        "tool_cpu_seconds": tool.cpu_seconds,
         "tool_peak_bytes": tool.peak_bytes,
         "size_bytes": model.stat().st_size,
     }
     missing = ModelRun(name, None, None, None, None)
     if tool.model is None:
-        return missing, [name, *["-"] * 8, f"{tool.wall_s:.0f}"], record
+        return missing, [name, *["-"] * 8, f"{tool.wall_seconds:.0f}"], record
     chosen = Path(tool.model)
     contract = read_model(model).contract
     dataset = load_data(str(data), contract, model=model, seed=SEED)
@@ -54,10 +60,10 @@ def run_model(
     try:
         reference, outputs = (model_outputs(str(path), dataset, certify, contract) for path in (model, chosen))
         models = {"original": model, "chosen": chosen}
-        measured = latencies(models, dataset.inputs_of(int(certify[0])), seconds=_MEASURE_S, seed=SEED)
+        measured = latencies(models, dataset.inputs_of(int(certify[0])), seconds=_MEASURE_SECONDS, seed=SEED)
     except EdgewrightError as error:
         record["error"] = error.message
-        return missing, [name, *["-"] * 8, f"{tool.wall_s:.0f}"], record
+        return missing, [name, *["-"] * 8, f"{tool.wall_seconds:.0f}"], record
     to_original = ratio(measured["chosen"], measured["original"], same_bytes=same)
     snr, agreement = snr_db(reference, outputs), top_agreement(reference, outputs)
     report = tool.report or {}
@@ -82,6 +88,6 @@ def run_model(
         "-" if to_original is None else f"{to_original.low:.3f}-{to_original.high:.3f}",
         f"{snr:.1f}",
         "-" if agreement is None else f"{agreement:.2%}",
-        f"{tool.wall_s:.0f}",
+        f"{tool.wall_seconds:.0f}",
     ]
-    return ModelRun(name, tool.wall_s, to_original, snr, agreement), row, record
+    return ModelRun(name, tool.wall_seconds, to_original, snr, agreement), row, record

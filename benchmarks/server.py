@@ -59,13 +59,13 @@ def _measured(
 ) -> Cost:
     """Return the cost of a round of batches."""
     rows = sum(map(len, given))
-    database_s = server.cpu_s() if server else 0.0
-    cpu_s, begun_s = time.process_time(), time.perf_counter()
+    database_seconds = server.cpu_seconds() if server else 0.0
+    cpu_seconds, started_at = time.process_time(), time.perf_counter()
     for batch in given:
         take(batch)
-    cpu_s, wall_s = time.process_time() - cpu_s, time.perf_counter() - begun_s
-    database_s = (server.cpu_s() - database_s) if server else 0.0
-    return Cost([1e6 * cpu_s / rows], [1e6 * database_s / rows], [1e6 * wall_s / rows])
+    cpu_seconds, wall_seconds = time.process_time() - cpu_seconds, time.perf_counter() - started_at
+    database_seconds = (server.cpu_seconds() - database_seconds) if server else 0.0
+    return Cost([1e6 * cpu_seconds / rows], [1e6 * database_seconds / rows], [1e6 * wall_seconds / rows])
 
 
 def _compared(part: str, address: str, server: Postgres | None, *, quick: bool) -> list[Figure]:

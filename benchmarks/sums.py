@@ -21,7 +21,7 @@ from benchmarks.environments import PEERS, environment, timed
 from benchmarks.parts import run_parts
 from benchmarks.report import Figure, Interval
 from benchmarks.shipping.memory import resident_mb
-from benchmarks.summing.asked import NOW_S, Gift, question
+from benchmarks.summing.asked import NOW_SECONDS, Gift, question
 from benchmarks.summing.helped import helped_cost
 from benchmarks.summing.neighbours import (
     NEIGHBOUR_DEGREE,
@@ -64,7 +64,7 @@ query, template = msgspec.json.decode((folder / "asked").read_bytes(), type=tupl
 key, helper = Ed25519PrivateKey.generate(), X25519PrivateKey.generate().public_key().public_bytes_raw()
 noised = contribute(np.ones(template.values), template, query)
 ledger = LedgerFile(folder, Files(), Limits())
-assert ledger.debit(query, template, noised.tobytes(), now_s={NOW_S}) is None
+assert ledger.debit(query, template, noised.tobytes(), now={NOW_SECONDS}) is None
 give(terms_of(query, template), helper, noised, key.public_key().public_bytes_raw(), key.sign)
 {_LIGHT}
 """
@@ -109,14 +109,14 @@ def _peer(figures: list[Figure], ours: dict[str, float], *, quick: bool) -> list
         return figures
     command = [str(environment("flower")), str(PEERS / "flower_secagg.py")]
     sizes = [str(size) for size in (PARAMETERS, NEIGHBOUR_DEGREE, THRESHOLD, CLIENTS, DROPOUTS)]
-    run = timed([*command, *sizes], timeout_s=900)
+    run = timed([*command, *sizes], timeout_seconds=900)
     if run.code:
         return [*figures, Figure("device.peer", None, None, PEER, False, run.error[-200:])]
     found = json.loads(run.stdout.splitlines()[-1])
     for name, (key, own, unit) in {
-        "device.mask_to_peer": ("mask_cpu_s", ours.get("mask_s"), "s of CPU"),
+        "device.mask_to_peer": ("mask_cpu_seconds", ours.get("mask_seconds"), "s of CPU"),
         "device.bytes_to_peer": ("bytes", ours.get("bytes"), "bytes"),
-        "server.unmask_to_peer": ("unmask_s", ours.get("unmask_s"), "s"),
+        "server.unmask_to_peer": ("unmask_seconds", ours.get("unmask_seconds"), "s"),
     }.items():
         if own is not None:
             figures.append(_figure(name, own / found[key], 1.0, f"peer {found[key]:.4g} {unit}", PEER))
@@ -138,7 +138,7 @@ def device(*, quick: bool) -> list[Figure]:
         _figure("device.share_ms", found.share_ms, None, "CPU: check the roster, share"),
         _figure("device.reveal_ms", found.reveal_ms, None, "CPU: check the survivors, reveal"),
     ]
-    return _peer(figures, {"mask_s": found.mask_ms.value / 1000, "bytes": found.bytes_up}, quick=quick)
+    return _peer(figures, {"mask_seconds": found.mask_ms.value / 1000, "bytes": found.bytes_up}, quick=quick)
 
 
 def server(*, quick: bool) -> list[Figure]:
@@ -147,10 +147,12 @@ def server(*, quick: bool) -> list[Figure]:
         20_000 if quick else PARAMETERS, devices=40 if quick else CLIENTS, dropouts=4 if quick else 10
     )
     figures = [
-        _figure("server.unmask_s", found.unmask_s, 1.0, f"wall; CPU {found.unmask_cpu_s.value:.3f} s"),
+        _figure(
+            "server.unmask_seconds", found.unmask_seconds, 1.0, f"wall; CPU {found.unmask_cpu_seconds.value:.3f} s"
+        ),
         _figure("server.take_ms", found.take_ms, None, "CPU: take one device's masked values"),
     ]
-    return _peer(figures, {"unmask_s": found.unmask_s.value}, quick=quick)
+    return _peer(figures, {"unmask_seconds": found.unmask_seconds.value}, quick=quick)
 
 
 def helper(*, quick: bool) -> list[Figure]:
@@ -159,7 +161,7 @@ def helper(*, quick: bool) -> list[Figure]:
     length = 1000 if quick else 10_000
     costs = [helped_cost(clients, length, processes=2 if clients == sizes[-1] else 1) for clients in sizes]
     most = costs[-1]
-    parts = f"take {most.take_s:.2f} s on one core, answer {most.answer_s:.2f} s on two, add {most.total_s:.2f} s"
+    parts = f"take {most.take_seconds:.2f} s on one core, answer {most.answer_seconds:.2f} s on two, add {most.total_seconds:.2f} s"
     each = ", ".join(f"{cost.clients}: {cost.cpu_us:.0f} us" for cost in costs)
     return [
         _figure("helper.clients_per_s", most.clients_per_s, None, f"{most.clients} clients x {length}; {parts}"),

@@ -84,7 +84,7 @@ def run_task(
     peers: Sequence[Peer],
     state: Path,
     *,
-    time_limit_s: float,
+    time_limit_seconds: float,
     seconds: float,
     fresh: bool,
     here: bool,
@@ -95,13 +95,13 @@ def run_task(
         prepared: The task.
         peers: Tools to compare with.
         state: Where Edgewright counts its looks; empty at the start of a benchmark.
-        time_limit_s: For Edgewright.
+        time_limit_seconds: For Edgewright.
         seconds: For measuring all models in turns.
         fresh: Whether to run tools again whose results are in the cache.
         here: Whether peers run in this interpreter.
     """
     ground = Ground.of(prepared)
-    mine, max_drop = _least_certified(prepared, state, time_limit_s, fresh)
+    mine, max_drop = _least_certified(prepared, state, time_limit_seconds, fresh)
     alpha = alpha_of(mine, ground)
     tools = {EDGEWRIGHT: mine}
     for peer in peers:
@@ -124,7 +124,9 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def _least_certified(prepared: Prepared, state: Path, time_limit_s: float, fresh: bool) -> tuple[Compressed, float]:
+def _least_certified(
+    prepared: Prepared, state: Path, time_limit_seconds: float, fresh: bool
+) -> tuple[Compressed, float]:
     """Try the limits from the least up; every try is a further look at the same certify split."""
     for max_drop in prepared.max_drops:
         say(f"{prepared.name}: edgewright compress --max-drop {max_drop:g}")
@@ -133,7 +135,7 @@ def _least_certified(prepared: Prepared, state: Path, time_limit_s: float, fresh
             prepared.data,
             group=prepared.group,
             max_drop=max_drop,
-            time_limit_s=time_limit_s,
+            time_limit_seconds=time_limit_seconds,
             state=state / prepared.name,
             fresh=fresh,
         )
@@ -218,7 +220,7 @@ def outcome_of(
                 latency=between(EDGEWRIGHT, name),
                 size=sizes.get(EDGEWRIGHT, sizes[ORIGINAL]) / sizes[name],
                 to_original=between(name, ORIGINAL),
-                p50_s=latency.p50.value,
+                p50_seconds=latency.p50.value,
             )
         else:
             entries[name] = None
@@ -230,7 +232,7 @@ def outcome_of(
         certified=isinstance(mine, Judged) and mine.certified,
         to_original=between(EDGEWRIGHT, ORIGINAL),
         peers=entries,
-        tool_s=tools[EDGEWRIGHT].wall_s,
+        tool_seconds=tools[EDGEWRIGHT].wall_seconds,
     )
     rows, records = [], {}
     for name in [ORIGINAL, *tools]:
@@ -248,8 +250,8 @@ def outcome_of(
             "drop": verdict.drop if isinstance(verdict, Judged) else None,
             "upper_bound": verdict.upper_bound if isinstance(verdict, Judged) else None,
             "certified": verdict.certified if isinstance(verdict, Judged) else None,
-            "tool_wall_s": tool.wall_s if tool else None,
-            "tool_cpu_s": tool.cpu_s if tool else None,
+            "tool_wall_seconds": tool.wall_seconds if tool else None,
+            "tool_cpu_seconds": tool.cpu_seconds if tool else None,
             "tool_peak_bytes": tool.peak_bytes if tool else None,
         }
         rows.append([name, *_cells(records[name], to_original)])
@@ -305,7 +307,7 @@ def _cells(record: dict[str, Any], to_original: Interval | None) -> list[str]:
         shown(record["accuracy"], ".2%"),
         shown(record["upper_bound"], ".2f", 100),
         "-" if record["certified"] is None else "yes" if record["certified"] else "no",
-        shown(record["tool_wall_s"], ".1f"),
-        shown(record["tool_cpu_s"], ".1f"),
+        shown(record["tool_wall_seconds"], ".1f"),
+        shown(record["tool_cpu_seconds"], ".1f"),
         shown(record["tool_peak_bytes"], ".0f", 1e-6),
     ]

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 SEED = 0
-_PEER_LIMIT_S = 900.0
+_PEER_LIMIT_SECONDS = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +72,16 @@ class Compressed(msgspec.Struct, frozen=True):
     Attributes:
         model: File; None if it failed.
         error: Why.
-        wall_s: Of the tool, from start to end.
-        cpu_s: Of the tool and its children.
+        wall_seconds: Of the tool, from start to end.
+        cpu_seconds: Of the tool and its children.
         peak_bytes: Greatest resident memory of one of its processes.
         report: Edgewright's own JSON.
     """
 
     model: str | None
     error: str | None
-    wall_s: float
-    cpu_s: float
+    wall_seconds: float
+    cpu_seconds: float
     peak_bytes: int
     report: dict[str, Any] | None = None
 
@@ -94,7 +94,7 @@ def compress_by_peer(
     fresh: bool,
     here: bool,
     more: Sequence[str | Path] = (),
-    timeout_s: float = _PEER_LIMIT_S,
+    timeout_seconds: float = _PEER_LIMIT_SECONDS,
 ) -> Compressed:
     """Run a peer on calibration samples.
 
@@ -105,7 +105,7 @@ def compress_by_peer(
         fresh: Whether to run again what was run before on the same bytes.
         here: Whether to use this interpreter instead of the peer's own environment.
         more: Further arguments of the script.
-        timeout_s: After which it is ended.
+        timeout_seconds: After which it is ended.
     """
     script = PEERS / peer.script
     companions = [PEERS / name for name in peer.companions]
@@ -127,7 +127,7 @@ def compress_by_peer(
         samples = Path(temporary, "calibration.npz")
         np.savez(samples, allow_pickle=False, **calibration)
         command = [python, str(script), peer.form, str(model), str(samples), str(out), *map(str, more)]
-        run = timed(command, timeout_s=timeout_s)
+        run = timed(command, timeout_seconds=timeout_seconds)
     failed = run.code != 0 or not out.exists()
     return _keep(folder, _compressed(run, None if failed else out, run.error if failed else None, None))
 
@@ -138,7 +138,7 @@ def compress_by_edgewright(
     *,
     group: str | None,
     max_drop: float | None,
-    time_limit_s: float,
+    time_limit_seconds: float,
     state: Path,
     fresh: bool,
     train: Path | None = None,
@@ -150,12 +150,12 @@ def compress_by_edgewright(
         data: `.npz` file.
         group: Array in it that holds the groups.
         max_drop: Limit to certify.
-        time_limit_s: Given to the command.
+        time_limit_seconds: Given to the command.
         state: Where looks at the certify split are counted.
         fresh: Whether to run again what was run before with the same bytes and the same Edgewright.
         train: `.npz` file of training data; None to compress without training.
     """
-    options = ["--time-limit", f"{time_limit_s:g}", "--seed", str(SEED), "--json"]
+    options = ["--time-limit", f"{time_limit_seconds:g}", "--seed", str(SEED), "--json"]
     options += [] if group is None else ["--group", group]
     options += [] if max_drop is None else ["--max-drop", f"{max_drop:g}"]
     sources = sorted((ROOT / "src").rglob("*.py"))
@@ -172,7 +172,7 @@ def compress_by_edgewright(
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "edgewright", "compress", str(model), *options, "--out", str(folder / "out")]
     variables = {"EDGEWRIGHT_STATE": str(state), "PYTHONPATH": os.pathsep.join([str(ROOT / "src")])}
-    run = timed(command, timeout_s=3 * time_limit_s + 120, variables=variables)
+    run = timed(command, timeout_seconds=3 * time_limit_seconds + 120, variables=variables)
     shutil.copytree(state, looks)
     try:
         report = msgspec.json.decode(run.stdout, type=dict[str, Any])
@@ -189,7 +189,9 @@ def compress_by_edgewright(
 
 
 def _compressed(run: Run, model: Path | None, error: str | None, report: dict[str, Any] | None) -> Compressed:
-    return Compressed(None if model is None else str(model), error, run.wall_s, run.cpu_s, run.peak_bytes, report)
+    return Compressed(
+        None if model is None else str(model), error, run.wall_seconds, run.cpu_seconds, run.peak_bytes, report
+    )
 
 
 def _kept(folder: Path, fresh: bool) -> Compressed | None:

@@ -24,13 +24,13 @@ class Floor:
 
     Attributes:
         name: Which one it is.
-        p50_s: Its latency.
+        p50_seconds: Its latency.
         to_peers: Its latency in units of each peer's and the original's, by name.
         of_edgewright: Edgewright's latency in units of the floor's.
     """
 
     name: str
-    p50_s: float
+    p50_seconds: float
     to_peers: dict[str, Interval]
     of_edgewright: Interval | None
 
@@ -49,7 +49,7 @@ class TrainingRun:
         least_samples: That there must be, None without such a demand.
         volume: Hypervolume of Edgewright's front on the certify samples.
         peers_volume: Of the peers' models together.
-        time_limit_s: Given to every tool that trains.
+        time_limit_seconds: Given to every tool that trains.
     """
 
     task: TaskRun
@@ -61,7 +61,7 @@ class TrainingRun:
     least_samples: int | None
     volume: float | None
     peers_volume: float
-    time_limit_s: float
+    time_limit_seconds: float
 
 
 def figures_of_training(run: TrainingRun) -> list[Figure]:
@@ -79,11 +79,11 @@ def figures_of_training(run: TrainingRun) -> list[Figure]:
         _volume(f"{task.name}.hypervolume_of_peers", run.peers_volume, "the peers together"),
         Figure(
             f"{task.name}.tool_seconds",
-            Interval.exact(task.tool_s),
-            OVERTIME * run.time_limit_s,
+            Interval.exact(task.tool_seconds),
+            OVERTIME * run.time_limit_seconds,
             None,
-            task.tool_s <= OVERTIME * run.time_limit_s,
-            f"{run.time_limit_s:g} s were given to every tool that trains",
+            task.tool_seconds <= OVERTIME * run.time_limit_seconds,
+            f"{run.time_limit_seconds:g} s were given to every tool that trains",
         ),
     ]
 
@@ -105,7 +105,7 @@ def _against_best(run: TrainingRun) -> list[Figure]:
     complete = all(entry is not None for entry in task.peers.values()) and task.certified
     if not rivals and run.size_to_original is not None:
         rivals = {ORIGINAL: Entry(True, task.to_original, run.size_to_original, Interval.exact(1.0), 0.0)}
-    fastest = min(rivals, key=lambda name: rivals[name].p50_s, default=None)
+    fastest = min(rivals, key=lambda name: rivals[name].p50_seconds, default=None)
     smallest = max(rivals, key=lambda name: rivals[name].size, default=None)
     size = None if smallest is None else rivals[smallest].size
     return [
@@ -136,7 +136,7 @@ def _latency(run: TrainingRun, fastest: str | None, ratio: Interval | None, *, c
     if run.floor is not None:
         own = run.floor.of_edgewright
         times = "" if own is None else f"; Edgewright takes {own.value:.2f} times as long"
-        told += f" ({run.floor.name}, {run.floor.p50_s * 1e6:.1f} us{times})"
+        told += f" ({run.floor.name}, {run.floor.p50_seconds * 1e6:.1f} us{times})"
     return [
         Figure(f"{name}.latency_to_best_peer", ratio, LATENCY, fastest, complete and holds, note),
         Figure(f"{name}.latency_floor", lowest, None, fastest, True, told),

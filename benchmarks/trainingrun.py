@@ -38,7 +38,7 @@ class TrainingOutcome:
 
 
 def run_training_task(
-    task: Task, prepared: Prepared, state: Path, *, time_limit_s: float, seconds: float, fresh: bool
+    task: Task, prepared: Prepared, state: Path, *, time_limit_seconds: float, seconds: float, fresh: bool
 ) -> TrainingOutcome:
     """Run Edgewright and the peers, then measure and judge all models together.
 
@@ -46,13 +46,15 @@ def run_training_task(
         task: Of those with training data.
         prepared: Its files.
         state: Where Edgewright counts its looks; empty at the start of a benchmark.
-        time_limit_s: For every tool that trains.
+        time_limit_seconds: For every tool that trains.
         seconds: For measuring all models in turns.
         fresh: Whether to run tools again whose results are in the cache.
     """
     ground = Ground.of(prepared)
     (max_drop,) = prepared.max_drops
-    tools = _run_tools(prepared, ground, state, max_drop=max_drop, time_limit_s=time_limit_s, fresh=fresh)
+    tools = _run_tools(
+        prepared, ground, state, max_drop=max_drop, time_limit_seconds=time_limit_seconds, fresh=fresh
+    )
     mine = tools[EDGEWRIGHT]
     alpha = alpha_of(mine, ground)
     models = {ORIGINAL: prepared.model} | {
@@ -88,10 +90,10 @@ def run_training_task(
         least_samples=task.least_samples,
         volume=hypervolume(own) if own else None,
         peers_volume=hypervolume([points[name] for name in peers_volume]),
-        time_limit_s=time_limit_s,
+        time_limit_seconds=time_limit_seconds,
     )
     detail = outcome.detail | {
-        "time_limit_s": time_limit_s,
+        "time_limit_seconds": time_limit_seconds,
         "floor": None if run.floor is None else dataclasses.asdict(run.floor),
         "points": {name: list(point) for name, point in points.items()},
         "front": {name: list(point) for name, point in of_front.items()},
@@ -101,15 +103,15 @@ def run_training_task(
 
 
 def _run_tools(
-    prepared: Prepared, ground: Ground, state: Path, *, max_drop: float, time_limit_s: float, fresh: bool
+    prepared: Prepared, ground: Ground, state: Path, *, max_drop: float, time_limit_seconds: float, fresh: bool
 ) -> dict[str, Compressed]:
-    say(f"{prepared.name}: edgewright compress --train --max-drop {max_drop:g} --time-limit {time_limit_s:g}")
+    say(f"{prepared.name}: edgewright compress --train --max-drop {max_drop:g} --time-limit {time_limit_seconds:g}")
     mine = compress_by_edgewright(
         prepared.model,
         prepared.data,
         group=prepared.group,
         max_drop=max_drop,
-        time_limit_s=time_limit_s,
+        time_limit_seconds=time_limit_seconds,
         state=state / prepared.name,
         fresh=fresh,
         train=prepared.train,
@@ -117,11 +119,13 @@ def _run_tools(
     tools = {EDGEWRIGHT: mine}
     for peer in TRAINING_PEERS:
         say(f"{prepared.name}: {peer.name}")
-        tools[peer.name] = _run_peer(peer, prepared, ground, time_limit_s=time_limit_s, fresh=fresh)
+        tools[peer.name] = _run_peer(peer, prepared, ground, time_limit_seconds=time_limit_seconds, fresh=fresh)
     return tools
 
 
-def _run_peer(peer: Peer, prepared: Prepared, ground: Ground, *, time_limit_s: float, fresh: bool) -> Compressed:
+def _run_peer(
+    peer: Peer, prepared: Prepared, ground: Ground, *, time_limit_seconds: float, fresh: bool
+) -> Compressed:
     calibration = ground.calibration
     if not peer.trains:
         return compress_by_peer(peer, prepared.model, calibration, fresh=fresh, here=False)
@@ -133,8 +137,8 @@ def _run_peer(peer: Peer, prepared: Prepared, ground: Ground, *, time_limit_s: f
         calibration,
         fresh=fresh,
         here=False,
-        more=(prepared.state, prepared.train, f"{time_limit_s:g}", str(SEED)),
-        timeout_s=3 * time_limit_s + 120,
+        more=(prepared.state, prepared.train, f"{time_limit_seconds:g}", str(SEED)),
+        timeout_seconds=3 * time_limit_seconds + 120,
     )
 
 

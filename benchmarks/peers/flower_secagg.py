@@ -80,11 +80,11 @@ def main():
     print(
         json.dumps(
             {
-                "mask_cpu_s": sorted(run[1] for run in runs)[2],
-                "mask_and_quantise_cpu_s": sorted(run[2] for run in runs)[2],
+                "mask_cpu_seconds": sorted(run[1] for run in runs)[2],
+                "mask_and_quantise_cpu_seconds": sorted(run[2] for run in runs)[2],
                 "bytes": sum(vector.nbytes for vector in vectors),
-                "unmask_cpu_s": time.process_time() - began,
-                "unmask_s": time.perf_counter() - wall,
+                "unmask_cpu_seconds": time.process_time() - began,
+                "unmask_seconds": time.perf_counter() - wall,
             }
         )
     )

@@ -34,7 +34,7 @@ from torch.nn.parallel import DistributedDataParallel
 BATCH, RATE, MOMENTUM, DECAY = 128, 0.01, 0.9, 5e-4
 MILESTONES = (0.6, 0.8)
 TEMPERATURE, SOFT = 4.0, 0.9
-RESERVED_S = 20.0
+RESERVED_SECONDS = 20.0
 """Of the time allowed, for starting, exporting and quantising."""
 
 
@@ -114,7 +114,7 @@ def fit(rank, world, network, state, x, y, until, seed, folder):
 def main():
     """Prune, distil, export, quantise."""
     network, _, calib, out, state, source, seconds, seed = sys.argv[1:9]
-    until = time.monotonic() + float(seconds) - min(RESERVED_S, float(seconds) / 2)
+    until = time.monotonic() + float(seconds) - min(RESERVED_SECONDS, float(seconds) / 2)
     torch.manual_seed(int(seed))
     x, y = read(source)
     world = len(os.sched_getaffinity(0))

@@ -33,7 +33,7 @@ from edgewright.trust.keys.device_identity import DeviceKey
 __all__ = ["MODEL", "Accepted", "Crowd", "Device", "Plans", "Watcher"]
 
 MODEL = "digits"
-_TIMEOUT_S = 15.0
+_TIMEOUT_SECONDS = 15.0
 # Whoever cannot be reached has shown nothing that is not signed.
 _AWAY = ("unreachable", "missing", "slow")
 
@@ -51,15 +51,15 @@ class Plans:
     seen: dict[tuple[str, int, str], tuple[float, float]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def believe(self, plan: RolloutPlan, policy: RolloutPolicy, asked_s: float) -> None:
+    def believe(self, plan: RolloutPlan, policy: RolloutPolicy, asked_at: float) -> None:
         """Take over a plan that was believed, unless a later one was already; it was so when it was asked for."""
         with self._lock:
             before = self.known.get(plan.device_class)
             if before is None or before[0].counter <= plan.counter:
                 self.known[plan.device_class] = plan, policy
             key = rollout_subject(plan), plan.stage, plan.state
-            first, last = self.seen.get(key, (asked_s, asked_s))
-            self.seen[key] = min(first, asked_s), max(last, asked_s)
+            first, last = self.seen.get(key, (asked_at, asked_at))
+            self.seen[key] = min(first, asked_at), max(last, asked_at)
 
 
 @dataclass(slots=True)
@@ -86,19 +86,19 @@ class Watcher:
     away: int = 0
     refused: list[str] = field(default_factory=list)
 
-    def run(self, ended: threading.Event, *, every_s: float = 0.3) -> None:
+    def run(self, ended: threading.Event, *, interval_seconds: float = 0.3) -> None:
         """Ask until the end."""
         memory, fetcher = TrustState(), Fetcher(timeout_seconds=5)
         for url in itertools.cycle(self.urls):
-            if ended.wait(every_s):
+            if ended.wait(interval_seconds):
                 return
-            asked_s = time.time()
+            asked_at = time.time()
             try:
                 view = refresh(self.folder, url, self.anchor, memory, fetcher, now=lambda: datetime.now(UTC))
                 policy = view.policy(MODEL, self.device_class)
                 plan = view.plan(policy)
                 if plan is not None:
-                    self.plans.believe(plan, policy, asked_s)
+                    self.plans.believe(plan, policy, asked_at)
                 memory = view.memory
                 self.checks += 1
             except RefusedError as error:
@@ -116,19 +116,19 @@ class Accepted:
         device: Whose.
         spent: Its nonce as the database keeps it.
         said: The device's count of what it said.
-        at_s: When it was sent, seconds since 1970.
+        at: When it was sent, seconds since 1970.
         subject: Key of the rollout that its outcome is of, "" for none.
         stage: Of its outcome.
-        age_s: Of its outcome.
+        age_seconds: Of its outcome.
     """
 
     device: str
     spent: str
     said: int
-    at_s: float
+    at: float
     subject: str
     stage: int
-    age_s: float
+    age_seconds: float
 
 
 @dataclass(slots=True)
@@ -151,10 +151,10 @@ class Device:
     _proven: str = "1.0"
     _arm: str = ""
     _stage: tuple[str, int] = ("", 0)
-    _seen_s: float = 0.0
+    _last_seen_at: float = 0.0
     _failed: bool = False
 
-    def says(self, plans: Plans, now_s: float) -> CheckInRequest:
+    def says(self, plans: Plans, now: float) -> CheckInRequest:
         """Follow the plan that is believed, and say how it is going."""
         self.said += 1
         outcome = None
@@ -162,9 +162,9 @@ class Device:
         if believed is not None:
             plan, policy = believed
             if plan.state == "running":
-                self._follow(plan, policy, now_s)
+                self._follow(plan, policy, now)
                 failed = ("crash",) if self._failed else ()
-                outcome = StageOutcome(plan.rollout, plan.stage, self._arm, failed, None, now_s - self._seen_s)
+                outcome = StageOutcome(plan.rollout, plan.stage, self._arm, failed, None, now - self._last_seen_at)
             elif plan.rollout == self._stage[0]:
                 self._proven = self._arm if self._arm and plan.state == "done" else self._proven
                 self._arm = ""
@@ -180,14 +180,14 @@ class Device:
         )
         return CheckInRequest(status, outcome)
 
-    def _follow(self, plan: RolloutPlan, policy: RolloutPolicy, now_s: float) -> None:
+    def _follow(self, plan: RolloutPlan, policy: RolloutPolicy, now: float) -> None:
         if self._stage == (plan.rollout, plan.stage):
             return
         if self._stage[0] != plan.rollout:
             if self._arm:  # it was not asked between two rollouts
                 self._proven, self._arm = self._arm, ""
             self._failed = False
-        self._stage, self._seen_s = (plan.rollout, plan.stage), now_s
+        self._stage, self._last_seen_at = (plan.rollout, plan.stage), now
         number = assigned_arm_version(plan, policy, self.name)
         self._arm = "" if number == CONTROL_ARM else plan.arms[number].version
         chance = 0.6 if self._arm in self.bad else 0.01
@@ -203,7 +203,7 @@ class Crowd:
         audience: Whom requests are for.
         urls: Of the servers.
         plans: What is believed.
-        every_s: How often each device checks in.
+        interval_seconds: How often each device checks in.
         accepted: What was answered with 200.
         requests: How many were sent.
         answers: How many were answered how; 0 for no answer.
@@ -213,34 +213,34 @@ class Crowd:
     audience: str
     urls: tuple[str, ...]
     plans: Plans
-    every_s: float
+    interval_seconds: float
     accepted: list[Accepted] = field(default_factory=list)
     requests: int = 0
     answers: dict[int, int] = field(default_factory=dict)
     _pool: urllib3.PoolManager = field(
-        default_factory=lambda: urllib3.PoolManager(retries=False, timeout=_TIMEOUT_S, maxsize=2)
+        default_factory=lambda: urllib3.PoolManager(retries=False, timeout=_TIMEOUT_SECONDS, maxsize=2)
     )
 
     def run(self, ended: threading.Event) -> None:
         """Check in until the end; whoever gets no answer asks another server, signed anew."""
         turn = 0
         while not ended.is_set():
-            begun_s = time.monotonic()
+            started_at = time.monotonic()
             for number, device in enumerate(self.devices):
-                due_s = begun_s + self.every_s * number / len(self.devices)
-                if ended.wait(max(0.0, due_s - time.monotonic())):
+                due_at = started_at + self.interval_seconds * number / len(self.devices)
+                if ended.wait(max(0.0, due_at - time.monotonic())):
                     return
                 turn += 1
                 for attempt in range(len(self.urls)):
                     if self._check_in(device, self.urls[(turn + attempt) % len(self.urls)]):
                         break
-            ended.wait(max(0.0, begun_s + self.every_s - time.monotonic()))
+            ended.wait(max(0.0, started_at + self.interval_seconds - time.monotonic()))
 
     def _check_in(self, device: Device, url: str) -> bool:
-        now_s = time.time()
-        asked = device.says(self.plans, now_s)
+        now = time.time()
+        asked = device.says(self.plans, now)
         body = msgspec.json.encode(asked)
-        proof = device.key.sign(self.audience, "POST", CHECK_IN, body, now=datetime.fromtimestamp(now_s, UTC))
+        proof = device.key.sign(self.audience, "POST", CHECK_IN, body, now=datetime.fromtimestamp(now, UTC))
         self.requests += 1
         try:
             status = self._pool.request("POST", url + CHECK_IN, body=body, headers={PROOF: proof}).status
@@ -258,7 +258,7 @@ class Crowd:
                 device.name,
                 spent,
                 device.said,
-                now_s,
+                now,
                 rollout_key(MODEL, device.device_class, mine.rollout) if mine else "",
                 mine.stage if mine else 0,
                 mine.age_seconds if mine else 0.0,

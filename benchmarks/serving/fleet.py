@@ -21,7 +21,7 @@ __all__ = ["bare", "batches", "enrol", "put"]
 
 _CHUNK = 5000
 _CLASSES, _VERSIONS = ("camera", "hall", "wrist"), ("1.0", "1.1", "1.2")
-_NOW_S = 1_795_000_000.0
+_NOW_SECONDS = 1_795_000_000.0
 
 
 def enrol(store: FleetStore, count: int) -> list[str]:
@@ -50,11 +50,11 @@ def put(store: FleetStore, publics: Mapping[str, bytes]) -> None:
                 "channel": "",
                 "labels": b"{}",
                 "bench": False,
-                "enrolled_s": _NOW_S,
+                "enrolled_at": _NOW_SECONDS,
             }
             for name in part
         ]
-        said = [{"device_id": name, "seen_s": 0.0, "body": b"{}", **nothing} for name in part]
+        said = [{"device_id": name, "last_seen_at": 0.0, "body": b"{}", **nothing} for name in part]
         store.database.write(
             lambda connection, rows=rows, said=said: (  # type: ignore[misc]
                 connection.execute(insert(devices), rows),
@@ -96,7 +96,7 @@ def batches(names: Sequence[str], size: int, *, seed: int = 0) -> Iterator[list[
                 name,
                 _CLASSES[int(name, 16) % len(_CLASSES)],
                 said[(number + place) % len(said)],
-                _NOW_S + number,
+                _NOW_SECONDS + number,
                 f"{number}.{place}",
                 _VERSIONS[place % 2],
             )
@@ -119,7 +119,7 @@ def bare(address: str) -> tuple[Callable[[Sequence[CheckIn]], None], Callable[[]
         def update_file(batch: Sequence[CheckIn]) -> None:
             file.execute("BEGIN IMMEDIATE")
             file.executemany(
-                "UPDATE statuses SET seen_s=?, version=?, body=? WHERE device_id=?",
+                "UPDATE statuses SET last_seen_at=?, version=?, body=? WHERE device_id=?",
                 [(one.at, one.status.version, encode(one.status), one.device_id) for one in batch],
             )
             file.execute("COMMIT")
@@ -130,7 +130,7 @@ def bare(address: str) -> tuple[Callable[[Sequence[CheckIn]], None], Callable[[]
     def update_server(batch: Sequence[CheckIn]) -> None:
         with server.cursor() as cursor:
             cursor.executemany(
-                "UPDATE statuses SET seen_s=%s, version=%s, body=%s WHERE device_id=%s",
+                "UPDATE statuses SET last_seen_at=%s, version=%s, body=%s WHERE device_id=%s",
                 [(one.at, one.status.version, encode(one.status), one.device_id) for one in batch],
             )
         server.commit()

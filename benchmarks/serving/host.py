@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 import psycopg
 from benchmarks.report import ROOT
-from benchmarks.serving.process import cpu_s
+from benchmarks.serving.process import cpu_seconds
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -41,9 +41,9 @@ from edgewright.trust.storage.storage import LocalStorage
 
 __all__ = ["Host", "made_repository"]
 
-_ROW = "SELECT public, device_class, bench FROM devices WHERE id = {} AND retired_s IS NULL"
+_ROW = "SELECT public, device_class, bench FROM devices WHERE id = {} AND retired_at IS NULL"
 _POOL = 5
-_STARTS_S = 60.0
+_STARTS_SECONDS = 60.0
 _PASSPHRASE = "no secret"  # noqa: S105 (of keys that protect nothing)
 Read = Callable[[str], Awaitable[tuple[bytes, str, bool] | None]]
 
@@ -83,9 +83,9 @@ class Host:
             raise RuntimeError(f"{command} did not start: {line!r}")
         self.port = int(line.removeprefix(begins))
 
-    def cpu_s(self) -> float:
+    def cpu_seconds(self) -> float:
         """Return the CPU time that it has used, in seconds."""
-        return cpu_s(self.process.pid)
+        return cpu_seconds(self.process.pid)
 
     def close(self) -> None:
         """Stop it."""
@@ -117,7 +117,7 @@ def _bare(address: str) -> Any:
             Ed25519PublicKey.from_public_bytes(row[0]).verify(signature, content)
         except InvalidSignature:
             return JSONResponse({"error": "signature"}, 401)
-        return JSONResponse({"at_s": time.time(), "job": bool(row[2])})
+        return JSONResponse({"at": time.time(), "job": bool(row[2])})
 
     return Starlette(routes=[Route("/device/check-in", check_in, methods=["POST"])])
 

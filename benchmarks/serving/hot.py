@@ -16,7 +16,7 @@ from benchmarks.report import Figure
 from benchmarks.serving.fleet import put
 from benchmarks.serving.host import Host, made_repository
 from benchmarks.serving.postgres import Postgres
-from benchmarks.serving.process import cpu_s
+from benchmarks.serving.process import cpu_seconds
 from benchmarks.serving.stated import held, quartiles, stated
 from benchmarks.serving.wire import Load, device_keys, signed
 
@@ -108,13 +108,16 @@ def _in_turns(
         for number in range(rounds + 1):
             for kind, host in hosts.items():
                 sent = fleet.requests(requests)
-                database_s, server_s = server.cpu_s() if server else 0.0, host.cpu_s()
+                database_seconds, server_seconds = server.cpu_seconds() if server else 0.0, host.cpu_seconds()
                 _all_good(kind, loads[kind].send(iter(sent)), requests)
-                server_s, database_s = host.cpu_s() - server_s, (server.cpu_s() if server else 0.0) - database_s
+                server_seconds, database_seconds = (
+                    host.cpu_seconds() - server_seconds,
+                    (server.cpu_seconds() if server else 0.0) - database_seconds,
+                )
                 if number:  # the first opens connections and compiles statements
-                    costs[kind].append(1e6 * (server_s + database_s) / requests)
+                    costs[kind].append(1e6 * (server_seconds + database_seconds) / requests)
                     if kind == "edgewright":
-                        worker.append(1e6 * server_s / requests)
+                        worker.append(1e6 * server_seconds / requests)
     ours, bare = costs["edgewright"], costs["bare"]
     of = f"{connections} connections, {fleet.devices} enrolled devices, each another one than before"
     ratio = quartiles([one / other for one, other in zip(ours, bare, strict=True)])
@@ -170,10 +173,10 @@ def goosebit(*, quick: bool) -> list[Figure]:
             for number in range(4 if quick else 9):
                 for kind, pid in (("ours", ours.process.pid), ("theirs", process.pid)):
                     sent = fleet.requests(polls) if kind == "ours" else _polls(itertools.islice(names, polls))
-                    used_s = cpu_s(pid)
+                    last_used_at = cpu_seconds(pid)
                     _all_good(kind, loads[kind].send(iter(sent)), polls)
                     if number:
-                        costs[kind].append(1e6 * (cpu_s(pid) - used_s) / polls)
+                        costs[kind].append(1e6 * (cpu_seconds(pid) - last_used_at) / polls)
             of = f"{devices} devices, 8 connections, SQLite"
             figures += [
                 stated(

@@ -18,7 +18,7 @@ from edgewright.trust.repository.repository import Repository
 __all__ = ["Judge", "behind", "decided", "lost_outcomes"]
 
 # An answer that was given while the worker still believed the plan before is no outcome of the stage.
-_PLANS_S = 6.0
+_PLANS_SECONDS = 6.0
 
 
 @dataclass(slots=True)
@@ -70,14 +70,14 @@ def behind(store: FleetStore, accepted: Iterable[Accepted]) -> int:
 
 
 def lost_outcomes(
-    store: FleetStore, accepted: Iterable[Accepted], plans: Plans, outcome_s: float
+    store: FleetStore, accepted: Iterable[Accepted], plans: Plans, outcome_seconds: float
 ) -> tuple[int, int]:
     """Return how many outcomes must have been kept, and how many were not."""
     owed: dict[tuple[str, int], set[str]] = {}
     for one in accepted:
-        first_s, last_s = plans.seen.get((one.subject, one.stage, "running"), (0.0, 0.0))
-        old = one.age_s >= outcome_s and one.at_s > first_s + outcome_s + _PLANS_S
-        if one.subject and old and one.at_s < last_s:
+        first_at, last_at = plans.seen.get((one.subject, one.stage, "running"), (0.0, 0.0))
+        old = one.age_seconds >= outcome_seconds and one.at > first_at + outcome_seconds + _PLANS_SECONDS
+        if one.subject and old and one.at < last_at:
             owed.setdefault((one.subject, one.stage), set()).add(one.device)
     lost = 0
     for (subject, stage), devices in owed.items():

@@ -57,28 +57,42 @@ class _Size:
         seconds: Of kills.
         devices: In the fleet.
         threads: That send for them.
-        every_s: How often each checks in.
-        outcome_s: Age from which on an outcome counts.
-        silent_s: Of a silent device.
+        interval_seconds: How often each checks in.
+        outcome_seconds: Age from which on an outcome counts.
+        offline_seconds: Of a silent device.
         versions: Releases that there are.
-        pause_s: Shortest and longest time between two kills.
+        pause_seconds: Shortest and longest time between two kills.
     """
 
     seconds: float
     devices: int
     threads: int
-    every_s: float
-    outcome_s: int
-    silent_s: int
+    interval_seconds: float
+    outcome_seconds: int
+    offline_seconds: int
     versions: int
-    pause_s: tuple[float, float]
+    pause_seconds: tuple[float, float]
 
 
 _FULL = _Size(
-    seconds=600.0, devices=900, threads=6, every_s=4.0, outcome_s=4, silent_s=10, versions=40, pause_s=(2.0, 8.0)
+    seconds=600.0,
+    devices=900,
+    threads=6,
+    interval_seconds=4.0,
+    outcome_seconds=4,
+    offline_seconds=10,
+    versions=40,
+    pause_seconds=(2.0, 8.0),
 )
 _QUICK = _Size(
-    seconds=20.0, devices=300, threads=3, every_s=2.0, outcome_s=1, silent_s=5, versions=4, pause_s=(4.0, 7.0)
+    seconds=20.0,
+    devices=300,
+    threads=3,
+    interval_seconds=2.0,
+    outcome_seconds=1,
+    offline_seconds=5,
+    versions=4,
+    pause_seconds=(4.0, 7.0),
 )
 
 
@@ -172,7 +186,7 @@ def _killed(folder: Path, address: str, size: _Size) -> list[Figure]:
     processes = _processes(folder, address, size)
     urls = tuple(f"http://127.0.0.1:{each.port}" for each in processes if each.port)
     crowds = [
-        Crowd(members[number :: size.threads], audience, urls, plans, size.every_s)
+        Crowd(members[number :: size.threads], audience, urls, plans, size.interval_seconds)
         for number in range(size.threads)
     ]
     anchor = (folder / "repo" / "metadata" / "1.root.json").read_bytes()
@@ -187,7 +201,7 @@ def _killed(folder: Path, address: str, size: _Size) -> list[Figure]:
         for each in threads:
             each.start()
         try:
-            kill_at_random(processes, size.seconds, size.pause_s)
+            kill_at_random(processes, size.seconds, size.pause_seconds)
         finally:
             ended.set()
             for each in threads:
@@ -210,7 +224,7 @@ def _killed(folder: Path, address: str, size: _Size) -> list[Figure]:
 
 def _processes(folder: Path, address: str, size: _Size) -> list[Process]:
     project = folder / "edgewright.toml"
-    project.write_text(_PROJECT.format(outcome=size.outcome_s, silent=size.silent_s))
+    project.write_text(_PROJECT.format(outcome=size.outcome_seconds, silent=size.offline_seconds))
     common: Sequence[str] = (
         "--database",
         address,
@@ -245,7 +259,7 @@ def _figures(
     for crowd in crowds:
         answers.update(crowd.answers)
     counted = sum(hour.check_ins for hour in store.check_ins.rollups(0.0, 2e10))
-    outcomes, lost = lost_outcomes(store, accepted, plans, size.outcome_s)
+    outcomes, lost = lost_outcomes(store, accepted, plans, size.outcome_seconds)
     verdicts, double, unlike = decided(store, operator.repository, operator.started)
     refused = [words for watcher in watchers for words in watcher.refused]
     words = ", ".join(f"{process.name} {process.kills}" for process in processes)

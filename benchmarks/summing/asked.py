@@ -14,10 +14,10 @@ from edgewright.privacy.private_sum import contribution
 from edgewright.privacy.protocol_params import protocol_terms
 from edgewright.privacy.query_calibration import fill_template
 
-__all__ = ["NOW_S", "Gift", "question"]
+__all__ = ["NOW_SECONDS", "Gift", "question"]
 
 _NOW = datetime.datetime(2026, 11, 21, tzinfo=datetime.UTC)
-NOW_S = _NOW.timestamp()
+NOW_SECONDS = _NOW.timestamp()
 """When the question is answered."""
 
 _COHORT, _LARGEST = 1000, 2000
@@ -79,7 +79,12 @@ class Gift:
         """Clip, round, noise, debit, mask, seal, sign."""
         noised = contribution(self._values, self._template, self._query)
         after = debit_budget(
-            PrivacyLedger(), self._query, self._template, DeviceQueryLimits(), answer=noised.tobytes(), now=NOW_S
+            PrivacyLedger(),
+            self._query,
+            self._template,
+            DeviceQueryLimits(),
+            answer=noised.tobytes(),
+            now=NOW_SECONDS,
         )
         if isinstance(after, Refusal):
             raise RuntimeError(after.reason)

@@ -54,13 +54,13 @@ class ServerCost:
 
     Attributes:
         take_ms: CPU to take one device's masked values.
-        unmask_s: Wall time to take the masks off.
-        unmask_cpu_s: CPU time of it.
+        unmask_seconds: Wall time to take the masks off.
+        unmask_cpu_seconds: CPU time of it.
     """
 
     take_ms: Interval
-    unmask_s: Interval
-    unmask_cpu_s: Interval
+    unmask_seconds: Interval
+    unmask_cpu_seconds: Interval
 
 
 def cpu_ms(act: Callable[[], object], repeats: int) -> Interval:

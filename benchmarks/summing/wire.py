@@ -24,7 +24,7 @@ from edgewright.trust.keys.device_identity import load_or_create_device_key
 
 __all__ = ["Task"]
 
-_PATIENCE_S = 30.0
+_TIMEOUT_SECONDS = 30.0
 _HOST = "127.0.0.1"
 
 
@@ -47,7 +47,7 @@ class Task(msgspec.Struct, frozen=True):
 
 
 def _address(folder: Path, role: str) -> str:
-    ends = time.monotonic() + _PATIENCE_S
+    ends = time.monotonic() + _TIMEOUT_SECONDS
     while not (folder / role).exists():
         if time.monotonic() > ends:
             raise TimeoutError(role)
@@ -96,7 +96,7 @@ def _answer(folder: Path, task: Task, state: Path) -> None:
         if not task.terms.degree:
             client.submit(task.terms, task.helper, lambda: np.load(state / "values.npy"))
             return
-        ends = time.monotonic() + _PATIENCE_S
+        ends = time.monotonic() + _TIMEOUT_SECONDS
         done = ""
         while done != stops and time.monotonic() < ends:
             try:

@@ -22,7 +22,7 @@ __all__ = ["MODELS", "SHARED", "Prepared", "prepare", "prepare_quick", "write_ar
 _BESIDE = Path(__file__).resolve().parents[3] / "shared"
 SHARED = _BESIDE / "data"
 MODELS = _BESIDE / "models"
-_TRAINING_LIMIT_S = 3 * 3600.0
+_TRAINING_LIMIT_SECONDS = 3 * 3600.0
 _SEED = "0"
 
 
@@ -79,10 +79,10 @@ def prepare(task: Task) -> Prepared:
         fresh = folder / "training.onnx"
         command = [str(environment("train")), str(script), task.network, str(training), str(fresh), _SEED]
         print(f"training the network of {task.name} (once, some minutes)", file=sys.stderr, flush=True)
-        run = timed(command, timeout_s=_TRAINING_LIMIT_S)
+        run = timed(command, timeout_seconds=_TRAINING_LIMIT_SECONDS)
         if run.code != 0:
             raise RuntimeError(f"training {task.network} failed: {run.error}")
-        (folder / "training.txt").write_text(f"{run.error}\n{run.wall_s:.0f} s\n")
+        (folder / "training.txt").write_text(f"{run.error}\n{run.wall_seconds:.0f} s\n")
         fresh.with_suffix(".pt").replace(state)
         fresh.replace(model)
     return Prepared(

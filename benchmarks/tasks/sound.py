@@ -76,12 +76,12 @@ def _slaney_filters(bands: int, bins: int) -> _Floats:
 def motor(seconds: float, seed: int) -> _Floats:
     """Return the hum of a small motor whose speed and load change, over wind noise; shape [samples]."""
     random = np.random.default_rng(seed)
-    time_s = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
-    speed_hz = 40 * (1 + 0.2 * np.sin(0.6 * np.pi * time_s) + 0.1 * np.sin(0.13 * np.pi * time_s))
+    time_seconds = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
+    speed_hz = 40 * (1 + 0.2 * np.sin(0.6 * np.pi * time_seconds) + 0.1 * np.sin(0.13 * np.pi * time_seconds))
     turns = 2 * np.pi * np.cumsum(speed_hz) / RATE_HZ
-    load = 1 + 0.5 * np.sin(0.21 * np.pi * time_s + 1)
-    white = np.fft.rfft(random.normal(size=time_s.size))
-    wind = np.fft.irfft(white / np.sqrt(np.maximum(np.arange(white.size), 1)), time_s.size)
+    load = 1 + 0.5 * np.sin(0.21 * np.pi * time_seconds + 1)
+    white = np.fft.rfft(random.normal(size=time_seconds.size))
+    wind = np.fft.irfft(white / np.sqrt(np.maximum(np.arange(white.size), 1)), time_seconds.size)
     hum = sum(load / order * np.sin(order * turns + random.uniform(0, 6)) for order in range(1, 30))
     return np.asarray(0.01 * (hum + wind / wind.std()), np.float32)
 

@@ -56,7 +56,7 @@ SCREENSHOTS = bool(os.environ.get("EDGEWRIGHT_SCREENSHOTS"))
 """Whether docs/images/page is written anew; what attackers write is left out of it."""
 EVIL = "Berlin <east>" if SCREENSHOTS else '<script>document.title="taken"</script><img src=x onerror=alert(1)>'
 PASSWORD = "correct horse battery"  # noqa: S105 - of test users
-HOUR_S = 3600.0
+HOUR_SECONDS = 3600.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -74,29 +74,31 @@ class Book:
     waiting: list[Any] = field(default_factory=list)
     settled: list[tuple[str, str, bool]] = field(default_factory=list)
 
-    def start(self, who: str, asked: StartRollout) -> tuple[RolloutPlan, tuple[str, ...]]:
+    def start_rollout(self, who: str, asked: StartRollout) -> tuple[RolloutPlan, tuple[str, ...]]:
         raise NotImplementedError
 
-    def change(self, who: str, model: str, device_class: str, act: RolloutAction, reason: str) -> RolloutPlan:
+    def change_rollout(
+        self, who: str, model: str, device_class: str, act: RolloutAction, reason: str
+    ) -> RolloutPlan:
         from edgewright.server.commands.service import CommandService
 
         return CommandService(self.world.services).change_rollout(who, model, device_class, act, reason)
 
-    def ask(self, who: str, model: str, device_class: str, asked: CreateQuery) -> tuple[str, ...]:
+    def create_query(self, who: str, model: str, device_class: str, asked: CreateQuery) -> tuple[str, ...]:
         raise NotImplementedError
 
     def end_query(self, who: str, query_id: str) -> None:
         raise NotImplementedError
 
-    def awaiting(self) -> Sequence[Any]:
+    def pending_actions(self) -> Sequence[Any]:
         return self.waiting
 
-    def settle(self, who: str, item: str, *, approve: bool, reason: str) -> Sequence[str]:
+    def decide_action(self, who: str, item: str, *, approve: bool, reason: str) -> Sequence[str]:
         self.waiting = [one for one in self.waiting if one.id != item]
         self.settled.append((who, item, approve))
         return ()
 
-    def add_job(self, who: str, device: str, body: bytes) -> str:
+    def create_job(self, who: str, device: str, body: bytes) -> str:
         raise NotImplementedError
 
 
@@ -143,7 +145,7 @@ class World:
             arms=(RolloutArm("1.1.0", digest),),
             stages=(RolloutStage(0.1, 3600.0, rules), RolloutStage(0.5, 7200.0, rules), RolloutStage(1.0)),
             stage=1,
-            stage_started_at=_iso(-3 * HOUR_S),
+            stage_started_at=_iso(-3 * HOUR_SECONDS),
         )
         publish_plan(repository, self.keys(), plan)
         random = np.random.default_rng(7)
@@ -164,9 +166,9 @@ class World:
             content = msgspec.json.encode({"decision": decision, "trial": None, "fact": None, "askew": 0})
             number = store.decisions.last_number(subject) + 1
             said = "; ".join(decision.waiting_for or decision.reasons)
-            at_s = time.time() - HOUR_S + number
+            at = time.time() - HOUR_SECONDS + number
             store.decisions.put(
-                records.StoredDecision(subject, number, at_s, decision.action, said, msgspec.Raw(content))
+                records.StoredDecision(subject, number, at, decision.action, said, msgspec.Raw(content))
             )
         return plan
 
@@ -258,15 +260,19 @@ def _fill(world: World) -> list[Any]:
 
     store, now = world.services.store, time.time()
     for name, role in (("ann", UserRole.RELEASE_MANAGER), ("otto", UserRole.OPERATOR), ("vera", UserRole.VIEWER)):
-        store.people.add_user(name, role, PASSWORD, now_s=now - 9 * 86400)
-    store.people.add_token("nightly", UserRole.VIEWER, made_by="user:ann", now_s=now, lifetime_s=86400.0)
+        store.people.add_user(name, role, PASSWORD, now=now - 9 * 86400)
+    store.people.add_token("nightly", UserRole.VIEWER, made_by="user:ann", now=now, lifetime_seconds=86400.0)
     devices = []
     for number in range(70):
         labels = {"site": EVIL if number == 0 else ("berlin", "paris")[number % 2]}
         token = store.devices.invite(
-            "hall" if number % 5 == 4 else "camera", made_by="user:ann", now_s=now, lifetime_s=60.0, labels=labels
+            "hall" if number % 5 == 4 else "camera",
+            made_by="user:ann",
+            now=now,
+            lifetime_seconds=60.0,
+            labels=labels,
         )
-        devices.append(store.devices.enrol(token, os.urandom(32), now_s=now - 9 * 86400))
+        devices.append(store.devices.enrol(token, os.urandom(32), now=now - 9 * 86400))
     for hour in range(48, -1, -1):
         batch = []
         for number, device in enumerate(devices):
@@ -285,10 +291,10 @@ def _fill(world: World) -> list[Any]:
                 free_bytes=10**9,
                 battery_level=0.8,
                 agent_version="0.1",
-                metadata_checked_at=_iso(-hour * HOUR_S),
+                metadata_checked_at=_iso(-hour * HOUR_SECONDS),
             )
-            at_s = now - hour * HOUR_S - number
-            batch.append(CheckIn(device.id, device.device_class, status, at_s, arm="1.1.0" if new else ""))
+            at = now - hour * HOUR_SECONDS - number
+            batch.append(CheckIn(device.id, device.device_class, status, at, arm="1.1.0" if new else ""))
         store.check_ins.take(batch)
     store.alerts.put(
         [
@@ -330,11 +336,11 @@ def _fill(world: World) -> list[Any]:
                 subgroup={"site": EVIL} if number == 2 else {},
             )
             query = fill_template(asked, template, 1.0)
-            store.sums.ask(query, template, "digits" if device_class == "camera" else "doors", now_s=now - number)
+            store.queries.store_query(query, template, "digits" if device_class == "camera" else "doors", now=now - number)
             if number:
-                store.sums.end(query.id, result={"sums": {}}, devices=140, now_s=now)
+                store.sums.end(query.id, result={"sums": {}}, devices=140, now=now)
     for number in range(60):
-        store.audit.write("user:ann", "look", f"{number} {EVIL}", at_s=now, detail={"said": EVIL})
+        store.audit.write("user:ann", "look", f"{number} {EVIL}", at=now, detail={"said": EVIL})
     world.start_rollout("camera")
     return devices
 
@@ -428,7 +434,7 @@ def opened(world: World, browser: "Browser") -> "Iterator[Callable[..., tuple[Pa
             name = f"{user}:{PASSWORD}"
             secret = _SESSIONS.get(name)
             if secret is None:
-                made = world.services.store.people.log_in(user, PASSWORD, now_s=time.time(), lifetime_s=3600.0)
+                made = world.services.store.people.log_in(user, PASSWORD, now=time.time(), lifetime_seconds=3600.0)
                 assert made is not None
                 secret = _SESSIONS[name] = made[0]
             context.add_cookies(

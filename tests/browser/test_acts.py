@@ -94,7 +94,7 @@ def test_what_has_not_changed_is_not_sent_again(world: Any, rollout: RolloutPlan
 def test_a_button_of_an_older_page_does_nothing(world: Any, rollout: RolloutPlan, opened: Opened) -> None:
     page, _ = opened("ann", java_script_enabled=False)
     page.goto(PLACE)
-    world.acting.change("user:otto", "doors", "hall", "pause", "first")
+    world.acting.change_rollout("user:otto", "doors", "hall", "pause", "first")
     act(page, "Advance")
     assert "has changed since the page was loaded" in page.locator("main").inner_text()
     assert (plan(world).stage, plan(world).state) == (1, "paused")
@@ -187,14 +187,14 @@ def test_who_is_not_logged_in_is_asked_to_and_comes_back(world: Any, opened: Ope
 def test_a_session_that_somebody_planted_is_not_taken_over(world: Any, opened: Opened) -> None:
     page, _ = opened("")
     people = world.services.store.people
-    planted = people.log_in("otto", "correct horse battery", now_s=time.time(), lifetime_s=60.0)
+    planted = people.log_in("otto", "correct horse battery", now=time.time(), lifetime_seconds=60.0)
     cookie: Any = {"name": "edgewright_session", "value": planted[0], "url": world.url}
     page.context.add_cookies([cookie])
     form: Any = {"name": "vera", "password": "correct horse battery", "then": "//elsewhere.example/"}
     answer = page.request.post("/login", form=form, max_redirects=0)
     assert (answer.status, answer.headers["location"]) == (303, "/")
     assert planted[0] not in answer.headers["set-cookie"]
-    assert people.session(planted[0], now_s=time.time(), idle_s=60.0) is None
+    assert people.session(planted[0], now=time.time(), idle_seconds=60.0) is None
     elsewhere = page.request.post("/login", form=form, headers={"Sec-Fetch-Site": "cross-site"}, max_redirects=0)
     assert elsewhere.status == 403
 
@@ -212,12 +212,12 @@ def test_an_invitation_is_shown_once_and_enrols_a_device(world: Any, opened: Ope
         assert main.main(shlex.split(command)[1:]) == 0
     run.assert_called_once()
     secret = command.split()[command.split().index("--token") + 1]
-    device = world.services.store.devices.enrol(secret, bytes(32), now_s=time.time())
+    device = world.services.store.devices.enrol(secret, bytes(32), now=time.time())
     assert (device.device_class, device.labels) == ("camera", {"site": "berlin"})
     page.goto("/access")
     assert secret not in page.content()
     assert seen.faults == []
-    world.services.store.devices.retire(device.id, now_s=time.time())
+    world.services.store.devices.retire(device.id, now=time.time())
 
 
 def test_a_device_is_marked_and_retired_from_its_page(world: Any, opened: Opened) -> None:
@@ -228,7 +228,7 @@ def test_a_device_is_marked_and_retired_from_its_page(world: Any, opened: Opened
     page.get_by_role("button", name="Give it no profiling jobs").wait_for()
     act(page, "Retire", "it burned")
     page.get_by_text("is not believed any more").wait_for()
-    assert world.services.store.devices.get(device).retired_s is not None
+    assert world.services.store.devices.get(device).retired_at is not None
     main = world.services.store.audit.page(limit=1)[0]
     assert (main.actor, main.action, b"it burned" in bytes(main.detail)) == ("user:otto", "retire device", True)
     assert seen.faults == []
@@ -262,11 +262,11 @@ def test_people_and_tokens_come_and_go(world: Any, opened: Opened) -> None:
     form.get_by_label("Name").fill("weekly")
     form.get_by_role("button").click()
     secret = page.get_by_label("Secret").inner_text()
-    assert world.services.store.people.token(secret, now_s=time.time()).name == "weekly"
+    assert world.services.store.people.token(secret, now=time.time()).name == "weekly"
     page.locator("summary", has_text="Retire weekly").click()
     page.get_by_role("button", name="Retire weekly now").click()
     page.get_by_text("retired").first.wait_for()
-    assert world.services.store.people.token(secret, now_s=time.time()) is None
+    assert world.services.store.people.token(secret, now=time.time()) is None
     assert seen.faults == []
 
 

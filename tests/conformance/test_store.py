@@ -37,8 +37,8 @@ BAD = DeviceStatus("digits", "1.1", "b" * 64, "probation", refusal=Refusal("disk
 GOOD = DeviceStatus("digits", "1.0", "a" * 64, "idle", latency_seconds=0.01, battery_level=0.5)
 
 
-def check_in(device: StoredDevice, status: DeviceStatus = GOOD, at_s: float = 10.0, **more: Any) -> CheckIn:
-    return CheckIn(device.id, device.device_class, status, at_s, **more)
+def check_in(device: StoredDevice, status: DeviceStatus = GOOD, at: float = 10.0, **more: Any) -> CheckIn:
+    return CheckIn(device.id, device.device_class, status, at, **more)
 
 
 def changed(store: FleetStore, statement: str) -> None:
@@ -92,13 +92,11 @@ def test_a_device_that_heard_no_answer_may_enrol_again_and_no_other_with_its_tok
         store.devices.enrol(token, os.urandom(32), now=2.0)
 
 
-@pytest.mark.parametrize(("shown", "now_s", "why"), [("", 60.0, "void"), ("x", 1.0, "none of this fleet")])
-def test_a_token_that_is_void_or_guessed_enrols_nobody(
-    store: FleetStore, shown: str, now_s: float, why: str
-) -> None:
+@pytest.mark.parametrize(("shown", "now", "why"), [("", 60.0, "void"), ("x", 1.0, "none of this fleet")])
+def test_a_token_that_is_void_or_guessed_enrols_nobody(store: FleetStore, shown: str, now: float, why: str) -> None:
     token = store.devices.create_enrolment_token("camera", made_by="server", now=0.0, lifetime_seconds=60.0)
     with pytest.raises(AuthenticationError, match=why):
-        store.devices.enrol(token + shown, os.urandom(32), now=now_s)
+        store.devices.enrol(token + shown, os.urandom(32), now=now)
     assert store.devices.list_devices() == []
 
 
@@ -162,7 +160,7 @@ def test_lists_are_in_order_paged_and_chosen_by_what_devices_are(store: FleetSto
     }
     assert [one.id for one in store.devices.list_devices(device_class="hall")] == [hall.id]
     assert [one.id for one in store.devices.list_devices(profiling=True)] == [hall.id]
-    store.check_ins.store_batch([check_in(cameras[0], at_s=50.0)])
+    store.check_ins.store_batch([check_in(cameras[0], at=50.0)])
     assert [one.id for one in store.devices.list_devices(version="1.0")] == [cameras[0].id]
     assert len(store.devices.list_devices(offline_since=50.0)) == 5
 
@@ -172,7 +170,7 @@ def test_lists_are_in_order_paged_and_chosen_by_what_devices_are(store: FleetSto
 
 def test_a_check_in_is_the_devices_last_status_and_adds_to_its_hour(store: FleetStore, enrol: Enrol) -> None:
     one, two = enrol(), enrol()
-    batch = [check_in(one, at_s=10.0, arm="1.1"), check_in(two, BAD, 20.0), check_in(one, at_s=30.0, arm="1.1")]
+    batch = [check_in(one, at=10.0, arm="1.1"), check_in(two, BAD, 20.0), check_in(one, at=30.0, arm="1.1")]
     assert store.check_ins.store_batch(batch) == [True, True, True]
     found = store.devices.get(one.id)
     assert found is not None
@@ -185,12 +183,12 @@ def test_a_check_in_is_the_devices_last_status_and_adds_to_its_hour(store: Fleet
 
 def test_a_check_in_that_arrives_late_does_not_undo_a_newer_one(store: FleetStore, enrol: Enrol) -> None:
     device = enrol()
-    store.check_ins.store_batch([check_in(device, at_s=20.0)])
-    store.check_ins.store_batch([check_in(device, BAD, at_s=10.0)])
+    store.check_ins.store_batch([check_in(device, at=20.0)])
+    store.check_ins.store_batch([check_in(device, BAD, at=10.0)])
     found = store.devices.get(device.id)
     assert found is not None
     assert (found.last_seen_at, found.status) == (20.0, GOOD)
-    store.check_ins.store_batch([check_in(device, GOOD, at_s=40.0), check_in(device, BAD, at_s=30.0)])
+    store.check_ins.store_batch([check_in(device, GOOD, at=40.0), check_in(device, BAD, at=30.0)])
     found = store.devices.get(device.id)
     assert found is not None
     assert (found.last_seen_at, found.status) == (40.0, GOOD)
@@ -204,7 +202,7 @@ def test_a_nonce_counts_once_over_all_batches_and_cannot_be_used_up_by_another(
     assert store.check_ins.store_batch(
         [check_in(one, nonce="n"), check_in(one, nonce="n"), check_in(two, nonce="n"), check_in(two, nonce="m")]
     ) == [True, False, True, True]
-    assert store.check_ins.store_batch([check_in(one, nonce="n", at_s=50.0), check_in(one, nonce="k")]) == [
+    assert store.check_ins.store_batch([check_in(one, nonce="n", at=50.0), check_in(one, nonce="k")]) == [
         False,
         True,
     ]
@@ -229,7 +227,7 @@ def test_an_empty_batch_does_nothing(store: FleetStore) -> None:
 
 def test_groups_count_devices_once_and_a_closed_hour_keeps_how_many(store: FleetStore, enrol: Enrol) -> None:
     devices = [enrol() for _ in range(3)]
-    store.check_ins.store_batch([check_in(one, at_s=at_s) for one in devices for at_s in (10.0, 3610.0)])
+    store.check_ins.store_batch([check_in(one, at=at) for one in devices for at in (10.0, 3610.0)])
     store.check_ins.store_batch([check_in(devices[0], BAD, 3700.0)])
     groups = {(group.version, group.refusal): group.devices for group in store.devices.groups()}
     assert groups == {("1.0", ""): 2, ("1.1", "disk"): 1}
@@ -319,7 +317,7 @@ def test_an_audit_log_that_nobody_touched_is_whole(store: FleetStore) -> None:
     ("statement", "first"),
     [
         ("UPDATE audit SET actor = 'user:eve' WHERE number = 2", 2),
-        ("UPDATE audit SET at_s = 2 WHERE number = 3", 3),
+        ("UPDATE audit SET at = 2 WHERE number = 3", 3),
         ("DELETE FROM audit WHERE number = 2", 2),
         ("UPDATE audit SET number = 9 WHERE number = 4", 4),
     ],
@@ -346,8 +344,8 @@ def test_what_was_cut_off_the_end_is_found_by_who_kept_a_later_head(store: Fleet
 
 
 def test_an_alert_tells_when_it_changes_and_only_then(store: FleetStore) -> None:
-    def judged(state: StoredAlertState, at_s: float) -> Alert:
-        return Alert("crashes", "camera/1.1", state, at_s, at_s, "8 % crash", msgspec.Raw(b'{"rate":0.08}'))
+    def judged(state: StoredAlertState, at: float) -> Alert:
+        return Alert("crashes", "camera/1.1", state, at, at, "8 % crash", msgspec.Raw(b'{"rate":0.08}'))
 
     def told(after: int) -> list[tuple[str, str]]:
         return [(one.before, one.after) for one in store.alerts.changes_after(after)]
@@ -403,8 +401,8 @@ def asked(name: str = "q1") -> tuple[Query, QueryTemplate]:
 
 
 def test_a_query_is_asked_once_ends_once_and_what_it_cost_adds_up(store: FleetStore) -> None:
-    for name, now_s in (("q1", 10.0), ("q1", 11.0), ("q2", 20.0)):
-        store.queries.store_query(*asked(name), "digits", now=now_s)
+    for name, now in (("q1", 10.0), ("q1", 11.0), ("q2", 20.0)):
+        store.queries.store_query(*asked(name), "digits", now=now)
     other = msgspec.structs.replace(asked()[0], rho=0.06)
     with pytest.raises(WorkError, match="another query q1"):
         store.queries.store_query(other, asked()[1], "digits", now=12.0)
@@ -455,8 +453,8 @@ def test_a_session_lasts_until_it_is_over_unused_or_ended(store: FleetStore) -> 
     assert found is not None
     secret, _ = found
 
-    def role(now_s: float) -> UserRole | None:
-        session = people.find_session(secret, now=now_s, idle_seconds=300.0)
+    def role(now: float) -> UserRole | None:
+        session = people.find_session(secret, now=now, idle_seconds=300.0)
         return None if session is None else session.role
 
     assert [role(at) for at in (200.0, 450.0, 700.0, 900.0)] == [UserRole.OPERATOR] * 4
@@ -483,7 +481,7 @@ def test_who_does_not_know_the_password_gets_no_session(store: FleetStore) -> No
 
 
 @pytest.mark.parametrize(
-    "change", [{"role": UserRole.VIEWER}, {"password": "another password"}, {"retired_s": 5.0}], ids=str
+    "change", [{"role": UserRole.VIEWER}, {"password": "another password"}, {"retired_at": 5.0}], ids=str
 )
 def test_changing_a_user_ends_their_sessions(store: FleetStore, change: dict[str, Any]) -> None:
     store.accounts.add_user("ann", UserRole.OPERATOR, "correct horse battery", now=0.0)
@@ -593,7 +591,7 @@ def test_only_bench_devices_take_jobs(store: FleetStore, enrol: Enrol) -> None:
 def test_old_hours_become_days_that_hold_the_same_sums(store: FleetStore, enrol: Enrol) -> None:
     devices = [enrol() for _ in range(2)]
     times = [10.0, 3700.0, DAY_SECONDS - 1.0, DAY_SECONDS + 5.0, 2.5 * DAY_SECONDS]
-    store.check_ins.store_batch([check_in(one, at_s=at_s) for at_s in times for one in devices])
+    store.check_ins.store_batch([check_in(one, at=at) for at in times for one in devices])
     store.check_ins.close_hour(0)
     before = store.check_ins.rollups(0.0, 10 * DAY_SECONDS)
     gone = store.delete_expired(RetentionPeriods(hours_seconds=DAY_SECONDS / 2), now=2.6 * DAY_SECONDS)
@@ -616,16 +614,16 @@ def test_old_hours_become_days_that_hold_the_same_sums(store: FleetStore, enrol:
 def test_a_check_in_that_comes_after_its_day_was_folded_still_counts_once(store: FleetStore, enrol: Enrol) -> None:
     device = enrol()
     for _ in range(2):
-        store.check_ins.store_batch([check_in(device, at_s=10.0)])
+        store.check_ins.store_batch([check_in(device, at=10.0)])
         store.delete_expired(RetentionPeriods(hours_seconds=0.0), now=3.0 * DAY_SECONDS)
     assert [hour.check_ins for hour in store.check_ins.rollups(0.0, DAY_SECONDS)] == [2]
 
 
 def test_nonces_go_as_soon_as_no_request_with_them_would_be_believed(store: FleetStore, enrol: Enrol) -> None:
     device = enrol()
-    store.check_ins.store_batch([check_in(device, at_s=10.0, nonce="n")])
+    store.check_ins.store_batch([check_in(device, at=10.0, nonce="n")])
     assert store.delete_old_nonces(now=600.0) == 0
-    assert store.check_ins.store_batch([check_in(device, at_s=500.0, nonce="n")]) == [False]
+    assert store.check_ins.store_batch([check_in(device, at=500.0, nonce="n")]) == [False]
     gone = store.delete_old_nonces(now=2000.0)
     assert gone >= 1
     assert store.delete_old_nonces(now=2000.0) == 0

@@ -60,8 +60,8 @@ def test_a_position_is_kept_as_it_was_put_last(store: FleetStore) -> None:
 def test_a_silence_that_is_over_is_told_of_what_fires_on(store: FleetStore) -> None:
     for rule, state in (("a", "firing"), ("b", "resolved"), ("c", "firing")):
         store.alerts.put([Alert(rule, "camera", state, 1.0, 1.0, f"{rule}!")])  # type: ignore[arg-type]
-    for rule, until_s in (("a", 50.0), ("b", 50.0), ("c", 70.0)):
-        store.alerts.silence(rule, "camera", until=until_s)
+    for rule, until in (("a", 50.0), ("b", 50.0), ("c", 70.0)):
+        store.alerts.silence(rule, "camera", until=until)
     last = store.alerts.last_change()
     assert store.alerts.end_silences(now=49.0) == 0
     assert store.alerts.end_silences(now=60.0) == 2
@@ -83,8 +83,8 @@ def test_devices_are_counted_by_a_label_of_theirs(store: FleetStore, enrol: Enro
 
 def test_versions_are_known_for_as_long_as_they_ran(store: FleetStore, enrol: Enrol) -> None:
     device = enrol()
-    for version, at_s in (("1.0", 100.0), ("1.1", 9000.0)):
-        store.check_ins.store_batch([CheckIn(device.id, "camera", DeviceStatus("digits", version), at_s)])
+    for version, at in (("1.0", 100.0), ("1.1", 9000.0)):
+        store.check_ins.store_batch([CheckIn(device.id, "camera", DeviceStatus("digits", version), at)])
     assert store.check_ins.versions(9000.0) == {("camera", "digits", "1.1")}
     assert {each[2] for each in store.check_ins.versions(3599.0)} == {"1.0", "1.1"}
     assert {each[2] for each in store.check_ins.versions(3600.0)} == {"1.1"}

@@ -41,8 +41,8 @@ for turn in range(int(turns)):
     ]
     assert all(store.check_ins.take(batch)), "an own nonce was refused"
     said = [(one, StageOutcome("r1", turn, failed=("crash",) if name == "a" else ())) for one in devices]
-    store.outcomes.put("digits/camera/r1", said, at_s=1.0, deadline_s=2.0)
-    store.audit.write(name, "wrote", str(turn), at_s=1.0)
+    store.outcomes.put("digits/camera/r1", said, at=1.0, deadline_at=2.0)
+    store.audit.write(name, "wrote", str(turn), at=1.0)
 store.close()
 """
 LEADER = """

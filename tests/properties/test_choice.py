@@ -18,7 +18,7 @@ budgets = st.builds(
     Budget,
     max_drop=st.none() | st.floats(0.001, 0.2),
     size_bytes=st.none() | st.integers(1, 3000).map(float),
-    latency_p50_s=st.none() | st.floats(0.0001, 0.02),
+    latency_p50_seconds=st.none() | st.floats(0.0001, 0.02),
 )
 facts = st.fixed_dictionaries(
     {

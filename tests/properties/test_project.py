@@ -30,8 +30,8 @@ def maybe(values: st.SearchStrategy[float]) -> st.SearchStrategy[float | None]:
 
 budgets = st.builds(
     Budget,
-    latency_p50_s=maybe(quantities),
-    latency_p95_s=maybe(quantities),
+    latency_p50_seconds=maybe(quantities),
+    latency_p95_seconds=maybe(quantities),
     peak_memory_bytes=maybe(quantities),
     size_bytes=maybe(quantities),
     energy_j=maybe(quantities),
@@ -74,7 +74,7 @@ projects = st.builds(
     device_classes=st.lists(device_classes, min_size=1, max_size=3, unique_by=lambda entry: entry.name).map(tuple),
     search=st.builds(
         SearchSection,
-        time_limit_s=quantities,
+        time_limit_seconds=quantities,
         seed=st.integers(0, 2**32 - 1),
         trials=st.none() | st.integers(1, 999),
     ),

@@ -46,7 +46,7 @@ NAMES = {
     "profile.profile": "Comparison Figures LimitCheck ModelInput Profile check_budget profile_model",
     "profile.bench": "BENCH BenchTarget JobView checked_server",
     "profile.errand": "Grant Outcome do_errand run_errands",
-    "profile.parcel": "LONGEST_S MOST_BYTES MOST_REPLY_BYTES Entry Failure Head Request head_of pack unpack",
+    "profile.parcel": "MAX_SECONDS MOST_BYTES MOST_REPLY_BYTES Entry Failure Head Request head_of pack unpack",
     "profile.target": "FREE_SPACE_HERE LocalTarget Machine SshTarget Target machine_in machine_of open_target",
     "server.bench": "KIND MOST_BYTES MOST_REPLY_BYTES add_job cancel_job end_job find_bench take_job",
     "compress.certify": "certify least_samples",

@@ -8,7 +8,7 @@ from edgewright.contract.errors import InputError
 
 __all__ = ["PASSPHRASE_VARIABLE", "ask_new_passphrase", "ask_passphrase"]
 
-PASSPHRASE_VARIABLE = "EDGEWRIGHT_PASSPHRASE"
+PASSPHRASE_VARIABLE = "EDGEWRIGHT_PASSPHRASE"  # noqa: S105 - a name, not the passphrase
 _SHORTEST = 8
 
 

@@ -257,7 +257,7 @@ def _conclude(run: CompressionRun) -> CompressionReport:
     seconds = max(1.5, min(12.0, 0.25 * run.seconds_left()))
     baseline = _measured(run, [first], min(2.0, seconds))[0]
     assert baseline is not None  # noqa: S101 - measure_finalists raises if the original cannot run
-    original_s = baseline.model.latency_p50_ms.value / 1e3
+    original_seconds = baseline.model.latency_p50_ms.value / 1e3
     energy = baseline.model.energy_mj
     energy_j = None if energy is None else energy.value / 1e3
     sparse = frozenset() if run.training is None else sparse_networks(run.training.networks)
@@ -266,8 +266,8 @@ def _conclude(run: CompressionRun) -> CompressionReport:
     )
 
     def ranked_now() -> list[SearchTrial]:
-        found = rank_trials(run.trials, run.budget, original_s, energy_j, preferred=sparse)
-        return move_to_front(found, run.budget, original_s, energy_j, preferred=sparse)
+        found = rank_trials(run.trials, run.budget, original_seconds, energy_j, preferred=sparse)
+        return move_to_front(found, run.budget, original_seconds, energy_j, preferred=sparse)
 
     peaks = _measure_peak_memory(run, ranked_now(), feed)
     run.trials = [

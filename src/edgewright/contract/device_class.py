@@ -32,7 +32,7 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Refuse limits that no model could keep or break."""
-        for name in ("latency_p50_s", "latency_p95_s", "peak_memory_bytes", "size_bytes", "energy_j"):
+        for name in ("latency_p50_seconds", "latency_p95_seconds", "peak_memory_bytes", "size_bytes", "energy_j"):
             limit = getattr(self, name)
             if limit is not None and not 0 < limit < float("inf"):
                 raise ProjectError(

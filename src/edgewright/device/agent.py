@@ -371,8 +371,8 @@ class Agent:
             "snapshot": record.snapshot_digest or None,
             "free_bytes": self.files.free_bytes(self.state_folder),
             "battery": self.read_battery(),
-            "latency_s": None if self.monitor is None else self.monitor.median_latency_seconds(),
-            "uptime_s": time.monotonic() - self._started_at if self.serves_model else None,
+            "latency_seconds": None if self.monitor is None else self.monitor.median_latency_seconds(),
+            "uptime_seconds": time.monotonic() - self._started_at if self.serves_model else None,
             "server": None if self._reporter is None else self._reporter.contact_status(),
         }
 
@@ -452,11 +452,11 @@ class Agent:
     def _answer_queries(self, permit: QueryPermit, queries: tuple[Query, ...], release: str) -> None:
         """Answer what the fleet is asked."""
         issued = self.journal_record.trust_state.latest_signed_at
-        now_s = min(self.clock(), parse_iso8601(issued)).timestamp() if issued else 0.0
+        now = min(self.clock(), parse_iso8601(issued)).timestamp() if issued else 0.0
         try:
             with self._query_lock:
                 self._query_progress = self._has_server().answer_all(
-                    permit, queries, release, self._query_counts, now=now_s
+                    permit, queries, release, self._query_counts, now=now
                 )
         except (EdgewrightError, OSError) as error:
             self._query_progress = {"": str(error)}

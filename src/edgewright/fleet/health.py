@@ -219,9 +219,9 @@ def _of_check_ins(said: Sequence[CheckInTotals], heard: int, min_devices: int) -
         few = HealthFigure(None, f"{heard} devices have checked in, {min_devices} are needed")
         return {"failing": few, "latency_ms": few}
     measured = sum(one.latency_count for one in said)
-    sum_s = math.fsum(one.latency_sum_seconds for one in said)
+    sum_seconds = math.fsum(one.latency_sum_seconds for one in said)
     latency = (
-        HealthFigure(1000 * sum_s / measured, f"{measured} check-ins")
+        HealthFigure(1000 * sum_seconds / measured, f"{measured} check-ins")
         if measured
         else HealthFigure(None, "none measured")
     )

@@ -94,7 +94,7 @@ class AggregationService:
         with self._lock:
             if name not in self._sums:
                 fresh = SecAggServer if terms.degree else MaskedSumCollector
-                self._sums[name] = fresh(terms, enrolled=enrolment_list, most=max_devices)
+                self._sums[name] = fresh(terms, enrolment_list=enrolment_list, max_devices=max_devices)
                 if store_message is not None:
                     self._keeps[name] = store_message
             return self._sums[name]

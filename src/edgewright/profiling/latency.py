@@ -125,21 +125,21 @@ def _crashes_alone(
 
 def _latency_result(label: str, entry: dict[str, Any], machine: Machine, seed: int) -> LatencyResult:
     """Turn the worker's samples into figures with intervals."""
-    rounds_s = np.asarray(entry["rounds"], np.float64)
+    rounds_seconds = np.asarray(entry["rounds"], np.float64)
     samples = np.asarray(entry["samples"], np.float64)
     sample_rounds = np.asarray(entry["sample_rounds"], np.int64)
-    method = f"onnxruntime {machine.runtime}, {len(rounds_s)} interleaved rounds, {entry['count']} inferences"
+    method = f"onnxruntime {machine.runtime}, {len(rounds_seconds)} interleaved rounds, {entry['count']} inferences"
     origin = MeasurementOrigin(kind="measured", machine=machine.summary, method=method)
-    p50 = median_measurement(rounds_s, "s", origin)
+    p50 = median_measurement(rounds_seconds, "s", origin)
     return LatencyResult(
         label=label,
-        round_medians_seconds=rounds_s,
+        round_medians_seconds=rounds_seconds,
         p50=p50,
         p95=percentile_measurement(samples, sample_rounds, 95, "s", origin, seed=seed),
         p99=percentile_measurement(samples, sample_rounds, 99, "s", origin, seed=seed),
         cold_start=median_measurement(entry["cold"], "s", origin),
         throughput=median_measurement(1 / np.asarray(entry["means"]), "1/s", origin),
-        cpu_seconds=entry["cpu_s"],
+        cpu_seconds=entry["cpu_seconds"],
         machine=machine,
     )
 

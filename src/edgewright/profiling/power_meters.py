@@ -78,7 +78,7 @@ def joules_between(meter: PowerMeter, before: float, after: float, elapsed_secon
     """Return the energy between two readings, over at most one wrap-around of a counter.
 
     >>> counter = Meter("rapl", "package-0", ("energy_uj",), 1e-6, True, wraps_at=100.0)
-    >>> joules_between(counter, 99.0, 1.5, elapsed_s=1.0)
+    >>> joules_between(counter, 99.0, 1.5, elapsed_seconds=1.0)
     2.5
     """
     if not meter.is_counter:

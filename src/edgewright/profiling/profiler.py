@@ -286,8 +286,8 @@ def _compare_models(
 def check_budget(figures: ProfiledModel, budget: Budget) -> tuple[LimitCheck, ...]:
     """Hold figures against the limits that a budget sets; accuracy is not judged here."""
     measured = {
-        "latency_p50_s": figures.latency_p50_ms.scaled(1e-3, "s"),
-        "latency_p95_s": figures.latency_p95_ms.scaled(1e-3, "s"),
+        "latency_p50_seconds": figures.latency_p50_ms.scaled(1e-3, "s"),
+        "latency_p95_seconds": figures.latency_p95_ms.scaled(1e-3, "s"),
         "peak_memory_bytes": figures.peak_memory_bytes,
         "size_bytes": figures.size_bytes,
         "energy_j": figures.energy_mj.scaled(1e-3, "J"),

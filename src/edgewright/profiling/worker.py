@@ -306,7 +306,7 @@ class _LatencyRun:
             "samples": [duration for _, duration in samples],
             "count": self.count,
             "cold": self.cold,
-            "cpu_s": self.cpu_seconds / self.count,
+            "cpu_seconds": self.cpu_seconds / self.count,
         }
 
 
@@ -373,8 +373,8 @@ def run_sustained(request: RequestFields) -> ReplyFields:
         durations = _time_inferences_for(session, feed, request["seconds"] / 20)
         slices.append(
             {
-                "at_s": time.perf_counter() - start,
-                "latency_s": statistics.median(durations),
+                "at": time.perf_counter() - start,
+                "latency_seconds": statistics.median(durations),
                 "clock_hz": _max_clock_hz(),
                 "temperature_c": _max_temperature_celsius(),
             }
@@ -458,12 +458,14 @@ def run_energy(request: RequestFields) -> ReplyFields:
     chosen = meters.chosen_meters(meters.find_meters(Path(request.get("sysfs", "/sys"))))
     session, feed = _open_workload(request["subjects"][0])
     session.run(None, feed)
-    part_s = request["seconds"] / 10
+    part_seconds = request["seconds"] / 10
     pairs = []
     for _ in range(5 if chosen else 0):
-        idle_j, idle_s, _ = _measure_joules(meters, chosen, part_s, lambda: time.sleep(0.01))
-        busy_j, busy_s, count = _measure_joules(meters, chosen, part_s, lambda: session.run(None, feed))
-        pairs.append({"idle_w": idle_j / idle_s, "busy_j": busy_j, "busy_s": busy_s, "inferences": count})
+        idle_j, idle_seconds, _ = _measure_joules(meters, chosen, part_seconds, lambda: time.sleep(0.01))
+        busy_j, busy_seconds, count = _measure_joules(meters, chosen, part_seconds, lambda: session.run(None, feed))
+        pairs.append(
+            {"idle_w": idle_j / idle_seconds, "busy_j": busy_j, "busy_seconds": busy_seconds, "inferences": count}
+        )
     return {"meters": [f"{meter.kind} {meter.name}" for meter in chosen], "pairs": pairs}
 
 

@@ -36,11 +36,11 @@ def leader_steps(
     folder = Path.cwd() if project is None else project.absolute().parent
     watcher = make_monitor(services, CommandService(services), project=folder, state=state, environment=os.environ)
 
-    def watched(now_s: float) -> Sequence[str]:
-        return [event.message for event in check_fleet(watcher, now_s).events]
+    def watched(now: float) -> Sequence[str]:
+        return [event.message for event in check_fleet(watcher, now).events]
 
-    def kept(now_s: float) -> Sequence[str]:
-        return maintain_metadata(services, now_s)
+    def kept(now: float) -> Sequence[str]:
+        return maintain_metadata(services, now)
 
     decides = () if services.online_keys is None else (kept, RolloutController(services).check_rollouts)
     return (*decides, coordinator.advance_sums, watched), watcher.close

@@ -85,12 +85,12 @@ def create_profiling_job(services: Services, principal: str, name: str, kind: st
     except RefusedError as error:
         raise InputError(error.message, remedy=error.remedy) from error
     device_id = find_profiling_device(services, name)
-    now_s = services.now()
+    now = services.now()
     if services.store.jobs.count_unanswered(device_id) >= _MAX_WAITING:
         raise InputError(f"{_MAX_WAITING} jobs wait for {name}", remedy="Wait until some are done.")
-    job = services.store.jobs.add(device_id, kind, body, made_by=principal, now=now_s)
+    job = services.store.jobs.add(device_id, kind, body, made_by=principal, now=now)
     services.store.audit.write(
-        principal, "add job", device_id, at=now_s, detail={"job": job, "kind": kind, "bytes": len(body)}
+        principal, "add job", device_id, at=now, detail={"job": job, "kind": kind, "bytes": len(body)}
     )
     return job
 
@@ -121,11 +121,11 @@ def claim_profiling_job(services: Services, device_id: str) -> tuple[str, bytes]
     device = services.store.devices.get(device_id)
     if device is None or not device.profiling or device.retired_at is not None:
         return None
-    now_s = services.now()
-    while (job := jobs.claim(device_id, now=now_s, lease_seconds=_LEASE_SECONDS)) is not None:
-        if now_s < job.created_at + job_header(job.request).expires_after_seconds:
+    now = services.now()
+    while (job := jobs.claim(device_id, now=now, lease_seconds=_LEASE_SECONDS)) is not None:
+        if now < job.created_at + job_header(job.request).expires_after_seconds:
             return job.id, job.request
-        jobs.finish(job.id, device_id, _not_needed("nobody waits for it any more"), succeeded=False, now=now_s)
+        jobs.finish(job.id, device_id, _not_needed("nobody waits for it any more"), succeeded=False, now=now)
     return None
 
 

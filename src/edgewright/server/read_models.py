@@ -267,15 +267,19 @@ class PendingAction(msgspec.Struct, frozen=True):
 
 def fleet_summary(services: Services) -> FleetSummary:
     """Return the fleet at a glance."""
-    store, now, silent_s = services.store, services.now(), services.fleet_config.monitoring.offline_after_seconds
+    store, now, offline_seconds = (
+        services.store,
+        services.now(),
+        services.fleet_config.monitoring.offline_after_seconds,
+    )
     groups = store.devices.groups(seen_since=1.0)
-    heard = store.devices.groups(seen_since=now - silent_s)
+    heard = store.devices.groups(seen_since=now - offline_seconds)
     total = sum(group.devices for group in groups)
     return FleetSummary(
         at=now,
         devices=total,
         offline=total - sum(group.devices for group in heard),
-        offline_seconds=silent_s,
+        offline_seconds=offline_seconds,
         groups=tuple(groups),
         rollouts=tuple(_rollout_summary(services, each) for each in all_plans(services)),
         firing=len(store.alerts.all("firing")),
@@ -438,13 +442,13 @@ def arm_summaries(services: Services, model: str, device_class: str) -> list[Arm
         MissingError: There is no such rollout.
     """
     found, allowed = find_plan(services, model, device_class), find_policy(services, model, device_class)
-    heard_s = services.now() - services.fleet_config.monitoring.offline_after_seconds
+    last_seen_at = services.now() - services.fleet_config.monitoring.offline_after_seconds
     counts = {CONTROL_ARM: [0, 0]} | {arm: [0, 0] for arm in range(len(found.arms))}
     for page in participants(services.store, found, allowed):
         for device in page:
             count = counts[assigned_arm_version(found, allowed, device.id)]
             count[0] += 1
-            count[1] += device.last_seen_at >= heard_s
+            count[1] += device.last_seen_at >= last_seen_at
     return [
         ArmSummary("" if arm == CONTROL_ARM else found.arms[arm].version, *count) for arm, count in counts.items()
     ]

@@ -17,7 +17,7 @@ def entry(
     *, certified: bool = True, latency: Interval = EVEN, size: float = 0.5, to_original: Interval = EVEN
 ) -> Entry:
     return Entry(
-        certified=certified, latency=latency, size=size, to_original=to_original, p50_s=1e-4 / latency.value
+        certified=certified, latency=latency, size=size, to_original=to_original, p50_seconds=1e-4 / latency.value
     )
 
 

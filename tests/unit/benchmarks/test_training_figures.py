@@ -11,9 +11,15 @@ from benchmarks.report import Figure, Interval, merged
 from benchmarks.training_figures import Floor, TrainingRun, figures_of_training
 
 
-def entry(latency: float = 0.5, size: float = 0.3, *, certified: bool = True, p50_s: float = 1e-4) -> Entry:
+def entry(latency: float = 0.5, size: float = 0.3, *, certified: bool = True, p50_seconds: float = 1e-4) -> Entry:
     ratio = Interval(latency, latency - 0.01, latency + 0.01)
-    return Entry(certified=certified, latency=ratio, size=size, to_original=Interval(0.8, 0.79, 0.81), p50_s=p50_s)
+    return Entry(
+        certified=certified,
+        latency=ratio,
+        size=size,
+        to_original=Interval(0.8, 0.79, 0.81),
+        p50_seconds=p50_seconds,
+    )
 
 
 def run(peers: dict[str, Entry | None], *, certified: bool = True, floor: float | None = None) -> TrainingRun:
@@ -32,7 +38,7 @@ def run(peers: dict[str, Entry | None], *, certified: bool = True, floor: float 
         least_samples=900,
         volume=0.7,
         peers_volume=0.4,
-        time_limit_s=300.0,
+        time_limit_seconds=300.0,
     )
 
 
@@ -41,7 +47,7 @@ def named(found: TrainingRun, name: str) -> Figure:
 
 
 def test_latency_is_held_against_the_fastest_and_size_against_the_smallest_peer() -> None:
-    found = run({"fast": entry(0.55, 0.2, p50_s=1e-5), "small": entry(0.3, 0.39, p50_s=9e-5)})
+    found = run({"fast": entry(0.55, 0.2, p50_seconds=1e-5), "small": entry(0.3, 0.39, p50_seconds=9e-5)})
     latency, size = named(found, "latency_to_best_peer"), named(found, "size_to_best_peer")
     assert (latency.peer, latency.holds, size.peer, size.holds) == ("fast", True, "small", True)
 
@@ -53,7 +59,7 @@ def test_the_limits_are_those_of_the_page(latency: float, size: float, holds: tu
 
 
 def test_a_peer_that_loses_more_accuracy_is_no_rival() -> None:
-    found = run({"a": entry(), "b": entry(0.9, 0.9, certified=False, p50_s=1e-6)})
+    found = run({"a": entry(), "b": entry(0.9, 0.9, certified=False, p50_seconds=1e-6)})
     assert named(found, "latency_to_best_peer").peer == named(found, "size_to_best_peer").peer == "a"
 
 
@@ -89,7 +95,7 @@ def test_a_low_floor_changes_nothing() -> None:
 def test_more_time_than_the_others_had_does_not_hold() -> None:
     found = run({"a": entry()})
     assert named(found, "tool_seconds").holds
-    assert not named(replace(found, time_limit_s=200.0), "tool_seconds").holds
+    assert not named(replace(found, time_limit_seconds=200.0), "tool_seconds").holds
 
 
 def test_a_poor_teacher_and_too_few_samples_do_not_hold() -> None:

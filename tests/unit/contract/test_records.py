@@ -45,7 +45,7 @@ def test_a_quantity_survives_writing_to_three_digits(value: float) -> None:
 
 @pytest.mark.parametrize(
     "limits",
-    [{"size_bytes": 0}, {"latency_p95_s": -1.0}, {"max_drop": 0.0}, {"max_drop": 1.0}, {"confidence": 1.0}],
+    [{"size_bytes": 0}, {"latency_p95_seconds": -1.0}, {"max_drop": 0.0}, {"max_drop": 1.0}, {"confidence": 1.0}],
 )
 def test_budgets_that_no_model_could_keep_or_break_are_refused(limits: dict[str, float]) -> None:
     with pytest.raises(ProjectError):

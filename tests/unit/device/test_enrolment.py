@@ -237,7 +237,7 @@ def test_a_server_that_never_ends_is_not_waited_for(
     monkeypatch.setattr(
         control_plane_client.send_http,
         "__kwdefaults__",
-        {**(control_plane_client.send_http.__kwdefaults__ or {}), "patience_s": 0.3},
+        {**(control_plane_client.send_http.__kwdefaults__ or {}), "timeout_seconds": 0.3},
     )
     plane.replies["/device/enrol"] = drip
     with pytest.raises(control_plane_client.ServerUnavailableError, match="too slow"):

@@ -17,7 +17,7 @@ RULE = AlertRule("too-many", "failing", above=0.05, clear_at=0.03, for_seconds=1
 def readings(
     *pairs: tuple[float, float | None], metric: str = "failing", of: str = "camera"
 ) -> list[MetricReading]:
-    return [MetricReading(metric, of, value, at_s) for at_s, value in pairs]
+    return [MetricReading(metric, of, value, at) for at, value in pairs]
 
 
 def told(
@@ -109,7 +109,7 @@ def test_fired_and_ended_come_in_turns(pairs: list[tuple[float, float]]) -> None
         {"metric": "failing", "above": 0.1, "clear": 0.2},
         {"metric": "failing", "below": 0.1, "clear": 0.0},
         {"metric": "failing", "above": float("nan")},
-        {"metric": "failing", "above": 0.1, "for_s": -1.0},
+        {"metric": "failing", "above": 0.1, "for_seconds": -1.0},
         {"metric": "failing", "above": 0.1, "name": "../x"},
     ],
     ids=str,

@@ -36,7 +36,7 @@ VECTOR = QueryTemplate(
     min_interval_seconds=3600.0,
     expires_at="2027-01-01",
 )
-NOW_S = parse_iso8601("2026-06-02T12:00:00").timestamp()
+NOW_SECONDS = parse_iso8601("2026-06-02T12:00:00").timestamp()
 
 
 def template_like(template: QueryTemplate, **changes: Any) -> QueryTemplate:

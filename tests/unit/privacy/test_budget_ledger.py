@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.privacy.examples import HISTOGRAM, NOW_S, query_of, template_like
+from tests.unit.privacy.examples import HISTOGRAM, NOW_SECONDS, query_of, template_like
 
 from edgewright.contract.query.query import DeviceQueryLimits, Query
 from edgewright.contract.refusal import Refusal, RefusedError
@@ -24,7 +24,7 @@ from edgewright.privacy.budget_ledger import (
 
 LIMITS = DeviceQueryLimits(min_cohort=8, rho_per_period=1.0, period_seconds=10 * 86400.0, max_queries=50)
 # A quarter of the budget each, at any time.
-TEMPLATE = template_like(HISTOGRAM, norm=0.0, every_s=1.0)
+TEMPLATE = template_like(HISTOGRAM, norm=0.0, interval_seconds=1.0)
 HOUR = 3600.0
 
 
@@ -34,9 +34,9 @@ def quarter(number: int = 0, **changes: Any) -> Query:
 
 
 def debited(
-    ledger: PrivacyLedger, number: int, now_s: float, limits: DeviceQueryLimits = LIMITS
+    ledger: PrivacyLedger, number: int, now: float, limits: DeviceQueryLimits = LIMITS
 ) -> PrivacyLedger | Refusal:
-    return debit_budget(ledger, quarter(number), TEMPLATE, limits, answer=b"%d" % number, now=now_s)
+    return debit_budget(ledger, quarter(number), TEMPLATE, limits, answer=b"%d" % number, now=now)
 
 
 def kept(after: PrivacyLedger | Refusal) -> PrivacyLedger:
@@ -58,12 +58,12 @@ def test_the_example_costs_a_quarter() -> None:
 def test_a_fifth_quarter_is_refused_until_the_first_is_a_period_ago() -> None:
     ledger = PrivacyLedger()
     for number in range(4):
-        ledger = kept(debited(ledger, number, NOW_S + number * HOUR))
-    assert spent_in_period(ledger, LIMITS, NOW_S + 4 * HOUR) == pytest.approx(1, rel=1e-3)
-    refused(debited(ledger, 4, NOW_S + 4 * HOUR), "budget", "10 days there is left")
-    refused(debited(ledger, 4, NOW_S + 10 * 86400 - 1), "budget", "left")
-    after = kept(debited(ledger, 4, NOW_S + 10 * 86400 + 1))
-    refused(debited(after, 5, NOW_S + 10 * 86400 + 2), "budget", "left")
+        ledger = kept(debited(ledger, number, NOW_SECONDS + number * HOUR))
+    assert spent_in_period(ledger, LIMITS, NOW_SECONDS + 4 * HOUR) == pytest.approx(1, rel=1e-3)
+    refused(debited(ledger, 4, NOW_SECONDS + 4 * HOUR), "budget", "10 days there is left")
+    refused(debited(ledger, 4, NOW_SECONDS + 10 * 86400 - 1), "budget", "left")
+    after = kept(debited(ledger, 4, NOW_SECONDS + 10 * 86400 + 1))
+    refused(debited(after, 5, NOW_SECONDS + 10 * 86400 + 2), "budget", "left")
     assert after.total_rho == pytest.approx(1.25, rel=1e-3)
     assert (after.total_answers, len(after.answers)) == (5, 5)
 
@@ -71,7 +71,7 @@ def test_a_fifth_quarter_is_refused_until_the_first_is_a_period_ago() -> None:
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.floats(-3 * 86400, 6 * 86400), st.floats(4.0, 60.0)), max_size=30))
 def test_no_stretch_of_a_period_ever_costs_more_than_the_budget(asked: list[tuple[float, float]]) -> None:
-    ledger, clock, told = PrivacyLedger(), NOW_S, []
+    ledger, clock, told = PrivacyLedger(), NOW_SECONDS, []
     limits = msgspec.structs.replace(LIMITS, period_seconds=4 * 86400.0)
     for number, (step, sigma) in enumerate(asked):
         clock += step
@@ -94,26 +94,28 @@ def test_no_stretch_of_a_period_ever_costs_more_than_the_budget(asked: list[tupl
 def test_a_clock_that_is_set_back_frees_nothing() -> None:
     ledger = PrivacyLedger()
     for number in range(4):
-        ledger = kept(debited(ledger, number, NOW_S + number * HOUR))
+        ledger = kept(debited(ledger, number, NOW_SECONDS + number * HOUR))
     # Of another template, which was not answered just now.
     other = template_like(TEMPLATE, name="other")
     query = query_of(other, 9, sigma=quarter().sigma, window_start="2020-01-01", window_end="2020-01-02")
     for back in (HOUR, 8 * 86400.0):
-        refused(debit_budget(ledger, query, other, LIMITS, answer=b"", now=NOW_S - back), "budget", "left")
-        assert spent_in_period(ledger, LIMITS, NOW_S - back) == pytest.approx(1, rel=1e-3)
+        refused(debit_budget(ledger, query, other, LIMITS, answer=b"", now=NOW_SECONDS - back), "budget", "left")
+        assert spent_in_period(ledger, LIMITS, NOW_SECONDS - back) == pytest.approx(1, rel=1e-3)
 
 
 def test_the_same_answer_is_sent_again_for_nothing_and_another_never() -> None:
-    ledger = kept(debited(PrivacyLedger(), 0, NOW_S))
-    assert debited(ledger, 0, NOW_S + 30 * HOUR) is ledger
+    ledger = kept(debited(PrivacyLedger(), 0, NOW_SECONDS))
+    assert debited(ledger, 0, NOW_SECONDS + 30 * HOUR) is ledger
     refused(
-        debit_budget(ledger, quarter(), TEMPLATE, LIMITS, answer=b"noised afresh", now=NOW_S + HOUR),
+        debit_budget(ledger, quarter(), TEMPLATE, LIMITS, answer=b"noised afresh", now=NOW_SECONDS + HOUR),
         "policy",
         "answered",
     )
     # Nor does a changed question under the same name get another one.
     changed = quarter(0, deadline="2026-06-19")
-    refused(debit_budget(ledger, changed, TEMPLATE, LIMITS, answer=b"0", now=NOW_S + HOUR), "policy", "answered")
+    refused(
+        debit_budget(ledger, changed, TEMPLATE, LIMITS, answer=b"0", now=NOW_SECONDS + HOUR), "policy", "answered"
+    )
     found = find_answer(ledger, quarter())
     assert found is not None
     assert (found.query_id, found.summed, found.min_cohort) == ("q0", ("mean", "confidence"), 8)
@@ -123,9 +125,9 @@ def test_the_same_answer_is_sent_again_for_nothing_and_another_never() -> None:
 
 def test_the_cost_is_what_it_is_and_not_what_is_claimed() -> None:
     cheap = msgspec.structs.replace(quarter(), rho=0.01)
-    refused(debit_budget(PrivacyLedger(), cheap, TEMPLATE, LIMITS, answer=b"", now=NOW_S), "policy", "claims")
+    refused(debit_budget(PrivacyLedger(), cheap, TEMPLATE, LIMITS, answer=b"", now=NOW_SECONDS), "policy", "claims")
     dear = msgspec.structs.replace(quarter(), rho=0.9)
-    after = kept(debit_budget(PrivacyLedger(), dear, TEMPLATE, LIMITS, answer=b"", now=NOW_S))
+    after = kept(debit_budget(PrivacyLedger(), dear, TEMPLATE, LIMITS, answer=b"", now=NOW_SECONDS))
     assert after.total_rho == pytest.approx(0.25, rel=1e-3)
 
 
@@ -147,22 +149,27 @@ def test_what_is_beyond_the_template_the_limits_or_the_time_is_refused(
 ) -> None:
     query = msgspec.structs.replace(quarter(), **change)
     after = debit_budget(
-        PrivacyLedger(), query, TEMPLATE, msgspec.structs.replace(LIMITS, **limits), answer=b"", now=NOW_S
+        PrivacyLedger(), query, TEMPLATE, msgspec.structs.replace(LIMITS, **limits), answer=b"", now=NOW_SECONDS
     )
     refused(after, code, reason)
 
 
-@pytest.mark.parametrize("now_s", [math.nan, math.inf])
-def test_without_a_time_nothing_is_told(now_s: float) -> None:
-    assert isinstance(debited(PrivacyLedger(), 0, now_s), Refusal)
+@pytest.mark.parametrize("now", [math.nan, math.inf])
+def test_without_a_time_nothing_is_told(now: float) -> None:
+    assert isinstance(debited(PrivacyLedger(), 0, now), Refusal)
 
 
 def test_a_template_is_answered_no_more_often_than_it_says() -> None:
-    template = template_like(TEMPLATE, every_s=2 * HOUR)
+    template = template_like(TEMPLATE, interval_seconds=2 * HOUR)
     ledger = PrivacyLedger()
     for number, (when, told) in enumerate([(0.0, True), (1.9, False), (2.0, True), (3.0, False), (4.0, True)]):
         after = debit_budget(
-            ledger, query_of(template, number, sigma=16.0), template, LIMITS, answer=b"", now=NOW_S + when * HOUR
+            ledger,
+            query_of(template, number, sigma=16.0),
+            template,
+            LIMITS,
+            answer=b"",
+            now=NOW_SECONDS + when * HOUR,
         )
         assert isinstance(after, PrivacyLedger) is told
         ledger = after if isinstance(after, PrivacyLedger) else ledger
@@ -173,12 +180,14 @@ def test_old_entries_are_dropped_but_never_those_of_a_period() -> None:
     ledger = PrivacyLedger()
     for number in range(800):
         query = msgspec.structs.replace(quarter(), id=f"n{number}")
-        ledger = kept(debit_budget(ledger, query, TEMPLATE, limits, answer=b"", now=NOW_S + number))
+        ledger = kept(debit_budget(ledger, query, TEMPLATE, limits, answer=b"", now=NOW_SECONDS + number))
     assert len(ledger.answers) == 700
     assert ledger.total_answers == 800
-    assert spent_in_period(ledger, limits, NOW_S + 799) == pytest.approx(700 * 0.25, rel=1e-3)
+    assert spent_in_period(ledger, limits, NOW_SECONDS + 799) == pytest.approx(700 * 0.25, rel=1e-3)
     later = msgspec.structs.replace(quarter(), id="later")
-    assert len(kept(debit_budget(ledger, later, TEMPLATE, limits, answer=b"", now=NOW_S + 5000)).answers) == 512
+    assert (
+        len(kept(debit_budget(ledger, later, TEMPLATE, limits, answer=b"", now=NOW_SECONDS + 5000)).answers) == 512
+    )
 
 
 def test_epsilon_grows_over_the_years() -> None:
@@ -207,13 +216,13 @@ def opened(folder: Path, files: FileSystem | None = None) -> LedgerFile:
 def test_what_was_debited_is_known_after_a_restart_and_can_be_sent_again(tmp_path: Path) -> None:
     book = opened(tmp_path)
     assert book.stored_answer(quarter()) is None
-    assert book.debit(quarter(), TEMPLATE, b"the answer", now=NOW_S) is None
+    assert book.debit(quarter(), TEMPLATE, b"the answer", now=NOW_SECONDS) is None
     again = opened(tmp_path)
     assert again.ledger == book.ledger
     assert again.stored_answer(quarter()) == b"the answer"
-    assert again.debit(quarter(), TEMPLATE, b"the answer", now=NOW_S + HOUR) is None
+    assert again.debit(quarter(), TEMPLATE, b"the answer", now=NOW_SECONDS + HOUR) is None
     assert again.ledger.total_answers == 1
-    assert again.debit(quarter(), TEMPLATE, b"another answer", now=NOW_S + HOUR) is not None
+    assert again.debit(quarter(), TEMPLATE, b"another answer", now=NOW_SECONDS + HOUR) is not None
     again.delete_answers()
     with pytest.raises(RefusedError, match="the answer is lost"):
         again.stored_answer(quarter())
@@ -224,7 +233,7 @@ def test_what_was_debited_is_known_after_a_restart_and_can_be_sent_again(tmp_pat
 def test_one_damaged_copy_loses_nothing(tmp_path: Path, name: str, damage: bytes | None) -> None:
     book = opened(tmp_path)
     for number in range(3):
-        assert book.debit(quarter(number), TEMPLATE, b"%d" % number, now=NOW_S + number * HOUR) is None
+        assert book.debit(quarter(number), TEMPLATE, b"%d" % number, now=NOW_SECONDS + number * HOUR) is None
     if damage is None:
         (tmp_path / name).unlink()
     else:
@@ -238,7 +247,7 @@ def test_one_damaged_copy_loses_nothing(tmp_path: Path, name: str, damage: bytes
 
 @pytest.mark.parametrize("damage", ["gone", "rotten", "one gone, one rotten", "swapped for another's"])
 def test_a_lost_ledger_tells_nothing_any_more(tmp_path: Path, damage: str) -> None:
-    assert opened(tmp_path).debit(quarter(), TEMPLATE, b"", now=NOW_S) is None
+    assert opened(tmp_path).debit(quarter(), TEMPLATE, b"", now=NOW_SECONDS) is None
     first, second = tmp_path / "privacy.0", tmp_path / "privacy.1"
     if damage == "gone":
         first.unlink()
@@ -265,7 +274,7 @@ def test_wherever_the_power_is_cut_nothing_that_could_have_been_sent_is_forgotte
     disk.left, sent = writes, []
     for number in range(2):
         try:
-            if book.debit(quarter(number), TEMPLATE, b"%d" % number, now=NOW_S + number * HOUR) is None:
+            if book.debit(quarter(number), TEMPLATE, b"%d" % number, now=NOW_SECONDS + number * HOUR) is None:
                 sent.append(number)
         except OSError:
             break
@@ -276,32 +285,34 @@ def test_wherever_the_power_is_cut_nothing_that_could_have_been_sent_is_forgotte
         before = again.stored_answer(quarter(number))
         assert before in (None, b"%d" % number)
         if before is None:
-            assert again.debit(quarter(number), TEMPLATE, b"%d" % number, now=NOW_S + 5 * HOUR + number) is None
+            assert (
+                again.debit(quarter(number), TEMPLATE, b"%d" % number, now=NOW_SECONDS + 5 * HOUR + number) is None
+            )
     assert again.ledger.total_answers == 2
 
 
 def test_a_debit_that_could_not_be_written_twice_is_written_before_it_counts(tmp_path: Path) -> None:
     disk = BrokenDisk()
     book = opened(tmp_path, disk)
-    assert book.debit(quarter(0), TEMPLATE, b"0", now=NOW_S) is None
+    assert book.debit(quarter(0), TEMPLATE, b"0", now=NOW_SECONDS) is None
     disk.left = 2  # the answer and the first copy
     with pytest.raises(OSError, match="full"):
-        book.debit(quarter(1), TEMPLATE, b"1", now=NOW_S + HOUR)
+        book.debit(quarter(1), TEMPLATE, b"1", now=NOW_SECONDS + HOUR)
     assert book.outdated_copies == ("privacy.1",)
     with pytest.raises(OSError, match="full"):
-        book.debit(quarter(1), TEMPLATE, b"1", now=NOW_S + HOUR)
+        book.debit(quarter(1), TEMPLATE, b"1", now=NOW_SECONDS + HOUR)
     disk.left = 1
-    assert book.debit(quarter(1), TEMPLATE, b"1", now=NOW_S + HOUR) is None
+    assert book.debit(quarter(1), TEMPLATE, b"1", now=NOW_SECONDS + HOUR) is None
     (tmp_path / "privacy.0").write_bytes(b"rot")
     assert opened(tmp_path).ledger.total_answers == 2
 
 
 def test_what_the_owner_is_shown_survives_as_it_is(tmp_path: Path) -> None:
     book = opened(tmp_path)
-    assert book.debit(quarter(), TEMPLATE, b"", now=NOW_S) is None
+    assert book.debit(quarter(), TEMPLATE, b"", now=NOW_SECONDS) is None
     shown = msgspec.to_builtins(opened(tmp_path).ledger.answers[0])
     assert shown["counted"] == ("mean", "confidence")
     assert set(shown) == {
-        *("query digest template counted subgroup window_start window_end backend cohort when_s").split(),
+        *("query digest template counted subgroup window_start window_end backend cohort at").split(),
         *("rho rho_own epsilon epsilon_own delta size_bytes answer").split(),
     }

@@ -272,9 +272,9 @@ def test_neighbours_with_different_rosters_never_mask() -> None:
         parcels.append(
             IncomingShares(
                 other,
-                decode_message(decode_message(members[other].last_message, SignedMessage).body, OutgoingShares).shares[
-                    place
-                ],
+                decode_message(
+                    decode_message(members[other].last_message, SignedMessage).body, OutgoingShares
+                ).shares[place],
             )
         )
     assert any(members[other].participants != members[VICTIM].participants for other in seen.neighbours(VICTIM))

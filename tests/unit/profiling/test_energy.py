@@ -23,8 +23,10 @@ class _WithSysfs:
     sysfs: Path
     name: str = "local"
 
-    def run(self, request: Mapping[str, Any], files: Mapping[str, Path], *, timeout_s: float) -> dict[str, Any]:
-        return LocalTarget().run({**request, "sysfs": str(self.sysfs)}, files, timeout_seconds=timeout_s)
+    def run(
+        self, request: Mapping[str, Any], files: Mapping[str, Path], *, timeout_seconds: float
+    ) -> dict[str, Any]:
+        return LocalTarget().run({**request, "sysfs": str(self.sysfs)}, files, timeout_seconds=timeout_seconds)
 
 
 @pytest.fixture

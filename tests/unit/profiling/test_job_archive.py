@@ -33,8 +33,8 @@ def _head(**changes: Any) -> dict[str, Any]:
     entry = {"model": "0/model.onnx", "feed": "0.npz", "inputs": ["x"], "options": options}
     return {
         "request": {"action": "probe", "subjects": [entry], "seconds": 0.0, "seed": 0},
-        "timeout_s": 60.0,
-        "wanted_s": 100.0,
+        "timeout_seconds": 60.0,
+        "wanted_seconds": 100.0,
         "files": {"0/model.onnx": _digest(b"model"), "0.npz": _digest(b"feed")},
         "contents": [[_digest(b"model"), 5], [_digest(b"feed"), 4]],
     } | changes
@@ -104,9 +104,9 @@ ATTACKS: dict[str, bytes] = {
     "less than is listed": _job(b"modelfee"),
     "changed content": _job(b"modelFEED"),
     "swapped sizes": _job(contents=[[_digest(b"model"), 4], [_digest(b"feed"), 5]]),
-    "no timeout": _job(timeout_s=0.0),
-    "a timeout of a day": _job(timeout_s=86400.0),
-    "not wanted": _job(wanted_s=-1.0),
+    "no timeout": _job(timeout_seconds=0.0),
+    "a timeout of a day": _job(timeout_seconds=86400.0),
+    "not wanted": _job(wanted_seconds=-1.0),
     "another field": _job(command="rm"),
     "a field of the worker's own tests": _job(**_asked(sysfs="/etc")),
     "limits of its own": _job(**_asked(limits={})),

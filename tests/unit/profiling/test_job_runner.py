@@ -26,12 +26,12 @@ _GRANT = WorkerLimits.default()
 
 
 def _do(
-    subject: Workload, action: str = "probe", *, grant: WorkerLimits = _GRANT, timeout_s: float = 60.0
+    subject: Workload, action: str = "probe", *, grant: WorkerLimits = _GRANT, timeout_seconds: float = 60.0
 ) -> JobOutcome:
     with pack_workloads([subject]) as bundle:
         request = {"action": action, "subjects": bundle.workloads, "seconds": 0.2, "seed": 0}
         return run_job(
-            pack_job(request, bundle.files, timeout_seconds=timeout_s, expires_after_seconds=60.0), grant
+            pack_job(request, bundle.files, timeout_seconds=timeout_seconds, expires_after_seconds=60.0), grant
         )
 
 

@@ -120,10 +120,12 @@ class _Fragile:
 
     name = "local"
 
-    def run(self, request: Mapping[str, Any], files: Mapping[str, Path], *, timeout_s: float) -> dict[str, Any]:
+    def run(
+        self, request: Mapping[str, Any], files: Mapping[str, Path], *, timeout_seconds: float
+    ) -> dict[str, Any]:
         if any(path.name == "dense13.onnx" for path in files.values()):
             raise CandidateError("local: the runtime was ended by signal 11", remedy="-")
-        return LocalTarget().run(request, files, timeout_seconds=timeout_s)
+        return LocalTarget().run(request, files, timeout_seconds=timeout_seconds)
 
 
 def test_a_model_that_crashes_the_runtime_is_found_and_the_others_are_measured(subject: Make) -> None:

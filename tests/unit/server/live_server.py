@@ -73,35 +73,37 @@ class Asked:
 
 
 @dataclass
-class FakeActing:
+class FakeCommands:
     """Does nothing but remember what was wanted."""
 
     services: Services
     asked: list[Asked] = field(default_factory=list)
 
-    def start(self, who: str, asked: StartRollout) -> tuple[RolloutPlan, tuple[str, ...]]:
+    def start_rollout(self, who: str, asked: StartRollout) -> tuple[RolloutPlan, tuple[str, ...]]:
         self.asked.append(Asked("start", who, asked))
         return plan_of(self.services.repository()), ("noted",)
 
-    def change(self, who: str, model: str, device_class: str, act: RolloutAction, reason: str) -> RolloutPlan:
+    def change_rollout(
+        self, who: str, model: str, device_class: str, act: RolloutAction, reason: str
+    ) -> RolloutPlan:
         self.asked.append(Asked(act, who, (model, device_class, reason)))
         return plan_of(self.services.repository())
 
-    def ask(self, who: str, model: str, device_class: str, asked: CreateQuery) -> tuple[str, ...]:
+    def create_query(self, who: str, model: str, device_class: str, asked: CreateQuery) -> tuple[str, ...]:
         self.asked.append(Asked("ask", who, (model, device_class, asked)))
         return ("asked",)
 
     def end_query(self, who: str, query_id: str) -> None:
         self.asked.append(Asked("end query", who, query_id))
 
-    def awaiting(self) -> Sequence[PendingAction]:
+    def pending_actions(self) -> Sequence[PendingAction]:
         return [PendingAction("a1", "roll back", "m/default/r", "devices fail", NOW.timestamp())]
 
-    def settle(self, who: str, item: str, *, approve: bool, reason: str) -> Sequence[str]:
+    def decide_action(self, who: str, item: str, *, approve: bool, reason: str) -> Sequence[str]:
         self.asked.append(Asked("settle", who, (item, approve, reason)))
         return ["done"]
 
-    def add_job(self, who: str, device: str, body: bytes) -> str:
+    def create_job(self, who: str, device: str, body: bytes) -> str:
         return create_profiling_job(self.services, who, device, PROFILE_JOB_KIND, body)
 
 
@@ -175,7 +177,7 @@ class Machine:
 
     def enrolled(self, **offered: Any) -> "Machine":
         services = self.plant.services
-        given: dict[str, Any] = {"made_by": "user:ann", "now_s": services.now(), "lifetime_s": 60.0} | offered
+        given: dict[str, Any] = {"made_by": "user:ann", "now": services.now(), "lifetime_seconds": 60.0} | offered
         token = services.store.devices.create_enrolment_token(given.pop("device_class", "default"), **given)
         self.id = services.store.devices.enrol(token, self.key.public, now=services.now()).id
         return self
@@ -215,7 +217,7 @@ class Plant:
         self.clock = Clock()
         self.state = state
         self.services = open_services(ServerLocation(state), fleet or FleetConfig(), signs=True, now=self.clock)
-        self.acting = FakeActing(self.services)
+        self.acting = FakeCommands(self.services)
         if pages is not None:
             more["pages"] = pages(self.services, self.acting)
         self.app: ControlPlaneApp = create_app(self.services, self.acting, **more)

@@ -328,15 +328,15 @@ def test_the_log_holds_no_secret_and_no_device(plant: Plant, caplog: pytest.LogC
 # Over real sockets
 
 
-def exchanged(port: int, *parts: bytes, pause_s: float = 0.0, wait_s: float = 5.0) -> bytes:
+def exchanged(port: int, *parts: bytes, pause_seconds: float = 0.0, wait_seconds: float = 5.0) -> bytes:
     """Send bytes as they are, and return what comes until the other end closes or says no more."""
-    with socket.create_connection(("127.0.0.1", port), timeout=wait_s) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=wait_seconds) as connection:
         for part in parts:
             try:
                 connection.sendall(part)
             except OSError:
                 break
-            time.sleep(pause_s)
+            time.sleep(pause_seconds)
         received = b""
         try:
             connection.settimeout(0.7)
@@ -427,9 +427,9 @@ def test_odd_requests_are_answered_as_what_they_are(port: int, request_: bytes, 
 
 
 def test_a_slow_sender_is_told_and_let_go(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "_BODY_S", 0.2)
+    monkeypatch.setattr(endpoint, "_BODY_SECONDS", 0.2)
     begun = time.monotonic()
-    received = exchanged(port, ENROL + b"Content-Length: 30000\r\n\r\n", b"{", b"}", pause_s=0.3)
+    received = exchanged(port, ENROL + b"Content-Length: 30000\r\n\r\n", b"{", b"}", pause_seconds=0.3)
     assert answers_in(received) == [408]
     assert time.monotonic() - begun < 5
 

@@ -113,9 +113,9 @@ def credentials(plant: Plant) -> dict[str, dict[str, str]]:
     secrets = {}
     for name in ("expired", "retired"):
         if name not in known:
-            lifetime_s = 0.0 if name == "expired" else 3600.0
+            lifetime_seconds = 0.0 if name == "expired" else 3600.0
             secrets[name] = people.add_token(
-                name, UserRole.RELEASE_MANAGER, made_by="server", now=now, lifetime_seconds=lifetime_s
+                name, UserRole.RELEASE_MANAGER, made_by="server", now=now, lifetime_seconds=lifetime_seconds
             )
     people.revoke_token("retired", now=now)
     ended = session(plant, "zoe", UserRole.RELEASE_MANAGER)
@@ -299,7 +299,7 @@ def test_sessions_end_when_the_role_or_the_password_changes_or_the_user_goes(pla
     changes: list[dict[str, Any]] = [
         {"role": UserRole.OPERATOR},
         {"password": "another long password"},
-        {"retired_s": plant.services.now()},
+        {"retired_at": plant.services.now()},
     ]
     for number, change in enumerate(changes):
         secret = session(plant, f"u{number}", UserRole.VIEWER)

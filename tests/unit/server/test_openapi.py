@@ -194,7 +194,7 @@ def test_nothing_that_can_be_made_of_the_document_breaks_the_server(
     machine = plant.machine(bench=True)
     plant.machine(device_class="camera", labels={"site": "b"})
     machine.check_in()
-    plant.acting.add_job("user:ann", machine.id, work(tmp_path))
+    plant.acting.create_job("user:ann", machine.id, work(tmp_path))
     document = plant.get("/openapi.json").said
     for _, _, operation in operations(document):  # who may do what is tested by the routes
         operation.pop("security", None)

@@ -57,10 +57,10 @@ def _no_repository() -> Any:
 class Clock:
     """The server's, which tests may set ahead."""
 
-    ahead_s: float = 0.0
+    ahead_seconds: float = 0.0
 
     def __call__(self) -> float:
-        return time.time() + self.ahead_s
+        return time.time() + self.ahead_seconds
 
 
 @dataclass
@@ -148,7 +148,7 @@ def _at_work(world: World, key: DeviceKey, grant: WorkerLimits | None = None) ->
     """Have a device do jobs; yields what it tells."""
     ended = threading.Event()
     told: list[str] = []
-    options: dict[str, Any] = {"tell": told.append, "longest_pause_s": 0.2, "grant": grant}
+    options: dict[str, Any] = {"tell": told.append, "max_pause_seconds": 0.2, "grant": grant}
     thread = threading.Thread(target=run_jobs, args=(world.door(key), ended), kwargs=options)
     thread.start()
     try:
@@ -342,7 +342,7 @@ def test_a_device_that_dies_gets_the_job_again_and_the_third_death_is_told(
         names.append(found[0])
         # Its power is cut here. While it starts again, the lease ends.
         assert job_runner._fetch_job(world.door(key)) is None
-        world.clock.ahead_s += 20.0
+        world.clock.ahead_seconds += 20.0
     assert len(set(names)) == 1
     assert job_runner._fetch_job(world.door(key)) is None
     asking.join(timeout=20)
@@ -357,7 +357,7 @@ def test_a_device_that_dies_once_is_not_noticed(
     world: World, subject: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = world.enrol(name="camera-7")
-    monkeypatch.setattr(profiling_jobs, "_LEASE_S", 0.3)
+    monkeypatch.setattr(profiling_jobs, "_LEASE_SECONDS", 0.3)
     real = job_runner.run_job
 
     def die(body: bytes, grant: WorkerLimits) -> JobOutcome:
@@ -389,7 +389,7 @@ def test_a_job_that_nobody_takes_is_given_up_and_not_run_later(world: World) -> 
 
 def test_a_job_that_is_taken_and_never_answered_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     key = world.enrol(name="camera-7")
-    monkeypatch.setattr(bench_target, "_ON_THE_WAY_S", 0.2)
+    monkeypatch.setattr(bench_target, "_ON_THE_WAY_SECONDS", 0.2)
     taken: list[object] = []
 
     def take() -> None:
@@ -427,9 +427,9 @@ def test_a_job_whose_maker_was_killed_expires(world: World) -> None:
         profiling_jobs.create_profiling_job(world.services, "user:ann", "camera-7", "profile", job)
         for _ in range(2)
     )
-    world.clock.ahead_s = 99.0
+    world.clock.ahead_seconds = 99.0
     assert job_runner._fetch_job(world.door(key)) is not None
-    world.clock.ahead_s = 200.0
+    world.clock.ahead_seconds = 200.0
     assert job_runner._fetch_job(world.door(key)) is None
     assert {world.state(name) for name in (late, soon)} == {"failed"}
     assert b"nobody waits" in world.result(soon)

@@ -47,8 +47,8 @@ complete, see "certificate" and "budget"); 2 the input or the usage is wrong.
 _TIME_LIMIT_SECONDS, _TRAINING_TIME_LIMIT_SECONDS = 120.0, 600.0
 
 _LIMITS: tuple[tuple[str, str, Dimension, str, str], ...] = (
-    ("--max-latency", "latency_p95_s", "time", "5ms", "95th percentile of the latency of one inference"),
-    ("--max-latency-p50", "latency_p50_s", "time", "3ms", "median latency of one inference"),
+    ("--max-latency", "latency_p95_seconds", "time", "5ms", "95th percentile of the latency of one inference"),
+    ("--max-latency-p50", "latency_p50_seconds", "time", "3ms", "median latency of one inference"),
     ("--max-size", "size_bytes", "size", "200KB", "size of the model file"),
     ("--max-memory", "peak_memory_bytes", "size", "20MB", "memory that the model adds to the runtime's own"),
     ("--max-energy", "energy_j", "energy", "2mJ", "energy of one inference"),

@@ -316,7 +316,7 @@ def run_monitor(arguments: argparse.Namespace) -> int:
     elif found is None:
         print("Nothing is watched: the release came without a reference profile.")
     else:
-        since = datetime.datetime.fromtimestamp(found["since_s"], datetime.UTC).isoformat(timespec="seconds")
+        since = datetime.datetime.fromtimestamp(found["since"], datetime.UTC).isoformat(timespec="seconds")
         which = f" since {since}: {', '.join(found['drifting'])}" if found["drifting"] else ""
         print(f"{found['verdict']}{which} ({found['observations']} observations)")
         for signal_ in found["signals"]:
@@ -338,7 +338,7 @@ def run_privacy(arguments: argparse.Namespace) -> int:
     limits = found["limits"]
     print(f"This device's key is {found['public_key']}.")
     print(
-        f"It may spend rho {limits.rho_per_period:g} in {limits.period_s / 86400:g} days, with at least"
+        f"It may spend rho {limits.rho_per_period:g} in {limits.period_seconds / 86400:g} days, with at least"
         f" {limits.least_cohort} devices in a sum; it has answered {found['answers_ever']} times."
     )
     for entry in found["answered"]:

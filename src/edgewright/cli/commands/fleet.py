@@ -89,7 +89,9 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     silences = acts.add_parser("silence", help="tell nobody of an alert for a while")
     silences.add_argument("rule", metavar="NAME", help="of the alert's rule")
     silences.add_argument("--device-class", metavar="CLASS", default="", help="that it is about")
-    silences.add_argument("--for", dest="for_s", metavar="S", type=float, default=3600.0, help="seconds (3600)")
+    silences.add_argument(
+        "--for", dest="for_seconds", metavar="S", type=float, default=3600.0, help="seconds (3600)"
+    )
     silences.set_defaults(run=run_silence)
     acts.add_parser("approvals", help="list actions that wait for approval").set_defaults(run=run_approvals)
     for name, words in (("approve", "approve an action"), ("refuse", "refuse an action")):
@@ -153,7 +155,7 @@ def run_fleet_status(arguments: argparse.Namespace) -> int:
         return 0
     console = Console()
     console.print(
-        f"{found['devices']} devices, {found['silent']} of them silent for {found['silent_s']:g} s; "
+        f"{found['devices']} devices, {found['silent']} of them silent for {found['offline_seconds']:g} s; "
         f"{found['firing']} alerts fire, {found['awaiting']} actions wait for approval",
         highlight=False,
     )
@@ -165,7 +167,7 @@ def run_fleet_status(arguments: argparse.Namespace) -> int:
     if found["groups"]:
         console.print(table)
     for each in found["rollouts"]:
-        last = f"; {each['verdict']} {_ago(each['decided_s'], found['at_s'])}" if each["verdict"] else ""
+        last = f"; {each['verdict']} {_ago(each['decided_at'], found['at'])}" if each["verdict"] else ""
         console.print(
             f"{each['model']} {', '.join(each['versions'])} for {each['device_class']}: {each['state']}, stage "
             f"{each['stage'] + 1} of {each['stages']}, {each['fraction']:.4g} of the devices{last}",
@@ -192,13 +194,13 @@ def run_devices(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"schema": SCHEMA_VERSION, "devices": found})
         return 0
-    now = remote.get("fleet", dict)["at_s"]
+    now = remote.get("fleet", dict)["at"]
     table = Table("device", "class", "labels", "version", "state", "last check-in", "refusal")
     for one in found:
         status = one["status"]
         labels = " ".join(f"{name}={value}" for name, value in sorted(one["labels"].items()))
         refusal = (status["refusal"] or {}).get("code", "")
-        seen = _ago(one["seen_s"], now)
+        seen = _ago(one["last_seen_at"], now)
         table.add_row(one["id"], one["device_class"], labels, status["version"], status["state"], seen, refusal)
     Console().print(table)
     return 0
@@ -259,9 +261,11 @@ def run_alerts(arguments: argparse.Namespace) -> int:
 
 def run_silence(arguments: argparse.Namespace) -> int:
     """Tell nobody of an alert for a while."""
-    asked = SilenceAlert(arguments.rule, arguments.device_class, arguments.for_s, arguments.why)
+    asked = SilenceAlert(arguments.rule, arguments.device_class, arguments.for_seconds, arguments.why)
     made = _remote(arguments).post("alerts/silence", asked, CreatedResource)
-    return _print_found(arguments, "silenced", made, f"Nobody is told of {made.id} for {arguments.for_s:g} s.")
+    return _print_found(
+        arguments, "silenced", made, f"Nobody is told of {made.id} for {arguments.for_seconds:g} s."
+    )
 
 
 def run_approvals(arguments: argparse.Namespace) -> int:

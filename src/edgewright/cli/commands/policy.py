@@ -28,7 +28,7 @@ exit codes: 0 done; 1 the repository cannot be believed or written; 2 the input 
 """
 _NUMBERS = {
     "largest_step": "by how much a stage may raise the fraction",
-    "least_stage_s": "least time of a stage, seconds",
+    "min_stage_seconds": "least time of a stage, seconds",
     "holdback": "share of the devices that keeps what it has",
     "min_battery": "least state of charge, 0 to 1",
 }

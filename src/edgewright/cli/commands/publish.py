@@ -164,8 +164,8 @@ def _build_variants(arguments: argparse.Namespace) -> dict[str, BuiltVariant]:
 
 
 def _reference_data(arguments: argparse.Namespace, preprocess: Preprocess | None) -> ReferenceData:
-    interval_s = 0.0 if arguments.interval is None else parse_quantity(arguments.interval, "time")
-    return ReferenceData(arguments.reference, arguments.in_order, interval_s, arguments.group, preprocess)
+    interval_seconds = 0.0 if arguments.interval is None else parse_quantity(arguments.interval, "time")
+    return ReferenceData(arguments.reference, arguments.in_order, interval_seconds, arguments.group, preprocess)
 
 
 def _fleet(path: Path) -> tuple[str, KeyStore]:

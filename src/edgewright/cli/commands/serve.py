@@ -165,7 +165,7 @@ class _JsonLines(logging.Formatter):
             known = {"event": message}
         if not isinstance(known, dict):
             known = {"event": message}
-        line = {"at_s": round(record.created, 3), "level": record.levelname.lower(), "log": record.name, **known}
+        line = {"at": round(record.created, 3), "level": record.levelname.lower(), "log": record.name, **known}
         if record.exc_info and record.exc_info[1] is not None:
             line["error"] = repr(record.exc_info[1])
             line["trace"] = self.formatException(record.exc_info)

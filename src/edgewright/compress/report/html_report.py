@@ -214,7 +214,7 @@ def _plain_value(name: str, value: Any) -> str:
             return formatting.format_size(value)
         case float():
             text = formatting.format_number(value)
-            return f"{text} s" if name in ("seconds", "time_limit_s") else text
+            return f"{text} s" if name in ("seconds", "time_limit_seconds") else text
         case list() | tuple():
             return ", ".join(str(entry) for entry in value) or "none"
         case dict():

@@ -91,7 +91,7 @@ def write_json_report(
         machine=msgspec.to_builtins(run.machine),
         search={
             "seconds": time.monotonic() - run.started_at,
-            "time_limit_s": request.time_limit_seconds,
+            "time_limit_seconds": request.time_limit_seconds,
             "seed": request.seed,
             "trials": {state: sum(t.state == state for t in trials) for state in ("complete", "pruned", "failed")},
         },

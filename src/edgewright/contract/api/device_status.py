@@ -94,8 +94,8 @@ class DeviceStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         checked_iso8601("checked", self.metadata_checked_at)
         _checked_number("failures", self.failed_inferences, _MAX_COUNT)
         _checked_number("free_bytes", self.free_bytes, _MAX_COUNT)
-        _checked_number("latency_s", self.latency_seconds, _MAX_SECONDS)
-        _checked_number("uptime_s", self.uptime_seconds, _MAX_SECONDS)
+        _checked_number("latency_seconds", self.latency_seconds, _MAX_SECONDS)
+        _checked_number("uptime_seconds", self.uptime_seconds, _MAX_SECONDS)
         _checked_number("battery", self.battery_level, 1)
         long = max((len(said.file) + len(said.reason) for said in (self.refusal, self.notice) if said), default=0)
         if long > _MAX_REASON or max(len(self.failed_releases), len(self.corrupt_releases)) > _MAX_FAILED:
@@ -131,8 +131,8 @@ class StageOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.arm:
             checked_version(self.arm)
         _checked_number("stage", self.stage, 1000)
-        _checked_number("latency_s", self.latency_seconds, _MAX_SECONDS)
-        _checked_number("age_s", self.age_seconds, math.inf)
+        _checked_number("latency_seconds", self.latency_seconds, _MAX_SECONDS)
+        _checked_number("age_seconds", self.age_seconds, math.inf)
         if list(self.failed_metrics) != sorted(set(self.failed_metrics)) or len(self.failed_metrics) > _MAX_FAILED:
             raise InputError(
                 f"{len(self.failed_metrics)} failed metrics, not each once and in order",

@@ -156,7 +156,7 @@ class CreateEnrolmentTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=T
 
     def __post_init__(self) -> None:
         """Refuse what is no time or number."""
-        _checked_time("lifetime_s", self.lifetime_seconds)
+        _checked_time("lifetime_seconds", self.lifetime_seconds)
         if not 1 <= self.count <= 1000 or len(self.labels) > 64:
             raise InputError(
                 f"{self.count} tokens with {len(self.labels)} labels", remedy="Ask for 1 to 1000, with 64 labels."
@@ -193,7 +193,7 @@ class SilenceAlert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         """Refuse what is no time."""
         if self.for_seconds:
-            _checked_time("for_s", self.for_seconds)
+            _checked_time("for_seconds", self.for_seconds)
         _checked_text("the reason", self.reason)
 
 
@@ -212,7 +212,7 @@ class CreateToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Refuse what is no time."""
-        _checked_time("lifetime_s", self.lifetime_seconds)
+        _checked_time("lifetime_seconds", self.lifetime_seconds)
 
 
 class CreateUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -53,7 +53,7 @@ class FleetMonitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         outcome_age_seconds: Age from which on a device's outcome of a stage counts.
         offline_after_seconds: A device that has not checked in for so long is silent. Those that were not when a stage began and
-            have told no outcome `outcome_s + silent_s` later have failed it.
+            have told no outcome `outcome_seconds + offline_seconds` later have failed it.
         evaluation_interval_seconds: Between two looks at the rollouts and alerts.
         alpha: Chance with which a harmless rollout may be stopped.
     """
@@ -65,7 +65,7 @@ class FleetMonitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Refuse what is no time or chance."""
-        for what in ("outcome_s", "silent_s", "look_s"):
+        for what in ("outcome_seconds", "offline_seconds", "look_seconds"):
             if not 0 < getattr(self, what) < math.inf:
                 raise InputError(f"{what} is {getattr(self, what)}", remedy="It is a time greater than 0.")
         if not 0 < self.alpha < 0.5:
@@ -291,7 +291,7 @@ def parse_fleet(text: str, file: str = "edgewright.toml") -> FleetConfig:
         ProjectError: Not TOML, an unknown key, a wrong type or unit, an impossible value; the message gives the
             place and the line.
 
-    >>> parse_fleet('[[alert]]\nname = "dark"\nmetric = "silent"\nabove = 0.1\nfor = "10min"').alerts[0].for_s
+    >>> parse_fleet('[[alert]]\nname = "dark"\nmetric = "silent"\nabove = 0.1\nfor = "10min"').alerts[0].for_seconds
     600.0
     """
     tables, whole = parse_tables(text, file)
@@ -334,7 +334,7 @@ def read_fleet(tables: Mapping[str, Any], whole: TomlLocation) -> FleetConfig:
 
 def _alert(table: object, place: TomlLocation) -> AlertRule:
     said = read_toml_table(table, _AlertText, place)
-    for_s = 0.0 if said.lasting is None else read_quantity(said.lasting, "time", place / "for")
+    for_seconds = 0.0 if said.lasting is None else read_quantity(said.lasting, "time", place / "for")
     return with_location(
         place,
         lambda: AlertRule(
@@ -343,7 +343,7 @@ def _alert(table: object, place: TomlLocation) -> AlertRule:
             above=said.above,
             below=said.below,
             clear_at=said.clear,
-            for_seconds=for_s,
+            for_seconds=for_seconds,
             device_class=said.device_class,
             severity=said.severity,
             actions=said.actions,

@@ -113,8 +113,8 @@ class _ProjectText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 # Key in a budget: its field in the record, and what it measures.
 _QUANTITIES: dict[str, tuple[str, Dimension]] = {
-    "latency_p50": ("latency_p50_s", "time"),
-    "latency_p95": ("latency_p95_s", "time"),
+    "latency_p50": ("latency_p50_seconds", "time"),
+    "latency_p95": ("latency_p95_seconds", "time"),
     "peak_memory": ("peak_memory_bytes", "size"),
     "size": ("size_bytes", "size"),
     "energy": ("energy_j", "energy"),

@@ -133,7 +133,7 @@ class QueryTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ("clip", self.clip),
             ("least_noise", self.min_noise),
             ("dearest_rho", self.max_rho),
-            ("every_s", self.min_interval_seconds),
+            ("interval_seconds", self.min_interval_seconds),
         ):
             _checked_positive(what, value)
         for what, value in (("norm", self.max_norm), ("most_weight", self.max_example_weight)):
@@ -262,7 +262,7 @@ class DeviceQueryLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
     def __post_init__(self) -> None:
         """Refuse limits that limit nothing."""
-        for what, value in (("rho_per_period", self.rho_per_period), ("period_s", self.period_seconds)):
+        for what, value in (("rho_per_period", self.rho_per_period), ("period_seconds", self.period_seconds)):
             _checked_positive(what, value)
         _checked_whole("least_cohort", self.min_cohort, 2, _MAX_COHORT)
         _checked_whole("most_bytes", self.max_bytes, 1, 1 << 40)

@@ -79,7 +79,7 @@ class RolloutPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InputError(
                 f"largest_step is {self.max_stage_step:g}", remedy="It must be more than 0 and at most 1."
             )
-        _checked_seconds("least_stage_s", self.min_stage_seconds)
+        _checked_seconds("min_stage_seconds", self.min_stage_seconds)
         if len(self.salt) < 16 or self.revision < 1 or self.epoch < 1:
             raise InputError(
                 f"policy revision {self.revision}, epoch {self.epoch}, salt of {len(self.salt)} characters",

@@ -228,13 +228,13 @@ def add_observations(
     taken = pick_rows(reference.thinning, len(rows), state.rows_since_taken, times, state.last_taken_at)
     drift, dependence = state.drift_state, state.dependence
     added = np.zeros_like(reference.counts)
-    skipped, last_s = state.rows_since_taken + len(rows), state.last_taken_at
+    skipped, last_at = state.rows_since_taken + len(rows), state.last_taken_at
     if taken:
         some = values[taken]
         added = count_by_bin(some, reference.edges)
         drift = update_drift_test(reference.design, drift, added, now)
         dependence = update_dependence_check(dependence, bin_index(some, reference.edges))
-        skipped, last_s = len(rows) - 1 - taken[-1], float(times[taken[-1]])
+        skipped, last_at = len(rows) - 1 - taken[-1], float(times[taken[-1]])
     tallies = {"rejected": tuple((rejected or {}).get(check, 0) for check in REJECTION_REASONS)}
     if len(rows) and reference.profile.ood_rules:
         strange = _count_out_of_distribution(reference.profile, rows)
@@ -243,7 +243,7 @@ def add_observations(
         places = np.searchsorted(LATENCY_EDGES_SECONDS, rows[:, 1])
         tallies["latency"] = tuple(np.bincount(places, minlength=len(LATENCY_EDGES_SECONDS) + 1).tolist())
     windows = _with_counts(state.windows, added, tallies, now)
-    return MonitorState(drift, dependence, skipped, last_s, windows, state.dropped_inferences + dropped_inferences)
+    return MonitorState(drift, dependence, skipped, last_at, windows, state.dropped_inferences + dropped_inferences)
 
 
 def _count_out_of_distribution(profile: ReferenceProfile, rows: _Floats) -> int:
@@ -493,8 +493,8 @@ def state_from_bytes(content: bytes, reference: MonitoringReference) -> MonitorS
             DriftTestState(
                 counts(stored.counts),
                 tuple(
-                    RestartState(block, before, at_s, counts(flat).astype(np.uint32))
-                    for block, before, at_s, flat in stored.marks
+                    RestartState(block, before, at, counts(flat).astype(np.uint32))
+                    for block, before, at, flat in stored.marks
                 ),
                 stored.periods,
                 stored.drift_finding,

@@ -210,7 +210,7 @@ class Monitor:
         return {
             "verdict": str(finding.verdict),
             "log_evidence": finding.log_e_value,
-            "since_s": finding.since_at,
+            "since": finding.since_at,
             "drifting": [self.reference.names[number] for number in finding.drifted_signals],
             "observations": int(watched.drift_state.counts[0].sum()),
             "periods": watched.drift_state.completed_periods,

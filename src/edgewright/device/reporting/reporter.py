@@ -177,11 +177,13 @@ class Reporter:
     def _request(self, agent_status: Mapping[str, Any]) -> CheckInRequest:
         fate, engine = self.stage_reports.report, self.updater.predictor.current
         monitor = None if engine is None else engine.monitor
-        latency_s = None
+        latency_seconds = None
         if fate is not None and monitor is not None:
-            latency_s = monitor.median_latency_seconds(parse_iso8601(fate.stage_seen_at[fate.stage]).timestamp())
+            latency_seconds = monitor.median_latency_seconds(
+                parse_iso8601(fate.stage_seen_at[fate.stage]).timestamp()
+            )
         return CheckInRequest(
-            device_status(agent_status), stage_outcome(fate, self.updater.believed_time(), latency_s)
+            device_status(agent_status), stage_outcome(fate, self.updater.believed_time(), latency_seconds)
         )
 
     def _open_client(self) -> ControlPlaneClient:
@@ -217,8 +219,8 @@ def device_status(agent_status: Mapping[str, Any]) -> DeviceStatus:
         corrupt_releases=tuple(agent_status["broken"])[-_MAX_FAILED_RELEASES:],
         restart_needed=agent_status["restart_needed"],
         failed_inferences=min(agent_status["failures"], _MAX_COUNT),
-        latency_seconds=agent_status["latency_s"],
-        uptime_seconds=agent_status["uptime_s"],
+        latency_seconds=agent_status["latency_seconds"],
+        uptime_seconds=agent_status["uptime_seconds"],
         free_bytes=None if free is None else min(free, _MAX_COUNT),
         battery_level=None if charge is None else min(1.0, max(0.0, charge)),
         agent_version=__version__,

@@ -206,9 +206,9 @@ def stage_outcome(
     """
     if report is None or not report.active:
         return None
-    age_s = max(0.0, (now - parse_iso8601(report.stage_seen_at[report.stage])).total_seconds())
+    age_seconds = max(0.0, (now - parse_iso8601(report.stage_seen_at[report.stage])).total_seconds())
     return StageOutcome(
-        report.rollout, report.stage, report.arm, report.failed_metrics, median_latency_seconds, age_s
+        report.rollout, report.stage, report.arm, report.failed_metrics, median_latency_seconds, age_seconds
     )
 
 

@@ -101,9 +101,9 @@ def refuse_action(services: Services, principal: str, act_id: str, reason: str =
 
 
 def _decide(services: Services, who: str, act_id: str, *, granted: bool, why: str) -> AutomatedAction:
-    store, now_s = services.store, services.now()
+    store, now = services.store, services.now()
     moved = store.actions.transition(
-        act_id, ("waiting",), "granted" if granted else "refused", reason=why[:500], at=now_s, by=who
+        act_id, ("waiting",), "granted" if granted else "refused", reason=why[:500], at=now, by=who
     )
     act = store.actions.get(act_id)
     if act is None or not moved:
@@ -113,7 +113,7 @@ def _decide(services: Services, who: str, act_id: str, *, granted: bool, why: st
         who,
         "approve action" if granted else "refuse action",
         act.device_class,
-        at=now_s,
+        at=now,
         detail={"id": act_id, "action": act.action, "alert": act.alert, "why": why[:500]},
     )
     return act
@@ -190,9 +190,9 @@ def _action_request(
     services: Services, act_id: str, about: str, alert: str, action: AlertAction, now: float
 ) -> ActionRequest:
     policies = services.fleet_config.actions
-    longest_s = max([_MONTH_SECONDS, *(policy.cooldown_seconds for policy in policies)])
+    max_seconds = max([_MONTH_SECONDS, *(policy.cooldown_seconds for policy in policies)])
     # What is dated ahead counts too: a clock was set back.
-    granted = services.store.actions.granted_since(now - longest_s)
+    granted = services.store.actions.granted_since(now - max_seconds)
     history = tuple(
         PastAction(act.action, act.device_class, act.decided_at)
         for act in granted
@@ -271,17 +271,17 @@ def _query_subgroups(services: Services, act: AutomatedAction, now: float) -> tu
     labels = {label for template in (permit.templates if permit else ()) for label in template.subgroups}
     known = {each.id: each for each in current_queries(repository, model, device_class).queries}
     mine = {name: each for name, each in known.items() if name.startswith(f"alert-{act.id}-")}
-    asked_s: dict[str, float] = {}
+    asked_at: dict[str, float] = {}
     recent = (*store.queries.all("open"), *store.queries.done_since(now - _MONTH_SECONDS))
     for kept in recent:
         asked = decode_record(kept.body, type=Query)
         if kept.device_class == device_class and asked.id not in mine:
-            asked_s[asked.template] = max(kept.asked_at, asked_s.get(asked.template, 0.0))
+            asked_at[asked.template] = max(kept.asked_at, asked_at.get(asked.template, 0.0))
     found = plan_drill_down(
         permit,
         sum(count for (name, _), count in running.items() if name == model),
         {label: store.devices.label_counts(device_class, label) for label in labels},
-        asked_s,
+        asked_at,
         now=act.decided_at or now,
     )
     if isinstance(found, str):

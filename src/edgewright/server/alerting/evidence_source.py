@@ -114,13 +114,13 @@ class HealthSource:
         newest = {key[0]: key for key in sorted(groups, key=lambda key: groups[key][-1][0].ended_at or 0.0)}
         for device_class, model, template, release in newest.values():
             pairs = groups[device_class, model, template, release]
-            at_s = max(kept.ended_at or 0.0 for kept, _ in pairs)
+            at = max(kept.ended_at or 0.0 for kept, _ in pairs)
             try:
                 repository = self.services.repository()
                 version = _version_of(repository, model, release)
                 profile = reference_profile_of(repository, model, version, device_class)
                 cohorts = disjoint_cohorts([found for _, found in pairs])
-                yield from cohort_readings(profile, cohorts, device_class=device_class, release=release, at=at_s)
+                yield from cohort_readings(profile, cohorts, device_class=device_class, release=release, at=at)
             except (EdgewrightError, OSError) as error:
                 _LOG.warning("sums over %s on %s cannot be judged: %s", model, device_class, error)
 

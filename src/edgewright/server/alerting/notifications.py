@@ -130,11 +130,11 @@ class Notifier:
                     try:
                         channel.send(self._notification(change), now)
                     except (EdgewrightError, OSError, ValueError) as error:
-                        pause_s = min(_MAX_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(at.attempts, 20))
+                        pause_seconds = min(_MAX_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(at.attempts, 20))
                         self.store.positions.put(
-                            ReaderPosition(channel.name, at.number, at.attempts + 1, now + pause_s)
+                            ReaderPosition(channel.name, at.number, at.attempts + 1, now + pause_seconds)
                         )
-                        _LOG.warning("%s is tried again in %.0f s: %s", channel.name, pause_s, error)
+                        _LOG.warning("%s is tried again in %.0f s: %s", channel.name, pause_seconds, error)
                         return
                     self.store.positions.put(ReaderPosition(channel.name, change.number))
                 at = ReaderPosition(channel.name, change.number)
@@ -197,14 +197,14 @@ def _log(notice: Notification, _now: float) -> None:
 def _webhook(target: WebhookTarget, secret: bytes, trust: ssl.SSLContext | None) -> NotificationChannel:
     hook = Webhook(target.url, secret, tuple(ipaddress.ip_network(each) for each in target.networks))
 
-    def send(notice: Notification, now_s: float) -> None:
-        deliver_webhook(hook, msgspec.json.encode(notice), now=now_s, trust=trust)
+    def send(notice: Notification, now: float) -> None:
+        deliver_webhook(hook, msgspec.json.encode(notice), now=now, trust=trust)
 
     return NotificationChannel(f"webhook {target.url}", send)
 
 
 def _mail(mail: EmailTarget, password: str, trust: ssl.SSLContext | None) -> NotificationChannel:
-    def send(notice: Notification, _now_s: float) -> None:
+    def send(notice: Notification, _now: float) -> None:
         body = "\n".join(f"{name}: {value}" for name, value in msgspec.to_builtins(notice).items())
         subject = f"[{notice.fleet_name}] {notice.state}: {notice.message}"
         name = f"edgewright.{notice.fleet_name}.{notice.number}"

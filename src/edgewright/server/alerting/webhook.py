@@ -71,7 +71,7 @@ class Webhook:
 def signature_of(secret: bytes, body: bytes, *, now: int) -> str:
     """Return what proves sender, body and time.
 
-    >>> signature_of(b"0" * 16, b"{}", now_s=1)[:11]
+    >>> signature_of(b"0" * 16, b"{}", now=1)[:11]
     't=1,v1=b8f8'
     """
     mac = hmac.new(secret, f"{now}.".encode() + body, hashlib.sha256).hexdigest()

@@ -34,8 +34,8 @@ class RateLimiter:
         >>> [limiter.allows("a", 0.0) for _ in range(3)], limiter.allows("a", 1.0)
         ([True, True, False], True)
         """
-        left, at_s = self._left.get(name, (self.burst, now))
-        left = min(self.burst, left + (now - at_s) * self.per_s)
+        left, at = self._left.get(name, (self.burst, now))
+        left = min(self.burst, left + (now - at) * self.per_s)
         allowed = left >= 1
         self._left[name] = (left - 1 if allowed else left, now)
         self._left.move_to_end(name)

@@ -67,12 +67,12 @@ class OperatorCommands:
         Raises:
             MissingError: There is none.
         """
-        until_s = self.services.now() + asked.for_seconds if asked.for_seconds else None
-        if not self.services.store.alerts.silence(asked.rule, asked.device_class, until=until_s):
+        until = self.services.now() + asked.for_seconds if asked.for_seconds else None
+        if not self.services.store.alerts.silence(asked.rule, asked.device_class, until=until):
             raise NotFoundError(
                 f"there is no alert {asked.rule[:80]!r} for {asked.device_class[:80]!r}", remedy="List the alerts."
             )
-        detail = {"device_class": asked.device_class, "for_s": asked.for_seconds, "reason": asked.reason}
+        detail = {"device_class": asked.device_class, "for_seconds": asked.for_seconds, "reason": asked.reason}
         self._audit(by, "silence", asked.rule, **detail)
 
     def create_enrolment_tokens(self, by: str, asked: CreateEnrolmentTokens) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ def start_rollout(services: Services, request: StartRollout, principal: str) -> 
         InputError: No such release, another rollout is not over, the policy forbids it, or the fleet is too small.
         TrustError: The repository cannot be believed.
     """
-    keys, now_s = online_keys(services), services.now()
+    keys, now = online_keys(services), services.now()
     repository = services.repository()
     policy = current_policy(repository, request.model, request.device_class)
     before = current_plan(repository, request.model, request.device_class)
@@ -80,7 +80,7 @@ def start_rollout(services: Services, request: StartRollout, principal: str) -> 
         request.stages,
         policy=policy,
         before=before,
-        now=_to_datetime(now_s),
+        now=_to_datetime(now),
         selector=request.selector,
         start_at=request.start_at,
         end_at=request.end_at,
@@ -93,7 +93,7 @@ def start_rollout(services: Services, request: StartRollout, principal: str) -> 
         raise InputError(
             f"there was a rollout {plan.rollout} before", remedy="Have the policy signed with another epoch."
         )
-    devices, foreseen = _assess(services, plan, policy, before, now_s)
+    devices, foreseen = _assess(services, plan, policy, before, now)
     if foreseen.verdict == "refuse" and not request.force:
         raise InputError(
             f"this fleet can never decide it, with {devices} devices that it is for: {'; '.join(foreseen.reasons)}",

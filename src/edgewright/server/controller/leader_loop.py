@@ -43,14 +43,14 @@ class _Housekeeping:
     def step(self, now: float) -> Sequence[str]:
         """Close hours that are over, and forget what is due: nonces soon, for each check-in leaves one."""
         store, done = self.services.store, []
-        this_s = int(now // HOUR_SECONDS) * HOUR_SECONDS
-        first_s = this_s - _HOURS_BACK * HOUR_SECONDS if self._hour_at is None else self._hour_at
-        for start_s in range(first_s, this_s, HOUR_SECONDS):
+        this_at = int(now // HOUR_SECONDS) * HOUR_SECONDS
+        first_at = this_at - _HOURS_BACK * HOUR_SECONDS if self._hour_at is None else self._hour_at
+        for started_at in range(first_at, this_at, HOUR_SECONDS):
             # One that was closed is left alone: it would count devices that came since.
-            hours = store.check_ins.rollups(start_s, start_s + 1)
+            hours = store.check_ins.rollups(started_at, started_at + 1)
             if any(not hour.devices for hour in hours):
-                done.append(f"closed an hour of {store.check_ins.close_hour(start_s)} groups")
-        self._hour_at = this_s
+                done.append(f"closed an hour of {store.check_ins.close_hour(started_at)} groups")
+        self._hour_at = this_at
         if self._swept_at is None or now - self._swept_at >= DAY_SECONDS:
             gone = store.delete_expired(RetentionPeriods(), now=now)
             done += [f"forgot {count} rows of {table}" for table, count in gone.items() if count]
@@ -71,13 +71,13 @@ def lead_until(services: Services, ended: threading.Event, steps: Sequence[Leade
     """
     leadership = services.store.leadership()
     work = [*steps, _Housekeeping(services).step]
-    look_s = services.fleet_config.monitoring.evaluation_interval_seconds
+    look_seconds = services.fleet_config.monitoring.evaluation_interval_seconds
     failing: dict[int, str] = {}
     try:
         while not ended.is_set():
             if leadership.try_acquire():
                 _run_steps(services, leadership, ended, work, failing)
-            ended.wait(look_s)
+            ended.wait(look_seconds)
     finally:
         leadership.release()
 

@@ -166,13 +166,16 @@ class RolloutController:
 
     def _note_downtime(self, now: float) -> None:
         """Notice when nobody could have been heard: whoever was not listened to is not silent."""
-        looking, heard_s = self.services.fleet_config.monitoring, self.services.store.devices.last_check_in_at()
+        looking, last_seen_at = (
+            self.services.fleet_config.monitoring,
+            self.services.store.devices.last_check_in_at(),
+        )
         if self._last_at is None:
-            deaf = now - heard_s > _HOLD_REPEAT_FACTOR * looking.evaluation_interval_seconds
+            deaf = now - last_seen_at > _HOLD_REPEAT_FACTOR * looking.evaluation_interval_seconds
         else:
             deaf = (
                 now - self._last_at > looking.offline_after_seconds / 4
-                or now - heard_s > looking.offline_after_seconds
+                or now - last_seen_at > looking.offline_after_seconds
             )
         if deaf:
             self._listening_since = now
@@ -195,10 +198,10 @@ class RolloutController:
             )
         if now < self._rests.get(subject, -math.inf):
             return []
-        began_s = self.services.now()
+        started_at = self.services.now()
         look, settled = self._close_stage(look)
         done = self._decide(look, settled=settled)
-        self._rests[subject] = now + _REST * max(0.0, self.services.now() - began_s)
+        self._rests[subject] = now + _REST * max(0.0, self.services.now() - started_at)
         return done
 
     def _close_stage(self, look: _RolloutView) -> tuple[_RolloutView, bool]:
@@ -226,12 +229,12 @@ class RolloutController:
         plan = look.plan
         rows: Iterable[DeviceOutcome] = ()
         if stretch is not None:
-            ends_s = (
+            ends_at = (
                 stretch.deadline_at
                 if settled
                 else max(stretch.deadline_at, self._listening_since + looking.offline_after_seconds)
             )
-            plan = _with_min_duration(plan, ends_s - stretch.began_at)
+            plan = _with_min_duration(plan, ends_at - stretch.began_at)
             rows = stage_participants.stage_outcomes(
                 store, plan, look.policy, stretch, now=look.now_at, settled=settled, count=count
             )
@@ -255,9 +258,9 @@ class RolloutController:
         """Whether a look that changes nothing is worth keeping."""
         if look.subject not in self._holds:
             self._holds[look.subject] = self._held(look)
-        digest, at_s = self._holds[look.subject]
-        seldom_s = _HOLD_REPEAT_FACTOR * self.services.fleet_config.monitoring.evaluation_interval_seconds
-        return digest != inputs_digest(look.plan, evidence) and look.now_at - at_s >= seldom_s
+        digest, at = self._holds[look.subject]
+        seldom_seconds = _HOLD_REPEAT_FACTOR * self.services.fleet_config.monitoring.evaluation_interval_seconds
+        return digest != inputs_digest(look.plan, evidence) and look.now_at - at >= seldom_seconds
 
     def _held(self, look: _RolloutView) -> tuple[str, float]:
         """Return what was held on last, by another process, and when."""

@@ -80,9 +80,9 @@ def stage_timing(plan: RolloutPlan, monitoring: FleetMonitoring) -> StageTiming 
     """Return when things happen in the stage that a plan is at, None if nobody said when it began."""
     if not plan.stage_started_at:
         return None
-    began_s = parse_iso8601(plan.stage_started_at).timestamp()
-    earliest_s = began_s + monitoring.outcome_age_seconds
-    return StageTiming(began_s, earliest_s, earliest_s + monitoring.offline_after_seconds)
+    started_at = parse_iso8601(plan.stage_started_at).timestamp()
+    earliest_at = started_at + monitoring.outcome_age_seconds
+    return StageTiming(started_at, earliest_at, earliest_at + monitoring.offline_after_seconds)
 
 
 def is_outcome_kept(plan: RolloutPlan, monitoring: FleetMonitoring, said: StageOutcome, now: float) -> bool:
@@ -201,15 +201,15 @@ def stage_outcomes(
                 if not settled and _is_outcome_missing(device, said, plan.stage, timing):
                     yield DeviceOutcome(device.id, arm, later)
                 continue
-            _, named, own, at_s = mine
+            _, named, own, at = mine
             count.mismatched_arms += named != _version(plan, arm)
             if OFFLINE_METRIC in own:
-                yield DeviceOutcome(device.id, arm, _iso_time(at_s))
+                yield DeviceOutcome(device.id, arm, _iso_time(at))
                 continue
             failures = failed.union(own)
             if failures not in values:
                 values[failures] = {metric: float(metric in failures) for metric in metrics}
-            yield DeviceOutcome(device.id, arm, _iso_time(at_s), values[failures])
+            yield DeviceOutcome(device.id, arm, _iso_time(at), values[failures])
 
 
 def earlier_failures(said: Sequence[_Said], stage: int) -> tuple[frozenset[str], _Said | None]:
@@ -225,9 +225,9 @@ def _is_outcome_missing(device: RolloutCandidate, said: Sequence[_Said], stage: 
     """Whether a device has said nothing of a stage and should have: it was alive, or silent ever since it was."""
     if any(one[0] == stage for one in said):
         return False
-    alive_s = stretch.began_at - (stretch.deadline_at - stretch.earliest_at)
+    alive_at = stretch.began_at - (stretch.deadline_at - stretch.earliest_at)
     was_silent = bool(said) and OFFLINE_METRIC in said[-1][2]
-    return device.enrolled_at <= stretch.began_at and (device.last_seen_at >= alive_s or was_silent)
+    return device.enrolled_at <= stretch.began_at and (device.last_seen_at >= alive_at or was_silent)
 
 
 def _reported(

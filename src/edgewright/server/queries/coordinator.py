@@ -126,13 +126,13 @@ class QueryCoordinator:
         step = "gift" if helped else SERVER_STEPS[closed]
         # Each step of several has its part of the time, and is closed before if all have said what they can.
         share = 1.0 if helped else (closed + 1) / (len(SERVER_STEPS) - 1)
-        due_s = begins + (ends - begins) * (1 - _MARGIN) * share
+        due_at = begins + (ends - begins) * (1 - _MARGIN) * share
         awaited = (
             self._expected_devices(one) if closed == 0 else len(self._senders(terms, SERVER_STEPS[closed - 1]))
         )
         asked = helped and self._marker(terms, "ask") is not None
         count = self.services.store.queries.count_messages(terms.digest.hex(), step) if step != "done" else awaited
-        if not asked and count < awaited and now < due_s:
+        if not asked and count < awaited and now < due_at:
             return None
         if not self.handles_messages or self._open.get(terms.digest.hex()) != closed:
             self._rebuild(one, terms, closed)

@@ -44,7 +44,7 @@ class Accounts:
             InputError: The name is none or taken, or the password too short.
         """
         checked_name("user", name)
-        row = {"name": name, "role": _name(role), "secret": hash_password(password), "made_s": now}
+        row = {"name": name, "role": _name(role), "secret": hash_password(password), "created_at": now}
 
         def run(connection: Connection) -> None:
             if not insert_new(connection, users, [row]):
@@ -73,7 +73,7 @@ class Accounts:
         if password is not None:
             values["secret"] = hash_password(password)
         if retired_at is not None:
-            values["retired_s"] = retired_at
+            values["retired_at"] = retired_at
         if not values:
             return
 
@@ -89,7 +89,7 @@ class Accounts:
         query = select(users).order_by(users.c.name)
         return self.database.read(
             lambda connection: [
-                UserAccount(row.name, row.role, row.made_s, row.retired_s) for row in connection.execute(query)
+                UserAccount(row.name, row.role, row.created_at, row.retired_at) for row in connection.execute(query)
             ]
         )
 
@@ -97,7 +97,7 @@ class Accounts:
         self, name: str, password: str, *, now: float, lifetime_seconds: float
     ) -> tuple[str, UserSession] | None:
         """Return a session and its secret, None if name and password do not fit; which of them is not told."""
-        query = select(users).where(users.c.name == name, users.c.retired_s.is_(None))
+        query = select(users).where(users.c.name == name, users.c.retired_at.is_(None))
         user = self.database.read(lambda connection: connection.execute(query).first())
         # Outside of a transaction, for it takes long; and for strangers too, so that nobody finds out who exists.
         if not password_matches(password, None if user is None else user.secret) or user is None:
@@ -106,9 +106,9 @@ class Accounts:
         row = {
             "hash": secret_hash(secret),
             "user": name,
-            "made_s": now,
-            "seen_s": now,
-            "expires_s": session.expires_at,
+            "created_at": now,
+            "last_seen_at": now,
+            "expires_at": session.expires_at,
         }
         self.database.write(lambda connection: insert_new(connection, sessions, [row]))
         return secret, session
@@ -119,16 +119,22 @@ class Accounts:
         query = (
             select(sessions, users.c.role)
             .join(users, users.c.name == sessions.c.user)
-            .where(sessions.c.hash == key, users.c.retired_s.is_(None))
-            .where(sessions.c.expires_s > now, sessions.c.seen_s > now - idle_seconds)
+            .where(sessions.c.hash == key, users.c.retired_at.is_(None))
+            .where(sessions.c.expires_at > now, sessions.c.last_seen_at > now - idle_seconds)
         )
         row = self.database.read(lambda connection: connection.execute(query).first())
         if row is None:
             return None
-        if now - row.seen_s >= _SEEN_INTERVAL_SECONDS:
-            seen = update(sessions).where(sessions.c.hash == key, sessions.c.seen_s < now).values(seen_s=now)
+        if now - row.last_seen_at >= _SEEN_INTERVAL_SECONDS:
+            seen = (
+                update(sessions)
+                .where(sessions.c.hash == key, sessions.c.last_seen_at < now)
+                .values(last_seen_at=now)
+            )
             self.database.write(lambda connection: connection.execute(seen))
-        return UserSession(row.user, role_by_name(row.role), row.made_s, max(row.seen_s, now), row.expires_s)
+        return UserSession(
+            row.user, role_by_name(row.role), row.created_at, max(row.last_seen_at, now), row.expires_at
+        )
 
     def log_out(self, secret: str) -> None:
         """End a session."""
@@ -148,8 +154,8 @@ class Accounts:
             "name": name,
             "role": _name(role),
             "made_by": made_by,
-            "made_s": now,
-            "expires_s": now + lifetime_seconds,
+            "created_at": now,
+            "expires_at": now + lifetime_seconds,
         }
 
         def run(connection: Connection) -> None:
@@ -165,15 +171,15 @@ class Accounts:
     def find_token(self, secret: str, *, now: float) -> ApiToken | None:
         """Return the token of a secret, None if there is none that still counts."""
         key = secret_hash(secret)
-        query = select(tokens).where(tokens.c.hash == key, tokens.c.retired_s.is_(None), tokens.c.expires_s > now)
+        query = select(tokens).where(tokens.c.hash == key, tokens.c.retired_at.is_(None), tokens.c.expires_at > now)
         row = self.database.read(lambda connection: connection.execute(query).first())
         if row is None:
             return None
-        if row.used_s is None or now - row.used_s >= _SEEN_INTERVAL_SECONDS:
+        if row.last_used_at is None or now - row.last_used_at >= _SEEN_INTERVAL_SECONDS:
             used = (
                 update(tokens)
-                .where(tokens.c.hash == key, or_(tokens.c.used_s.is_(None), tokens.c.used_s < now))
-                .values(used_s=now)
+                .where(tokens.c.hash == key, or_(tokens.c.last_used_at.is_(None), tokens.c.last_used_at < now))
+                .values(last_used_at=now)
             )
             self.database.write(lambda connection: connection.execute(used))
         return _token(row)
@@ -189,7 +195,9 @@ class Accounts:
         Raises:
             InputError: There is none of that name.
         """
-        gone = update(tokens).where(tokens.c.name == name).values(retired_s=func.coalesce(tokens.c.retired_s, now))
+        gone = (
+            update(tokens).where(tokens.c.name == name).values(retired_at=func.coalesce(tokens.c.retired_at, now))
+        )
         if not self.database.write(lambda connection: connection.execute(gone).rowcount):
             raise InputError(f"there is no token {name[:80]!r}", remedy="List the tokens.")
 
@@ -199,4 +207,6 @@ def _name(role: UserRole) -> str:
 
 
 def _token(row: Row[Any]) -> ApiToken:
-    return ApiToken(row.name, row.role, row.made_by, row.made_s, row.expires_s, row.used_s, row.retired_s)
+    return ApiToken(
+        row.name, row.role, row.made_by, row.created_at, row.expires_at, row.last_used_at, row.retired_at
+    )

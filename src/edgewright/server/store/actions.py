@@ -57,9 +57,9 @@ class ActionStore:
         """
         values: dict[str, Any] = {"state": after, "why": reason}
         if by:
-            values |= {"decided_by": by} | ({"decided_s": at} if after == "granted" else {})
+            values |= {"decided_by": by} | ({"decided_at": at} if after == "granted" else {})
         if after in _ENDED:
-            values["ended_s"] = at
+            values["ended_at"] = at
         change = update(acts).where(acts.c.id == act_id, acts.c.state.in_(before)).values(**values)
         return bool(self.database.write(lambda connection: connection.execute(change).rowcount))
 
@@ -70,12 +70,12 @@ class ActionStore:
 
     def all(self, *states: ActionState, limit: int = 100) -> list[AutomatedAction]:
         """Return acts, those in some states or all, the newest first; at most 1,000."""
-        query = select(acts).order_by(acts.c.asked_s.desc(), acts.c.id).limit(min(limit, _PAGE))
+        query = select(acts).order_by(acts.c.asked_at.desc(), acts.c.id).limit(min(limit, _PAGE))
         return self._some(query.where(acts.c.state.in_(states)) if states else query)
 
     def granted_since(self, at: float) -> list[AutomatedAction]:
         """Return acts that were granted from then on, in order."""
-        return self._some(select(acts).where(acts.c.decided_s >= at).order_by(acts.c.decided_s, acts.c.id))
+        return self._some(select(acts).where(acts.c.decided_at >= at).order_by(acts.c.decided_at, acts.c.id))
 
     def _some(self, query: Select[Any]) -> list[AutomatedAction]:
         return self.database.read(lambda connection: [_act(row) for row in connection.execute(query)])

@@ -33,14 +33,14 @@ class AlertStore:
             for alert in sorted(judged, key=lambda one: (one.rule, one.subject)):
                 mine = (alerts.c.rule == alert.rule, alerts.c.subject == alert.subject)
                 row = msgspec.structs.asdict(alert) | {"inputs": bytes(alert.inputs)}
-                del row["silenced_until_s"]
+                del row["silenced_until"]
                 before = connection.execute(select(alerts.c.state).where(*mine)).scalar()
                 if before is None:
                     connection.execute(insert(alerts).values(**row))
                 else:
                     connection.execute(update(alerts).where(*mine).values(**row))
                 if before != alert.state:
-                    change = {name: row[name] for name in ("rule", "subject", "at_s", "message")}
+                    change = {name: row[name] for name in ("rule", "subject", "at", "message")}
                     change |= {"before": before or "", "after": alert.state}
                     connection.execute(insert(alert_changes).values(**change))
 
@@ -49,7 +49,7 @@ class AlertStore:
     def silence(self, rule: str, subject: str, *, until: float | None) -> bool:
         """Tell nobody before then, None for telling again; whether there is such an alert."""
         change = (
-            update(alerts).where(alerts.c.rule == rule, alerts.c.subject == subject).values(silenced_until_s=until)
+            update(alerts).where(alerts.c.rule == rule, alerts.c.subject == subject).values(silenced_until=until)
         )
         return bool(self.database.write(lambda connection: connection.execute(change).rowcount))
 
@@ -57,11 +57,11 @@ class AlertStore:
         """End silences that are over, and return how many; what still fires is noted, so that people are told."""
 
         def run(connection: Connection) -> int:
-            over = alerts.c.silenced_until_s <= now
+            over = alerts.c.silenced_until <= now
             for row in connection.execute(select(alerts).where(over, alerts.c.state == "firing")).all():
-                change = {"rule": row.rule, "subject": row.subject, "at_s": now, "message": row.message}
+                change = {"rule": row.rule, "subject": row.subject, "at": now, "message": row.message}
                 connection.execute(insert(alert_changes).values(before="silenced", after="firing", **change))
-            return connection.execute(update(alerts).where(over).values(silenced_until_s=None)).rowcount
+            return connection.execute(update(alerts).where(over).values(silenced_until=None)).rowcount
 
         return self.database.write(run)
 
@@ -95,9 +95,9 @@ def _alert(row: Row[Any]) -> Alert:
         rule=row.rule,
         subject=row.subject,
         state=row.state,
-        since=row.since_s,
-        at=row.at_s,
+        since=row.since,
+        at=row.at,
         message=row.message,
         inputs=msgspec.Raw(row.inputs),
-        silenced_until=row.silenced_until_s,
+        silenced_until=row.silenced_until,
     )

@@ -144,7 +144,7 @@ def _entry(row: Row[Any]) -> AuditEntry:
     return AuditEntry(
         number=row.number,
         id=row.id,
-        at=row.at_s,
+        at=row.at,
         actor=row.actor,
         action=row.action,
         subject=row.subject,

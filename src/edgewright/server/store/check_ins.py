@@ -28,31 +28,31 @@ _Sums = tuple[int, int, int, int, float, int, float]
 
 # The older of two check-ins that arrive in the wrong order changes nothing.
 _UPDATE_STATUS_SQLITE = """
-UPDATE statuses SET seen_s=?2, model=?3, version=?4, digest=?5, state=?6, arm=?7, refusal=?8, body=?9
-WHERE device_id=?1 AND seen_s<=?2
+UPDATE statuses SET last_seen_at=?2, model=?3, version=?4, digest=?5, state=?6, arm=?7, refusal=?8, body=?9
+WHERE device_id=?1 AND last_seen_at<=?2
 """
 _UPDATE_STATUS_POSTGRES = """
-UPDATE statuses AS s SET seen_s=g.seen_s, model=g.model, version=g.version, digest=g.digest, state=g.state,
+UPDATE statuses AS s SET last_seen_at=g.last_seen_at, model=g.model, version=g.version, digest=g.digest, state=g.state,
     arm=g.arm, refusal=g.refusal, body=g.body
 FROM unnest(
     %b::text[], %b::float8[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::bytea[]
-) AS g(device_id, seen_s, model, version, digest, state, arm, refusal, body)
-WHERE s.device_id = g.device_id AND s.seen_s <= g.seen_s
+) AS g(device_id, last_seen_at, model, version, digest, state, arm, refusal, body)
+WHERE s.device_id = g.device_id AND s.last_seen_at <= g.last_seen_at
 """
 _LOCK_POSTGRES = "SELECT 1 FROM statuses WHERE device_id = ANY(%b::text[]) ORDER BY device_id FOR NO KEY UPDATE"
 _NONCES_SQLITE = """
-INSERT INTO nonces (nonce, until_s) SELECT value, ? FROM json_each(?) WHERE true
+INSERT INTO nonces (nonce, until) SELECT value, ? FROM json_each(?) WHERE true
 ON CONFLICT DO NOTHING RETURNING nonce
 """
 _NONCES_POSTGRES = """
-INSERT INTO nonces (until_s, nonce) SELECT %b::float8, n FROM unnest(%b::text[]) AS n ORDER BY n
+INSERT INTO nonces (until, nonce) SELECT %b::float8, n FROM unnest(%b::text[]) AS n ORDER BY n
 ON CONFLICT DO NOTHING RETURNING nonce
 """
-_ADDED = "check_ins refused troubled latency_count latency_sum_s battery_count battery_sum".split()
-_KEY = "start_s device_class model version arm".split()
+_ADDED = "check_ins refused troubled latency_count latency_sum_seconds battery_count battery_sum".split()
+_KEY = "started_at device_class model version arm".split()
 _TYPES = "bigint text text text text bigint bigint bigint bigint float8 bigint float8".split()
-_INTO = f"INSERT INTO rollups (span_s, devices, {', '.join((*_KEY, *_ADDED))}) "
-_ADD = f"ON CONFLICT (span_s, {', '.join(_KEY)}) DO UPDATE SET " + ", ".join(
+_INTO = f"INSERT INTO rollups (span_seconds, devices, {', '.join((*_KEY, *_ADDED))}) "
+_ADD = f"ON CONFLICT (span_seconds, {', '.join(_KEY)}) DO UPDATE SET " + ", ".join(
     f"{name} = rollups.{name} + excluded.{name}" for name in _ADDED
 )
 _ROLL_UP_SQLITE = f"{_INTO} VALUES ({HOUR_SECONDS}, 0, {', '.join('?' for _ in _TYPES)}) {_ADD}"
@@ -85,13 +85,13 @@ class CheckInStore:
         if not batch:
             return []
         spent = [_spent(one.device_id, one.nonce) if one.nonce else "" for one in batch]
-        until_s = max(one.at for one in batch) + _NONCE_SECONDS
+        until = max(one.at for one in batch) + _NONCE_SECONDS
         # Of the batch itself: where the connection was lost after the commit, it must not be taken again.
         own = os.urandom(16).hex()
         counts: list[bool] = []
 
         def run(connection: Connection) -> list[bool]:
-            left = _spend(connection, [own, *filter(None, spent)], until_s)
+            left = _spend(connection, [own, *filter(None, spent)], until)
             if own not in left:
                 return counts
             counts.clear()
@@ -112,8 +112,12 @@ class CheckInStore:
 
     def rollups(self, started_at: float, ends_at: float) -> list[CheckInRollup]:
         """Return what groups of devices said in a stretch of time, in order of time."""
-        order = (rollups.c.start_s, rollups.c.device_class, rollups.c.model, rollups.c.version, rollups.c.arm)
-        query = select(rollups).where(rollups.c.start_s >= started_at, rollups.c.start_s < ends_at).order_by(*order)
+        order = (rollups.c.started_at, rollups.c.device_class, rollups.c.model, rollups.c.version, rollups.c.arm)
+        query = (
+            select(rollups)
+            .where(rollups.c.started_at >= started_at, rollups.c.started_at < ends_at)
+            .order_by(*order)
+        )
         return self.database.read(
             lambda connection: [CheckInRollup(**row) for row in connection.execute(query).mappings()]
         )
@@ -122,7 +126,7 @@ class CheckInStore:
         """Return device class, model and version of all that checked in since then, to the hour or day."""
         query = (
             select(rollups.c.device_class, rollups.c.model, rollups.c.version)
-            .where(rollups.c.start_s + rollups.c.span_s > since)
+            .where(rollups.c.started_at + rollups.c.span_seconds > since)
             .distinct()
         )
         return self.database.read(lambda connection: {(*row,) for row in connection.execute(query)})
@@ -138,9 +142,9 @@ class CheckInStore:
         """
         count = text(
             "UPDATE rollups SET devices = (SELECT count(*) FROM statuses s JOIN devices d ON d.id = s.device_id "
-            "WHERE s.seen_s >= :start AND d.device_class = rollups.device_class AND s.model = rollups.model "
+            "WHERE s.last_seen_at >= :start AND d.device_class = rollups.device_class AND s.model = rollups.model "
             "AND s.version = rollups.version AND s.arm = rollups.arm) "
-            "WHERE span_s = :span AND start_s = :start"
+            "WHERE span_seconds = :span AND started_at = :start"
         )
         return self.database.write(
             lambda connection: connection.execute(count, {"start": started_at, "span": HOUR_SECONDS}).rowcount
@@ -195,13 +199,15 @@ def _add_up(connection: Connection, batch: Sequence[CheckIn]) -> None:
     for one in batch:
         status = one.status
         key = (int(one.at // HOUR_SECONDS) * HOUR_SECONDS, one.device_class, status.model, status.version, one.arm)
-        n, refused, troubled, latencies, latency_s, batteries, battery = sums.get(key, (0, 0, 0, 0, 0.0, 0, 0.0))
+        n, refused, troubled, latencies, latency_seconds, batteries, battery = sums.get(
+            key, (0, 0, 0, 0, 0.0, 0, 0.0)
+        )
         sums[key] = (
             n + 1,
             refused + (status.refusal is not None),
             troubled + (status.failed_inferences > 0),
             latencies + (status.latency_seconds is not None),
-            latency_s + (status.latency_seconds or 0.0),
+            latency_seconds + (status.latency_seconds or 0.0),
             batteries + (status.battery_level is not None),
             battery + (status.battery_level or 0.0),
         )

@@ -90,7 +90,7 @@ class Database:
         return self._tried(work, writes=True)
 
     def _tried(self, work: Callable[[Connection], _T], *, writes: bool) -> _T:
-        begun, wait_s, tries = self.clock(), _FIRST_WAIT_SECONDS, 1
+        begun, wait_seconds, tries = self.clock(), _FIRST_WAIT_SECONDS, 1
         while True:
             try:
                 plain = self.engine.connect().execution_options(**{_WRITES: writes})
@@ -102,15 +102,15 @@ class Database:
                         f"the database failed: {_driver_message(error)}",
                         remedy="See its own log; nothing was written.",
                     ) from error
-                left_s = self.timeout_seconds - (self.clock() - begun)
-                if left_s <= 0:
+                left_seconds = self.timeout_seconds - (self.clock() - begun)
+                if left_seconds <= 0:
                     raise DatabaseUnavailableError(
                         f"the database did not answer for {self.timeout_seconds:g} s, in {tries} tries: {_driver_message(error)}",
                         remedy=f"See that {_redacted(self.engine.url)} runs and can be reached; then try again.",
                     ) from error
             # Spread, so that workers that lost the same database do not all come back at once.
-            self.sleep(min(left_s, wait_s * (0.5 + self._jitter.random())))
-            wait_s, tries = min(2 * wait_s, _MAX_WAIT_SECONDS), tries + 1
+            self.sleep(min(left_seconds, wait_seconds * (0.5 + self._jitter.random())))
+            wait_seconds, tries = min(2 * wait_seconds, _MAX_WAIT_SECONDS), tries + 1
 
     def close(self) -> None:
         """Give back all connections."""

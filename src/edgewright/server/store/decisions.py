@@ -53,8 +53,8 @@ class StageOutcomeStore:
                 "device_id": device_id,
                 "arm": one.arm,
                 "failed": " ".join(one.failed_metrics),
-                "latency_s": one.latency_seconds,
-                "at_s": at,
+                "latency_seconds": one.latency_seconds,
+                "at": at,
                 "late": at > deadline_at,
             }
             for device_id, one in sorted(said, key=lambda pair: (pair[1].stage, pair[0]))
@@ -82,7 +82,7 @@ class StageOutcomeStore:
         query = (
             select(outcomes)
             .where(outcomes.c.rollout == rollout, outcomes.c.stage == stage)
-            .order_by(outcomes.c.at_s, outcomes.c.device_id)
+            .order_by(outcomes.c.at, outcomes.c.device_id)
         )
         name = rollout.rpartition("/")[2]
 
@@ -90,9 +90,9 @@ class StageOutcomeStore:
             return [
                 (
                     row.device_id,
-                    row.at_s,
+                    row.at,
                     row.late,
-                    StageOutcome(name, stage, row.arm, tuple(row.failed.split()), row.latency_s),
+                    StageOutcome(name, stage, row.arm, tuple(row.failed.split()), row.latency_seconds),
                 )
                 for row in connection.execute(query)
             ]
@@ -107,7 +107,7 @@ class StageOutcomeStore:
         In order of the stages.
         """
         query = (
-            select(outcomes.c.device_id, outcomes.c.stage, outcomes.c.arm, outcomes.c.failed, outcomes.c.at_s)
+            select(outcomes.c.device_id, outcomes.c.stage, outcomes.c.arm, outcomes.c.failed, outcomes.c.at)
             .where(
                 outcomes.c.rollout == rollout,
                 outcomes.c.stage <= stage,
@@ -118,8 +118,8 @@ class StageOutcomeStore:
         )
         found: dict[str, list[tuple[int, str, tuple[str, ...], float]]] = {}
         rows = self.database.read(lambda connection: connection.execute(query).all())
-        for name, number, arm, failed, at_s in rows:
-            found.setdefault(name, []).append((number, arm, tuple(failed.split()), at_s))
+        for name, number, arm, failed, at in rows:
+            found.setdefault(name, []).append((number, arm, tuple(failed.split()), at))
         return found
 
 
@@ -189,7 +189,7 @@ class DecisionStore:
 
     def latest(self, *, limit: int = 100) -> list[StoredDecision]:
         """Return the newest decisions about anything, at most 1,000."""
-        query = select(decisions).order_by(decisions.c.at_s.desc(), decisions.c.subject).limit(min(limit, _PAGE))
+        query = select(decisions).order_by(decisions.c.at.desc(), decisions.c.subject).limit(min(limit, _PAGE))
         return self.database.read(lambda connection: [_decision(row) for row in connection.execute(query)])
 
     @staticmethod
@@ -199,4 +199,4 @@ class DecisionStore:
 
 
 def _decision(row: Row[Any]) -> StoredDecision:
-    return StoredDecision(row.subject, row.number, row.at_s, row.verdict, row.reason, msgspec.Raw(row.inputs))
+    return StoredDecision(row.subject, row.number, row.at, row.verdict, row.reason, msgspec.Raw(row.inputs))

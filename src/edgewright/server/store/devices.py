@@ -24,13 +24,13 @@ _PAGE = 1000
 # For the hot path: one statement, however many devices are asked for.
 _KNOWN_SQLITE = """
 SELECT id, public, device_class, bench FROM devices
-WHERE retired_s IS NULL AND id IN (SELECT value FROM json_each(?))
+WHERE retired_at IS NULL AND id IN (SELECT value FROM json_each(?))
 """
 _KNOWN_POSTGRES = """
-SELECT id, public, device_class, bench FROM devices WHERE retired_s IS NULL AND id = ANY(%b::text[])
+SELECT id, public, device_class, bench FROM devices WHERE retired_at IS NULL AND id = ANY(%b::text[])
 """
 _CANDIDATES = 2000
-_DEVICE = (devices, statuses.c.seen_s, statuses.c.arm, statuses.c.body)
+_DEVICE = (devices, statuses.c.last_seen_at, statuses.c.arm, statuses.c.body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,8 @@ class DeviceStore:
             "labels": msgspec.json.encode(dict(labels or {})),
             "bench": profiling,
             "made_by": made_by,
-            "made_s": now,
-            "expires_s": now + lifetime_seconds,
+            "created_at": now,
+            "expires_at": now + lifetime_seconds,
         }
         self.database.write(
             lambda connection: (
@@ -102,8 +102,8 @@ class DeviceStore:
         """Return who may still enrol, the newest first."""
         query = (
             select(invitations)
-            .where(invitations.c.used_s.is_(None), invitations.c.expires_s > now)
-            .order_by(invitations.c.made_s.desc())
+            .where(invitations.c.last_used_at.is_(None), invitations.c.expires_at > now)
+            .order_by(invitations.c.created_at.desc())
         )
         return self.database.read(lambda connection: [_invited(row) for row in connection.execute(query)])
 
@@ -120,13 +120,15 @@ class DeviceStore:
             # Of two devices with one token the first to write here has it; the other then sees it as used.
             taken = connection.execute(
                 update(invitations)
-                .where(invitations.c.hash == key, invitations.c.used_s.is_(None), invitations.c.expires_s > now)
-                .values(device_id=device_id, used_s=now)
+                .where(
+                    invitations.c.hash == key, invitations.c.last_used_at.is_(None), invitations.c.expires_at > now
+                )
+                .values(device_id=device_id, last_used_at=now)
             ).rowcount
             row = connection.execute(select(invitations).where(invitations.c.hash == key)).first()
             if row is None:
                 raise AuthenticationError("the token is none of this fleet", remedy="Ask for a new one.")
-            if row.used_s is None:
+            if row.last_used_at is None:
                 raise AuthenticationError("the token is void", remedy="Ask for a new one.")
             if row.device_id != device_id:
                 raise AuthenticationError(
@@ -136,7 +138,7 @@ class DeviceStore:
             if taken:
                 _enter(connection, device_id, public_key, _invited(row), now)
             found = connection.execute(_one(device_id)).first()
-            if found is None or found.retired_s is not None:
+            if found is None or found.retired_at is not None:
                 raise AuthenticationError("the device was retired", remedy="Have it make a new key.")
             return _device(found)
 
@@ -162,7 +164,7 @@ class DeviceStore:
     def public_keys(self, device_class: str) -> frozenset[bytes]:
         """Return the keys of all devices of a class that are not retired."""
         query = select(devices.c.public).where(
-            devices.c.device_class == device_class, devices.c.retired_s.is_(None)
+            devices.c.device_class == device_class, devices.c.retired_at.is_(None)
         )
         return self.database.read(lambda connection: frozenset(connection.execute(query).scalars()))
 
@@ -175,7 +177,7 @@ class DeviceStore:
         change = (
             update(devices)
             .where(devices.c.id == device_id)
-            .values(retired_s=func.coalesce(devices.c.retired_s, now))
+            .values(retired_at=func.coalesce(devices.c.retired_at, now))
         )
         if not self.database.write(lambda connection: connection.execute(change).rowcount):
             raise AuthenticationError(f"there is no device {device_id[:80]!r}", remedy="List the devices.")
@@ -214,13 +216,13 @@ class DeviceStore:
             profiling: Only bench devices, or only others.
             retired: Retired ones instead of the others.
         """
-        chosen = [devices.c.id > after, devices.c.retired_s.is_not(None) == retired]
+        chosen = [devices.c.id > after, devices.c.retired_at.is_not(None) == retired]
         if device_class:
             chosen.append(devices.c.device_class == device_class)
         if version is not None:
             chosen.append(statuses.c.version == version)
         if offline_since is not None:
-            chosen.append(statuses.c.seen_s < offline_since)
+            chosen.append(statuses.c.last_seen_at < offline_since)
         if profiling is not None:
             chosen.append(devices.c.bench == profiling)
         chosen += [
@@ -250,14 +252,14 @@ class DeviceStore:
             devices.c.id,
             devices.c.labels,
             devices.c.channel,
-            devices.c.enrolled_s,
-            statuses.c.seen_s,
+            devices.c.enrolled_at,
+            statuses.c.last_seen_at,
             statuses.c.body,
         ).join(statuses, statuses.c.device_id == devices.c.id)
         while True:
             query = (
                 of.where(
-                    devices.c.device_class == device_class, devices.c.id > after, devices.c.retired_s.is_(None)
+                    devices.c.device_class == device_class, devices.c.id > after, devices.c.retired_at.is_(None)
                 )
                 .order_by(devices.c.id)
                 .limit(_CANDIDATES)
@@ -266,15 +268,15 @@ class DeviceStore:
             if not rows:
                 return
             page = []
-            for name, labelled, channel, enrolled_s, seen_s, body in rows:
+            for name, labelled, channel, enrolled_at, last_seen_at, body in rows:
                 slots = decoder.decode(body)
                 page.append(
                     RolloutCandidate(
                         id=name,
                         labels=labels.decode(labelled),
                         channel=channel,
-                        enrolled_at=enrolled_s,
-                        last_seen_at=seen_s,
+                        enrolled_at=enrolled_at,
+                        last_seen_at=last_seen_at,
                         model=slots.model,
                         proven=slots.proven,
                         previous=slots.previous,
@@ -285,7 +287,7 @@ class DeviceStore:
 
     def last_check_in_at(self) -> float:
         """Return when any device checked in last, 0 for never."""
-        query = select(func.max(statuses.c.seen_s))
+        query = select(func.max(statuses.c.last_seen_at))
         return self.database.read(lambda connection: connection.execute(query).scalar()) or 0.0
 
     def label_counts(self, device_class: str, label: str) -> dict[str, int]:
@@ -296,7 +298,7 @@ class DeviceStore:
             .where(
                 device_labels.c.name == label,
                 devices.c.device_class == device_class,
-                devices.c.retired_s.is_(None),
+                devices.c.retired_at.is_(None),
             )
             .group_by(device_labels.c.value)
             .order_by(device_labels.c.value)
@@ -316,7 +318,7 @@ class DeviceStore:
         query = (
             select(*alike, func.count().label("devices"))
             .join(devices, devices.c.id == statuses.c.device_id)
-            .where(statuses.c.seen_s >= seen_since, devices.c.retired_s.is_(None))
+            .where(statuses.c.last_seen_at >= seen_since, devices.c.retired_at.is_(None))
             .group_by(*alike)
             .order_by(*alike)
         )
@@ -343,14 +345,14 @@ def _enter(connection: Connection, device_id: str, public: bytes, invited: Enrol
         "channel": invited.channel,
         "labels": msgspec.json.encode(invited.labels),
         "bench": invited.profiling,
-        "enrolled_s": now,
+        "enrolled_at": now,
     }
     if not connection.execute(update(devices).where(devices.c.id == device_id).values(row)).rowcount:
         connection.execute(insert(devices).values(id=device_id, public=public, **row))
         nothing = {"model": "", "version": "", "digest": "", "arm": "", "refusal": "", "state": "empty"}
         connection.execute(
             insert(statuses).values(
-                device_id=device_id, seen_s=0.0, body=msgspec.json.encode(DeviceStatus()), **nothing
+                device_id=device_id, last_seen_at=0.0, body=msgspec.json.encode(DeviceStatus()), **nothing
             )
         )
     connection.execute(delete(device_labels).where(device_labels.c.device_id == device_id))
@@ -380,14 +382,14 @@ def _device(row: Row[Any]) -> StoredDevice:
         id=row.id,
         public_key=row.public,
         device_class=row.device_class,
-        enrolled_at=row.enrolled_s,
+        enrolled_at=row.enrolled_at,
         labels=msgspec.json.decode(row.labels, type=dict[str, str]),
         channel=row.channel,
         profiling=row.bench,
-        last_seen_at=row.seen_s,
+        last_seen_at=row.last_seen_at,
         arm=row.arm,
         status=status,
-        retired_at=row.retired_s,
+        retired_at=row.retired_at,
     )
 
 
@@ -395,8 +397,8 @@ def _invited(row: Row[Any]) -> EnrolmentToken:
     return EnrolmentToken(
         device_class=row.device_class,
         created_by=row.made_by,
-        created_at=row.made_s,
-        expires_at=row.expires_s,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
         labels=msgspec.json.decode(row.labels, type=dict[str, str]),
         channel=row.channel,
         profiling=row.bench,

@@ -43,11 +43,11 @@ class JobStore:
             "state": "waiting",
             "request": request,
             "made_by": made_by,
-            "made_s": now,
+            "created_at": now,
             "tries": 0,
         }
         bench = select(devices.c.id).where(
-            devices.c.id == device_id, devices.c.bench.is_(True), devices.c.retired_s.is_(None)
+            devices.c.id == device_id, devices.c.bench.is_(True), devices.c.retired_at.is_(None)
         )
 
         def run(connection: Connection) -> None:
@@ -60,7 +60,7 @@ class JobStore:
 
     def has_waiting(self, device_id: str, *, now: float) -> bool:
         """Whether a device would get a job."""
-        due = or_(jobs.c.state == "waiting", (jobs.c.state == "taken") & (jobs.c.until_s <= now))
+        due = or_(jobs.c.state == "waiting", (jobs.c.state == "taken") & (jobs.c.until <= now))
         query = select(jobs.c.id).where(jobs.c.device_id == device_id, due).limit(1)
         return self.database.read(lambda connection: connection.execute(query).first() is not None)
 
@@ -69,12 +69,12 @@ class JobStore:
 
         One that was given out too often without an answer has failed.
         """
-        due = or_(jobs.c.state == "waiting", (jobs.c.state == "taken") & (jobs.c.until_s <= now))
+        due = or_(jobs.c.state == "waiting", (jobs.c.state == "taken") & (jobs.c.until <= now))
         # On PostgreSQL the row is locked, so that two requests of one device do not both get it.
         query = (
             select(jobs)
             .where(jobs.c.device_id == device_id, due)
-            .order_by(jobs.c.made_s, jobs.c.id)
+            .order_by(jobs.c.created_at, jobs.c.id)
             .limit(1)
             .with_for_update(skip_locked=True)
         )
@@ -83,9 +83,9 @@ class JobStore:
             while (row := connection.execute(query).first()) is not None:
                 mine = update(jobs).where(jobs.c.id == row.id)
                 if row.tries < _MAX_ATTEMPTS:
-                    connection.execute(mine.values(state="taken", until_s=now + lease_seconds, tries=row.tries + 1))
+                    connection.execute(mine.values(state="taken", until=now + lease_seconds, tries=row.tries + 1))
                     return _job(connection.execute(select(jobs).where(jobs.c.id == row.id)).one())
-                connection.execute(mine.values(state="failed", request=b"", ended_s=now))
+                connection.execute(mine.values(state="failed", request=b"", ended_at=now))
             return None
 
         return self.database.write(run)
@@ -99,7 +99,7 @@ class JobStore:
         change = (
             update(jobs)
             .where(jobs.c.id == job_id, jobs.c.device_id == device_id, jobs.c.state == "taken")
-            .values(state="done" if succeeded else "failed", result=result, request=b"", ended_s=now)
+            .values(state="done" if succeeded else "failed", result=result, request=b"", ended_at=now)
         )
         return bool(self.database.write(lambda connection: connection.execute(change).rowcount))
 
@@ -112,7 +112,7 @@ class JobStore:
         change = (
             update(jobs)
             .where(jobs.c.id == job_id, jobs.c.state.in_(("waiting", "taken")))
-            .values(state="failed", result=result, request=b"", ended_s=now)
+            .values(state="failed", result=result, request=b"", ended_at=now)
         )
         return bool(self.database.write(lambda connection: connection.execute(change).rowcount))
 
@@ -133,7 +133,7 @@ class JobStore:
 
     def all(self, *, state: JobState | None = None, limit: int = 100) -> list[ProfilingJob]:
         """Return jobs, those in a state or all, the newest first; at most 1,000."""
-        query = select(jobs).order_by(jobs.c.made_s.desc(), jobs.c.id).limit(min(limit, _PAGE))
+        query = select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(min(limit, _PAGE))
         if state is not None:
             query = query.where(jobs.c.state == state)
         return self.database.read(lambda connection: [_job(row) for row in connection.execute(query)])
@@ -147,9 +147,9 @@ def _job(row: Row[Any]) -> ProfilingJob:
         state=row.state,
         request=row.request,
         created_by=row.made_by,
-        created_at=row.made_s,
+        created_at=row.created_at,
         result=row.result,
-        lease_until=row.until_s,
-        ended_at=row.ended_s,
+        lease_until=row.until,
+        ended_at=row.ended_at,
         attempts=row.tries,
     )

@@ -38,7 +38,7 @@ class QueryStore:
             "state": "open",
             "body": msgspec.json.encode(query),
             "template": msgspec.json.encode(template),
-            "asked_s": now,
+            "asked_at": now,
             "rho": query.rho,
         }
 
@@ -66,7 +66,7 @@ class QueryStore:
                 state="failed" if result is None else "done",
                 result=None if result is None else msgspec.json.encode(result),
                 devices=devices,
-                ended_s=now,
+                ended_at=now,
             )
         )
         return bool(self.database.write(lambda connection: connection.execute(change).rowcount))
@@ -79,7 +79,7 @@ class QueryStore:
 
     def all(self, state: QueryState | None = None) -> list[StoredQuery]:
         """Return queries, those in a state or all, the newest first."""
-        query = select(queries).order_by(queries.c.asked_s.desc(), queries.c.id)
+        query = select(queries).order_by(queries.c.asked_at.desc(), queries.c.id)
         if state is not None:
             query = query.where(queries.c.state == state)
         return self.database.read(lambda connection: [_query(row) for row in connection.execute(query)])
@@ -88,8 +88,8 @@ class QueryStore:
         """Return queries that ended with a result since then, the newest of them, the oldest first."""
         query = (
             select(queries)
-            .where(queries.c.state == "done", queries.c.ended_s >= since)
-            .order_by(queries.c.ended_s.desc(), queries.c.id)
+            .where(queries.c.state == "done", queries.c.ended_at >= since)
+            .order_by(queries.c.ended_at.desc(), queries.c.id)
             .limit(limit)
         )
         return self.database.read(lambda connection: [_query(row) for row in connection.execute(query)])[::-1]
@@ -101,7 +101,7 @@ class QueryStore:
         those alone decide.
         """
         query = select(func.coalesce(func.sum(queries.c.rho), 0.0)).where(
-            queries.c.device_class == device_class, queries.c.asked_s >= since
+            queries.c.device_class == device_class, queries.c.asked_at >= since
         )
         return float(self.database.read(lambda connection: connection.execute(query).scalar_one()))
 
@@ -130,7 +130,7 @@ class QueryStore:
 
         def run(connection: Connection) -> None:
             if not insert_new(connection, letters, [row]):
-                connection.execute(update(letters).where(*mine).values(body=marker.body, at_s=marker.at))
+                connection.execute(update(letters).where(*mine).values(body=marker.body, at=marker.at))
 
         self.database.write(run)
 
@@ -176,9 +176,9 @@ def _query(row: Row[Any]) -> StoredQuery:
         state=row.state,
         body=msgspec.Raw(row.body),
         template=msgspec.Raw(row.template),
-        asked_at=row.asked_s,
+        asked_at=row.asked_at,
         rho=row.rho,
-        ended_at=row.ended_s,
+        ended_at=row.ended_at,
         devices=row.devices,
         result=None if row.result is None else msgspec.Raw(row.result),
     )

@@ -26,19 +26,17 @@ __all__ = ["DAY_SECONDS", "RetentionPeriods", "delete_expired", "delete_old_nonc
 
 DAY_SECONDS = 86400
 _CHUNK = 5000
-_SUMS = "check_ins refused troubled latency_count latency_sum_s battery_count battery_sum".split()
+_SUMS = "check_ins refused troubled latency_count latency_sum_seconds battery_count battery_sum".split()
 _KEY = "device_class, model, version, arm"
 _FOLD = (
-    f"INSERT INTO rollups (span_s, start_s, {_KEY}, devices, {', '.join(_SUMS)}) "  # noqa: S608 (constants only)
+    f"INSERT INTO rollups (span_seconds, started_at, {_KEY}, devices, {', '.join(_SUMS)}) "  # noqa: S608 (constants only)
     f"SELECT {DAY_SECONDS}, :day, {_KEY}, MAX(devices), {', '.join(f'SUM({name})' for name in _SUMS)} FROM rollups "
-    f"WHERE span_s = {HOUR_SECONDS} AND start_s >= :day AND start_s < :day + {DAY_SECONDS} GROUP BY {_KEY} "
-    f"ON CONFLICT (span_s, start_s, {_KEY}) DO UPDATE SET "
+    f"WHERE span_seconds = {HOUR_SECONDS} AND started_at >= :day AND started_at < :day + {DAY_SECONDS} GROUP BY {_KEY} "
+    f"ON CONFLICT (span_seconds, started_at, {_KEY}) DO UPDATE SET "
     "devices = CASE WHEN excluded.devices > rollups.devices THEN excluded.devices ELSE rollups.devices END, "
     + ", ".join(f"{name} = rollups.{name} + excluded.{name}" for name in _SUMS)
 )
-_FOLDED = (
-    f"DELETE FROM rollups WHERE span_s = {HOUR_SECONDS} AND start_s >= :day AND start_s < :day + {DAY_SECONDS}"  # noqa: S608
-)
+_FOLDED = f"DELETE FROM rollups WHERE span_seconds = {HOUR_SECONDS} AND started_at >= :day AND started_at < :day + {DAY_SECONDS}"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +74,26 @@ def delete_expired(database: Database, retention: RetentionPeriods, *, now: floa
         + _forget(
             database,
             rollups,
-            (rollups.c.span_s == DAY_SECONDS) & (rollups.c.start_s < now - retention.days_seconds),
+            (rollups.c.span_seconds == DAY_SECONDS) & (rollups.c.started_at < now - retention.days_seconds),
         ),
         "nonces": delete_old_nonces(database, now=now),
-        "sessions": _forget(database, sessions, sessions.c.expires_s < now),
-        "outcomes": _forget(database, outcomes, outcomes.c.at_s < now - retention.outcomes_seconds),
-        "letters": _forget(database, letters, letters.c.at_s < now - retention.letters_seconds),
-        "jobs": _forget(database, jobs, jobs.c.ended_s < now - retention.jobs_seconds),
+        "sessions": _forget(database, sessions, sessions.c.expires_at < now),
+        "outcomes": _forget(database, outcomes, outcomes.c.at < now - retention.outcomes_seconds),
+        "letters": _forget(database, letters, letters.c.at < now - retention.letters_seconds),
+        "jobs": _forget(database, jobs, jobs.c.ended_at < now - retention.jobs_seconds),
         "alert_changes": _forget(
-            database, alert_changes, alert_changes.c.at_s < now - retention.alert_changes_seconds
+            database, alert_changes, alert_changes.c.at < now - retention.alert_changes_seconds
         ),
-        "acts": _forget(database, acts, acts.c.ended_s < now - retention.acts_seconds),
+        "acts": _forget(database, acts, acts.c.ended_at < now - retention.acts_seconds),
         "invitations": _forget(
-            database, invitations, invitations.c.expires_s < now - retention.invitations_seconds
+            database, invitations, invitations.c.expires_at < now - retention.invitations_seconds
         ),
     }
 
 
 def delete_old_nonces(database: Database, *, now: float) -> int:
     """Forget nonces of requests that are too old to be believed anyway, and return how many went."""
-    return _forget(database, nonces, nonces.c.until_s < now)
+    return _forget(database, nonces, nonces.c.until < now)
 
 
 def _fold(database: Database, before_seconds: float) -> int:
@@ -105,7 +103,7 @@ def _fold(database: Database, before_seconds: float) -> int:
     while True:
         oldest = database.read(
             lambda connection: connection.execute(
-                text("SELECT MIN(start_s) FROM rollups WHERE span_s = :span AND start_s < :last"),
+                text("SELECT MIN(started_at) FROM rollups WHERE span_seconds = :span AND started_at < :last"),
                 {"span": HOUR_SECONDS, "last": last},
             ).scalar()
         )

@@ -74,8 +74,8 @@ devices = Table(
     _text("channel"),
     _bytes("labels"),
     Column("bench", Boolean, nullable=False),
-    _time("enrolled_s"),
-    _time("retired_s", nullable=True),
+    _time("enrolled_at"),
+    _time("retired_at", nullable=True),
     Index(None, "device_class", "id"),
 )
 # What rollouts and operators select by.
@@ -93,7 +93,7 @@ statuses = Table(
     "statuses",
     metadata,
     Column("device_id", Text, ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True),
-    _time("seen_s"),
+    _time("last_seen_at"),
     _text("model"),
     _text("version"),
     _text("digest"),
@@ -106,8 +106,8 @@ statuses = Table(
 rollups = Table(
     "rollups",
     metadata,
-    Column("span_s", Integer, primary_key=True, autoincrement=False),
-    Column("start_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("span_seconds", Integer, primary_key=True, autoincrement=False),
+    Column("started_at", BigInteger, primary_key=True, autoincrement=False),
     _text("device_class", key=True),
     _text("model", key=True),
     _text("version", key=True),
@@ -117,7 +117,7 @@ rollups = Table(
     Column("refused", BigInteger, nullable=False),
     Column("troubled", BigInteger, nullable=False),
     Column("latency_count", BigInteger, nullable=False),
-    Column("latency_sum_s", Double, nullable=False),
+    Column("latency_sum_seconds", Double, nullable=False),
     Column("battery_count", BigInteger, nullable=False),
     Column("battery_sum", Double, nullable=False),
     postgresql_with={"fillfactor": 70},
@@ -131,17 +131,17 @@ invitations = Table(
     _bytes("labels"),
     Column("bench", Boolean, nullable=False),
     _text("made_by"),
-    _time("made_s"),
-    _time("expires_s"),
+    _time("created_at"),
+    _time("expires_at"),
     _text("device_id", nullable=True),
-    _time("used_s", nullable=True),
+    _time("last_used_at", nullable=True),
 )
 nonces = Table(
     "nonces",
     metadata,
     _text("nonce", key=True),
-    _time("until_s"),
-    Index(None, "until_s"),
+    _time("until"),
+    Index(None, "until"),
     sqlite_with_rowid=False,
 )
 outcomes = Table(
@@ -152,8 +152,8 @@ outcomes = Table(
     _text("device_id", key=True),
     _text("arm"),
     _text("failed"),
-    Column("latency_s", Double),
-    _time("at_s"),
+    Column("latency_seconds", Double),
+    _time("at"),
     Column("late", Boolean, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -162,18 +162,18 @@ decisions = Table(
     metadata,
     _text("subject", key=True),
     Column("number", Integer, primary_key=True, autoincrement=False),
-    _time("at_s"),
+    _time("at"),
     _text("verdict"),
     _text("reason"),
     _bytes("inputs"),
-    Index(None, "at_s"),
+    Index(None, "at"),
 )
 audit = Table(
     "audit",
     metadata,
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     _text("id"),
-    _time("at_s"),
+    _time("at"),
     _text("actor"),
     _text("action"),
     _text("subject"),
@@ -188,11 +188,11 @@ alerts = Table(
     _text("rule", key=True),
     _text("subject", key=True),
     _text("state"),
-    _time("since_s"),
-    _time("at_s"),
+    _time("since"),
+    _time("at"),
     _text("message"),
     _bytes("inputs"),
-    _time("silenced_until_s", nullable=True),
+    _time("silenced_until", nullable=True),
 )
 alert_changes = Table(
     "alert_changes",
@@ -202,9 +202,9 @@ alert_changes = Table(
     _text("subject"),
     _text("before"),
     _text("after"),
-    _time("at_s"),
+    _time("at"),
     _text("message"),
-    Index(None, "at_s"),
+    Index(None, "at"),
 )
 # What alerts set off, or would if somebody approved.
 acts = Table(
@@ -218,11 +218,11 @@ acts = Table(
     _text("state"),
     _text("why"),
     _text("decided_by"),
-    _time("asked_s"),
-    _time("decided_s", nullable=True),
-    _time("ended_s", nullable=True),
-    Index(None, "state", "asked_s"),
-    Index(None, "decided_s"),
+    _time("asked_at"),
+    _time("decided_at", nullable=True),
+    _time("ended_at", nullable=True),
+    Index(None, "state", "asked_at"),
+    Index(None, "decided_at"),
 )
 # How far somebody has come who takes up things in order, and when a next try is due.
 positions = Table(
@@ -231,7 +231,7 @@ positions = Table(
     _text("name", key=True),
     Column("number", BigInteger, nullable=False),
     Column("tries", Integer, nullable=False),
-    _time("next_s"),
+    _time("next_attempt_at"),
 )
 queries = Table(
     "queries",
@@ -242,8 +242,8 @@ queries = Table(
     _text("state"),
     _bytes("body"),
     _bytes("template"),
-    _time("asked_s"),
-    _time("ended_s", nullable=True),
+    _time("asked_at"),
+    _time("ended_at", nullable=True),
     Column("devices", Integer),
     Column("rho", Double, nullable=False),
     _bytes("result", nullable=True),
@@ -256,8 +256,8 @@ letters = Table(
     _text("step", key=True),
     Column("sender", LargeBinary, primary_key=True),
     _bytes("body"),
-    _time("at_s"),
-    Index(None, "at_s"),
+    _time("at"),
+    Index(None, "at"),
 )
 users = Table(
     "users",
@@ -265,8 +265,8 @@ users = Table(
     _text("name", key=True),
     _text("role"),
     _text("secret"),
-    _time("made_s"),
-    _time("retired_s", nullable=True),
+    _time("created_at"),
+    _time("retired_at", nullable=True),
 )
 tokens = Table(
     "tokens",
@@ -275,10 +275,10 @@ tokens = Table(
     _text("name"),
     _text("role"),
     _text("made_by"),
-    _time("made_s"),
-    _time("expires_s"),
-    _time("used_s", nullable=True),
-    _time("retired_s", nullable=True),
+    _time("created_at"),
+    _time("expires_at"),
+    _time("last_used_at", nullable=True),
+    _time("retired_at", nullable=True),
     UniqueConstraint("name"),
 )
 sessions = Table(
@@ -286,10 +286,10 @@ sessions = Table(
     metadata,
     _text("hash", key=True),
     Column("user", Text, ForeignKey("users.name", ondelete="CASCADE"), nullable=False),
-    _time("made_s"),
-    _time("seen_s"),
-    _time("expires_s"),
-    Index(None, "expires_s"),
+    _time("created_at"),
+    _time("last_seen_at"),
+    _time("expires_at"),
+    Index(None, "expires_at"),
 )
 jobs = Table(
     "jobs",
@@ -301,9 +301,9 @@ jobs = Table(
     _bytes("request"),
     _bytes("result", nullable=True),
     _text("made_by"),
-    _time("made_s"),
-    _time("until_s", nullable=True),
-    _time("ended_s", nullable=True),
+    _time("created_at"),
+    _time("until", nullable=True),
+    _time("ended_at", nullable=True),
     Column("tries", Integer, nullable=False),
-    Index(None, "device_id", "state", "made_s"),
+    Index(None, "device_id", "state", "created_at"),
 )

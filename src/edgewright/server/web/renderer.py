@@ -103,7 +103,7 @@ class PageRenderer:
             csrf=who.csrf_token if isinstance(who, Principal) else "",
             places=places,
             fleet=self.services.audience[:_NAME],
-            now_s=f"{self.now:.1f}",
+            now=f"{self.now:.1f}",
             **shown,
         )
         return Response(text, status_code=status, media_type="text/html; charset=utf-8", headers=_PRIVATE)

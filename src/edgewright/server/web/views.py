@@ -41,23 +41,23 @@ def view_routes(pages: PageRenderer) -> list[Any]:
 
     @get("/", guards=look, sync_to_thread=True)
     def fleet(request: PageRequest) -> Response[str]:
-        now_s = pages.now
-        start_s = now_s - _HOURS * 3600
+        now = pages.now
+        started_at = now - _HOURS * 3600
         known = held()
         return pages.page(
             request,
             "fleet",
             shown=overview.overview_view(
                 store.devices.groups(),
-                store.devices.groups(seen_since=now_s - pages.offline_seconds),
+                store.devices.groups(seen_since=now - pages.offline_seconds),
                 known.plans,
                 store.alerts.all("firing"),
                 known.awaiting,
                 silent_after=formatting.duration(pages.offline_seconds),
-                now=now_s,
+                now=now,
             ),
-            hours=overview.hour_rows(store.check_ins.rollups(start_s, now_s + 1), start_s, now_s),
-            waiting=alerts.awaiting_rows(pages.commands.commands.pending_actions(), now_s),
+            hours=overview.hour_rows(store.check_ins.rollups(started_at, now + 1), started_at, now),
+            waiting=alerts.awaiting_rows(pages.commands.commands.pending_actions(), now),
         )
 
     @get("/rollouts", guards=look, sync_to_thread=True)
@@ -189,8 +189,8 @@ def view_routes(pages: PageRenderer) -> list[Any]:
 
     @get("/privacy", guards=look, sync_to_thread=True)
     def spent(request: PageRequest) -> Response[str]:
-        queries, since_s = store.queries.all(), pages.now - _LIMITS.period_seconds
-        by_class = {one.device_class: store.queries.spent_rho(one.device_class, since=since_s) for one in queries}
+        queries, since = store.queries.all(), pages.now - _LIMITS.period_seconds
+        by_class = {one.device_class: store.queries.spent_rho(one.device_class, since=since) for one in queries}
         return pages.page(
             request,
             "privacy",
@@ -200,13 +200,13 @@ def view_routes(pages: PageRenderer) -> list[Any]:
 
     @get("/alerts", guards=look, sync_to_thread=True)
     def ringing(request: PageRequest) -> Response[str]:
-        now_s, who = pages.now, _who(request)
+        now, who = pages.now, _who(request)
         return pages.page(
             request,
             "alerts",
-            rows=alerts.alert_rows(store.alerts.all(), now_s),
-            waiting=alerts.awaiting_rows(pages.commands.commands.pending_actions(), now_s),
-            changes=alerts.change_rows(store.alerts.changes(limit=_PAGE), now_s),
+            rows=alerts.alert_rows(store.alerts.all(), now),
+            waiting=alerts.awaiting_rows(pages.commands.commands.pending_actions(), now),
+            changes=alerts.change_rows(store.alerts.changes(limit=_PAGE), now),
             rules=alerts.rule_rows(pages.services.fleet_config.alerts),
             may={"silence": who.has_permission("silence alerts"), "settle": who.has_permission("approve actions")},
         )
@@ -265,14 +265,14 @@ def access_page(press: PageRenderer, request: PageRequest, **made: Any) -> Respo
         request: That asks for it.
         made: A secret that is shown this once: `what`, `secret` and for a device its `command`.
     """
-    store, now_s, manages = press.services.store, press.now, _who(request).has_permission("manage access")
+    store, now, manages = press.services.store, press.now, _who(request).has_permission("manage access")
     return press.page(
         request,
         "access",
         manages=manages,
-        invited=audit_and_access.invited_rows(store.devices.open_enrolment_tokens(now=now_s), now_s),
-        tokens=audit_and_access.token_rows(store.accounts.tokens(), now_s) if manages else (),
-        users=audit_and_access.user_rows(store.accounts.users(), now_s) if manages else (),
+        invited=audit_and_access.invited_rows(store.devices.open_enrolment_tokens(now=now), now),
+        tokens=audit_and_access.token_rows(store.accounts.tokens(), now) if manages else (),
+        users=audit_and_access.user_rows(store.accounts.users(), now) if manages else (),
         made=made,
     )
 

@@ -35,8 +35,8 @@ class Fetcher(FetcherInterface):
     """Fetches over HTTP with limits that a slow or endless server cannot pass.
 
     Attributes:
-        timeout_s: Longest wait for a connection and for the next bytes.
-        patience_s: After so long, a download must have been faster than `min_rate` on the average.
+        timeout_seconds: Longest wait for a connection and for the next bytes.
+        timeout_seconds: After so long, a download must have been faster than `min_rate` on the average.
         least_rate: Bytes per second.
         clock: Monotonic, seconds.
         requests: Made so far.

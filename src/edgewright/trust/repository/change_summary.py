@@ -15,7 +15,7 @@ __all__ = ["summarize_query_change"]
 _KINDS: dict[str, type[QueryPermit] | type[LiveQueries]] = {"permits": QueryPermit, "questions": LiveQueries}
 # Shown even where nothing changed; of all other fields what changed.
 _PERMIT = ("server", "helper")
-_TEMPLATE = ("clip", "min_cohort", "dearest_rho", "every_s", "backends")
+_TEMPLATE = ("clip", "min_cohort", "dearest_rho", "interval_seconds", "backends")
 _QUERY = ("template", "cohort", "rho", "backend", "window_start", "window_end", "deadline", "release")
 
 

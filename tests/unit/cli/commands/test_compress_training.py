@@ -155,7 +155,7 @@ def test_networks_go_on_from_what_earlier_rounds_made(trained: Done) -> None:
 
 @pytest.mark.slow
 def test_the_time_limit_is_kept_to_within_a_tenth(trained: Done) -> None:
-    assert trained.document["search"]["seconds"] <= 1.1 * trained.document["search"]["time_limit_s"]
+    assert trained.document["search"]["seconds"] <= 1.1 * trained.document["search"]["time_limit_seconds"]
 
 
 @pytest.mark.slow

@@ -111,7 +111,7 @@ def test_the_first_sample_is_the_input_and_the_budget_of_the_device_class_is_jud
     assert profile["device_class"] == "tiny"
     assert {check["name"]: check["met"] for check in profile["budget"]} == {
         "size_bytes": False,
-        "latency_p50_s": True,
+        "latency_p50_seconds": True,
     }
     assert {row["options"]["threads"] for row in profile["runtime_options"]["tried"]} == {1}
 

@@ -18,7 +18,13 @@ from edgewright.contract.query.query import Query, record_digest
 
 DEVICES = 3
 LATER = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=30)).isoformat()
-LIMITS = {"rho_per_period": 1e6, "period_s": 86400.0, "least_cohort": 3, "most_bytes": 1 << 20, "most_queries": 9}
+LIMITS = {
+    "rho_per_period": 1e6,
+    "period_seconds": 86400.0,
+    "least_cohort": 3,
+    "most_bytes": 1 << 20,
+    "most_queries": 9,
+}
 
 
 @pytest.fixture

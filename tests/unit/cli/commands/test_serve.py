@@ -82,7 +82,7 @@ def near(served: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
     """The environment of somebody who has its address and a token."""
     monkeypatch.setenv(api_client.SERVER_VARIABLE, served.page)
     monkeypatch.setenv(api_client.TOKEN_VARIABLE, served.token)
-    monkeypatch.setattr(api_client, "_STARTING_S", 0.2)
+    monkeypatch.setattr(api_client, "_STARTING_SECONDS", 0.2)
     return served
 
 
@@ -143,7 +143,7 @@ def test_invitations_and_tokens_are_made_and_made_void(near: Served, capsys: pyt
     ("command", "words"),
     [
         (["silence", "drift", "--device-class", "camera"], "no alert"),
-        (["silence", "drift", "--for", "-3"], "for_s"),
+        (["silence", "drift", "--for", "-3"], "for_seconds"),
         (["device", "nobody"], "no device"),
         (["retire", "nobody"], "no device"),
         (["devices", "--limit", "5000"], "limit"),

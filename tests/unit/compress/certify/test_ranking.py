@@ -98,9 +98,9 @@ def test_candidates_slower_than_the_original_come_behind_all_that_fit_and_are_no
         ({"max_drop": 0.01}, {"predicted_bound": 0.02}, 1.0),
         ({"size_bytes": 500}, {}, 1.0),
         ({"min_metric": 1.0}, {}, 0.1),
-        ({"latency_p50_s": 0.0025}, {}, 1.0),
-        ({"latency_p95_s": 0.0025}, {}, 1.0),
-        ({"latency_p50_s": 0.1, "latency_p95_s": 0.0025}, {}, 1.0),
+        ({"latency_p50_seconds": 0.0025}, {}, 1.0),
+        ({"latency_p95_seconds": 0.0025}, {}, 1.0),
+        ({"latency_p50_seconds": 0.1, "latency_p95_seconds": 0.0025}, {}, 1.0),
         ({}, {}, -1.0),
     ],
 )

@@ -79,7 +79,9 @@ def run(
     pretender: Pretender, prospects: Sequence[CandidateEstimate], seconds: float = 100.0, slowest: float = 1.0
 ) -> list[str]:
     until = time.monotonic() + seconds
-    found = successive_halving.successive_halving(cast(TrainingSession, pretender), prospects, until, until + 0.2 * seconds, slowest)
+    found = successive_halving.successive_halving(
+        cast(TrainingSession, pretender), prospects, until, until + 0.2 * seconds, slowest
+    )
     return [standing.estimate.title for standing in found]
 
 

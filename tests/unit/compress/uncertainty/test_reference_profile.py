@@ -71,7 +71,7 @@ def test_repeated_frames_are_counted_once_and_promise_no_more_than_they_are(
 ) -> None:
     few = some(digits, 240)
     stream = {name: np.repeat(array, 5, axis=0) for name, array in few.items()}
-    profile = profile_of(digits_model, tmp_path, stream, in_order=True, interval_s=0.1)
+    profile = profile_of(digits_model, tmp_path, stream, in_order=True, interval_seconds=0.1)
     assert profile is not None
     assert profile.thinning_step >= 5
     assert profile.is_testable

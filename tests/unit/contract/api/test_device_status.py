@@ -42,7 +42,7 @@ GOLDEN = (
     b'{"model":"digits","version":"1.0","digest":"' + b"a" * 64 + b'","state":"probation","proven":"1.0",'
     b'"trial":"1.1","previous":"0.9","wanted":"1.2","refusal":{"code":"disk","file":"model.onnx",'
     b'"reason":"no space"},"notice":null,"failed":["' + b"b" * 64 + b'"],"broken":[],"restart_needed":true,'
-    b'"failures":3,"latency_s":0.01,"uptime_s":50.0,"free_bytes":1099511627776,"battery":0.5,"agent":"0.6.0",'
+    b'"failures":3,"latency_seconds":0.01,"uptime_seconds":50.0,"free_bytes":1099511627776,"battery":0.5,"agent":"0.6.0",'
     b'"snapshot":"' + b"c" * 64 + b'","checked":"2026-11-21T12:00:00+00:00","schema":2}'
 )
 
@@ -75,8 +75,8 @@ def test_nothing_that_comes_from_inputs_can_be_said_by_name(name: str) -> None:
         {"broken": ("b" * 64,) * 33},
         {"checked": "yesterday"},
         {"failures": -1},
-        {"latency_s": float("nan")},
-        {"latency_s": float("inf")},
+        {"latency_seconds": float("nan")},
+        {"latency_seconds": float("inf")},
         {"battery": 1.01},
         {"free_bytes": -1},
         {"free_bytes": 1 << 60},

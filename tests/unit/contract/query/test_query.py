@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.unit.privacy.examples import HISTOGRAM, NOW_S, VECTOR, query_of, template_like
+from tests.unit.privacy.examples import HISTOGRAM, NOW_SECONDS, VECTOR, query_of, template_like
 
 from edgewright.contract.errors import InputError
 from edgewright.contract.query.query import (
@@ -78,10 +78,10 @@ def test_a_device_s_own_limits_stand_above_the_signed_ones() -> None:
 
 def test_there_is_no_answer_before_the_window_ends_or_after_the_deadline() -> None:
     query = query_of(HISTOGRAM)
-    assert timing_violation(query, HISTOGRAM, NOW_S) is None
-    assert "window" in str(timing_violation(query, HISTOGRAM, NOW_S - 86400))
-    assert "deadline" in str(timing_violation(query, HISTOGRAM, NOW_S + 30 * 86400))
-    assert "template expired" in str(timing_violation(query, HISTOGRAM, NOW_S + 365 * 86400))
+    assert timing_violation(query, HISTOGRAM, NOW_SECONDS) is None
+    assert "window" in str(timing_violation(query, HISTOGRAM, NOW_SECONDS - 86400))
+    assert "deadline" in str(timing_violation(query, HISTOGRAM, NOW_SECONDS + 30 * 86400))
+    assert "template expired" in str(timing_violation(query, HISTOGRAM, NOW_SECONDS + 365 * 86400))
 
 
 def test_every_field_of_a_query_and_of_its_template_changes_the_digest() -> None:

@@ -217,7 +217,7 @@ def test_the_owner_sees_from_another_process_what_was_asked_and_refused(asked: A
 
 
 def test_a_server_that_drips_holds_nobody_up(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sum_client, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(sum_client, "_TIMEOUT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def drip() -> None:
@@ -319,7 +319,7 @@ def test_the_budget_ends_whoever_asks(asked: Asked) -> None:
 
 
 def test_questions_are_no_more_often_than_permitted(asked: Asked) -> None:
-    asked.permit(every_s=86400.0)
+    asked.permit(interval_seconds=86400.0)
     later(asked, hours=2)
     asked.asks(asked.query("q1"), asked.query("q2"))
     asked.device.check_for_update()
@@ -350,7 +350,7 @@ def test_a_lost_ledger_tells_nothing_and_updates_go_on(asked: Asked) -> None:
 
 
 def test_an_older_permit_is_refused(asked: Asked) -> None:
-    asked.permit(revision=2, every_s=90.0)
+    asked.permit(revision=2, interval_seconds=90.0)
     later(asked, hours=2)
     asked.asks(asked.query("q1"))
     asked.device.check_for_update()

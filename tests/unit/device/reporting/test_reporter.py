@@ -476,7 +476,7 @@ def gone(handler: Any) -> None:
 
 PROBLEM = msgspec.json.encode(ErrorResponse("E", "go away\x1b[2J", ""))
 ATTACKS: dict[str, tuple[Reply, str]] = {
-    "oversized": (reply(200, b'{"at_s":1.0,"job":false}' + b" " * 100_000), "more than 65536 bytes"),
+    "oversized": (reply(200, b'{"at":1.0,"job":false}' + b" " * 100_000), "more than 65536 bytes"),
     "endless": (endless, "more than 65536 bytes"),
     "dripping": (dripping, "too slow"),
     "hung": (hung, "cannot be reached"),
@@ -486,7 +486,7 @@ ATTACKS: dict[str, tuple[Reply, str]] = {
     "a bomb": (reply(200, b"\x1f\x8b" + b"\0" * 1000, Content_Encoding="gzip"), "none of its answers"),
     "deep": (reply(500, b'{"x":' + b"[" * 30_000), "answered 500"),
     "another record": (reply(200, b'{"device_id":"x"}'), "none of its answers"),
-    "a clock that is none": (reply(200, b'{"at_s":"soon"}'), "none of its answers"),
+    "a clock that is none": (reply(200, b'{"at":"soon"}'), "none of its answers"),
     "retired": (reply(403, PROBLEM), "refuses (403): go away[2J"),
     "too busy": (reply(503, PROBLEM), "refuses (503)"),
     "broken": (reply(500, b""), "answered 500"),
@@ -496,7 +496,7 @@ ATTACKS: dict[str, tuple[Reply, str]] = {
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reporter, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(reporter, "_TIMEOUT_SECONDS", 0.5)
     ask = control_plane_client.ControlPlaneClient.request
     monkeypatch.setattr(
         control_plane_client.ControlPlaneClient, "ask", lambda *given: ask(*given, timeout_seconds=0.5)

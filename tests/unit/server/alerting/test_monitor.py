@@ -57,10 +57,10 @@ class Rollouts:
         self.said: list[tuple[str, str, str]] = []
         self.fails: EdgewrightError | None = None
 
-    def pause(self, model: str, device_class: str, reason: str) -> bool:
+    def pause_rollout(self, model: str, device_class: str, reason: str) -> bool:
         return self._do("pause", model, device_class, reason)
 
-    def abort(self, model: str, device_class: str, reason: str) -> bool:
+    def abort_rollout(self, model: str, device_class: str, reason: str) -> bool:
         return self._do("abort", model, device_class, reason)
 
     def _do(self, what: str, model: str, device_class: str, reason: str) -> bool:
@@ -77,7 +77,7 @@ class Site:
     folder: Path
     store: FleetStore
     fleet: FleetConfig
-    now_s: float = START
+    now: float = START
     rollouts: Rollouts = field(default_factory=Rollouts)
     told: list[Notification] = field(default_factory=list)
     deaf: bool = False
@@ -86,12 +86,12 @@ class Site:
 
     def repository(self) -> Repository:
         place = LocalStorage(self.folder / "repo")
-        return Repository(place, read_trusted_root(self.folder / "keys"), lambda: to_iso8601(self.now_s))
+        return Repository(place, read_trusted_root(self.folder / "keys"), lambda: to_iso8601(self.now))
 
     def services(self) -> Services:
         keys = KeyFolder(self.folder / "online", lambda _: PASSPHRASE)
         files = LocalStorage(self.folder / "repo")
-        return Services(self.store, "f", self.repository, files, keys, self.fleet, lambda: self.now_s)
+        return Services(self.store, "f", self.repository, files, keys, self.fleet, lambda: self.now)
 
     def offline(self) -> KeyFolder:
         return KeyFolder(self.folder / "keys", lambda _: PASSPHRASE)
@@ -110,7 +110,7 @@ class Site:
         self.watcher = FleetMonitor(services, made.source, teller, made.tools)
         return self.watcher
 
-    def hear(self, notice: Notification, _now_s: float) -> None:
+    def hear(self, notice: Notification, _now: float) -> None:
         if self.deaf:
             raise WorkError("nobody listens", remedy="Wait.")
         self.told.append(notice)
@@ -118,21 +118,21 @@ class Site:
     def enrol(self, count: int, **offered: Any) -> None:
         for _ in range(count):
             token = self.store.devices.create_enrolment_token(
-                "camera", made_by="user:ann", now=self.now_s, lifetime_seconds=60.0, **offered
+                "camera", made_by="user:ann", now=self.now, lifetime_seconds=60.0, **offered
             )
-            self.devices.append(self.store.devices.enrol(token, os.urandom(32), now=self.now_s))
+            self.devices.append(self.store.devices.enrol(token, os.urandom(32), now=self.now))
 
     def check_in(self, count: int | None = None, **more: Any) -> None:
         status = DeviceStatus(
-            "m", more.pop("version", "1.0.0"), metadata_checked_at=to_iso8601(self.now_s).isoformat(), **more
+            "m", more.pop("version", "1.0.0"), metadata_checked_at=to_iso8601(self.now).isoformat(), **more
         )
         self.store.check_ins.store_batch(
-            [CheckIn(one.id, "camera", status, self.now_s) for one in self.devices[:count]]
+            [CheckIn(one.id, "camera", status, self.now) for one in self.devices[:count]]
         )
 
-    def look(self, *, after_s: float = 0.0) -> None:
-        self.now_s += after_s
-        check_fleet(self.watcher or self.restart(), self.now_s)
+    def look(self, *, after_seconds: float = 0.0) -> None:
+        self.now += after_seconds
+        check_fleet(self.watcher or self.restart(), self.now)
 
     def publish(self, version: str) -> None:
         content = version.encode()
@@ -166,7 +166,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         folder = tmp_path / str(len(made))
         if like is not None:
             shutil.copytree(like.folder, folder)
-            made.append(Site(folder, create_store(f"sqlite:///{folder / 'fleet.db'}"), like.fleet, like.now_s))
+            made.append(Site(folder, create_store(f"sqlite:///{folder / 'fleet.db'}"), like.fleet, like.now))
             return made[-1]
         folder.mkdir()
         keys = KeyFolder(folder / "keys", lambda _: PASSPHRASE)
@@ -198,7 +198,7 @@ def went_dark(site: Site) -> None:
     """All devices are heard, then for hours but five of ten."""
     site.check_in()
     site.look()
-    site.now_s += 3 * 3600
+    site.now += 3 * 3600
     site.check_in(5)
 
 
@@ -206,23 +206,23 @@ def test_people_are_told_once_when_it_begins_and_once_when_it_ends(make: Make) -
     site = make(DARK)
     went_dark(site)
     for _ in range(8):
-        site.look(after_s=20)
+        site.look(after_seconds=20)
     assert site.messages() == [("dark", "firing")]
     assert site.told[0].message == "dark: silent on camera is 0.5, above 0.25 for 60 s"
     assert (site.told[0].fleet_name, site.told[0].severity, site.told[0].device_class) == ("f", "warning", "camera")
     site.check_in()
     for _ in range(8):
-        site.look(after_s=20)
+        site.look(after_seconds=20)
     assert site.messages() == [("dark", "firing"), ("dark", "resolved")]
 
 
 def test_a_moment_in_the_dark_tells_nobody(make: Make) -> None:
     site = make(DARK)
     went_dark(site)
-    site.look(after_s=20)
+    site.look(after_seconds=20)
     site.check_in()
     for _ in range(8):
-        site.look(after_s=20)
+        site.look(after_seconds=20)
     assert site.told == []
     assert [change.after for change in site.store.alerts.changes()] == ["resolved", "pending"]
 
@@ -238,7 +238,7 @@ def test_restarts_change_nothing(make: Make) -> None:
                 site.check_in()
             if restarts:
                 site.restart()
-            site.look(after_s=20)
+            site.look(after_seconds=20)
         told.append([(notice.rule, notice.state, notice.at, notice.message) for notice in site.told])
     assert len(told[0]) == 2
     assert told[0] == told[1]
@@ -304,12 +304,12 @@ def test_whenever_it_is_killed_no_alert_is_untold_and_nothing_is_done_twice_over
             died = die_at(patched, number, after=after)
             for _ in range(3):
                 try:
-                    site.look(after_s=30)
+                    site.look(after_seconds=30)
                 except Killed:
                     break
         site.restart()
         for _ in range(4):
-            site.look(after_s=30)
+            site.look(after_seconds=30)
         assert set(site.messages()) == {("dark", "firing")}
         assert len(site.told) <= 2, number
         assert {each[:2] for each in site.rollouts.said} == {("abort", "m/camera")}
@@ -331,7 +331,7 @@ def test_who_cannot_be_told_is_told_later_after_ever_longer_pauses(make: Make) -
     site.deaf = True
     tries = []
     for _ in range(60):
-        site.look(after_s=20)
+        site.look(after_seconds=20)
         position = site.store.positions.get("hook")
         assert position is not None
         tries.append((position.attempts, position.next_attempt_at))
@@ -343,7 +343,7 @@ def test_who_cannot_be_told_is_told_later_after_ever_longer_pauses(make: Make) -
     assert counts[-1] < 10
     site.deaf = False
     site.restart()
-    site.look(after_s=3600)
+    site.look(after_seconds=3600)
     assert site.messages() == [("dark", "firing")]
 
 
@@ -364,11 +364,11 @@ def test_one_deaf_channel_holds_up_no_other_and_a_slow_one_not_the_look(make: Ma
     site.watcher = FleetMonitor(watcher.services, watcher.source, teller, watcher.tools)
     went_dark(site)
     for _ in range(6):
-        site.look(after_s=20)
+        site.look(after_seconds=20)
     assert site.messages() == [("dark", "firing")]
     assert heard == []
     gate.set()
-    while site.watcher.notifier.send_new(site.now_s):
+    while site.watcher.notifier.send_new(site.now):
         pass
     assert len(heard) == 1
 
@@ -376,14 +376,14 @@ def test_one_deaf_channel_holds_up_no_other_and_a_slow_one_not_the_look(make: Ma
 def test_a_silence_keeps_it_from_people_until_it_is_over(make: Make) -> None:
     site = make(DARK)
     went_dark(site)
-    site.look(after_s=20)
-    assert site.store.alerts.silence("dark", "camera", until=site.now_s + 300)
+    site.look(after_seconds=20)
+    assert site.store.alerts.silence("dark", "camera", until=site.now + 300)
     for _ in range(10):
-        site.look(after_s=20)
+        site.look(after_seconds=20)
     assert site.told == []
     assert [one.state for one in site.store.alerts.all()] == ["firing"]
     for _ in range(10):
-        site.look(after_s=20)
+        site.look(after_seconds=20)
     assert site.messages() == [("dark", "firing")], "it fires on"
 
 
@@ -391,17 +391,17 @@ def test_a_new_channel_hears_what_comes_and_not_what_was(make: Make) -> None:
     site = make(DARK)
     went_dark(site)
     for _ in range(6):
-        site.look(after_s=20)
+        site.look(after_seconds=20)
     late: list[Notification] = []
     watcher = site.restart()
     channels = [NotificationChannel("late", lambda notice, _: late.append(notice))]
     teller = Notifier(site.store, "f", site.fleet.alerts, channels)
     site.watcher = FleetMonitor(watcher.services, watcher.source, teller, watcher.tools)
-    site.look(after_s=20)
+    site.look(after_seconds=20)
     assert late == []
     site.check_in()
     for _ in range(6):
-        site.look(after_s=20)
+        site.look(after_seconds=20)
     assert [notice.state for notice in late] == ["resolved"]
 
 
@@ -409,10 +409,10 @@ def test_a_rule_that_is_no_more_ends(make: Make) -> None:
     site = make(DARK)
     went_dark(site)
     for _ in range(6):
-        site.look(after_s=20)
+        site.look(after_seconds=20)
     site.fleet = FleetConfig()
     site.restart()
-    site.look(after_s=20)
+    site.look(after_seconds=20)
     assert site.messages() == [("dark", "firing"), ("dark", "resolved")]
     assert "no such rule" in site.told[-1].message
 
@@ -427,7 +427,7 @@ def test_the_log_is_told_with_all_that_a_script_needs(make: Make, caplog: pytest
     with caplog.at_level(logging.INFO, "edgewright.alerts"):
         went_dark(site)
         for _ in range(6):
-            site.look(after_s=20)
+            site.look(after_seconds=20)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     said = json.loads(record.getMessage())
@@ -447,19 +447,19 @@ def test_a_secret_that_is_missing_is_told_at_the_start(make: Make) -> None:
 def fired(site: Site) -> None:
     went_dark(site)
     for _ in range(5):
-        site.look(after_s=20)
+        site.look(after_seconds=20)
 
 
-def again(site: Site, *, after_s: float = 600.0) -> None:
+def again(site: Site, *, after_seconds: float = 600.0) -> None:
     """It ends, and fires once more."""
-    site.now_s += after_s
+    site.now += after_seconds
     site.check_in()
     for _ in range(5):
-        site.look(after_s=20)
-    site.now_s += 3 * 3600
+        site.look(after_seconds=20)
+    site.now += 3 * 3600
     site.check_in(5)
     for _ in range(5):
-        site.look(after_s=20)
+        site.look(after_seconds=20)
 
 
 def by_number(site: Site) -> list[AutomatedAction]:
@@ -502,7 +502,7 @@ def test_what_takes_approval_waits_for_it_and_one_is_enough(make: Make) -> None:
     site.publish("1.0.0")
     site.plan("1.0.0")
     fired(site)
-    again(site, after_s=7200)
+    again(site, after_seconds=7200)
     (waiting,) = pending_actions(site.services())
     assert [act.state for act in by_number(site)] == ["waiting", "refused"]
     assert "waits for approval already" in by_number(site)[1].state_reason
@@ -512,7 +512,7 @@ def test_what_takes_approval_waits_for_it_and_one_is_enough(make: Make) -> None:
         refuse_action(site.services(), "user:bob", waiting.id)
     with pytest.raises(InputError, match="not there"):
         approve_action(site.services(), "user:bob", "9-pause")
-    site.look(after_s=10)
+    site.look(after_seconds=10)
     assert [each[:2] for each in site.rollouts.said] == [("pause", "m/camera")]
     assert site.audited()[-2:] == ["approve action", "action done"]
 
@@ -524,7 +524,7 @@ def test_what_was_refused_or_forgotten_is_not_done(make: Make) -> None:
     fired(site)
     one, _ = pending_actions(site.services())
     refuse_action(site.services(), "user:ann", one.id, "not now")
-    site.look(after_s=8 * 86400)
+    site.look(after_seconds=8 * 86400)
     assert pending_actions(site.services()) == []
     assert {act.state for act in site.store.actions.all()} == {"refused"}
     assert {act.state_reason for act in site.store.actions.all()} == {
@@ -542,11 +542,11 @@ def test_what_cannot_be_done_now_is_tried_again_and_given_up_in_the_end(make: Ma
     fired(site)
     assert site.store.actions.all("granted")
     site.rollouts.fails = None
-    site.look(after_s=20)
+    site.look(after_seconds=20)
     assert [act.action for act in site.store.actions.all("done")] == ["roll back"]
     site.rollouts.fails = WorkError("the store answers 503", remedy="Wait.")
-    again(site, after_s=7200)
-    site.look(after_s=3700)
+    again(site, after_seconds=7200)
+    site.look(after_seconds=3700)
     (failed,) = site.store.actions.all("failed")
     assert "503" in failed.state_reason
 
@@ -594,7 +594,7 @@ def test_a_cause_is_narrowed_down_by_questions_that_the_offline_keys_permit(make
         assert template_violation(query, TEMPLATE) is None
         assert query.release == dict(list_releases(site.repository(), "m"))["1.0.0"]
         assert query.rho <= TEMPLATE.max_rho
-    again(site, after_s=600)
+    again(site, after_seconds=600)
     assert len(current_queries(site.repository(), "m", "camera").queries) == 4
 
 
@@ -609,7 +609,7 @@ def test_without_a_permit_nothing_is_asked(make: Make) -> None:
 
 def retrained(site: Site) -> AutomatedAction:
     for _ in range(1000):
-        site.look(after_s=0.01)
+        site.look(after_seconds=0.01)
         (act,) = site.store.actions.all()
         if act.state not in ("granted", "running"):
             return act
@@ -666,7 +666,7 @@ def test_old_releases_end_at_a_policy_that_awaits_signatures(make: Make) -> None
     assert (again.min_version, again.retired) == ("1.1.0", ("1.0.0",))
     assert "stage retirement" in site.audited()
     for _ in range(3):
-        site.look(after_s=86400)
+        site.look(after_seconds=86400)
     assert len(site.store.decisions.for_subject("retirement/camera/m")) == 1
 
 
@@ -675,12 +675,12 @@ def test_a_release_that_was_used_lately_stays(make: Make) -> None:
     for version in ("1.0.0", "1.1.0"):
         site.publish(version)
     site.check_in(version="1.0.0")
-    site.now_s += 7200
+    site.now += 7200
     site.check_in(version="1.1.0")
     site.look()
     assert staged_metadata(site.repository()) == {}
     for _ in range(4):
-        site.now_s += 10 * 86400
+        site.now += 10 * 86400
         site.check_in(version="1.1.0")
         site.look()
     assert len(site.store.decisions.for_subject("retirement/camera/m")) == 1
@@ -698,15 +698,15 @@ def test_strange_snapshots_are_those_that_the_repository_never_had(make: Make) -
     site.look()
     assert site.told == []
     site.check_in(1, snapshot="e" * 64)
-    site.look(after_s=10)
+    site.look(after_seconds=10)
     assert site.messages() == [("forked", "firing")]
 
 
 def test_health_is_told_by_version(make: Make) -> None:
     site = make("")
     site.check_in(version="1.0.0")
-    site.check_in(4, version="1.1.0", failures=3, latency_s=0.02)
-    found = {one.name: one for one in fleet_health(site.restart(), "version", site.now_s)}
+    site.check_in(4, version="1.1.0", failures=3, latency_seconds=0.02)
+    found = {one.name: one for one in fleet_health(site.restart(), "version", site.now)}
     assert {name: one.devices for name, one in found.items()} == {"1.0.0": 6, "1.1.0": 4}
     assert found["1.1.0"].values["failing"].value == 1.0
     assert found["1.1.0"].values["latency_ms"].value == pytest.approx(20.0)

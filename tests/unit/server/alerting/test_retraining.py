@@ -21,11 +21,11 @@ def make(tmp_path: Path) -> Iterator[Make]:
     made: list[Retrainer] = []
 
     def run(
-        script: str = "", *, function: str = "", timeout_s: float = 30.0, hidden: tuple[str, ...] = ()
+        script: str = "", *, function: str = "", timeout_seconds: float = 30.0, hidden: tuple[str, ...] = ()
     ) -> Retrainer:
         command = () if function else (sys.executable, "-c", script)
         (tmp_path / "project").mkdir(exist_ok=True)
-        retraining = RetrainingConfig(command, function, timeout_s)
+        retraining = RetrainingConfig(command, function, timeout_seconds)
         made.append(Retrainer(retraining, tmp_path / "project", tmp_path / "state", hidden))
         return made[-1]
 
@@ -80,7 +80,7 @@ def test_it_does_not_see_the_servers_secrets(make: Make, tmp_path: Path, monkeyp
 def test_it_is_ended_after_its_time_with_all_that_it_began(make: Make, tmp_path: Path) -> None:
     child = "import time, pathlib, os; pathlib.Path('child').write_text(str(os.getpid())); time.sleep(60)"
     script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    retrainer = make(script, timeout_s=1.0)
+    retrainer = make(script, timeout_seconds=1.0)
     assert retrainer.start("a")
     found = ended(retrainer)
     assert found.timed_out

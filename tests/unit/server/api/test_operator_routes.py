@@ -16,7 +16,7 @@ from edgewright.server.access_control import UserRole
 from edgewright.server.store.database import DatabaseUnavailableError
 from edgewright.server.store.records import Alert, StoredDecision
 
-NOW_S = 1795262400.0
+NOW_SECONDS = 1795262400.0
 
 
 def last(plant: Plant) -> tuple[str, str, str, Any]:
@@ -45,7 +45,7 @@ def test_the_fleet_at_a_glance_counts_who_was_heard_and_who_is_silent(plant: Pla
     first.check_in(DeviceStatus("m", "1.0.0", state="idle"))
     shown = ok(plant.operate("GET", "/api/fleet", role="viewer"))
     assert (shown["devices"], shown["silent"], shown["firing"]) == (2, 1, 0)
-    assert shown["at_s"] == plant.services.now()
+    assert shown["at"] == plant.services.now()
     ((group),) = shown["groups"]
     assert (group["version"], group["devices"]) == ("1.0.0", 2)
     ((line),) = shown["rollouts"]
@@ -99,7 +99,7 @@ def test_a_device_is_retired_once_and_it_is_written_down_by_whom_and_why(plant: 
     made = ok(plant.operate("POST", f"/api/devices/{machine.id}/retire", {"reason": "stolen"}, role="operator"))
     assert made["id"] == machine.id
     assert last(plant) == ("token:t-operator", "retire device", machine.id, {"reason": "stolen"})
-    assert ok(plant.operate("GET", f"/api/devices/{machine.id}"))["retired_s"] == plant.services.now()
+    assert ok(plant.operate("GET", f"/api/devices/{machine.id}"))["retired_at"] == plant.services.now()
     assert plant.operate("POST", f"/api/devices/{machine.id}/retire", {}).status == 200
 
 
@@ -165,10 +165,10 @@ def test_decisions_are_listed_in_short_and_shown_in_full(plant: Plant) -> None:
     for number in (1, 2):
         plant.services.store.decisions.put(
             StoredDecision(
-                "m/default/r", number, NOW_S + number, "hold", "too few", msgspec.Raw(b'{"n":%d}' % number)
+                "m/default/r", number, NOW_SECONDS + number, "hold", "too few", msgspec.Raw(b'{"n":%d}' % number)
             )
         )
-    plant.services.store.decisions.put(StoredDecision("retire/m", 1, NOW_S, "keep", "in use"))
+    plant.services.store.decisions.put(StoredDecision("retire/m", 1, NOW_SECONDS, "keep", "in use"))
     assert [one["number"] for one in ok(plant.operate("GET", "/api/decisions?subject=m/default/r"))] == [2, 1]
     assert [one["number"] for one in ok(plant.operate("GET", "/api/decisions?subject=m/default/r&limit=1"))] == [2]
     assert len(ok(plant.operate("GET", "/api/decisions"))) == 3
@@ -181,18 +181,18 @@ def test_decisions_are_listed_in_short_and_shown_in_full(plant: Plant) -> None:
 
 def test_alerts_are_listed_by_state_and_silenced_for_a_while(plant: Plant) -> None:
     for rule, state in (("drift", "firing"), ("battery", "resolved")):
-        plant.services.store.alerts.put([Alert(rule, "camera", state, NOW_S, NOW_S, "words")])  # type: ignore[arg-type]
+        plant.services.store.alerts.put([Alert(rule, "camera", state, NOW_SECONDS, NOW_SECONDS, "words")])  # type: ignore[arg-type]
     assert [one["rule"] for one in ok(plant.operate("GET", "/api/alerts?alert_state=firing"))] == ["drift"]
     assert len(ok(plant.operate("GET", "/api/alerts"))) == 2
     assert [one["after"] for one in ok(plant.operate("GET", "/api/alerts/changes?limit=1"))] == ["resolved"]
-    asked = {"rule": "drift", "device_class": "camera", "for_s": 600.0, "reason": "known"}
+    asked = {"rule": "drift", "device_class": "camera", "for_seconds": 600.0, "reason": "known"}
     ok(plant.operate("POST", "/api/alerts/silence", asked, role="operator"))
     actor, action, subject, detail = last(plant)
     assert (actor, action, subject, detail["reason"]) == ("token:t-operator", "silence", "drift", "known")
-    silenced = {one["rule"]: one["silenced_until_s"] for one in ok(plant.operate("GET", "/api/alerts"))}
+    silenced = {one["rule"]: one["silenced_until"] for one in ok(plant.operate("GET", "/api/alerts"))}
     assert silenced == {"drift": plant.services.now() + 600, "battery": None}
-    ok(plant.operate("POST", "/api/alerts/silence", asked | {"for_s": 0.0}))
-    assert ok(plant.operate("GET", "/api/alerts?alert_state=firing"))[0]["silenced_until_s"] is None
+    ok(plant.operate("POST", "/api/alerts/silence", asked | {"for_seconds": 0.0}))
+    assert ok(plant.operate("GET", "/api/alerts?alert_state=firing"))[0]["silenced_until"] is None
 
 
 def test_what_waits_is_listed_and_settled_in_the_name_of_whoever_did(plant: Plant) -> None:
@@ -211,7 +211,7 @@ def test_what_waits_is_listed_and_settled_in_the_name_of_whoever_did(plant: Plan
 
 def test_the_log_comes_page_by_page_the_newest_first(plant: Plant) -> None:
     for number in range(7):
-        plant.services.store.audit.write("server", "count", str(number), at=NOW_S)
+        plant.services.store.audit.write("server", "count", str(number), at=NOW_SECONDS)
     first = ok(plant.operate("GET", "/api/audit?limit=3"))
     assert [one["number"] for one in first] == [7, 6, 5]
     second = ok(plant.operate("GET", f"/api/audit?limit=3&before={first[-1]['number']}"))
@@ -219,7 +219,7 @@ def test_the_log_comes_page_by_page_the_newest_first(plant: Plant) -> None:
 
 
 def test_a_token_is_shown_once_works_and_is_made_void(plant: Plant) -> None:
-    made = plant.operate("POST", "/api/tokens", {"name": "ci", "role": "operator", "lifetime_s": 60.0})
+    made = plant.operate("POST", "/api/tokens", {"name": "ci", "role": "operator", "lifetime_seconds": 60.0})
     (secret,) = ok(made, 201)["secrets"]
     assert last(plant) == ("token:t-release-manager", "add token", "ci", {"role": "operator"})
     headers = {"Authorization": f"Bearer {secret}"}
@@ -234,7 +234,7 @@ def test_a_token_is_shown_once_works_and_is_made_void(plant: Plant) -> None:
 
 
 def test_a_token_is_void_when_its_time_is_over(plant: Plant) -> None:
-    (secret,) = plant.operate("POST", "/api/tokens", {"name": "ci", "lifetime_s": 60.0}).said["secrets"]
+    (secret,) = plant.operate("POST", "/api/tokens", {"name": "ci", "lifetime_seconds": 60.0}).said["secrets"]
     plant.clock.turn(seconds=60)
     assert plant.get("/api/fleet", {"Authorization": f"Bearer {secret}"}).status == 401
 
@@ -247,10 +247,10 @@ def test_somebody_may_log_in_and_no_more(plant: Plant) -> None:
     assert [(one["name"], one["role"]) for one in ok(listed)] == [("ann", "operator")]
     assert b"scrypt" not in listed.content
     people = plant.services.store.accounts
-    assert people.log_in("ann", PASSWORD, now=NOW_S, lifetime_seconds=60.0)
+    assert people.log_in("ann", PASSWORD, now=NOW_SECONDS, lifetime_seconds=60.0)
     ok(plant.operate("DELETE", "/api/users/ann"))
     assert last(plant)[1:3] == ("retire user", "ann")
-    assert people.log_in("ann", PASSWORD, now=NOW_S, lifetime_seconds=60.0) is None
+    assert people.log_in("ann", PASSWORD, now=NOW_SECONDS, lifetime_seconds=60.0) is None
 
 
 # Jobs
@@ -321,8 +321,8 @@ def test_a_bench_device_is_given_work_and_what_came_of_it_is_shown(plant: Plant,
         ("POST", "/api/invitations", {"count": 0}, 400),
         ("POST", "/api/invitations", {"count": 1001}, 400),
         ("POST", "/api/invitations", {"count": "many"}, 400),
-        ("POST", "/api/invitations", {"lifetime_s": -1.0}, 400),
-        ("POST", "/api/invitations", {"lifetime_s": 1e300}, 400),
+        ("POST", "/api/invitations", {"lifetime_seconds": -1.0}, 400),
+        ("POST", "/api/invitations", {"lifetime_seconds": 1e300}, 400),
         ("POST", "/api/invitations", {"device_class": "../x"}, 400),
         ("POST", "/api/invitations", {"labels": {"a b": "c"}}, 400),
         ("POST", "/api/invitations", {"labels": {"a": "c" * 501}}, 400),
@@ -333,7 +333,7 @@ def test_a_bench_device_is_given_work_and_what_came_of_it_is_shown(plant: Plant,
         ("POST", "/api/tokens", {"name": "t-release-manager"}, 400),
         ("POST", "/api/tokens", {"name": "a", "role": "root"}, 400),
         ("POST", "/api/tokens", {"name": "a b"}, 400),
-        ("POST", "/api/tokens", {"name": "a", "lifetime_s": 0.0}, 400),
+        ("POST", "/api/tokens", {"name": "a", "lifetime_seconds": 0.0}, 400),
         ("POST", "/api/users", {"name": "a", "role": "viewer", "password": "short"}, 400),
         ("POST", "/api/users", {"name": "a", "role": "viewer", "password": "x" * 1025}, 400),
         ("POST", "/api/rollouts", {"model": "m"}, 400),
@@ -342,7 +342,7 @@ def test_a_bench_device_is_given_work_and_what_came_of_it_is_shown(plant: Plant,
         ("POST", "/api/queries/m/default", {"id": "q"}, 400),
         ("POST", "/api/rollouts/m/default/explode", {}, 404),
         ("POST", "/api/rollouts/m/default/pause", {"reason": "x" * 501}, 400),
-        ("POST", "/api/alerts/silence", {"rule": "a", "for_s": -5.0}, 400),
+        ("POST", "/api/alerts/silence", {"rule": "a", "for_seconds": -5.0}, 400),
         ("POST", "/api/jobs?device=nobody", None, 400),
         ("POST", "/api/jobs", None, 400),
         ("DELETE", "/api/jobs/none", None, 404),
@@ -492,10 +492,10 @@ def question() -> tuple[Query, QueryTemplate]:
 
 def test_questions_to_the_fleet_are_listed_and_shown(plant: Plant) -> None:
     query, template = question()
-    plant.services.store.queries.store_query(query, template, "m", now=NOW_S)
+    plant.services.store.queries.store_query(query, template, "m", now=NOW_SECONDS)
     ((listed),) = ok(plant.operate("GET", "/api/queries?query_state=open"))
     assert (listed["id"], listed["state"], listed["rho"]) == (query.id, "open", query.rho)
-    plant.services.store.queries.finish_query(query.id, result={"sum": [1, 2]}, devices=7, now=NOW_S + 1)
+    plant.services.store.queries.finish_query(query.id, result={"sum": [1, 2]}, devices=7, now=NOW_SECONDS + 1)
     shown = ok(plant.operate("GET", f"/api/queries/{query.id}"))
     assert (shown["state"], shown["devices"], shown["result"]) == ("done", 7, {"sum": [1, 2]})
     assert ok(plant.operate("GET", "/api/queries?query_state=open")) == []

@@ -34,12 +34,12 @@ def test_who_asks_slowly_enough_is_never_sent_away(gaps: list[float], per_s: flo
         assert limiter.allows("a", now)
 
 
-@given(burst=BURSTS, per_s=RATES, idle_s=st.floats(0, 1e6))
-def test_a_pause_gives_no_more_than_a_burst(burst: int, per_s: float, idle_s: float) -> None:
+@given(burst=BURSTS, per_s=RATES, idle_seconds=st.floats(0, 1e6))
+def test_a_pause_gives_no_more_than_a_burst(burst: int, per_s: float, idle_seconds: float) -> None:
     limiter = RateLimiter(per_s=per_s, burst=burst)
     while limiter.allows("a", 0.0):
         pass
-    assert sum(limiter.allows("a", idle_s) for _ in range(burst + 5)) <= burst
+    assert sum(limiter.allows("a", idle_seconds) for _ in range(burst + 5)) <= burst
 
 
 @given(asks=st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 3)), max_size=60), per_s=RATES, burst=BURSTS)

@@ -45,7 +45,7 @@ BEGIN = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.UTC)
 LOOKING = FleetMonitoring(outcome_age_seconds=600, offline_after_seconds=1200, evaluation_interval_seconds=10)
 CRASH = HealthRule("crash", margin=0.15)
 PASSPHRASE = "correct horse"  # noqa: S105 - of test keys
-TICK_S = 150.0
+TICK_SECONDS = 150.0
 
 Fails = Callable[["Device", str, int], tuple[str, ...]]
 """From a device, its version and the stage to the metrics in which it fails."""
@@ -187,13 +187,13 @@ class World:
                     "channel": channel,
                     "labels": msgspec.json.encode(labels),
                     "bench": False,
-                    "enrolled_s": self.at.timestamp(),
+                    "enrolled_at": self.at.timestamp(),
                 }
             )
             states.append(
                 {
                     "device_id": name,
-                    "seen_s": self.at.timestamp(),
+                    "last_seen_at": self.at.timestamp(),
                     "model": "m",
                     "version": version,
                     "digest": "",
@@ -237,7 +237,7 @@ class World:
 
     def live(self) -> None:
         """Have all devices check in once, and the intake keep what counts."""
-        repository, now_s = self.repository(), self.at.timestamp()
+        repository, now = self.repository(), self.at.timestamp()
         plan, policy = current_plan(repository, "m", "pi"), current_policy(repository, "m", "pi")
         assert plan is not None
         assert policy is not None
@@ -245,7 +245,7 @@ class World:
         for device in self.devices:
             if device.dead:
                 continue
-            batch.append(CheckIn(device.id, "pi", device.status, now_s))
+            batch.append(CheckIn(device.id, "pi", device.status, now))
             outcome = device.follow(plan, policy, self.at)
             version = outcome.arm or "1.0"
             failed = (
@@ -260,11 +260,11 @@ class World:
                 outcome, failed_metrics=tuple(sorted(failed)), arm=self.lied.get(device.id, outcome.arm)
             )
             if outcome.age_seconds >= self.looking.outcome_age_seconds + self.slow(device) and is_outcome_kept(
-                plan, self.looking, outcome, now_s
+                plan, self.looking, outcome, now
             ):
                 said.append((device.id, outcome))
         self.store.check_ins.store_batch(batch)
-        self.store.outcomes.put(rollout_subject(plan), said, at=now_s, deadline_at=now_s + 1e9)
+        self.store.outcomes.put(rollout_subject(plan), said, at=now, deadline_at=now + 1e9)
 
     def run(
         self, controller: RolloutController, ticks: int, *, until: tuple[str, ...] = ("done", "aborted")
@@ -275,7 +275,7 @@ class World:
             self.done += controller.check_rollouts(self.at.timestamp())
             if self.plan.state in until:
                 break
-            self.at += datetime.timedelta(seconds=TICK_S)
+            self.at += datetime.timedelta(seconds=TICK_SECONDS)
         return self.plan.state
 
     def verdicts(self, subject: str = "m/pi/spring") -> list[str]:

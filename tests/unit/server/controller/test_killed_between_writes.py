@@ -87,7 +87,7 @@ def test_whoever_goes_on_ends_the_same(
     else:
         world.run(controller, 12)
         world.live()
-    now_s = world.at.timestamp()
+    now = world.at.timestamp()
     assert world.plan.counter == 1
     world.store.close()
 
@@ -98,7 +98,7 @@ def test_whoever_goes_on_ends_the_same(
             with monkeypatch.context() as patched:
                 _deadly(patched, death)
                 try:
-                    RolloutController(other.services).check_rollouts(now_s)
+                    RolloutController(other.services).check_rollouts(now)
                 except KilledError:
                     assert number is not None
             other.at += datetime.timedelta(seconds=10)

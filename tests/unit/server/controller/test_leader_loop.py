@@ -44,9 +44,9 @@ def test_steps_are_done_again_and_again_and_the_lock_is_given_back(make: Make) -
     world = make(count=0)
     looks: list[float] = []
 
-    def step(now_s: float) -> list[str]:
+    def step(now: float) -> list[str]:
         assert not world.store.leadership().take()
-        looks.append(now_s)
+        looks.append(now)
         return ["looked"]
 
     _led(_services(world), [step], lambda: len(looks) >= 3)
@@ -112,8 +112,8 @@ def test_who_does_not_lead_does_nothing(make: Make) -> None:
     looks: list[float] = []
     ended = threading.Event()
 
-    def step(now_s: float) -> list[str]:
-        looks.append(now_s)
+    def step(now: float) -> list[str]:
+        looks.append(now)
         return []
 
     leader = threading.Thread(target=lead_until, args=(_services(world), ended, [step]))
@@ -131,25 +131,25 @@ def test_who_does_not_lead_does_nothing(make: Make) -> None:
 
 def test_an_hour_is_closed_once_when_it_is_over(make: Make) -> None:
     world = make(count=3)
-    hour_s = world.at.timestamp() // 3600 * 3600
+    hour_at = world.at.timestamp() // 3600 * 3600
     status = DeviceStatus("m", "1.0")
-    world.store.check_ins.take([CheckIn(each.id, "pi", status, hour_s + 5) for each in world.devices])
-    now = [hour_s + 3599.0]
+    world.store.check_ins.take([CheckIn(each.id, "pi", status, hour_at + 5) for each in world.devices])
+    now = [hour_at + 3599.0]
     services = replace(_services(world), now=lambda: now[0])
-    _led(services, [], lambda: world.store.check_ins.hours(hour_s, hour_s + 1)[0].devices == 0)
+    _led(services, [], lambda: world.store.check_ins.hours(hour_at, hour_at + 1)[0].devices == 0)
 
     def closed() -> bool:
-        now[0] = hour_s + 3601.0
-        return bool(world.store.check_ins.hours(hour_s, hour_s + 1)[0].devices == 3)
+        now[0] = hour_at + 3601.0
+        return bool(world.store.check_ins.hours(hour_at, hour_at + 1)[0].devices == 3)
 
     _led(services, [], closed)
 
 
 def test_spent_nonces_do_not_wait_for_the_daily_sweep(make: Make) -> None:
     world = make(count=1)
-    begun_s = world.at.timestamp()
-    world.store.check_ins.take([CheckIn(world.devices[0].id, "pi", DeviceStatus("m", "1.0"), begun_s, "n")])
-    now = [begun_s]
+    started_at = world.at.timestamp()
+    world.store.check_ins.take([CheckIn(world.devices[0].id, "pi", DeviceStatus("m", "1.0"), started_at, "n")])
+    now = [started_at]
     services = replace(_services(world), now=lambda: now[0])
 
     def gone() -> bool:
@@ -158,4 +158,4 @@ def test_spent_nonces_do_not_wait_for_the_daily_sweep(make: Make) -> None:
         return not world.store.database.read(lambda connection: connection.execute(rows).scalar())
 
     _led(services, [], gone)
-    assert now[0] - begun_s < 86400 / 2
+    assert now[0] - started_at < 86400 / 2

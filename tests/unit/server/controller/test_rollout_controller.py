@@ -109,15 +109,15 @@ def test_what_waits_already_does_not_stop_an_abort_and_is_said(make: Make) -> No
 
 def test_nothing_is_advanced_before_the_last_deadline(make: Make) -> None:
     world = make()
-    began_s = world.at.timestamp()
+    started_at = world.at.timestamp()
     world.start(*STAGES)
     world.run(RolloutController(world.services), 60)
     told = [one for one in world.store.decisions.of(SUBJECT) if one.verdict == "advance"]
-    assert told[0].at_s >= began_s + 1800
+    assert told[0].at >= started_at + 1800
     # All had long said that they do well.
-    told_s = (began_s + 600, began_s + 1800)
+    told_at = (started_at + 600, started_at + 1800)
     holds = [one for one in world.store.decisions.of(SUBJECT) if one.verdict == "hold"]
-    hold = next(one for one in holds if told_s[0] <= one.at_s < told_s[1])
+    hold = next(one for one in holds if told_at[0] <= one.at < told_at[1])
     evidence = ground_of(hold).decision.inputs.evidence
     assert sum(evidence.tally("crash", CONTROL_ARM).devices) > 200
     assert all(one.clears for one in ground_of(hold).decision.comparisons if one.metric == "crash")
@@ -279,10 +279,10 @@ def test_a_paused_rollout_holds_and_begins_its_stage_anew(make: Make) -> None:
     assert world.store.outcomes.tally(SUBJECT, 0) == []
     assert "paused" in world.store.decisions.last(SUBJECT, "hold").reason
     publish_plan(world.repository(), world.services.keys, PLAN_CHANGES["resume"](world.plan, world.at))
-    resumed_s = world.at.timestamp()
+    resumed_at = world.at.timestamp()
     assert world.run(controller, 60) == "done"
     advance = next(one for one in world.store.decisions.of(SUBJECT) if one.verdict == "advance")
-    assert advance.at_s >= resumed_s + 1800
+    assert advance.at >= resumed_at + 1800
 
 
 def test_while_nobody_can_be_heard_nobody_is_silent(make: Make) -> None:
@@ -461,7 +461,7 @@ def test_who_has_no_part_is_not_counted(make: Make, cause: str) -> None:
 
 
 EARLY: dict[str, dict[str, Any]] = {
-    "too young": {"age_s": 599.0},
+    "too young": {"age_seconds": 599.0},
     "another stage": {"stage": 1},
     "another rollout": {"rollout": "winter"},
 }
@@ -472,14 +472,14 @@ def test_what_does_not_count_yet_is_not_kept(make: Make, cause: str) -> None:
     world = make(count=0)
     plan, looking = world.start(1.0), FleetMonitoring(outcome_age_seconds=600)
     said = StageOutcome("spring", 0, age_seconds=600.0)
-    later_s = world.at.timestamp() + 600
-    assert stage_participants.is_outcome_kept(plan, looking, said, later_s)
-    assert not stage_participants.is_outcome_kept(plan, looking, said, later_s - 1)
+    later = world.at.timestamp() + 600
+    assert stage_participants.is_outcome_kept(plan, looking, said, later)
+    assert not stage_participants.is_outcome_kept(plan, looking, said, later - 1)
     assert not stage_participants.is_outcome_kept(
-        msgspec.structs.replace(plan, state="paused"), looking, said, later_s
+        msgspec.structs.replace(plan, state="paused"), looking, said, later
     )
     assert not stage_participants.is_outcome_kept(
-        plan, looking, msgspec.structs.replace(said, **EARLY[cause]), later_s
+        plan, looking, msgspec.structs.replace(said, **EARLY[cause]), later
     )
 
 

@@ -296,7 +296,7 @@ def test_a_body_that_comes_in_pieces_is_put_together(standing: Plant) -> None:
 
 
 def test_a_slow_body_is_not_waited_for(standing: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "_BODY_S", 0.05)
+    monkeypatch.setattr(endpoint, "_BODY_SECONDS", 0.05)
 
     async def slow() -> dict[str, Any]:
         await asyncio.sleep(0.01)
@@ -326,9 +326,9 @@ def test_compressed_bodies_are_not_opened(standing: Plant, coding: str) -> None:
         b'{"status":{"battery":1e999}}',
         b'{"status":{"battery":2}}',
         b'{"status":{"battery":-0.1}}',
-        b'{"status":{"latency_s":Infinity}}',
-        b'{"status":{"latency_s":1e308}}',
-        b'{"status":{"uptime_s":1e300}}',
+        b'{"status":{"latency_seconds":Infinity}}',
+        b'{"status":{"latency_seconds":1e308}}',
+        b'{"status":{"uptime_seconds":1e300}}',
         b'{"status":{"failures":-1}}',
         b'{"status":{"failures":9007199254740993}}',
         b'{"status":{"failures":' + b"9" * 5000 + b"}}",
@@ -345,8 +345,8 @@ def test_compressed_bodies_are_not_opened(standing: Plant, coding: str) -> None:
         b'{"x":' + b"[" * 20_000,
         b'{"status":{},"outcome":{"rollout":"r","stage":-1}}',
         b'{"status":{},"outcome":{"rollout":"r","stage":0,"failed":["made up"]}}',
-        b'{"status":{},"outcome":{"rollout":"r","stage":0,"latency_s":1e300}}',
-        b'{"status":{},"outcome":{"rollout":"r","stage":0,"age_s":NaN}}',
+        b'{"status":{},"outcome":{"rollout":"r","stage":0,"latency_seconds":1e300}}',
+        b'{"status":{},"outcome":{"rollout":"r","stage":0,"age_seconds":NaN}}',
     ],
 )
 def test_what_no_device_could_say_is_refused_and_nothing_is_kept(standing: Plant, body: bytes) -> None:
@@ -369,9 +369,13 @@ def test_no_bytes_break_the_door(standing: Plant, body: bytes) -> None:
 def test_a_check_in_is_seen_at_once(plant: Plant) -> None:
     machine = plant.machine()
     answer = machine.check_in(DeviceStatus("m", "1.0.0", state="idle", battery_level=0.5), outcome=OUTCOME)
-    assert answer.said == {"at_s": plant.services.now(), "job": False}
+    assert answer.said == {"at": plant.services.now(), "job": False}
     shown = plant.operate("GET", f"/api/devices/{machine.id}", role="viewer").said
-    assert (shown["status"]["version"], shown["seen_s"], shown["arm"]) == ("1.0.0", plant.services.now(), "1.0.0")
+    assert (shown["status"]["version"], shown["last_seen_at"], shown["arm"]) == (
+        "1.0.0",
+        plant.services.now(),
+        "1.0.0",
+    )
 
 
 def test_an_outcome_counts_from_its_age_on_and_once(plant: Plant) -> None:
@@ -407,7 +411,7 @@ def test_outcomes_of_rollouts_that_are_none_are_not_kept(
 def test_a_bench_device_gets_its_job_and_ends_it(plant: Plant, tmp_path: Path) -> None:
     machine = plant.machine(bench=True)
     asked = work(tmp_path)
-    job = plant.acting.add_job("user:ann", machine.id, asked)
+    job = plant.acting.create_job("user:ann", machine.id, asked)
     assert machine.check_in().said["job"] is True
     given = machine.post("/device/job")
     assert (given.status, given.content, given.header(JOB.lower())) == (200, asked, job)
@@ -420,7 +424,7 @@ def test_a_bench_device_gets_its_job_and_ends_it(plant: Plant, tmp_path: Path) -
 
 def test_a_job_is_nobody_else_s(plant: Plant, tmp_path: Path) -> None:
     bench, other, plain = plant.machine(bench=True), plant.machine(bench=True), plant.machine()
-    job = plant.acting.add_job("user:ann", bench.id, work(tmp_path))
+    job = plant.acting.create_job("user:ann", bench.id, work(tmp_path))
     assert [machine.post("/device/job").status for machine in (other, plain)] == [204, 204]
     assert other.post(f"/device/job/{job}/done", b"forged").status == 409
     bench.post("/device/job")
@@ -454,7 +458,7 @@ def test_while_the_database_is_away_devices_come_again_and_nothing_that_was_acce
         return connect(self)
 
     monkeypatch.setattr(type(engine), "connect", gone)
-    monkeypatch.setattr(database, "patience_s", 0.05)
+    monkeypatch.setattr(database, "timeout_seconds", 0.05)
     for machine in (known[0], new[0]):
         answer = machine.check_in(DeviceStatus("m", "1.0.0", state="idle"), outcome=OUTCOME)
         assert (answer.status, answer.header("retry-after")) == (503, "5")

@@ -63,7 +63,7 @@ def test_a_release_never_changes(place: Place) -> None:
     [
         ({"floor": "1.1.0"}, {}, "below the floor 1.1.0"),
         ({"largest_step": 0.5}, {}, "raises the fraction by 1"),
-        ({"least_stage_s": 60.0}, {"stages": (RolloutStage(0.1), RolloutStage(1.0))}, "lasts 0 s"),
+        ({"min_stage_seconds": 60.0}, {"stages": (RolloutStage(0.1), RolloutStage(1.0))}, "lasts 0 s"),
         ({"channels": {"": "0.9"}}, {}, "above 0.9"),
         ({"epoch": 2}, {}, "of epoch 1"),
     ],

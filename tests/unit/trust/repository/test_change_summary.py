@@ -34,7 +34,13 @@ def test_a_signer_sees_what_a_permit_permits(place: Place) -> None:
     assert "  server: 'https://sums.example'" in said
     assert f"  helper: '{'ab' * 32}'" in said
     assert "  template signals, which is new" in said
-    for line in ("clip: 100.0", "min_cohort: 100", "dearest_rho: 0.05", "every_s: 86400.0", 'backends: ["helper"]'):
+    for line in (
+        "clip: 100.0",
+        "min_cohort: 100",
+        "dearest_rho: 0.05",
+        "interval_seconds: 86400.0",
+        'backends: ["helper"]',
+    ):
         assert f"    {line}" in said
 
 

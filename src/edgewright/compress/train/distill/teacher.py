@@ -160,11 +160,11 @@ def compute_teacher_outputs(
         parts, found = _view(opened, data, seen, len(outputs))
         outputs.append(parts)
         inner += [] if found is None else [found]
-        each_s = (time.monotonic() - began) / len(outputs)
+        each_seconds = (time.monotonic() - began) / len(outputs)
         size = sum(part.nbytes for part in parts) + (0 if found is None else found.nbytes)
         if report_progress is not None:
             report_progress(len(outputs) / wanted)
-        late = seconds is not None and each_s * (len(outputs) + 1) > seconds
+        late = seconds is not None and each_seconds * (len(outputs) + 1) > seconds
         if late or size * (len(outputs) + 1) > _MAX_BYTES:
             break
     digest = hashlib.sha256(f"{data.fingerprint}:{tuple(names)}:{seed}:{len(outputs)}:{features}".encode())

@@ -24,19 +24,19 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("why", sa.Text(), nullable=False),
         sa.Column("decided_by", sa.Text(), nullable=False),
-        sa.Column("asked_s", sa.Double(), nullable=False),
-        sa.Column("decided_s", sa.Double(), nullable=True),
-        sa.Column("ended_s", sa.Double(), nullable=True),
+        sa.Column("asked_at", sa.Double(), nullable=False),
+        sa.Column("decided_at", sa.Double(), nullable=True),
+        sa.Column("ended_at", sa.Double(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_acts")),
     )
-    op.create_index(op.f("ix_acts_state_asked_s"), "acts", ["state", "asked_s"], unique=False)
-    op.create_index(op.f("ix_acts_decided_s"), "acts", ["decided_s"], unique=False)
+    op.create_index(op.f("ix_acts_state_asked_at"), "acts", ["state", "asked_at"], unique=False)
+    op.create_index(op.f("ix_acts_decided_at"), "acts", ["decided_at"], unique=False)
     op.create_table(
         "positions",
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
         sa.Column("tries", sa.Integer(), nullable=False),
-        sa.Column("next_s", sa.Double(), nullable=False),
+        sa.Column("next_attempt_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_positions")),
     )
     op.create_table(
@@ -46,28 +46,28 @@ def upgrade() -> None:
         sa.Column("subject", sa.Text(), nullable=False),
         sa.Column("before", sa.Text(), nullable=False),
         sa.Column("after", sa.Text(), nullable=False),
-        sa.Column("at_s", sa.Double(), nullable=False),
+        sa.Column("at", sa.Double(), nullable=False),
         sa.Column("message", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_alert_changes")),
     )
-    op.create_index(op.f("ix_alert_changes_at_s"), "alert_changes", ["at_s"], unique=False)
+    op.create_index(op.f("ix_alert_changes_at"), "alert_changes", ["at"], unique=False)
     op.create_table(
         "alerts",
         sa.Column("rule", sa.Text(), nullable=False),
         sa.Column("subject", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
-        sa.Column("since_s", sa.Double(), nullable=False),
-        sa.Column("at_s", sa.Double(), nullable=False),
+        sa.Column("since", sa.Double(), nullable=False),
+        sa.Column("at", sa.Double(), nullable=False),
         sa.Column("message", sa.Text(), nullable=False),
         sa.Column("inputs", sa.LargeBinary(), nullable=False),
-        sa.Column("silenced_until_s", sa.Double(), nullable=True),
+        sa.Column("silenced_until", sa.Double(), nullable=True),
         sa.PrimaryKeyConstraint("rule", "subject", name=op.f("pk_alerts")),
     )
     op.create_table(
         "audit",
         sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("at_s", sa.Double(), nullable=False),
+        sa.Column("at", sa.Double(), nullable=False),
         sa.Column("actor", sa.Text(), nullable=False),
         sa.Column("action", sa.Text(), nullable=False),
         sa.Column("subject", sa.Text(), nullable=False),
@@ -81,13 +81,13 @@ def upgrade() -> None:
         "decisions",
         sa.Column("subject", sa.Text(), nullable=False),
         sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("at_s", sa.Double(), nullable=False),
+        sa.Column("at", sa.Double(), nullable=False),
         sa.Column("verdict", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("inputs", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("subject", "number", name=op.f("pk_decisions")),
     )
-    op.create_index(op.f("ix_decisions_at_s"), "decisions", ["at_s"], unique=False)
+    op.create_index(op.f("ix_decisions_at"), "decisions", ["at"], unique=False)
     op.create_table(
         "devices",
         sa.Column("id", sa.Text(), nullable=False),
@@ -96,8 +96,8 @@ def upgrade() -> None:
         sa.Column("channel", sa.Text(), nullable=False),
         sa.Column("labels", sa.LargeBinary(), nullable=False),
         sa.Column("bench", sa.Boolean(), nullable=False),
-        sa.Column("enrolled_s", sa.Double(), nullable=False),
-        sa.Column("retired_s", sa.Double(), nullable=True),
+        sa.Column("enrolled_at", sa.Double(), nullable=False),
+        sa.Column("retired_at", sa.Double(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_devices")),
     )
     op.create_index(op.f("ix_devices_device_class_id"), "devices", ["device_class", "id"], unique=False)
@@ -109,10 +109,10 @@ def upgrade() -> None:
         sa.Column("labels", sa.LargeBinary(), nullable=False),
         sa.Column("bench", sa.Boolean(), nullable=False),
         sa.Column("made_by", sa.Text(), nullable=False),
-        sa.Column("made_s", sa.Double(), nullable=False),
-        sa.Column("expires_s", sa.Double(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("expires_at", sa.Double(), nullable=False),
         sa.Column("device_id", sa.Text(), nullable=True),
-        sa.Column("used_s", sa.Double(), nullable=True),
+        sa.Column("last_used_at", sa.Double(), nullable=True),
         sa.PrimaryKeyConstraint("hash", name=op.f("pk_invitations")),
     )
     op.create_table(
@@ -121,18 +121,18 @@ def upgrade() -> None:
         sa.Column("step", sa.Text(), nullable=False),
         sa.Column("sender", sa.LargeBinary(), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
-        sa.Column("at_s", sa.Double(), nullable=False),
+        sa.Column("at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("sum", "step", "sender", name=op.f("pk_letters")),
     )
-    op.create_index(op.f("ix_letters_at_s"), "letters", ["at_s"], unique=False)
+    op.create_index(op.f("ix_letters_at"), "letters", ["at"], unique=False)
     op.create_table(
         "nonces",
         sa.Column("nonce", sa.Text(), nullable=False),
-        sa.Column("until_s", sa.Double(), nullable=False),
+        sa.Column("until", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("nonce", name=op.f("pk_nonces")),
         sqlite_with_rowid=False,
     )
-    op.create_index(op.f("ix_nonces_until_s"), "nonces", ["until_s"], unique=False)
+    op.create_index(op.f("ix_nonces_until"), "nonces", ["until"], unique=False)
     op.create_table(
         "outcomes",
         sa.Column("rollout", sa.Text(), nullable=False),
@@ -140,8 +140,8 @@ def upgrade() -> None:
         sa.Column("device_id", sa.Text(), nullable=False),
         sa.Column("arm", sa.Text(), nullable=False),
         sa.Column("failed", sa.Text(), nullable=False),
-        sa.Column("latency_s", sa.Double(), nullable=True),
-        sa.Column("at_s", sa.Double(), nullable=False),
+        sa.Column("latency_seconds", sa.Double(), nullable=True),
+        sa.Column("at", sa.Double(), nullable=False),
         sa.Column("late", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("rollout", "stage", "device_id", name=op.f("pk_outcomes")),
         sqlite_with_rowid=False,
@@ -154,8 +154,8 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.Column("template", sa.LargeBinary(), nullable=False),
-        sa.Column("asked_s", sa.Double(), nullable=False),
-        sa.Column("ended_s", sa.Double(), nullable=True),
+        sa.Column("asked_at", sa.Double(), nullable=False),
+        sa.Column("ended_at", sa.Double(), nullable=True),
         sa.Column("devices", sa.Integer(), nullable=True),
         sa.Column("rho", sa.Double(), nullable=False),
         sa.Column("result", sa.LargeBinary(), nullable=True),
@@ -164,8 +164,8 @@ def upgrade() -> None:
     op.create_index(op.f("ix_queries_state"), "queries", ["state"], unique=False)
     op.create_table(
         "rollups",
-        sa.Column("span_s", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("start_s", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("span_seconds", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("started_at", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("device_class", sa.Text(), nullable=False),
         sa.Column("model", sa.Text(), nullable=False),
         sa.Column("version", sa.Text(), nullable=False),
@@ -175,11 +175,11 @@ def upgrade() -> None:
         sa.Column("refused", sa.BigInteger(), nullable=False),
         sa.Column("troubled", sa.BigInteger(), nullable=False),
         sa.Column("latency_count", sa.BigInteger(), nullable=False),
-        sa.Column("latency_sum_s", sa.Double(), nullable=False),
+        sa.Column("latency_sum_seconds", sa.Double(), nullable=False),
         sa.Column("battery_count", sa.BigInteger(), nullable=False),
         sa.Column("battery_sum", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint(
-            "span_s", "start_s", "device_class", "model", "version", "arm", name=op.f("pk_rollups")
+            "span_seconds", "started_at", "device_class", "model", "version", "arm", name=op.f("pk_rollups")
         ),
         postgresql_with={"fillfactor": 70},
     )
@@ -189,10 +189,10 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("role", sa.Text(), nullable=False),
         sa.Column("made_by", sa.Text(), nullable=False),
-        sa.Column("made_s", sa.Double(), nullable=False),
-        sa.Column("expires_s", sa.Double(), nullable=False),
-        sa.Column("used_s", sa.Double(), nullable=True),
-        sa.Column("retired_s", sa.Double(), nullable=True),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("expires_at", sa.Double(), nullable=False),
+        sa.Column("last_used_at", sa.Double(), nullable=True),
+        sa.Column("retired_at", sa.Double(), nullable=True),
         sa.PrimaryKeyConstraint("hash", name=op.f("pk_tokens")),
         sa.UniqueConstraint("name", name=op.f("uq_tokens_name")),
     )
@@ -201,8 +201,8 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("role", sa.Text(), nullable=False),
         sa.Column("secret", sa.Text(), nullable=False),
-        sa.Column("made_s", sa.Double(), nullable=False),
-        sa.Column("retired_s", sa.Double(), nullable=True),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("retired_at", sa.Double(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_users")),
     )
     op.create_table(
@@ -227,29 +227,31 @@ def upgrade() -> None:
         sa.Column("request", sa.LargeBinary(), nullable=False),
         sa.Column("result", sa.LargeBinary(), nullable=True),
         sa.Column("made_by", sa.Text(), nullable=False),
-        sa.Column("made_s", sa.Double(), nullable=False),
-        sa.Column("until_s", sa.Double(), nullable=True),
-        sa.Column("ended_s", sa.Double(), nullable=True),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("until", sa.Double(), nullable=True),
+        sa.Column("ended_at", sa.Double(), nullable=True),
         sa.Column("tries", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(["device_id"], ["devices.id"], name=op.f("fk_jobs_device_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
     )
-    op.create_index(op.f("ix_jobs_device_id_state_made_s"), "jobs", ["device_id", "state", "made_s"], unique=False)
+    op.create_index(
+        op.f("ix_jobs_device_id_state_created_at"), "jobs", ["device_id", "state", "created_at"], unique=False
+    )
     op.create_table(
         "sessions",
         sa.Column("hash", sa.Text(), nullable=False),
         sa.Column("user", sa.Text(), nullable=False),
-        sa.Column("made_s", sa.Double(), nullable=False),
-        sa.Column("seen_s", sa.Double(), nullable=False),
-        sa.Column("expires_s", sa.Double(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("last_seen_at", sa.Double(), nullable=False),
+        sa.Column("expires_at", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(["user"], ["users.name"], name=op.f("fk_sessions_user"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("hash", name=op.f("pk_sessions")),
     )
-    op.create_index(op.f("ix_sessions_expires_s"), "sessions", ["expires_s"], unique=False)
+    op.create_index(op.f("ix_sessions_expires_at"), "sessions", ["expires_at"], unique=False)
     op.create_table(
         "statuses",
         sa.Column("device_id", sa.Text(), nullable=False),
-        sa.Column("seen_s", sa.Double(), nullable=False),
+        sa.Column("last_seen_at", sa.Double(), nullable=False),
         sa.Column("model", sa.Text(), nullable=False),
         sa.Column("version", sa.Text(), nullable=False),
         sa.Column("digest", sa.Text(), nullable=False),

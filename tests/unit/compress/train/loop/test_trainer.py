@@ -140,7 +140,7 @@ def tell(share, point):
     if share > 0.3:
         print("far", flush=True)
         time.sleep(60)
-fit(Small(), make_lessons(), SETTINGS, seed=1, checkpoint=Path(sys.argv[2]), save_every_s=0, tell=tell)
+fit(Small(), make_lessons(), SETTINGS, seed=1, checkpoint=Path(sys.argv[2]), save_interval_seconds=0, tell=tell)
 """
 
 
