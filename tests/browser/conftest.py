@@ -336,7 +336,9 @@ def _fill(world: World) -> list[Any]:
                 subgroup={"site": EVIL} if number == 2 else {},
             )
             query = fill_template(asked, template, 1.0)
-            store.queries.store_query(query, template, "digits" if device_class == "camera" else "doors", now=now - number)
+            store.queries.store_query(
+                query, template, "digits" if device_class == "camera" else "doors", now=now - number
+            )
             if number:
                 store.sums.end(query.id, result={"sums": {}}, devices=140, now=now)
     for number in range(60):

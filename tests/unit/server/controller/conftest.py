@@ -24,7 +24,7 @@ from edgewright.server.controller.rollout_controller import RolloutController
 from edgewright.server.controller.stage_participants import is_outcome_kept, rollout_subject
 from edgewright.server.services import Services
 from edgewright.server.store.database import _PRAGMAS
-from edgewright.server.store.records import CheckIn
+from edgewright.server.store.records import CheckIn, StoredDecision
 from edgewright.server.store.store import FleetStore, create_store, open_fleet_store
 from edgewright.server.store.tables import devices, statuses
 from edgewright.trust.keys import signing_keys
@@ -73,6 +73,11 @@ class Device:
     dead: bool = False
     knows: tuple[str, int, float, str] = ("", 0, 0.0, "")
     judged: int = -1
+
+    @property
+    def proven_version(self) -> str:
+        assert self.slots.proven is not None
+        return self.slots.proven.version
 
     @property
     def status(self) -> DeviceStatus:
@@ -136,6 +141,11 @@ class World:
 
     def now(self) -> datetime.datetime:
         return self.at
+
+    def last_decision(self, subject: str, verdict: str | None = None) -> StoredDecision:
+        decision = self.store.decisions.last(subject, verdict)
+        assert decision is not None
+        return decision
 
     def repository(self) -> Repository:
         return Repository(self.local, read_trusted_root(self.path / "keys"), self.now)

@@ -2,17 +2,15 @@
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 import pytest
+from tests.unit.server.controller.conftest import World
 
 from edgewright.cli.main import main
 from edgewright.server.controller.decision_records import basis_of, encode_basis
 from edgewright.server.controller.rollout_controller import RolloutController
 from edgewright.server.store.records import StoredDecision
-
-World = Any
 
 
 def test_the_command_tells_every_decision_and_that_it_follows(
@@ -36,7 +34,7 @@ def test_a_decision_that_does_not_follow_is_an_error(
     world = make()
     world.start(0.2, 1.0)
     world.run(RolloutController(world.services), 3)
-    last = world.store.decisions.last("m/pi/spring")
+    last = world.last_decision("m/pi/spring")
     ground = basis_of(last)
     assert ground.decision is not None
     forged = msgspec.structs.replace(ground, decision=msgspec.structs.replace(ground.decision, action="advance"))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.server.controller.conftest import World
 
 from edgewright.server.controller.decision_records import explain_rollout
 from edgewright.server.controller.rollout_controller import RolloutController
@@ -14,7 +15,6 @@ from edgewright.trust.repository.staging import staged_metadata
 from edgewright.trust.repository_check import check_repository
 from edgewright.trust.storage.storage import LocalStorage
 
-World = Any
 SUBJECT = "m/pi/spring"
 
 
@@ -58,7 +58,7 @@ def _story(world: World) -> tuple[Any, ...]:
     assert [one.number for one in told] == [*range(1, len(told) + 1)]
     assert all(one.replays is not False for one in told)
     assert world.store.audit.broken_at() is None
-    assert world.repository().holder() is None
+    assert world.repository().lock_holder() is None
     assert check_repository(world.repository()).faults == []
     plan = world.plan
     waits = sorted(name for part in staged_metadata(world.repository()).values() for name in part.signed.targets)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from tests.unit.server.controller.conftest import World
 
 from edgewright.contract.api.device_status import DeviceStatus
 from edgewright.contract.config.fleet import FleetConfig, FleetMonitoring
@@ -18,7 +19,6 @@ from edgewright.server.store.database import DatabaseUnavailableError
 from edgewright.server.store.decisions import DecisionExistsError
 from edgewright.server.store.records import CheckIn
 
-World = Any
 Make = Callable[..., World]
 
 
@@ -45,12 +45,12 @@ def test_steps_are_done_again_and_again_and_the_lock_is_given_back(make: Make) -
     looks: list[float] = []
 
     def step(now: float) -> list[str]:
-        assert not world.store.leadership().take()
+        assert not world.store.leadership().try_acquire()
         looks.append(now)
         return ["looked"]
 
     _led(_services(world), [step], lambda: len(looks) >= 3)
-    assert world.store.leadership().take()
+    assert world.store.leadership().try_acquire()
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_whoever_finds_another_one_deciding_lets_go(make: Make) -> None:
     leader.start()
     other = world.store.leadership()
     deadline = time.monotonic() + 20
-    while not (took := other.take()) and time.monotonic() < deadline:
+    while not (took := other.try_acquire()) and time.monotonic() < deadline:
         time.sleep(0.001)
     ended.set()
     leader.join(10)
@@ -108,7 +108,7 @@ def test_whoever_finds_another_one_deciding_lets_go(make: Make) -> None:
 def test_who_does_not_lead_does_nothing(make: Make) -> None:
     world = make(count=0)
     holder = world.store.leadership()
-    assert holder.take()
+    assert holder.try_acquire()
     looks: list[float] = []
     ended = threading.Event()
 
@@ -133,14 +133,14 @@ def test_an_hour_is_closed_once_when_it_is_over(make: Make) -> None:
     world = make(count=3)
     hour_at = world.at.timestamp() // 3600 * 3600
     status = DeviceStatus("m", "1.0")
-    world.store.check_ins.take([CheckIn(each.id, "pi", status, hour_at + 5) for each in world.devices])
+    world.store.check_ins.store_batch([CheckIn(each.id, "pi", status, hour_at + 5) for each in world.devices])
     now = [hour_at + 3599.0]
     services = replace(_services(world), now=lambda: now[0])
-    _led(services, [], lambda: world.store.check_ins.hours(hour_at, hour_at + 1)[0].devices == 0)
+    _led(services, [], lambda: world.store.check_ins.rollups(hour_at, hour_at + 1)[0].devices == 0)
 
     def closed() -> bool:
         now[0] = hour_at + 3601.0
-        return bool(world.store.check_ins.hours(hour_at, hour_at + 1)[0].devices == 3)
+        return bool(world.store.check_ins.rollups(hour_at, hour_at + 1)[0].devices == 3)
 
     _led(services, [], closed)
 
@@ -148,7 +148,7 @@ def test_an_hour_is_closed_once_when_it_is_over(make: Make) -> None:
 def test_spent_nonces_do_not_wait_for_the_daily_sweep(make: Make) -> None:
     world = make(count=1)
     started_at = world.at.timestamp()
-    world.store.check_ins.take([CheckIn(world.devices[0].id, "pi", DeviceStatus("m", "1.0"), started_at, "n")])
+    world.store.check_ins.store_batch([CheckIn(world.devices[0].id, "pi", DeviceStatus("m", "1.0"), started_at, "n")])
     now = [started_at]
     services = replace(_services(world), now=lambda: now[0])
 

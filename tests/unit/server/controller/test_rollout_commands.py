@@ -2,10 +2,10 @@
 
 import datetime
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 import pytest
+from tests.unit.server.controller.conftest import World
 
 from edgewright.contract.api.device_status import StageOutcome
 from edgewright.contract.api.operator_api import RequestedArm, StartRollout
@@ -22,7 +22,6 @@ from edgewright.server.controller.decision_records import (
 from edgewright.server.controller.rollout_controller import RolloutController
 from edgewright.server.store.records import StoredDecision
 
-World = Any
 Make = Callable[..., World]
 RULES = (HealthRule("crash", 0.15),)
 REQUEST = StartRollout(
@@ -31,7 +30,7 @@ REQUEST = StartRollout(
 
 
 def _audit(world: World) -> list[tuple[str, str]]:
-    return [(one.actor, one.action) for one in world.store.audit.page()][::-1]
+    return [(one.actor, one.action) for one in world.store.audit.entries()][::-1]
 
 
 def test_what_is_started_is_signed_and_runs_to_its_end(make: Make) -> None:
@@ -51,7 +50,7 @@ def test_a_fleet_that_is_too_small_is_refused_at_the_start_unless_forced(make: M
     assert _audit(world) == []
     started = start_rollout(world.services, msgspec.structs.replace(REQUEST, force=True), "user:ann")
     assert started.warnings
-    detail = msgspec.json.decode(bytes(world.store.audit.page()[0].detail))
+    detail = msgspec.json.decode(bytes(world.store.audit.entries()[0].detail))
     assert detail["forced"] == list(started.warnings)
 
 
@@ -139,7 +138,7 @@ def test_why_finds_a_decision_that_does_not_follow_from_its_inputs(make: Make) -
     world.run(RolloutController(world.services), 14)
     told = explain_rollout(world.store, "m/pi/spring")
     assert {one.replays for one in told} == {True, None}
-    last = world.store.decisions.last("m/pi/spring", "advance")
+    last = world.last_decision("m/pi/spring", "advance")
     ground = basis_of(last)
     assert ground.decision is not None
     forged = msgspec.structs.replace(ground.decision, action="hold")

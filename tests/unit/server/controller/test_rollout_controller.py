@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from scipy import stats
+from tests.unit.server.controller.conftest import World
 
 from edgewright.contract.api.device_status import StageOutcome
 from edgewright.contract.config.fleet import FleetMonitoring
@@ -24,7 +25,6 @@ from edgewright.server.store.records import RolloutCandidate
 from edgewright.trust.publishing.publish import current_policy, publish_plan, set_policy
 from edgewright.trust.repository.staging import staged_metadata
 
-World = Any
 Make = Callable[..., World]
 STAGES = (0.2, 0.5, 1.0)
 SUBJECT = "m/pi/spring"
@@ -50,7 +50,7 @@ def _policy(world: World) -> RolloutPolicy:
 
 
 def _inputs(world: World, verdict: str, subject: str = SUBJECT) -> Any:
-    last = world.store.decisions.last(subject, verdict)
+    last = world.last_decision(subject, verdict)
     assert last is not None, world.verdicts()
     return ground_of(last)
 
@@ -68,14 +68,14 @@ def test_a_harmless_rollout_advances_to_its_end(make: Make) -> None:
     assert RolloutController(world.services).check_rollouts(world.at.timestamp()) == []
     assert all(one.replayed is not False for one in why(world.store, "spring"))
     assert world.store.audit.broken_at() is None
-    assert [one.action for one in world.store.audit.page()][::-1].count("rollout advance") == 2
+    assert [one.action for one in world.store.audit.entries()][::-1].count("rollout advance") == 2
 
 
 def test_a_release_that_crashes_is_taken_back_with_the_reason(make: Make) -> None:
     world = make(_crashes(0.2), count=600)
     world.start(*STAGES)
     assert world.run(RolloutController(world.services), 60) == "aborted"
-    last = world.store.decisions.last(SUBJECT, "roll_back")
+    last = world.last_decision(SUBJECT, "roll_back")
     assert "crash of arm 0" in last.reason
     assert "evidence of harm" in last.reason
     assert all(one.replayed is not False for one in why(world.store, SUBJECT))
@@ -85,11 +85,11 @@ def test_devices_that_rely_on_it_get_the_release_before_staged_and_no_signature(
     world = make(_crashes(0.2), count=600)
     world.start(*STAGES)
     world.run(RolloutController(world.services), 60)
-    last = world.store.decisions.last(SUBJECT)
+    last = world.last_decision(SUBJECT)
     assert last.verdict == "awaiting_signatures"
     assert "bytes of 1.0" in last.reason
     fact = ground_of(last).fact
-    assert fact.devices["1.1"] == sum(each.slots.proven.version == "1.1" for each in world.devices) > 0
+    assert fact.devices["1.1"] == sum(each.proven_version == "1.1" for each in world.devices) > 0
     (waits,) = staged_metadata(world.repository()).values()
     assert "releases/m/1.2.json" in waits.signed.targets
     assert not waits.signatures
@@ -104,7 +104,7 @@ def test_what_waits_already_does_not_stop_an_abort_and_is_said(make: Make) -> No
     assert not set_policy(world.repository(), world.people, policy, only_stage=True)
     world.start(*STAGES)
     assert world.run(RolloutController(world.services), 60) == "aborted"
-    assert "published by hand" in world.store.decisions.last(SUBJECT).reason
+    assert "published by hand" in world.last_decision(SUBJECT).reason
 
 
 def test_nothing_is_advanced_before_the_last_deadline(make: Make) -> None:
@@ -112,11 +112,11 @@ def test_nothing_is_advanced_before_the_last_deadline(make: Make) -> None:
     started_at = world.at.timestamp()
     world.start(*STAGES)
     world.run(RolloutController(world.services), 60)
-    told = [one for one in world.store.decisions.of(SUBJECT) if one.verdict == "advance"]
+    told = [one for one in world.store.decisions.for_subject(SUBJECT) if one.verdict == "advance"]
     assert told[0].at >= started_at + 1800
     # All had long said that they do well.
     told_at = (started_at + 600, started_at + 1800)
-    holds = [one for one in world.store.decisions.of(SUBJECT) if one.verdict == "hold"]
+    holds = [one for one in world.store.decisions.for_subject(SUBJECT) if one.verdict == "hold"]
     hold = next(one for one in holds if told_at[0] <= one.at < told_at[1])
     evidence = ground_of(hold).decision.inputs.evidence
     assert sum(evidence.tally("crash", CONTROL_ARM).devices) > 200
@@ -127,7 +127,7 @@ def test_an_arm_that_falls_silent_is_stopped_for_silence(make: Make) -> None:
     world = make(_crashes(0.3, "dies"), count=400)
     world.start(*STAGES, rules=(HealthRule("crash", 0.15), HealthRule("silent", 0.15)))
     assert world.run(RolloutController(world.services), 60) == "aborted"
-    reason = world.store.decisions.last(SUBJECT, "roll_back").reason
+    reason = world.last_decision(SUBJECT, "roll_back").reason
     assert "silent of arm 0" in reason
     assert "crash of arm 0" not in reason
 
@@ -205,7 +205,7 @@ def test_devices_count_as_assigned_whatever_they_call_their_arm(make: Make) -> N
     world.run(RolloutController(world.services), 13, until=("done",))
     decision_records = _inputs(world, "advance")
     assert decision_records.askew == lies
-    assert "named another arm" in world.store.decisions.last(SUBJECT, "advance").reason
+    assert "named another arm" in world.last_decision(SUBJECT, "advance").reason
     mine = [stage_participants.assigned_arm_version(plan, policy, device.id) for device in world.devices]
     assert [_devices(world, "advance", arm) for arm in (CONTROL_ARM, 0)] == [mine.count(CONTROL_ARM), mine.count(0)]
 
@@ -225,7 +225,7 @@ def test_the_holdback_keeps_what_it_has_and_is_compared_with_at_the_end(make: Ma
     world = make(count=500, holdback=0.2)
     world.start(1.0)
     assert world.run(RolloutController(world.services), 30) == "done"
-    held = [device for device in world.devices if device.slots.proven.version == "1.0"]
+    held = [device for device in world.devices if device.proven_version == "1.0"]
     assert len(held) == _devices(world, "finish", CONTROL_ARM)
     assert 60 < len(held) < 140
 
@@ -236,7 +236,7 @@ def test_a_rollout_that_is_done_reaches_devices_that_come_later(make: Make) -> N
     assert world.run(RolloutController(world.services), 60) == "done"
     world.enrol(3, version="")
     world.live()
-    assert {each.slots.proven.version for each in world.devices[-3:]} == {"1.1"}
+    assert {each.proven_version for each in world.devices[-3:]} == {"1.1"}
 
 
 def test_an_experiment_ends_with_an_estimate_and_its_interval(make: Make) -> None:
@@ -265,7 +265,7 @@ def test_an_experiment_without_an_answer_goes_on_until_its_time_is_over(make: Ma
     assert world.run(controller, 20) == "running"
     assert world.run(controller, 20) == "done"
     assert _inputs(world, "finish").trial.outcomes == ("inconclusive",)
-    assert "confidence 0.95" in world.store.decisions.last(SUBJECT, "finish").reason
+    assert "confidence 0.95" in world.last_decision(SUBJECT, "finish").reason
 
 
 def test_a_paused_rollout_holds_and_begins_its_stage_anew(make: Make) -> None:
@@ -273,15 +273,15 @@ def test_a_paused_rollout_holds_and_begins_its_stage_anew(make: Make) -> None:
     world.start(*STAGES)
     controller = RolloutController(world.services)
     world.run(controller, 1)
-    publish_plan(world.repository(), world.services.keys, PLAN_CHANGES["pause"](world.plan, world.at))
+    publish_plan(world.repository(), world.services.online_keys, PLAN_CHANGES["pause"](world.plan, world.at))
     world.run(controller, 30)
     assert (world.plan.state, world.plan.stage) == ("paused", 0)
-    assert world.store.outcomes.tally(SUBJECT, 0) == []
-    assert "paused" in world.store.decisions.last(SUBJECT, "hold").reason
-    publish_plan(world.repository(), world.services.keys, PLAN_CHANGES["resume"](world.plan, world.at))
+    assert world.store.outcomes.counts(SUBJECT, 0) == []
+    assert "paused" in world.last_decision(SUBJECT, "hold").reason
+    publish_plan(world.repository(), world.services.online_keys, PLAN_CHANGES["resume"](world.plan, world.at))
     resumed_at = world.at.timestamp()
     assert world.run(controller, 60) == "done"
-    advance = next(one for one in world.store.decisions.of(SUBJECT) if one.verdict == "advance")
+    advance = next(one for one in world.store.decisions.for_subject(SUBJECT) if one.verdict == "advance")
     assert advance.at >= resumed_at + 1800
 
 
@@ -327,7 +327,7 @@ def test_a_decision_about_a_plan_that_somebody_changed_is_not_done(
     world.run(RolloutController(world.services), 13)
     monkeypatch.undo()
     assert world.verdicts()[-1] == "advance"
-    publish_plan(world.repository(), world.services.keys, PLAN_CHANGES["pause"](world.plan, world.at))
+    publish_plan(world.repository(), world.services.online_keys, PLAN_CHANGES["pause"](world.plan, world.at))
     RolloutController(world.services).check_rollouts(world.at.timestamp())
     assert (world.plan.state, world.plan.stage) == ("paused", 0)
 
@@ -349,7 +349,7 @@ def test_of_two_controllers_at_the_same_time_one_is_refused(make: Make, monkeypa
     with pytest.raises(DecisionExistsError):
         world.run(one, 60)
     assert (world.plan.counter, world.plan.stage) == (2, 1)
-    numbers = [each.number for each in world.store.decisions.of(SUBJECT)]
+    numbers = [each.number for each in world.store.decisions.for_subject(SUBJECT)]
     assert numbers == [*range(1, len(numbers) + 1)]
     assert world.verdicts().count("advance") == 1
 
@@ -506,7 +506,7 @@ def test_harmless_rollouts_of_uneven_fleets_are_seldom_stopped(make: Make) -> No
             world.run(controller, 1)
         stopped += world.plan.state == "aborted"
         if world.plan.state == "running":
-            publish_plan(world.repository(), world.services.keys, PLAN_CHANGES["abort"](world.plan, world.at))
+            publish_plan(world.repository(), world.services.online_keys, PLAN_CHANGES["abort"](world.plan, world.at))
         evidence = _inputs(world, "hold", f"m/pi/r{run}").decision.inputs.evidence
         assert sum(sum(evidence.tally("crash", arm).devices) for arm in (CONTROL_ARM, 0)) == 120
     # At 5 % seven of forty or more have a chance of 0.3 %.
