@@ -119,7 +119,7 @@ class Round:
     def act(self, name: bytes) -> secagg_client.ClientState:
         """Return what a device becomes by the step that is open, with what the server gives it."""
         sign, draw = self.fleet.keys[name].sign, self._draws[name]
-        if self.server.step == "join":
+        if self.server.step == "advertise":
             return secagg_client.advertise_keys(self.terms, name, sign, entropy=draw)
         member = self.members[name]
         if self.server.step == "share":
@@ -131,7 +131,7 @@ class Round:
     def step(self, *, without: Collection[bytes] = (), advance: bool = True) -> None:
         """Have all devices that are still there do the open step; those who decline have dropped out."""
         step = self.server.step
-        for name in self.fleet.names if step == "join" else list(self.members):
+        for name in self.fleet.names if step == "advertise" else list(self.members):
             if name in without:
                 self.members.pop(name, None)
                 continue

@@ -89,7 +89,7 @@ def device_cost(length: int, *, devices: int = 100, repeats: int = 30) -> Device
     down = 0
     while sum_.server.step != "done":
         step = sum_.server.step
-        if step != "join":
+        if step != "advertise":
             costs.append(cpu_ms(lambda: sum_.act(name), repeats))
             down += len(_pulled(sum_, name))
         sum_.step()

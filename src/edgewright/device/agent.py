@@ -46,7 +46,7 @@ __all__ = ["Agent", "RejectedInputError"]
 
 _LOCK_FILE = "lock"
 # Steps of a private sum that others follow.
-_UNFINISHED_STEPS = ("joined", "shared", "masked", "waiting")
+_UNFINISHED_STEPS = ("advertised", "shared", "masked", "waiting")
 # Of a server that collects answers or check-ins, seconds.
 _TIMEOUT_SECONDS = 20.0
 # A plan names two or three releases.
@@ -356,21 +356,21 @@ class Agent:
             "proven": None if slots.proven is None else slots.proven.version,
             "trial": None if slots.trial is None else slots.trial.version,
             "previous": None if slots.previous is None else slots.previous.version,
-            "wanted": None if record.target is None else record.target.version,
+            "target": None if record.target is None else record.target.version,
             "restart_needed": record.state is UpdateLifecycleState.TESTING and slots.trial is not None,
             "shadow": None if shadow is None else shadow.comparison,
             "last_refusal": record.last_refusal,
-            "failed": dict(record.failed_releases),
-            "postponed": dict(record.postponed_releases),
-            "broken": list(record.corrupt_releases),
+            "failed_releases": dict(record.failed_releases),
+            "postponed_releases": dict(record.postponed_releases),
+            "corrupt_releases": list(record.corrupt_releases),
             "served": record.served_inferences + self.predictor.served,
-            "failures": self.predictor.failures,
+            "failed_inferences": self.predictor.failures,
             "rejected": self.predictor.rejected,
             "notice": record.retirement_notice or self._retirement_notice(),
-            "checked": record.metadata_checked_at or None,
-            "snapshot": record.snapshot_digest or None,
+            "metadata_checked_at": record.metadata_checked_at or None,
+            "snapshot_digest": record.snapshot_digest or None,
             "free_bytes": self.files.free_bytes(self.state_folder),
-            "battery": self.read_battery(),
+            "battery_level": self.read_battery(),
             "latency_seconds": None if self.monitor is None else self.monitor.median_latency_seconds(),
             "uptime_seconds": time.monotonic() - self._started_at if self.serves_model else None,
             "server": None if self._reporter is None else self._reporter.contact_status(),

@@ -133,7 +133,7 @@ class Guard:
             elif not (array.dtype is watch.dtype or array.dtype == watch.dtype) or not _shape_fits(
                 array.shape, watch
             ):
-                return self._reject("form", name, f"{name} is {array.dtype} of shape {list(array.shape)}")
+                return self._reject("tensor_spec", name, f"{name} is {array.dtype} of shape {list(array.shape)}")
             elif not watch.always_checked and watch.quick_check(array):
                 continue
             else:
@@ -145,7 +145,7 @@ class Guard:
             mended = {**(mended or {}), name: found}
         if len(inputs) > len(self._input_order):
             unknown = next(name for name in inputs if name not in self._input_rules)
-            return self._reject("form", unknown, f"the model has no input {unknown!r}")
+            return self._reject("tensor_spec", unknown, f"the model has no input {unknown!r}")
         return {**inputs, **mended} if mended is not None else inputs
 
     def check_only_input(self, inputs: ModelInputs) -> NDArray[Any] | None:

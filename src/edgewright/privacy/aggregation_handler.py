@@ -42,9 +42,9 @@ AggregationHandler = Callable[[str, bytes], tuple[int, bytes]]
 StoreMessage = Callable[[str, bytes], None]
 
 _OK, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _UNAVAILABLE = 200, 403, 404, 409, 503
-_MESSAGES = ("gift", "join", "share", "mask", "reveal")
-_HELPER_PATHS = ("gift",)
-_SECAGG_PATHS = ("join", "share", "mask", "reveal", "roster", "inbox", "lists")
+_MESSAGES = ("submit", "advertise", "share", "mask", "reveal")
+_HELPER_PATHS = ("submit",)
+_SECAGG_PATHS = ("advertise", "share", "mask", "reveal", "participants", "inbox", "survivors")
 
 
 class AggregationRefusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -142,7 +142,7 @@ class AggregationService:
         with self._lock:
             self._store_pending()
             content = self._mask_collector(terms).helper_request()
-            self._store(terms.digest.hex(), "ask", content)
+            self._store(terms.digest.hex(), "helper-request", content)
             return content
 
     def exclude(self, terms: ProtocolTerms, blamed_devices: Iterable[bytes]) -> None:
@@ -227,7 +227,7 @@ class AggregationService:
         """Keep a letter that was taken, once; what a full disk refused is tried again when it comes again."""
         sender = (
             decode_message(body, MaskedSubmission).sender
-            if endpoint == "gift"
+            if endpoint == "submit"
             else decode_message(body, SignedMessage).sender
         )
         letter = f"{endpoint}-{sender.hex()}"
@@ -285,12 +285,12 @@ class HelperService:
 
 
 def _replay_submissions(collector: MaskedSumCollector, stored: Mapping[str, bytes]) -> None:
-    ask = stored.get("ask")
+    ask = stored.get("helper-request")
     # Who was left out of the question stays out of it.
     asked = None if ask is None else {slip.sender.hex() for slip in decode_message(ask, HelperRequest).slips}
     for name in sorted(stored):
         kind, _, sender = name.partition("-")
-        if kind != "gift" or (asked is not None and sender not in asked):
+        if kind != "submit" or (asked is not None and sender not in asked):
             continue
         try:
             collector.accept(stored[name])
@@ -302,19 +302,19 @@ def _replay_submissions(collector: MaskedSumCollector, stored: Mapping[str, byte
 
 
 def _handle_submission(collector: MaskedSumCollector, endpoint: str, body: bytes) -> bytes | None:
-    if endpoint != "gift":
+    if endpoint != "submit":
         return None
     collector.accept(body)
     return b""
 
 
 def _handle_secagg(secagg_server: SecAggServer, endpoint: str, body: bytes) -> bytes | None:
-    if endpoint in ("join", "share", "mask", "reveal"):
+    if endpoint in ("advertise", "share", "mask", "reveal"):
         secagg_server.accept(endpoint, body)
         return b""
-    if endpoint == "roster":
+    if endpoint == "participants":
         return secagg_server.participants()
-    if endpoint == "lists":
+    if endpoint == "survivors":
         return secagg_server.survivor_lists()
     verb, _, device = endpoint.partition("/")
     if verb != "inbox":

@@ -251,7 +251,7 @@ class MaskHelper:
         ask = decode_message(content, HelperRequest)
         terms, senders = ask.terms, [slip.sender for slip in ask.slips]
         if any(one >= other for one, other in pairwise(senders)):
-            raise DeclinedError("roster", "the slips are not in order, or a device is there twice")
+            raise DeclinedError("participants", "the slips are not in order, or a device is there twice")
         check_cohort_size(terms, len(senders), min_devices=self._floor)
         self._enrolled.check_enrolled(senders)
         asked = labelled_digest("ask", content)
@@ -279,7 +279,7 @@ class MaskHelper:
         """Whether nothing was answered yet; refuse if something else was."""
         before = self._used.answered_digest(terms.query_window_digest)
         if before is not None and before != request_digest:
-            raise DeclinedError("repeat", "the helper has answered this query and window for another set")
+            raise DeclinedError("equivocation", "the helper has answered this query and window for another set")
         return before is None
 
 
@@ -333,7 +333,7 @@ class MaskedSumCollector:
         known = self._slips.get(gift.sender)
         if known is not None:
             if known != slip:
-                raise DeclinedError("repeat", "this device has sent something else before", [gift.sender])
+                raise DeclinedError("equivocation", "this device has sent something else before", [gift.sender])
             return
         if self._closed:
             raise DeclinedError("step", "the helper was asked already", [gift.sender])
@@ -368,7 +368,7 @@ class MaskedSumCollector:
         """
         named = set(blamed_devices)
         if not named or not named <= self._slips.keys():
-            raise DeclinedError("roster", "the helper declines for devices that are not in the sum", named)
+            raise DeclinedError("participants", "the helper declines for devices that are not in the sum", named)
         for culprit in named:
             del self._slips[culprit], self._masked[culprit]
 

@@ -268,16 +268,16 @@ def sum_as_json(recovered: RecoveredSum, query: Query, template: QueryTemplate) 
     """Return a sum for a script, with all that says what it is a sum of."""
     return {
         "query": query.id,
-        "digest": record_digest(query),
+        "query_digest": record_digest(query),
         "template": template.name,
         "template_digest": record_digest(template),
         "release": query.release,
         "window": (query.window_start, query.window_end),
         "subgroup": query.subgroup,
-        "devices": recovered.device_count,
+        "device_count": recovered.device_count,
         "noise_sd": recovered.noise_sd,
         "rounding_sd": recovered.rounding_sd,
-        "beyond": recovered.out_of_range,
+        "out_of_range": recovered.out_of_range,
         "sums": {name: values.tolist() for name, values in sums_by_signal(recovered, template).items()},
     }
 

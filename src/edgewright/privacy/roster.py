@@ -45,11 +45,11 @@ SignFunction = Callable[[bytes], bytes]
 DeclineReason = Literal[
     "cohort",  # too few devices
     "enrolment",  # a device that nobody enrolled
-    "lists",  # survivors and dropouts that do not fit together
+    "survivors",  # survivors and dropouts that do not fit together
     "message",  # unreadable, or of the wrong size
     "query",  # other terms than those that the device was signed
-    "repeat",  # asked again, and differently
-    "roster",  # devices or keys twice, or not the roster that others have
+    "equivocation",  # asked again, and differently
+    "participants",  # devices or keys twice, or not the roster that others have
     "seed",  # a seed that was used before
     "shares",  # too few, or malformed
     "signature",  # not by who it claims to be
@@ -334,9 +334,9 @@ class ParticipantList:
         check_cohort_size(terms, len(ordered))
         senders = [letter.sender for letter in ordered]
         if any(one >= other for one, other in pairwise(senders)):
-            raise DeclinedError("roster", "the roster is not in order, or holds a device twice")
+            raise DeclinedError("participants", "the roster is not in order, or holds a device twice")
         for letter in ordered:
-            letter.check(terms, "join")
+            letter.check(terms, "advertise")
         if enrolment_list is not None:
             enrolment_list.check_enrolled(senders)
         return cls(terms, ordered)
@@ -345,7 +345,7 @@ class ParticipantList:
     def digest(self) -> bytes:
         """Return what keys are bound to, so that whoever has another roster shares no key, 32 bytes."""
         return labelled_digest(
-            "roster", self.terms.digest, *(part for one in self.messages for part in (one.sender, one.body))
+            "participants", self.terms.digest, *(part for one in self.messages for part in (one.sender, one.body))
         )
 
     @cached_property
@@ -374,7 +374,7 @@ class ParticipantList:
         """
         place = self._ring_positions.get(device)
         if place is None:
-            raise DeclinedError("roster", f"{device[:8].hex()} is not in the roster")
+            raise DeclinedError("participants", f"{device[:8].hex()} is not in the roster")
         size, degree = len(self._ring_order), self.terms.degree
         reach = (degree + size % 2) // 2 if degree % 2 else degree // 2
         steps = {step % size for one in range(1, reach + 1) for step in (one, -one)}
@@ -406,7 +406,7 @@ def check_distinct(description: str, values: Collection[bytes]) -> None:
         DeclinedError: Two are.
     """
     if len(set(values)) != len(values):
-        raise DeclinedError("roster", f"{description} are not all different")
+        raise DeclinedError("participants", f"{description} are not all different")
 
 
 def encode_message(record: msgspec.Struct) -> bytes:

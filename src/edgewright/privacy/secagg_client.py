@@ -82,8 +82,8 @@ __all__ = [
     "tolerated_colluders",
 ]
 
-ShareKind = Literal["own", "pair"]
-ClientStep = Literal["joined", "shared", "masked", "revealed"]
+ShareKind = Literal["self_mask", "mask_key"]
+ClientStep = Literal["advertised", "shared", "masked", "revealed"]
 
 _KEY_BYTES, _NONCE_BYTES, _TAG_BYTES = 32, 12, 16
 
@@ -225,9 +225,9 @@ def advertise_keys(
         mask_key_pair(terms, device, pair_seed).public_key().public_bytes_raw(),
         seed_commitment(terms, device, own_seed),
     )
-    said = encode_message(sign_message(terms, "join", device, encode_message(keys), sign))
+    said = encode_message(sign_message(terms, "advertise", device, encode_message(keys), sign))
     return ClientState(
-        terms, device, "joined", said, self_mask_seed=own_seed, mask_key_seed=pair_seed, share_private_key=seal_key
+        terms, device, "advertised", said, self_mask_seed=own_seed, mask_key_seed=pair_seed, share_private_key=seal_key
     )
 
 
@@ -251,14 +251,14 @@ def share_keys(
     Raises:
         DeclinedError: It breaks a rule.
     """
-    if _already_done(state, "joined", "shared", messages):
+    if _already_done(state, "advertised", "shared", messages):
         return state
     terms, device = state.terms, state.device
     roster = ParticipantList.verified(
         terms, decode_message(messages, SignedMessages).messages, enrolment_list=enrolment_list
     )
     if roster.key_bodies.get(device) != decode_message(state.last_message, SignedMessage).body:
-        raise DeclinedError("roster", "this device is not in the roster as it joined")
+        raise DeclinedError("participants", "this device is not in the roster as it joined")
     keys = {other: parse_keys(other, body) for other, body in roster.key_bodies.items()}
     check_distinct("the roster's keys", [key for one in keys.values() for key in (one.share_key, one.mask_key)])
     check_distinct("the roster's commitments", [one.self_mask_commitment for one in keys.values()])
@@ -274,8 +274,8 @@ def share_keys(
         # A key encrypts one letter, unless a device was restored from a copy: then a fixed nonce would tell.
         nonce = entropy(_NONCE_BYTES)
         box = nonce + cipher.encrypt(nonce, own_share + pair_share, None)
-        own_tag = share_tag(roster, device, other, "own", own_share)
-        sealed.append(EncryptedShares(box, own_tag, share_tag(roster, device, other, "pair", pair_share)))
+        own_tag = share_tag(roster, device, other, "self_mask", own_share)
+        sealed.append(EncryptedShares(box, own_tag, share_tag(roster, device, other, "mask_key", pair_share)))
     letter = sign_message(
         terms, "share", device, encode_message(OutgoingShares(tuple(sealed))), sign, roster.digest
     )
@@ -304,7 +304,7 @@ def mask_values(state: ClientState, inbox: bytes, values: UnsignedArray, sign: S
     parcels = {parcel.sender: parcel.shares for parcel in decode_message(inbox, ShareInbox).incoming}
     neighbours = set(roster.neighbours(device))
     if not parcels.keys() <= neighbours:
-        raise DeclinedError("roster", "shares came from devices that are no neighbours of this one")
+        raise DeclinedError("participants", "shares came from devices that are no neighbours of this one")
     if len(parcels) < terms.threshold:
         raise DeclinedError(
             "shares", f"{len(parcels)} of {len(neighbours)} neighbours shared, {terms.threshold} are needed"
@@ -347,15 +347,15 @@ def reveal_shares(state: ClientState, survivor_lists: bytes, sign: SignFunction)
     survivors = {receipt.sender: receipt for receipt in told.survivors}
     dropped = set(told.dropouts)
     if len(survivors) != len(told.survivors) or len(dropped) != len(told.dropouts) or survivors.keys() & dropped:
-        raise DeclinedError("lists", "a device is named twice among survivors and dropouts")
+        raise DeclinedError("survivors", "a device is named twice among survivors and dropouts")
     if survivors.keys() | dropped != roster.key_bodies.keys():
-        raise DeclinedError("lists", "survivors and dropouts are not together the roster")
+        raise DeclinedError("survivors", "survivors and dropouts are not together the roster")
     if device not in survivors or survivors[device] != decode_message(state.last_message, SignedMessage).receipt():
-        raise DeclinedError("lists", "this device sent its values and is not among the survivors with them")
+        raise DeclinedError("survivors", "this device sent its values and is not among the survivors with them")
     check_cohort_size(terms, len(survivors))
     alive = survivors.keys() & state.held_shares.keys()
     if len(alive) < terms.threshold:
-        raise DeclinedError("lists", f"{len(alive)} neighbours survived, {terms.threshold} are needed")
+        raise DeclinedError("survivors", f"{len(alive)} neighbours survived, {terms.threshold} are needed")
     for receipt in told.survivors:
         receipt.check(terms, "mask", roster.digest)
     given = RevealedShares(
@@ -440,7 +440,7 @@ def _shared_secret(private_key: X25519PrivateKey, public_key: bytes, other: byte
     try:
         return private_key.exchange(X25519PublicKey.from_public_bytes(public_key))
     except ValueError as error:
-        raise DeclinedError("roster", f"the key of {other[:8].hex()} is none", [other]) from error
+        raise DeclinedError("participants", f"the key of {other[:8].hex()} is none", [other]) from error
 
 
 def _share_cipher(participants: ParticipantList, secret: bytes, sender: bytes, receiver: bytes) -> AESGCM:
@@ -466,12 +466,12 @@ def _decrypt_shares(
         )
     except (InvalidTag, ValueError) as error:
         raise DeclinedError(
-            "roster", f"the shares of {neighbour[:8].hex()} do not open: it has another roster", [neighbour]
+            "participants", f"the shares of {neighbour[:8].hex()} do not open: it has another roster", [neighbour]
         ) from error
     own, pair = both[:SHARE_BYTES], both[SHARE_BYTES:]
     tags = (
-        share_tag(participants, neighbour, device, "own", own),
-        share_tag(participants, neighbour, device, "pair", pair),
+        share_tag(participants, neighbour, device, "self_mask", own),
+        share_tag(participants, neighbour, device, "mask_key", pair),
     )
     if len(both) != 2 * SHARE_BYTES or tags != (encrypted_shares.self_mask_tag, encrypted_shares.mask_key_tag):
         raise DeclinedError("shares", f"the shares of {neighbour[:8].hex()} are malformed", [neighbour])
@@ -486,7 +486,7 @@ def _already_done(
         if state.last_request_digest == labelled_digest("asked", request_digest):
             return True
         _declined_error(
-            "repeat", f"this device has {step_after} once already, and what it is asked now is not the same"
+            "equivocation", f"this device has {step_after} once already, and what it is asked now is not the same"
         )
     if state.step != step_before:
         _declined_error("step", f"this device has {state.step}, so it cannot be {step_after}")

@@ -45,8 +45,8 @@ from edgewright.privacy.shamir import combine_shares
 
 __all__ = ["SERVER_STEPS", "SecAggServer"]
 
-ServerStep = Literal["join", "share", "mask", "reveal", "done"]
-SERVER_STEPS: tuple[ServerStep, ...] = ("join", "share", "mask", "reveal", "done")
+ServerStep = Literal["advertise", "share", "mask", "reveal", "done"]
+SERVER_STEPS: tuple[ServerStep, ...] = ("advertise", "share", "mask", "reveal", "done")
 
 
 class SecAggServer:
@@ -64,7 +64,7 @@ class SecAggServer:
         self.terms = terms
         self._enrolled, self._most = enrolment_list, max_devices
         self._arrived = 0
-        self.step: ServerStep = "join"
+        self.step: ServerStep = "advertise"
         self._total: UnsignedArray = np.zeros(terms.vector_length, word_type(terms.bits))
         self._letters: dict[bytes, SignedMessage] = {}
         self._keys: dict[bytes, AdvertisedKeys] = {}
@@ -98,11 +98,11 @@ class SecAggServer:
         letter = decode_message(content, SignedMessage)
         if self._enrolled is not None:
             self._enrolled.check_enrolled([letter.sender])
-        letter.check(self.terms, step, b"" if step == "join" else self._roster.digest)
+        letter.check(self.terms, step, b"" if step == "advertise" else self._roster.digest)
         known = self._taken.get((step, letter.sender))
         if known is not None:
             if known != letter.receipt():
-                raise DeclinedError("repeat", "this device has said something else at this step", [letter.sender])
+                raise DeclinedError("equivocation", "this device has said something else at this step", [letter.sender])
             return
         if step != self.step or step == "done":
             raise DeclinedError("step", f"a letter for {step} came, {self.step} is open")
@@ -110,10 +110,10 @@ class SecAggServer:
             raise DeclinedError(
                 "cohort", f"{self._most} devices are in the sum, as many as may be", [letter.sender]
             )
-        if step != "join" and letter.sender not in self._roster.key_bodies:
-            raise DeclinedError("roster", f"{letter.sender[:8].hex()} is not in the roster", [letter.sender])
+        if step != "advertise" and letter.sender not in self._roster.key_bodies:
+            raise DeclinedError("participants", f"{letter.sender[:8].hex()} is not in the roster", [letter.sender])
         {
-            "join": self._accept_keys,
+            "advertise": self._accept_keys,
             "share": self._accept_shares,
             "mask": self._accept_masked_values,
             "reveal": self._accept_revealed_shares,
@@ -127,7 +127,7 @@ class SecAggServer:
         Raises:
             DeclinedError: Too few devices are left for a sum.
         """
-        if self.step == "join":
+        if self.step == "advertise":
             self._roster = ParticipantList.verified(
                 self.terms, (self._letters[device] for device in sorted(self._letters))
             )
@@ -141,7 +141,7 @@ class SecAggServer:
         Raises:
             DeclinedError: It is not complete yet.
         """
-        self._require_past("join")
+        self._require_past("advertise")
         return encode_message(SignedMessages(self._roster.messages))
 
     def share_inbox(self, device: bytes) -> bytes:
@@ -193,7 +193,7 @@ class SecAggServer:
         keys = parse_keys(message.sender, message.body)
         parts = {keys.share_key, keys.mask_key, keys.self_mask_commitment}
         if len(parts) < 3 or parts & self._used:
-            raise DeclinedError("roster", "a key or a commitment was used by another device", [message.sender])
+            raise DeclinedError("participants", "a key or a commitment was used by another device", [message.sender])
         probe = X25519PrivateKey.generate()
         try:
             for public in (keys.share_key, keys.mask_key):
@@ -230,11 +230,11 @@ class SecAggServer:
             raise DeclinedError("shares", "the shares are not one of each neighbour", [holder])
         found: dict[bytes, tuple[int, ShareKind, bytes]] = {}
         for owner, value in shares:
-            kind: ShareKind = "own" if owner in self._survivors else "pair"
+            kind: ShareKind = "self_mask" if owner in self._survivors else "mask_key"
             place = self._roster.neighbours(owner).index(holder)
             sealed = self._parcels[owner].shares[place]
             if share_tag(self._roster, owner, holder, kind, value) != (
-                sealed.self_mask_tag if kind == "own" else sealed.mask_key_tag
+                sealed.self_mask_tag if kind == "self_mask" else sealed.mask_key_tag
             ):
                 raise DeclinedError(
                     "shares", f"{holder[:8].hex()} gave another share of {owner[:8].hex()} than it got", [holder]

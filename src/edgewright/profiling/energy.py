@@ -40,12 +40,12 @@ def measure_energy(
     if not latency.machine.meters:
         return estimate
     with pack_workloads([workload]) as bundle:
-        request = {"action": "energy", "subjects": bundle.workloads, "seconds": seconds}
+        request = {"action": "energy", "workloads": bundle.workloads, "seconds": seconds}
         reply = target.run(request, bundle.files, timeout_seconds=120 + 10 * seconds)
     pairs = reply["pairs"]
     if not pairs:
         return estimate
-    joules = [(pair["busy_j"] - pair["idle_w"] * pair["busy_seconds"]) / pair["inferences"] for pair in pairs]
+    joules = [(pair["busy_joules"] - pair["idle_watts"] * pair["busy_seconds"]) / pair["inferences"] for pair in pairs]
     method = (
         f"{' + '.join(reply['meters'])} less idle power, {sum(pair['inferences'] for pair in pairs)} inferences"
     )

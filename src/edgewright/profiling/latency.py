@@ -69,7 +69,7 @@ def measure_latency(
             problems[index] = _with_label(subject, error)
     good = [index for index in range(len(workloads)) if index not in problems]
     reply = _run_isolating_crashes(target, workloads, good, problems, seconds, seed)
-    measured = dict(zip(good, reply["subjects"], strict=True)) if reply else {}
+    measured = dict(zip(good, reply["workloads"], strict=True)) if reply else {}
     for index, subject in enumerate(workloads):
         entry = measured.get(index)
         if index in problems or entry is None:
@@ -100,7 +100,7 @@ def _run_isolating_crashes(
     while runnable:
         try:
             with pack_workloads([workloads[index] for index in runnable]) as bundle:
-                request = {"action": "latency", "subjects": bundle.workloads, "seconds": seconds, "seed": seed}
+                request = {"action": "latency", "workloads": bundle.workloads, "seconds": seconds, "seed": seed}
                 return target.run(request, bundle.files, timeout_seconds=120 + 20 * seconds)
         except CandidateError as crash:
             culprits = [index for index in runnable if _crashes_alone(target, workloads[index], problems, index)]
@@ -116,7 +116,7 @@ def _crashes_alone(
 ) -> bool:
     try:
         with pack_workloads([workload]) as bundle:
-            target.run({"action": "probe", "subjects": bundle.workloads}, bundle.files, timeout_seconds=120)
+            target.run({"action": "probe", "workloads": bundle.workloads}, bundle.files, timeout_seconds=120)
     except CandidateError as crash:
         problems[index] = _with_label(workload, crash)
         return True
@@ -125,7 +125,7 @@ def _crashes_alone(
 
 def _latency_result(label: str, entry: dict[str, Any], machine: Machine, seed: int) -> LatencyResult:
     """Turn the worker's samples into figures with intervals."""
-    rounds_seconds = np.asarray(entry["rounds"], np.float64)
+    rounds_seconds = np.asarray(entry["round_medians_seconds"], np.float64)
     samples = np.asarray(entry["samples"], np.float64)
     sample_rounds = np.asarray(entry["sample_rounds"], np.int64)
     method = f"onnxruntime {machine.runtime}, {len(rounds_seconds)} interleaved rounds, {entry['count']} inferences"
@@ -137,7 +137,7 @@ def _latency_result(label: str, entry: dict[str, Any], machine: Machine, seed: i
         p50=p50,
         p95=percentile_measurement(samples, sample_rounds, 95, "s", origin, seed=seed),
         p99=percentile_measurement(samples, sample_rounds, 99, "s", origin, seed=seed),
-        cold_start=median_measurement(entry["cold"], "s", origin),
+        cold_start=median_measurement(entry["cold_starts_seconds"], "s", origin),
         throughput=median_measurement(1 / np.asarray(entry["means"]), "1/s", origin),
         cpu_seconds=entry["cpu_seconds"],
         machine=machine,

@@ -34,7 +34,7 @@ def measure_memory(target: MeasurementTarget, workload: Workload, *, repeats: in
         TargetError: The machine cannot measure.
     """
     with pack_workloads([workload]) as bundle:
-        request = {"action": "memory", "subjects": bundle.workloads}
+        request = {"action": "memory", "workloads": bundle.workloads}
         replies = [target.run(request, bundle.files, timeout_seconds=120) for _ in range(repeats)]
     machine = parse_machine(replies[0])
     resident = MeasurementOrigin(kind="measured", machine=machine.summary, method="VmHWM of a fresh process")

@@ -86,7 +86,7 @@ def measure_sustained(target: MeasurementTarget, workload: Workload, *, seconds:
         TargetError: The machine cannot measure.
     """
     with pack_workloads([workload]) as bundle:
-        request = {"action": "sustained", "subjects": bundle.workloads, "seconds": seconds}
+        request = {"action": "sustained", "workloads": bundle.workloads, "seconds": seconds}
         reply = target.run(request, bundle.files, timeout_seconds=120 + 10 * seconds)
     return detect_throttling(msgspec.convert(reply["slices"], list[LoadSlice]))
 
@@ -134,7 +134,7 @@ def measure_contention(target: MeasurementTarget, workload: Workload, *, seconds
         TargetError: The machine cannot measure.
     """
     with pack_workloads([workload]) as bundle:
-        request = {"action": "contention", "subjects": bundle.workloads, "seconds": seconds}
+        request = {"action": "contention", "workloads": bundle.workloads, "seconds": seconds}
         reply = target.run(request, bundle.files, timeout_seconds=120 + 10 * seconds)
     return _contention_result(reply)
 

@@ -98,7 +98,7 @@ class MeasurementTarget(Protocol):
         """Run the worker once.
 
         Args:
-            request: For the worker; a subject's "model" and "feed" are names in `files`.
+            request: For the worker; a subject's "model" and "inputs_file" are names in `files`.
             files: Names on the target, relative, and where the files are here.
             timeout_seconds: After which the run is ended.
 
@@ -178,7 +178,7 @@ def _with_local_paths(value: Any, files: Mapping[str, Path]) -> Any:
     """Return a request with the names of files replaced by their paths on this machine."""
     if isinstance(value, Mapping):
         return {
-            key: str(files[each].absolute()) if key in ("model", "feed") else _with_local_paths(each, files)
+            key: str(files[each].absolute()) if key in ("model", "inputs_file") else _with_local_paths(each, files)
             for key, each in value.items()
         }
     if isinstance(value, list):

@@ -204,8 +204,8 @@ def _warm_up_runtime() -> None:
 def _load_inputs(workload: RequestFields) -> dict[str, Any]:
     import numpy
 
-    with numpy.load(workload["feed"], allow_pickle=False) as arrays:
-        return {name: arrays[f"arr_{index}"] for index, name in enumerate(workload["inputs"])}
+    with numpy.load(workload["inputs_file"], allow_pickle=False) as arrays:
+        return {name: arrays[f"arr_{index}"] for index, name in enumerate(workload["input_names"])}
 
 
 def _time_inferences(session: Any, inputs: dict[str, Any], count: int) -> list[float]:
@@ -300,12 +300,12 @@ class _LatencyRun:
         if len(samples) > MAX_SAMPLES:
             samples = sorted(random_.sample(samples, MAX_SAMPLES))
         return {
-            "rounds": self.medians,
+            "round_medians_seconds": self.medians,
             "means": self.means,
             "sample_rounds": [index for index, _ in samples],
             "samples": [duration for _, duration in samples],
             "count": self.count,
-            "cold": self.cold,
+            "cold_starts_seconds": self.cold,
             "cpu_seconds": self.cpu_seconds / self.count,
         }
 
@@ -313,7 +313,7 @@ class _LatencyRun:
 def run_latency(request: RequestFields) -> ReplyFields:
     """Time several models in turns, in an order that is new in every round."""
     random_ = random.Random(request["seed"])  # noqa: S311 (an order, not a secret)
-    subjects, seconds = request["subjects"], request["seconds"]
+    subjects, seconds = request["workloads"], request["seconds"]
     share = seconds / len(subjects)
     _warm_up_runtime()
     replies: list[ReplyFields] = [{} for _ in subjects]
@@ -338,12 +338,12 @@ def run_latency(request: RequestFields) -> ReplyFields:
         rounds += 1
     for index, runner in runners.items():
         replies[index] = runner.reply(random_)
-    return {"subjects": replies}
+    return {"workloads": replies}
 
 
 def run_memory(request: RequestFields) -> ReplyFields:
     """Measure the resident memory of this process around loading and running one model."""
-    subject = request["subjects"][0]
+    subject = request["workloads"][0]
     _warm_up_runtime()
     feed = _load_inputs(subject)
     with contextlib.suppress(OSError):
@@ -365,7 +365,7 @@ def _process_memory(key: str) -> int:
 
 def run_sustained(request: RequestFields) -> ReplyFields:
     """Run one model without a pause and show latency, clock and temperature per time slice."""
-    session, feed = _open_workload(request["subjects"][0])
+    session, feed = _open_workload(request["workloads"][0])
     session.run(None, feed)
     slices = []
     start = time.perf_counter()
@@ -376,7 +376,7 @@ def run_sustained(request: RequestFields) -> ReplyFields:
                 "at": time.perf_counter() - start,
                 "latency_seconds": statistics.median(durations),
                 "clock_hz": _max_clock_hz(),
-                "temperature_c": _max_temperature_celsius(),
+                "temperature_celsius": _max_temperature_celsius(),
             }
         )
     return {"slices": slices}
@@ -440,7 +440,7 @@ def _background_load(kind: str, folder: str) -> Iterator[None]:
 
 def run_contention(request: RequestFields) -> ReplyFields:
     """Time one model on an idle machine, with every core busy, and with writers to the disk."""
-    session, feed = _open_workload(request["subjects"][0])
+    session, feed = _open_workload(request["workloads"][0])
     session.run(None, feed)
     durations: dict[str, list[float]] = {"idle": [], "cpu": [], "io": []}
     for kind in ("idle", "cpu", "io") * 2:
@@ -456,7 +456,7 @@ def run_energy(request: RequestFields) -> ReplyFields:
     """Read the meters around idling and around running one model, in turns."""
     meters = _import_power_meters()
     chosen = meters.chosen_meters(meters.find_meters(Path(request.get("sysfs", "/sys"))))
-    session, feed = _open_workload(request["subjects"][0])
+    session, feed = _open_workload(request["workloads"][0])
     session.run(None, feed)
     part_seconds = request["seconds"] / 10
     pairs = []
@@ -464,7 +464,7 @@ def run_energy(request: RequestFields) -> ReplyFields:
         idle_j, idle_seconds, _ = _measure_joules(meters, chosen, part_seconds, lambda: time.sleep(0.01))
         busy_j, busy_seconds, count = _measure_joules(meters, chosen, part_seconds, lambda: session.run(None, feed))
         pairs.append(
-            {"idle_w": idle_j / idle_seconds, "busy_j": busy_j, "busy_seconds": busy_seconds, "inferences": count}
+            {"idle_watts": idle_j / idle_seconds, "busy_joules": busy_j, "busy_seconds": busy_seconds, "inferences": count}
         )
     return {"meters": [f"{meter.kind} {meter.name}" for meter in chosen], "pairs": pairs}
 
@@ -491,7 +491,7 @@ def _measure_joules(
 
 def run_probe(request: RequestFields) -> ReplyFields:
     """Load one model and run it once."""
-    session, feed = _open_workload(request["subjects"][0])
+    session, feed = _open_workload(request["workloads"][0])
     session.run(None, feed)
     return {}
 

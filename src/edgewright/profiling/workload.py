@@ -123,8 +123,8 @@ def pack_workloads(workloads: Sequence[Workload]) -> Iterator[PackedWorkloads]:
             entries.append(
                 {
                     "model": name,
-                    "feed": f"{index}.npz",
-                    "inputs": list(subject.inputs),
+                    "inputs_file": f"{index}.npz",
+                    "input_names": list(subject.inputs),
                     "options": msgspec.to_builtins(subject.options),
                 }
             )

@@ -42,8 +42,8 @@ MAX_CHANNELS = 16
 """That are looked at one by one."""
 
 _MAX_VALUES_READ, _BLOCK_COUNT = 4096, 8
-_INPUT_COLUMNS = ("low", "high", "mean", "spread", "roughness")
-_SCORE_COLUMNS = ("greatest", "second", "total", "class")
+_INPUT_COLUMNS = ("min", "max", "mean", "std", "roughness")
+_SCORE_COLUMNS = ("top1_score", "top2_score", "log_sum_exp", "class")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,8 @@ class InputLayout:
         `second` and the log of the sum of exponentials, `total`; the `class` with the greatest.
         """
         single = self.channels == 1
-        each = () if single else tuple(f"{name}_{c}" for c in range(self.channels) for name in ("mean", "spread"))
-        return ("began", "latency", *_INPUT_COLUMNS, *each, *_SCORE_COLUMNS)
+        each = () if single else tuple(f"{name}_{c}" for c in range(self.channels) for name in ("mean", "std"))
+        return ("started_at", "latency", *_INPUT_COLUMNS, *each, *_SCORE_COLUMNS)
 
 
 def summarize_inputs(samples: NDArray[Any], layout: InputLayout) -> _Floats:

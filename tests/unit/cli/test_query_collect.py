@@ -64,12 +64,12 @@ def test_a_server_that_is_broken_off_asks_the_helper_the_same_and_finds_the_same
     gifts = list(FLEET.gifts(TERMS, PUBLIC))
     first, _ = desk_with(tmp_path)
     for gift in gifts[:3]:
-        assert first.handle(path_of("gift"), gift)[0] == 200
+        assert first.handle(path_of("submit"), gift)[0] == 200
     # Power is cut: the devices have been told that their letters arrived.
     second, opened = desk_with(tmp_path)
     assert opened.device_count == 3
-    assert second.handle(path_of("gift"), gifts[0])[0] == 200
-    assert second.handle(path_of("gift"), gifts[3])[0] == 200
+    assert second.handle(path_of("submit"), gifts[0])[0] == 200
+    assert second.handle(path_of("submit"), gifts[3])[0] == 200
     asked = second.helper_request(TERMS)
     helper.answer_request(asked)
     # And again, after the helper has answered, which it does once for a set.
@@ -77,7 +77,7 @@ def test_a_server_that_is_broken_off_asks_the_helper_the_same_and_finds_the_same
     assert isinstance(opened, MaskedSumCollector)
     assert opened.is_closed
     assert third.helper_request(TERMS) == asked
-    assert third.handle(path_of("gift"), gifts[4])[0] == 409
+    assert third.handle(path_of("submit"), gifts[4])[0] == 409
     total, devices = _collect_with_helper(third, opened, helper_url, AT_ONCE)
     values = list(FLEET.values(TERMS).values())[:4]
     assert np.array_equal(total, np.sum(values, axis=0, dtype=np.uint64) % (1 << TERMS.bits))
@@ -87,7 +87,7 @@ def test_a_server_that_is_broken_off_asks_the_helper_the_same_and_finds_the_same
 def test_a_sum_without_a_helper_is_taken_up_at_every_step(tmp_path: Path) -> None:
     fleet = Round(FLEET, neighbour_terms(min_cohort=4, degree=3, threshold=2))
     desk, opened = desk_with(tmp_path, fleet.terms)
-    for step in ("join", "share", "mask", "reveal"):
+    for step in ("advertise", "share", "mask", "reveal"):
         assert isinstance(opened, SecAggServer)
         fleet.server = opened
         for name in FLEET.names:
@@ -116,11 +116,11 @@ def test_a_letter_that_was_not_stored_is_not_said_to_have_arrived(tmp_path: Path
     desk = AggregationService()
     desk.open_sum(TERMS, store_message=keep)
     gifts = list(FLEET.gifts(TERMS, PUBLIC))
-    assert [desk.handle(path_of("gift"), gift)[0] for gift in gifts] == [503] * 6
+    assert [desk.handle(path_of("submit"), gift)[0] for gift in gifts] == [503] * 6
     with pytest.raises(OutputError):
         desk.helper_request(TERMS)
     full = False
-    assert desk.handle(path_of("gift"), gifts[0])[0] == 200
+    assert desk.handle(path_of("submit"), gifts[0])[0] == 200
     assert len(stored_messages(tmp_path)) == 1
     # Nobody is asked about letters that a power cut would lose.
     asked = desk.helper_request(TERMS)
@@ -131,7 +131,7 @@ def test_a_letter_that_was_not_stored_is_not_said_to_have_arrived(tmp_path: Path
 def test_who_was_left_out_stays_out_after_a_crash(tmp_path: Path) -> None:
     desk, _ = desk_with(tmp_path)
     for gift in FLEET.gifts(TERMS, PUBLIC):
-        desk.handle(path_of("gift"), gift)
+        desk.handle(path_of("submit"), gift)
     desk.helper_request(TERMS)
     desk.exclude(TERMS, [FLEET.names[0]])
     asked = desk.helper_request(TERMS)
@@ -143,7 +143,7 @@ def test_who_was_left_out_stays_out_after_a_crash(tmp_path: Path) -> None:
 def test_a_helper_that_names_strangers_ends_the_collecting(tmp_path: Path) -> None:
     desk, opened = desk_with(tmp_path)
     for gift in FLEET.gifts(TERMS, PUBLIC):
-        desk.handle(path_of("gift"), gift)
+        desk.handle(path_of("submit"), gift)
 
     class Liar:
         def answer(self, _: bytes) -> bytes:
@@ -170,10 +170,10 @@ def test_the_desk_closes_a_sum_between_letters_and_never_within_one(monkeypatch:
 
     gifts = list(FLEET.gifts(TERMS, PUBLIC))
     for gift in gifts[:5]:
-        desk.handle(path_of("gift"), gift)
+        desk.handle(path_of("submit"), gift)
     monkeypatch.setattr(MaskedSumCollector, "take", slow)
     asked: list[bytes] = []
-    device = threading.Thread(target=desk.handle, args=(path_of("gift"), gifts[5]))
+    device = threading.Thread(target=desk.handle, args=(path_of("submit"), gifts[5]))
     server = threading.Thread(target=lambda: asked.append(desk.helper_request(TERMS)))
     device.start()
     assert inside.wait(10)
@@ -195,12 +195,12 @@ def test_strangers_are_not_taken_over_http(tmp_path: Path) -> None:
     with serve_aggregation(desk.handle, "127.0.0.1", 0, knows=desk.has_path) as url, urllib3.PoolManager() as pool:
         for gift in strangers.gifts(TERMS, PUBLIC):
             with pytest.raises(DeclinedError, match="not enrolled"):
-                post_bytes(pool, url + path_of("gift"), gift)
+                post_bytes(pool, url + path_of("submit"), gift)
     assert opened.device_count == 0
     assert stored_messages(tmp_path) == {}
     joining = SecAggServer(neighbour_terms(), enrolment_list=FLEET.enrolment())
     with pytest.raises(DeclinedError, match="not enrolled"):
-        joining.accept("join", Round(strangers, neighbour_terms()).act(strangers.names[0]).last_message)
+        joining.accept("advertise", Round(strangers, neighbour_terms()).act(strangers.names[0]).last_message)
 
 
 def status_of(url: str, path: str, length: str) -> int:
@@ -219,13 +219,13 @@ def status_of(url: str, path: str, length: str) -> int:
     ("path", "length", "status"),
     [
         ("/nothing", "1000", 404),
-        ("/sums/00/gift", "1000", 404),
+        ("/sums/00/submit", "1000", 404),
         ("known/total", "1000", 404),
-        ("known/gift", "67108865", 413),
-        ("known/gift", "9" * 5000, 413),
-        ("known/gift", "0000000001", 413),
-        ("known/gift", "-1", 411),
-        ("known/gift", "x", 411),
+        ("known/submit", "67108865", 413),
+        ("known/submit", "9" * 5000, 413),
+        ("known/submit", "0000000001", 413),
+        ("known/submit", "-1", 411),
+        ("known/submit", "x", 411),
     ],
 )
 def test_what_is_not_wanted_is_not_read(tmp_path: Path, path: str, length: str, status: int) -> None:

@@ -94,7 +94,7 @@ def test_the_same_question_gets_the_same_answer_and_another_none() -> None:
     assert helper(used).answer_request(asked) == first
     with pytest.raises(DeclinedError, match="for another set") as refusal:
         helper(used).answer_request(gathered(devices=6).helper_request())
-    assert refusal.value.reason == "repeat"
+    assert refusal.value.reason == "equivocation"
 
 
 def test_a_question_under_easier_terms_is_the_same_question() -> None:
@@ -141,7 +141,7 @@ def with_seed(name: bytes, seed: bytes, terms: ProtocolTerms = TERMS) -> MaskSli
 def signed(name: bytes, box: bytes) -> MaskSlip:
     masked = labelled_digest("body", bytes(16))
     return MaskSlip(
-        name, masked, box, FLEET.keys[name].sign(labelled_digest("gift", TERMS.digest, name, masked, box))
+        name, masked, box, FLEET.keys[name].sign(labelled_digest("submit", TERMS.digest, name, masked, box))
     )
 
 
@@ -158,12 +158,12 @@ BAD_BOX = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_128_GCM)
 ATTACKS = {
     "a set under the terms' floor": Attack(lambda: asked(slips()[:3]), "cohort", "3 devices take part, 4"),
     "a set under the helper's floor": Attack(lambda: asked(slips()), "cohort", "6 devices take part, 10", floor=10),
-    "one device twice": Attack(lambda: asked([*slips()[:4], slips()[0]]), "roster", "twice"),
+    "one device twice": Attack(lambda: asked([*slips()[:4], slips()[0]]), "participants", "twice"),
     "one device twice with another seed": Attack(
-        lambda: asked([*slips(), with_seed(VICTIM, bytes(16))]), "roster", "twice"
+        lambda: asked([*slips(), with_seed(VICTIM, bytes(16))]), "participants", "twice"
     ),
     "out of order": Attack(
-        lambda: encode_message(HelperRequest(TERMS, tuple(slips()[::-1]))), "roster", "not in order"
+        lambda: encode_message(HelperRequest(TERMS, tuple(slips()[::-1]))), "participants", "not in order"
     ),
     "Sybils": Attack(
         lambda: asked([*slips(), *(MaskSlip(name, bytes(32), b"", b"") for name in STRANGERS.names)]),
@@ -269,7 +269,7 @@ def test_the_server_goes_on_without_those_whom_the_helper_names() -> None:
         liar,
         packed,
         box,
-        FLEET.keys[liar].sign(labelled_digest("gift", TERMS.digest, liar, labelled_digest("body", packed), box)),
+        FLEET.keys[liar].sign(labelled_digest("submit", TERMS.digest, liar, labelled_digest("body", packed), box)),
     )
     gatherer.accept(encode_message(gift))
     party = helper()
@@ -292,7 +292,7 @@ def short() -> bytes:
     packed = bytes(14)
     box = gift_of().sealed_seed
     signature = FLEET.keys[VICTIM].sign(
-        labelled_digest("gift", TERMS.digest, VICTIM, labelled_digest("body", packed), box)
+        labelled_digest("submit", TERMS.digest, VICTIM, labelled_digest("body", packed), box)
     )
     return encode_message(MaskedSubmission(VICTIM, packed, box, signature))
 
@@ -328,7 +328,7 @@ def test_the_server_takes_one_gift_of_a_device() -> None:
     first = encode_message(gift_of())
     with pytest.raises(DeclinedError, match="something else") as refusal:
         gatherer.accept(first)
-    assert refusal.value.reason == "repeat"
+    assert refusal.value.reason == "equivocation"
     alone = MaskedSumCollector(TERMS)
     alone.accept(first)
     alone.accept(first)

@@ -182,7 +182,7 @@ def test_nothing_that_is_said_before_or_after_the_masked_values_depends_on_them(
             ]
         found.append(letters)
     (zeros,), (ramps,) = said["zeros"], said["ramps"]
-    for step in ("join", "share", "reveal"):
+    for step in ("advertise", "share", "reveal"):
         assert zeros[step] == ramps[step]
     assert zeros["mask"] != ramps["mask"]
 

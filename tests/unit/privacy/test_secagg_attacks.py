@@ -47,7 +47,7 @@ def roster(letters: list[SignedMessage]) -> bytes:
 
 
 def joined(sum_: Round, name: bytes, body: bytes) -> SignedMessage:
-    return sign_message(sum_.terms, "join", name, body, FLEET.keys[name].sign)
+    return sign_message(sum_.terms, "advertise", name, body, FLEET.keys[name].sign)
 
 
 def others(letters: list[SignedMessage]) -> list[SignedMessage]:
@@ -70,10 +70,10 @@ ROSTERS: dict[str, tuple[Callable[[Round, list[SignedMessage]], bytes], DeclineR
     ),
     "a closed group made up to the floor by repetition": (
         lambda _, all_: roster(all_[:4] + all_[:4]),
-        "roster",
+        "participants",
         "holds a device twice",
     ),
-    "one device twice": (lambda _, all_: roster([*all_, all_[3]]), "roster", "twice"),
+    "one device twice": (lambda _, all_: roster([*all_, all_[3]]), "participants", "twice"),
     "one device twice with different keys": (
         lambda s, all_: roster(
             [
@@ -87,12 +87,12 @@ ROSTERS: dict[str, tuple[Callable[[Round, list[SignedMessage]], bytes], DeclineR
                 ),
             ]
         ),
-        "roster",
+        "participants",
         "twice",
     ),
     "in another order": (
         lambda _, all_: encode_message(SignedMessages(tuple(all_[::-1]))),
-        "roster",
+        "participants",
         "not in order",
     ),
     "a letter without a signature": (
@@ -125,12 +125,12 @@ ROSTERS: dict[str, tuple[Callable[[Round, list[SignedMessage]], bytes], DeclineR
         "signature",
         "not signed",
     ),
-    "without the victim": (lambda _, all_: roster(others(all_)), "roster", "not in the roster as it joined"),
+    "without the victim": (lambda _, all_: roster(others(all_)), "participants", "not in the roster as it joined"),
     "the victim with other keys": (
         lambda s, all_: roster(
             [*others(all_), joined(s, VICTIM, keys_with(all_[0], commitment=bytes(32)))],
         ),
-        "roster",
+        "participants",
         "not in the roster as it joined",
     ),
     "two devices with one key": (
@@ -153,7 +153,7 @@ ROSTERS: dict[str, tuple[Callable[[Round, list[SignedMessage]], bytes], DeclineR
                 ),
             ]
         ),
-        "roster",
+        "participants",
         "not all different",
     ),
     "two devices with one commitment": (
@@ -170,7 +170,7 @@ ROSTERS: dict[str, tuple[Callable[[Round, list[SignedMessage]], bytes], DeclineR
                 ),
             ]
         ),
-        "roster",
+        "participants",
         "not all different",
     ),
     "malformed keys": (
@@ -232,11 +232,11 @@ def test_a_key_that_agrees_with_everybody_on_zero_is_refused() -> None:
     full = neighbour_terms(min_cohort=9, degree=8, threshold=5)
     member = secagg_client.advertise_keys(full, VICTIM, FLEET.keys[VICTIM].sign)
     everyone = [
-        sign_message(full, "join", one.sender, one.body, FLEET.keys[one.sender].sign) for one in changed
+        sign_message(full, "advertise", one.sender, one.body, FLEET.keys[one.sender].sign) for one in changed
     ] + [decode_message(member.last_message, SignedMessage)]
     with pytest.raises(DeclinedError, match="is none") as refusal:
         secagg_client.share_keys(member, roster(everyone), FLEET.keys[VICTIM].sign)
-    assert refusal.value.reason == "roster"
+    assert refusal.value.reason == "participants"
 
 
 def test_an_altered_query_gets_no_answers() -> None:
@@ -245,8 +245,8 @@ def test_an_altered_query_gets_no_answers() -> None:
     lowered = SecAggServer(neighbour_terms(min_cohort=5, degree=4, threshold=3))
     said = secagg_client.advertise_keys(TERMS, VICTIM, FLEET.keys[VICTIM].sign).last_message
     with pytest.raises(DeclinedError, match="not signed"):
-        lowered.accept("join", said)
-    honest.server.accept("join", said)
+        lowered.accept("advertise", said)
+    honest.server.accept("advertise", said)
 
 
 def test_neighbours_with_different_rosters_never_mask() -> None:
@@ -302,20 +302,20 @@ INBOXES: dict[str, tuple[Callable[[Round, list[IncomingShares]], list[IncomingSh
     "one neighbour many times": (lambda _, all_: all_[:1] * 4, "shares", "1 of 4 neighbours"),
     "somebody who is no neighbour": (
         lambda s, all_: [*all_, IncomingShares(stranger(s), all_[0].shares)],
-        "roster",
+        "participants",
         "no neighbours",
     ),
     "a box of another neighbour": (
         lambda _, all_: first_changed(all_, box=all_[1].shares.ciphertext),
-        "roster",
+        "participants",
         "do not open",
     ),
     "a changed box": (
         lambda _, all_: first_changed(all_, box=b"\0" + all_[0].shares.ciphertext),
-        "roster",
+        "participants",
         "do not open",
     ),
-    "an empty box": (lambda _, all_: first_changed(all_, box=b""), "roster", "do not open"),
+    "an empty box": (lambda _, all_: first_changed(all_, box=b""), "participants", "do not open"),
     "a share that is not the one that was tagged": (
         lambda _, all_: first_changed(all_, pair_tag=bytes(16)),
         "shares",
@@ -357,25 +357,25 @@ def replaced(lists: SurvivorLists, **changes: bytes) -> SurvivorLists:
 
 
 LISTS: dict[str, tuple[Callable[[Round, SurvivorLists], SurvivorLists], DeclineReason, str]] = {
-    "not disjoint": (lambda s, one: SurvivorLists(one.survivors, (neighbours(s)[0],)), "lists", "named twice"),
+    "not disjoint": (lambda s, one: SurvivorLists(one.survivors, (neighbours(s)[0],)), "survivors", "named twice"),
     "a survivor twice": (
         lambda _, one: SurvivorLists((*one.survivors, one.survivors[0]), one.dropouts),
-        "lists",
+        "survivors",
         "named twice",
     ),
-    "not complete": (lambda _, one: SurvivorLists(one.survivors[1:], ()), "lists", "not together the roster"),
+    "not complete": (lambda _, one: SurvivorLists(one.survivors[1:], ()), "survivors", "not together the roster"),
     "with a stranger": (
         lambda _, one: SurvivorLists(one.survivors, (bytes(32),)),
-        "lists",
+        "survivors",
         "not together the roster",
     ),
-    "the victim as a dropout": (lambda _, one: moved(one, [VICTIM]), "lists", "not among the survivors"),
+    "the victim as a dropout": (lambda _, one: moved(one, [VICTIM]), "survivors", "not among the survivors"),
     "survivors under the floor": (
         lambda s, one: moved(one, [name for name in FLEET.names if name not in (VICTIM, *neighbours(s))][:3]),
         "cohort",
         "6 devices",
     ),
-    "too few neighbours": (lambda s, one: moved(one, neighbours(s)[:2]), "lists", "2 neighbours survived"),
+    "too few neighbours": (lambda s, one: moved(one, neighbours(s)[:2]), "survivors", "2 neighbours survived"),
     "a survivor who signed other values": (lambda _, one: replaced(one, body=bytes(32)), "signature", "not signed"),
     "a survivor who signed nothing": (lambda _, one: replaced(one, signature=bytes(64)), "signature", "not signed"),
     "a survivor of another sum": (
@@ -418,7 +418,7 @@ def test_a_second_different_unmasking_is_refused() -> None:
     )
     with pytest.raises(DeclinedError, match="once already") as refusal:
         secagg_client.reveal_shares(first, encode_message(other), FLEET.keys[VICTIM].sign)
-    assert refusal.value.reason == "repeat"
+    assert refusal.value.reason == "equivocation"
 
 
 def test_no_device_gives_both_shares_of_a_neighbour() -> None:
@@ -456,7 +456,7 @@ def test_asked_the_same_again_a_device_says_the_same_and_anything_else_nothing(s
     }
     with pytest.raises(DeclinedError) as refusal:
         act[step]()
-    assert refusal.value.reason == "repeat"
+    assert refusal.value.reason == "equivocation"
     assert before.step != first.step
 
 
@@ -474,7 +474,7 @@ def test_no_step_is_left_out() -> None:
 
 def resigned(sum_: Round, name: bytes, step: str, body: bytes) -> bytes:
     """What a device with its own program could say."""
-    digest = b"" if step == "join" else ParticipantList(TERMS, tuple(letters_of(sum_))).digest
+    digest = b"" if step == "advertise" else ParticipantList(TERMS, tuple(letters_of(sum_))).digest
     return encode_message(sign_message(TERMS, step, name, body, FLEET.keys[name].sign, digest))
 
 
@@ -497,9 +497,9 @@ class Lie:
 
 OUTSIDER = Fleet(1, seed=5)
 LIES = {
-    "no record": Lie("join", lambda _: b"hello", "message", "can be read"),
+    "no record": Lie("advertise", lambda _: b"hello", "message", "can be read"),
     "a letter without a signature": Lie(
-        "join",
+        "advertise",
         lambda s: encode_message(
             msgspec.structs.replace(decode_message(s.act(VICTIM).last_message, SignedMessage), signature=bytes(64))
         ),
@@ -507,7 +507,7 @@ LIES = {
         "not signed",
     ),
     "a letter in another's name": Lie(
-        "join",
+        "advertise",
         lambda s: encode_message(
             msgspec.structs.replace(
                 decode_message(s.act(VICTIM).last_message, SignedMessage), sender=FLEET.names[1]
@@ -517,17 +517,17 @@ LIES = {
         "not signed",
     ),
     "a key of low order": Lie(
-        "join",
+        "advertise",
         lambda s: resigned(
-            s, VICTIM, "join", keys_with(decode_message(s.act(VICTIM).last_message, SignedMessage), mask=bytes(32))
+            s, VICTIM, "advertise", keys_with(decode_message(s.act(VICTIM).last_message, SignedMessage), mask=bytes(32))
         ),
         "message",
         "none",
     ),
     "one key for both": Lie(
-        "join",
-        lambda s: resigned(s, VICTIM, "join", encode_message(AdvertisedKeys(b"k" * 32, b"k" * 32, b"c" * 32))),
-        "roster",
+        "advertise",
+        lambda s: resigned(s, VICTIM, "advertise", encode_message(AdvertisedKeys(b"k" * 32, b"k" * 32, b"c" * 32))),
+        "participants",
         "another device",
     ),
     "a step too early": Lie(
@@ -545,7 +545,7 @@ LIES = {
                 ParticipantList(TERMS, tuple(letters_of(s))).digest,
             )
         ),
-        "roster",
+        "participants",
         "not in the roster",
     ),
     "a share too few": Lie(
@@ -617,7 +617,7 @@ def test_a_letter_is_taken_once_and_its_repetition_changes_nothing() -> None:
     sum_.server.accept("mask", sum_.members[VICTIM].last_message)
     with pytest.raises(DeclinedError, match="something else") as refusal:
         sum_.server.accept("mask", other)
-    assert refusal.value.reason == "repeat"
+    assert refusal.value.reason == "equivocation"
     sum_.server.advance()
     sum_.server.accept("mask", sum_.members[VICTIM].last_message)
     sum_.step()

@@ -110,7 +110,7 @@ def test_a_device_says_again_what_it_said_though_its_noise_were_drawn_afresh(
         other = msgspec.structs.replace(terms, min_cohort=2)
         with pytest.raises(DeclinedError, match="under other terms") as refusal:
             SumClient(url, key, MessageStore(tmp_path / "kept"), pool).submit(other, HELPER, lambda: next(drawn))
-    assert refusal.value.reason == "repeat"
+    assert refusal.value.reason == "equivocation"
     assert len(heard) == 2
     assert heard[0] == heard[1]
     assert len(heard[0][1]) > 16
@@ -123,7 +123,7 @@ def test_what_a_device_keeps_is_for_its_eyes_alone(tmp_path: Path, key: DeviceKe
     desk.open_sum(terms)
     with serve_aggregation(desk.handle, "127.0.0.1", 0) as url, urllib3.PoolManager() as pool:
         client = SumClient(url, key, MessageStore(tmp_path / "kept"), pool)
-        assert client.poll_step(terms, lambda: np.zeros(8, np.uint32)) == "joined"
+        assert client.poll_step(terms, lambda: np.zeros(8, np.uint32)) == "advertised"
         assert client.poll_step(terms, lambda: np.zeros(8, np.uint32)) == "waiting"
         with pytest.raises(DeclinedError, match="under other terms"):
             client.poll_step(neighbour_terms(bits=12), lambda: np.zeros(8, np.uint32))
@@ -145,7 +145,7 @@ def test_a_letter_that_did_not_arrive_is_sent_again_before_anything_else(tmp_pat
         client = SumClient(url, key, MessageStore(tmp_path / "kept"), pool)
         with pytest.raises(ServerUnavailableError, match="503"):
             client.poll_step(terms, lambda: np.zeros(8, np.uint32))
-        assert client.poll_step(terms, lambda: np.zeros(8, np.uint32)) == "joined"
+        assert client.poll_step(terms, lambda: np.zeros(8, np.uint32)) == "advertised"
     assert heard[0] == heard[1]
     assert opened.device_count == 1
 
@@ -155,7 +155,7 @@ def test_a_server_that_is_not_there_is_no_reason_to_stop(tmp_path: Path) -> None
         urllib3.PoolManager(timeout=2, retries=False) as pool,
         pytest.raises(ServerUnavailableError, match="reached"),
     ):
-        post_bytes(pool, "http://127.0.0.1:9/sums/x/join", b"")
+        post_bytes(pool, "http://127.0.0.1:9/sums/x/advertise", b"")
 
 
 @pytest.mark.parametrize(
@@ -163,15 +163,15 @@ def test_a_server_that_is_not_there_is_no_reason_to_stop(tmp_path: Path) -> None
     [
         ("/", 404),
         ("/sums", 404),
-        ("/sums/00/join", 404),
+        ("/sums/00/advertise", 404),
         ("/sums/{id}", 404),
         ("/sums/{id}/total", 404),
-        ("/sums/{id}/gift", 404),
+        ("/sums/{id}/submit", 404),
         ("/sums/{id}/inbox/zz", 404),
-        ("/sums/{id}/roster", 409),
-        ("/sums/{id}/lists", 409),
+        ("/sums/{id}/participants", 409),
+        ("/sums/{id}/survivors", 409),
         ("/sums/{id}/inbox/00", 409),
-        ("/sums/{id}/join", 403),
+        ("/sums/{id}/advertise", 403),
         ("/sums/{id}/done", 404),
     ],
 )

@@ -317,7 +317,7 @@ def run_monitor(arguments: argparse.Namespace) -> int:
         print("Nothing is watched: the release came without a reference profile.")
     else:
         since = datetime.datetime.fromtimestamp(found["since"], datetime.UTC).isoformat(timespec="seconds")
-        which = f" since {since}: {', '.join(found['drifting'])}" if found["drifting"] else ""
+        which = f" since {since}: {', '.join(found['drifting'])}" if found["drifted_signals"] else ""
         print(f"{found['verdict']}{which} ({found['observations']} observations)")
         for signal_ in found["signals"]:
             distance = f"PSI {signal_['psi']:.3f}" if "psi" in signal_ else "nothing seen yet"
@@ -341,14 +341,14 @@ def run_privacy(arguments: argparse.Namespace) -> int:
         f"It may spend rho {limits.rho_per_period:g} in {limits.period_seconds / 86400:g} days, with at least"
         f" {limits.least_cohort} devices in a sum; it has answered {found['answers_ever']} times."
     )
-    for entry in found["answered"]:
+    for entry in found["answers"]:
         print(
             f"{entry.query}: {', '.join(entry.counted)} from {entry.window_start} to {entry.window_end},"
             f" epsilon {entry.epsilon:.2f} if the others are honest, {entry.epsilon_own:.2f} by its own noise"
         )
-    for name, step in found["asked"].items():
+    for name, step in found["progress"].items():
         print(f"{name}: {step}")
-    for name, refusal in found["refused"].items():
+    for name, refusal in found["refusals"].items():
         print(f"{name} was not answered ({refusal.code}): {refusal.reason}")
     return 0
 
@@ -390,7 +390,7 @@ def _shown(agent: Agent, record: JournalRecord | None, *, as_json: bool) -> int:
             print(f"refused ({refusal.code}): {refusal.reason}")
         server = status["server"]
         if server is not None:
-            trouble = f", not since: {server['trouble']}" if server["trouble"] else ""
+            trouble = f", not since: {server['trouble']}" if server["last_error"] else ""
             print(f"{server['url']} was reached {server['reached'] or 'never'}{trouble}")
     return 1 if record is not None and record.last_refusal is not None else 0
 

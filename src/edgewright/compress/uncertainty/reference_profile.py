@@ -190,7 +190,7 @@ def _scores(answers: Sequence[NDArray[np.generic]], task: str) -> tuple[OutputKi
 def _is_uninformative(name: str, layout: InputLayout) -> bool:
     """Whether a statistic is known without looking: a single value has no spread, and features no neighbours."""
     single = layout.values_per_sample == layout.channels
-    return single and (name.startswith("spread_") or name == "roughness")
+    return single and (name.startswith("std_") or name == "roughness")
 
 
 def _thin_stream(

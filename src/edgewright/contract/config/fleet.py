@@ -53,7 +53,7 @@ class FleetMonitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         outcome_age_seconds: Age from which on a device's outcome of a stage counts.
         offline_after_seconds: A device that has not checked in for so long is silent. Those that were not when a stage began and
-            have told no outcome `outcome_seconds + offline_seconds` later have failed it.
+            have told no outcome `outcome_age_seconds + offline_after_seconds` later have failed it.
         evaluation_interval_seconds: Between two looks at the rollouts and alerts.
         alpha: Chance with which a harmless rollout may be stopped.
     """
@@ -65,7 +65,7 @@ class FleetMonitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Refuse what is no time or chance."""
-        for what in ("outcome_seconds", "offline_seconds", "look_seconds"):
+        for what in ("outcome_age_seconds", "offline_after_seconds", "evaluation_interval_seconds"):
             if not 0 < getattr(self, what) < math.inf:
                 raise InputError(f"{what} is {getattr(self, what)}", remedy="It is a time greater than 0.")
         if not 0 < self.alpha < 0.5:

@@ -71,7 +71,7 @@ _Counts = NDArray[np.int64]
 LATENCY_EDGES_SECONDS = tuple(float(10 ** (power / 4)) for power in range(-20, 5))
 """Of the latency's histogram: four bins to a factor of ten, from 10 us to 10 s."""
 
-REJECTION_REASONS: tuple[str, ...] = (*get_args(GuardCheck), "form", "output")
+REJECTION_REASONS: tuple[str, ...] = (*get_args(GuardCheck), "tensor_spec", "output")
 """In the order in which rejections are counted."""
 
 CONFIDENCE_BINS = 10
@@ -392,7 +392,7 @@ def describe_drift(reference: MonitoringReference, state: MonitorState) -> list[
         {
             "name": name,
             "observations": int(seen[row].sum()),
-            "log_evidence": finding.log_e_by_signal[row],
+            "log_e_value": finding.log_e_by_signal[row],
             "tolerance": reference.profile.signals[row].tolerance,
             **{kind: float(values[row]) for kind, values in distances.items()},
         }

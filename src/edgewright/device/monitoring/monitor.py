@@ -209,15 +209,15 @@ class Monitor:
         finding, watched = self.drift_finding(), self.state
         return {
             "verdict": str(finding.verdict),
-            "log_evidence": finding.log_e_value,
+            "log_e_value": finding.log_e_value,
             "since": finding.since_at,
-            "drifting": [self.reference.names[number] for number in finding.drifted_signals],
+            "drifted_signals": [self.reference.names[number] for number in finding.drifted_signals],
             "observations": int(watched.drift_state.counts[0].sum()),
             "periods": watched.drift_state.completed_periods,
-            "one_in": self.reference.thinning.step,
-            "not_watched": watched.dropped_inferences,
+            "thinning_step": self.reference.thinning.step,
+            "dropped_inferences": watched.dropped_inferences,
             "signals": describe_drift(self.reference, watched),
-            "tallies": sum_counters(*(window.counters for window in watched.windows)),
+            "counters": sum_counters(*(window.counters for window in watched.windows)),
         }
 
 

@@ -193,11 +193,11 @@ class QueryResponder:
         return {
             "public_key": self._query_key.public.hex(),
             "limits": limits,
-            "spent_rho_ever": ledger.total_rho,
-            "answers_ever": ledger.total_answers,
-            "answered": list(ledger.answers),
-            "asked": self._read_last_round().progress,
-            "refused": self._read_last_round().refusals,
+            "total_rho": ledger.total_rho,
+            "total_answers": ledger.total_answers,
+            "answers": list(ledger.answers),
+            "progress": self._read_last_round().progress,
+            "refusals": self._read_last_round().refusals,
         }
 
 

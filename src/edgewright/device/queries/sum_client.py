@@ -28,7 +28,7 @@ from edgewright.trust.keys.keystore import write_secret
 
 __all__ = ["MessageStore", "ServerUnavailableError", "SumClient", "SumProgress", "UsedSeedsFile", "post_bytes"]
 
-SumProgress = Literal["joined", "shared", "masked", "revealed", "given", "waiting"]
+SumProgress = Literal["advertised", "shared", "masked", "revealed", "submitted", "waiting"]
 
 _OK, _CONFLICT = 200, 409
 # For a whole answer, seconds.
@@ -36,7 +36,7 @@ _TIMEOUT_SECONDS = 60.0
 _MAX_REPLY_BYTES = 64 << 20
 _USED_SEED_RECORD = struct.Struct(">32s32sI")  # key of the answer, what was asked, number of tags
 _TAG_BYTES, _CHECK_BYTES = 16, 16
-_STEP_ENDPOINTS = {"joined": "join", "shared": "share", "masked": "mask", "revealed": "reveal"}
+_STEP_ENDPOINTS = {"advertised": "advertise", "shared": "share", "masked": "mask", "revealed": "reveal"}
 
 
 class MessageStore:
@@ -125,11 +125,11 @@ class SumClient:
             )
             self._kept.write(name, stored)
         if stored[:32] != terms.digest:
-            raise DeclinedError("repeat", "this query was answered for this window under other terms")
+            raise DeclinedError("equivocation", "this query was answered for this window under other terms")
         if self._kept.read(f"{name}.sent") is None:
-            self._send(terms, "gift", stored[32:])
-            self._kept.write(f"{name}.sent", b"given")
-        return "given"
+            self._send(terms, "submit", stored[32:])
+            self._kept.write(f"{name}.sent", b"submitted")
+        return "submitted"
 
     def poll_step(
         self,
@@ -159,15 +159,15 @@ class SumClient:
             return self._store_and_send(terms, secagg_client.advertise_keys(terms, self._key.public, sign))
         member = msgspec.msgpack.decode(stored, type=secagg_client.ClientState)
         if member.terms != terms:
-            raise DeclinedError("repeat", "this query was answered for this window under other terms")
+            raise DeclinedError("equivocation", "this query was answered for this window under other terms")
         if self._kept.read(f"{name}.sent") != member.step.encode():
             return self._send_message(terms, member)
         try:
-            if member.step == "joined":
+            if member.step == "advertised":
                 return self._store_and_send(
                     terms,
                     secagg_client.share_keys(
-                        member, self._pull(terms, "roster"), sign, enrolment_list=enrolment_list
+                        member, self._pull(terms, "participants"), sign, enrolment_list=enrolment_list
                     ),
                 )
             if member.step == "shared":
@@ -175,7 +175,7 @@ class SumClient:
                 return self._store_and_send(terms, secagg_client.mask_values(member, inbox, values(), sign))
             if member.step == "masked":
                 return self._store_and_send(
-                    terms, secagg_client.reveal_shares(member, self._pull(terms, "lists"), sign)
+                    terms, secagg_client.reveal_shares(member, self._pull(terms, "survivors"), sign)
                 )
         except _NotReadyError:
             return "waiting"

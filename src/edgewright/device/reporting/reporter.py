@@ -165,8 +165,8 @@ class Reporter:
         contact = self.contact
         return {
             "url": self.settings.server_url,
-            "reached": contact.last_success_at or None,
-            "trouble": contact.last_error or None,
+            "last_success_at": contact.last_success_at or None,
+            "last_error": contact.last_error or None,
         }
 
     def _store_contact(self, contact: ServerContact) -> None:
@@ -203,7 +203,7 @@ def device_status(agent_status: Mapping[str, Any]) -> DeviceStatus:
         agent_status: By `Agent.status`.
     """
     free = agent_status["free_bytes"]
-    charge = agent_status["battery"]
+    charge = agent_status["battery_level"]
     return DeviceStatus(
         model=agent_status["model"] or "",
         version=agent_status["version"] or "",
@@ -212,20 +212,20 @@ def device_status(agent_status: Mapping[str, Any]) -> DeviceStatus:
         proven=agent_status["proven"] or "",
         trial=agent_status["trial"] or "",
         previous=agent_status["previous"] or "",
-        target=agent_status["wanted"] or "",
+        target=agent_status["target"] or "",
         refusal=_truncate_refusal(agent_status["last_refusal"]),
         notice=_truncate_refusal(agent_status["notice"]),
-        failed_releases=tuple(agent_status["failed"])[-_MAX_FAILED_RELEASES:],
-        corrupt_releases=tuple(agent_status["broken"])[-_MAX_FAILED_RELEASES:],
+        failed_releases=tuple(agent_status["failed_releases"])[-_MAX_FAILED_RELEASES:],
+        corrupt_releases=tuple(agent_status["corrupt_releases"])[-_MAX_FAILED_RELEASES:],
         restart_needed=agent_status["restart_needed"],
-        failed_inferences=min(agent_status["failures"], _MAX_COUNT),
+        failed_inferences=min(agent_status["failed_inferences"], _MAX_COUNT),
         latency_seconds=agent_status["latency_seconds"],
         uptime_seconds=agent_status["uptime_seconds"],
         free_bytes=None if free is None else min(free, _MAX_COUNT),
         battery_level=None if charge is None else min(1.0, max(0.0, charge)),
         agent_version=__version__,
-        snapshot_digest=agent_status["snapshot"] or "",
-        metadata_checked_at=agent_status["checked"] or "",
+        snapshot_digest=agent_status["snapshot_digest"] or "",
+        metadata_checked_at=agent_status["metadata_checked_at"] or "",
     )
 
 

@@ -10,10 +10,10 @@ __all__ = ["prometheus_metrics"]
 # Name, kind, what it means, key in the status.
 _METRICS = (
     ("edgewright_inferences_total", "counter", "Inferences of the current release", "served"),
-    ("edgewright_inference_failures_total", "counter", "Inferences that the runtime failed", "failures"),
-    ("edgewright_rejected_total", "counter", "Inputs and outputs that the guard rejected", "rejected"),
-    ("edgewright_free_bytes", "gauge", "Free disk", "free_bytes"),
-    ("edgewright_battery_ratio", "gauge", "State of charge", "battery"),
+    ("edgewright_inference_failures_total", "counter", "Inferences that the runtime failed", "failed_inferences"),
+    ("edgewright_rejected_tensors_total", "counter", "Inputs and outputs that the guard rejected", "rejected"),
+    ("edgewright_free_disk_bytes", "gauge", "Free disk", "free_bytes"),
+    ("edgewright_battery_ratio", "gauge", "State of charge", "battery_level"),
 )
 
 

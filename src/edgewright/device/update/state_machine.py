@@ -44,7 +44,7 @@ class UpdateEvent(StrEnum):
     POSTPONED = "postponed"
     PROMOTED = "promoted"
     PROBATION_FAILED = "probation failed"
-    CORRUPTION_FOUND = "found broken"
+    CORRUPTION_FOUND = "corruption found"
     ROLLED_BACK = "rolled back"
 
 

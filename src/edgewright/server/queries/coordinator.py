@@ -123,14 +123,14 @@ class QueryCoordinator:
         terms = protocol_terms(one.query, one.template)
         closed = self._closed(terms)
         helped = one.query.backend == "helper"
-        step = "gift" if helped else SERVER_STEPS[closed]
+        step = "submit" if helped else SERVER_STEPS[closed]
         # Each step of several has its part of the time, and is closed before if all have said what they can.
         share = 1.0 if helped else (closed + 1) / (len(SERVER_STEPS) - 1)
         due_at = begins + (ends - begins) * (1 - _MARGIN) * share
         awaited = (
             self._expected_devices(one) if closed == 0 else len(self._senders(terms, SERVER_STEPS[closed - 1]))
         )
-        asked = helped and self._marker(terms, "ask") is not None
+        asked = helped and self._marker(terms, "helper-request") is not None
         count = self.services.store.queries.count_messages(terms.digest.hex(), step) if step != "done" else awaited
         if not asked and count < awaited and now < due_at:
             return None
@@ -199,7 +199,7 @@ class QueryCoordinator:
         """Return what was kept, by the names that a desk gives it; of closed steps what was in them."""
         name = terms.digest.hex()
         found: dict[str, bytes] = {}
-        for step in ("gift", *SERVER_STEPS[:-1]):
+        for step in ("submit", *SERVER_STEPS[:-1]):
             marker = self._marker(terms, f"{step}.closed")
             among = None if marker is None else set(_split(marker))
             letters = {letter.sender: letter.body for letter in self._messages(terms, step)}
@@ -208,8 +208,8 @@ class QueryCoordinator:
                 found[f"{step}.closed"] = b""
             self._listed.setdefault(name, {})[step] = b"".join(sorted(letters))
             found |= {f"{step}-{sender.hex()}": body for sender, body in letters.items()}
-        if (ask := self._marker(terms, "ask")) is not None:
-            found["ask"] = ask
+        if (ask := self._marker(terms, "helper-request")) is not None:
+            found["helper-request"] = ask
         return found
 
     def _store_message(self, terms: ProtocolTerms, what: str, content: bytes) -> None:

@@ -169,7 +169,7 @@ def test_what_was_counted_in_the_window_is_told_once_and_noised(asked: Asked) ->
     (entry,) = shown["answered"]
     assert (entry.query, entry.counted, entry.cohort) == ("q1", ("mean", "rejected"), 10)
     assert entry.rho == pytest.approx(query.rho)
-    assert shown["asked"] == {"q1": "given"}
+    assert shown["asked"] == {"q1": "submitted"}
     assert gift.sender.hex() == shown["public_key"]
 
 
@@ -212,7 +212,7 @@ def test_the_owner_sees_from_another_process_what_was_asked_and_refused(asked: A
     asked.device.check_for_update()
     other = Agent(asked.device.state_folder, serves_model=False)
     shown = other.privacy_report()
-    assert shown["asked"] == {"q1": "given"}
+    assert shown["asked"] == {"q1": "submitted"}
     assert "cohort of 3" in shown["refused"]["q2"].reason
 
 

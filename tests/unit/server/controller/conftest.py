@@ -142,6 +142,12 @@ class World:
     def now(self) -> datetime.datetime:
         return self.at
 
+    @property
+    def online_keys(self) -> KeyFolder:
+        keys = self.services.online_keys
+        assert keys is not None
+        return keys
+
     def last_decision(self, subject: str, verdict: str | None = None) -> StoredDecision:
         decision = self.store.decisions.last(subject, verdict)
         assert decision is not None

@@ -273,12 +273,12 @@ def test_a_paused_rollout_holds_and_begins_its_stage_anew(make: Make) -> None:
     world.start(*STAGES)
     controller = RolloutController(world.services)
     world.run(controller, 1)
-    publish_plan(world.repository(), world.services.online_keys, PLAN_CHANGES["pause"](world.plan, world.at))
+    publish_plan(world.repository(), world.online_keys, PLAN_CHANGES["pause"](world.plan, world.at))
     world.run(controller, 30)
     assert (world.plan.state, world.plan.stage) == ("paused", 0)
     assert world.store.outcomes.counts(SUBJECT, 0) == []
     assert "paused" in world.last_decision(SUBJECT, "hold").reason
-    publish_plan(world.repository(), world.services.online_keys, PLAN_CHANGES["resume"](world.plan, world.at))
+    publish_plan(world.repository(), world.online_keys, PLAN_CHANGES["resume"](world.plan, world.at))
     resumed_at = world.at.timestamp()
     assert world.run(controller, 60) == "done"
     advance = next(one for one in world.store.decisions.for_subject(SUBJECT) if one.verdict == "advance")
@@ -327,7 +327,7 @@ def test_a_decision_about_a_plan_that_somebody_changed_is_not_done(
     world.run(RolloutController(world.services), 13)
     monkeypatch.undo()
     assert world.verdicts()[-1] == "advance"
-    publish_plan(world.repository(), world.services.online_keys, PLAN_CHANGES["pause"](world.plan, world.at))
+    publish_plan(world.repository(), world.online_keys, PLAN_CHANGES["pause"](world.plan, world.at))
     RolloutController(world.services).check_rollouts(world.at.timestamp())
     assert (world.plan.state, world.plan.stage) == ("paused", 0)
 
@@ -506,7 +506,7 @@ def test_harmless_rollouts_of_uneven_fleets_are_seldom_stopped(make: Make) -> No
             world.run(controller, 1)
         stopped += world.plan.state == "aborted"
         if world.plan.state == "running":
-            publish_plan(world.repository(), world.services.online_keys, PLAN_CHANGES["abort"](world.plan, world.at))
+            publish_plan(world.repository(), world.online_keys, PLAN_CHANGES["abort"](world.plan, world.at))
         evidence = _inputs(world, "hold", f"m/pi/r{run}").decision.inputs.evidence
         assert sum(sum(evidence.tally("crash", arm).devices) for arm in (CONTROL_ARM, 0)) == 120
     # At 5 % seven of forty or more have a chance of 0.3 %.

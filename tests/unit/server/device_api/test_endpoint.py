@@ -801,7 +801,7 @@ def test_other_verbs_do_nothing(standing: Plant, method: str, path: str, allowed
         "/device/job/xyz/done",
         "/device/job/0123456789abcdef/maybe",
         "/device/job/0123456789abcdef/done/more",
-        "/sums/" + "0" * 64 + "/gift",
+        "/sums/" + "0" * 64 + "/submit",
         "/sums/",
     ],
 )
@@ -812,16 +812,16 @@ def test_there_is_nothing_anywhere_else(standing: Plant, path: str) -> None:
 
 def test_letters_go_to_the_desk_and_its_answers_back(standing: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, bytes]] = []
-    monkeypatch.setattr(AggregationService, "knows", lambda self, path: path == "/sums/a/gift")
+    monkeypatch.setattr(AggregationService, "knows", lambda self, path: path == "/sums/a/submit")
 
     def handle(self: AggregationService, path: str, body: bytes) -> tuple[int, bytes]:
         seen.append((path, body))
         return 409, b"\x01"
 
     monkeypatch.setattr(AggregationService, "handle", handle)
-    answer = standing.post("/sums/a/gift", b"\x00letter")
-    assert (answer.status, answer.content, seen) == (409, b"\x01", [("/sums/a/gift", b"\x00letter")])
-    too_long = standing.post("/sums/a/gift", told=(64 << 20) + 1)
+    answer = standing.post("/sums/a/submit", b"\x00letter")
+    assert (answer.status, answer.content, seen) == (409, b"\x01", [("/sums/a/submit", b"\x00letter")])
+    too_long = standing.post("/sums/a/submit", told=(64 << 20) + 1)
     assert too_long.status == 413
 
 

@@ -91,16 +91,16 @@ def test_a_sum_with_a_helper_is_opened_when_all_have_answered(
     all_in_one = QueryCoordinator(server, handles_messages=True)
     all_in_one.sync_open_sums(BEGINS)
     gifts = list(FLEET.gifts(terms, helper.public_key, ones(terms)))
-    assert [sent(server, terms, "gift", gift) for gift in gifts[:7]] == [200] * 7
+    assert [sent(server, terms, "submit", gift) for gift in gifts[:7]] == [200] * 7
     assert all_in_one.advance_sums(BEGINS + 1) == []
-    assert sent(server, terms, "gift", gifts[7]) == 200
+    assert sent(server, terms, "submit", gifts[7]) == 200
     assert all_in_one.advance_sums(BEGINS + 1) == ["query q0: 8 devices"]
     kept = store.queries.get(query.id)
     assert kept is not None
     assert (kept.state, kept.devices) == ("done", 8)
     assert kept.result is not None
     assert msgspec.json.decode(kept.result)["sums"]["mean"] == [8.0] * 4
-    assert store.queries.count_messages(terms.digest.hex(), "gift") == 0
+    assert store.queries.count_messages(terms.digest.hex(), "submit") == 0
     assert all_in_one.advance_sums(BEGINS + 2) == []
 
 
@@ -116,7 +116,7 @@ def test_a_sum_is_closed_at_its_time_and_given_up_at_its_deadline(
     all_in_one = QueryCoordinator(server, handles_messages=True)
     all_in_one.sync_open_sums(BEGINS)
     for gift in list(FLEET.gifts(terms, helper.public_key))[:5]:  # fewer than the cohort of 8
-        assert sent(server, terms, "gift", gift) == 200
+        assert sent(server, terms, "submit", gift) == 200
     assert all_in_one.advance_sums(BEGINS + 0.95 * (ENDS - BEGINS)) == []
     assert store.queries.get("q0").state == "open"  # type: ignore[union-attr]
     (words,) = all_in_one.advance_sums(ENDS)
@@ -136,7 +136,7 @@ def test_two_workers_and_a_controller_come_to_one_sum_without_a_helper(
     for worker in workers:
         worker.sync_open_sums(BEGINS)
     fleet = Round(FLEET, terms, ones(terms))
-    for number, step in enumerate(("join", "share", "mask", "reveal")):
+    for number, step in enumerate(("advertise", "share", "mask", "reveal")):
         for at, name in enumerate(FLEET.names):
             taking = workers[(at + number) % 2].services
             opened = taking.aggregation.open_sum(terms)
@@ -169,12 +169,12 @@ def test_a_letter_that_another_worker_took_after_the_step_was_closed_is_in_no_ro
     fleet = Round(FLEET, terms, ones(terms))
     joins = {name: fleet.act(name).last_message for name in FLEET.names}
     for name in FLEET.names[:7]:
-        assert sent(late.services, terms, "join", joins[name]) == 200
+        assert sent(late.services, terms, "advertise", joins[name]) == 200
     controller = QueryCoordinator(services(), handles_messages=False)
     controller._rebuild(LiveQuery("digits", query, template), terms, 0)
-    assert sent(late.services, terms, "join", joins[FLEET.names[7]]) == 200  # meanwhile
-    listed = controller._listed[terms.digest.hex()]["join"]
+    assert sent(late.services, terms, "advertise", joins[FLEET.names[7]]) == 200  # meanwhile
+    listed = controller._listed[terms.digest.hex()]["advertise"]
     controller._store_message(terms, "join.closed", b"")
     assert len(listed) == 7 * 32
-    assert store.queries.count_messages(terms.digest.hex(), "join") == 8
+    assert store.queries.count_messages(terms.digest.hex(), "advertise") == 8
     assert len([name for name in other._stored_messages(terms) if name.startswith("join-")]) == 7
