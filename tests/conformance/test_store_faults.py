@@ -336,7 +336,7 @@ def unheard(store: FleetStore) -> Callable[[], None]:
 def test_what_was_committed_unheard_is_not_done_twice(
     store: FleetStore, enrol: Enrol, unheard: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgewright.server.store.database._passes", lambda error: True)
+    monkeypatch.setattr("edgewright.server.store.database._is_transient", lambda error: True)
     device = enrol(bench=True)
     batch = [CheckIn(device.id, "camera", GOOD, 10.0, "n"), CheckIn(device.id, "camera", GOOD, 11.0, "n")]
     unheard()

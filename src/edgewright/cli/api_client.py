@@ -139,7 +139,7 @@ def _failure(server: str, status: int, content: bytes) -> Exception:
 def quote_path(*parts: str) -> str:
     """Return parts of a path so that none of them is two.
 
-    >>> quoted("rollouts", "a/b")
+    >>> quote_path("rollouts", "a/b")
     'rollouts/a%2Fb'
     """
     return "/".join(quote(part, safe="") for part in parts)

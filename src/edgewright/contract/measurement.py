@@ -45,7 +45,7 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def scaled(self, factor: float, unit: str) -> "Measurement":
         """Return the same figure in another unit.
 
-        >>> exact = Origin(kind="computed", machine="-", method="file size")
+        >>> exact = MeasurementOrigin(kind="computed", machine="-", method="file size")
         >>> Measurement(0.002, "s", exact, low=0.001).scaled(1e3, "ms").low
         1.0
         """

@@ -278,7 +278,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Refuse what is no name or version, and two variants for one device class."""
         checked_name("model", self.name)
         checked_version(self.version)
-        checked_iso8601("created", self.created_at)
+        checked_iso8601("created_at", self.created_at)
         checked_iso8601("end of life", self.end_of_life_at)
         classes = [variant.device_class for variant in self.variants]
         if not classes or len(set(classes)) < len(classes):

@@ -13,7 +13,7 @@ def parse_iso8601(text: str) -> datetime.datetime:
     Raises:
         InputError: The text is none.
 
-    >>> time_of("2026-11-21T12:00:00").isoformat()
+    >>> parse_iso8601("2026-11-21T12:00:00").isoformat()
     '2026-11-21T12:00:00+00:00'
     """
     try:
@@ -28,7 +28,7 @@ def parse_iso8601(text: str) -> datetime.datetime:
 def to_iso8601(at: float) -> datetime.datetime:
     """Return a Unix time as a moment, to the second.
 
-    >>> moment(0.5).isoformat()
+    >>> to_iso8601(0.5).isoformat()
     '1970-01-01T00:00:00+00:00'
     """
     return datetime.datetime.fromtimestamp(int(at), datetime.UTC)

@@ -441,7 +441,7 @@ class Agent:
         serving = self._updater.serving_release
         try:
             asked = None if serving is None else view.live_queries(serving.name, self.settings.device_class)
-            self._updater.write_record(memory=view.memory)
+            self._updater.write_record(trust_state=view.memory)
         except (EdgewrightError, OSError) as error:
             self._query_progress = {"": str(error)}
             with suppress(EdgewrightError, OSError):
@@ -483,14 +483,14 @@ class Agent:
             update.try_write_record(Refusal("disk", "", f"the disk failed: {error.strerror}"))
             return None
         update.write_record(
-            memory=view.memory,
-            snapshot=view.snapshot,
-            checked=self.clock().isoformat(),
-            rules=choice.rules
+            trust_state=view.memory,
+            snapshot_digest=view.snapshot,
+            metadata_checked_at=self.clock().isoformat(),
+            rollout_rules=choice.rules
             or (self.journal_record.rollout_rules if self.journal_record.slots.trial is not None else ()),
-            notice=retirement_notice(policy, self.journal_record.slots),
-            floor=policy.min_version,
-            denied=policy.denied_manifests,
+            retirement_notice=retirement_notice(policy, self.journal_record.slots),
+            min_version=policy.min_version,
+            denied_manifests=policy.denied_manifests,
         )
         if choice.action == "withdraw" and choice.refusal is not None:
             update.withdraw(choice.refusal)
@@ -551,7 +551,7 @@ class Agent:
         for arm in () if plan is None or plan.state not in ("running", "done") else plan.arms:
             known.setdefault(arm.manifest_sha256, moment.isoformat())
         newest = dict(sorted(known.items(), key=lambda entry: entry[1])[-_MAX_SEEN_RELEASES:])
-        self._updater.write_record(seen=newest)
+        self._updater.write_record(rollout_seen_at=newest)
         return newest
 
     def _require_single_model(self, view: TrustedView) -> str:

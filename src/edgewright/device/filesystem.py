@@ -67,7 +67,7 @@ def with_checksum(body: bytes) -> bytes:
 def checked_body(content: bytes) -> bytes | None:
     """Return what was given to `with_checksum`; None if a bit is not as it was.
 
-    >>> body_of(summed(b"x")), body_of(b"x")
+    >>> checked_body(with_checksum(b"x")), checked_body(b"x")
     (b'x', None)
     """
     line, _, body = content.partition(b"\n")

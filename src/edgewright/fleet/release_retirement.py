@@ -51,8 +51,8 @@ def propose_retirement(inputs: RetirementInputs) -> RetirementProposal | None:
 
     The newest release stays, as does every one that a device uses or a rollout gives.
 
-    >>> old = Old(Retirement(after_versions=2), ("1.0", "1.1", "2.0"), used=("1.1",), planned=(), floor="0")
-    >>> propose(old).floor
+    >>> old = RetirementInputs(Retirement(after_newer_versions=2), ("1.0", "1.1", "2.0"), versions_in_use=("1.1",), versions_in_rollouts=(), min_version="0")
+    >>> propose_retirement(old).min_version
     '1.1'
     """
     if not inputs.rule.active or not inputs.versions:

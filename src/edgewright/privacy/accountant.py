@@ -103,7 +103,7 @@ def sum_divergence(sigma: float, noise_shares: int) -> float:
 
     Source: arXiv:2102.06387, theorem 1.
 
-    >>> round(1e6 * excess(1.0, 1000)), round(1e6 * excess(1.5, 10), 3)
+    >>> round(1e6 * sum_divergence(1.0, 1000)), round(1e6 * sum_divergence(1.5, 10), 3)
     (573, 0.002)
     """
     rate = -2 * (math.pi * sigma) ** 2

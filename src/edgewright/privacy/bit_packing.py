@@ -58,7 +58,7 @@ def as_words(values: UnsignedArray, length: int, bits: int) -> UnsignedArray:
 def packed_size(length: int, bits: int) -> int:
     """Return how many bytes so many integers take.
 
-    >>> packed_bytes(320, 12)
+    >>> packed_size(320, 12)
     480
     """
     return (length * bits + 7) // 8
@@ -74,7 +74,7 @@ def pack_bits(values: UnsignedArray, bits: int) -> bytes:
     Raises:
         ValueError: Other bits, or not one unsigned integer after the other.
 
-    >>> pack(np.array([1, 2, 3], np.uint16), 4).hex()
+    >>> pack_bits(np.array([1, 2, 3], np.uint16), 4).hex()
     '2103'
     """
     word = word_type(bits)

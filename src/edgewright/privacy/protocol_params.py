@@ -13,7 +13,7 @@ NEIGHBOUR_DEGREE = 17
 def share_threshold(degree: int) -> int:
     """Return how many neighbours' shares unmask a device.
 
-    >>> threshold_of(DEGREE)
+    >>> share_threshold(NEIGHBOUR_DEGREE)
     12
     """
     return (2 * degree + 2) // 3

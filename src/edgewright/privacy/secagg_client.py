@@ -227,7 +227,13 @@ def advertise_keys(
     )
     said = encode_message(sign_message(terms, "advertise", device, encode_message(keys), sign))
     return ClientState(
-        terms, device, "advertised", said, self_mask_seed=own_seed, mask_key_seed=pair_seed, share_private_key=seal_key
+        terms,
+        device,
+        "advertised",
+        said,
+        self_mask_seed=own_seed,
+        mask_key_seed=pair_seed,
+        share_private_key=seal_key,
     )
 
 
@@ -279,7 +285,7 @@ def share_keys(
     letter = sign_message(
         terms, "share", device, encode_message(OutgoingShares(tuple(sealed))), sign, roster.digest
     )
-    return _with_message(state, "shared", messages, letter, roster=roster.messages)
+    return _with_message(state, "shared", messages, letter, participants=roster.messages)
 
 
 def mask_values(state: ClientState, inbox: bytes, values: UnsignedArray, sign: SignFunction) -> ClientState:
@@ -325,7 +331,16 @@ def mask_values(state: ClientState, inbox: bytes, values: UnsignedArray, sign: S
             masked, pairwise_mask_key(roster, private, keys[other].mask_key, device, other)
         )
     letter = sign_message(terms, "mask", device, pack_bits(masked, terms.bits), sign, roster.digest)
-    return _with_message(state, "masked", inbox, letter, own_seed=b"", pair_seed=b"", seal_key=b"", held=held)
+    return _with_message(
+        state,
+        "masked",
+        inbox,
+        letter,
+        self_mask_seed=b"",
+        mask_key_seed=b"",
+        share_private_key=b"",
+        held_shares=held,
+    )
 
 
 def reveal_shares(state: ClientState, survivor_lists: bytes, sign: SignFunction) -> ClientState:
@@ -362,7 +377,7 @@ def reveal_shares(state: ClientState, survivor_lists: bytes, sign: SignFunction)
         tuple((other, state.held_shares[other][other in dropped]) for other in sorted(state.held_shares))
     )
     letter = sign_message(terms, "reveal", device, encode_message(given), sign, roster.digest)
-    return _with_message(state, "revealed", survivor_lists, letter, held={})
+    return _with_message(state, "revealed", survivor_lists, letter, held_shares={})
 
 
 def parse_keys(device: bytes, body: bytes) -> AdvertisedKeys:

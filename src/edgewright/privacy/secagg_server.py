@@ -102,7 +102,9 @@ class SecAggServer:
         known = self._taken.get((step, letter.sender))
         if known is not None:
             if known != letter.receipt():
-                raise DeclinedError("equivocation", "this device has said something else at this step", [letter.sender])
+                raise DeclinedError(
+                    "equivocation", "this device has said something else at this step", [letter.sender]
+                )
             return
         if step != self.step or step == "done":
             raise DeclinedError("step", f"a letter for {step} came, {self.step} is open")
@@ -193,7 +195,9 @@ class SecAggServer:
         keys = parse_keys(message.sender, message.body)
         parts = {keys.share_key, keys.mask_key, keys.self_mask_commitment}
         if len(parts) < 3 or parts & self._used:
-            raise DeclinedError("participants", "a key or a commitment was used by another device", [message.sender])
+            raise DeclinedError(
+                "participants", "a key or a commitment was used by another device", [message.sender]
+            )
         probe = X25519PrivateKey.generate()
         try:
             for public in (keys.share_key, keys.mask_key):

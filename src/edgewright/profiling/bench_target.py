@@ -271,7 +271,7 @@ def checked_server_url(url: str) -> str:
     Raises:
         InputError: It is none, or everybody on the way would read the token.
 
-    >>> checked_server("https://fleet.example")
+    >>> checked_server_url("https://fleet.example")
     'https://fleet.example/'
     """
     try:

@@ -45,7 +45,9 @@ def measure_energy(
     pairs = reply["pairs"]
     if not pairs:
         return estimate
-    joules = [(pair["busy_joules"] - pair["idle_watts"] * pair["busy_seconds"]) / pair["inferences"] for pair in pairs]
+    joules = [
+        (pair["busy_joules"] - pair["idle_watts"] * pair["busy_seconds"]) / pair["inferences"] for pair in pairs
+    ]
     method = (
         f"{' + '.join(reply['meters'])} less idle power, {sum(pair['inferences'] for pair in pairs)} inferences"
     )

@@ -77,7 +77,7 @@ def read_meter(meter: PowerMeter) -> float:
 def joules_between(meter: PowerMeter, before: float, after: float, elapsed_seconds: float) -> float:
     """Return the energy between two readings, over at most one wrap-around of a counter.
 
-    >>> counter = Meter("rapl", "package-0", ("energy_uj",), 1e-6, True, wraps_at=100.0)
+    >>> counter = PowerMeter("rapl", "package-0", ("energy_uj",), 1e-6, True, wraps_at_joules=100.0)
     >>> joules_between(counter, 99.0, 1.5, elapsed_seconds=1.0)
     2.5
     """

@@ -60,7 +60,7 @@ def extremes_measurement(values: Sequence[float], unit: str, origin: Measurement
     """Return the median of a few values between the least and the greatest, with the confidence that this has.
 
     >>> exact = Origin(kind="measured", machine="-", method="three starts")
-    >>> extremes([3.0, 1.0, 2.0], "s", exact).confidence
+    >>> extremes_measurement([3.0, 1.0, 2.0], "s", exact).confidence
     0.75
     """
     spread = len(values) > 1

@@ -33,7 +33,7 @@ def random_inputs(
         sizes: Of symbolic axes; 1 for those that are not named.
 
     >>> contract = InputContract((TensorSpec("x", "float32", ("batch", 3)),), ())
-    >>> random_feed(contract)["x"].shape
+    >>> random_inputs(contract)["x"].shape
     (1, 3)
     """
     random = np.random.default_rng(seed)

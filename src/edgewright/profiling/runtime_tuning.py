@@ -161,7 +161,7 @@ class _MeasuredOptions:
 def describe_options(options: RuntimeOptions) -> str:
     """Say options in a few words.
 
-    >>> describe(RuntimeOptions(threads=2, spinning=True))
+    >>> describe_options(RuntimeOptions(threads=2, spinning=True))
     '2 threads spinning, all, CPU'
     """
     threads = (

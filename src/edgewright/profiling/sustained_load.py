@@ -98,7 +98,7 @@ def detect_throttling(slices: Sequence[LoadSlice]) -> SustainedResult:
     """
     third = max(1, len(slices) // 3)
     first, last = slices[:third], slices[-third:]
-    slowdown = _end_to_start_ratio(first, last, "latency_seconds") or 1.0
+    slowdown = _end_to_start_ratio(first, last, "median_latency_seconds") or 1.0
     clock = _end_to_start_ratio(first, last, "clock_hz")
     before, after = (
         [part.temperature_celsius for part in parts if part.temperature_celsius is not None]

@@ -464,7 +464,12 @@ def run_energy(request: RequestFields) -> ReplyFields:
         idle_j, idle_seconds, _ = _measure_joules(meters, chosen, part_seconds, lambda: time.sleep(0.01))
         busy_j, busy_seconds, count = _measure_joules(meters, chosen, part_seconds, lambda: session.run(None, feed))
         pairs.append(
-            {"idle_watts": idle_j / idle_seconds, "busy_joules": busy_j, "busy_seconds": busy_seconds, "inferences": count}
+            {
+                "idle_watts": idle_j / idle_seconds,
+                "busy_joules": busy_j,
+                "busy_seconds": busy_seconds,
+                "inferences": count,
+            }
         )
     return {"meters": [f"{meter.kind} {meter.name}" for meter in chosen], "pairs": pairs}
 

@@ -33,7 +33,7 @@ def arm_shares(plan: RolloutPlan, stage: int, holdback: float) -> dict[int, floa
 def assignment_share(arms: dict[int, float], arm: int, against: int) -> float | None:
     """Return the chance with which a device of two arms is in the first; None if one has no devices.
 
-    >>> share_of({-1: 0.75, 0: 0.25}, 0, -1)
+    >>> assignment_share({-1: 0.75, 0: 0.25}, 0, -1)
     0.25
     """
     return arms[arm] / (arms[arm] + arms[against]) if min(arms[arm], arms[against]) > 0 else None
@@ -49,7 +49,7 @@ def stage_alpha(alpha: float, stage: int, stages: int) -> float:
         stage: Which, from 0.
         stages: How many there are.
 
-    >>> [harm_alpha(0.08, stage, 3) for stage in range(3)]
+    >>> [stage_alpha(0.08, stage, 3) for stage in range(3)]
     [0.04, 0.02, 0.02]
     """
     return alpha * 0.5 ** min(stage + 1, stages - 1)

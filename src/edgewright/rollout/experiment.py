@@ -92,7 +92,7 @@ def _outcome(one: ArmComparison, *, over: bool, imbalanced: bool) -> ComparisonO
     margin = one.margin or 0.0
     if not imbalanced:
         if one.high <= margin:
-            return "clears"
+            return "within_margin"
         if one.low > margin:
             return "excluded"
     return "inconclusive" if over else "running"
@@ -107,7 +107,7 @@ def _describe(one: ArmComparison, outcome: ComparisonOutcome, imbalanced: bool) 
     margin = f"{one.margin or 0.0:.2%}"
     if imbalanced:
         return f"{found}; devices are not in the arms as they should be, so nothing follows"
-    if outcome == "clears":
+    if outcome == "within_margin":
         sure = ", and better" if one.high < 0 else ", though worse" if one.low > 0 else ""
         return f"{found}: worse by less than {margin}{sure}"
     if outcome == "excluded":

@@ -162,7 +162,7 @@ def advance_plan(plan: RolloutPlan, now: datetime.datetime) -> RolloutPlan:
             f"stage {plan.stage + 1} of rollout {plan.rollout} lasts {lasted:.0f} s, it must last {least:.0f} s",
             remedy="Wait, or start the rollout anew with other stages.",
         )
-    return _checked_state(plan, ("running", "paused"), stage=plan.stage + 1, since=now.isoformat())
+    return _checked_state(plan, ("running", "paused"), stage=plan.stage + 1, stage_started_at=now.isoformat())
 
 
 def pause_plan(plan: RolloutPlan, _: datetime.datetime) -> RolloutPlan:
@@ -182,7 +182,7 @@ def resume_plan(plan: RolloutPlan, now: datetime.datetime) -> RolloutPlan:
     Raises:
         InputError: It is not paused.
     """
-    return _checked_state(plan, ("paused",), state="running", since=now.isoformat())
+    return _checked_state(plan, ("paused",), state="running", stage_started_at=now.isoformat())
 
 
 def abort_plan(plan: RolloutPlan, _: datetime.datetime) -> RolloutPlan:

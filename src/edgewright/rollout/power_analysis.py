@@ -135,7 +135,7 @@ def devices_to_detect(rate: float, worse: float, *, alpha: float, share: float =
         share: Of the treated among them.
         power: Chance with which that many are enough.
 
-    >>> round(devices_to_see(0.02, 0.08, alpha=0.05) / 2, -1)
+    >>> round(devices_to_detect(0.02, 0.08, alpha=0.05) / 2, -1)
     170.0
     """
     if worse <= rate:

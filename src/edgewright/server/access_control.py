@@ -103,7 +103,7 @@ def role_by_name(name: str) -> UserRole:
     Raises:
         InputError: There is none of that name.
 
-    >>> role_of("release manager").name
+    >>> role_by_name("release manager").name
     'RELEASE_MANAGER'
     """
     try:
@@ -116,7 +116,7 @@ def role_by_name(name: str) -> UserRole:
 def has_permission(role: UserRole, permission: Permission) -> bool:
     """Whether a role has a right; an unknown right is nobody's.
 
-    >>> may(Role.OPERATOR, "roll back"), may(Role.OPERATOR, "start rollouts")
+    >>> has_permission(UserRole.OPERATOR, "roll back"), has_permission(UserRole.OPERATOR, "start rollouts")
     (True, False)
     """
     least = MIN_ROLES.get(permission)

@@ -157,7 +157,10 @@ def _device_paths() -> dict[str, Any]:
         "name": "act",
         "in": "path",
         "required": True,
-        "schema": {"type": "string", "enum": ["submit", "advertise", "share", "mask", "reveal", "participants", "survivors"]},
+        "schema": {
+            "type": "string",
+            "enum": ["submit", "advertise", "share", "mask", "reveal", "participants", "survivors"],
+        },
     }
     kept: dict[str, Any] = {
         status: {"description": words, "content": octets}

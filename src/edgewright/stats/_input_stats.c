@@ -393,10 +393,10 @@ static PyObject *ring_dropped(PyObject *self, void *unused)
 }
 
 static PyMethodDef ring_methods[] = {
-    {"admit", ring_admit, METH_O, NULL},
-    {"release", (PyCFunction)(void (*)(void))ring_release, METH_FASTCALL, NULL},
-    {"cancel", ring_cancel, METH_O, NULL},
-    {"take", ring_take, METH_NOARGS, NULL},
+    {"record_input", ring_admit, METH_O, NULL},
+    {"record_output", (PyCFunction)(void (*)(void))ring_release, METH_FASTCALL, NULL},
+    {"discard", ring_cancel, METH_O, NULL},
+    {"drain", ring_take, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

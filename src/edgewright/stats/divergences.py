@@ -52,7 +52,7 @@ def population_stability_index(counts: ArrayLike, reference: ArrayLike) -> _Floa
     Source: Siddiqi 2006, Credit Risk Scorecards; Yurdakul and Naranjo 2020 for its distribution. Limits of .1 and
     .2 or .25 are custom and depend on no sample size.
 
-    >>> float(psi([30, 70], [30, 70]))
+    >>> float(population_stability_index([30, 70], [30, 70]))
     0.0
     """
     q, p = _smoothed_shares(counts, 0.5), _smoothed_shares(reference, 0.5)
@@ -62,7 +62,7 @@ def population_stability_index(counts: ArrayLike, reference: ArrayLike) -> _Floa
 def kolmogorov_smirnov_distance(counts: ArrayLike, reference: ArrayLike) -> _Floats:
     """Return the greatest distance of the distribution functions at the bins' edges.
 
-    >>> float(kolmogorov_smirnov([1, 0], [0, 1]))
+    >>> float(kolmogorov_smirnov_distance([1, 0], [0, 1]))
     1.0
     """
     return np.asarray(

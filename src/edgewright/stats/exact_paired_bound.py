@@ -39,7 +39,7 @@ def clopper_pearson_bounds(successes: int, sample_count: int, alpha: float) -> t
 
     Source: Clopper and Pearson 1934.
 
-    >>> round(clopper_pearson(0, 600, 0.05)[1], 6)
+    >>> round(clopper_pearson_bounds(0, 600, 0.05)[1], 6)
     0.00498
     """
     lower = 0.0 if successes == 0 else float(special.betaincinv(successes, sample_count - successes + 1, alpha))
@@ -89,7 +89,7 @@ def exact_drop_bound(losses: int, gains: int, sample_count: int, alpha: float) -
     Raises:
         ValueError: Impossible counts or alpha.
 
-    >>> round(exact_bound(0, 0, 600, 0.05), 5)
+    >>> round(exact_drop_bound(0, 0, 600, 0.05), 5)
     0.00498
     """
     if min(losses, gains) < 0 or sample_count < 1 or losses + gains > sample_count:

@@ -131,7 +131,7 @@ def count_by_bin(values: ArrayLike, edges: NDArray[np.float64]) -> NDArray[np.in
     Returns:
         Shape [signals, bins + 1]; the last column counts what is not finite.
 
-    >>> count([[1.0], [2.5], [float("nan")]], quantile_edges([1, 2, 3, 4], 2))
+    >>> count_by_bin([[1.0], [2.5], [float("nan")]], quantile_edges([1, 2, 3, 4], 2))
     array([[1, 1, 1]])
     """
     width = edges.shape[1] + 2

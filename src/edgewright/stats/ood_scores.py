@@ -59,7 +59,7 @@ def logit_scores(logits: NDArray[Any]) -> LogitScores:
     Source: Liu et al. 2020, arXiv:2010.03759, equation 4 at temperature 1 (energy); Hendrycks and Gimpel 2017,
     arXiv:1610.02136 (greatest probability).
 
-    >>> [round(float(one[0]), 4) for one in score(np.array([[1000.0, 1001.0]], np.float32))]
+    >>> [round(float(one[0]), 4) for one in logit_scores(np.array([[1000.0, 1001.0]], np.float32))]
     [-1001.3132, 0.7311, 1.0]
     """
     values = np.asarray(logits, np.float32)

@@ -24,7 +24,7 @@ _INITIAL_ERRORS = 4
 def min_accepted(max_error_rate: float, delta: float) -> int:
     """Return how many accepted answers, all right, are needed to promise a risk.
 
-    >>> least_accepted(0.05, 0.05)
+    >>> min_accepted(0.05, 0.05)
     59
     """
     return int(np.ceil(np.log(delta) / np.log1p(-max_error_rate)))

@@ -105,7 +105,7 @@ def count_outcomes_by_arm(treated: ArrayLike, control: ArrayLike) -> ArmOutcomes
         treated: Shape [devices], outcomes of the treated arm, each from 0 to 1.
         control: Shape [devices], of the control.
 
-    >>> count([0, 1, 1], [0, 0]).treated.tolist()
+    >>> count_outcomes_by_arm([0, 1, 1], [0, 0]).treated.tolist()
     [1, 2]
     """
     first, second = np.asarray(treated, np.float64), np.asarray(control, np.float64)
@@ -128,8 +128,8 @@ def log_harm_evidence(arms: ArmOutcomes, treatment_probability: float, *, center
     Returns:
         Natural logarithm of an e-value against "no device does worse for being treated".
 
-    >>> failures = Arms(np.array([0.0, 1.0]), np.array([276, 24]), np.array([294, 6]))
-    >>> round(math.exp(log_harm(failures, 0.5)))
+    >>> failures = ArmOutcomes(np.array([0.0, 1.0]), np.array([276, 24]), np.array([294, 6]))
+    >>> round(math.exp(log_harm_evidence(failures, 0.5)))
     180
     """
     scores, devices = _scores(arms, treatment_probability, center)
@@ -167,7 +167,7 @@ def sample_growth_to_refute(
         alpha: Error of the bound.
         center: As for `log_harm_evidence`.
 
-    >>> growth_to_refute(Arms(np.array([0.0]), np.array([100]), np.array([100])), 0.5, 0.01, 0.05) > 1
+    >>> sample_growth_to_refute(ArmOutcomes(np.array([0.0]), np.array([100]), np.array([100])), 0.5, 0.01, 0.05) > 1
     True
     """
     logs, target = _log_wealth_by_stake(arms, treatment_probability, difference, center), -math.log(alpha)
@@ -198,8 +198,8 @@ def difference_upper_bound(
     Raises:
         ValueError: An impossible alpha, share or centre.
 
-    >>> same = Arms(np.array([0.0, 1.0]), np.array([2940, 60]), np.array([2940, 60]))
-    >>> round(upper_bound(same, 0.5, 0.05), 4)
+    >>> same = ArmOutcomes(np.array([0.0, 1.0]), np.array([2940, 60]), np.array([2940, 60]))
+    >>> round(difference_upper_bound(same, 0.5, 0.05), 4)
     0.0106
     """
     if not 0 < alpha < 1:
@@ -229,7 +229,7 @@ def difference_interval(
 ) -> tuple[float, float]:
     """Return both bounds, each at half of alpha, widened to hold the difference of the arms' means.
 
-    >>> low, high = interval(Arms(np.array([0.0, 1.0]), np.array([920, 80]), np.array([980, 20])), 0.5, 0.05)
+    >>> low, high = difference_interval(ArmOutcomes(np.array([0.0, 1.0]), np.array([920, 80]), np.array([980, 20])), 0.5, 0.05)
     >>> round(low, 3), round(high, 3)
     (0.028, 0.094)
     """
@@ -250,7 +250,7 @@ def log_imbalance_evidence(treated: int, control: int, treatment_probability: fl
         control: Devices.
         treatment_probability: Probability with which a device was to be treated.
 
-    >>> log_imbalance(500, 500, 0.5) < 0, log_imbalance(600, 400, 0.5) > math.log(1000)
+    >>> log_imbalance_evidence(500, 500, 0.5) < 0, log_imbalance_evidence(600, 400, 0.5) > math.log_file(1000)
     (True, True)
     """
     _check_arguments(treatment_probability, 0.0)

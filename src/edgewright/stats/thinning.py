@@ -171,7 +171,7 @@ def pick_rows(
         observed_at: Shape [rows], when they were seen; needed for a gap in time.
         last_taken_at: When the last one that was taken was seen.
 
-    >>> pick(Thinning(5, 0.0, True, 200, 1.0), 12, since=3)
+    >>> pick_rows(TemporalThinning(5, 0.0, True, 200, 1.0), 12, rows_since_taken=3)
     [1, 6, 11]
     """
     if observed_at is None or thinning.min_gap_seconds <= 0:

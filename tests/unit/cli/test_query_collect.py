@@ -171,7 +171,7 @@ def test_the_desk_closes_a_sum_between_letters_and_never_within_one(monkeypatch:
     gifts = list(FLEET.gifts(TERMS, PUBLIC))
     for gift in gifts[:5]:
         desk.handle(path_of("submit"), gift)
-    monkeypatch.setattr(MaskedSumCollector, "take", slow)
+    monkeypatch.setattr(MaskedSumCollector, "accept", slow)
     asked: list[bytes] = []
     device = threading.Thread(target=desk.handle, args=(path_of("submit"), gifts[5]))
     server = threading.Thread(target=lambda: asked.append(desk.helper_request(TERMS)))
@@ -235,7 +235,7 @@ def test_what_is_not_wanted_is_not_read(tmp_path: Path, path: str, length: str, 
 
 
 def test_so_many_connections_are_held_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgewright.cli.aggregation_server._MOST_CONNECTIONS", 3)
+    monkeypatch.setattr("edgewright.cli.aggregation_server._MAX_CONNECTIONS", 3)
     with serve_aggregation(lambda *_: (200, b""), "127.0.0.1", 0) as url:
         host, _, port = url.removeprefix("http://").partition(":")
         held = [socket.create_connection((host, int(port)), timeout=5) for _ in range(3)]

@@ -50,7 +50,7 @@ def cohort(
         "confidence": noised([*[0] * 8, total // 2, total // 2, 0]),
         "outcome.wrong": noised([total - wrong, wrong]),
         "rejected": noised([0] * 8),
-        "unusual": noised([total * 0.8, total * 0.2]),
+        "ood_rules": noised([total * 0.8, total * 0.2]),
     }
     said: dict[str, Any] = {
         "query": f"q{number}",
@@ -61,7 +61,7 @@ def cohort(
         "window": ("2026-06-01", "2026-06-02"),
         "devices": devices,
         "noise_sd": NOISE,
-        "beyond": 0,
+        "out_of_range": 0,
         "sums": sums,
         "subgroup": subgroup if subgroup is not None else {"site": str(number)},
     }

@@ -57,8 +57,8 @@ NOTHING: dict[str, tuple[dict[str, Any], str]] = {
     "no template": ({"permit": permit()}, "no permit"),
     "too few": ({"devices": 49, "labels": {}}, "takes 50 devices, there are 49"),
     "asked lately": ({"asked_at": {"signals": NOW - 3600}}, "was asked less than"),
-    "expired": ({"permit": changed(expires="2026-01-01")}, "expires 2026-01-01"),
-    "vectors": ({"permit": changed(kind="vector", signals=(), length=3)}, "counts nothing"),
+    "expired": ({"permit": changed(expires_at="2026-01-01")}, "expires 2026-01-01"),
+    "vectors": ({"permit": changed(kind="vector", signals=(), vector_length=3)}, "counts nothing"),
 }
 
 

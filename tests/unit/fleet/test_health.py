@@ -82,7 +82,7 @@ def test_where_the_repository_cannot_be_read_no_snapshot_is_strange() -> None:
 def test_too_few_devices_have_no_figure_and_say_so() -> None:
     found = health_readings(evidence([camera(2, 2)], [CheckInTotals("camera", "1.0", "", 9, 9, 9, 9.0)]))
     assert all(reading.value is None and reading.reason for reading in found)
-    assert values(evidence([camera(2, 2)]), least=2)["silent"] == 0.0
+    assert values(evidence([camera(2, 2)]), min_devices=2)["silent"] == 0.0
 
 
 def test_a_fleet_that_went_dark_is_silent_and_says_nothing_else() -> None:

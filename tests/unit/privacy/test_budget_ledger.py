@@ -134,12 +134,12 @@ def test_the_cost_is_what_it_is_and_not_what_is_claimed() -> None:
 @pytest.mark.parametrize(
     ("change", "limits", "code", "reason"),
     [
-        ({"cohort": 7}, {}, "policy", "cohort of 7"),
+        ({"min_cohort": 7}, {}, "policy", "cohort of 7"),
         ({"sigma": 1.0}, {}, "policy", "noise"),
         ({"template_digest": "0" * 64}, {}, "policy", "as it is signed"),
-        ({}, {"least_cohort": 9}, "policy", "this device's 9"),
+        ({}, {"min_cohort": 9}, "policy", "this device's 9"),
         ({}, {"rho_per_period": 0.2}, "policy", "this device gives"),
-        ({}, {"most_queries": 0}, "budget", "no more"),
+        ({}, {"max_queries": 0}, "budget", "no more"),
         ({"deadline": "2026-06-02T11:59:00"}, {}, "expired", "deadline"),
         ({"window_end": "2026-06-02T12:01:00"}, {}, "expired", "window"),
     ],

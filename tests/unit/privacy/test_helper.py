@@ -74,7 +74,7 @@ def test_devices_that_sent_nothing_are_missed_by_nobody() -> None:
 
 
 def test_several_workers_find_the_same_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(helper_module, "_CHUNK", 2)
+    monkeypatch.setattr(helper_module, "_SLIPS_PER_BATCH", 2)
     ask = gathered().helper_request()
     jobs = []
 
@@ -117,7 +117,7 @@ def test_the_next_window_is_another_question() -> None:
 
 def test_used_seeds_are_stored_before_there_is_an_answer() -> None:
     class Full(InMemoryUsedSeeds):
-        def claim(self, *_: object) -> None:
+        def claim_seeds(self, *_: object, **__: object) -> None:
             raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="full"):
@@ -179,7 +179,7 @@ ATTACKS = {
         lambda: asked([*slips()[1:], msgspec.structs.replace(slips()[0], signature=b"")]), "signature", "not signed"
     ),
     "a box of another device": Attack(
-        lambda: asked([*slips()[1:], msgspec.structs.replace(slips()[0], box=slips()[1].sealed_seed)]),
+        lambda: asked([*slips()[1:], msgspec.structs.replace(slips()[0], sealed_seed=slips()[1].sealed_seed)]),
         "signature",
         "not signed",
     ),

@@ -29,7 +29,7 @@ from edgewright.privacy.private_sum import (
 )
 from edgewright.stats.exact_paired_bound import clopper_pearson_bounds
 
-WEIGHTED = template_like(VECTOR, most_weight=4.0, clip=8.0)
+WEIGHTED = template_like(VECTOR, max_example_weight=4.0, clip=8.0)
 _Floats = NDArray[np.float64]
 
 
@@ -61,10 +61,10 @@ def test_the_decoded_sum_is_the_plain_one_and_noise_of_the_stated_variance(
     base: QueryTemplate,
     number: int,
 ) -> None:
-    what: dict[str, Any] = {"norm": 0.0} if base is HISTOGRAM else {"length": size}
-    template = template_like(base, **what, min_cohort=2, noise=noise, dearest_rho=1e9, delta=0.01)
+    what: dict[str, Any] = {"max_norm": 0.0} if base is HISTOGRAM else {"vector_length": size}
+    template = template_like(base, **what, min_cohort=2, noise=noise, max_rho=1e9, delta=0.01)
     sigma = max(1.5, share * scale * template.clip)
-    query = query_of(template, number, sigma=sigma, scale=scale, cohort=2, largest=devices + dropped)
+    query = query_of(template, number, sigma=sigma, scale=scale, min_cohort=2, max_cohort=devices + dropped)
     query = msgspec.structs.replace(query, bits=min(32, query.bits + more_bits))
     random = np.random.default_rng(number)
     if base is HISTOGRAM:
@@ -109,11 +109,11 @@ def test_the_noise_in_a_sum_has_the_stated_variance_no_more_and_no_less(base: Qu
 
 
 def test_a_projected_sum_is_unbiased() -> None:
-    template = template_like(VECTOR, dearest_rho=1e6, delta=0.01, least_noise=0.01)
+    template = template_like(VECTOR, max_rho=1e6, delta=0.01, min_noise=0.01)
     values = np.linspace(-1, 1, 24) / 4
     found = []
     for number in range(300):
-        query = query_of(template, number, projected=12, cohort=8)
+        query = query_of(template, number, projected_length=12, min_cohort=8)
         parts = [contribution(values, template, query) for _ in range(8)]
         found.append(recover_sum(add_up(parts, query.bits), template, query, 8).mean(weighted=False))
     error = (np.mean(found, axis=0) - values) / (np.std(found, axis=0) / math.sqrt(300))
@@ -121,7 +121,7 @@ def test_a_projected_sum_is_unbiased() -> None:
 
 
 def test_a_weighted_mean_is_that_of_the_examples() -> None:
-    query = query_of(WEIGHTED, scale=200.0, sigma=230.0, cohort=1000, largest=1100)
+    query = query_of(WEIGHTED, scale=200.0, sigma=230.0, min_cohort=1000, max_cohort=1100)
     random = np.random.default_rng(1)
     values, weights = random.normal(0.5, 0.1, (1000, 24)), random.uniform(1, 6, 1000)
     parts = [contribution(one, WEIGHTED, query, weight=w) for one, w in zip(values, weights, strict=True)]
@@ -146,7 +146,7 @@ def test_a_weighted_mean_is_that_of_the_examples() -> None:
 def test_whatever_the_values_the_answer_without_noise_keeps_the_norm(
     values: list[float], projected: int, number: int
 ) -> None:
-    query = query_of(VECTOR, number, projected=projected, sigma=64.0)
+    query = query_of(VECTOR, number, projected_length=projected, sigma=64.0)
     silent = mock.patch(
         "edgewright.privacy.private_sum.draw", lambda noise, sigma, count, entropy: np.zeros(count, np.int64)
     )
@@ -181,11 +181,11 @@ def test_a_weight_is_given_where_there_are_weights_and_nowhere_else() -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "laxer than its template": ({"cohort": 7}, "cohort of 7"),
+    "laxer than its template": ({"min_cohort": 7}, "cohort of 7"),
     "noise below the floor": ({"sigma": 0.2}, "noise"),
     "dearer than it claims": ({"sigma": 3.0}, "claims to cost"),
     "too narrow for its sum": ({"bits": 6}, "bits do not hold"),
-    "more devices than its width holds": ({"largest": 4000}, "bits do not hold"),
+    "more devices than its width holds": ({"max_cohort": 4000}, "bits do not hold"),
 }
 
 
@@ -281,11 +281,11 @@ def least_epsilon(template: QueryTemplate, query: Query, sigma: float, delta: fl
 
 
 ATTACKED = {
-    "counts, discrete Gaussian": template_like(HISTOGRAM, norm=0.0),
+    "counts, discrete Gaussian": template_like(HISTOGRAM, max_norm=0.0),
     "counts with a norm": HISTOGRAM,
-    "counts, Skellam": template_like(HISTOGRAM, norm=0.0, noise="skellam"),
-    "a turned vector, discrete Gaussian": template_like(VECTOR, length=8),
-    "a turned vector, Skellam": template_like(VECTOR, length=8, noise="skellam"),
+    "counts, Skellam": template_like(HISTOGRAM, max_norm=0.0, noise="skellam"),
+    "a turned vector, discrete Gaussian": template_like(VECTOR, vector_length=8),
+    "a turned vector, Skellam": template_like(VECTOR, vector_length=8, noise="skellam"),
 }
 
 

@@ -103,7 +103,7 @@ ROSTERS: dict[str, tuple[Callable[[Round, list[SignedMessage]], bytes], DeclineR
     "keys exchanged by the server": (
         lambda _, all_: roster(
             [
-                msgspec.structs.replace(all_[2], body=keys_with(all_[2], seal=bytes(31) + b"\x09")),
+                msgspec.structs.replace(all_[2], body=keys_with(all_[2], share_key=bytes(31) + b"\x09")),
                 *all_[:2],
                 *all_[3:],
             ]
@@ -128,7 +128,7 @@ ROSTERS: dict[str, tuple[Callable[[Round, list[SignedMessage]], bytes], DeclineR
     "without the victim": (lambda _, all_: roster(others(all_)), "participants", "not in the roster as it joined"),
     "the victim with other keys": (
         lambda s, all_: roster(
-            [*others(all_), joined(s, VICTIM, keys_with(all_[0], commitment=bytes(32)))],
+            [*others(all_), joined(s, VICTIM, keys_with(all_[0], self_mask_commitment=bytes(32)))],
         ),
         "participants",
         "not in the roster as it joined",
@@ -140,7 +140,7 @@ ROSTERS: dict[str, tuple[Callable[[Round, list[SignedMessage]], bytes], DeclineR
                 joined(
                     s,
                     all_[-1].sender,
-                    keys_with(all_[-1], mask=decode_message(all_[-2].body, AdvertisedKeys).mask_key),
+                    keys_with(all_[-1], mask_key=decode_message(all_[-2].body, AdvertisedKeys).mask_key),
                 ),
             ]
             if all_[-1].sender != VICTIM
@@ -149,7 +149,7 @@ ROSTERS: dict[str, tuple[Callable[[Round, list[SignedMessage]], bytes], DeclineR
                 joined(
                     s,
                     all_[0].sender,
-                    keys_with(all_[0], mask=decode_message(all_[1].body, AdvertisedKeys).mask_key),
+                    keys_with(all_[0], mask_key=decode_message(all_[1].body, AdvertisedKeys).mask_key),
                 ),
             ]
         ),
@@ -165,7 +165,7 @@ ROSTERS: dict[str, tuple[Callable[[Round, list[SignedMessage]], bytes], DeclineR
                     others(all_)[0].sender,
                     keys_with(
                         others(all_)[0],
-                        commitment=decode_message(others(all_)[1].body, AdvertisedKeys).self_mask_commitment,
+                        self_mask_commitment=decode_message(others(all_)[1].body, AdvertisedKeys).self_mask_commitment,
                     ),
                 ),
             ]
@@ -177,7 +177,7 @@ ROSTERS: dict[str, tuple[Callable[[Round, list[SignedMessage]], bytes], DeclineR
         lambda s, all_: roster(
             [
                 *(one for one in all_ if one.sender != others(all_)[0].sender),
-                joined(s, others(all_)[0].sender, keys_with(others(all_)[0], seal=b"short")),
+                joined(s, others(all_)[0].sender, keys_with(others(all_)[0], share_key=b"short")),
             ]
         ),
         "message",
@@ -202,7 +202,7 @@ def test_devices_that_nobody_enrolled_are_no_cohort() -> None:
     sum_ = Round(FLEET, TERMS).reach("share")
     authority = Fleet(1, seed=9)
     (key,) = authority.keys.values()
-    known = msgspec.structs.replace(FLEET.enrolment(), devices=frozenset(FLEET.names[:-2]), version=4)
+    known = msgspec.structs.replace(FLEET.enrolment(), device_count=frozenset(FLEET.names[:-2]), version=4)
     content = encode_message(known)
     signature = key.sign(labelled_digest("enrolment", content))
     enrolled = verify_enrolment_list(content, signature, authority.names[0], min_version=4)
@@ -226,7 +226,7 @@ def test_a_key_that_agrees_with_everybody_on_zero_is_refused() -> None:
     low = [bytes(32), (1).to_bytes(32, "little")]
     assert near
     changed = [
-        joined(sum_, one.sender, keys_with(one, seal=low[0])) if place == 0 else one
+        joined(sum_, one.sender, keys_with(one, share_key=low[0])) if place == 0 else one
         for place, one in enumerate(others(letters))
     ]
     full = neighbour_terms(min_cohort=9, degree=8, threshold=5)
@@ -306,18 +306,18 @@ INBOXES: dict[str, tuple[Callable[[Round, list[IncomingShares]], list[IncomingSh
         "no neighbours",
     ),
     "a box of another neighbour": (
-        lambda _, all_: first_changed(all_, box=all_[1].shares.ciphertext),
+        lambda _, all_: first_changed(all_, ciphertext=all_[1].shares.ciphertext),
         "participants",
         "do not open",
     ),
     "a changed box": (
-        lambda _, all_: first_changed(all_, box=b"\0" + all_[0].shares.ciphertext),
+        lambda _, all_: first_changed(all_, ciphertext=b"\0" + all_[0].shares.ciphertext),
         "participants",
         "do not open",
     ),
-    "an empty box": (lambda _, all_: first_changed(all_, box=b""), "participants", "do not open"),
+    "an empty box": (lambda _, all_: first_changed(all_, ciphertext=b""), "participants", "do not open"),
     "a share that is not the one that was tagged": (
-        lambda _, all_: first_changed(all_, pair_tag=bytes(16)),
+        lambda _, all_: first_changed(all_, mask_key_tag=bytes(16)),
         "shares",
         "malformed",
     ),
@@ -376,7 +376,7 @@ LISTS: dict[str, tuple[Callable[[Round, SurvivorLists], SurvivorLists], DeclineR
         "6 devices",
     ),
     "too few neighbours": (lambda s, one: moved(one, neighbours(s)[:2]), "survivors", "2 neighbours survived"),
-    "a survivor who signed other values": (lambda _, one: replaced(one, body=bytes(32)), "signature", "not signed"),
+    "a survivor who signed other values": (lambda _, one: replaced(one, body_digest=bytes(32)), "signature", "not signed"),
     "a survivor who signed nothing": (lambda _, one: replaced(one, signature=bytes(64)), "signature", "not signed"),
     "a survivor of another sum": (
         lambda s, one: replaced(
@@ -451,7 +451,7 @@ def test_asked_the_same_again_a_device_says_the_same_and_anything_else_nothing(s
     sign, changed = FLEET.keys[VICTIM].sign, b"something else"
     act: dict[str, Callable[[], secagg_client.ClientState]] = {
         "share": lambda: secagg_client.share_keys(first, changed, sign),
-        "mask": lambda: secagg_client.mask_values(first, changed, sum_.values[VICTIM], sign),
+        "mask_key": lambda: secagg_client.mask_values(first, changed, sum_.values[VICTIM], sign),
         "reveal": lambda: secagg_client.reveal_shares(first, changed, sign),
     }
     with pytest.raises(DeclinedError) as refusal:
@@ -519,7 +519,10 @@ LIES = {
     "a key of low order": Lie(
         "advertise",
         lambda s: resigned(
-            s, VICTIM, "advertise", keys_with(decode_message(s.act(VICTIM).last_message, SignedMessage), mask=bytes(32))
+            s,
+            VICTIM,
+            "advertise",
+            keys_with(decode_message(s.act(VICTIM).last_message, SignedMessage), mask_key=bytes(32)),
         ),
         "message",
         "none",

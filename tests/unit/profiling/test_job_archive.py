@@ -155,7 +155,7 @@ def test_every_job_cut_off_anywhere_or_with_a_flipped_bit_is_refused(tmp_path: P
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     body = _job()
-    monkeypatch.setattr(job_archive, "MOST_BYTES", len(body) - 1)
+    monkeypatch.setattr(job_archive, "MAX_JOB_BYTES", len(body) - 1)
     with pytest.raises(RefusedError) as refused:
         job_header(body)
     assert refused.value.refusal.code == "oversized"

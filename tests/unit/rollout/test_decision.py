@@ -49,7 +49,7 @@ def test_the_last_stage_is_finished(plan: RolloutPlan, policy: RolloutPolicy) ->
 def test_a_harmful_release_is_rolled_back_before_its_time_is_over(
     plan: RolloutPlan, policy: RolloutPolicy, counted: Counted
 ) -> None:
-    young = _changed(plan, since=NOW.isoformat())
+    young = _changed(plan, stage_started_at=NOW.isoformat())
     decision = decide_rollout(young, policy, counted((40, 475), (10, 525)), NOW)
     assert decision.action == "roll_back"
     assert "crash of arm 0 8.42% of 475 devices, in the control 1.90% of 525" in decision.reasons[1]
@@ -80,9 +80,9 @@ def test_a_release_that_is_worse_by_its_margin_never_clears(
 
 
 def test_the_least_time_is_kept(plan: RolloutPlan, policy: RolloutPolicy, counted: Counted) -> None:
-    young = _changed(plan, since="2026-11-21T11:30:00")
+    young = _changed(plan, stage_started_at="2026-11-21T11:30:00")
     assert decide_rollout(young, policy, counted(*FINE), NOW).waiting_for == ("the stage lasts 1800 s more",)
-    assert decide_rollout(_changed(plan, since=""), policy, counted(*FINE), NOW).waiting_for == (
+    assert decide_rollout(_changed(plan, stage_started_at=""), policy, counted(*FINE), NOW).waiting_for == (
         "nobody said when the stage began",
     )
     slow = msgspec.structs.replace(policy, min_stage_seconds=7300.0)

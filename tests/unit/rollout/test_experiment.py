@@ -32,9 +32,9 @@ def _evidence(*arms: tuple[int, int]) -> StageEvidence:
 @pytest.mark.parametrize(
     ("first", "second", "outcome", "words"),
     [
-        ((200, 2000), (200, 2000), "clears", "worse by less than 5.00%"),
-        ((300, 2000), (150, 2000), "clears", "worse by less than 5.00%, and better"),
-        ((2000, 20_000), (2500, 20_000), "clears", "worse by less than 5.00%, though worse"),
+        ((200, 2000), (200, 2000), "within_margin", "worse by less than 5.00%"),
+        ((300, 2000), (150, 2000), "within_margin", "worse by less than 5.00%, and better"),
+        ((2000, 20_000), (2500, 20_000), "within_margin", "worse by less than 5.00%, though worse"),
         ((100, 2000), (400, 2000), "excluded", "worse by more than 5.00%"),
     ],
 )
@@ -65,7 +65,7 @@ def test_worse_for_sure_is_not_worse_by_the_margin() -> None:
 def test_arms_of_any_weights_are_compared() -> None:
     arms = (RolloutArm("1.1", "ab" * 32, 9.0), RolloutArm("1.2", "cd" * 32, 1.0))
     assert evaluate_experiment(_plan(arms=arms), POLICY, _evidence((900, 9000), (100, 1000)), NOW).outcomes == (
-        "clears",
+        "within_margin",
     )
     # The same devices were not drawn from arms of even weights.
     askew = evaluate_experiment(_plan(), POLICY, _evidence((900, 9000), (100, 1000)), NOW)

@@ -361,10 +361,10 @@ def test_a_device_that_dies_once_is_not_noticed(
     real = job_runner.run_job
 
     def die(body: bytes, grant: WorkerLimits) -> JobOutcome:
-        monkeypatch.setattr(job_runner, "do_errand", real)
+        monkeypatch.setattr(job_runner, "run_job", real)
         raise SystemExit
 
-    monkeypatch.setattr(job_runner, "do_errand", die)
+    monkeypatch.setattr(job_runner, "run_job", die)
     found: list[object] = []
     asking = threading.Thread(target=lambda: found.append(query_machine(open_target("bench:camera-7"))))
     asking.start()

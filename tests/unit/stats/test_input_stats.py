@@ -95,7 +95,7 @@ def test_a_dead_channel_shows_in_its_own_column() -> None:
             strict=True,
         )
     )
-    assert row["spread_2"] == 0
+    assert row["std_2"] == 0
     assert row["spread_1"] > 0.5
 
 
@@ -229,7 +229,7 @@ def test_a_ring_that_was_not_made_is_of_no_use_and_does_no_harm() -> None:
     compiled = importlib.import_module("edgewright.stats._input_stats").Ring
     ring = compiled.__new__(compiled)
     with pytest.raises(ValueError, match="was not made"):
-        ring.admit(sample(4))
+        ring.record_input(sample(4))
     with pytest.raises(ValueError, match="no input waits"):
         ring.release(0, sample(4))
     ring.cancel(0)

@@ -51,21 +51,21 @@ def _mean_over_assignments(
 @pytest.mark.parametrize("centre", [0.0, 0.3])
 def test_a_harmless_release_wins_nothing_on_average_however_devices_differ(share: float, centre: float) -> None:
     outcomes = np.array([0.0, 1.0, 1.0, 0.3, 0.0, 0.9, 1.0])
-    found = _mean_over_assignments(outcomes, outcomes, share, "log_harm", centre=centre)
+    found = _mean_over_assignments(outcomes, outcomes, share, "log_harm_evidence", center=centre)
     assert found == pytest.approx(1, abs=1e-9)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
 def test_a_difference_that_is_there_is_refuted_by_nothing_on_average(share: float) -> None:
     control = np.array([0.0, 0.6, 0.1, 0.3, 0.0, 0.5])
-    found = _mean_over_assignments(control + 0.2, control, share, "log_refuted", difference=0.2)
+    found = _mean_over_assignments(control + 0.2, control, share, "log_refutation_evidence", difference=0.2)
     assert found == pytest.approx(1, abs=1e-9)
-    assert _mean_over_assignments(control + 0.3, control, share, "log_refuted", difference=0.2) < 1
+    assert _mean_over_assignments(control + 0.3, control, share, "log_refutation_evidence", difference=0.2) < 1
 
 
 def test_treatment_that_helps_is_no_evidence_of_harm_on_average() -> None:
     control = np.array([1.0, 0.8, 0.1, 0.3, 1.0, 0.5])
-    assert _mean_over_assignments(control * 0.5, control, 0.3, "log_harm") < 1
+    assert _mean_over_assignments(control * 0.5, control, 0.3, "log_harm_evidence") < 1
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_more_failures_never_look_better(
 ) -> None:
     arms = sequential_ab.count_outcomes_by_arm(treated, control)
     worse = sequential_ab.count_outcomes_by_arm([1.0, *treated[1:]], control)
-    told = {"centre": centre}
+    told = {"center": centre}
     assert (
         sequential_ab.log_harm_evidence(worse, share, **told)
         >= sequential_ab.log_harm_evidence(arms, share, **told) - 1e-9

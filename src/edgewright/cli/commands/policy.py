@@ -27,10 +27,10 @@ The offline keys sign it; a rollout may only be stricter. What is not named stay
 exit codes: 0 done; 1 the repository cannot be believed or written; 2 the input or usage is wrong.
 """
 _NUMBERS = {
-    "largest_step": "by how much a stage may raise the fraction",
+    "max_stage_step": "by how much a stage may raise the fraction",
     "min_stage_seconds": "least time of a stage, seconds",
-    "holdback": "share of the devices that keeps what it has",
-    "min_battery": "least state of charge, 0 to 1",
+    "holdout_fraction": "share of the devices that keeps what it has",
+    "min_battery_level": "least state of charge, 0 to 1",
 }
 
 
@@ -46,7 +46,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     acts = parser.add_subparsers(dest="act", metavar="ACT", required=True)
     acts.add_parser("show", help="show it").set_defaults(run=run)
     sets = acts.add_parser("set", help="change it")
-    sets.add_argument("--floor", metavar="VERSION", help="lowest that may be installed or returned to")
+    sets.add_argument("--min-version", metavar="VERSION", help="lowest that may be installed or returned to")
     sets.add_argument(
         "--deny", metavar="VERSION", action="append", default=[], help="may not be installed; repeatable"
     )
@@ -96,7 +96,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _changed(policy: RolloutPolicy, arguments: argparse.Namespace, repository: Repository) -> RolloutPolicy:
     changes: dict[str, object] = {
-        name: getattr(arguments, name) for name in (*_NUMBERS, "floor") if getattr(arguments, name) is not None
+        name: getattr(arguments, name)
+        for name in (*_NUMBERS, "min_version")
+        if getattr(arguments, name) is not None
     }
     if arguments.deny:
         known = dict(list_releases(repository, policy.model))
@@ -105,7 +107,7 @@ def _changed(policy: RolloutPolicy, arguments: argparse.Namespace, repository: R
                 raise InputError(
                     f"{policy.model} {version} is not published", remedy=f"There are {', '.join(known)}."
                 )
-        changes["denied"] = tuple(
+        changes["denied_manifests"] = tuple(
             dict.fromkeys([*policy.denied_manifests, *(known[version] for version in arguments.deny)])
         )
     if arguments.channel:
@@ -115,9 +117,11 @@ def _changed(policy: RolloutPolicy, arguments: argparse.Namespace, repository: R
             if not found:
                 raise InputError(f"--channel {text!r} is no channel", remedy="Write beta=2.0.0.")
             channels[name] = checked_version(version)
-        changes["channels"] = channels
+        changes["channel_ceilings"] = channels
     if arguments.new_salt:
         changes |= {"salt": new_salt(), "epoch": policy.epoch + 1}
     if not changes:
-        raise InputError("nothing is to be changed", remedy="Name what: --floor, --deny, --holdback, …")
+        raise InputError(
+            "nothing is to be changed", remedy="Name what: --min-version, --deny, --holdout-fraction, …"
+        )
     return msgspec.structs.replace(policy, revision=policy.revision + 1, **changes)

@@ -27,7 +27,7 @@ __all__ = ["LookLedger", "alpha_of_look", "state_folder"]
 def alpha_of_look(alpha: float, look: int) -> float:
     """Return what look number `look` may spend of alpha.
 
-    >>> round(sum(look_alpha(0.05, look) for look in range(1, 10_000)), 4)
+    >>> round(sum(alpha_of_look(0.05, look) for look in range(1, 10_000)), 4)
     0.05
     """
     if look < 1:

@@ -143,7 +143,7 @@ def custom_scores(
 def output_sqnr_db(reference: MetricOutputs, outputs: MetricOutputs) -> float:
     """Return the signal to quantisation noise ratio of the worst output, dB, at most 200.
 
-    >>> round(sqnr_db([np.array([[1.0, 1.0]])], [np.array([[1.1, 0.9]])]), 6)
+    >>> round(output_sqnr_db([np.array([[1.0, 1.0]])], [np.array([[1.1, 0.9]])]), 6)
     20.0
     """
     worst = _MAX_SQNR_DB

@@ -31,7 +31,7 @@ _MIN_ELEMENTS = 64
 def max_packed_integer(digits: int) -> int:
     """Return the largest integer p such that numbers -p..p fit `digits` times into a word.
 
-    >>> [peak_of(d) for d in DIGITS]
+    >>> [max_packed_integer(d) for d in PACKED_DIGITS]
     [23169, 644, 127, 36, 17, 10, 6, 4, 3, 2, 1]
     """
     if digits == _BYTE_DIGITS:

@@ -175,7 +175,7 @@ def _insufficient(report: CompressionReport) -> list[str]:
 def _rounded_up(count: int) -> str:
     """Write an estimated count with two digits of meaning, rounded up.
 
-    >>> _round(3088), _round(7), _round(1204321)
+    >>> _rounded_up(3088), _rounded_up(7), _rounded_up(1204321)
     ('3,100', '7', '1,300,000')
     """
     step = 10 ** max(0, len(str(count)) - 2)

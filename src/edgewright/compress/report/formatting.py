@@ -41,7 +41,7 @@ def is_known(value: float | None) -> TypeGuard[float]:
 def format_number(value: float | None, digits: int = 4) -> str:
     """Write a plain number.
 
-    >>> number(0.62646), number(None), number(float("nan"))
+    >>> format_number(0.62646), format_number(None), format_number(float("nan"))
     ('0.6265', '-', '-')
     """
     return f"{value:.{digits}g}" if is_known(value) else ABSENT
@@ -50,7 +50,7 @@ def format_number(value: float | None, digits: int = 4) -> str:
 def format_size(value: float | None) -> str:
     """Write bytes.
 
-    >>> size(62_288)
+    >>> format_size(62_288)
     '62.3 KB'
     """
     return format_quantity(value, "size") if is_known(value) else ABSENT
@@ -59,7 +59,7 @@ def format_size(value: float | None) -> str:
 def format_latency(value: float | None) -> str:
     """Write milliseconds.
 
-    >>> latency(0.0369), latency(12)
+    >>> format_latency(0.0369), format_latency(12)
     ('36.9 us', '12.0 ms')
     """
     return format_quantity(value * 1e-3, "time") if is_known(value) else ABSENT
@@ -68,7 +68,7 @@ def format_latency(value: float | None) -> str:
 def format_energy(value: float | None) -> str:
     """Write millijoules.
 
-    >>> energy(0.0939)
+    >>> format_energy(0.0939)
     '93.9 uJ'
     """
     return format_quantity(value * 1e-3, "energy") if is_known(value) else ABSENT
@@ -77,7 +77,7 @@ def format_energy(value: float | None) -> str:
 def format_percent(value: float | None) -> str:
     """Write a share.
 
-    >>> percent(0.6129), percent(12.5), percent(0.99996)
+    >>> format_percent(0.6129), format_percent(12.5), format_percent(0.99996)
     ('61.3 %', '1250 %', '99.996 %')
     """
     if not is_known(value):
@@ -90,7 +90,7 @@ def format_percent(value: float | None) -> str:
 def format_decibel(value: float | None) -> str:
     """Write a signal to noise ratio.
 
-    >>> decibel(20.41), decibel(200.0)
+    >>> format_decibel(20.41), format_decibel(200.0)
     ('20.4 dB', 'no difference')
     """
     if not is_known(value):
@@ -106,7 +106,7 @@ def is_percentage(metric: str) -> bool:
 def format_metric(metric: str, value: float | None) -> str:
     """Write a metric's value.
 
-    >>> level("accuracy", 0.99), level("r2", 0.99)
+    >>> format_metric("accuracy", 0.99), format_metric("r2", 0.99)
     ('99.00 %', '0.99')
     """
     if is_percentage(metric) and is_known(value):
@@ -117,7 +117,7 @@ def format_metric(metric: str, value: float | None) -> str:
 def format_drop(metric: str, value: float | None) -> str:
     """Write a loss of a metric.
 
-    >>> drop("accuracy", 0.00613), drop("r2", 0.00613), drop("accuracy", -1e-9)
+    >>> format_drop("accuracy", 0.00613), format_drop("r2", 0.00613), format_drop("accuracy", -1e-9)
     ('0.61 pp', '0.00613', '0.00 pp')
     """
     if is_percentage(metric) and is_known(value):
@@ -131,7 +131,7 @@ def format_drop(metric: str, value: float | None) -> str:
 def shorten_middle(text: str, width: int, ellipsis: str = "\N{HORIZONTAL ELLIPSIS}") -> str:
     """Cut the middle out of a text that is too long: names of layers differ at their ends.
 
-    >>> shortened("/backbone/stage1/block2/conv1/Conv", 15, "...")
+    >>> shorten_middle("/backbone/stage1/block2/conv1/Conv", 15, "...")
     '/backb...1/Conv'
     """
     if len(text) <= width:

@@ -201,7 +201,7 @@ def sensitivity_plot(noise: Mapping[str, Mapping[str, float]]) -> str:
 def _distinct_labels(layers: Sequence[str]) -> dict[str, str]:
     """Return labels that fit; what long names have in common goes first, since it tells nothing.
 
-    >>> list(_told_apart(["/a_long/common/path/conv1/Conv", "/a_long/common/path/conv12/Conv"]).values())
+    >>> list(_distinct_labels(["/a_long/common/path/conv1/Conv", "/a_long/common/path/conv12/Conv"]).values())
     ['…/conv1/Conv', '…/conv12/Conv']
     """
     cut = 0

@@ -221,7 +221,7 @@ def _ablation_summary(report: CompressionReport, contribution: AblationResult) -
 def describe_ratio(ratio: float | None) -> str:
     """Write a ratio as a change.
 
-    >>> ratio_in_words(0.53), ratio_in_words(1.2), ratio_in_words(1.001), ratio_in_words(None)
+    >>> describe_ratio(0.53), describe_ratio(1.2), describe_ratio(1.001), describe_ratio(None)
     ('47 % less', '20 % more', 'the same', '-')
     """
     if not is_known(ratio):

@@ -87,7 +87,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def title(self) -> str:
         """Return a short name for people.
 
-        >>> Recipe((CleanUp(), StaticInt8(activations="int8"))).title
+        >>> Recipe((CleanGraph(), StaticInt8(activations="int8"))).title
         'static S8S8 minmax'
         """
         parts = [text for step in self.steps if (text := _title(step))]

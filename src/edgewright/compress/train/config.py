@@ -80,13 +80,13 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Refuse trainings that could not run."""
         _check_range("epochs", self.epochs, 1, 1_000_000)
         _check_range("batch", self.batch, 2, 1_000_000)
-        _check_range("rate", self.learning_rate, 1e-9, 100.0)
+        _check_range("learning_rate", self.learning_rate, 1e-9, 100.0)
         _check_range("weight_decay", self.weight_decay, 0.0, 100.0)
         _check_range("label_smoothing", self.label_smoothing, 0.0, 0.9)
-        _check_range("warmup", self.warmup_fraction, 0.0, 0.9)
-        _check_range("patience", self.early_stopping_patience, 0, 1_000_000)
-        _check_range("clip", self.max_gradient_norm, 1e-9, 1e9)
-        _check_range("rows", self.rows_per_epoch, 0, 1e12)
+        _check_range("warmup_fraction", self.warmup_fraction, 0.0, 0.9)
+        _check_range("early_stopping_patience", self.early_stopping_patience, 0, 1_000_000)
+        _check_range("max_gradient_norm", self.max_gradient_norm, 1e-9, 1e9)
+        _check_range("rows_per_epoch", self.rows_per_epoch, 0, 1e12)
 
     def rows_shown(self, available: int) -> int:
         """Return the rows that one epoch shows of those that there are."""
@@ -120,7 +120,7 @@ def default_training_config(
 def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
     """Return the share of the largest rate at a step: a straight rise, then half a cosine to zero.
 
-    >>> [round(rate_share(step, 10, 0.2), 2) for step in range(10)]
+    >>> [round(learning_rate_factor(step, 10, 0.2), 2) for step in range(10)]
     [0.5, 1.0, 1.0, 0.96, 0.85, 0.69, 0.5, 0.31, 0.15, 0.04]
     """
     rising = round(steps * warmup)

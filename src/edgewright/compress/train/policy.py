@@ -233,7 +233,7 @@ def promise_score(cost: float, drop: float, max_drop: float, round_number: int) 
         max_drop: The limit.
         round_number: 0 for the first round.
 
-    >>> score(0.5, 0.0, 0.01, 0) < score(0.6, 0.0, 0.01, 0) < score(0.5, 0.06, 0.01, 0)
+    >>> promise_score(0.5, 0.0, 0.01, 0) < promise_score(0.6, 0.0, 0.01, 0) < promise_score(0.5, 0.06, 0.01, 0)
     True
     """
     left = _expected_final_drop(drop, round_number)
@@ -336,7 +336,7 @@ def select_finalists(
 def rows_per_network(core_seconds: float, seconds_per_row: Sequence[float]) -> int:
     """Return how many rows each network can be shown if all are shown as many.
 
-    >>> rows_each(10.0, [0.001, 0.004])
+    >>> rows_per_network(10.0, [0.001, 0.004])
     2000
     """
     return int(core_seconds / max(sum(seconds_per_row), 1e-12))
@@ -345,7 +345,7 @@ def rows_per_network(core_seconds: float, seconds_per_row: Sequence[float]) -> i
 def plan_epochs(rows: int, available: int) -> tuple[int, int]:
     """Return epochs and rows per epoch for so many rows in all.
 
-    >>> passes(500, 2000), passes(7000, 2000)
+    >>> plan_epochs(500, 2000), plan_epochs(7000, 2000)
     ((1, 500), (4, 1750))
     """
     epochs = min(-(-rows // available), _MAX_PASSES) or 1
@@ -363,7 +363,7 @@ def next_noise_level(
         count: How many are tried at the same time.
         keeps_now: Whether the network keeps the limit before; if not, many bits are trained first.
 
-    >>> tightness([], [], 2), tightness([18], [12], 2), tightness([18, 12], [], 2), tightness([], [18, 12], 2)
+    >>> next_noise_level([], [], 2), next_noise_level([18], [12], 2), next_noise_level([18, 12], [], 2), next_noise_level([], [18, 12], 2)
     ([18, 12], [15], [10, 8], [21, 30])
     """
     if not kept and not failed:

@@ -25,7 +25,7 @@ _STEPS = 3
 def sparsity_schedule(sparsity: float | str) -> list[MagnitudePruning]:
     """Return the prunings that lead to a sparsity: a share of the weights, or `N:M`, N kept of every M.
 
-    >>> [round(step.fraction, 2) for step in steps_of(0.8)], steps_of("2:4")[0].pattern
+    >>> [round(step.fraction, 2) for step in sparsity_schedule(0.8)], sparsity_schedule("2:4")[0].pattern
     ([0.56, 0.77, 0.8], (2, 4))
     """
     if isinstance(sparsity, str):

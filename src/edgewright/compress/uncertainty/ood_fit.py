@@ -32,7 +32,7 @@ _MIN_VARIANCE = 1e-3
 def min_ood_samples(rate: float, confidence: float = 0.95) -> int:
     """Return how many samples a threshold needs; with them, it is their greatest score.
 
-    >>> least_samples(0.01), least_samples(0.05)
+    >>> min_ood_samples(0.01), min_ood_samples(0.05)
     (299, 59)
     """
     return math.ceil(math.log1p(-confidence) / math.log1p(-rate))

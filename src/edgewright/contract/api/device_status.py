@@ -91,12 +91,12 @@ class DeviceStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             checked_digest("manifest", digest)
         if self.agent_version:
             checked_name("agent", self.agent_version)
-        checked_iso8601("checked", self.metadata_checked_at)
-        _checked_number("failures", self.failed_inferences, _MAX_COUNT)
+        checked_iso8601("metadata_checked_at", self.metadata_checked_at)
+        _checked_number("failed_inferences", self.failed_inferences, _MAX_COUNT)
         _checked_number("free_bytes", self.free_bytes, _MAX_COUNT)
         _checked_number("latency_seconds", self.latency_seconds, _MAX_SECONDS)
         _checked_number("uptime_seconds", self.uptime_seconds, _MAX_SECONDS)
-        _checked_number("battery", self.battery_level, 1)
+        _checked_number("battery_level", self.battery_level, 1)
         long = max((len(said.file) + len(said.reason) for said in (self.refusal, self.notice) if said), default=0)
         if long > _MAX_REASON or max(len(self.failed_releases), len(self.corrupt_releases)) > _MAX_FAILED:
             raise InputError(

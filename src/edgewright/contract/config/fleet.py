@@ -262,7 +262,7 @@ class _ActionText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _NotifyText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     webhook: object = None
-    mail: object = None
+    email: object = None
 
 
 class _RetrainingText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -314,7 +314,8 @@ def read_fleet(tables: Mapping[str, Any], whole: TomlLocation) -> FleetConfig:
     at = whole / "fleet"
     said = read_toml_table(tables.get("fleet", {}), _FleetText, at)
     times = {
-        f"{key}_s": read_quantity(getattr(said, key), "time", at / key) for key in ("outcome", "silent", "look")
+        f"{key}_seconds": read_quantity(getattr(said, key), "time", at / key)
+        for key in ("outcome_age", "offline_after", "evaluation_interval")
     }
     unused = said.retire_unused
     looking = with_location(at, lambda: FleetMonitoring(**times, alpha=said.alpha))
@@ -334,7 +335,7 @@ def read_fleet(tables: Mapping[str, Any], whole: TomlLocation) -> FleetConfig:
 
 def _alert(table: object, place: TomlLocation) -> AlertRule:
     said = read_toml_table(table, _AlertText, place)
-    for_seconds = 0.0 if said.lasting is None else read_quantity(said.lasting, "time", place / "for")
+    for_seconds = 0.0 if said.for_duration is None else read_quantity(said.for_duration, "time", place / "for")
     return with_location(
         place,
         lambda: AlertRule(
@@ -361,7 +362,7 @@ def _notices(table: object, place: TomlLocation) -> NotificationTargets:
     said = read_toml_table(table, _NotifyText, place)
     return NotificationTargets(
         read_table_list([] if said.webhook is None else said.webhook, place / "webhook", _webhook, of="url"),
-        read_table_list([] if said.mail is None else said.mail, place / "mail", _mail),
+        read_table_list([] if said.email is None else said.email, place / "email", _email),
     )
 
 
@@ -370,7 +371,7 @@ def _webhook(table: object, place: TomlLocation) -> WebhookTarget:
     return found
 
 
-def _mail(table: object, place: TomlLocation) -> EmailTarget:
+def _email(table: object, place: TomlLocation) -> EmailTarget:
     found: EmailTarget = read_toml_table(table, EmailTarget, place)
     return found
 

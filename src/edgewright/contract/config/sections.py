@@ -92,7 +92,7 @@ class TrainingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "such as 2:4",
                 remedy="Leave it out where the device gains nothing by zeros.",
             )
-        for name, least in (("temperature", 0.1), ("features", 0.0), ("relations", 0.0)):
+        for name, least in (("temperature", 0.1), ("feature_loss_weight", 0.0), ("relation_loss_weight", 0.0)):
             if not least <= getattr(self, name) <= 1000:
                 raise ProjectError(
                     f"{name} is {getattr(self, name):g}, it must be {least:g} to 1000", remedy="Leave it out."

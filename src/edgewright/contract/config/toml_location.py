@@ -14,7 +14,7 @@ class TomlLocation:
     r"""A path of keys in a file; entries of a list count from 1, as people do.
 
     >>> text = "[[device_class]]\nname = 'a'\n[device_class.budget]\nsize = '1KB'"
-    >>> print((Place("edgewright.toml", text) / "device_class")[0] / "budget" / "size")
+    >>> print((TomlLocation("edgewright.toml", text) / "device_class")[0] / "budget" / "size")
     edgewright.toml: device_class[1].budget.size (line 4)
     """
 

@@ -54,7 +54,7 @@ class Guarantee(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def describe(self) -> str:
         """The promise as sentences.
 
-        >>> Guarantee("rejection", 0.01, 600, 0.95).words.split(". ")[0]
+        >>> Guarantee("rejection", 0.01, 600, 0.95).describe.split(". ")[0]
         'With confidence 0.95 in the 600 calibration samples, at most the share 0.01 of usual inputs is rejected'
         """
         promise = _PROMISES[self.kind].format(level=self.level)

@@ -70,7 +70,7 @@ class EncodedArray(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def of(cls, values: NDArray[np.floating], dtype: Literal["float16", "float32"] = "float32") -> "EncodedArray":
         """Pack an array.
 
-        >>> Numbers.of(np.array([1.0, 2.0])).array().tolist()
+        >>> EncodedArray.of(np.array([1.0, 2.0])).array().tolist()
         [1.0, 2.0]
         """
         packed = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))
@@ -82,7 +82,7 @@ class EncodedArray(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return stored.reshape(self.shape).astype(np.float64)
 
 
-class LogitScore(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="measure", tag="logits"):
+class LogitScore(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="logits"):
     """A number that the logits give.
 
     Attributes:
@@ -120,7 +120,7 @@ class LowRankCovariance(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class MahalanobisScore(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="measure", tag="mahalanobis"
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="mahalanobis"
 ):
     """Squared distance from the nearest class mean; relative to that from the mean of all, if there is one.
 
@@ -151,7 +151,7 @@ class MahalanobisScore(
 
 
 class NearestNeighbourScore(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="measure", tag="neighbours"
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="neighbours"
 ):
     """Distance from the k-th nearest of some embeddings of usual inputs, all brought to length 1.
 
@@ -174,9 +174,7 @@ class NearestNeighbourScore(
             )
 
 
-class FeatureSqueezing(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="measure", tag="squeezing"
-):
+class FeatureSqueezing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="squeezing"):
     """L1 distance between the answers to the input and to the input with less detail; costs a second inference.
 
     Attributes:

@@ -131,12 +131,12 @@ class QueryTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             checked_name("label", label)
         for what, value in (
             ("clip", self.clip),
-            ("least_noise", self.min_noise),
-            ("dearest_rho", self.max_rho),
+            ("min_noise", self.min_noise),
+            ("max_rho", self.max_rho),
             ("interval_seconds", self.min_interval_seconds),
         ):
             _checked_positive(what, value)
-        for what, value in (("norm", self.max_norm), ("most_weight", self.max_example_weight)):
+        for what, value in (("max_norm", self.max_norm), ("max_example_weight", self.max_example_weight)):
             if value:
                 _checked_positive(what, value)
         if not 0 < self.delta <= 0.01:
@@ -144,14 +144,16 @@ class QueryTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"delta is {self.delta:g}", remedy="It lies between 0 and 0.01; one in a million is usual."
             )
         _checked_whole("min_cohort", self.min_cohort, 2, _MAX_COHORT)
-        _checked_whole("vouched", self.min_verified_peers, 0, self.min_cohort - 1)
-        _checked_whole("colluders", self.assumed_colluders, 0, self.min_verified_peers or self.min_cohort - 1)
+        _checked_whole("min_verified_peers", self.min_verified_peers, 0, self.min_cohort - 1)
+        _checked_whole(
+            "assumed_colluders", self.assumed_colluders, 0, self.min_verified_peers or self.min_cohort - 1
+        )
         if not self.expires_at or not self.backends:
             raise InputError(
                 f"template {self.name} never expires or has no backend",
                 remedy="Give both: an end, and helper or secagg.",
             )
-        checked_iso8601("expires", self.expires_at)
+        checked_iso8601("expires_at", self.expires_at)
         self._check_kind()
 
     def _check_kind(self) -> None:
@@ -238,9 +240,9 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name, value in (("scale", self.scale), ("sigma", self.sigma), ("rho", self.rho)):
             _checked_positive(name, value)
         _checked_whole("bits", self.bits, 2, 32)
-        _checked_whole("cohort", self.min_cohort, 2, _MAX_COHORT)
-        _checked_whole("largest", self.max_cohort, self.min_cohort, _MAX_COHORT)
-        _checked_whole("projected", self.projected_length, 0, _MAX_VALUES)
+        _checked_whole("min_cohort", self.min_cohort, 2, _MAX_COHORT)
+        _checked_whole("max_cohort", self.max_cohort, self.min_cohort, _MAX_COHORT)
+        _checked_whole("projected_length", self.projected_length, 0, _MAX_VALUES)
 
 
 class DeviceQueryLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -264,9 +266,9 @@ class DeviceQueryLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         """Refuse limits that limit nothing."""
         for what, value in (("rho_per_period", self.rho_per_period), ("period_seconds", self.period_seconds)):
             _checked_positive(what, value)
-        _checked_whole("least_cohort", self.min_cohort, 2, _MAX_COHORT)
-        _checked_whole("most_bytes", self.max_bytes, 1, 1 << 40)
-        _checked_whole("most_queries", self.max_queries, 0, 1 << 20)
+        _checked_whole("min_cohort", self.min_cohort, 2, _MAX_COHORT)
+        _checked_whole("max_bytes", self.max_bytes, 1, 1 << 40)
+        _checked_whole("max_queries", self.max_queries, 0, 1 << 20)
 
 
 def canonical_bytes(record: QueryTemplate | Query) -> bytes:

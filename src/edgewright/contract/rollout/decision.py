@@ -31,7 +31,7 @@ __all__ = [
 DecisionAction = Literal["advance", "hold", "roll_back", "finish"]
 """What is to become of a rollout."""
 
-ComparisonOutcome = Literal["clears", "excluded", "inconclusive", "running"]
+ComparisonOutcome = Literal["within_margin", "excluded", "inconclusive", "running"]
 """What became of an arm of an experiment."""
 
 CONTROL_ARM = -1
@@ -171,7 +171,7 @@ class DecisionInputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"decided at {self.decided_at!r} with alpha {self.alpha}",
                 remedy="Give a moment, and 0 < alpha < 1.",
             )
-        checked_iso8601("now", self.decided_at)
+        checked_iso8601("decided_at", self.decided_at)
 
 
 class ArmComparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

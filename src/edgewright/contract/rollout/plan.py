@@ -73,7 +73,10 @@ class RolloutPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if channel:
                 checked_name("channel", channel)
             checked_version(version)
-        for what, share in (("holdback", self.holdout_fraction), ("min_battery", self.min_battery_level)):
+        for what, share in (
+            ("holdout_fraction", self.holdout_fraction),
+            ("min_battery_level", self.min_battery_level),
+        ):
             _checked_share(what, share)
         if not 0 < self.max_stage_step <= 1:
             raise InputError(
@@ -134,7 +137,7 @@ class RolloutStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         """Refuse what is no share or time."""
         _checked_share("fraction", self.fraction)
-        _checked_seconds("min_seconds", self.min_duration_seconds)
+        _checked_seconds("min_duration_seconds", self.min_duration_seconds)
 
 
 class RolloutArm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -195,7 +198,7 @@ class InstallHours(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def contains(self, hour: int) -> bool:
         """Whether an hour of the day lies within.
 
-        >>> Hours(22, 6).holds(23), Hours(22, 6).holds(6)
+        >>> InstallHours(22, 6).contains(23), InstallHours(22, 6).contains(6)
         (True, False)
         """
         if self.start_hour < self.end_hour:
@@ -249,8 +252,8 @@ class RolloutPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         checked_name("model", self.model)
         checked_name("device class", self.device_class)
         checked_name("rollout", self.rollout)
-        _checked_share("min_battery", self.min_battery_level)
-        for what in ("since", "start", "end"):
+        _checked_share("min_battery_level", self.min_battery_level)
+        for what in ("stage_started_at", "start_at", "end_at"):
             checked_iso8601(what, getattr(self, what))
         for label in self.selector.labels:
             checked_name("label", label)

@@ -70,7 +70,7 @@ class ShadowRunner:
             # The caller may use its arrays again at once.
             self._queue.put_nowait(({name: array.copy() for name, array in inputs.items()}, outputs))
         except queue.Full:
-            self._update_comparison(left_out=1)
+            self._update_comparison(skipped=1)
 
     def close(self) -> ShadowComparison:
         """Finish what waits, if that is soon, and return the comparison."""
@@ -89,10 +89,10 @@ class ShadowRunner:
             except Exception:  # whatever it is, the model that serves goes on
                 found = Rejection("failed", "", "")
             if isinstance(found, Rejection):
-                self._update_comparison(failed=1)
+                self._update_comparison(failed_inputs=1)
                 continue
             agreed, greatest = compare_outputs(found, expected)
-            self._update_comparison(inputs=1, agreed=int(agreed), greatest=greatest)
+            self._update_comparison(compared_inputs=1, agreeing_inputs=int(agreed), greatest=greatest)
 
     def _update_comparison(self, *, greatest: float = 0.0, **more: int) -> None:
         known = self.comparison
@@ -105,7 +105,7 @@ class ShadowRunner:
 def compare_outputs(actual: list[NDArray[Any]], expected: list[NDArray[Any]]) -> tuple[bool, float]:
     """Return whether two answers agree, and their greatest difference.
 
-    >>> compare([np.array([[0.1, 0.9]])], [np.array([[0.2, 0.8]])])[0]
+    >>> compare_outputs([np.array([[0.1, 0.9]])], [np.array([[0.2, 0.8]])])[0]
     True
     """
     if len(actual) != len(expected):

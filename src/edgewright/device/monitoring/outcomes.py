@@ -127,7 +127,7 @@ def is_worse(trial: OutcomeTotal, proven: OutcomeTotal, *, margin: float, confid
     Hoeffding's bound (1963) for the difference of two means of values between 0 and 1; what may go wrong is split
     over all numbers of outcomes, so that looking at each of them is allowed.
 
-    >>> is_worse(Outcome(200, 100.0), Outcome(200, 10.0), margin=0.05, confidence=0.95)
+    >>> is_worse(OutcomeTotal(200, 100.0), OutcomeTotal(200, 10.0), margin=0.05, confidence=0.95)
     True
     """
     if min(trial.count, proven.count) < _MIN_COUNT:

@@ -142,7 +142,7 @@ def add_failures(report: StageReport, metrics: set[str]) -> StageReport:
 def failure_metric(refusal: Refusal) -> str:
     """Return the metric in which a release failed that was refused, "" if it is not the release's fault.
 
-    >>> metric_of(Refusal("budget", "model.onnx", "")), metric_of(Refusal("battery", "", ""))
+    >>> failure_metric(Refusal("budget", "model.onnx", "")), failure_metric(Refusal("battery", "", ""))
     ('budget_breach', '')
     """
     if refusal.code == "probation" and refusal.file.startswith("outcome:"):

@@ -269,5 +269,7 @@ def create_tcp_server(
 def _handler_class(agent: Agent, allowed_hosts: Sequence[str], token: str) -> Callable[..., BaseHTTPRequestHandler]:
     places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
     return type(
-        "Handler", (_Handler,), {"agent": agent, "hosts": tuple(allowed_hosts), "token": token, "places": places}
+        "Handler",
+        (_Handler,),
+        {"agent": agent, "allowed_hosts": tuple(allowed_hosts), "token": token, "connection_slots": places},
     )

@@ -20,7 +20,7 @@ _METRICS = (
 def prometheus_metrics(status: Mapping[str, Any]) -> str:
     """Return a device's status as metrics; figures that it lacks are left out.
 
-    >>> print(metrics({"served": 3, "state": "idle", "version": "1.0.0", "model": "m"}).splitlines()[2])
+    >>> print(prometheus_metrics({"served": 3, "state": "idle", "version": "1.0.0", "model": "m"}).splitlines()[2])
     edgewright_inferences_total 3
     """
     lines: list[str] = []

@@ -106,7 +106,7 @@ class Probation:
     def is_over(self, served: int, elapsed_seconds: float) -> bool:
         """Whether a model was watched for long enough.
 
-        >>> Probation(inferences=3).is_over(3, 0.0), Probation(inferences=3).is_over(2, 0.0)
+        >>> Probation(min_inferences=3).is_over(3, 0.0), Probation(min_inferences=3).is_over(2, 0.0)
         (True, False)
         """
         return served >= self.min_inferences or elapsed_seconds >= self.min_seconds

@@ -165,12 +165,12 @@ class Updater:
             return
         if self.journal_record.target != release or self.journal_record.state not in _INSTALLING_STATES:
             self.cancel_installation(sweep=False)
-            self.apply_event(UpdateEvent.CHOSEN, wanted=release, attempts=0, not_before="")
+            self.apply_event(UpdateEvent.CHOSEN, target=release, test_attempts=0, retest_not_before="")
 
     def cancel_installation(self, *, sweep: bool = True) -> None:
         """Stop an installation that is not wanted any more."""
         if self.journal_record.state in _INSTALLING_STATES:
-            self.apply_event(UpdateEvent.WITHDRAWN, wanted=None, attempts=0, not_before="")
+            self.apply_event(UpdateEvent.WITHDRAWN, target=None, test_attempts=0, retest_not_before="")
             if sweep:
                 self._delete_unused()
 
@@ -196,7 +196,9 @@ class Updater:
         ):  # a shadow answers nobody, so it proves nothing
             self._promote(trial)
         elif self.predictor.served and not trial.is_shadow:
-            self.write_record(served=self.journal_record.served_inferences + self.predictor.drain_served())
+            self.write_record(
+                served_inferences=self.journal_record.served_inferences + self.predictor.drain_served()
+            )
 
     def _is_probation_over(self, trial: InstalledRelease) -> bool:
         """Whether a release on trial was watched for long enough."""
@@ -255,7 +257,9 @@ class Updater:
             return
         if runs != record.image_before:
             since = self.believed_time().isoformat()
-            self.apply_event(UpdateEvent.TEST_PASSED, wanted=None, attempts=0, trial_since=since, last_refusal=None)
+            self.apply_event(
+                UpdateEvent.TEST_PASSED, target=None, test_attempts=0, trial_started_at=since, last_refusal=None
+            )
         elif boot_id() != record.boot_id:
             why = Refusal("self-test", trial.version, f"the platform came up with {runs!r} as before")
             self.fail_update(UpdateEvent.TEST_FAILED, why)
@@ -285,7 +289,14 @@ class Updater:
             )
             if left.release_kind != "model":
                 self._restart_former_image()
-        self.apply_event(UpdateEvent.ROLLED_BACK, slots=slots, wanted=None, failed=failed, served=0, trial_since="")
+        self.apply_event(
+            UpdateEvent.ROLLED_BACK,
+            slots=slots,
+            target=None,
+            failed_releases=failed,
+            served_inferences=0,
+            trial_started_at="",
+        )
         self.open_serving()
 
     def release_fault(self, installed: InstalledRelease) -> Refusal | None:
@@ -322,7 +333,7 @@ class Updater:
             self._mark_corrupt(installed, refusal)
             return
         broken = tuple(each for each in self.journal_record.corrupt_releases if each != installed.manifest_digest)
-        self.write_record(last_refusal=refusal, broken=broken)
+        self.write_record(last_refusal=refusal, corrupt_releases=broken)
         self.open_serving()
 
     def open_serving(self) -> None:
@@ -354,12 +365,12 @@ class Updater:
         self.apply_event(
             event,
             slots=end_trial(self.journal_record.slots, passed=False),
-            wanted=None,
-            failed=failed,
+            target=None,
+            failed_releases=failed,
             last_refusal=refusal,
-            attempts=0,
-            served=0,
-            trial_since="",
+            test_attempts=0,
+            served_inferences=0,
+            trial_started_at="",
         )
         self.open_serving()
         if sweep:
@@ -450,8 +461,8 @@ class Updater:
         self.apply_event(
             UpdateEvent.SWITCHED,
             slots=begin_trial(self.journal_record.slots, release),
-            attempts=attempts,
-            not_before="",
+            test_attempts=attempts,
+            retest_not_before="",
         )
         proof = self.loader.load_and_test(release, variant)
         if proof.loaded is None or proof.refusal is not None:
@@ -459,16 +470,18 @@ class Updater:
             if proof.is_transient and attempts < _MAX_TEST_ATTEMPTS:
                 again = self.believed_time() + _RETEST_DELAY * 2 ** (attempts - 1)
                 slots = end_trial(self.journal_record.slots, passed=False)
-                self.apply_event(UpdateEvent.POSTPONED, slots=slots, not_before=again.isoformat(), last_refusal=why)
+                self.apply_event(
+                    UpdateEvent.POSTPONED, slots=slots, retest_not_before=again.isoformat(), last_refusal=why
+                )
             else:
                 self.fail_update(UpdateEvent.TEST_FAILED, why)
             return
         self.apply_event(
             UpdateEvent.TEST_PASSED,
-            wanted=None,
-            attempts=0,
-            served=0,
-            trial_since=self.believed_time().isoformat(),
+            target=None,
+            test_attempts=0,
+            served_inferences=0,
+            trial_started_at=self.believed_time().isoformat(),
             last_refusal=None,
         )
         if release.is_shadow:
@@ -492,14 +505,14 @@ class Updater:
             self.apply_event(
                 UpdateEvent.SWITCHED,
                 slots=slots,
-                boot=boot_id(),
-                ran=ran,
-                handed=False,
-                attempts=attempts,
+                boot_id=boot_id(),
+                image_before=ran,
+                handed_to_installer=False,
+                test_attempts=attempts,
                 last_refusal=None,
             )
             self.installer.install(shelf.folder / variant.files[0].name, release.version)
-            self.write_record(handed=True)
+            self.write_record(handed_to_installer=True)
         except InstallerError as error:
             why = Refusal("installer", release.version, error.message)
             if self.journal_record.state is UpdateLifecycleState.TESTING:
@@ -545,7 +558,12 @@ class Updater:
                 return
         slots = end_trial(self.journal_record.slots, passed=True)
         self.apply_event(
-            UpdateEvent.PROMOTED, slots=slots, wanted=None, served=0, trial_since="", last_refusal=None
+            UpdateEvent.PROMOTED,
+            slots=slots,
+            target=None,
+            served_inferences=0,
+            trial_started_at="",
+            last_refusal=None,
         )
         self.predictor.drain_served()
         self._delete_unused()
@@ -578,7 +596,11 @@ class Updater:
             )
         if self.journal_record.state in _INSTALLING_STATES:
             self.apply_event(
-                UpdateEvent.REFUSED, wanted=None, failed=failed, postponed=postponed, last_refusal=refusal
+                UpdateEvent.REFUSED,
+                target=None,
+                failed_releases=failed,
+                postponed_releases=postponed,
+                last_refusal=refusal,
             )
         self._delete_unused()
 
@@ -611,14 +633,16 @@ class Updater:
             self.apply_event(
                 UpdateEvent.CORRUPTION_FOUND,
                 slots=slots,
-                wanted=None,
+                target=None,
                 last_refusal=refusal,
-                served=0,
-                trial_since="",
-                attempts=0,
+                served_inferences=0,
+                trial_started_at="",
+                test_attempts=0,
             )
         elif installed.manifest_digest not in record.corrupt_releases:
-            self.write_record(broken=(*record.corrupt_releases, installed.manifest_digest), last_refusal=refusal)
+            self.write_record(
+                corrupt_releases=(*record.corrupt_releases, installed.manifest_digest), last_refusal=refusal
+            )
 
     def _delete_unused(self) -> None:
         if self.journal.writable and not self.journal.is_lost:

@@ -30,7 +30,7 @@ class RateLimiter:
             name: Of whoever asks.
             now: Seconds, never less than before.
 
-        >>> limiter = Limiter(per_s=1.0, burst=2)
+        >>> limiter = RateLimiter(per_s=1.0, burst=2)
         >>> [limiter.allows("a", 0.0) for _ in range(3)], limiter.allows("a", 1.0)
         ([True, True, False], True)
         """
@@ -55,7 +55,7 @@ def client_address(peer: str, headers: Iterable[tuple[bytes, bytes]], *, proxies
         headers: Of the request.
         proxies: Of ours that every request comes through; with 0 the header is not believed.
 
-    >>> client_of("10.0.0.1", [(b"x-forwarded-for", b"made.up, 192.0.2.7")], proxies=1)
+    >>> client_address("10.0.0.1", [(b"x-forwarded-for", b"made.up, 192.0.2.7")], proxies=1)
     '192.0.2.7'
     """
     if proxies < 1:
@@ -77,7 +77,7 @@ def client_address(peer: str, headers: Iterable[tuple[bytes, bytes]], *, proxies
 def limited_network(address: str) -> str:
     """Return by what an address is limited: an IPv6 network of 64 bits is one household's, with all its addresses.
 
-    >>> neighbourhood("2001:db8::1") == neighbourhood("2001:db8::2"), neighbourhood("192.0.2.1")
+    >>> limited_network("2001:db8::1") == limited_network("2001:db8::2"), limited_network("192.0.2.1")
     (True, '192.0.2.1')
     """
     try:

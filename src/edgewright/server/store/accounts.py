@@ -153,7 +153,7 @@ class Accounts:
             "hash": secret_hash(secret),
             "name": name,
             "role": _name(role),
-            "made_by": made_by,
+            "created_by": made_by,
             "created_at": now,
             "expires_at": now + lifetime_seconds,
         }
@@ -208,5 +208,5 @@ def _name(role: UserRole) -> str:
 
 def _token(row: Row[Any]) -> ApiToken:
     return ApiToken(
-        row.name, row.role, row.made_by, row.created_at, row.expires_at, row.last_used_at, row.retired_at
+        row.name, row.role, row.created_by, row.created_at, row.expires_at, row.last_used_at, row.retired_at
     )

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from edgewright.server.store.database import Database, insert_new
 from edgewright.server.store.records import ActionState, AutomatedAction, ReaderPosition
-from edgewright.server.store.tables import acts, positions
+from edgewright.server.store.tables import automated_actions, reader_positions
 
 __all__ = ["ActionStore", "ReaderPositions"]
 
@@ -30,7 +30,7 @@ class ActionStore:
     def add(self, act: AutomatedAction) -> bool:
         """Keep an act, and return whether it is new; one that is there stays as it is."""
         row = msgspec.structs.asdict(act)
-        return bool(self.database.write(lambda connection: insert_new(connection, acts, [row])))
+        return bool(self.database.write(lambda connection: insert_new(connection, automated_actions, [row])))
 
     def transition(
         self,
@@ -55,27 +55,39 @@ class ActionStore:
         Returns:
             Whether it did; not if it is in another state, or there is none.
         """
-        values: dict[str, Any] = {"state": after, "why": reason}
+        values: dict[str, Any] = {"state": after, "state_reason": reason}
         if by:
             values |= {"decided_by": by} | ({"decided_at": at} if after == "granted" else {})
         if after in _ENDED:
             values["ended_at"] = at
-        change = update(acts).where(acts.c.id == act_id, acts.c.state.in_(before)).values(**values)
+        change = (
+            update(automated_actions)
+            .where(automated_actions.c.id == act_id, automated_actions.c.state.in_(before))
+            .values(**values)
+        )
         return bool(self.database.write(lambda connection: connection.execute(change).rowcount))
 
     def get(self, act_id: str) -> AutomatedAction | None:
         """Return an act, None if there is none of that name."""
-        found = self._some(select(acts).where(acts.c.id == act_id))
+        found = self._some(select(automated_actions).where(automated_actions.c.id == act_id))
         return found[0] if found else None
 
     def all(self, *states: ActionState, limit: int = 100) -> list[AutomatedAction]:
-        """Return acts, those in some states or all, the newest first; at most 1,000."""
-        query = select(acts).order_by(acts.c.asked_at.desc(), acts.c.id).limit(min(limit, _PAGE))
-        return self._some(query.where(acts.c.state.in_(states)) if states else query)
+        """Return automated_actions, those in some states or all, the newest first; at most 1,000."""
+        query = (
+            select(automated_actions)
+            .order_by(automated_actions.c.asked_at.desc(), automated_actions.c.id)
+            .limit(min(limit, _PAGE))
+        )
+        return self._some(query.where(automated_actions.c.state.in_(states)) if states else query)
 
     def granted_since(self, at: float) -> list[AutomatedAction]:
-        """Return acts that were granted from then on, in order."""
-        return self._some(select(acts).where(acts.c.decided_at >= at).order_by(acts.c.decided_at, acts.c.id))
+        """Return automated_actions that were granted from then on, in order."""
+        return self._some(
+            select(automated_actions)
+            .where(automated_actions.c.decided_at >= at)
+            .order_by(automated_actions.c.decided_at, automated_actions.c.id)
+        )
 
     def _some(self, query: Select[Any]) -> list[AutomatedAction]:
         return self.database.read(lambda connection: [_act(row) for row in connection.execute(query)])
@@ -93,7 +105,7 @@ class ReaderPositions:
 
     def get(self, name: str) -> ReaderPosition | None:
         """Return a reader's position, None if it has none yet."""
-        query = select(positions).where(positions.c.name == name)
+        query = select(reader_positions).where(reader_positions.c.name == name)
         row = self.database.read(lambda connection: connection.execute(query).mappings().first())
         return None if row is None else ReaderPosition(**row)
 
@@ -102,9 +114,9 @@ class ReaderPositions:
         row = msgspec.structs.asdict(position)
 
         def run(connection: Connection) -> None:
-            mine = update(positions).where(positions.c.name == position.name).values(**row)
+            mine = update(reader_positions).where(reader_positions.c.name == position.name).values(**row)
             if not connection.execute(mine).rowcount:
-                connection.execute(insert(positions).values(**row))
+                connection.execute(insert(reader_positions).values(**row))
 
         self.database.write(run)
 

@@ -149,6 +149,6 @@ def _entry(row: Row[Any]) -> AuditEntry:
         action=row.action,
         subject=row.subject,
         detail=msgspec.Raw(row.detail),
-        previous_digest=row.before,
+        previous_digest=row.previous_digest,
         digest=row.digest,
     )

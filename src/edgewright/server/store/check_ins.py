@@ -48,7 +48,7 @@ _NONCES_POSTGRES = """
 INSERT INTO nonces (until, nonce) SELECT %b::float8, n FROM unnest(%b::text[]) AS n ORDER BY n
 ON CONFLICT DO NOTHING RETURNING nonce
 """
-_ADDED = "check_ins refused troubled latency_count latency_sum_seconds battery_count battery_sum".split()
+_ADDED = "check_ins refused with_failures latency_count latency_sum_seconds battery_count battery_sum".split()
 _KEY = "started_at device_class model version arm".split()
 _TYPES = "bigint text text text text bigint bigint bigint bigint float8 bigint float8".split()
 _INTO = f"INSERT INTO rollups (span_seconds, devices, {', '.join((*_KEY, *_ADDED))}) "

@@ -15,7 +15,7 @@ from edgewright.contract.schema import decode_record
 from edgewright.server.access_control import new_secret, secret_hash
 from edgewright.server.store.database import Database
 from edgewright.server.store.records import DeviceGroupCount, EnrolmentToken, RolloutCandidate, StoredDevice
-from edgewright.server.store.tables import device_labels, devices, invitations, statuses
+from edgewright.server.store.tables import device_labels, devices, enrolment_tokens, statuses
 from edgewright.trust.keys.device_identity import AuthenticationError, device_id_of
 
 __all__ = ["DeviceCredentials", "DeviceStore"]
@@ -23,11 +23,11 @@ __all__ = ["DeviceCredentials", "DeviceStore"]
 _PAGE = 1000
 # For the hot path: one statement, however many devices are asked for.
 _KNOWN_SQLITE = """
-SELECT id, public, device_class, bench FROM devices
+SELECT id, public_key, device_class, profiling FROM devices
 WHERE retired_at IS NULL AND id IN (SELECT value FROM json_each(?))
 """
 _KNOWN_POSTGRES = """
-SELECT id, public, device_class, bench FROM devices WHERE retired_at IS NULL AND id = ANY(%b::text[])
+SELECT id, public_key, device_class, profiling FROM devices WHERE retired_at IS NULL AND id = ANY(%b::text[])
 """
 _CANDIDATES = 2000
 _DEVICE = (devices, statuses.c.last_seen_at, statuses.c.arm, statuses.c.body)
@@ -85,15 +85,17 @@ class DeviceStore:
             "device_class": device_class,
             "channel": channel,
             "labels": msgspec.json.encode(dict(labels or {})),
-            "bench": profiling,
-            "made_by": made_by,
+            "profiling": profiling,
+            "created_by": made_by,
             "created_at": now,
             "expires_at": now + lifetime_seconds,
         }
         self.database.write(
             lambda connection: (
-                connection.execute(select(invitations.c.hash).where(invitations.c.hash == row["hash"])).first()
-                or connection.execute(insert(invitations).values(row))
+                connection.execute(
+                    select(enrolment_tokens.c.hash).where(enrolment_tokens.c.hash == row["hash"])
+                ).first()
+                or connection.execute(insert(enrolment_tokens).values(row))
             )
         )
         return token
@@ -101,9 +103,9 @@ class DeviceStore:
     def open_enrolment_tokens(self, *, now: float) -> list[EnrolmentToken]:
         """Return who may still enrol, the newest first."""
         query = (
-            select(invitations)
-            .where(invitations.c.last_used_at.is_(None), invitations.c.expires_at > now)
-            .order_by(invitations.c.created_at.desc())
+            select(enrolment_tokens)
+            .where(enrolment_tokens.c.last_used_at.is_(None), enrolment_tokens.c.expires_at > now)
+            .order_by(enrolment_tokens.c.created_at.desc())
         )
         return self.database.read(lambda connection: [_invited(row) for row in connection.execute(query)])
 
@@ -119,13 +121,15 @@ class DeviceStore:
         def run(connection: Connection) -> StoredDevice:
             # Of two devices with one token the first to write here has it; the other then sees it as used.
             taken = connection.execute(
-                update(invitations)
+                update(enrolment_tokens)
                 .where(
-                    invitations.c.hash == key, invitations.c.last_used_at.is_(None), invitations.c.expires_at > now
+                    enrolment_tokens.c.hash == key,
+                    enrolment_tokens.c.last_used_at.is_(None),
+                    enrolment_tokens.c.expires_at > now,
                 )
                 .values(device_id=device_id, last_used_at=now)
             ).rowcount
-            row = connection.execute(select(invitations).where(invitations.c.hash == key)).first()
+            row = connection.execute(select(enrolment_tokens).where(enrolment_tokens.c.hash == key)).first()
             if row is None:
                 raise AuthenticationError("the token is none of this fleet", remedy="Ask for a new one.")
             if row.last_used_at is None:
@@ -163,7 +167,7 @@ class DeviceStore:
 
     def public_keys(self, device_class: str) -> frozenset[bytes]:
         """Return the keys of all devices of a class that are not retired."""
-        query = select(devices.c.public).where(
+        query = select(devices.c.public_key).where(
             devices.c.device_class == device_class, devices.c.retired_at.is_(None)
         )
         return self.database.read(lambda connection: frozenset(connection.execute(query).scalars()))
@@ -188,7 +192,7 @@ class DeviceStore:
         Raises:
             UnknownError: There is none of that name.
         """
-        change = update(devices).where(devices.c.id == device_id).values(bench=profiling)
+        change = update(devices).where(devices.c.id == device_id).values(profiling=profiling)
         if not self.database.write(lambda connection: connection.execute(change).rowcount):
             raise AuthenticationError(f"there is no device {device_id[:80]!r}", remedy="List the devices.")
 
@@ -224,7 +228,7 @@ class DeviceStore:
         if offline_since is not None:
             chosen.append(statuses.c.last_seen_at < offline_since)
         if profiling is not None:
-            chosen.append(devices.c.bench == profiling)
+            chosen.append(devices.c.profiling == profiling)
         chosen += [
             devices.c.id.in_(
                 select(device_labels.c.device_id).where(
@@ -344,11 +348,11 @@ def _enter(connection: Connection, device_id: str, public: bytes, invited: Enrol
         "device_class": invited.device_class,
         "channel": invited.channel,
         "labels": msgspec.json.encode(invited.labels),
-        "bench": invited.profiling,
+        "profiling": invited.profiling,
         "enrolled_at": now,
     }
     if not connection.execute(update(devices).where(devices.c.id == device_id).values(row)).rowcount:
-        connection.execute(insert(devices).values(id=device_id, public=public, **row))
+        connection.execute(insert(devices).values(id=device_id, public_key=public, **row))
         nothing = {"model": "", "version": "", "digest": "", "arm": "", "refusal": "", "state": "empty"}
         connection.execute(
             insert(statuses).values(
@@ -380,12 +384,12 @@ def _device(row: Row[Any]) -> StoredDevice:
         ) from error
     return StoredDevice(
         id=row.id,
-        public_key=row.public,
+        public_key=row.public_key,
         device_class=row.device_class,
         enrolled_at=row.enrolled_at,
         labels=msgspec.json.decode(row.labels, type=dict[str, str]),
         channel=row.channel,
-        profiling=row.bench,
+        profiling=row.profiling,
         last_seen_at=row.last_seen_at,
         arm=row.arm,
         status=status,
@@ -396,11 +400,11 @@ def _device(row: Row[Any]) -> StoredDevice:
 def _invited(row: Row[Any]) -> EnrolmentToken:
     return EnrolmentToken(
         device_class=row.device_class,
-        created_by=row.made_by,
+        created_by=row.created_by,
         created_at=row.created_at,
         expires_at=row.expires_at,
         labels=msgspec.json.decode(row.labels, type=dict[str, str]),
         channel=row.channel,
-        profiling=row.bench,
+        profiling=row.profiling,
         device_id=row.device_id or "",
     )

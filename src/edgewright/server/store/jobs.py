@@ -42,12 +42,12 @@ class JobStore:
             "kind": kind,
             "state": "waiting",
             "request": request,
-            "made_by": made_by,
+            "created_by": made_by,
             "created_at": now,
-            "tries": 0,
+            "attempts": 0,
         }
         bench = select(devices.c.id).where(
-            devices.c.id == device_id, devices.c.bench.is_(True), devices.c.retired_at.is_(None)
+            devices.c.id == device_id, devices.c.profiling.is_(True), devices.c.retired_at.is_(None)
         )
 
         def run(connection: Connection) -> None:
@@ -60,7 +60,7 @@ class JobStore:
 
     def has_waiting(self, device_id: str, *, now: float) -> bool:
         """Whether a device would get a job."""
-        due = or_(jobs.c.state == "waiting", (jobs.c.state == "taken") & (jobs.c.until <= now))
+        due = or_(jobs.c.state == "waiting", (jobs.c.state == "taken") & (jobs.c.lease_until <= now))
         query = select(jobs.c.id).where(jobs.c.device_id == device_id, due).limit(1)
         return self.database.read(lambda connection: connection.execute(query).first() is not None)
 
@@ -69,7 +69,7 @@ class JobStore:
 
         One that was given out too often without an answer has failed.
         """
-        due = or_(jobs.c.state == "waiting", (jobs.c.state == "taken") & (jobs.c.until <= now))
+        due = or_(jobs.c.state == "waiting", (jobs.c.state == "taken") & (jobs.c.lease_until <= now))
         # On PostgreSQL the row is locked, so that two requests of one device do not both get it.
         query = (
             select(jobs)
@@ -82,8 +82,10 @@ class JobStore:
         def run(connection: Connection) -> ProfilingJob | None:
             while (row := connection.execute(query).first()) is not None:
                 mine = update(jobs).where(jobs.c.id == row.id)
-                if row.tries < _MAX_ATTEMPTS:
-                    connection.execute(mine.values(state="taken", until=now + lease_seconds, tries=row.tries + 1))
+                if row.attempts < _MAX_ATTEMPTS:
+                    connection.execute(
+                        mine.values(state="taken", lease_until=now + lease_seconds, attempts=row.attempts + 1)
+                    )
                     return _job(connection.execute(select(jobs).where(jobs.c.id == row.id)).one())
                 connection.execute(mine.values(state="failed", request=b"", ended_at=now))
             return None
@@ -146,10 +148,10 @@ def _job(row: Row[Any]) -> ProfilingJob:
         kind=row.kind,
         state=row.state,
         request=row.request,
-        created_by=row.made_by,
+        created_by=row.created_by,
         created_at=row.created_at,
         result=row.result,
-        lease_until=row.until,
+        lease_until=row.lease_until,
         ended_at=row.ended_at,
-        attempts=row.tries,
+        attempts=row.attempts,
     )

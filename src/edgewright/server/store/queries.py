@@ -10,7 +10,7 @@ from edgewright.contract.errors import WorkError
 from edgewright.contract.query.query import Query, QueryTemplate
 from edgewright.server.store.database import Database, insert_new
 from edgewright.server.store.records import QueryState, StoredMessage, StoredQuery
-from edgewright.server.store.tables import letters, queries
+from edgewright.server.store.tables import sum_messages, queries
 
 __all__ = ["QueryStore"]
 
@@ -114,10 +114,12 @@ class QueryStore:
         row = msgspec.structs.asdict(letter)
 
         def run(connection: Connection) -> Literal["new", "same", "other"]:
-            if insert_new(connection, letters, [row]):
+            if insert_new(connection, sum_messages, [row]):
                 return "new"
-            query = select(letters.c.body).where(
-                letters.c.sum == letter.sum_id, letters.c.step == letter.step, letters.c.sender == letter.sender
+            query = select(sum_messages.c.body).where(
+                sum_messages.c.sum_id == letter.sum_id,
+                sum_messages.c.step == letter.step,
+                sum_messages.c.sender == letter.sender,
             )
             return "same" if connection.execute(query).scalar_one() == letter.body else "other"
 
@@ -126,11 +128,15 @@ class QueryStore:
     def store_marker(self, marker: StoredMessage) -> None:
         """Keep what the server itself noted of a step, in the place of what it noted before."""
         row = msgspec.structs.asdict(marker)
-        mine = (letters.c.sum == marker.sum_id, letters.c.step == marker.step, letters.c.sender == marker.sender)
+        mine = (
+            sum_messages.c.sum_id == marker.sum_id,
+            sum_messages.c.step == marker.step,
+            sum_messages.c.sender == marker.sender,
+        )
 
         def run(connection: Connection) -> None:
-            if not insert_new(connection, letters, [row]):
-                connection.execute(update(letters).where(*mine).values(body=marker.body, at=marker.at))
+            if not insert_new(connection, sum_messages, [row]):
+                connection.execute(update(sum_messages).where(*mine).values(body=marker.body, at=marker.at))
 
         self.database.write(run)
 
@@ -146,11 +152,11 @@ class QueryStore:
             limit: Most that are returned.
             marker: Whether to return what the server itself noted, which has no sender, instead.
         """
-        whose = letters.c.sender == b"" if marker else letters.c.sender > after
+        whose = sum_messages.c.sender == b"" if marker else sum_messages.c.sender > after
         query = (
-            select(letters)
-            .where(letters.c.sum == sum_id, letters.c.step == step, whose)
-            .order_by(letters.c.sender)
+            select(sum_messages)
+            .where(sum_messages.c.sum_id == sum_id, sum_messages.c.step == step, whose)
+            .order_by(sum_messages.c.sender)
             .limit(limit)
         )
         return self.database.read(
@@ -159,12 +165,12 @@ class QueryStore:
 
     def count_messages(self, sum_id: str, step: str) -> int:
         """Return how many devices sent a letter of a step."""
-        query = select(func.count()).where(letters.c.sum == sum_id, letters.c.step == step)
+        query = select(func.count()).where(sum_messages.c.sum_id == sum_id, sum_messages.c.step == step)
         return self.database.read(lambda connection: connection.execute(query).scalar_one())
 
     def delete_messages(self, sum_id: str) -> int:
         """Remove the letters of a sum that is over, and return how many they were."""
-        gone = delete(letters).where(letters.c.sum == sum_id)
+        gone = delete(sum_messages).where(sum_messages.c.sum_id == sum_id)
         return self.database.write(lambda connection: connection.execute(gone).rowcount)
 
 

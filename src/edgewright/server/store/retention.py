@@ -11,11 +11,11 @@ from sqlalchemy.sql.elements import ColumnElement
 from edgewright.server.store.check_ins import HOUR_SECONDS
 from edgewright.server.store.database import Database
 from edgewright.server.store.tables import (
-    acts,
+    automated_actions,
     alert_changes,
-    invitations,
+    enrolment_tokens,
     jobs,
-    letters,
+    sum_messages,
     nonces,
     outcomes,
     rollups,
@@ -26,7 +26,7 @@ __all__ = ["DAY_SECONDS", "RetentionPeriods", "delete_expired", "delete_old_nonc
 
 DAY_SECONDS = 86400
 _CHUNK = 5000
-_SUMS = "check_ins refused troubled latency_count latency_sum_seconds battery_count battery_sum".split()
+_SUMS = "check_ins refused with_failures latency_count latency_sum_seconds battery_count battery_sum".split()
 _KEY = "device_class, model, version, arm"
 _FOLD = (
     f"INSERT INTO rollups (span_seconds, started_at, {_KEY}, devices, {', '.join(_SUMS)}) "  # noqa: S608 (constants only)
@@ -79,14 +79,16 @@ def delete_expired(database: Database, retention: RetentionPeriods, *, now: floa
         "nonces": delete_old_nonces(database, now=now),
         "sessions": _forget(database, sessions, sessions.c.expires_at < now),
         "outcomes": _forget(database, outcomes, outcomes.c.at < now - retention.outcomes_seconds),
-        "letters": _forget(database, letters, letters.c.at < now - retention.letters_seconds),
+        "sum_messages": _forget(database, sum_messages, sum_messages.c.at < now - retention.letters_seconds),
         "jobs": _forget(database, jobs, jobs.c.ended_at < now - retention.jobs_seconds),
         "alert_changes": _forget(
             database, alert_changes, alert_changes.c.at < now - retention.alert_changes_seconds
         ),
-        "acts": _forget(database, acts, acts.c.ended_at < now - retention.acts_seconds),
-        "invitations": _forget(
-            database, invitations, invitations.c.expires_at < now - retention.invitations_seconds
+        "automated_actions": _forget(
+            database, automated_actions, automated_actions.c.ended_at < now - retention.acts_seconds
+        ),
+        "enrolment_tokens": _forget(
+            database, enrolment_tokens, enrolment_tokens.c.expires_at < now - retention.invitations_seconds
         ),
     }
 

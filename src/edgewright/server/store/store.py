@@ -66,10 +66,10 @@ class FleetStore:
             ("decisions", DecisionStore),
             ("audit", AuditLog),
             ("alerts", AlertStore),
-            ("acts", ActionStore),
+            ("actions", ActionStore),
             ("positions", ReaderPositions),
-            ("sums", QueryStore),
-            ("people", Accounts),
+            ("queries", QueryStore),
+            ("accounts", Accounts),
             ("jobs", JobStore),
         ):
             object.__setattr__(self, name, kind(self.database))

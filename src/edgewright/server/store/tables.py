@@ -19,20 +19,20 @@ from sqlalchemy import (
 )
 
 __all__ = [
-    "acts",
+    "automated_actions",
     "alert_changes",
     "alerts",
     "audit",
     "decisions",
     "device_labels",
     "devices",
-    "invitations",
+    "enrolment_tokens",
     "jobs",
-    "letters",
+    "sum_messages",
     "metadata",
     "nonces",
     "outcomes",
-    "positions",
+    "reader_positions",
     "queries",
     "rollups",
     "sessions",
@@ -69,11 +69,11 @@ devices = Table(
     "devices",
     metadata,
     _text("id", key=True),
-    _bytes("public"),
+    _bytes("public_key"),
     _text("device_class"),
     _text("channel"),
     _bytes("labels"),
-    Column("bench", Boolean, nullable=False),
+    Column("profiling", Boolean, nullable=False),
     _time("enrolled_at"),
     _time("retired_at", nullable=True),
     Index(None, "device_class", "id"),
@@ -115,22 +115,22 @@ rollups = Table(
     Column("devices", BigInteger, nullable=False),
     Column("check_ins", BigInteger, nullable=False),
     Column("refused", BigInteger, nullable=False),
-    Column("troubled", BigInteger, nullable=False),
+    Column("with_failures", BigInteger, nullable=False),
     Column("latency_count", BigInteger, nullable=False),
     Column("latency_sum_seconds", Double, nullable=False),
     Column("battery_count", BigInteger, nullable=False),
     Column("battery_sum", Double, nullable=False),
     postgresql_with={"fillfactor": 70},
 )
-invitations = Table(
-    "invitations",
+enrolment_tokens = Table(
+    "enrolment_tokens",
     metadata,
     _text("hash", key=True),
     _text("device_class"),
     _text("channel"),
     _bytes("labels"),
-    Column("bench", Boolean, nullable=False),
-    _text("made_by"),
+    Column("profiling", Boolean, nullable=False),
+    _text("created_by"),
     _time("created_at"),
     _time("expires_at"),
     _text("device_id", nullable=True),
@@ -178,7 +178,7 @@ audit = Table(
     _text("action"),
     _text("subject"),
     _bytes("detail"),
-    _text("before"),
+    _text("previous_digest"),
     _text("digest"),
     UniqueConstraint("id"),
 )
@@ -207,16 +207,16 @@ alert_changes = Table(
     Index(None, "at"),
 )
 # What alerts set off, or would if somebody approved.
-acts = Table(
-    "acts",
+automated_actions = Table(
+    "automated_actions",
     metadata,
     _text("id", key=True),
     _text("action"),
-    _text("subject"),
+    _text("device_class"),
     _text("alert"),
     _text("reason"),
     _text("state"),
-    _text("why"),
+    _text("state_reason"),
     _text("decided_by"),
     _time("asked_at"),
     _time("decided_at", nullable=True),
@@ -225,12 +225,12 @@ acts = Table(
     Index(None, "decided_at"),
 )
 # How far somebody has come who takes up things in order, and when a next try is due.
-positions = Table(
-    "positions",
+reader_positions = Table(
+    "reader_positions",
     metadata,
     _text("name", key=True),
     Column("number", BigInteger, nullable=False),
-    Column("tries", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
     _time("next_attempt_at"),
 )
 queries = Table(
@@ -249,10 +249,10 @@ queries = Table(
     _bytes("result", nullable=True),
     Index(None, "state"),
 )
-letters = Table(
-    "letters",
+sum_messages = Table(
+    "sum_messages",
     metadata,
-    _text("sum", key=True),
+    _text("sum_id", key=True),
     _text("step", key=True),
     Column("sender", LargeBinary, primary_key=True),
     _bytes("body"),
@@ -274,7 +274,7 @@ tokens = Table(
     _text("hash", key=True),
     _text("name"),
     _text("role"),
-    _text("made_by"),
+    _text("created_by"),
     _time("created_at"),
     _time("expires_at"),
     _time("last_used_at", nullable=True),
@@ -300,10 +300,10 @@ jobs = Table(
     _text("state"),
     _bytes("request"),
     _bytes("result", nullable=True),
-    _text("made_by"),
+    _text("created_by"),
     _time("created_at"),
-    _time("until", nullable=True),
+    _time("lease_until", nullable=True),
     _time("ended_at", nullable=True),
-    Column("tries", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
     Index(None, "device_id", "state", "created_at"),
 )

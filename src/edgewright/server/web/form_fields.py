@@ -34,7 +34,7 @@ def parse_number(form: dict[str, str], name: str, *, least: float, most: float) 
     Raises:
         InputError: It is none, or outside of its limits.
 
-    >>> number({"hours": "8"}, "hours", least=0, most=24)
+    >>> parse_number({"hours": "8"}, "hours", least=0, most=24)
     8.0
     """
     told = form.get(name, "")
@@ -50,7 +50,7 @@ def parse_number(form: dict[str, str], name: str, *, least: float, most: float) 
 def local_path(place: str) -> str:
     r"""Return a place of this server, "/" for any other: nobody is sent elsewhere by a link that says `next`.
 
-    >>> local("/rollouts"), local("//elsewhere.example"), local("https://elsewhere.example"), local("/\\\\x")
+    >>> local_path("/rollouts"), local_path("//elsewhere.example"), local_path("https://elsewhere.example"), local_path("/\\\\x")
     ('/rollouts', '/', '/', '/')
     """
     plain = place.startswith("/") and not place.startswith(("//", "/\\")) and place.isprintable()

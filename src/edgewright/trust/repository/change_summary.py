@@ -14,9 +14,9 @@ __all__ = ["summarize_query_change"]
 
 _KINDS: dict[str, type[QueryPermit] | type[LiveQueries]] = {"permits": QueryPermit, "questions": LiveQueries}
 # Shown even where nothing changed; of all other fields what changed.
-_PERMIT = ("server", "helper")
-_TEMPLATE = ("clip", "min_cohort", "dearest_rho", "interval_seconds", "backends")
-_QUERY = ("template", "cohort", "rho", "backend", "window_start", "window_end", "deadline", "release")
+_PERMIT = ("server_url", "helper_public_key")
+_TEMPLATE = ("clip", "min_cohort", "max_rho", "min_interval_seconds", "backends")
+_QUERY = ("template", "min_cohort", "rho", "backend", "window_start", "window_end", "deadline", "release")
 
 
 def summarize_query_change(path: str, before: TargetFile | None, after: TargetFile) -> list[str]:

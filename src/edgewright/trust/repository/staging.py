@@ -74,7 +74,7 @@ class PendingSignatures:
 def key_role_of(name: str) -> str:
     """Return whose keys sign metadata of a name.
 
-    >>> role_of("bin-0f"), role_of("targets"), role_of("rollouts")
+    >>> key_role_of("bin-0f"), key_role_of("targets"), key_role_of("rollouts")
     ('releases', 'releases', 'rollouts')
     """
     return "releases" if name in (Targets.type, BINS) or name.startswith(f"{BIN_PREFIX}-") else name

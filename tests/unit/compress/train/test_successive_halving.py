@@ -71,7 +71,7 @@ def prospect(title: str, ratio: float) -> CandidateEstimate:
 
 @pytest.fixture
 def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pretender]:
-    monkeypatch.setattr(successive_halving, "_smaller", lambda *_: [])
+    monkeypatch.setattr(successive_halving, "_smaller_versions", lambda *_: [])
     return lambda **drops: Pretender(TrainingStore(tmp_path), drops)
 
 

@@ -17,9 +17,9 @@ from edgewright.contract.model.ood_detector import MAX_PARAMETER_BYTES, EncodedA
 
 # What msgspec finds, and what the records find.
 REFUSED = (msgspec.ValidationError, InputError)
-REJECTION = {"kind": "rejection", "level": 0.01, "samples": 300, "confidence": 0.95}
-COVERAGE = {"kind": "coverage", "level": 0.9, "samples": 300}
-LOGITS = {"measure": "logits", "score": "energy"}
+REJECTION = {"kind": "rejection", "level": 0.01, "calibration_samples": 300, "confidence": 0.95}
+COVERAGE = {"kind": "coverage", "level": 0.9, "calibration_samples": 300}
+LOGITS = {"kind": "logits", "score": "energy"}
 
 
 def packed(*shape: int, value: float = 1.0) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def ellipsoid(features: int, directions: int, rest: float = 1.0, variance: float
     return {
         "directions": packed(features, directions),
         "variances": packed(directions, value=variance),
-        "rest": rest,
+        "residual_variance": rest,
     }
 
 
@@ -42,68 +42,68 @@ def test_arrays_travel_unchanged(values: NDArray[np.float32]) -> None:
 
 
 BAD_MEASURES: dict[str, dict[str, Any]] = {
-    "unknown": {"measure": "hunch"},
+    "unknown": {"kind": "hunch"},
     "unknown score": LOGITS | {"score": "entropy"},
     "extra field": LOGITS | {"temperature": 1.0},
-    "no neighbour": {"measure": "neighbours", "output": "e", "points": packed(3, 2), "nearest": 4},
-    "neighbour zero": {"measure": "neighbours", "output": "e", "points": packed(3, 2), "nearest": 0},
+    "no neighbour": {"kind": "neighbours", "output": "e", "points": packed(3, 2), "k": 4},
+    "neighbour zero": {"kind": "neighbours", "output": "e", "points": packed(3, 2), "k": 0},
     "too many directions": {
-        "measure": "mahalanobis",
+        "kind": "mahalanobis",
         "output": "e",
         "means": packed(3, 2),
-        "within": ellipsoid(2, 3),
+        "within_class": ellipsoid(2, 3),
     },
-    "other features": {"measure": "mahalanobis", "output": "e", "means": packed(3, 4), "within": ellipsoid(2, 2)},
+    "other features": {"kind": "mahalanobis", "output": "e", "means": packed(3, 4), "within_class": ellipsoid(2, 2)},
     "no variance": {
-        "measure": "mahalanobis",
+        "kind": "mahalanobis",
         "output": "e",
         "means": packed(3, 2),
-        "within": ellipsoid(2, 2, variance=0.0),
+        "within_class": ellipsoid(2, 2, variance=0.0),
     },
     "no rest": {
-        "measure": "mahalanobis",
+        "kind": "mahalanobis",
         "output": "e",
         "means": packed(3, 2),
-        "within": ellipsoid(2, 2, rest=0.0),
+        "within_class": ellipsoid(2, 2, rest=0.0),
     },
     "half a background": {
-        "measure": "mahalanobis",
+        "kind": "mahalanobis",
         "output": "e",
         "means": packed(3, 2),
-        "within": ellipsoid(2, 2),
+        "within_class": ellipsoid(2, 2),
         "background": ellipsoid(2, 2),
     },
     "bytes missing": {
-        "measure": "neighbours",
+        "kind": "neighbours",
         "output": "e",
         "points": packed(3, 2) | {"shape": [4, 2]},
-        "nearest": 1,
+        "k": 1,
     },
-    "squeezing nothing": {"measure": "squeezing", "input": "x"},
-    "even window": {"measure": "squeezing", "input": "x", "window": 4},
-    "upside down": {"measure": "squeezing", "input": "x", "bits": 3, "low": 1.0, "high": 0.0},
-    "axis of the batch": {"measure": "squeezing", "input": "x", "window": 3, "axes": [0]},
+    "squeezing nothing": {"kind": "squeezing", "input": "x"},
+    "even window": {"kind": "squeezing", "input": "x", "window": 4},
+    "upside down": {"kind": "squeezing", "input": "x", "bits": 3, "low": 1.0, "high": 0.0},
+    "axis of the batch": {"kind": "squeezing", "input": "x", "window": 3, "axes": [0]},
 }
 
 
 @pytest.mark.parametrize("name", BAD_MEASURES)
 def test_a_measure_that_is_none_is_refused(name: str) -> None:
-    content = msgspec.json.encode({"measure": BAD_MEASURES[name], "threshold": 1.0, "guarantee": REJECTION})
+    content = msgspec.json.encode({"score": BAD_MEASURES[name], "threshold": 1.0, "guarantee": REJECTION})
     with pytest.raises(REFUSED):
         msgspec.json.decode(content, type=OodRule)
 
 
 def test_a_good_measure_is_read() -> None:
     within = ellipsoid(2, 2)
-    measure = {"measure": "mahalanobis", "output": "e", "means": packed(3, 2), "within": within}
+    measure = {"kind": "mahalanobis", "output": "e", "means": packed(3, 2), "within_class": within}
     for one in (LOGITS, measure, measure | {"background_mean": packed(1, 2), "background": within}):
-        content = msgspec.json.encode({"measure": one, "threshold": 1.0, "guarantee": REJECTION})
+        content = msgspec.json.encode({"score": one, "threshold": 1.0, "guarantee": REJECTION})
         assert msgspec.json.decode(content, type=OodRule).threshold == 1.0
 
 
 def test_a_rule_without_a_threshold_or_of_another_promise_is_refused() -> None:
     for threshold, promise in ((None, REJECTION), (1.0, COVERAGE), (1.0, REJECTION | {"level": 1.5})):
-        content = msgspec.json.encode({"measure": LOGITS, "threshold": threshold, "guarantee": promise})
+        content = msgspec.json.encode({"score": LOGITS, "threshold": threshold, "guarantee": promise})
         with pytest.raises(REFUSED):
             msgspec.json.decode(content, type=OodRule)
 
@@ -122,11 +122,11 @@ def test_arrays_that_would_fill_a_device_are_refused() -> None:
 @pytest.mark.parametrize(
     "rule",
     [
-        {"method": "lac", "by": "all", "thresholds": [], "guarantee": COVERAGE},
-        {"method": "lac", "by": "all", "thresholds": [0.5, 0.5], "guarantee": COVERAGE},
-        {"method": "lac", "by": "group", "thresholds": [0.5], "guarantee": COVERAGE},
-        {"method": "lac", "by": "group", "thresholds": [0.5, 0.5], "groups": ["a", "a"], "guarantee": COVERAGE},
-        {"method": "raps", "by": "all", "thresholds": [0.5], "guarantee": COVERAGE},
+        {"method": "lac", "stratified_by": "all", "thresholds": [], "guarantee": COVERAGE},
+        {"method": "lac", "stratified_by": "all", "thresholds": [0.5, 0.5], "guarantee": COVERAGE},
+        {"method": "lac", "stratified_by": "group", "thresholds": [0.5], "guarantee": COVERAGE},
+        {"method": "lac", "stratified_by": "group", "thresholds": [0.5, 0.5], "groups": ["a", "a"], "guarantee": COVERAGE},
+        {"method": "raps", "stratified_by": "all", "thresholds": [0.5], "guarantee": COVERAGE},
     ],
     ids=["none", "two for all", "unnamed", "same name", "unknown method"],
 )

@@ -21,21 +21,21 @@ from edgewright.contract.query.query import (
     vector_size,
 )
 
-WEIGHTED = template_like(VECTOR, most_weight=8.0)
+WEIGHTED = template_like(VECTOR, max_example_weight=8.0)
 
 LAXER: dict[str, tuple[QueryTemplate, dict[str, Any], str]] = {
     "another template": (HISTOGRAM, {"template": "other"}, "of template other"),
     "another version of the template": (HISTOGRAM, {"template_digest": "0" * 64}, "as it is signed"),
     "another backend": (HISTOGRAM, {"backend": "secagg"}, "backend secagg"),
-    "a smaller cohort": (HISTOGRAM, {"cohort": 7}, "cohort of 7"),
+    "a smaller cohort": (HISTOGRAM, {"min_cohort": 7}, "cohort of 7"),
     "a dearer answer": (HISTOGRAM, {"rho": 51.0}, "costs 51"),
     "less noise": (VECTOR, {"sigma": 1.6, "scale": 200.0}, "noise of 0.008 clips"),
     "noise finer than the grid": (VECTOR, {"sigma": 1.4, "scale": 2.0}, "1.4 grid units"),
     "noise coarser than the table": (VECTOR, {"sigma": 5000.0}, "5000 grid units"),
     "a clip below the grid": (VECTOR, {"scale": 0.5}, "0.5 grid units"),
-    "a projection of counts": (HISTOGRAM, {"projected": 4}, "projection"),
-    "a projection that lengthens": (VECTOR, {"projected": 24}, "projection"),
-    "a projection with weights": (WEIGHTED, {"projected": 4}, "projection"),
+    "a projection of counts": (HISTOGRAM, {"projected_length": 4}, "projection"),
+    "a projection that lengthens": (VECTOR, {"projected_length": 24}, "projection"),
+    "a projection with weights": (WEIGHTED, {"projected_length": 4}, "projection"),
     "a subgroup": (HISTOGRAM, {"subgroup": {"site": "a"}}, "subgroups by site"),
     "a late deadline": (HISTOGRAM, {"deadline": "2027-01-02"}, "after the template expires"),
 }
@@ -96,13 +96,13 @@ def test_every_field_of_a_query_and_of_its_template_changes_the_digest() -> None
         "bits": query.bits + 1,
         "scale": 65.0,
         "sigma": 4.5,
-        "cohort": 9,
-        "largest": 17,
+        "min_cohort": 9,
+        "max_cohort": 17,
         "rho": 9.0,
         "backend": "secagg",
         "seed": "2" * 64,
         "release": "3" * 64,
-        "projected": 3,
+        "projected_length": 3,
         "subgroup": {"site": "a"},
         "schema": 2,
     }
@@ -124,7 +124,7 @@ def test_records_read_from_bytes_have_the_digest_of_those_that_were_written() ->
 def test_what_a_query_sends_is_as_long_as_its_template_says() -> None:
     assert vector_size(query_of(HISTOGRAM), HISTOGRAM) == 8
     assert vector_size(query_of(VECTOR), VECTOR) == 24
-    assert vector_size(query_of(VECTOR, projected=5), VECTOR) == 5
+    assert vector_size(query_of(VECTOR, projected_length=5), VECTOR) == 5
     assert vector_size(query_of(WEIGHTED), WEIGHTED) == 25
 
 
@@ -133,17 +133,17 @@ def test_what_a_query_sends_is_as_long_as_its_template_says() -> None:
     [
         {"signals": ()},
         {"signals": (CountedSignal("mean", 4), CountedSignal("mean", 4))},
-        {"length": 3},
-        {"most_weight": 1.0},
+        {"vector_length": 3},
+        {"max_example_weight": 1.0},
         {"clip": 0.0},
         {"clip": float("inf")},
-        {"dearest_rho": float("nan")},
+        {"max_rho": float("nan")},
         {"min_cohort": 1},
-        {"colluders": 8},
-        {"vouched": 3, "colluders": 4},
+        {"assumed_colluders": 8},
+        {"min_verified_peers": 3, "assumed_colluders": 4},
         {"delta": 0.0},
         {"backends": ()},
-        {"expires": ""},
+        {"expires_at": ""},
     ],
 )
 def test_a_template_that_promises_nothing_is_none(changes: dict[str, Any]) -> None:
@@ -159,8 +159,8 @@ def test_a_template_that_promises_nothing_is_none(changes: dict[str, Any]) -> No
         {"sigma": float("nan")},
         {"scale": float("inf")},
         {"rho": 0.0},
-        {"cohort": 1},
-        {"largest": 7},
+        {"min_cohort": 1},
+        {"max_cohort": 7},
         {"window_end": "2026-06-01"},
         {"deadline": ""},
         {"seed": "00"},

@@ -359,7 +359,7 @@ def test_an_older_permit_is_refused(asked: Asked) -> None:
     newer = msgspec.structs.replace(
         asked.device.journal_record.trust_state, models={"m": msgspec.structs.replace(memory, permit_revision=5)}
     )
-    asked.device._updater.write_record(memory=newer)
+    asked.device._updater.write_record(trust_state=newer)
     later(asked, hours=25)
     asked.asks(asked.query("q2"))
     asked.device.check_for_update()

@@ -352,11 +352,11 @@ def test_a_power_cut_is_no_crash(served: World, plane: Plane, monkeypatch: pytes
     newer(served)
     agent = served.agent()
     agent.check_for_update()
-    monkeypatch.setattr(crash_marker, "_PROCESS", "another")
+    monkeypatch.setattr(crash_marker, "_PROCESS_ID", "another")
     monkeypatch.setattr(crash_marker, "boot_id", lambda: "the next start")
     served.agent().check_for_update()
     assert outcome(plane) == ("1.1.0", ())
-    monkeypatch.setattr(crash_marker, "_PROCESS", "and another")
+    monkeypatch.setattr(crash_marker, "_PROCESS_ID", "and another")
     served.agent().check_for_update()
     assert outcome(plane) == ("1.1.0", ("crash",))
 
@@ -368,7 +368,7 @@ def test_a_device_that_has_no_model_cannot_crash_by_it(
     world.publish("1.0.0", 1.0)
     world.start("1.0.0", min_battery=0.5)
     world.agent(battery=lambda: 0.1).check_for_update()
-    monkeypatch.setattr(crash_marker, "_PROCESS", "another")
+    monkeypatch.setattr(crash_marker, "_PROCESS_ID", "another")
     world.agent(battery=lambda: 0.1).check_for_update()
     assert outcome(plane) == ("1.0.0", ())
 
@@ -441,7 +441,7 @@ def test_a_device_whose_check_fails_is_heard_all_the_same(
 
     agent = served.agent()
     before = len(plane.told)
-    monkeypatch.setattr(Updater, "mend_all", broken)
+    monkeypatch.setattr(Updater, "repair_all", broken)
     with pytest.raises(RuntimeError):
         agent.check_for_update()
     assert len(plane.told) == before + 1
@@ -499,7 +499,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporter, "_TIMEOUT_SECONDS", 0.5)
     ask = control_plane_client.ControlPlaneClient.request
     monkeypatch.setattr(
-        control_plane_client.ControlPlaneClient, "ask", lambda *given: ask(*given, timeout_seconds=0.5)
+        control_plane_client.ControlPlaneClient, "request", lambda *given: ask(*given, timeout_seconds=0.5)
     )
 
 

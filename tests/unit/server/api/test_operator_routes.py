@@ -406,7 +406,7 @@ def test_what_goes_wrong_inside_is_told_without_what_the_machine_looks_like(
         raise error
 
     standing.token("viewer")
-    monkeypatch.setattr(read_models, "overview", fail)
+    monkeypatch.setattr(read_models, "fleet_summary", fail)
     answer = standing.operate("GET", "/api/fleet", role="viewer")
     assert answer.status == status
     assert answer.problem.next_step
@@ -423,7 +423,7 @@ def test_what_a_database_or_a_disk_said_stays_in_the_log(standing: Plant, monkey
             raise WorkError("/var/secret cannot be read", remedy="Check its permissions.") from error
 
     standing.token("viewer")
-    monkeypatch.setattr(read_models, "overview", fail)
+    monkeypatch.setattr(read_models, "fleet_summary", fail)
     answer = standing.operate("GET", "/api/fleet", role="viewer")
     assert (answer.status, answer.header("retry-after")) == (503, "5")
     assert b"secret" not in answer.content

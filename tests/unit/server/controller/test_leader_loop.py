@@ -148,7 +148,9 @@ def test_an_hour_is_closed_once_when_it_is_over(make: Make) -> None:
 def test_spent_nonces_do_not_wait_for_the_daily_sweep(make: Make) -> None:
     world = make(count=1)
     started_at = world.at.timestamp()
-    world.store.check_ins.store_batch([CheckIn(world.devices[0].id, "pi", DeviceStatus("m", "1.0"), started_at, "n")])
+    world.store.check_ins.store_batch(
+        [CheckIn(world.devices[0].id, "pi", DeviceStatus("m", "1.0"), started_at, "n")]
+    )
     now = [started_at]
     services = replace(_services(world), now=lambda: now[0])
 

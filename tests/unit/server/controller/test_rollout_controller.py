@@ -323,7 +323,7 @@ def test_a_decision_about_a_plan_that_somebody_changed_is_not_done(
 ) -> None:
     world = make()
     world.start(*STAGES)
-    monkeypatch.setattr(RolloutController, "_act", lambda *_: [])
+    monkeypatch.setattr(RolloutController, "_apply", lambda *_: [])
     world.run(RolloutController(world.services), 13)
     monkeypatch.undo()
     assert world.verdicts()[-1] == "advance"
@@ -411,7 +411,7 @@ def test_a_rollout_that_cannot_be_judged_does_not_keep_others_waiting(
     monkeypatch.setattr(
         "edgewright.server.controller.rollout_controller.planned", lambda _: [("a", "pi"), ("m", "pi")]
     )
-    monkeypatch.setattr(RolloutController, "_look", look)
+    monkeypatch.setattr(RolloutController, "_read_rollout", look)
     assert RolloutController(world.services).check_rollouts(world.at.timestamp()) == ["looked"]
     assert looked == ["a", "m"]
 

@@ -50,7 +50,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         asked.append(len(names))
         return known(self, names)
 
-    monkeypatch.setattr(DeviceStore, "known", counted)
+    monkeypatch.setattr(DeviceStore, "credentials", counted)
     return asked
 
 

@@ -541,7 +541,7 @@ def test_ten_thousand_at_once_are_answered_or_sent_away_in_bounded_memory(
 
 
 def test_bodies_of_all_requests_together_are_bounded(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "_MOST_HELD", 100_000)
+    monkeypatch.setattr(endpoint, "_MAX_HELD", 100_000)
     seen: list[int] = []
 
     async def drip() -> dict[str, Any]:
@@ -563,7 +563,7 @@ def test_bodies_of_all_requests_together_are_bounded(plant: Plant, monkeypatch: 
 def test_no_more_requests_are_answered_at_a_time_than_there_is_room_for(
     standing: Plant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint, "_MOST_INSIDE", 10)
+    monkeypatch.setattr(endpoint, "_MAX_CONCURRENT", 10)
     let_go = asyncio.Event()
 
     async def later() -> dict[str, Any]:
@@ -747,7 +747,7 @@ def test_many_large_files_at_once_are_not_held_in_memory_together(
 ) -> None:
     from edgewright.server.device_api import repository_files
 
-    monkeypatch.setattr(repository_files, "_MOST_LENT", 3 * len(CONTENT))
+    monkeypatch.setattr(repository_files, "_MAX_LENT_BYTES", 3 * len(CONTENT))
     path = blob(standing)
 
     async def flood() -> list[Answer]:
@@ -812,7 +812,7 @@ def test_there_is_nothing_anywhere_else(standing: Plant, path: str) -> None:
 
 def test_letters_go_to_the_desk_and_its_answers_back(standing: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, bytes]] = []
-    monkeypatch.setattr(AggregationService, "knows", lambda self, path: path == "/sums/a/submit")
+    monkeypatch.setattr(AggregationService, "has_path", lambda self, path: path == "/sums/a/submit")
 
     def handle(self: AggregationService, path: str, body: bytes) -> tuple[int, bytes]:
         seen.append((path, body))

@@ -176,7 +176,7 @@ def test_a_hostile_server_is_refused_in_time(serve: Callable[..., Server], tmp_p
 def test_a_head_that_never_ends_is_cut(
     serve: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgewright.trust.client.fetcher._Headed.head_seconds", 0.5)
+    monkeypatch.setattr("edgewright.trust.client.fetcher._DeadlineConnection.head_seconds", 0.5)
     began = time.monotonic()
     with pytest.raises(RefusedError):
         fetched(serve(trickles_its_head), tmp_path / "blob")

@@ -38,8 +38,8 @@ def infer_image_format(spec: TensorSpec) -> ImageFormat:
     Raises:
         DataError: Not the shape of an image.
 
-    >>> form = image_form(TensorSpec("x", "float32", ("n", 3, 240, 320)))
-    >>> form.height, form.width, form.channels, form.channels_first
+    >>> form = infer_image_format(TensorSpec("x", "float32", ("n", 3, 240, 320)))
+    >>> form.height, form.width, form.channel_ceilings, form.channels_first
     (240, 320, 3, True)
     """
     sizes = [size if isinstance(size, int) else None for size in spec.shape]

@@ -27,7 +27,7 @@ Augmentation = Callable[[Tensor, Tensor, SampleFormat, Tensor], Tensor]
 def augmentation_names(kind: Modality) -> tuple[str, ...]:
     """Return the names of what may be tried on such samples.
 
-    >>> augmentations("table")
+    >>> augmentation_names("table")
     ('noise',)
     """
     return tuple(_OF_KIND[kind])

@@ -37,11 +37,11 @@ def detect_sample_format(samples: NDArray[Any], kind: Modality | None = None) ->
         samples: [n, ...], the first input.
         kind: Known better by somebody.
 
-    >>> find_form(np.zeros((5, 3, 32, 32), np.float32))
+    >>> detect_sample_format(np.zeros((5, 3, 32, 32), np.float32))
     Form(kind='image', axes=(2, 3))
-    >>> find_form(np.zeros((5, 128, 6), np.float32))
+    >>> detect_sample_format(np.zeros((5, 128, 6), np.float32))
     Form(kind='series', axes=(1,))
-    >>> find_form(np.zeros((5, 1, 10, 49), np.float32))
+    >>> detect_sample_format(np.zeros((5, 1, 10, 49), np.float32))
     Form(kind='spectrogram', axes=(3, 2))
     """
     shape = samples.shape[1:]

@@ -29,7 +29,7 @@ _SIGMOID_FLOOR = 1e-4
 def detect_activation(outputs: Tensor) -> OutputActivation:
     """Tell probabilities from scores by their values.
 
-    >>> ending_seen(torch.tensor([[0.25, 0.75], [0.9, 0.1]])), ending_seen(torch.tensor([[1.5, -2.0]]))
+    >>> detect_activation(torch.tensor([[0.25, 0.75], [0.9, 0.1]])), detect_activation(torch.tensor([[1.5, -2.0]]))
     ('softmax', 'scores')
     """
     rows = outputs.detach().flatten(1).double()

@@ -91,16 +91,16 @@ def network_features(model: onnx.ModelProto) -> NetworkFeatures:
             counts[f"{kind}_nodes"] += 1
             if kind == "dense":
                 counts["windows"] += np.prod(weight[2:]) * np.prod(shape[2:]) / 1e3
-            counts[f"{kind}_work"] += np.prod(weight) * np.prod(shape[2:]) / 1e6
+            counts[f"{kind}_macs"] += np.prod(weight) * np.prod(shape[2:]) / 1e6
         elif node.op_type in ("Gemm", "MatMul"):
             left = _sizes(graph, node.input[0])
             counts["product_nodes"] += 1
-            counts["product_work"] += np.prod(shape) * (left[-1] if left else 1) / 1e6
+            counts["product_macs"] += np.prod(shape) * (left[-1] if left else 1) / 1e6
         elif node.op_type in _RECURRENT:
             steps = _sizes(graph, node.input[0])[0]
             weights = np.prod(_sizes(graph, node.input[1])) + np.prod(_sizes(graph, node.input[2]))
             counts["steps"] += steps
-            counts["recurrent_work"] += steps * weights / 1e6
+            counts["recurrent_macs"] += steps * weights / 1e6
         else:
             counts["light_nodes"] += 1
     return NetworkFeatures(**{name: float(value) for name, value in counts.items()})

@@ -83,7 +83,7 @@ class StructuredPruning(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     def remaining(self, width: PrunableWidth, share: float) -> int:
         """Return how many of a width stay when `share` goes: the nearest multiple.
 
-        >>> Prune(round_to=8).left_of(Width("channels", 48, ()), 0.4)
+        >>> StructuredPruning(round_to=8).remaining(PrunableWidth("channels", 48, ()), 0.4)
         32
         """
         if width.kind == "heads":

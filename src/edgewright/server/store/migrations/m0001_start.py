@@ -15,29 +15,31 @@ _KEPT = ("decisions", "audit")
 def upgrade() -> None:
     """Make all tables."""
     op.create_table(
-        "acts",
+        "automated_actions",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("action", sa.Text(), nullable=False),
-        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("device_class", sa.Text(), nullable=False),
         sa.Column("alert", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
-        sa.Column("why", sa.Text(), nullable=False),
+        sa.Column("state_reason", sa.Text(), nullable=False),
         sa.Column("decided_by", sa.Text(), nullable=False),
         sa.Column("asked_at", sa.Double(), nullable=False),
         sa.Column("decided_at", sa.Double(), nullable=True),
         sa.Column("ended_at", sa.Double(), nullable=True),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_acts")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_automated_actions")),
     )
-    op.create_index(op.f("ix_acts_state_asked_at"), "acts", ["state", "asked_at"], unique=False)
-    op.create_index(op.f("ix_acts_decided_at"), "acts", ["decided_at"], unique=False)
+    op.create_index(
+        op.f("ix_automated_actions_state_asked_at"), "automated_actions", ["state", "asked_at"], unique=False
+    )
+    op.create_index(op.f("ix_automated_actions_decided_at"), "automated_actions", ["decided_at"], unique=False)
     op.create_table(
-        "positions",
+        "reader_positions",
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
-        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("next_attempt_at", sa.Double(), nullable=False),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_positions")),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_reader_positions")),
     )
     op.create_table(
         "alert_changes",
@@ -72,7 +74,7 @@ def upgrade() -> None:
         sa.Column("action", sa.Text(), nullable=False),
         sa.Column("subject", sa.Text(), nullable=False),
         sa.Column("detail", sa.LargeBinary(), nullable=False),
-        sa.Column("before", sa.Text(), nullable=False),
+        sa.Column("previous_digest", sa.Text(), nullable=False),
         sa.Column("digest", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("number", name=op.f("pk_audit")),
         sa.UniqueConstraint("id", name=op.f("uq_audit_id")),
@@ -91,40 +93,40 @@ def upgrade() -> None:
     op.create_table(
         "devices",
         sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("public", sa.LargeBinary(), nullable=False),
+        sa.Column("public_key", sa.LargeBinary(), nullable=False),
         sa.Column("device_class", sa.Text(), nullable=False),
         sa.Column("channel", sa.Text(), nullable=False),
         sa.Column("labels", sa.LargeBinary(), nullable=False),
-        sa.Column("bench", sa.Boolean(), nullable=False),
+        sa.Column("profiling", sa.Boolean(), nullable=False),
         sa.Column("enrolled_at", sa.Double(), nullable=False),
         sa.Column("retired_at", sa.Double(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_devices")),
     )
     op.create_index(op.f("ix_devices_device_class_id"), "devices", ["device_class", "id"], unique=False)
     op.create_table(
-        "invitations",
+        "enrolment_tokens",
         sa.Column("hash", sa.Text(), nullable=False),
         sa.Column("device_class", sa.Text(), nullable=False),
         sa.Column("channel", sa.Text(), nullable=False),
         sa.Column("labels", sa.LargeBinary(), nullable=False),
-        sa.Column("bench", sa.Boolean(), nullable=False),
-        sa.Column("made_by", sa.Text(), nullable=False),
+        sa.Column("profiling", sa.Boolean(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("expires_at", sa.Double(), nullable=False),
         sa.Column("device_id", sa.Text(), nullable=True),
         sa.Column("last_used_at", sa.Double(), nullable=True),
-        sa.PrimaryKeyConstraint("hash", name=op.f("pk_invitations")),
+        sa.PrimaryKeyConstraint("hash", name=op.f("pk_enrolment_tokens")),
     )
     op.create_table(
-        "letters",
-        sa.Column("sum", sa.Text(), nullable=False),
+        "sum_messages",
+        sa.Column("sum_id", sa.Text(), nullable=False),
         sa.Column("step", sa.Text(), nullable=False),
         sa.Column("sender", sa.LargeBinary(), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.Column("at", sa.Double(), nullable=False),
-        sa.PrimaryKeyConstraint("sum", "step", "sender", name=op.f("pk_letters")),
+        sa.PrimaryKeyConstraint("sum_id", "step", "sender", name=op.f("pk_sum_messages")),
     )
-    op.create_index(op.f("ix_letters_at"), "letters", ["at"], unique=False)
+    op.create_index(op.f("ix_sum_messages_at"), "sum_messages", ["at"], unique=False)
     op.create_table(
         "nonces",
         sa.Column("nonce", sa.Text(), nullable=False),
@@ -173,7 +175,7 @@ def upgrade() -> None:
         sa.Column("devices", sa.BigInteger(), nullable=False),
         sa.Column("check_ins", sa.BigInteger(), nullable=False),
         sa.Column("refused", sa.BigInteger(), nullable=False),
-        sa.Column("troubled", sa.BigInteger(), nullable=False),
+        sa.Column("with_failures", sa.BigInteger(), nullable=False),
         sa.Column("latency_count", sa.BigInteger(), nullable=False),
         sa.Column("latency_sum_seconds", sa.Double(), nullable=False),
         sa.Column("battery_count", sa.BigInteger(), nullable=False),
@@ -188,7 +190,7 @@ def upgrade() -> None:
         sa.Column("hash", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("role", sa.Text(), nullable=False),
-        sa.Column("made_by", sa.Text(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("expires_at", sa.Double(), nullable=False),
         sa.Column("last_used_at", sa.Double(), nullable=True),
@@ -226,11 +228,11 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("request", sa.LargeBinary(), nullable=False),
         sa.Column("result", sa.LargeBinary(), nullable=True),
-        sa.Column("made_by", sa.Text(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
-        sa.Column("until", sa.Double(), nullable=True),
+        sa.Column("lease_until", sa.Double(), nullable=True),
         sa.Column("ended_at", sa.Double(), nullable=True),
-        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(["device_id"], ["devices.id"], name=op.f("fk_jobs_device_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
     )

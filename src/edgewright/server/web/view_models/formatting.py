@@ -69,7 +69,7 @@ def make_badge(tone: Tone, word: str) -> Badge:
 def display_time(unix_time: float | None, now: float) -> DisplayTime | None:
     """Return a time as it is shown, None for never.
 
-    >>> moment(0.5, 7200.5).words, moment(3600, 60 * 150).ago
+    >>> display_time(0.5, 7200.5).words, display_time(3600, 60 * 150).ago
     ('1970-01-01 00:00 UTC', '90 min ago')
     """
     if not unix_time:
@@ -93,7 +93,7 @@ def duration(seconds: float) -> str:
 def percent_text(share: float | None, places: int = 1) -> str:
     """Return a share.
 
-    >>> percent(0.0213), percent(None)
+    >>> percent_text(0.0213), percent_text(None)
     ('2.1 %', '–')
     """
     return _UNKNOWN if share is None or not math.isfinite(share) else f"{100 * share:.{places}f} %"
@@ -102,7 +102,7 @@ def percent_text(share: float | None, places: int = 1) -> str:
 def points_text(difference: float | None) -> str:
     """Return a difference of shares, in percentage points, with its sign.
 
-    >>> points(-0.0213), points(math.inf)
+    >>> points_text(-0.0213), points_text(math.inf)
     ('-2.13 pp', '–')
     """
     if difference is None or not math.isfinite(difference):
@@ -113,7 +113,7 @@ def points_text(difference: float | None) -> str:
 def odds_text(log: float) -> str:
     """Return evidence from its natural logarithm.
 
-    >>> odds(0.0), odds(math.log(20)), odds(40.0), odds(-3.0)
+    >>> odds_text(0.0), odds_text(math.log_file(20)), odds_text(40.0), odds_text(-3.0)
     ('1 to 1', '20 to 1', 'over a million to 1', '1 to 20.1')
     """
     if log > math.log(1e6):
@@ -128,7 +128,7 @@ def odds_text(log: float) -> str:
 def size_text(size_bytes: float | None) -> str:
     """Return a size.
 
-    >>> size(194_120)
+    >>> size_text(194_120)
     '194 KB'
     """
     return _UNKNOWN if size_bytes is None else format_quantity(size_bytes, "size")
@@ -137,7 +137,7 @@ def size_text(size_bytes: float | None) -> str:
 def latency_text(seconds: float | None) -> str:
     """Return a short time, such as a latency.
 
-    >>> time(0.0123)
+    >>> latency_text(0.0123)
     '12.3 ms'
     """
     return _UNKNOWN if seconds is None else format_quantity(seconds, "time")
@@ -146,7 +146,7 @@ def latency_text(seconds: float | None) -> str:
 def count_of(number: int, what: str, many: str = "") -> str:
     """Return how many there are of something.
 
-    >>> count(1, "device"), count(12_000, "device")
+    >>> count_of(1, "device"), count_of(12_000, "device")
     ('1 device', '12,000 devices')
     """
     return f"{number:,} {what if number == 1 else many or what + 's'}"
@@ -160,7 +160,7 @@ def short_digest(digest: str) -> str:
 def labels_text(given: Mapping[str, str]) -> str:
     """Return labels in one line.
 
-    >>> labels({"site": "berlin", "floor": "2"})
+    >>> labels_text({"site": "berlin", "floor": "2"})
     'floor=2, site=berlin'
     """
     return ", ".join(f"{name}={value}" for name, value in sorted(given.items()))
