@@ -308,16 +308,16 @@ def _stops(
 ) -> float:
     """Return after how many devices of a stage a rollout is rolled back, infinity if it is not.
 
-    Three devices in a hundred are silent and fail under every metric, in both arms.
+    Three devices in a hundred are offline and fail under every metric, in both arms.
     """
     share = assignment_share(arm_shares(plan, plan.stage, policy.holdout_fraction), 0, CONTROL_ARM) or 0.0
     treated = random.random(devices) < share
-    silent = random.random(devices) < 0.03
+    offline = random.random(devices) < 0.03
     failed = random.random((len(HEALTH_EVENTS), devices)) < _rates(devices, RATE, random)
     if worse is not None:
         failed[0] |= treated & (random.random(devices) < (worse - RATE) / (1 - RATE))
-    failed[HEALTH_EVENTS.index("silent")] = False
-    failed |= silent
+    failed[HEALTH_EVENTS.index("offline")] = False
+    failed |= offline
     for look in range(1, looks + 1):
         upto = look * devices // looks
         tallies = []

@@ -44,7 +44,7 @@ from edgewright.trust.storage.storage import LocalStorage
 __all__ = ["kills"]
 
 _CLASSES = ("camera", "hall", "wrist")
-_PROJECT = '[fleet]\noutcome = "{outcome} s"\nsilent = "{silent} s"\nlook = "1 s"\n'
+_PROJECT = '[fleet]\noutcome = "{outcome} s"\nsilent = "{offline} s"\nlook = "1 s"\n'
 _STAGES = (0.3, 0.6, 1.0)
 _RULES = (HealthRule("crash", margin=0.2),)
 
@@ -59,7 +59,7 @@ class _Size:
         threads: That send for them.
         interval_seconds: How often each checks in.
         outcome_seconds: Age from which on an outcome counts.
-        offline_seconds: Of a silent device.
+        offline_seconds: Of a offline device.
         versions: Releases that there are.
         pause_seconds: Shortest and longest time between two kills.
     """
@@ -224,7 +224,7 @@ def _killed(folder: Path, address: str, size: _Size) -> list[Figure]:
 
 def _processes(folder: Path, address: str, size: _Size) -> list[Process]:
     project = folder / "edgewright.toml"
-    project.write_text(_PROJECT.format(outcome=size.outcome_seconds, silent=size.offline_seconds))
+    project.write_text(_PROJECT.format(outcome=size.outcome_seconds, offline=size.offline_seconds))
     common: Sequence[str] = (
         "--database",
         address,

@@ -191,7 +191,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         store = create_store(f"sqlite:///{made.path / 'fleet.db'}")
         fleet = FleetConfig(
             alerts=(
-                AlertRule("many-silent", "silent", above=0.2, for_seconds=600.0, actions=("notify", "pause")),
+                AlertRule("many-offline", "offline", above=0.2, for_seconds=600.0, actions=("notify", "pause")),
                 AlertRule("slow", "latency_ms", above=20.0, severity="info"),
             ),
             actions=(ActionPolicy("pause", needs_approval=True),),
@@ -298,12 +298,12 @@ def _fill(world: World) -> list[Any]:
         store.check_ins.take(batch)
     store.alerts.put(
         [
-            Alert("many-silent", "camera", "firing", now - 1800, now, f"silent on camera is 0.24 {EVIL}"),
+            Alert("many-offline", "camera", "firing", now - 1800, now, f"offline on camera is 0.24 {EVIL}"),
             Alert("slow", "hall", "pending", now - 60, now, "latency_ms on hall is 21, above 20"),
         ]
     )
     world.acting.waiting.append(
-        PendingAction("w1", "pause", "digits/camera/autumn", "many-silent fires", now - 1700)
+        PendingAction("w1", "pause", "digits/camera/autumn", "many-offline fires", now - 1700)
     )
     for device_class in ("camera", "hall"):
         template = QueryTemplate(

@@ -119,7 +119,7 @@ ACTS: dict[str, dict[str, str | float | bool]] = {
     f"{PLACE}/pause": {"counter": "1"},
     f"{PLACE}/resume": {"counter": "1"},
     f"{PLACE}/abort": {"counter": "1"},
-    "/alerts/silence": {"rule": "many-silent", "subject": "camera", "hours": "1"},
+    "/alerts/silence": {"rule": "many-offline", "subject": "camera", "hours": "1"},
     "/alerts/awaiting/w1/approve": {},
     "/alerts/awaiting/w1/refuse": {},
     "/devices/DEVICE/retire": {},
@@ -237,7 +237,7 @@ def test_a_device_is_marked_and_retired_from_its_page(world: Any, opened: Opened
 def test_alerts_are_silenced_and_actions_settled(world: Any, opened: Opened) -> None:
     page, seen = opened("ann")
     page.goto("/alerts")
-    page.locator("summary", has_text="Silence many-silent").click()
+    page.locator("summary", has_text="Silence many-offline").click()
     opened_form = page.locator("details.act[open]")
     opened_form.get_by_label("Hours").fill("2")
     opened_form.get_by_label("Why").fill("we know")
@@ -318,10 +318,10 @@ def test_devices_are_found_by_what_they_are(world: Any, opened: Opened) -> None:
     page.wait_for_url("**device_class=hall**")
     known = [one for one in world.devices if one.device_class == "hall" and one.labels == {"site": "berlin"}]
     assert rows.count() == len(known)
-    page.get_by_label("silent for").check()
+    page.get_by_label("offline for").check()
     page.get_by_role("button", name="Show").click()
-    page.wait_for_url("**silent=yes**")
+    page.wait_for_url("**offline=yes**")
     assert rows.count() < len(known)
     states = {text.replace("\xa0", " ") for text in page.locator("tbody .badge").all_inner_texts()}
-    assert states <= {"! silent", "! never heard"}
+    assert states <= {"! offline", "! never heard"}
     assert seen.faults == []

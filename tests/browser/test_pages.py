@@ -79,7 +79,7 @@ def test_every_page_is_whole_and_everybody_can_read_it(name: str, scheme: str, w
 def test_a_page_without_scripts_still_says_everything(opened: Opened) -> None:
     page, _ = opened(java_script_enabled=False)
     page.goto("/")
-    assert "silent for 2 h or more" in page.locator("main").inner_text()
+    assert "offline for 2 h or more" in page.locator("main").inner_text()
     page.goto("/rollouts/digits/camera")
     assert page.locator("summary", has_text="Pause").is_visible()
     page.goto("/audit")

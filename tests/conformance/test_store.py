@@ -254,13 +254,13 @@ def test_a_devices_first_outcome_of_a_stage_is_the_one_that_counts(store: FleetS
 
 
 def test_late_outcomes_are_marked_and_tallied_apart(store: FleetStore) -> None:
-    quiet = StageOutcome("r1", 0, "", ("silent",))
+    quiet = StageOutcome("r1", 0, "", ("offline",))
     store.outcomes.put(ROLLOUT, [("d1", quiet), ("d2", StageOutcome("r1", 0))], at=9.0, deadline_at=9.0)
     store.outcomes.put(ROLLOUT, [("d1", StageOutcome("r1", 0)), ("d3", quiet)], at=9.5, deadline_at=9.0)
     assert store.outcomes.counts(ROLLOUT, 0) == [
         ArmOutcomeCount("", (), False, 1),
-        ArmOutcomeCount("", ("silent",), False, 1),
-        ArmOutcomeCount("", ("silent",), True, 1),
+        ArmOutcomeCount("", ("offline",), False, 1),
+        ArmOutcomeCount("", ("offline",), True, 1),
     ]
     assert store.outcomes.counts(rollout_key("digits", "hall", "r1"), 0) == []
 

@@ -37,7 +37,8 @@ facts = st.fixed_dictionaries(
 def searches(draw: st.DrawFn) -> list[SearchTrial]:
     return [
         msgspec.convert(
-            entry | {"number": i, "title": "", "recipe": [], "reason": "", "duration_seconds": 0.0, "seed": 0}, SearchTrial
+            entry | {"number": i, "title": "", "recipe": [], "reason": "", "duration_seconds": 0.0, "seed": 0},
+            SearchTrial,
         )
         for i, entry in enumerate(draw(st.lists(facts, max_size=12)))
     ]

@@ -34,7 +34,7 @@ def test_ci_runs_the_same_words() -> None:
 
 def test_the_menu_and_the_contributors_page_show_every_word() -> None:
     shown = subprocess.run(
-        ["make", "--silent", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--offline", "help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert {line.split()[0] for line in shown.splitlines()} == words()
     described = set(re.findall(r"^\| `make (\w+)", read("CONTRIBUTING.md"), re.MULTILINE))

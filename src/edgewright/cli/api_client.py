@@ -133,7 +133,7 @@ def _failure(server: str, status: int, content: bytes) -> Exception:
     if status == 401:
         return InputError(f"{server} does not know the token", remedy=f"Set {TOKEN_VARIABLE} to one that is valid.")
     kind = InputError if status in (400, 403, 404) else WorkError
-    return kind(problem.message, remedy=problem.next_step or "See the server's log.")
+    return kind(problem.message, remedy=problem.remedy or "See the server's log.")
 
 
 def quote_path(*parts: str) -> str:

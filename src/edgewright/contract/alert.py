@@ -28,7 +28,7 @@ AlertAction = Literal["notify", "pause", "roll back", "ask", "retrain"]
 
 HEALTH_METRICS = (
     "failing",
-    "silent",
+    "offline",
     "rolled_back",
     "refused",
     "latency_ms",
@@ -38,7 +38,7 @@ HEALTH_METRICS = (
 )
 """What devices say by name; `fleet/health.py` says what each is."""
 
-SUM_METRICS = ("confidence", "rejected", "unusual")
+SUM_METRICS = ("confidence", "rejected", "out_of_distribution")
 SUM_FAMILIES = ("drift", "power", "outcome")
 """What private sums say; `fleet/cohort_drift.py` says what each is. A family has a name after a dot."""
 

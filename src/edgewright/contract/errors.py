@@ -36,7 +36,7 @@ __all__ = [
 class EdgewrightError(Exception):
     """Anything that Edgewright itself reports.
 
-    >>> str(ModelError("m.onnx is truncated", next_step="Export it again."))
+    >>> str(ModelError("m.onnx is truncated", remedy="Export it again."))
     'm.onnx is truncated. Export it again.'
     """
 

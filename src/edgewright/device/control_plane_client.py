@@ -217,7 +217,7 @@ def _parse_success(answer: HttpAnswer, record_type: type[ServerMessage], server:
         raise ServerUnavailableError(f"{server} answered {answer.status}", remedy="It is tried again.")
     raise WorkError(
         f"{server} refuses ({answer.status}): {_printable(problem.message)}",
-        remedy=_printable(problem.next_step) or "Ask whoever runs it.",
+        remedy=_printable(problem.remedy) or "Ask whoever runs it.",
     )
 
 

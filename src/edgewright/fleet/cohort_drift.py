@@ -169,12 +169,12 @@ def _signal_levels(
         devices = sum(each.devices for each in guarded)
         least = max(0.0, total - _TWO_SIDED * noise) / devices
         said.append(("rejected", least, f"{total:.0f} of {devices} devices, noise {noise:.0f}"))
-    strange = [each for each in cohorts if len(each.sums.get("unusual", ())) == 2]
+    strange = [each for each in cohorts if len(each.sums.get("out_of_distribution", ())) == 2]
     if strange:
-        sums = [each.sums["unusual"] for each in strange]
+        sums = [each.sums["out_of_distribution"] for each in strange]
         noises = [2**0.5 * each.noise_sd for each in strange]
         found = _share([one[1] for one in sums], [sum(one) for one in sums], noises, alpha)
-        said.append(("unusual", found.value, found.reason or f"[{found.low:.3f}, {found.high:.3f}]"))
+        said.append(("out_of_distribution", found.value, found.reason or f"[{found.low:.3f}, {found.high:.3f}]"))
     return said
 
 

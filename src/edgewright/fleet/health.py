@@ -2,7 +2,7 @@
 
 =====================  =================================================================================
 `failing`              share of the last hours' check-ins that told of failed inferences
-`silent`               share of the devices that have not checked in for too long
+`offline`               share of the devices that have not checked in for too long
 `rolled_back`          share of the others whose last word is that a release failed on them and that they
                        went back, or kept what they had
 `refused`              share of those whose last word is another refusal, but for waiting for battery or hours
@@ -120,7 +120,7 @@ class HealthEvidence:
     Attributes:
         groups: All devices.
         check_ins: Check-ins of the last hours.
-        sample: Sample of the devices that are not silent.
+        sample: Sample of the devices that are not offline.
         snapshots: sha256 of all snapshots that the repository had; empty if they are not known.
         at: Unix time.
     """
@@ -208,7 +208,7 @@ def _of_all(alike: Sequence[DeviceGroup], min_devices: int) -> dict[str, HealthF
     back = sum(one.recently_seen for one in alike if one.refusal in _ROLLBACK_CODES)
     refused = sum(one.recently_seen for one in alike if one.refusal not in ("", *_ROLLBACK_CODES, *_WAITING_CODES))
     return {
-        "silent": _share(devices - heard, devices, "devices", min_devices),
+        "offline": _share(devices - heard, devices, "devices", min_devices),
         "rolled_back": _share(back, heard, "devices", min_devices),
         "refused": _share(refused, heard, "devices", min_devices),
     }

@@ -254,7 +254,7 @@ class MaskHelper:
             raise DeclinedError("participants", "the slips are not in order, or a device is there twice")
         check_cohort_size(terms, len(senders), min_devices=self._floor)
         self._enrolled.check_enrolled(senders)
-        asked = labelled_digest("ask", content)
+        asked = labelled_digest("helper request", content)
         self._check_not_answered(terms, asked)
         jobs = ((terms, self._private, part) for part in _slip_batches(ask.slips))
         tags: list[bytes] = []
@@ -357,7 +357,7 @@ class MaskedSumCollector:
         content = encode_message(
             HelperRequest(self.terms, tuple(self._slips[sender] for sender in sorted(self._slips)))
         )
-        self._asked = labelled_digest("ask", content)
+        self._asked = labelled_digest("helper request", content)
         return content
 
     def exclude(self, blamed_devices: Iterable[bytes]) -> None:
@@ -432,4 +432,4 @@ def _hpke_info(terms: ProtocolTerms, device: bytes) -> bytes:
 
 
 def _signed_payload(terms: ProtocolTerms, device: bytes, masked_digest: bytes, sealed_seed: bytes) -> bytes:
-    return labelled_digest("gift", terms.digest, device, masked_digest, sealed_seed)
+    return labelled_digest("submit", terms.digest, device, masked_digest, sealed_seed)

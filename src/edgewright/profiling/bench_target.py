@@ -151,8 +151,8 @@ class ProfilingDeviceTarget:
                 remedy="Look at the device's log: a model that is too large for it may make it restart.",
             )
         if failure.kind == "candidate":
-            return CandidateError(f"{self.name}: {failure.message}", remedy=failure.next_step)
-        return TargetError(f"{self.name}: {failure.message}", remedy=failure.next_step)
+            return CandidateError(f"{self.name}: {failure.message}", remedy=failure.remedy)
+        return TargetError(f"{self.name}: {failure.message}", remedy=failure.remedy)
 
     def _reply(self, content: bytes) -> dict[str, Any]:
         try:
@@ -243,7 +243,7 @@ class _ProfilingApi:
                 remedy=f"Set {_TOKEN_VARIABLE} to a token of an operator of this fleet.",
             )
         kind = InputError if 400 <= answer.status < 500 and answer.status not in (408, 425, 429) else TargetError
-        raise kind(f"{self.name}: {problem.message}", remedy=problem.next_step or "Look at the server's log.")
+        raise kind(f"{self.name}: {problem.message}", remedy=problem.remedy or "Look at the server's log.")
 
     def _unexpected(self, answer: HttpAnswer) -> TargetError:
         return TargetError(

@@ -140,12 +140,12 @@ class JobFailure(msgspec.Struct, frozen=True):
     Attributes:
         kind: Whether the model failed, the device, or the device refused.
         message: What is wrong.
-        next_step: What to do.
+        remedy: What to do.
     """
 
     kind: Literal["candidate", "target", "refused"]
     message: str
-    next_step: str
+    remedy: str
 
 
 def pack_job(

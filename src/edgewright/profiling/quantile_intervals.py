@@ -59,7 +59,7 @@ def median_measurement(
 def extremes_measurement(values: Sequence[float], unit: str, origin: MeasurementOrigin) -> Measurement:
     """Return the median of a few values between the least and the greatest, with the confidence that this has.
 
-    >>> exact = Origin(kind="measured", machine="-", method="three starts")
+    >>> exact = MeasurementOrigin(kind="measured", machine="-", method="three starts")
     >>> extremes_measurement([3.0, 1.0, 2.0], "s", exact).confidence
     0.75
     """

@@ -32,7 +32,7 @@ def random_inputs(
         seed: Of the values.
         sizes: Of symbolic axes; 1 for those that are not named.
 
-    >>> contract = InputContract((TensorSpec("x", "float32", ("batch", 3)),), ())
+    >>> contract = ModelSignature((TensorSpec("x", "float32", ("batch", 3)),), ())
     >>> random_inputs(contract)["x"].shape
     (1, 3)
     """

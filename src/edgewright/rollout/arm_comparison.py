@@ -32,7 +32,7 @@ def outcome_arms(
         reference_arm: The other.
         reported: Whether silence counts as a failure only where it is the metric.
     """
-    forgiven = reported and metric != "silent"
+    forgiven = reported and metric != "offline"
     treated, control = (_by_value(evidence, metric, one, excused=forgiven) for one in (arm, reference_arm))
     values = sorted({*treated, *control})
     return sequential_ab.ArmOutcomes(
@@ -43,12 +43,12 @@ def outcome_arms(
 
 
 def _by_value(evidence: StageEvidence, metric: str, arm: int, *, excused: bool) -> dict[float, int]:
-    tally, silence = evidence.counts_of(metric, arm), evidence.counts_of("silent", arm)
+    tally, silence = evidence.counts_of(metric, arm), evidence.counts_of("offline", arm)
     found = dict(zip(tally.values, tally.devices, strict=True))
-    silent = dict(zip(silence.values, silence.devices, strict=True)).get(1.0, 0) if excused else 0
-    if silent:
-        found[1.0] = max(0, found.get(1.0, 0) - silent)
-        found[0.0] = found.get(0.0, 0) + silent
+    offline = dict(zip(silence.values, silence.devices, strict=True)).get(1.0, 0) if excused else 0
+    if offline:
+        found[1.0] = max(0, found.get(1.0, 0) - offline)
+        found[0.0] = found.get(0.0, 0) + offline
     return found
 
 

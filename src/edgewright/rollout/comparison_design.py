@@ -12,7 +12,7 @@ def stopping_metrics(plan: RolloutPlan) -> tuple[str, ...]:
     Silence is always among them.
     """
     ruled = [rule.metric for stage in plan.stages for rule in stage.rules] or HEALTH_EVENTS
-    return tuple(dict.fromkeys([*ruled, "silent"]))
+    return tuple(dict.fromkeys([*ruled, "offline"]))
 
 
 def arm_shares(plan: RolloutPlan, stage: int, holdback: float) -> dict[int, float]:

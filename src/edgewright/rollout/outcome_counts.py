@@ -1,4 +1,4 @@
-"""Counting devices: one outcome each, once its deadline has passed; whoever was silent until then has failed."""
+"""Counting devices: one outcome each, once its deadline has passed; whoever was offline until then has failed."""
 
 import datetime
 from collections import Counter
@@ -77,7 +77,7 @@ def count_outcomes(
 def _value(row: DeviceOutcome, metric: str) -> float:
     if row.values is None:
         return 1.0
-    if metric == "silent":
+    if metric == "offline":
         return 0.0
     return round(row.values.get(metric, 1.0) * _STEPS) / _STEPS
 

@@ -171,7 +171,7 @@ def assess_feasibility(
         plan: Before it begins.
         policy: Of the offline keys; its holdback is the control that remains.
         devices: That the rollout is for.
-        rates: Share of devices that fail in a stage, the silent ones included, by metric.
+        rates: Share of devices that fail in a stage, the offline ones included, by metric.
         alpha: As for `decide`.
     """
     questions, hopeless, doubtful = [], [], []

@@ -118,7 +118,7 @@ class FleetSummary(msgspec.Struct, frozen=True):
         at: When this was so.
         devices: That are enrolled and not retired, and have checked in at least once.
         offline: Of these, how many have not checked in for `offline_seconds`.
-        offline_seconds: What counts as silent.
+        offline_seconds: What counts as offline.
         groups: How many devices are alike.
         rollouts: In a line each.
         firing: Alerts that fire.
@@ -141,7 +141,7 @@ class ArmSummary(msgspec.Struct, frozen=True):
     Attributes:
         version: That they are assigned, "" for what they have: the control and the holdback.
         devices: Assigned, whatever they run.
-        online: Of these, how many are not silent.
+        online: Of these, how many are not offline.
     """
 
     version: str

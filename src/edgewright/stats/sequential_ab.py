@@ -250,7 +250,7 @@ def log_imbalance_evidence(treated: int, control: int, treatment_probability: fl
         control: Devices.
         treatment_probability: Probability with which a device was to be treated.
 
-    >>> log_imbalance_evidence(500, 500, 0.5) < 0, log_imbalance_evidence(600, 400, 0.5) > math.log_file(1000)
+    >>> log_imbalance_evidence(500, 500, 0.5) < 0, log_imbalance_evidence(600, 400, 0.5) > math.log(1000)
     (True, True)
     """
     _check_arguments(treatment_probability, 0.0)

@@ -296,7 +296,7 @@ def slow_server(world: World) -> None:
     newer(world)
 
     def drop_by_drop(content: bytes) -> bytes:
-        time.sleep(3)  # longer than the fetcher's patience with a silent server
+        time.sleep(3)  # longer than the fetcher's patience with a offline server
         return content
 
     world.served["metadata/timestamp.json"] = drop_by_drop

@@ -50,7 +50,7 @@ def cohort(
         "confidence": noised([*[0] * 8, total // 2, total // 2, 0]),
         "outcome.wrong": noised([total - wrong, wrong]),
         "rejected": noised([0] * 8),
-        "ood_rules": noised([total * 0.8, total * 0.2]),
+        "out_of_distribution": noised([total * 0.8, total * 0.2]),
     }
     said: dict[str, Any] = {
         "query": f"q{number}",
@@ -124,7 +124,7 @@ def test_levels_are_told_with_the_noise_taken_off() -> None:
     random = np.random.default_rng(4)
     found = told([cohort(random, n) for n in range(16)])
     assert found["confidence"].value == pytest.approx(0.9, abs=0.01)
-    assert found["unusual"].value == pytest.approx(0.2, abs=0.02)
+    assert found["out_of_distribution"].value == pytest.approx(0.2, abs=0.02)
     assert (found["rejected"].value or 0) < 0.1  # nothing was rejected: all of it is noise
     lost = told([cohort(random, n, devices=1) for n in range(3)])
     assert lost["confidence"].value is None

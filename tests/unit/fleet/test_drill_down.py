@@ -29,7 +29,7 @@ def permit(*templates: QueryTemplate) -> QueryPermit:
 
 
 def asked(**more: Any) -> DrillDownQuery | str:
-    given: dict[str, Any] = {"permit": permit(TEMPLATE), "devices": 149, "labels": LABELS, "asked_at": {}}
+    given: dict[str, Any] = {"permit": permit(TEMPLATE), "devices": 149, "labels": LABELS, "last_asked_at": {}}
     return plan_drill_down(**(given | more), now=NOW)
 
 
@@ -56,7 +56,7 @@ NOTHING: dict[str, tuple[dict[str, Any], str]] = {
     "no permit": ({"permit": None}, "no permit"),
     "no template": ({"permit": permit()}, "no permit"),
     "too few": ({"devices": 49, "labels": {}}, "takes 50 devices, there are 49"),
-    "asked lately": ({"asked_at": {"signals": NOW - 3600}}, "was asked less than"),
+    "asked lately": ({"last_asked_at": {"signals": NOW - 3600}}, "was asked less than"),
     "expired": ({"permit": changed(expires_at="2026-01-01")}, "expires 2026-01-01"),
     "vectors": ({"permit": changed(kind="vector", signals=(), vector_length=3)}, "counts nothing"),
 }
@@ -72,6 +72,6 @@ def test_otherwise_nothing_is_asked_and_it_says_why(what: str) -> None:
 
 def test_the_next_template_is_taken_where_one_cannot_be() -> None:
     other = msgspec.structs.replace(TEMPLATE, name="other")
-    found = asked(permit=permit(TEMPLATE, other), asked_at={"signals": NOW - 60})
+    found = asked(permit=permit(TEMPLATE, other), last_asked_at={"signals": NOW - 60})
     assert isinstance(found, DrillDownQuery)
     assert found.template.name == "other"

@@ -53,7 +53,7 @@ def test_shares_are_of_those_who_could_say_so() -> None:
         CheckInTotals("camera", "1.1", "", 100, 0, 50, 1.5),
     ]
     found = values(evidence(alike, said))
-    assert found["silent"] == 20 / 80
+    assert found["offline"] == 20 / 80
     assert found["rolled_back"] == 15 / 60
     assert found["refused"] == 3 / 60
     assert found["failing"] == 30 / 300
@@ -82,12 +82,12 @@ def test_where_the_repository_cannot_be_read_no_snapshot_is_strange() -> None:
 def test_too_few_devices_have_no_figure_and_say_so() -> None:
     found = health_readings(evidence([camera(2, 2)], [CheckInTotals("camera", "1.0", "", 9, 9, 9, 9.0)]))
     assert all(reading.value is None and reading.reason for reading in found)
-    assert values(evidence([camera(2, 2)]), min_devices=2)["silent"] == 0.0
+    assert values(evidence([camera(2, 2)]), min_devices=2)["offline"] == 0.0
 
 
 def test_a_fleet_that_went_dark_is_silent_and_says_nothing_else() -> None:
     found = values(evidence([camera(100, 0)]))
-    assert found.pop("silent") == 1.0
+    assert found.pop("offline") == 1.0
     assert set(found.values()) == {None}
 
 
@@ -98,12 +98,12 @@ def test_versions_and_arms_are_told_apart() -> None:
         ("1.1", 5),
     ]
     arms = {one.name: one for one in group_health(evidence(alike), "arm")}
-    assert {name: one.values["silent"].value for name, one in arms.items()} == {"": 0.0, "1.1": 0.5}
+    assert {name: one.values["offline"].value for name, one in arms.items()} == {"": 0.0, "1.1": 0.5}
 
 
 groups = st.builds(
-    lambda name, version, refusal, devices, silent: DeviceGroup(
-        name, version, "", refusal, devices + silent, devices
+    lambda name, version, refusal, devices, offline: DeviceGroup(
+        name, version, "", refusal, devices + offline, devices
     ),
     st.sampled_from(["camera", "door"]),
     st.sampled_from(["1.0", "1.1"]),
@@ -127,11 +127,11 @@ def test_every_share_lies_between_0_and_1_and_every_metric_is_told(alike: list[D
 def test_more_silent_devices_never_look_better(alike: list[DeviceGroup], more: int) -> None:
     name = alike[0].device_class
 
-    def silent(groups: list[DeviceGroup]) -> float:
+    def offline(groups: list[DeviceGroup]) -> float:
         return {
             one.device_class: one.value
             for one in health_readings(evidence(groups), min_devices=1)
-            if one.metric == "silent"
+            if one.metric == "offline"
         }[name] or 0.0
 
-    assert silent([*alike, DeviceGroup(name, "1.0", "", "", more, 0)]) >= silent(alike)
+    assert offline([*alike, DeviceGroup(name, "1.0", "", "", more, 0)]) >= offline(alike)

@@ -199,19 +199,19 @@ def test_the_own_noise_alone_is_dearer_and_colluders_cost() -> None:
     cost = cost_of(query_of(HISTOGRAM), HISTOGRAM)
     assert cost.local_rho == pytest.approx(8 * cost.rho, rel=1e-6)
     assert cost.local_epsilon > cost.epsilon
-    colluding = template_like(HISTOGRAM, colluders=4)
+    colluding = template_like(HISTOGRAM, assumed_colluders=4)
     assert cost_of(query_of(colluding), colluding).rho == pytest.approx(2 * cost.rho, rel=1e-6)
-    vouched = template_like(HISTOGRAM, vouched=3, colluders=1)
-    assert counted_noise_shares(query_of(vouched, cohort=12), vouched) == 3
+    vouched = template_like(HISTOGRAM, min_verified_peers=3, assumed_colluders=1)
+    assert counted_noise_shares(query_of(vouched, min_cohort=12), vouched) == 3
     assert math.isinf(rho_of(query_of(HISTOGRAM), HISTOGRAM, 0))
 
 
 def test_the_sampler_s_error_enters_delta() -> None:
     cost = cost_of(query_of(VECTOR), VECTOR)
     assert VECTOR.delta < cost.delta < VECTOR.delta * (1 + 1e-4)
-    long = template_like(VECTOR, length=1 << 25, min_cohort=50_000, delta=1e-9, dearest_rho=1e9)
+    long = template_like(VECTOR, vector_length=1 << 25, min_cohort=50_000, delta=1e-9, max_rho=1e9)
     reason = understated_cost(
-        query_of(long, sigma=4000.0, scale=1000.0, cohort=50_000, largest=50_000, bits=32), long
+        query_of(long, sigma=4000.0, scale=1000.0, min_cohort=50_000, max_cohort=50_000, bits=32), long
     )
     assert "sampler" in str(reason)
 
@@ -253,14 +253,14 @@ def test_what_devices_would_refuse_has_no_price() -> None:
 
 
 def test_sensitivities_are_the_clip_s() -> None:
-    plain = template_like(HISTOGRAM, norm=0.0)
+    plain = template_like(HISTOGRAM, max_norm=0.0)
     sensitivity = sensitivity_of(query_of(plain, scale=2.5), plain)
     assert (sensitivity.l2_squared, sensitivity.l1) == (
         math.floor(200 + 8 / 4 + math.sqrt(200) + math.sqrt(8) / 2),
         2 * 10 + 8,
     )
     # A norm counts where it is below what the clips of both signals give.
-    tight = template_like(HISTOGRAM, norm=5.0)
+    tight = template_like(HISTOGRAM, max_norm=5.0)
     assert sensitivity_of(query_of(tight), tight).l2_squared == math.floor(25 + 2 + 5 + math.sqrt(8) / 2)
     assert sensitivity_of(query_of(HISTOGRAM), HISTOGRAM).l2_squared == math.floor(
         32 + 2 + math.sqrt(32) + math.sqrt(8) / 2

@@ -24,7 +24,7 @@ from edgewright.privacy.budget_ledger import (
 
 LIMITS = DeviceQueryLimits(min_cohort=8, rho_per_period=1.0, period_seconds=10 * 86400.0, max_queries=50)
 # A quarter of the budget each, at any time.
-TEMPLATE = template_like(HISTOGRAM, norm=0.0, interval_seconds=1.0)
+TEMPLATE = template_like(HISTOGRAM, max_norm=0.0, min_interval_seconds=1.0)
 HOUR = 3600.0
 
 

@@ -286,7 +286,13 @@ def test_a_seed_that_is_known_beforehand_gives_at_most_the_norm() -> None:
 
 
 def test_a_rotation_saves_bits() -> None:
-    keys: dict[str, Any] = {"projected_size": 0, "devices": 100, "noise": "gaussian", "sigma": 2.0, "failure_probability": 1e-9}
+    keys: dict[str, Any] = {
+        "projected_size": 0,
+        "devices": 100,
+        "noise": "gaussian",
+        "sigma": 2.0,
+        "failure_probability": 1e-9,
+    }
     long = vector_sum_range(1000.0, rounded_l2_squared_bound(1000.0, 10**6), length=10**6, **keys)
     short = vector_sum_range(1000.0, rounded_l2_squared_bound(1000.0, 4), length=4, **keys)
     assert long.bits <= 13 < short.bits

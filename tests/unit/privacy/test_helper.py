@@ -217,7 +217,7 @@ ATTACKS = {
     "a replay from another window": Attack(
         lambda: asked(slips(), msgspec.structs.replace(TERMS, window="w2")), "signature", "not signed"
     ),
-    "nothing readable": Attack(lambda: b"\xc1", "message", "no Ask"),
+    "nothing readable": Attack(lambda: b"\xc1", "message", "no HelperRequest"),
     "terms that nobody may ask": Attack(
         lambda: msgspec.msgpack.encode([[b"q" * 32, "w", 16, 8, 1, bytes(32), 0, 0], []]), "message", "cohort of 1"
     ),
@@ -309,7 +309,7 @@ GIFTS: dict[str, tuple[Callable[[], bytes], DeclineReason, str]] = {
         "not signed",
     ),
     "of the wrong length": (short, "message", "14 bytes"),
-    "of nothing": (lambda: b"", "message", "no Gift"),
+    "of nothing": (lambda: b"", "message", "no MaskedSubmission"),
 }
 
 
@@ -343,7 +343,9 @@ def test_the_server_takes_no_answer_to_another_question() -> None:
     with pytest.raises(DeclinedError, match="no answer to what was asked"):
         gatherer.unmask_sum(answer)
     with pytest.raises(DeclinedError, match="8 integers"):
-        gatherer.unmask_sum(encode_message(HelperResponse(labelled_digest("ask", gatherer.helper_request()), b"")))
+        gatherer.unmask_sum(
+            encode_message(HelperResponse(labelled_digest("helper request", gatherer.helper_request()), b""))
+        )
 
 
 def test_who_comes_after_the_helper_was_asked_comes_too_late() -> None:
@@ -394,7 +396,7 @@ def test_nobody_slips_in_while_the_helper_s_question_is_written(monkeypatch: pyt
             gatherer.accept(late)
         return encode_message(record)
 
-    monkeypatch.setattr(helper_module, "encode", slow)
+    monkeypatch.setattr(helper_module, "encode_message", slow)
     assert np.array_equal(
         gatherer.unmask_sum(helper().answer_request(gatherer.helper_request())), plain(TERMS, FLEET.names[:5])
     )

@@ -151,8 +151,8 @@ def constant(*_: object) -> bytes:
 
 # What is looked at, and how which keys are broken.
 BREAKS: dict[str, tuple[str, str, Callable[..., bytes]]] = {
-    "no masks between neighbours": ("unmasked", "pair_key", without),
-    "one mask between all neighbours": ("unmasked", "pair_key", constant),
+    "no masks between neighbours": ("unmasked", "pairwise_mask_key", without),
+    "one mask between all neighbours": ("unmasked", "pairwise_mask_key", constant),
     "no mask for the helper": ("gifts", "_mask_key", without),
     "one mask for the helper": ("gifts", "_mask_key", constant),
 }

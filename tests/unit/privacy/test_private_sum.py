@@ -147,10 +147,10 @@ def test_whatever_the_values_the_answer_without_noise_keeps_the_norm(
     values: list[float], projected: int, number: int
 ) -> None:
     query = query_of(VECTOR, number, projected_length=projected, sigma=64.0)
-    silent = mock.patch(
-        "edgewright.privacy.private_sum.draw", lambda noise, sigma, count, entropy: np.zeros(count, np.int64)
+    offline = mock.patch(
+        "edgewright.privacy.private_sum.draw_noise", lambda noise, sigma, count, entropy: np.zeros(count, np.int64)
     )
-    with silent:
+    with offline:
         sent = contribution(np.array(values), VECTOR, query)
     whole = center_modular(sent, query.bits, query_sum_range(query, VECTOR).low)
     assert sum(int(v) ** 2 for v in whole) <= sensitivity_of(query, VECTOR).l2_squared

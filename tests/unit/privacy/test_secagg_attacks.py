@@ -165,7 +165,9 @@ ROSTERS: dict[str, tuple[Callable[[Round, list[SignedMessage]], bytes], DeclineR
                     others(all_)[0].sender,
                     keys_with(
                         others(all_)[0],
-                        self_mask_commitment=decode_message(others(all_)[1].body, AdvertisedKeys).self_mask_commitment,
+                        self_mask_commitment=decode_message(
+                            others(all_)[1].body, AdvertisedKeys
+                        ).self_mask_commitment,
                     ),
                 ),
             ]
@@ -183,8 +185,12 @@ ROSTERS: dict[str, tuple[Callable[[Round, list[SignedMessage]], bytes], DeclineR
         "message",
         "malformed",
     ),
-    "nothing readable": (lambda _, all_: b"\xc1", "message", "no Letters can be read"),
-    "something behind it": (lambda s, _: s.server.participants() + b"\0", "message", "no Letters can be read"),
+    "nothing readable": (lambda _, all_: b"\xc1", "message", "no SignedMessages can be read"),
+    "something behind it": (
+        lambda s, _: s.server.participants() + b"\0",
+        "message",
+        "no SignedMessages can be read",
+    ),
 }
 
 
@@ -202,7 +208,7 @@ def test_devices_that_nobody_enrolled_are_no_cohort() -> None:
     sum_ = Round(FLEET, TERMS).reach("share")
     authority = Fleet(1, seed=9)
     (key,) = authority.keys.values()
-    known = msgspec.structs.replace(FLEET.enrolment(), device_count=frozenset(FLEET.names[:-2]), version=4)
+    known = msgspec.structs.replace(FLEET.enrolment(), devices=frozenset(FLEET.names[:-2]), version=4)
     content = encode_message(known)
     signature = key.sign(labelled_digest("enrolment", content))
     enrolled = verify_enrolment_list(content, signature, authority.names[0], min_version=4)
@@ -376,7 +382,11 @@ LISTS: dict[str, tuple[Callable[[Round, SurvivorLists], SurvivorLists], DeclineR
         "6 devices",
     ),
     "too few neighbours": (lambda s, one: moved(one, neighbours(s)[:2]), "survivors", "2 neighbours survived"),
-    "a survivor who signed other values": (lambda _, one: replaced(one, body_digest=bytes(32)), "signature", "not signed"),
+    "a survivor who signed other values": (
+        lambda _, one: replaced(one, body_digest=bytes(32)),
+        "signature",
+        "not signed",
+    ),
     "a survivor who signed nothing": (lambda _, one: replaced(one, signature=bytes(64)), "signature", "not signed"),
     "a survivor of another sum": (
         lambda s, one: replaced(
@@ -451,7 +461,7 @@ def test_asked_the_same_again_a_device_says_the_same_and_anything_else_nothing(s
     sign, changed = FLEET.keys[VICTIM].sign, b"something else"
     act: dict[str, Callable[[], secagg_client.ClientState]] = {
         "share": lambda: secagg_client.share_keys(first, changed, sign),
-        "mask_key": lambda: secagg_client.mask_values(first, changed, sum_.values[VICTIM], sign),
+        "mask": lambda: secagg_client.mask_values(first, changed, sum_.values[VICTIM], sign),
         "reveal": lambda: secagg_client.reveal_shares(first, changed, sign),
     }
     with pytest.raises(DeclinedError) as refusal:

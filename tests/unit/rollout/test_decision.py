@@ -154,8 +154,8 @@ def test_silence_hides_no_harm_and_clears_no_margin(plan: RolloutPlan, policy: R
         failed = {
             ("crash", 0): 158 + crashes,
             ("crash", CONTROL_ARM): 175 + 10,
-            ("silent", 0): 158,
-            ("silent", CONTROL_ARM): 175,
+            ("offline", 0): 158,
+            ("offline", CONTROL_ARM): 175,
         }
         return StageEvidence(
             "spring",
@@ -173,14 +173,14 @@ def test_silence_hides_no_harm_and_clears_no_margin(plan: RolloutPlan, policy: R
 
 
 def test_devices_that_fall_silent_are_harm_whatever_the_rules(plan: RolloutPlan, policy: RolloutPolicy) -> None:
-    failed = {("crash", 0): 60, ("crash", CONTROL_ARM): 10, ("silent", 0): 60, ("silent", CONTROL_ARM): 10}
+    failed = {("crash", 0): 60, ("crash", CONTROL_ARM): 10, ("offline", 0): 60, ("offline", CONTROL_ARM): 10}
     tallies = tuple(
         OutcomeCounts(metric, arm, (0.0, 1.0), ((475 if arm == 0 else 525) - count, count))
         for (metric, arm), count in failed.items()
     )
     decision = decide_rollout(plan, policy, StageEvidence("spring", 1, tallies), NOW)
     assert decision.action == "roll_back"
-    assert decision.reasons[1].startswith("silent of arm 0")
+    assert decision.reasons[1].startswith("offline of arm 0")
 
 
 def test_every_arm_is_watched(policy: RolloutPolicy) -> None:

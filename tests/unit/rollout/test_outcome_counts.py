@@ -20,7 +20,7 @@ WELL = {"crash": 0.0, "outcome:taps": 0.25}
 
 
 def _plan() -> RolloutPlan:
-    rules = (HealthRule("crash", 0.01), HealthRule("outcome:taps", 0.05), HealthRule("silent", 0.05))
+    rules = (HealthRule("crash", 0.01), HealthRule("outcome:taps", 0.05), HealthRule("offline", 0.05))
     return RolloutPlan(
         "digits", "pi", "spring", 1, 1, (RolloutArm("1.1", "ab" * 32),), (RolloutStage(0.5, 0, rules),)
     )
@@ -29,11 +29,11 @@ def _plan() -> RolloutPlan:
 def test_silent_devices_fail_in_both_arms_under_every_metric() -> None:
     rows = [DeviceOutcome("a", 0, PAST), DeviceOutcome("b", CONTROL_ARM, PAST), DeviceOutcome("c", 0, PAST, WELL)]
     evidence = count_outcomes(_plan(), rows, NOW)
-    for metric in ("crash", "outcome:taps", "silent"):
+    for metric in ("crash", "outcome:taps", "offline"):
         assert evidence.counts_of(metric, CONTROL_ARM) == OutcomeCounts(metric, CONTROL_ARM, (1.0,), (1,))
         assert evidence.counts_of(metric, 0).values[-1] == 1.0
         assert sum(evidence.counts_of(metric, 0).devices) == 2
-    assert evidence.counts_of("silent", 0) == OutcomeCounts("silent", 0, (0.0, 1.0), (1, 1))
+    assert evidence.counts_of("offline", 0) == OutcomeCounts("offline", 0, (0.0, 1.0), (1, 1))
 
 
 @pytest.mark.parametrize("values", [None, {"crash": 1.0}, WELL])
@@ -79,7 +79,7 @@ def test_evidence_comes_back_from_bytes_as_it_was() -> None:
 @pytest.mark.parametrize(
     "tallies",
     [
-        (OutcomeCounts("crash", 0, (0.0,), (2,)), OutcomeCounts("silent", 0, (0.0,), (3,))),
+        (OutcomeCounts("crash", 0, (0.0,), (2,)), OutcomeCounts("offline", 0, (0.0,), (3,))),
         (OutcomeCounts("crash", 0, (0.0,), (2,)), OutcomeCounts("crash", 0, (0.0,), (2,))),
     ],
 )

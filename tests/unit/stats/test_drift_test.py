@@ -260,7 +260,14 @@ def test_bounds_from_the_profile_give_the_same_plan() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"alpha": 0.0}, {"alpha": 0.6}, {"block_count": 0}, {"period": 10}, {"tolerance": -0.1}, {"tolerance": 1.1}],
+    [
+        {"alpha": 0.0},
+        {"alpha": 0.6},
+        {"block_count": 0},
+        {"period_size": 10},
+        {"tolerance": -0.1},
+        {"tolerance": 1.1},
+    ],
 )
 def test_plans_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
     counts = np.full((1, 17), 10)

@@ -122,7 +122,7 @@ def test_devices_need_numpy_alone() -> None:
 import sys
 sys.modules["scipy"] = sys.modules["sklearn"] = None
 from edgewright.stats import divergences, drift_test, histograms, thinning
-drift_test.make_plan(histograms.take_reference([[float(i % 7)] for i in range(200)], seed=0).counts)
+drift_test.design_drift_test(histograms.build_reference_histogram([[float(i % 7)] for i in range(200)], seed=0).counts)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -96,7 +96,7 @@ def test_a_dead_channel_shows_in_its_own_column() -> None:
         )
     )
     assert row["std_2"] == 0
-    assert row["spread_1"] > 0.5
+    assert row["std_1"] > 0.5
 
 
 def test_conclusions_match_the_softmax() -> None:
@@ -231,6 +231,6 @@ def test_a_ring_that_was_not_made_is_of_no_use_and_does_no_harm() -> None:
     with pytest.raises(ValueError, match="was not made"):
         ring.record_input(sample(4))
     with pytest.raises(ValueError, match="no input waits"):
-        ring.release(0, sample(4))
-    ring.cancel(0)
-    assert ring.take() == b""
+        ring.record_output(0, sample(4))
+    ring.discard(0)
+    assert ring.drain() == b""

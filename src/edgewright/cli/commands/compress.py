@@ -228,8 +228,8 @@ def _training(arguments: argparse.Namespace, project: Project | None) -> Trainin
             "engine": section.engine,
             "workers": section.workers,
             "temperature": section.temperature,
-            "features": section.feature_loss_weight,
-            "relations": section.relation_loss_weight,
+            "feature_loss_weight": section.feature_loss_weight,
+            "relation_loss_weight": section.relation_loss_weight,
             "sparsity": section.sparsity,
         }
         chosen = {name: value for name, value in written.items() if value is not None} | chosen

@@ -35,7 +35,7 @@ __all__ = ["register"]
 _EPILOG = f"""\
 examples:
   edgewright fleet status --fleet FLEET
-  edgewright fleet devices --silent 3600 --server https://fleet.example
+  edgewright fleet devices --offline 3600 --server https://fleet.example
   edgewright fleet invite --device-class camera --label site=berlin --fleet FLEET
   edgewright fleet alerts --fleet FLEET
   edgewright fleet silence NAME --for 3600 --why 'maintenance' --fleet FLEET
@@ -64,7 +64,7 @@ def register(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     lists.add_argument("--device-class", metavar="CLASS", default="", help="only of this class")
     lists.add_argument("--version", metavar="VERSION", help="only those that run it")
     lists.add_argument("--label", metavar="L=V", action="append", default=[], help="only with it; repeatable")
-    lists.add_argument("--silent", metavar="S", type=float, help="only those that were silent for so long")
+    lists.add_argument("--offline", metavar="S", type=float, help="only those that were offline for so long")
     lists.add_argument("--limit", metavar="N", type=int, default=100, help="at most, 1000 (100)")
     lists.add_argument("--after", metavar="DEVICE", default="", help="last of the page before")
     lists.set_defaults(run=run_devices)
@@ -155,7 +155,7 @@ def run_fleet_status(arguments: argparse.Namespace) -> int:
         return 0
     console = Console()
     console.print(
-        f"{found['devices']} devices, {found['silent']} of them silent for {found['offline_seconds']:g} s; "
+        f"{found['devices']} devices, {found['offline']} of them offline for {found['offline_seconds']:g} s; "
         f"{found['firing']} alerts fire, {found['awaiting']} actions wait for approval",
         highlight=False,
     )
@@ -188,7 +188,7 @@ def run_devices(arguments: argparse.Namespace) -> int:
             "device_class": arguments.device_class or None,
             "version": arguments.version,
             "label": ["=".join(parse_label(text)) for text in arguments.label] or None,
-            "silent": arguments.silent,
+            "offline": arguments.offline,
         },
     )
     if arguments.json:

@@ -72,7 +72,7 @@ def _print(found: LintReport, done: list[str], console: Console) -> None:
         mark = "mendable" if finding.fixable else "not mendable"
         console.print(f"[bold]{finding.rule}[/bold] at {escape(finding.where)} ({mark})")
         console.print(f"  why:    {escape(finding.reason)}")
-        console.print(f"  remedy: {escape(finding.next_step)}")
+        console.print(f"  remedy: {escape(finding.remedy)}")
     for deed in done:
         console.print(f"mended: {escape(deed)}")
     if not found.findings:

@@ -20,7 +20,7 @@ def label_output_index(contract: ModelSignature) -> int:
     >>> from edgewright.contract.model.signature import TensorSpec
     >>> ids = TensorSpec("label", "int64", ("n",))
     >>> probabilities = TensorSpec("probabilities", "float32", ("n", 3))
-    >>> label_output_index(InputContract((), (ids, probabilities)))
+    >>> label_output_index(ModelSignature((), (ids, probabilities)))
     1
     """
     floats = (place for place, spec in enumerate(contract.outputs) if spec.dtype.startswith("float"))

@@ -44,14 +44,14 @@ class LintFinding(msgspec.Struct, frozen=True):
         rule: Short name of the rule.
         where: The node, or "graph".
         reason: What the runtime does about it.
-        next_step: What helps.
+        remedy: What helps.
         fixable: Whether `fix_model` does it.
     """
 
     rule: Rule
     where: str
     reason: str
-    next_step: str
+    remedy: str
     fixable: bool
 
 

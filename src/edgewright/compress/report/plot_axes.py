@@ -27,7 +27,7 @@ class AxisScale:
     def position(self, value: float) -> float:
         """Return where a value lies; values outside lie on the edge.
 
-        >>> AxisScale(1, 100, 0, 10, log_file=True).position(10), AxisScale(0, 4, 10, 0).position(9)
+        >>> AxisScale(1, 100, 0, 10, log=True).position(10), AxisScale(0, 4, 10, 0).position(9)
         (5.0, 0.0)
         """
         inside = min(max(value, self.low), self.high)

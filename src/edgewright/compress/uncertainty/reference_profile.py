@@ -141,7 +141,7 @@ def _uncertainty_rules(
         None,
     )
     if each is not None:
-        rules["unusual"] = tuple(fit_ood_rule(one, ood_scorer(one)(logits), each) for one in measures)
+        rules["out_of_distribution"] = tuple(fit_ood_rule(one, ood_scorer(one)(logits), each) for one in measures)
     if labels is not None and labels.ndim == 1 and len(values) >= MIN_PROFILE_SAMPLES:
         known = np.asarray(labels[chosen], np.intp)[alone]
         probabilities = softmax(logits)

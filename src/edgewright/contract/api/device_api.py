@@ -103,9 +103,9 @@ class ErrorResponse(msgspec.Struct, frozen=True):
     Attributes:
         code: What kind of error it is, as in the JSON of the command line.
         message: What is wrong.
-        next_step: What to do.
+        remedy: What to do.
     """
 
     code: str
     message: str
-    next_step: str = ""
+    remedy: str = ""

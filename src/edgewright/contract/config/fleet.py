@@ -52,7 +52,7 @@ class FleetMonitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         outcome_age_seconds: Age from which on a device's outcome of a stage counts.
-        offline_after_seconds: A device that has not checked in for so long is silent. Those that were not when a stage began and
+        offline_after_seconds: A device that has not checked in for so long is offline. Those that were not when a stage began and
             have told no outcome `outcome_age_seconds + offline_after_seconds` later have failed it.
         evaluation_interval_seconds: Between two looks at the rollouts and alerts.
         alpha: Chance with which a harmless rollout may be stopped.
@@ -126,7 +126,7 @@ class EmailTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise InputError(f"{address[:200]!r} is no address", remedy="Write name@host.example.")
         if not self.recipients or not 0 < self.port < 65536 or not re.fullmatch(r"[\w.:-]+", self.host):
             raise InputError(
-                f"mail to {len(self.recipients)} addresses over {self.host[:200]!r}, port {self.port}",
+                f"email to {len(self.recipients)} addresses over {self.host[:200]!r}, port {self.port}",
                 remedy="Name a mail server, its port, and at least one address in to.",
             )
         if bool(self.user) != bool(self.password_env):
@@ -246,7 +246,7 @@ class _AlertText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metric: str
     above: float | None = None
     below: float | None = None
-    clear: float | None = None
+    clear_at: float | None = None
     for_duration: str | None = msgspec.field(default=None, name="for")
     device_class: str = ""
     severity: Severity = "warning"
@@ -256,8 +256,8 @@ class _AlertText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _ActionText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     action: AlertAction
     cooldown: str = "1h"
-    per_day: int = 4
-    approval: bool = False
+    max_per_day: int = 4
+    needs_approval: bool = False
 
 
 class _NotifyText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -291,7 +291,7 @@ def parse_fleet(text: str, file: str = "edgewright.toml") -> FleetConfig:
         ProjectError: Not TOML, an unknown key, a wrong type or unit, an impossible value; the message gives the
             place and the line.
 
-    >>> parse_fleet('[[alert]]\nname = "dark"\nmetric = "silent"\nabove = 0.1\nfor = "10min"').alerts[0].for_seconds
+    >>> parse_fleet('[[alert]]\nname = "dark"\nmetric = "offline"\nabove = 0.1\nfor = "10min"').alerts[0].for_seconds
     600.0
     """
     tables, whole = parse_tables(text, file)
@@ -343,7 +343,7 @@ def _alert(table: object, place: TomlLocation) -> AlertRule:
             metric=said.metric,
             above=said.above,
             below=said.below,
-            clear_at=said.clear,
+            clear_at=said.clear_at,
             for_seconds=for_seconds,
             device_class=said.device_class,
             severity=said.severity,
@@ -355,7 +355,7 @@ def _alert(table: object, place: TomlLocation) -> AlertRule:
 def _action(table: object, place: TomlLocation) -> ActionPolicy:
     said = read_toml_table(table, _ActionText, place)
     cooldown = read_quantity(said.cooldown, "time", place / "cooldown")
-    return with_location(place, lambda: ActionPolicy(said.action, cooldown, said.per_day, said.approval))
+    return with_location(place, lambda: ActionPolicy(said.action, cooldown, said.max_per_day, said.needs_approval))
 
 
 def _notices(table: object, place: TomlLocation) -> NotificationTargets:

@@ -129,12 +129,17 @@ def _training(training: TrainingSection | None, remarks: Sequence[str] | None) -
         ("workers", _number(known.workers), "2", "networks trained at the same time; one per core if left out"),
         ("temperature", repr(known.temperature), "", "divides teachers' and students' scores before comparing"),
         (
-            "features",
+            "feature_loss_weight",
             repr(known.feature_loss_weight),
             "",
             "weight of the distance to what the model's last layer reads",
         ),
-        ("relations", repr(known.relation_loss_weight), "", "weight of the distances and angles among samples"),
+        (
+            "relation_loss_weight",
+            repr(known.relation_loss_weight),
+            "",
+            "weight of the distances and angles among samples",
+        ),
         ("sparsity", sparsity, '"2:4"', "zeros for hardware that gains by them: a share, or N kept of every M"),
     ]
     if training is None:

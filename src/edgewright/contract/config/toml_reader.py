@@ -32,13 +32,27 @@ _EXAMPLES = {
     "energy": '"2mJ"',
     "watts_per_core": '"2.5W"',
     "time_limit": '"120s"',
-    "outcome": '"1h"',
-    "silent": '"2h"',
-    "look": '"10s"',
+    "outcome_age": '"1h"',
+    "offline_after": '"2h"',
+    "evaluation_interval": '"10s"',
     "retire_unused": '"90d"',
     "for": '"10min"',
     "cooldown": '"1h"',
     "timeout": '"6h"',
+}
+
+# Keys of version 0.1 that have another name since 0.2.
+_RENAMED = {
+    "approval": "needs_approval",
+    "clear": "clear_at",
+    "features": "feature_loss_weight",
+    "look": "evaluation_interval",
+    "mail": "email",
+    "outcome": "outcome_age",
+    "per_day": "max_per_day",
+    "relations": "relation_loss_weight",
+    "silent": "offline_after",
+    "to": "recipients",
 }
 
 ConfigRecord = TypeVar("ConfigRecord")
@@ -131,6 +145,13 @@ def _remedy(key: str, reason: str, record: Any) -> str:
 def refuse_unknown_keys(table: Mapping[str, object], record: Any, place: TomlLocation) -> None:
     """Refuse keys that the record does not have, also in tables inside."""
     known = {field.encode_name: field.type for field in msgspec.structs.fields(record)}
+    renamed = {key: _RENAMED[key] for key in table if key not in known and _RENAMED.get(key) in known}
+    if renamed:
+        first = next(iter(renamed))
+        changes = ", ".join(f"{old} is now {new}" for old, new in renamed.items())
+        raise ProjectError(
+            f"{place / first}: {first!r} is a key of Edgewright 0.1", remedy=f"Rename it: {changes}."
+        )
     for key, value in table.items():
         if key not in known:
             raise ProjectError(

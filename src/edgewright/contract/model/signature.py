@@ -40,7 +40,7 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Raises:
             DataError: Wrong dtype, rank, size, a non-finite value, or a value out of range.
 
-        >>> TensorSpec("x", "float32", ("batch", 2)).check_inputs(np.zeros((5, 2), np.float32))
+        >>> TensorSpec("x", "float32", ("batch", 2)).check(np.zeros((5, 2), np.float32))
         """
         shown = f"[{', '.join(map(str, self.shape))}]"
         if array.dtype != np.dtype(self.dtype):

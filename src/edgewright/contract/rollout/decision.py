@@ -49,7 +49,7 @@ class DeviceOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         arm: That its place in the cohort gives it: the index in the plan's arms, or `CONTROL_ARM`.
         deadline: When its outcome is fixed, UTC, ISO 8601: equally long after its chance to learn of the stage in
             every arm, never after its installation or its last report.
-        values: By metric, 0 to 1, the greater the worse; None if it was silent until then.
+        values: By metric, 0 to 1, the greater the worse; None if it was offline until then.
     """
 
     device: str
@@ -133,7 +133,7 @@ class StageEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if len(places) < len(self.counts) or any(len(counts) > 1 for counts in totals.values()):
             raise InputError(
                 f"the evidence of {self.rollout} counts an arm twice, or differently from metric to metric",
-                remedy="Count every device once under every metric; the silent ones too.",
+                remedy="Count every device once under every metric; the offline ones too.",
             )
         for metric, centre in self.baseline_rates.items():
             if not 0 <= centre < 1:

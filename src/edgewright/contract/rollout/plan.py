@@ -26,7 +26,7 @@ __all__ = [
 
 PlanState = Literal["running", "paused", "aborted", "done"]
 _MAX_WEIGHT = 1e6
-HEALTH_EVENTS = ("crash", "load_failure", "self_test", "budget_breach", "silent")
+HEALTH_EVENTS = ("crash", "load_failure", "self_test", "budget_breach", "offline")
 
 
 class RolloutPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -238,7 +238,7 @@ def add_observations(
     tallies = {"rejected": tuple((rejected or {}).get(check, 0) for check in REJECTION_REASONS)}
     if len(rows) and reference.profile.ood_rules:
         strange = _count_out_of_distribution(reference.profile, rows)
-        tallies["unusual"] = (len(rows) - strange, strange)
+        tallies["out_of_distribution"] = (len(rows) - strange, strange)
     if len(rows):
         places = np.searchsorted(LATENCY_EDGES_SECONDS, rows[:, 1])
         tallies["latency"] = tuple(np.bincount(places, minlength=len(LATENCY_EDGES_SECONDS) + 1).tolist())
@@ -362,7 +362,7 @@ def median_latency_seconds(watched: MonitorState, since_at: float = -math.inf) -
 
 def counter_widths() -> dict[str, int]:
     """Return the bins of what is counted beside a release's signals."""
-    return {"latency": len(LATENCY_EDGES_SECONDS) + 1, "rejected": len(REJECTION_REASONS), "unusual": 2}
+    return {"latency": len(LATENCY_EDGES_SECONDS) + 1, "rejected": len(REJECTION_REASONS), "out_of_distribution": 2}
 
 
 def _counter_width(name: str) -> int:

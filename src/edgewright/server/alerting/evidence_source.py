@@ -71,7 +71,7 @@ class HealthSource:
         return self._sums
 
     def _sample(self, device_class: str, now: float) -> list[SampledDevice]:
-        """Return devices of a class that are not silent: others each time, for their names are hashes."""
+        """Return devices of a class that are not offline: others each time, for their names are hashes."""
         looking, devices = self.services.fleet_config.monitoring, self.services.store.devices
         begin = hashlib.sha256(f"{device_class} {now // looking.evaluation_interval_seconds}".encode()).hexdigest()[
             :32

@@ -87,7 +87,7 @@ def operator_router(services: Services, commands: FleetCommands) -> Router:
         label: Annotated[
             list[str] | None, QueryParameter(max_items=16, description="NAME=VALUE; repeatable.")
         ] = None,
-        silent: Annotated[
+        offline: Annotated[
             float | None, QueryParameter(ge=0, description="Seconds since the last check-in.")
         ] = None,
         bench: FromQuery[bool | None] = None,
@@ -100,7 +100,7 @@ def operator_router(services: Services, commands: FleetCommands) -> Router:
             device_class=device_class,
             version=version,
             labels=labels,
-            offline_since=None if silent is None else services.now() - silent,
+            offline_since=None if offline is None else services.now() - offline,
             profiling=bench,
             retired=retired,
         )

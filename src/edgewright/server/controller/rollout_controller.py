@@ -165,7 +165,7 @@ class RolloutController:
         return done
 
     def _note_downtime(self, now: float) -> None:
-        """Notice when nobody could have been heard: whoever was not listened to is not silent."""
+        """Notice when nobody could have been heard: whoever was not listened to is not offline."""
         looking, last_seen_at = (
             self.services.fleet_config.monitoring,
             self.services.store.devices.last_check_in_at(),
@@ -205,7 +205,7 @@ class RolloutController:
         return done
 
     def _close_stage(self, look: _RolloutView) -> tuple[_RolloutView, bool]:
-        """Write down who is silent once the stage's deadline has passed, and return whether that is done."""
+        """Write down who is offline once the stage's deadline has passed, and return whether that is done."""
         store, looking = self.services.store, self.services.fleet_config.monitoring
         stretch = stage_participants.stage_timing(look.plan, looking)
         if stretch is None:
@@ -219,7 +219,9 @@ class RolloutController:
         ):
             return look, False
         found = stage_participants.record_offline_devices(store, look.plan, look.policy, stretch, now=look.now_at)
-        reason = f"the deadline of stage {look.plan.stage + 1} has passed: {sum(found.values())} devices are silent"
+        reason = (
+            f"the deadline of stage {look.plan.stage + 1} has passed: {sum(found.values())} devices are offline"
+        )
         fact = StageFact(look.plan.stage, look.plan.stage_started_at, found)
         return self._store_decision(look, "settle", reason, DecisionBasis(fact=fact)), True
 

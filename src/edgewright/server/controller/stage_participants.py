@@ -4,7 +4,7 @@ A device takes part if the rollout is for it, it had a model before, and the pol
 arms. All of that is known without its arm. Which arm it is in is worked out as the device does it.
 
 What a device says of a stage counts from an age on (`is_outcome_kept`), once. Devices that were alive when the stage began
-and have said nothing when its deadline passes are silent, and that is written down like any other outcome
+and have said nothing when its deadline passes are offline, and that is written down like any other outcome
 (`record_offline_devices`): whatever they say later changes nothing. Devices that come alive later count when they say something.
 """
 
@@ -39,7 +39,7 @@ __all__ = [
     "stage_timing",
 ]
 
-OFFLINE_METRIC = "silent"
+OFFLINE_METRIC = "offline"
 _Said = tuple[int, str, tuple[str, ...], float]
 
 
@@ -50,7 +50,7 @@ class StageTiming:
     Attributes:
         began_at: The stage, or its last resumption.
         earliest_at: No device can know before how it fared.
-        deadline_at: Who was alive when it began and has said nothing until then is silent.
+        deadline_at: Who was alive when it began and has said nothing until then is offline.
     """
 
     began_at: float
@@ -143,7 +143,7 @@ def participants(store: FleetStore, plan: RolloutPlan, policy: RolloutPolicy) ->
 def record_offline_devices(
     store: FleetStore, plan: RolloutPlan, policy: RolloutPolicy, timing: StageTiming, *, now: float
 ) -> dict[str, int]:
-    """Write down who is silent, and return how many are by the version of their arm.
+    """Write down who is offline, and return how many are by the version of their arm.
 
     It may be broken off anywhere and done again.
 
@@ -156,14 +156,14 @@ def record_offline_devices(
     """
     found: dict[str, int] = {}
     for page, said in _reported(store, plan, policy):
-        silent = []
+        offline = []
         for device in page:
             if not _is_outcome_missing(device, said.get(device.id, ()), plan.stage, timing):
                 continue
             arm = _version(plan, assigned_arm_version(plan, policy, device.id))
-            silent.append((device.id, StageOutcome(plan.rollout, plan.stage, arm, (OFFLINE_METRIC,))))
+            offline.append((device.id, StageOutcome(plan.rollout, plan.stage, arm, (OFFLINE_METRIC,))))
             found[arm] = found.get(arm, 0) + 1
-        store.outcomes.put(rollout_subject(plan), silent, at=now, deadline_at=now)
+        store.outcomes.put(rollout_subject(plan), offline, at=now, deadline_at=now)
     return found
 
 
@@ -185,7 +185,7 @@ def stage_outcomes(
         policy: Of the offline keys.
         timing: Of that stage.
         now: The time.
-        settled: Whether it was written down who is silent.
+        settled: Whether it was written down who is offline.
         count: Is added to.
     """
     metrics = stopping_metrics(plan)
@@ -222,7 +222,7 @@ def earlier_failures(said: Sequence[_Said], stage: int) -> tuple[frozenset[str],
 
 
 def _is_outcome_missing(device: RolloutCandidate, said: Sequence[_Said], stage: int, stretch: StageTiming) -> bool:
-    """Whether a device has said nothing of a stage and should have: it was alive, or silent ever since it was."""
+    """Whether a device has said nothing of a stage and should have: it was alive, or offline ever since it was."""
     if any(one[0] == stage for one in said):
         return False
     alive_at = stretch.began_at - (stretch.deadline_at - stretch.earliest_at)

@@ -93,6 +93,6 @@ def error_pages(pages: PageRenderer) -> dict[Any, Any]:
 
     def failed(request: PageRequest, error: EdgewrightError) -> Response[Any]:
         status, problem = error_response(error)
-        return said(request, status, problem.message, problem.next_step)
+        return said(request, status, problem.message, problem.remedy)
 
     return {HTTPException: refused, EdgewrightError: failed}

@@ -79,7 +79,7 @@ class PageRenderer:
 
     @property
     def offline_seconds(self) -> float:
-        """After which a device is silent."""
+        """After which a device is offline."""
         return self.services.fleet_config.monitoring.offline_after_seconds
 
     def page(self, request: PageRequest, template: str, *, status: int = 200, **shown: Any) -> Response[str]:

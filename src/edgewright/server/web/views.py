@@ -109,7 +109,7 @@ def view_routes(pages: PageRenderer) -> list[Any]:
         device_class: _Text = "",
         version: _Text = "",
         label: _Text = "",
-        silent: _Text = "",
+        offline: _Text = "",
         retired: _Text = "",
     ) -> Response[str]:
         found: list[StoredDevice] = store.devices.list_devices(
@@ -118,7 +118,7 @@ def view_routes(pages: PageRenderer) -> list[Any]:
             device_class=device_class.strip(),
             version={"": None, "-": ""}.get(version.strip(), version.strip()),
             labels=devices.labels_of(label),
-            offline_since=pages.now - pages.offline_seconds if silent else None,
+            offline_since=pages.now - pages.offline_seconds if offline else None,
             retired=bool(retired),
         )
         groups = store.devices.groups()
@@ -126,7 +126,7 @@ def view_routes(pages: PageRenderer) -> list[Any]:
             "device_class": device_class,
             "version": version,
             "label": label,
-            "silent": silent,
+            "offline": offline,
             "retired": retired,
         }
         return pages.page(

@@ -72,7 +72,7 @@ class ObjectStorage:
         """Turn what the library raises for a store that does not answer into an error that says what to do."""
         try:
             yield
-        except (FileNotFoundError, AlreadyExistsError):
+        except (FileNotFoundError, obstore_errors.AlreadyExistsError):
             raise
         except Exception as error:
             reason = " ".join(str(error).split())[:200]

@@ -111,7 +111,7 @@ def test_an_output_that_is_not_quantised_is_found(half_quantised: onnx.ModelProt
     assert len(found) == 1
     assert not found[0].fixable
     assert found[0].reason
-    assert found[0].next_step
+    assert found[0].remedy
 
 
 def test_a_missing_zero_point_is_found_and_written_out(built: Build, answers: Run) -> None:

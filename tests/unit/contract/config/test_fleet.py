@@ -24,18 +24,18 @@ from edgewright.contract.errors import ProjectError
 
 FULL = """
 [fleet]
-outcome = "30min"
-silent = "1h"
-look = "5s"
+outcome_age = "30min"
+offline_after = "1h"
+evaluation_interval = "5s"
 alpha = 0.01
 retire_after_versions = 5
 retire_unused = "90d"
 
 [[alert]]
 name = "dark"
-metric = "silent"
+metric = "offline"
 above = 0.1
-clear = 0.05
+clear_at = 0.05
 for = "10min"
 device_class = "camera"
 severity = "critical"
@@ -49,18 +49,18 @@ above = 3
 [[action]]
 action = "roll back"
 cooldown = "6h"
-per_day = 1
-approval = true
+max_per_day = 1
+needs_approval = true
 
 [[notify.webhook]]
 url = "https://hooks.example/in"
 secret_env = "HOOK"
 networks = ["10.0.0.0/8"]
 
-[[notify.mail]]
+[[notify.email]]
 host = "mail.example"
 sender = "fleet@example.org"
-to = ["ann@example.org", "bob@example.org"]
+recipients = ["ann@example.org", "bob@example.org"]
 port = 465
 user = "fleet"
 password_env = "MAIL"
@@ -77,7 +77,7 @@ def test_every_key_arrives_in_seconds_and_records() -> None:
         FleetMonitoring(1800.0, 3600.0, 5.0, 0.01),
         (
             AlertRule(
-                *("dark", "silent", 0.1, None, 0.05, 600.0, "camera", "critical"),
+                *("dark", "offline", 0.1, None, 0.05, 600.0, "camera", "critical"),
                 ("notify", "roll back", "retrain"),
             ),
             AlertRule("moved", "drift.mean", above=3),
@@ -117,13 +117,26 @@ def test_both_readers_know_the_same_sections() -> None:
     assert {*fleet.FLEET_SECTIONS, *fleet._OTHERS} == names
 
 
-ALERT = '[[alert]]\nname = "a"\nmetric = "silent"\nabove = 0.1\n'
-MAIL = '[[notify.mail]]\nhost = "h"\nsender = "a@b"\n'
+ALERT = '[[alert]]\nname = "a"\nmetric = "offline"\nabove = 0.1\n'
+MAIL = '[[notify.email]]\nhost = "h"\nsender = "a@b"\n'
 REFUSED = {
     "unknown section": ("[fleets]\n", r"fleets \(line 1\): unknown key", "did you mean 'fleet'"),
-    "unknown key": ("[fleet]\nsilence = 1\n", r"fleet\.silence \(line 2\): unknown key 'silence'", "did you mean"),
-    "time without a unit": ("[fleet]\nsilent = 60\n", r"fleet\.silent \(line 2\)", 'silent = "2h"'),
-    "wrong unit": ('[fleet]\nlook = "5KB"\n', r"fleet\.look \(line 2\).*not a time", "number and one of"),
+    "unknown key": ("[fleet]\noffline = 1\n", r"fleet\.offline \(line 2\): unknown key 'offline'", "did you mean"),
+    "keys of 0.1": (
+        '[fleet]\noutcome = "1h"\nsilent = "2h"\nalpha = 0.05\n',
+        r"fleet\.outcome \(line 2\): 'outcome' is a key of Edgewright 0\.1",
+        "outcome is now outcome_age, silent is now offline_after",
+    ),
+    "time without a unit": (
+        "[fleet]\noffline_after = 60\n",
+        r"fleet\.offline_after \(line 2\)",
+        'offline_after = "2h"',
+    ),
+    "wrong unit": (
+        '[fleet]\nevaluation_interval = "5KB"\n',
+        r"fleet\.evaluation_interval \(line 2\).*not a time",
+        "number and one of",
+    ),
     "for": (ALERT + 'for = "ten"\n', r"alert\[1\]\.for \(line 5\)", "number and one of"),
     "no list": ('[alert]\nname = "a"\n', "must be a list of tables", r"\[\[alert\]\]"),
     "no metric": ('[[alert]]\nname = "a"\nmetric = "speed"\nabove = 1\n', r"alert\[1\] \(line 1\)", "Use failing"),
@@ -142,16 +155,20 @@ REFUSED = {
         "has host bits set",
         "10.0.0.0/8",
     ),
-    "a header in an address": (MAIL + 'to = ["a@b\\nBcc: c@d"]\n', r"notify\.mail\[1\].*no address", "name@host"),
-    "two addresses in one": (MAIL + 'to = ["a@b, c@d"]\n', "no address", "name@host"),
-    "nobody": (MAIL + "to = []\n", "mail to 0 addresses", "at least one"),
+    "a header in an address": (
+        MAIL + 'recipients = ["a@b\\nBcc: c@d"]\n',
+        r"notify\.email\[1\].*no address",
+        "name@host",
+    ),
+    "two addresses in one": (MAIL + 'recipients = ["a@b, c@d"]\n', "no address", "name@host"),
+    "nobody": (MAIL + "recipients = []\n", "email to 0 addresses", "at least one"),
     "a password in the clear": (
-        MAIL + 'to = ["c@d"]\nuser = "u"\npassword_env = "P"\ntls = "none"\n',
+        MAIL + 'recipients = ["c@d"]\nuser = "u"\npassword_env = "P"\ntls = "none"\n',
         "in the clear",
         "starttls",
     ),
-    "a user without": (MAIL + 'to = ["c@d"]\nuser = "u"\n', "password_env", "both or neither"),
-    "a tls that is none": (MAIL + 'to = ["c@d"]\ntls = "ssl"\n', r"notify\.mail\[1\]\.tls", "starttls"),
+    "a user without": (MAIL + 'recipients = ["c@d"]\nuser = "u"\n', "password_env", "both or neither"),
+    "a tls that is none": (MAIL + 'recipients = ["c@d"]\ntls = "ssl"\n', r"notify\.email\[1\]\.tls", "starttls"),
     "both": ('[retraining]\ncommand = ["a"]\nfunction = "a:b"\n', "command or a function", "one of them"),
     "a function that is a path": ('[retraining]\nfunction = "../a.py"\n', "function is", "module:function"),
     "keep nothing": ("[fleet]\nretire_after_versions = 0\n", "retire_after_versions is 0", "one version"),

@@ -39,8 +39,8 @@ recipe = "mine:recipe"
 engine = "ray://head:10001"
 workers = 3
 temperature = 2
-features = 0.5
-relations = 0.25
+feature_loss_weight = 0.5
+relation_loss_weight = 0.25
 
 [[device_class]]
 name = "watch"
@@ -172,8 +172,16 @@ def test_a_class_named_default_replaces_the_built_in_one() -> None:
         (BASE + TRAINING + "workers = 0\n", "training (line 5): workers is 0", "one per core"),
         (BASE + TRAINING + "temperature = 0\n", "training (line 5): temperature is 0", "Leave it out"),
         (BASE + TRAINING + "temperature = nan\n", "temperature", "Leave it out"),
-        (BASE + TRAINING + "features = -1.0\n", "training (line 5): features is -1", "Leave it out"),
-        (BASE + TRAINING + "relations = 1e9\n", "training (line 5): relations is 1e+09", "Leave it out"),
+        (
+            BASE + TRAINING + "feature_loss_weight = -1.0\n",
+            "training (line 5): feature_loss_weight is -1",
+            "Leave it out",
+        ),
+        (
+            BASE + TRAINING + "relation_loss_weight = 1e9\n",
+            "training (line 5): relation_loss_weight is 1e+09",
+            "Leave it out",
+        ),
         ("[model]\n[data]\n", "model (line 1) has no path", "Add path"),
         ('model = "m.onnx"\n[data]\nsource = "d"\n', "model (line 1) must be a table", "[model]"),
         (BASE + "[search\n", "is not valid TOML", "line"),

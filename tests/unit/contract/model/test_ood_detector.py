@@ -53,7 +53,12 @@ BAD_MEASURES: dict[str, dict[str, Any]] = {
         "means": packed(3, 2),
         "within_class": ellipsoid(2, 3),
     },
-    "other features": {"kind": "mahalanobis", "output": "e", "means": packed(3, 4), "within_class": ellipsoid(2, 2)},
+    "other features": {
+        "kind": "mahalanobis",
+        "output": "e",
+        "means": packed(3, 4),
+        "within_class": ellipsoid(2, 2),
+    },
     "no variance": {
         "kind": "mahalanobis",
         "output": "e",
@@ -125,7 +130,13 @@ def test_arrays_that_would_fill_a_device_are_refused() -> None:
         {"method": "lac", "stratified_by": "all", "thresholds": [], "guarantee": COVERAGE},
         {"method": "lac", "stratified_by": "all", "thresholds": [0.5, 0.5], "guarantee": COVERAGE},
         {"method": "lac", "stratified_by": "group", "thresholds": [0.5], "guarantee": COVERAGE},
-        {"method": "lac", "stratified_by": "group", "thresholds": [0.5, 0.5], "groups": ["a", "a"], "guarantee": COVERAGE},
+        {
+            "method": "lac",
+            "stratified_by": "group",
+            "thresholds": [0.5, 0.5],
+            "groups": ["a", "a"],
+            "guarantee": COVERAGE,
+        },
         {"method": "raps", "stratified_by": "all", "thresholds": [0.5], "guarantee": COVERAGE},
     ],
     ids=["none", "two for all", "unnamed", "same name", "unknown method"],

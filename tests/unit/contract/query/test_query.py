@@ -104,7 +104,7 @@ def test_every_field_of_a_query_and_of_its_template_changes_the_digest() -> None
         "release": "3" * 64,
         "projected_length": 3,
         "subgroup": {"site": "a"},
-        "schema": 2,
+        "schema": 3,
     }
     assert set(others) == set(query.__struct_fields__)
     digests = {record_digest(msgspec.structs.replace(query, **{name: value})) for name, value in others.items()}

@@ -325,10 +325,10 @@ def test_doubt_tells_noise_from_digits_and_keeps_its_promises(device: Device, di
     accepted = [(doubt, label) for doubt, label in doubts if doubt.is_accepted]
     assert len(accepted) > 100
     feed(predictor, samples)
-    usual = monitor_of(predictor).describe()["tallies"]["unusual"]
+    usual = monitor_of(predictor).describe()["tallies"]["out_of_distribution"]
     strange = random.normal(scale=0.05, size=(300, 1, 8, 8)) + 0.5
     feed(predictor, strange)
-    both = monitor_of(predictor).describe()["tallies"]["unusual"]
+    both = monitor_of(predictor).describe()["tallies"]["out_of_distribution"]
     assert both[1] - usual[1] > 3 * usual[1] + 10
     nothing = uncertainty_of(device.profile, np.full(10, np.nan))
     assert nothing.ood_scores

@@ -225,7 +225,7 @@ def test_every_refusal_is_a_metric_of_the_contract_or_none() -> None:
     for code in get_args(RefusalCode):
         metric = failure_metric(Refusal(code, "", ""))
         assert metric == "" or metric in HEALTH_EVENTS
-        assert metric != "silent"
+        assert metric != "offline"
 
 
 def test_the_journal_tells_of_the_arm_that_was_assigned_and_of_no_other() -> None:

@@ -47,7 +47,7 @@ from edgewright.trust.storage.storage import LocalStorage
 
 START = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
 PASSPHRASE = "correct horse"  # noqa: S105 - of test keys
-DARK = '[[alert]]\nname = "dark"\nmetric = "silent"\nabove = 0.25\nclear = 0.1\nfor = "1min"\n'
+DARK = '[[alert]]\nname = "dark"\nmetric = "offline"\nabove = 0.25\nclear = 0.1\nfor = "1min"\n'
 
 
 class Rollouts:
@@ -208,7 +208,7 @@ def test_people_are_told_once_when_it_begins_and_once_when_it_ends(make: Make) -
     for _ in range(8):
         site.look(after_seconds=20)
     assert site.messages() == [("dark", "firing")]
-    assert site.told[0].message == "dark: silent on camera is 0.5, above 0.25 for 60 s"
+    assert site.told[0].message == "dark: offline on camera is 0.5, above 0.25 for 60 s"
     assert (site.told[0].fleet_name, site.told[0].severity, site.told[0].device_class) == ("f", "warning", "camera")
     site.check_in()
     for _ in range(8):
@@ -431,7 +431,7 @@ def test_the_log_is_told_with_all_that_a_script_needs(make: Make, caplog: pytest
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     said = json.loads(record.getMessage())
-    assert said["event"] == "dark: silent on camera is 0.5, above 0.25 for 60 s"
+    assert said["event"] == "dark: offline on camera is 0.5, above 0.25 for 60 s"
     assert (said["alert"]["rule"], said["alert"]["state"]) == ("dark", "firing")
 
 
@@ -473,7 +473,7 @@ def test_a_rollout_is_taken_back_at_once_and_only_as_often_as_the_policy_lets(ma
     site.plan("1.0.0")
     fired(site)
     assert [each[:2] for each in site.rollouts.said] == [("abort", "m/camera")]
-    assert "dark: silent on camera" in site.rollouts.said[0][2]
+    assert "dark: offline on camera" in site.rollouts.said[0][2]
     again(site)
     again(site)
     assert len(site.rollouts.said) == 2

@@ -44,7 +44,7 @@ def test_the_fleet_at_a_glance_counts_who_was_heard_and_who_is_silent(plant: Pla
     plant.clock.turn(hours=3)
     first.check_in(DeviceStatus("m", "1.0.0", state="idle"))
     shown = ok(plant.operate("GET", "/api/fleet", role="viewer"))
-    assert (shown["devices"], shown["silent"], shown["firing"]) == (2, 1, 0)
+    assert (shown["devices"], shown["offline"], shown["firing"]) == (2, 1, 0)
     assert shown["at"] == plant.services.now()
     ((group),) = shown["groups"]
     assert (group["version"], group["devices"]) == ("1.0.0", 2)
@@ -66,7 +66,7 @@ def test_devices_come_page_by_page_and_each_once(plant: Plant) -> None:
 def test_devices_are_found_by_what_they_are(plant: Plant) -> None:
     camera = plant.machine(device_class="camera", labels={"site": "b", "floor": "1"}, bench=True)
     camera.check_in(DeviceStatus("m", "1.0.0", state="idle"))
-    silent = plant.machine(device_class="camera", labels={"site": "b"})
+    offline = plant.machine(device_class="camera", labels={"site": "b"})
     other = plant.machine()
     gone = plant.machine()
     plant.services.store.devices.retire(gone.id, now=plant.services.now())
@@ -74,13 +74,13 @@ def test_devices_are_found_by_what_they_are(plant: Plant) -> None:
     def found(query: str) -> set[str]:
         return {device["id"] for device in ok(plant.operate("GET", f"/api/devices?{query}"))}
 
-    assert found("") == {camera.id, silent.id, other.id}
-    assert found("device_class=camera") == {camera.id, silent.id}
+    assert found("") == {camera.id, offline.id, other.id}
+    assert found("device_class=camera") == {camera.id, offline.id}
     assert found("version=1.0.0") == {camera.id}
-    assert found("version=") == {silent.id, other.id}
-    assert found("label=site%3Db") == {camera.id, silent.id}
+    assert found("version=") == {offline.id, other.id}
+    assert found("label=site%3Db") == {camera.id, offline.id}
     assert found("label=site%3Db&label=floor%3D1") == {camera.id}
-    assert found("silent=1") == {silent.id, other.id}
+    assert found("offline=1") == {offline.id, other.id}
     assert found("bench=true") == {camera.id}
     assert found("retired=true") == {gone.id}
     assert found("label=nothing") == set()
@@ -309,8 +309,8 @@ def test_a_bench_device_is_given_work_and_what_came_of_it_is_shown(plant: Plant,
         ("GET", "/api/devices?limit=0", None, 400),
         ("GET", "/api/devices?limit=1001", None, 400),
         ("GET", "/api/devices?limit=many", None, 400),
-        ("GET", "/api/devices?silent=-1", None, 400),
-        ("GET", "/api/devices?silent=nan", None, 400),
+        ("GET", "/api/devices?offline=-1", None, 400),
+        ("GET", "/api/devices?offline=nan", None, 400),
         ("GET", "/api/devices?bench=perhaps", None, 400),
         ("GET", "/api/devices?after=" + "x" * 65, None, 400),
         ("GET", "/api/devices?" + "&".join(["label=a"] * 17), None, 400),
@@ -360,7 +360,7 @@ def test_what_is_wrong_is_told_with_what_to_do(
     problem = answer.problem
     assert problem.code
     assert problem.message
-    assert problem.next_step
+    assert problem.remedy
     assert standing.services.store.audit.head() == before, "what was not done is not in the log as done"
 
 
@@ -409,7 +409,7 @@ def test_what_goes_wrong_inside_is_told_without_what_the_machine_looks_like(
     monkeypatch.setattr(read_models, "fleet_summary", fail)
     answer = standing.operate("GET", "/api/fleet", role="viewer")
     assert answer.status == status
-    assert answer.problem.next_step
+    assert answer.problem.remedy
     assert b"secret" not in answer.content
     assert b"Traceback" not in answer.content
     assert (answer.header("retry-after") is not None) == (status == 503)

@@ -128,7 +128,7 @@ def test_rates_are_those_of_the_control_before(make: Make) -> None:
     world.store.outcomes.put("m/pi/spring", said, at=0.0, deadline_at=1.0)
     treated = [(f"e{number}", StageOutcome("spring", 0, "1.1", ("crash",))) for number in range(50)]
     world.store.outcomes.put("m/pi/spring", treated, at=0.0, deadline_at=1.0)
-    assert observed_rates(world.store, before, before) == {"crash": 11 / 200, "silent": 1 / 200}
+    assert observed_rates(world.store, before, before) == {"crash": 11 / 200, "offline": 1 / 200}
     assert observed_rates(world.store, before, None) == {}
 
 

@@ -125,10 +125,10 @@ def test_nothing_is_advanced_before_the_last_deadline(make: Make) -> None:
 
 def test_an_arm_that_falls_silent_is_stopped_for_silence(make: Make) -> None:
     world = make(_crashes(0.3, "dies"), count=400)
-    world.start(*STAGES, rules=(HealthRule("crash", 0.15), HealthRule("silent", 0.15)))
+    world.start(*STAGES, rules=(HealthRule("crash", 0.15), HealthRule("offline", 0.15)))
     assert world.run(RolloutController(world.services), 60) == "aborted"
     reason = world.last_decision(SUBJECT, "roll_back").reason
-    assert "silent of arm 0" in reason
+    assert "offline of arm 0" in reason
     assert "crash of arm 0" not in reason
 
 
@@ -140,10 +140,10 @@ def test_silence_alone_keeps_a_release_from_advancing_under_every_metric(make: M
     world.start(*STAGES)
     assert world.run(RolloutController(world.services), 16) == "running"
     assert world.plan.stage == 0
-    silent = _inputs(world, "settle").fact.devices
-    assert silent[""] > 10
+    offline = _inputs(world, "settle").fact.devices
+    assert offline[""] > 10
     evidence = _inputs(world, "hold").decision.inputs.evidence
-    assert evidence.tally("crash", CONTROL_ARM).devices[-1] >= silent[""]
+    assert evidence.tally("crash", CONTROL_ARM).devices[-1] >= offline[""]
 
 
 def test_what_is_said_after_the_deadline_changes_nothing(make: Make) -> None:
@@ -159,7 +159,7 @@ def test_what_is_said_after_the_deadline_changes_nothing(make: Make) -> None:
     world.run(controller, 8)
     after = _inputs(world, "hold").decision.inputs.evidence
     assert after.tallies == before.tallies
-    assert sum(after.tally("silent", arm).devices[-1] for arm in (CONTROL_ARM, 0)) == 60
+    assert sum(after.tally("offline", arm).devices[-1] for arm in (CONTROL_ARM, 0)) == 60
 
 
 def test_who_was_off_when_the_stage_began_counts_when_it_says_something(make: Make) -> None:
@@ -171,13 +171,13 @@ def test_who_was_off_when_the_stage_began_counts_when_it_says_something(make: Ma
     controller = RolloutController(world.services)
     world.run(controller, 24)
     evidence = _inputs(world, "hold").decision.inputs.evidence
-    assert sum(sum(evidence.tally("silent", arm).devices) for arm in (CONTROL_ARM, 0)) == 150
+    assert sum(sum(evidence.tally("offline", arm).devices) for arm in (CONTROL_ARM, 0)) == 150
     for device in world.devices[:50]:
         device.dead = False
     world.run(controller, 10)
     evidence = _inputs(world, "hold").decision.inputs.evidence
-    assert sum(sum(evidence.tally("silent", arm).devices) for arm in (CONTROL_ARM, 0)) == 200
-    assert all(evidence.tally("silent", arm).values == (0.0,) for arm in (CONTROL_ARM, 0))
+    assert sum(sum(evidence.tally("offline", arm).devices) for arm in (CONTROL_ARM, 0)) == 200
+    assert all(evidence.tally("offline", arm).values == (0.0,) for arm in (CONTROL_ARM, 0))
 
 
 def test_an_earlier_stages_failure_stays_one(make: Make) -> None:

@@ -92,7 +92,7 @@ def test_no_other_token_enrols(standing: Plant, token: str) -> None:
 def test_what_is_no_enrolment_is_refused_with_words(standing: Plant, body: bytes) -> None:
     answer = standing.post("/device/enrol", body)
     assert answer.status == 400
-    assert answer.problem.next_step
+    assert answer.problem.remedy
 
 
 def test_one_address_enrols_no_more_than_so_many_devices_at_once(plant: Plant) -> None:
@@ -151,7 +151,7 @@ def test_a_proof_for_something_else_is_none(standing: Plant, other: dict[str, An
     proof = machine.proof(given.pop("path"), given.pop("body"), **given)
     answer = standing.post(CHECK_IN, BODY, {PROOF: proof})
     assert (answer.status, answer.problem.code) == (401, "unauthenticated")
-    assert answer.problem.next_step
+    assert answer.problem.remedy
 
 
 @pytest.mark.parametrize("minutes", [-4, 0, 4])
@@ -279,7 +279,7 @@ def test_a_body_whose_length_is_none_is_refused(standing: Plant, length: bytes) 
 
 def test_a_body_without_a_length_is_refused(standing: Plant) -> None:
     answer = standing.post("/device/enrol", b"{}", told=-1, raw=[(b"transfer-encoding", b"chunked")])
-    assert (answer.status, answer.problem.next_step) == (411, "Tell it.")
+    assert (answer.status, answer.problem.remedy) == (411, "Tell it.")
 
 
 @pytest.mark.parametrize("parts", [[b"{}"], [b"{", b"}"], [], [b"x" * 40], [b"x" * 10, b"x" * 30]])
@@ -353,7 +353,7 @@ def test_what_no_device_could_say_is_refused_and_nothing_is_kept(standing: Plant
     machine = standing.machine()
     answer = machine.post(CHECK_IN, body)
     assert (answer.status, answer.problem.code) == (400, "invalid_input")
-    assert answer.problem.next_step
+    assert answer.problem.remedy
     assert standing.services.store.devices.get(machine.id).last_seen_at == 0  # type: ignore[union-attr]
 
 

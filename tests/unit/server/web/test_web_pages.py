@@ -124,12 +124,12 @@ def test_what_is_shown_loads_nothing_of_the_web() -> None:
 
 def test_evidence_is_shown_with_its_bound_beside_its_margin() -> None:
     found = shown(decided(2000, 0))
-    (crash, silent) = sorted(found.evidence, key=lambda row: row.metric)
+    (crash, offline) = sorted(found.evidence, key=lambda row: row.metric)
     assert (crash.verdict.word, crash.margin) == ("within its margin", "5.00 pp")
     assert crash.bar.limit is not None
     assert crash.bar.bound is not None
     assert crash.bar.bound < crash.bar.limit
-    assert (silent.verdict.word, silent.bar.limit) == ("watched for harm only", None)
+    assert (offline.verdict.word, offline.bar.limit) == ("watched for harm only", None)
     few = shown(decided(40, 0))
     assert few.evidence[0].verdict.word == "not shown yet"
     assert few.evidence[0].bar.beyond
@@ -207,7 +207,7 @@ def test_a_fleet_that_is_too_small_to_see_drift_is_never_shown_as_well() -> None
 def test_silent_devices_are_those_that_were_not_heard_whatever_they_run() -> None:
     groups = [DeviceGroupCount("c", "m", "1", "", "idle", "", 5), DeviceGroupCount("c", "", "", "", "empty", "", 2)]
     found = overview.overview_view(groups, groups[:1], {}, [], [], silent_after="2 h", now=0.0)
-    assert (found.devices, found.silent, found.classes[0].silent) == (7, 2, 2)
+    assert (found.devices, found.offline, found.classes[0].offline) == (7, 2, 2)
     assert [row.devices for row in found.classes[0].versions] == ["5", "2"]
 
 

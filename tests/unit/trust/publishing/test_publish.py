@@ -61,10 +61,10 @@ def test_a_release_never_changes(place: Place) -> None:
 @pytest.mark.parametrize(
     ("policy", "plan", "message"),
     [
-        ({"floor": "1.1.0"}, {}, "below the floor 1.1.0"),
-        ({"largest_step": 0.5}, {}, "raises the fraction by 1"),
+        ({"min_version": "1.1.0"}, {}, "below the floor 1.1.0"),
+        ({"max_stage_step": 0.5}, {}, "raises the fraction by 1"),
         ({"min_stage_seconds": 60.0}, {"stages": (RolloutStage(0.1), RolloutStage(1.0))}, "lasts 0 s"),
-        ({"channels": {"": "0.9"}}, {}, "above 0.9"),
+        ({"channel_ceilings": {"": "0.9"}}, {}, "above 0.9"),
         ({"epoch": 2}, {}, "of epoch 1"),
     ],
 )

@@ -31,8 +31,8 @@ def read(place: Place, record: QueryPermit) -> list[str]:
 
 def test_a_signer_sees_what_a_permit_permits(place: Place) -> None:
     said = read(place, BEFORE)
-    assert "  server: 'https://sums.example'" in said
-    assert f"  helper: '{'ab' * 32}'" in said
+    assert "  server_url: 'https://sums.example'" in said
+    assert f"  helper_public_key: '{'ab' * 32}'" in said
     assert "  template signals, which is new" in said
     for line in (
         "clip: 100.0",
@@ -49,10 +49,10 @@ def test_a_signer_sees_what_a_permit_was_before(place: Place) -> None:
     laxer = msgspec.structs.replace(TEMPLATE, min_cohort=2, backends=("helper", "secagg"), assumed_colluders=1)
     after = msgspec.structs.replace(BEFORE, revision=2, server_url="http://elsewhere.example", templates=(laxer,))
     said = read(place, after)
-    assert "  server: 'http://elsewhere.example', before 'https://sums.example'" in said
+    assert "  server_url: 'http://elsewhere.example', before 'https://sums.example'" in said
     assert "    min_cohort: 2, before 100" in said
     assert '    backends: ["helper","secagg"], before ["helper"]' in said
-    assert "    colluders: 1, before 0" in said
+    assert "    assumed_colluders: 1, before 0" in said
     assert "    clip: 100.0" in said
     gone = read(place, msgspec.structs.replace(BEFORE, revision=3, templates=()))
     assert "  template signals is no more" in gone

@@ -39,7 +39,7 @@ def infer_image_format(spec: TensorSpec) -> ImageFormat:
         DataError: Not the shape of an image.
 
     >>> form = infer_image_format(TensorSpec("x", "float32", ("n", 3, 240, 320)))
-    >>> form.height, form.width, form.channel_ceilings, form.channels_first
+    >>> form.height, form.width, form.channels, form.channels_first
     (240, 320, 3, True)
     """
     sizes = [size if isinstance(size, int) else None for size in spec.shape]

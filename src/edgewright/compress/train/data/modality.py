@@ -38,11 +38,11 @@ def detect_sample_format(samples: NDArray[Any], kind: Modality | None = None) ->
         kind: Known better by somebody.
 
     >>> detect_sample_format(np.zeros((5, 3, 32, 32), np.float32))
-    Form(kind='image', axes=(2, 3))
+    SampleFormat(kind='image', axes=(2, 3))
     >>> detect_sample_format(np.zeros((5, 128, 6), np.float32))
-    Form(kind='series', axes=(1,))
+    SampleFormat(kind='series', axes=(1,))
     >>> detect_sample_format(np.zeros((5, 1, 10, 49), np.float32))
-    Form(kind='spectrogram', axes=(3, 2))
+    SampleFormat(kind='spectrogram', axes=(3, 2))
     """
     shape = samples.shape[1:]
     if samples.dtype.kind != "f" or kind == "other":

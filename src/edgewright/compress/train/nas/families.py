@@ -41,7 +41,7 @@ def families_for(kind: Modality, contract: ModelSignature) -> tuple[NetworkFamil
 
     >>> from edgewright.contract.model.signature import TensorSpec
     >>> row, classes = TensorSpec("x", "float32", ("n", 20)), TensorSpec("y", "float32", ("n", 3))
-    >>> families_for("table", InputContract((row,), (classes,)))
+    >>> families_for("table", ModelSignature((row,), (classes,)))
     ('mlp',)
     """
     try:

@@ -34,7 +34,7 @@ class DeviceRow:
         runs: Model and version.
         state: Of its update.
         seen: When it checked in last.
-        silent: Whether that is too long ago.
+        offline: Whether that is too long ago.
         refusal: What it refused last, "" for nothing.
         bench: Whether it takes profiling jobs.
     """
@@ -46,7 +46,7 @@ class DeviceRow:
     runs: str
     state: str
     seen: DisplayTime | None
-    silent: Badge
+    offline: Badge
     refusal: str
     bench: bool
 
@@ -83,7 +83,7 @@ def device_rows(devices: Sequence[StoredDevice], *, offline_seconds: float, now:
 
     Args:
         devices: In order.
-        offline_seconds: After which a device is silent.
+        offline_seconds: After which a device is offline.
         now: Unix time.
     """
     return tuple(_row(device, offline_seconds, now) for device in devices)
@@ -142,13 +142,13 @@ def labels_of(text: str) -> dict[str, str]:
 def _row(device: StoredDevice, offline_seconds: float, now: float) -> DeviceRow:
     said = device.status
     if device.retired_at is not None:
-        silent = make_badge("quiet", "retired")
+        offline = make_badge("quiet", "retired")
     elif not device.last_seen_at:
-        silent = make_badge("warn", "never heard")
+        offline = make_badge("warn", "never heard")
     elif device.last_seen_at < now - offline_seconds:
-        silent = make_badge("warn", "silent")
+        offline = make_badge("warn", "offline")
     else:
-        silent = make_badge("good", "heard")
+        offline = make_badge("good", "heard")
     return DeviceRow(
         id=device.id,
         short=short_digest(device.id),
@@ -157,7 +157,7 @@ def _row(device: StoredDevice, offline_seconds: float, now: float) -> DeviceRow:
         runs=f"{said.model} {said.version}".strip() or "nothing",
         state=said.state,
         seen=display_time(device.last_seen_at, now),
-        silent=silent,
+        offline=offline,
         refusal="" if said.refusal is None else said.refusal.code,
         bench=device.profiling,
     )

@@ -113,7 +113,7 @@ def points_text(difference: float | None) -> str:
 def odds_text(log: float) -> str:
     """Return evidence from its natural logarithm.
 
-    >>> odds_text(0.0), odds_text(math.log_file(20)), odds_text(40.0), odds_text(-3.0)
+    >>> odds_text(0.0), odds_text(math.log(20)), odds_text(40.0), odds_text(-3.0)
     ('1 to 1', '20 to 1', 'over a million to 1', '1 to 20.1')
     """
     if log > math.log(1e6):

@@ -1,4 +1,4 @@
-"""The whole fleet on one page: who runs what, who is silent, what rings, and how it went over time."""
+"""The whole fleet on one page: who runs what, who is offline, what rings, and how it went over time."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ class ClassRow:
     Attributes:
         name: Of the class.
         devices: How many.
-        silent: How many of them are.
+        offline: How many of them are.
         silence: In words.
         silent_href: Of their list.
         versions: The most first.
@@ -61,7 +61,7 @@ class ClassRow:
 
     name: str
     devices: str
-    silent: int
+    offline: int
     silence: Badge
     silent_href: str
     versions: tuple[VersionRow, ...]
@@ -92,7 +92,7 @@ class OverviewView:
 
     Attributes:
         devices: How many.
-        silent: How many say nothing.
+        offline: How many say nothing.
         silent_after: From when on that is said of them.
         firing: Alerts that ring.
         rollouts: That are under way.
@@ -102,7 +102,7 @@ class OverviewView:
     """
 
     devices: int
-    silent: int
+    offline: int
     silent_after: str
     firing: tuple[AlertRow, ...]
     rollouts: tuple[RolloutRow, ...]
@@ -125,7 +125,7 @@ def overview_view(
 
     Args:
         groups: Of all devices.
-        heard: Of those that are not silent.
+        heard: Of those that are not offline.
         plans: By model and device class.
         firing: Alerts.
         staged: Roles that wait for signatures.
@@ -143,7 +143,7 @@ def overview_view(
     total = sum(group.devices for group in groups)
     return OverviewView(
         devices=total,
-        silent=total - sum(spoke.values()),
+        offline=total - sum(spoke.values()),
         silent_after=silent_after,
         firing=alert_rows(firing, now),
         rollouts=tuple(rollout_row(plan, now) for plan in live),
@@ -172,14 +172,14 @@ def hour_rows(hours: Sequence[CheckInRollup], started_at: float, now: float) -> 
 
 def _class_row(name: str, groups: Sequence[DeviceGroupCount], spoke: int) -> ClassRow:
     total = sum(group.devices for group in groups)
-    silent = total - spoke
+    offline = total - spoke
     by_version: dict[tuple[str, str], list[DeviceGroupCount]] = {}
     for group in groups:
         by_version.setdefault((group.model, group.version), []).append(group)
     rows = [_version_row(name, model, version, some, total) for (model, version), some in by_version.items()]
     rows.sort(key=lambda row: -row.width)
-    silence = make_badge("warn", f"{silent:,} silent") if silent else make_badge("good", "none silent")
-    return ClassRow(name, f"{total:,}", silent, silence, f"/devices?device_class={name}&silent=yes", tuple(rows))
+    silence = make_badge("warn", f"{offline:,} offline") if offline else make_badge("good", "none offline")
+    return ClassRow(name, f"{total:,}", offline, silence, f"/devices?device_class={name}&offline=yes", tuple(rows))
 
 
 def _version_row(name: str, model: str, version: str, groups: Sequence[DeviceGroupCount], total: int) -> VersionRow:

@@ -55,7 +55,7 @@ _METRICS = {
     "load_failure": "the model does not load",
     "self_test": "self-test fails",
     "budget_breach": "over its budget",
-    "silent": "falls silent",
+    "offline": "falls offline",
 }
 
 
