@@ -125,7 +125,7 @@ def describe_machine() -> ReplyFields:
         "runtime": onnxruntime.__version__,
         "providers": list(onnxruntime.get_available_providers()),
         "runtime_bytes": _tree_bytes(Path(onnxruntime.__file__).parent / "capi"),
-        "meters": [meter.name for meter in meters.chosen_meters(meters.find_meters())],
+        "meters": [meter.name for meter in meters.select_meters(meters.find_meters())],
     }
 
 
@@ -455,7 +455,7 @@ def run_contention(request: RequestFields) -> ReplyFields:
 def run_energy(request: RequestFields) -> ReplyFields:
     """Read the meters around idling and around running one model, in turns."""
     meters = _import_power_meters()
-    chosen = meters.chosen_meters(meters.find_meters(Path(request.get("sysfs", "/sys"))))
+    chosen = meters.select_meters(meters.find_meters(Path(request.get("sysfs", "/sys"))))
     session, feed = _open_workload(request["workloads"][0])
     session.run(None, feed)
     part_seconds = request["seconds"] / 10

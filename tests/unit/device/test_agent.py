@@ -185,14 +185,14 @@ def test_a_full_disk_waits_and_says_so(running: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "battery", "code"), [({"min_battery": 0.5}, 0.2, "battery"), ({"min_battery": 0.5}, 0.9, None)]
+    ("changes", "battery", "code"), [({"min_battery_level": 0.5}, 0.2, "battery"), ({"min_battery_level": 0.5}, 0.9, None)]
 )
 def test_an_installation_waits_for_the_battery(
     running: World, changes: dict[str, Any], battery: float, code: str | None
 ) -> None:
     running.publish("1.1.0", 2.0)
     running.start("1.1.0", **changes)
-    agent = running.agent(battery=lambda: battery)
+    agent = running.agent(read_battery=lambda: battery)
     record = agent.check_for_update()
     assert (record.last_refusal and record.last_refusal.code) == code
     assert answer(agent) == (1.0 if code else 2.0)

@@ -172,7 +172,7 @@ def plan_of_an_unsigned_release(world: World) -> None:
     by_the_rollouts_key(
         world,
         lambda t: with_plan(
-            t, lambda plan: plan.update(arms=[{"version": "6.6.6", "manifest": "a" * 64, "weight": 1.0}])
+            t, lambda plan: plan.update(arms=[{"version": "6.6.6", "manifest_sha256": "a" * 64, "weight": 1.0}])
         ),
     )
 
@@ -182,7 +182,7 @@ def plan_of_another_manifest(world: World) -> None:
     by_the_rollouts_key(
         world,
         lambda t: with_plan(
-            t, lambda plan: plan.update(arms=[{"version": "1.1.0", "manifest": "a" * 64, "weight": 1.0}])
+            t, lambda plan: plan.update(arms=[{"version": "1.1.0", "manifest_sha256": "a" * 64, "weight": 1.0}])
         ),
     )
 
@@ -197,7 +197,7 @@ def rollouts_key_signs_a_release(world: World) -> None:
         targets.targets["releases/m/6.6.6.json"] = TargetFile.from_data(
             "releases/m/6.6.6.json", content, ["sha256"]
         )
-        arms = [{"version": "6.6.6", "manifest": digest(content), "weight": 1.0}]
+        arms = [{"version": "6.6.6", "manifest_sha256": digest(content), "weight": 1.0}]
         with_plan(targets, lambda plan: plan.update(arms=arms))
 
     by_the_rollouts_key(world, change)
@@ -234,7 +234,7 @@ def plan_with_a_path(world: World) -> None:
     by_the_rollouts_key(
         world,
         lambda t: with_plan(
-            t, lambda plan: plan.update(arms=[{"version": "../../x", "manifest": "a" * 64, "weight": 1.0}])
+            t, lambda plan: plan.update(arms=[{"version": "../../x", "manifest_sha256": "a" * 64, "weight": 1.0}])
         ),
     )
 

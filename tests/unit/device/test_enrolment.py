@@ -31,7 +31,7 @@ def own_id(state: Path) -> str:
 
 
 def test_a_control_plane_says_what_a_device_is(world: World, plane: Plane) -> None:
-    told = joined(world, plane, device_class="camera", labels={"site": "berlin"}, channel="beta", bench=True)
+    told = joined(world, plane, device_class="camera", labels={"site": "berlin"}, channel="beta", profiling=True)
     settings, anchor = read_settings(world.path / "device")
     assert settings == told
     assert (settings.device_class, settings.labels, settings.channel) == ("camera", {"site": "berlin"}, "beta")
@@ -77,7 +77,7 @@ def test_an_enrolment_whose_answer_was_lost_is_done_again_with_the_same_token(wo
         handler.connection.shutdown(socket.SHUT_RDWR)
 
     plane.offers["t"] = {"device_class": "default", "repository": "repo/"}
-    given: dict[str, Any] = {"server": plane.url, "token": "t", "root": root_of(world)}
+    given: dict[str, Any] = {"server_url": plane.url, "token": "t", "root": root_of(world)}
     state = world.path / "device"
     enrols, plane.enrol = plane.enrol, lambda body: (500, enrols(body)[1])  # type: ignore[method-assign]
     with pytest.raises(control_plane_client.ServerUnavailableError, match="answered 500"):
@@ -110,7 +110,7 @@ class FailingFiles(FileSystem):
         if self.left < 0:
             raise OSError(28, "No space left on device") if self.full else Cut
 
-    def put(self, path: Path, content: bytes) -> None:
+    def write_in_place(self, path: Path, content: bytes) -> None:
         if self.left == 0 and not self.full:
             path.write_bytes(content[: len(content) // 2])
         self._count()
@@ -127,7 +127,7 @@ def test_an_enrolment_that_broke_off_anywhere_is_done_again(
     world: World, plane: Plane, monkeypatch: pytest.MonkeyPatch, after: int, full: bool
 ) -> None:
     state = world.path / "device"
-    monkeypatch.setattr(enrolment, "Files", FailingFiles)
+    monkeypatch.setattr(enrolment, "FileSystem", FailingFiles)
     monkeypatch.setattr(FailingFiles, "left", after)
     monkeypatch.setattr(FailingFiles, "full", full)
     if after == 4:  # all of it went well
@@ -248,8 +248,8 @@ def test_a_server_that_never_ends_is_not_waited_for(
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"server": "ftp://fleet.example"}, "no URL of a control plane"),
-        ({"server": "https://fleet.example/?a=b"}, "no URL of a control plane"),
+        ({"server_url": "ftp://fleet.example"}, "no URL of a control plane"),
+        ({"server_url": "https://fleet.example/?a=b"}, "no URL of a control plane"),
         ({"token": "t" * 201}, "a token of 201 letters"),
         ({"model": "../m"}, "no name"),
         ({"root": b"{}"}, "root"),
@@ -258,7 +258,7 @@ def test_a_server_that_never_ends_is_not_waited_for(
 def test_what_is_wrong_is_said_before_anybody_is_asked(
     world: World, plane: Plane, given: dict[str, Any], why: str
 ) -> None:
-    right = {"server": plane.url, "token": "t", "root": root_of(world)}
+    right = {"server_url": plane.url, "token": "t", "root": root_of(world)}
     with pytest.raises(EdgewrightError, match=why):
         enrol_at_server(world.path / "device", **(right | given))
     assert plane.requests == 0
@@ -280,7 +280,7 @@ def test_a_fleet_that_is_not_the_roots_installs_nothing(world: World, plane: Pla
     )
     plane.offers["t"] = {"device_class": "default", "repository": world.url}
     given: dict[str, Any] = {
-        "server": plane.url,
+        "server_url": plane.url,
         "token": "t",
         "root": (other / "repo/metadata/1.root.json").read_bytes(),
     }

@@ -35,10 +35,10 @@ def test_what_keeps_the_contract_passes_untouched() -> None:
 
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "missing": ({"x": GOOD["x"]}, "missing"),
-    "unknown": ({**GOOD, "z": GOOD["x"]}, "form"),
-    "type": ({**GOOD, "x": GOOD["x"].astype(np.float64)}, "form"),
-    "shape": ({**GOOD, "x": np.zeros((1, 5), np.float32)}, "form"),
-    "rank": ({**GOOD, "x": np.zeros(4, np.float32)}, "form"),
+    "unknown": ({**GOOD, "z": GOOD["x"]}, "tensor_spec"),
+    "type": ({**GOOD, "x": GOOD["x"].astype(np.float64)}, "tensor_spec"),
+    "shape": ({**GOOD, "x": np.zeros((1, 5), np.float32)}, "tensor_spec"),
+    "rank": ({**GOOD, "x": np.zeros(4, np.float32)}, "tensor_spec"),
     "NaN": (x(0, math.nan, 0, 0), "not finite"),
     "infinity": (x(0, math.inf, 0, 0), "not finite"),
     "minus infinity": (x(0, -math.inf, 0, 0), "not finite"),
@@ -125,7 +125,7 @@ def test_an_output_that_must_not_leave_is_held(value: float) -> None:
 
 
 def test_fields_that_must_not_be_stored_are_dropped_or_redacted() -> None:
-    some = guard(drop=("name",), redact=("place",))
+    some = guard(drop_fields=("name",), redact_fields=("place",))
     assert some.filter_fields({"name": "x", "place": "y", "speed": 3}) == {"place": True, "speed": 3}
 
 
@@ -135,8 +135,8 @@ def test_fields_that_must_not_be_stored_are_dropped_or_redacted() -> None:
         {"check": "range", "action": "wait"},
         {"check": "not finite", "action": "clamp"},
         {"check": "stuck", "action": "impute"},
-        {"check": "rate", "action": "reject", "most_per_s": 0.0},
-        {"check": "stuck", "action": "reject", "patience": 0},
+        {"check": "rate", "action": "reject", "max_per_second": 0.0},
+        {"check": "stuck", "action": "reject", "max_repeats": 0},
         {"check": "missing", "action": "impute", "fill": math.nan},
     ],
 )

@@ -30,11 +30,11 @@ def _digest(content: bytes) -> str:
 
 def _head(**changes: Any) -> dict[str, Any]:
     options = {"threads": 1, "optimization": "all", "spinning": False, "providers": ["CPUExecutionProvider"]}
-    entry = {"model": "0/model.onnx", "feed": "0.npz", "inputs": ["x"], "options": options}
+    entry = {"model": "0/model.onnx", "inputs_file": "0.npz", "input_names": ["x"], "options": options}
     return {
-        "request": {"action": "probe", "subjects": [entry], "seconds": 0.0, "seed": 0},
+        "request": {"action": "probe", "workloads": [entry], "seconds": 0.0, "seed": 0},
         "timeout_seconds": 60.0,
-        "wanted_seconds": 100.0,
+        "expires_after_seconds": 100.0,
         "files": {"0/model.onnx": _digest(b"model"), "0.npz": _digest(b"feed")},
         "contents": [[_digest(b"model"), 5], [_digest(b"feed"), 4]],
     } | changes
@@ -47,13 +47,13 @@ def _job(body: bytes = b"modelfeed", /, **changes: Any) -> bytes:
 
 def _entry(**changes: Any) -> dict[str, Any]:
     request = _head()["request"]
-    request["subjects"][0].update(changes)
+    request["workloads"][0].update(changes)
     return {"request": request}
 
 
 def _options(**changes: Any) -> dict[str, Any]:
     request = _head()["request"]
-    request["subjects"][0]["options"].update(changes)
+    request["workloads"][0]["options"].update(changes)
     return {"request": request}
 
 
@@ -111,7 +111,7 @@ ATTACKS: dict[str, bytes] = {
     "a field of the worker's own tests": _job(**_asked(sysfs="/etc")),
     "limits of its own": _job(**_asked(limits={})),
     "an unknown action": _job(**_asked(action="system")),
-    "no models": _job(**_asked(subjects=[])),
+    "no models": _job(**_asked(workloads=[])),
     "seconds of a day": _job(**_asked(seconds=86400.0)),
     "seconds that are no number": _job(**_asked(seconds=float("nan"))),
     "a model that did not come": _job(**_entry(model="1/model.onnx")),
@@ -139,7 +139,7 @@ def test_what_is_no_job_is_refused_and_writes_nothing(attack: str, tmp_path: Pat
 
 def test_the_job_that_the_attacks_change_is_sound(tmp_path: Path) -> None:
     _, paths = unpack_job(_job(), tmp_path)
-    assert {name: path.read_bytes() for name, path in paths.items()} == {"0/model.onnx": b"model", "0.npz": b"feed"}
+    assert {name: path.read_bytes() for name, path in paths.items()} == {"0/model.onnx": b"model", "0.npz": b"inputs_file"}
 
 
 def test_every_job_cut_off_anywhere_or_with_a_flipped_bit_is_refused(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_one_content_under_many_names_takes_the_disk_once(tmp_path: Path) -> Non
     names = [f"{number}/weights.bin" for number in range(500)]
     body = _job(files=_head()["files"] | dict.fromkeys(names, _digest(b"feed")))
     _, paths = unpack_job(body, tmp_path)
-    assert all(paths[name].read_bytes() == b"feed" for name in names)
+    assert all(paths[name].read_bytes() == b"inputs_file" for name in names)
     assert len({paths[name].stat().st_ino for name in names}) == 1
     assert not any(path.is_symlink() for path in tmp_path.rglob("*"))
 
@@ -178,7 +178,7 @@ def test_a_subject_comes_out_as_it_went_in_and_the_bytes_are_always_the_same(
     bodies = []
     for _ in range(2):
         with pack_workloads(subjects) as bundle:
-            request = {"action": "latency", "subjects": bundle.workloads, "seconds": 1.0, "seed": 3}
+            request = {"action": "latency", "workloads": bundle.workloads, "seconds": 1.0, "seed": 3}
             bodies.append(pack_job(request, bundle.files, timeout_seconds=60.0, expires_after_seconds=90.0))
             expected = {name: path.read_bytes() for name, path in bundle.files.items()}
     assert bodies[0] == bodies[1]

@@ -29,7 +29,7 @@ def _do(
     subject: Workload, action: str = "probe", *, grant: WorkerLimits = _GRANT, timeout_seconds: float = 60.0
 ) -> JobOutcome:
     with pack_workloads([subject]) as bundle:
-        request = {"action": action, "subjects": bundle.workloads, "seconds": 0.2, "seed": 0}
+        request = {"action": action, "workloads": bundle.workloads, "seconds": 0.2, "seed": 0}
         return run_job(
             pack_job(request, bundle.files, timeout_seconds=timeout_seconds, expires_after_seconds=60.0), grant
         )
@@ -73,7 +73,7 @@ def test_tensors_anywhere_else_are_refused_before_the_runtime_sees_them(
     changed.write_bytes(_moved(external, place))
     with pack_workloads([made]) as bundle:
         files = bundle.files | {"0/model.onnx": changed, "0/weights.bin": external.parent / "weights.bin"}
-        request = {"action": "probe", "subjects": bundle.workloads}
+        request = {"action": "probe", "workloads": bundle.workloads}
         outcome = run_job(pack_job(request, files, timeout_seconds=60.0, expires_after_seconds=60.0), _GRANT)
     failure = _failure(outcome)
     assert failure.kind == "refused"
@@ -123,7 +123,7 @@ def test_a_model_gets_no_more_memory_than_was_granted(tmp_path: Path) -> None:
 
 def test_a_model_that_takes_too_long_is_ended(subject: Make) -> None:
     with pack_workloads([subject()]) as bundle:
-        request = {"action": "sustained", "subjects": bundle.workloads, "seconds": 60.0}
+        request = {"action": "sustained", "workloads": bundle.workloads, "seconds": 60.0}
         failure = _failure(
             run_job(pack_job(request, bundle.files, timeout_seconds=1.0, expires_after_seconds=60.0), _GRANT)
         )
@@ -142,7 +142,7 @@ def test_nothing_stays_on_the_device(subject: Make, tmp_path: Path, monkeypatch:
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     made = subject()
     with pack_workloads([made]) as bundle:
-        request = {"action": "probe", "subjects": bundle.workloads}
+        request = {"action": "probe", "workloads": bundle.workloads}
         body = pack_job(request, bundle.files, timeout_seconds=60.0, expires_after_seconds=60.0)
     shutil.rmtree(made.model.parent / "nothing", ignore_errors=True)
     assert run_job(body, _GRANT).succeeded

@@ -141,7 +141,7 @@ def test_a_missing_library_says_so(
 def test_a_timeout_ends_the_work_there_too(sshd: Sshd, subject: Make) -> None:
     with pack_workloads([subject(16)]) as bundle, pytest.raises(TargetError, match="longer than 1 s"):
         sshd.target.run(
-            {"action": "sustained", "subjects": bundle.workloads, "seconds": 30}, bundle.files, timeout_seconds=1
+            {"action": "sustained", "workloads": bundle.workloads, "seconds": 30}, bundle.files, timeout_seconds=1
         )
     assert sshd.left_behind() == []
     assert _processes_naming(str(sshd.folder)) == []
@@ -154,7 +154,7 @@ def test_a_lost_connection_leaves_no_folder_and_no_process(sshd: Sshd, subject: 
 
     def measure() -> None:
         with pack_workloads([subject(16)]) as bundle:
-            request = {"action": action, "subjects": bundle.workloads, "seconds": 60}
+            request = {"action": action, "workloads": bundle.workloads, "seconds": 60}
             try:
                 sshd.target.run(request, bundle.files, timeout_seconds=60)
             except TargetError as error:

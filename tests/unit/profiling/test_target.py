@@ -82,7 +82,7 @@ def test_the_summary_names_the_instructions_that_decide() -> None:
 def test_a_timeout_ends_the_worker(subject: Make) -> None:
     start = time.monotonic()
     with pack_workloads([subject()]) as bundle:
-        request = {"action": "sustained", "subjects": bundle.workloads, "seconds": 60}
+        request = {"action": "sustained", "workloads": bundle.workloads, "seconds": 60}
         with pytest.raises(TargetError, match="longer than 1 s"):
             LocalTarget().run(request, bundle.files, timeout_seconds=0.6)
     assert time.monotonic() - start < 10
@@ -93,7 +93,7 @@ def test_a_runtime_that_is_killed_is_the_candidates_failure(subject: Make) -> No
 
     def measure() -> None:
         with pack_workloads([subject()]) as bundle:
-            request = {"action": "sustained", "subjects": bundle.workloads, "seconds": 60}
+            request = {"action": "sustained", "workloads": bundle.workloads, "seconds": 60}
             try:
                 LocalTarget().run(request, bundle.files, timeout_seconds=60)
             except CandidateError as error:

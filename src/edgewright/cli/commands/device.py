@@ -141,11 +141,11 @@ def run_enrol(arguments: argparse.Namespace) -> int:
     own: dict[str, Any] = {
         "root": root,
         "model": arguments.model,
-        "sealed": not arguments.plain,
+        "encrypted": not arguments.plain,
         "installer": shlex.split(arguments.installer),
-        "tpm": arguments.tpm,
-        "fleet": {path.stem: read_fleet_key(path) for path in arguments.fleet_key},
-        "limits": None
+        "tpm_pcrs": arguments.tpm,
+        "fleet_keys": {path.stem: read_fleet_key(path) for path in arguments.fleet_key},
+        "query_limits": None
         if arguments.limits is None
         else read_record(
             arguments.limits, DeviceQueryLimits, "limits", "See docs/reference/query.md for its form."

@@ -141,13 +141,13 @@ def _uncertainty_rules(
         None,
     )
     if each is not None:
-        rules["out_of_distribution"] = tuple(fit_ood_rule(one, ood_scorer(one)(logits), each) for one in measures)
+        rules["ood_rules"] = tuple(fit_ood_rule(one, ood_scorer(one)(logits), each) for one in measures)
     if labels is not None and labels.ndim == 1 and len(values) >= MIN_PROFILE_SAMPLES:
         known = np.asarray(labels[chosen], np.intp)[alone]
         probabilities = softmax(logits)
-        rules["sets"] = fit_prediction_sets(probabilities, known, _MISCOVERAGE)
+        rules["prediction_sets"] = fit_prediction_sets(probabilities, known, _MISCOVERAGE)
         hits = probabilities.argmax(axis=1) == known
-        rules["accept"] = fit_acceptance(probabilities.max(axis=1), hits, _SELECTIVE_RISK)
+        rules["acceptance"] = fit_acceptance(probabilities.max(axis=1), hits, _SELECTIVE_RISK)
     return rules
 
 

@@ -339,11 +339,11 @@ def test_doubt_tells_noise_from_digits_and_keeps_its_promises(device: Device, di
     "change",
     [
         {"input": "other"},
-        {"values": 63},
+        {"values_per_sample": 63},
         {"signals": [{"name": "no such", "edges": [0.0], "counts": [1, 1, 0]}]},
         {"signals": [{"name": "mean", "edges": [1.0, 0.0], "counts": [1, 1, 1, 0]}]},
         {"signals": []},
-        {"step": 0},
+        {"thinning_step": 0},
         {"classes": 0},
         {"alpha": 0.9},
         {"unknown": 1},
@@ -352,7 +352,7 @@ def test_doubt_tells_noise_from_digits_and_keeps_its_promises(device: Device, di
 )
 def test_a_profile_that_does_not_fit_is_refused(device: Device, change: dict[str, Any]) -> None:
     known = json.loads(msgspec.json.encode(device.profile)) | change
-    if change == {"values": 63}:
+    if change == {"values_per_sample": 63}:
         known |= {"channels": 2}
     with pytest.raises(CandidateError, match="profile cannot be used"):
         open_monitor(json.dumps(known).encode(), device.guard, device.path / "kept", FileSystem())

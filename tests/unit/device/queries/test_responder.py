@@ -61,7 +61,7 @@ class Asked:
         self.server = url
         world.publish("1.0.0", 1.0, change=with_profile)
         world.start("1.0.0")
-        world.enrol(limits=LIMITS, labels={"site": "berlin"})
+        world.enrol(query_limits=LIMITS, labels={"site": "berlin"})
         self.device = world.agent()
         self.device.check_for_update()
         assert self.device.monitor is not None
@@ -111,7 +111,7 @@ class Asked:
 def with_profile(variant: Any, contents: dict[str, bytes]) -> tuple[Any, dict[str, bytes]]:
     content = msgspec.json.encode(PROFILE)
     file = StoredFile("profile.json", hashlib.sha256(content).hexdigest(), len(content))
-    changed = msgspec.structs.replace(variant, files=(*variant.files, file), reference="profile.json")
+    changed = msgspec.structs.replace(variant, files=(*variant.files, file), reference_profile="profile.json")
     return changed, {**contents, "profile.json": content}
 
 
@@ -245,7 +245,7 @@ def test_a_server_that_drips_holds_nobody_up(asked: Asked, monkeypatch: pytest.M
 
 
 def test_a_vector_is_refused_before_anything_is_spent(asked: Asked) -> None:
-    asked.permit(kind="vector", signals=(), length=10, clip=1.0, least_noise=1e-4)
+    asked.permit(record_type="vector", signals=(), vector_length=10, clip=1.0, min_noise=1e-4)
     later(asked, hours=2)
     asked.asks(asked.query(scale=64.0))
     asked.device.check_for_update()

@@ -96,13 +96,13 @@ def test_what_a_device_says_of_itself_fits_whatever_it_was_refused() -> None:
     long = Refusal("tampered", "f" * 2000, "r" * 2000)
     told = dict.fromkeys(DeviceStatus.__struct_fields__) | {
         "state": "idle",
-        "failures": 1 << 60,
+        "failed_inferences": 1 << 60,
         "free_bytes": 1 << 60,
         "battery": 1.0000001,
         "last_refusal": long,
         "notice": Refusal("retired", "", "r" * 2000),
-        "failed": dict.fromkeys((f"{n:064x}" for n in range(40)), long),
-        "broken": ["f" * 64],
+        "failed_releases": dict.fromkeys((f"{n:064x}" for n in range(40)), long),
+        "corrupt_releases": ["f" * 64],
         "restart_needed": False,
     }
     status = device_status(told)
@@ -177,7 +177,7 @@ def test_a_release_that_fails_its_self_test_fails_in_that(
     from edgewright.contract.release import SelfTest
 
     def strict(variant: Any, contents: dict[str, bytes]) -> Any:
-        test = SelfTest(variant.self_test.file, variant.self_test.tolerance, variant.self_test.samples + 1)
+        test = SelfTest(variant.self_test.file, variant.self_test.tolerance, variant.self_test.sample_count + 1)
         return msgspec.structs.replace(variant, self_test=test), contents
 
     newer(served, change=strict)
@@ -366,7 +366,7 @@ def test_a_device_that_has_no_model_cannot_crash_by_it(
 ) -> None:
     joined(world, plane)
     world.publish("1.0.0", 1.0)
-    world.start("1.0.0", min_battery=0.5)
+    world.start("1.0.0", min_battery_level=0.5)
     world.agent(battery=lambda: 0.1).check_for_update()
     monkeypatch.setattr(crash_marker, "_PROCESS_ID", "another")
     world.agent(battery=lambda: 0.1).check_for_update()
@@ -390,7 +390,7 @@ class Faulty(FileSystem):
             if self.after < 0:
                 raise self.error(28, "No space left on device")
 
-    def put(self, path: Path, content: bytes) -> None:
+    def write_in_place(self, path: Path, content: bytes) -> None:
         self._count(path)
         super().write_in_place(path, content)
 
@@ -419,7 +419,7 @@ def test_a_power_cut_anywhere_in_telling_harms_neither_model_nor_record(
     agent.check_for_update()
     assert (agent.journal_record.state, answer(agent)) == (UpdateLifecycleState.IDLE, 1.0)
     assert outcome(plane) == ("1.1.0", ("budget_breach",))
-    assert agent.status()["server"]["trouble"] is None
+    assert agent.status()["server"]["last_error"] is None
 
 
 def test_a_full_disk_stops_neither_updates_nor_reports(served: World, plane: Plane) -> None:
@@ -489,7 +489,7 @@ ATTACKS: dict[str, tuple[Reply, str]] = {
     "a clock that is none": (reply(200, b'{"at":"soon"}'), "none of its answers"),
     "retired": (reply(403, PROBLEM), "refuses (403): go away[2J"),
     "too busy": (reply(503, PROBLEM), "refuses (503)"),
-    "broken": (reply(500, b""), "answered 500"),
+    "corrupt_releases": (reply(500, b""), "answered 500"),
     "an empty answer": (reply(204, b""), "answered 204"),
 }
 
@@ -510,20 +510,20 @@ def test_whatever_a_control_plane_answers_updates_go_on(served: World, plane: Pl
     told = len(plane.told)
     newer(served)
     agent = served.agent()
-    reached = agent.status()["server"]["reached"]
+    reached = agent.status()["server"]["last_success_at"]
     agent.check_for_update()
     assert (agent.status()["state"], answer(agent)) == ("probation", 2.0)
     assert agent.journal_record.last_refusal is None
     server = agent.status()["server"]
-    assert why in server["trouble"]
-    assert server["reached"] == reached
+    assert why in server["last_error"]
+    assert server["last_success_at"] == reached
     assert not agent.has_waiting_job
     assert len(plane.told) == told
     plane.replies.clear()
     served.clock.turn(hours=1)
     agent.check_for_update()
     server = agent.status()["server"]
-    assert (server["trouble"], parse_iso8601(server["reached"])) == (None, served.clock())
+    assert (server["last_error"], parse_iso8601(server["last_success_at"])) == (None, served.clock())
     assert outcome(plane) == ("1.1.0", ())
 
 
@@ -534,23 +534,23 @@ def test_a_control_plane_that_is_away_is_tried_again(served: World, plane: Plane
     settings = msgspec.json.decode(path.read_bytes())
     sock.close()
     away = f"http://127.0.0.1:{sock.getsockname()[1] if sock.fileno() >= 0 else 9}/"
-    path.write_bytes(msgspec.json.encode(settings | {"server": away}))
+    path.write_bytes(msgspec.json.encode(settings | {"server_url": away}))
     newer(served)
     agent = served.agent()
     agent.check_for_update()
     assert answer(agent) == 2.0
-    assert "cannot be reached" in agent.status()["server"]["trouble"]
+    assert "cannot be reached" in agent.status()["server"]["last_error"]
 
 
 def test_another_fleets_control_plane_believes_nothing(served: World, plane: Plane) -> None:
     with planes(served.clock, audience="fleet-2", known=plane.known) as other:
         path = served.path / "device/settings.json"
         settings = msgspec.json.decode(path.read_bytes())
-        path.write_bytes(msgspec.json.encode(settings | {"server": other.url}))
+        path.write_bytes(msgspec.json.encode(settings | {"server_url": other.url}))
         agent = served.agent()
         agent.check_for_update()
         assert (other.told, other.requests) == ([], 1)
-        assert "it was signed for something else" in agent.status()["server"]["trouble"]
+        assert "it was signed for something else" in agent.status()["server"]["last_error"]
 
 
 def test_what_was_overheard_counts_once_and_unchanged(
@@ -618,7 +618,7 @@ def test_what_the_repository_does_not_give_is_told_too(served: World, plane: Pla
 
 @pytest.mark.parametrize("bench", [True, False])
 def test_a_job_that_waits_is_done_by_a_bench_alone(world: World, plane: Plane, bench: bool) -> None:
-    joined(world, plane, bench=bench)
+    joined(world, plane, profiling=bench)
     agent, done = world.agent(), list[bool]()
     agent.run_profiling_jobs = lambda: done.append(agent.is_owner)
     agent.check_for_update()
@@ -634,7 +634,7 @@ def test_a_job_that_waits_is_done_by_a_bench_alone(world: World, plane: Plane, b
 
 def test_a_job_that_fails_harms_no_update(served: World, plane: Plane) -> None:
     path = served.path / "device/settings.json"
-    path.write_bytes(msgspec.json.encode(msgspec.json.decode(path.read_bytes()) | {"bench": True}))
+    path.write_bytes(msgspec.json.encode(msgspec.json.decode(path.read_bytes()) | {"profiling": True}))
     plane.job = True
     newer(served)
     agent = served.agent()
@@ -645,7 +645,7 @@ def test_a_job_that_fails_harms_no_update(served: World, plane: Plane) -> None:
     agent.run_profiling_jobs = broken
     agent.check_for_update()
     assert answer(agent) == 2.0
-    assert "a profile of nothing" in agent.status()["server"]["trouble"]
+    assert "a profile of nothing" in agent.status()["server"]["last_error"]
 
 
 def test_a_device_shows_when_it_was_last_heard(
@@ -661,8 +661,8 @@ def test_a_device_shows_when_it_was_last_heard(
     served.agent().check_for_update()
     assert main(["device", "status", "--state", state, "--json"]) == 0
     server = msgspec.json.decode(capsys.readouterr().out)["server"]
-    assert server["reached"] == at
-    assert "answered 503" in server["trouble"]
+    assert server["last_success_at"] == at
+    assert "answered 503" in server["last_error"]
 
 
 def test_who_only_looks_tells_nobody(served: World, plane: Plane) -> None:

@@ -58,7 +58,7 @@ def changed(record: Any, **changes: Any) -> Any:
 
 
 def here(device_id: str = "d", now: datetime = NOW, **more: Any) -> DeviceContext:
-    given: dict[str, Any] = {"labels": {}, "channel": "", "hour": 12} | more
+    given: dict[str, Any] = {"labels": {}, "channel": "", "local_hour": 12} | more
     return DeviceContext(device_id, now=now, **given)
 
 
@@ -151,7 +151,7 @@ def test_what_failed_in_a_stage_is_failed_in_all_that_follow_and_in_no_other_rol
 
 
 @pytest.mark.parametrize(
-    "waits", [{"state": "paused"}, {"state": "aborted"}, {"state": "done"}, {"start": "2026-11-22"}]
+    "waits", [{"state": "paused"}, {"state": "aborted"}, {"state": "done"}, {"start_at": "2026-11-22"}]
 )
 def test_a_stage_counts_from_when_a_device_could_follow_it(waits: dict[str, str]) -> None:
     assert update_report(None, changed(PLAN, **waits), POLICY, here(), {}) is None
@@ -291,7 +291,7 @@ class Torn(FileSystem):
     def __init__(self, after: int) -> None:
         self.after = after
 
-    def put(self, path: Path, content: bytes) -> None:
+    def write_in_place(self, path: Path, content: bytes) -> None:
         self.after -= 1
         if self.after < 0:
             path.write_bytes(content[: len(content) // 2])
@@ -327,7 +327,7 @@ def test_a_power_cut_leaves_what_was_there_or_what_was_to_be(tmp_path: Path, aft
 
 def test_a_disk_that_is_full_loses_nothing_that_is_known(tmp_path: Path) -> None:
     class Full(FileSystem):
-        def put(self, path: Path, content: bytes) -> None:
+        def write_in_place(self, path: Path, content: bytes) -> None:
             raise OSError(28, "No space left on device")
 
     fates = StageReportFile(tmp_path, Full())

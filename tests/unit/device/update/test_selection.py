@@ -49,10 +49,10 @@ KEEPS: dict[str, dict[str, Any]] = {
     "it is there already": {"slots": Slots(proven=InstalledRelease("m", "1.1.0", NEW))},
     "it is on trial already": {"slots": Slots(proven=PROVEN, trial=InstalledRelease("m", "1.1.0", NEW))},
     "another label": {"selector": DeviceSelector({"site": "paris"})},
-    "a label that the device lacks": {"selector": DeviceSelector({"floor": "3"})},
+    "a label that the device lacks": {"selector": DeviceSelector({"min_version": "3"})},
     "another channel": {"selector": DeviceSelector({}, "stable")},
-    "not begun": {"start": "2026-11-22T00:00:00+00:00"},
-    "over": {"end": "2026-11-21T00:00:00+00:00"},
+    "not begun": {"start_at": "2026-11-22T00:00:00+00:00"},
+    "over": {"end_at": "2026-11-21T00:00:00+00:00"},
     "paused": {"state": "paused"},
     "aborted": {"state": "aborted"},
     "an experiment that is done": {"state": "done", "arms": (RolloutArm("1.1.0", NEW), RolloutArm("1.2.0", OTHER))},
@@ -79,7 +79,7 @@ def test_without_a_plan_nothing_is_done() -> None:
     [
         {"selector": DeviceSelector({"site": "berlin"}, "beta")},
         {"state": "done"},
-        {"start": "2026-11-21T11:59:00", "end": "2026-11-21T12:01:00"},
+        {"start_at": "2026-11-21T11:59:00", "end_at": "2026-11-21T12:01:00"},
     ],
 )
 def test_who_is_meant_is_in(changes: dict[str, Any]) -> None:
@@ -87,9 +87,9 @@ def test_who_is_meant_is_in(changes: dict[str, Any]) -> None:
 
 
 WAITS: dict[str, tuple[dict[str, Any], str]] = {
-    "the plan's battery": ({"min_battery": 0.95}, "battery"),
+    "the plan's battery": ({"min_battery_level": 0.95}, "battery"),
     "the policy's battery": ({"policy": msgspec.structs.replace(POLICY, min_battery_level=0.95)}, "battery"),
-    "the hours": ({"hours": InstallHours(1, 5)}, "hours"),
+    "the hours": ({"install_hours": InstallHours(1, 5)}, "hours"),
 }
 
 
@@ -103,13 +103,13 @@ def test_an_installation_waits_with_the_reason(why: str) -> None:
 
 
 def test_mains_are_never_too_low() -> None:
-    assert chosen(min_battery=0.99, here=replace(HERE, battery_level=None)).action == "install"
+    assert chosen(min_battery_level=0.99, here=replace(HERE, battery_level=None)).action == "install"
 
 
 def test_hours_may_go_past_midnight() -> None:
     night = InstallHours(22, 6)
     for hour, action in ((23, "install"), (3, "install"), (6, "wait"), (21, "wait")):
-        assert chosen(hours=night, here=replace(HERE, local_hour=hour)).action == action
+        assert chosen(install_hours=night, here=replace(HERE, local_hour=hour)).action == action
 
 
 def test_what_failed_here_is_not_tried_again() -> None:
@@ -144,7 +144,7 @@ def test_another_rollouts_trial_is_not_withdrawn_by_an_abort() -> None:
 
 def test_a_shadow_becomes_real_when_the_plan_says_so() -> None:
     shadow = Slots(proven=PROVEN, trial=InstalledRelease("m", "1.1.0", NEW, "r", is_shadow=True))
-    assert chosen(slots=shadow, shadow=True).action == "keep"
+    assert chosen(slots=shadow, shadow_mode=True).action == "keep"
     choice = chosen(slots=shadow)
     assert choice.action == "install"
     assert choice.release is not None

@@ -65,7 +65,7 @@ def test_what_ends_the_process_while_it_is_tested_is_given_up(
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(release_loader, "self_test", killed)
+    monkeypatch.setattr(release_loader, "run_self_test", killed)
     for _ in range(3):
         agent = running.agent()
         assert answer(agent) == 1.0
@@ -118,8 +118,8 @@ def test_a_return_by_hand_is_possible_whatever_is_going_on(running: World, batte
     running.clock.turn(hours=1)
     agent.settle_probation()
     running.publish("1.2.0", 3.0, change=too_fast)
-    running.start("1.2.0", min_battery=0.5)
-    agent = running.agent(battery=lambda: battery)
+    running.start("1.2.0", min_battery_level=0.5)
+    agent = running.agent(read_battery=lambda: battery)
     assert agent.check_for_update().state is (
         UpdateLifecycleState.WAITING if battery < 0.5 else UpdateLifecycleState.STAGED
     )
@@ -173,7 +173,7 @@ def test_a_retired_release_is_not_installed_and_is_reported_where_it_runs(
 def test_a_plan_with_a_time_that_is_none_is_refused(running: World) -> None:
     running.publish("1.1.0", 2.0)
     with pytest.raises(InputError, match="start"):
-        running.start("1.1.0", start="tomorrow")
+        running.start("1.1.0", start_at="tomorrow")
 
 
 @pytest.mark.parametrize("harm", ["missing", "rotten"])
@@ -188,9 +188,9 @@ def test_a_model_that_is_gone_comes_back_whatever_the_plan_says(running: World, 
         path.write_bytes(b"rotten")
     agent = running.agent()
     assert answer(agent) is None
-    assert agent.status()["broken"]
+    assert agent.status()["corrupt_releases"]
     agent.check_for_update()
-    assert (answer(agent), agent.status()["broken"], agent.status()["proven"]) == (1.0, [], "1.0.0")
+    assert (answer(agent), agent.status()["corrupt_releases"], agent.status()["proven"]) == (1.0, [], "1.0.0")
 
 
 def test_what_rots_while_it_serves_goes_on_serving(running: World) -> None:
@@ -251,10 +251,10 @@ def test_a_denied_release_on_trial_is_withdrawn_though_the_plan_still_names_it(r
 def test_waiting_for_the_battery_ends_no_probation(running: World) -> None:
     running.publish("1.1.0", 2.0)
     running.start("1.1.0")
-    agent = running.agent(battery=lambda: 0.1)
+    agent = running.agent(read_battery=lambda: 0.1)
     agent.check_for_update()
     running.publish("1.2.0", 3.0)
-    running.start("1.2.0", min_battery=0.5)
+    running.start("1.2.0", min_battery_level=0.5)
     record = agent.check_for_update()
     assert (record.state, answer(agent)) == (UpdateLifecycleState.PROBATION, 2.0)
     assert record.last_refusal is not None
@@ -284,7 +284,7 @@ def test_files_that_are_encrypted_to_the_fleet_are_opened_with_its_key(world: Wo
     contents = {"default": made.contents}
     publish_release(world.repository(), world.keys, manifest, contents, fleet=("fleet", fleet))
     world.start("1.0.0")
-    world.enrol("with", fleet={"fleet": (world.path / "fleet.key").read_bytes()})
+    world.enrol("with", fleet_keys={"fleet_keys": (world.path / "fleet.key").read_bytes()})
     agent = world.agent("with")
     assert agent.check_for_update().last_refusal is None
     assert answer(agent) == 1.0
@@ -306,7 +306,7 @@ def saved(world: World, factor: float) -> Path:
 
 def shadowed(world: World, factor: float) -> Any:
     world.publish("1.1.0", factor)
-    world.start("1.1.0", shadow=True)
+    world.start("1.1.0", shadow_mode=True)
     agent = world.agent()
     agent.check_for_update()
     return agent
@@ -318,11 +318,11 @@ def test_a_shadow_is_compared_and_answers_nobody(running: World) -> None:
     for _ in range(5):
         assert agent.predict(feed).outputs["y"][0, 0] == 1.0
     comparison = agent.predictor.shadow.close()
-    assert comparison.inputs + comparison.left_out == 5
-    assert comparison.inputs > 0
-    assert (comparison.agreed, comparison.greatest) == (0, 8.0)
+    assert comparison.compared_inputs + comparison.skipped == 5
+    assert comparison.compared_inputs > 0
+    assert (comparison.agreeing_inputs, comparison.max_difference) == (0, 8.0)
     running.clock.turn(hours=10)
-    assert agent.settle().state is UpdateLifecycleState.PROBATION  # it never proves itself that way
+    assert agent.settle_probation().state is UpdateLifecycleState.PROBATION  # it never proves itself that way
     assert (agent.status()["version"], agent.status()["trial"]) == ("1.0.0", "1.1.0")
 
 
@@ -331,7 +331,7 @@ def test_a_shadow_goes_on_after_a_restart_and_can_become_real(running: World) ->
     agent = running.agent()
     assert agent.status()["shadow"] is not None
     assert answer(agent) == 1.0
-    running.start("1.1.0", shadow=False)
+    running.start("1.1.0", shadow_mode=False)
     agent.check_for_update()
     assert answer(agent) == 2.0
     assert agent.status()["shadow"] is None
@@ -340,8 +340,8 @@ def test_a_shadow_goes_on_after_a_restart_and_can_become_real(running: World) ->
 
 def test_an_aborted_shadow_is_gone(running: World) -> None:
     agent = shadowed(running, 2.0)
-    running.start("1.1.0", shadow=True, state="aborted")
-    agent.check()
+    running.start("1.1.0", shadow_mode=True, state="aborted")
+    agent.check_for_update()
     assert (agent.predictor.shadow, agent.status()["trial"], answer(agent)) == (None, None, 1.0)
 
 
@@ -514,7 +514,7 @@ def test_a_platform_that_comes_up_with_the_old_image_has_refused_the_new_one(
     agent = installed(world, platform)
     assert agent.status()["proven"] == "7.0"
     roll_out(world, "7.1", 2)
-    agent.check()
+    agent.check_for_update()
     platform.log.write_text(platform.log.read_text() + "started\n")
     platform.start("B")  # anew, with what ran before
     agent = world.agent("box")
@@ -531,7 +531,7 @@ def test_a_platform_that_falls_back_in_the_probation_has_refused_the_image(
 ) -> None:
     agent = installed(world, platform)
     roll_out(world, "7.1", 2)
-    agent.check()
+    agent.check_for_update()
     platform.start("A")
     agent = world.agent("box")
     assert agent.journal_record.state is UpdateLifecycleState.PROBATION
@@ -557,7 +557,7 @@ def test_an_installation_that_a_power_cut_broke_off_is_tried_again(
     with monkeypatch.context() as patch:
         patch.setattr(RaucInstaller, "install", cut)
         with pytest.raises(KeyboardInterrupt):
-            agent.check()
+            agent.check_for_update()
     platform.log.write_text(platform.log.read_text() + "cut\n")
     platform.start("B")
     agent = world.agent("box")
@@ -572,7 +572,7 @@ def test_an_installer_that_refuses_leaves_everything_as_it_was(world: World, pla
     agent = installed(world, platform)
     (platform.path / "broken").touch()
     roll_out(world, "7.1", 2)
-    record = agent.check()
+    record = agent.check_for_update()
     assert (record.state, agent.status()["proven"]) == (UpdateLifecycleState.IDLE, "7.0")
     assert record.last_refusal is not None
     assert (record.last_refusal.code, "signature verification failed" in record.last_refusal.reason) == (
@@ -584,7 +584,7 @@ def test_an_installer_that_refuses_leaves_everything_as_it_was(world: World, pla
 def test_an_image_is_returned_by_hand(world: World, platform: Platform) -> None:
     agent = installed(world, platform)
     roll_out(world, "7.1", 2)
-    agent.check()
+    agent.check_for_update()
     platform.start("A")
     agent = world.agent("box")
     world.clock.turn(hours=1)
@@ -597,9 +597,9 @@ def test_an_image_is_returned_by_hand(world: World, platform: Platform) -> None:
 def test_a_rollout_that_is_aborted_takes_an_image_back_before_it_starts(world: World, platform: Platform) -> None:
     agent = installed(world, platform)
     roll_out(world, "7.1", 2)
-    agent.check()
+    agent.check_for_update()
     roll_out(world, "7.1", 3, state="aborted")
-    assert agent.check().state is UpdateLifecycleState.IDLE
+    assert agent.check_for_update().state is UpdateLifecycleState.IDLE
     assert platform.calls[-1] == "status mark-active booted"
 
 
