@@ -92,7 +92,7 @@ def test_a_device_that_heard_no_answer_may_enrol_again_and_no_other_with_its_tok
         store.devices.enrol(token, os.urandom(32), now=2.0)
 
 
-@pytest.mark.parametrize(("shown", "now", "why"), [("", 60.0, "void"), ("x", 1.0, "none of this fleet")])
+@pytest.mark.parametrize(("shown", "now", "reason"), [("", 60.0, "void"), ("x", 1.0, "none of this fleet")])
 def test_a_token_that_is_void_or_guessed_enrols_nobody(store: FleetStore, shown: str, now: float, why: str) -> None:
     token = store.devices.create_enrolment_token("camera", made_by="server", now=0.0, lifetime_seconds=60.0)
     with pytest.raises(AuthenticationError, match=why):
@@ -552,7 +552,7 @@ def test_a_job_that_was_cancelled_is_given_to_nobody_and_takes_no_answer(store: 
     assert store.jobs.claim(bench.id, now=3.0, lease_seconds=60.0) is not None
     assert store.jobs.count_unanswered(bench.id) == 2
     for name in (taken, waiting):
-        assert store.jobs.cancel(name, b"why", now=4.0)
+        assert store.jobs.cancel(name, b"reason", now=4.0)
         assert not store.jobs.cancel(name, b"again", now=5.0)
     assert not store.jobs.finish(taken, bench.id, b"late", succeeded=True, now=6.0)
     assert store.jobs.claim(bench.id, now=1e6, lease_seconds=60.0) is None
@@ -560,7 +560,7 @@ def test_a_job_that_was_cancelled_is_given_to_nobody_and_takes_no_answer(store: 
     for name in (taken, waiting):
         found = store.jobs.get(name)
         assert found is not None
-        assert (found.state, found.result, found.ended_at) == ("failed", b"why", 4.0)
+        assert (found.state, found.result, found.ended_at) == ("failed", b"reason", 4.0)
     assert not store.jobs.cancel("0" * 16, b"", now=7.0)
 
 

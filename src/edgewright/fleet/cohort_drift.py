@@ -137,7 +137,7 @@ def cohort_readings(
     for name, one in found["outcomes"].items():
         gap = one.get("difference")
         if gap is None or gap["value"] is None:
-            why = "there are no two subgroups to compare" if gap is None else gap["why"]
+            why = "there are no two subgroups to compare" if gap is None else gap["reason"]
             said.append(reading(name, None, why))
         else:
             why = f"{one['worst']} less {one['best']}: {gap['value']:.3f} [{gap['low']:.3f}, {gap['high']:.3f}]"
@@ -365,7 +365,7 @@ def _as_json(found: RateEstimate, members: Sequence[CohortSums]) -> dict[str, An
         "value": found.value,
         "low": found.low,
         "high": found.high,
-        "why": found.reason,
+        "reason": found.reason,
         # From one cohort nothing is known of how devices differ.
         "assumes": "" if len(members) > 1 else "one observation a device",
     }

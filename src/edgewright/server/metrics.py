@@ -42,7 +42,7 @@ REQUESTS = Histogram(
 )
 CHECK_INS = Counter("edgewright_check_ins", "Check-ins that are on the disk.", registry=REGISTRY)
 REFUSED_REQUESTS = Counter(
-    "edgewright_device_requests_refused", "Requests of devices, by reason.", ("why",), registry=REGISTRY
+    "edgewright_device_requests_refused", "Requests of devices, by reason.", ("reason",), registry=REGISTRY
 )
 OVERLOADED_CHECK_INS = Counter(
     "edgewright_check_ins_overloaded", "Check-ins that were sent away.", registry=REGISTRY

@@ -185,7 +185,8 @@ def test_a_full_disk_waits_and_says_so(running: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "battery", "code"), [({"min_battery_level": 0.5}, 0.2, "battery"), ({"min_battery_level": 0.5}, 0.9, None)]
+    ("changes", "battery", "code"),
+    [({"min_battery_level": 0.5}, 0.2, "battery"), ({"min_battery_level": 0.5}, 0.9, None)],
 )
 def test_an_installation_waits_for_the_battery(
     running: World, changes: dict[str, Any], battery: float, code: str | None

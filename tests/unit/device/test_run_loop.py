@@ -16,13 +16,13 @@ class Pretender:
 
     settings = Settings()
 
-    def __init__(self, *, broken: bool = False, awaited: bool = False) -> None:
-        self.broken, self.awaited, self.calls, self.at = broken, awaited, [], 0.0  # type: ignore[var-annotated]
+    def __init__(self, *, broken: bool = False, is_awaited: bool = False) -> None:
+        self.broken, self.is_awaited, self.calls, self.at = broken, is_awaited, [], 0.0  # type: ignore[var-annotated]
 
     def __getattr__(self, name: str) -> Any:
         def act() -> None:
             self.calls.append(name)
-            if self.broken and name == "check":
+            if self.broken and name == "check_for_update":
                 raise WorkError("the disk is full", remedy="Free space.")
 
         return act
@@ -51,19 +51,19 @@ def kept(pretender: Pretender, after: float, **more: float) -> list[str]:
 
 def test_checks_come_about_as_often_as_asked_and_probations_are_looked_at_between() -> None:
     calls = kept(Pretender(), 10_000.0, check_interval_seconds=100.0)
-    assert 85 <= calls.count("check") <= 115
-    assert calls.count("settle") > 500
-    assert calls.count("verify") == 0
+    assert 85 <= calls.count("check_for_update") <= 115
+    assert calls.count("settle_probation") > 500
+    assert calls.count("verify_slots") == 0
 
 
 def test_bytes_are_looked_at_each_day() -> None:
-    assert kept(Pretender(), 3.5 * 86_400, check_interval_seconds=3600.0).count("verify") == 3
+    assert kept(Pretender(), 3.5 * 86_400, check_interval_seconds=3600.0).count("verify_slots") == 3
 
 
 def test_what_fails_is_tried_again() -> None:
-    assert kept(Pretender(broken=True), 1000.0, check_interval_seconds=100.0).count("check") >= 8
+    assert kept(Pretender(broken=True), 1000.0, check_interval_seconds=100.0).count("check_for_update") >= 8
 
 
 def test_who_is_awaited_in_a_sum_checks_again_soon() -> None:
-    assert kept(Pretender(awaited=True), 3600.0, check_interval_seconds=36_000.0).count("check") > 60
-    assert kept(Pretender(), 3600.0, check_interval_seconds=36_000.0).count("check") == 1
+    assert kept(Pretender(is_awaited=True), 3600.0, check_interval_seconds=36_000.0).count("check_for_update") > 60
+    assert kept(Pretender(), 3600.0, check_interval_seconds=36_000.0).count("check_for_update") == 1

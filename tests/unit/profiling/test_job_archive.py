@@ -139,7 +139,7 @@ def test_what_is_no_job_is_refused_and_writes_nothing(attack: str, tmp_path: Pat
 
 def test_the_job_that_the_attacks_change_is_sound(tmp_path: Path) -> None:
     _, paths = unpack_job(_job(), tmp_path)
-    assert {name: path.read_bytes() for name, path in paths.items()} == {"0/model.onnx": b"model", "0.npz": b"inputs_file"}
+    assert {name: path.read_bytes() for name, path in paths.items()} == {"0/model.onnx": b"model", "0.npz": b"feed"}
 
 
 def test_every_job_cut_off_anywhere_or_with_a_flipped_bit_is_refused(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_one_content_under_many_names_takes_the_disk_once(tmp_path: Path) -> Non
     names = [f"{number}/weights.bin" for number in range(500)]
     body = _job(files=_head()["files"] | dict.fromkeys(names, _digest(b"feed")))
     _, paths = unpack_job(body, tmp_path)
-    assert all(paths[name].read_bytes() == b"inputs_file" for name in names)
+    assert all(paths[name].read_bytes() == b"feed" for name in names)
     assert len({paths[name].stat().st_ino for name in names}) == 1
     assert not any(path.is_symlink() for path in tmp_path.rglob("*"))
 

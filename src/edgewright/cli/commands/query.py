@@ -357,8 +357,8 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _share_of(each: dict[str, Any]) -> str:
-    if each["why"]:
-        return str(each["why"])
+    if each["reason"]:
+        return str(each["reason"])
     assumed = f" (if {each['assumes']})" if each["assumes"] else ""
     return f"{each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}]{assumed}"
 

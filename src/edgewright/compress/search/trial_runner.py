@@ -218,7 +218,7 @@ class TrialRunner:
             "metric": float(scores.mean()),
             "drop": float(self.evaluator.scores.mean() - scores.mean()),
             "predicted_bound": self.predict_bound(scores),
-            "flips": float((scores != self.evaluator.scores).mean())
+            "changed_answers": float((scores != self.evaluator.scores).mean())
             if self.evaluator.metric.kind == "binary"
             else None,
             "sqnr_db": output_sqnr_db(self.evaluator.reference, outputs),

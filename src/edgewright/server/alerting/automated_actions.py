@@ -114,7 +114,7 @@ def _decide(services: Services, who: str, act_id: str, *, granted: bool, why: st
         "approve action" if granted else "refuse action",
         act.device_class,
         at=now,
-        detail={"id": act_id, "action": act.action, "alert": act.alert, "why": why[:500]},
+        detail={"id": act_id, "action": act.action, "alert": act.alert, "reason": why[:500]},
     )
     return act
 
@@ -167,7 +167,7 @@ def _request_action(
         f"{verdict} action",
         change.subject,
         at=now,
-        detail={"id": act_id, "action": action, "alert": rule.name, "why": permission.reason},
+        detail={"id": act_id, "action": action, "alert": rule.name, "reason": permission.reason},
     )
     act = AutomatedAction(
         id=act_id,
@@ -375,7 +375,7 @@ def _note_retraining(services: Services, act: AutomatedAction, ended: Retraining
 def _finish(services: Services, act: AutomatedAction, state: str, why: str, now: float) -> None:
     """Note what became of an act: in the audit log first, so that nothing is done without."""
     after = "done" if state == "done" else "refused" if state == "refused" else "failed"
-    detail = {"id": act.id, "action": act.action, "alert": act.alert, "why": why[:500]}
+    detail = {"id": act.id, "action": act.action, "alert": act.alert, "reason": why[:500]}
     services.store.audit.write(_SERVER, f"action {after}", act.device_class, at=now, detail=detail)
     by = _SERVER if after == "refused" else ""
     services.store.actions.transition(

@@ -239,7 +239,7 @@ def _propose(
     raised = msgspec.structs.replace(policy, revision=policy.revision + 1, min_version=proposal.min_version)
     set_policy(repository, services.online_keys, raised, only_stage=True)
     why = f"{proposal.reason}; a floor of {proposal.min_version} awaits signatures"
-    detail = {"model": model, "floor": proposal.min_version, "retired": list(proposal.retired), "why": why}
+    detail = {"model": model, "floor": proposal.min_version, "retired": list(proposal.retired), "reason": why}
     store.audit.write("server", "stage retirement", device_class, at=now, detail=detail)
     number = store.decisions.last_number(subject) + 1
     inputs = msgspec.Raw(msgspec.json.encode(old))

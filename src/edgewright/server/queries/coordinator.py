@@ -173,7 +173,7 @@ class QueryCoordinator:
             sums = recover_sum(np.asarray(total).astype(np.uint32), one.template, one.query, devices)
             result = sum_as_json(sums, one.query, one.template)
         if store.queries.finish_query(one.query.id, result=result, devices=devices, now=now):
-            said = {"devices": devices, "why": why}
+            said = {"devices": devices, "reason": why}
             store.audit.write("controller", "end query", one.query.id, at=now, detail=said)
         store.queries.delete_messages(terms.digest.hex())
         self.services.aggregation.close_sum(terms)

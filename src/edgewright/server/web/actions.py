@@ -57,7 +57,7 @@ def action_routes(pages: PageRenderer) -> list[Any]:
                     "the rollout has changed since the page was loaded",
                     remedy="Look at it again, and do it if it is still right.",
                 )
-            acting.change_rollout(by(request), model, device_class, act, read_text_field(data, "why"))
+            acting.change_rollout(by(request), model, device_class, act, read_text_field(data, "reason"))
             return redirect(f"/rollouts/{model}/{device_class}")
 
         return change
@@ -71,7 +71,7 @@ def action_routes(pages: PageRenderer) -> list[Any]:
         )
         def settle(request: PageRequest, item: FromPath[str], data: FormData) -> Response[Any]:
             acting.decide_action(
-                by(request), item, approve=verdict == "approve", reason=read_text_field(data, "why")
+                by(request), item, approve=verdict == "approve", reason=read_text_field(data, "reason")
             )
             return redirect("/alerts")
 
@@ -89,7 +89,7 @@ def action_routes(pages: PageRenderer) -> list[Any]:
             read_text_field(data, "rule"),
             read_text_field(data, "subject"),
             hours * _HOUR_SECONDS,
-            read_text_field(data, "why"),
+            read_text_field(data, "reason"),
         )
         acts.silence_alert(by(request), asked)
         return redirect("/alerts")
@@ -101,7 +101,7 @@ def action_routes(pages: PageRenderer) -> list[Any]:
         status_code=200,
     )
     def retire(request: PageRequest, device_id: FromPath[str], data: FormData) -> Response[Any]:
-        acts.retire_device(by(request), device_id, read_text_field(data, "why"))
+        acts.retire_device(by(request), device_id, read_text_field(data, "reason"))
         return redirect(f"/devices/{device_id}")
 
     @post(

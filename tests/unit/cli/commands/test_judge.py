@@ -23,8 +23,7 @@ PROFILE = ReferenceProfile(
     "x",
     4,
     tuple(
-        ReferenceSignal(name, tuple(np.linspace(-1, 1, 15).tolist()), (*[400] * 16, 0))
-        for name in ("mean", "spread")
+        ReferenceSignal(name, tuple(np.linspace(-1, 1, 15).tolist()), (*[400] * 16, 0)) for name in ("mean", "std")
     ),
 )
 NOISE = 20.0
@@ -42,7 +41,7 @@ def collected(
         "template_digest": "t",
         "release": "r",
         "window": ("2026-06-01", "2026-06-02"),
-        "beyond": 0,
+        "out_of_range": 0,
         "subgroup": {"site": site} if site else {},
     }
     return CohortSums(devices=devices, noise_sd=noise, sums=sums, **(said | more))
@@ -63,7 +62,7 @@ def cohort(
 
     wrong = random.binomial(100 * devices, bad)
     outcome = np.array([100 * devices - wrong, wrong]) + random.normal(0, NOISE, 2)
-    sums = {"mean": counts(shifted), "spread": counts(SHARES), "outcome.wrong": outcome.tolist()}
+    sums = {"mean": counts(shifted), "std": counts(SHARES), "outcome.wrong": outcome.tolist()}
     return collected(sums, devices=devices, noise=NOISE, site=site)
 
 
@@ -72,14 +71,14 @@ def test_a_fleet_that_has_moved_is_found_and_the_signal_named() -> None:
     found = assess_cohorts(
         PROFILE, [cohort(random, moved=0.08) for _ in range(24)], release="r", size=0.05, alpha=0.05
     )
-    assert found["drifting"] == ["mean"]
+    assert found["drifted_signals"] == ["mean"]
     assert found["devices"] == 24 * 40
 
 
 def test_a_fleet_that_stayed_is_said_to_have_stayed_with_its_power_or_to_be_too_small() -> None:
     random = np.random.default_rng(1)
     many = assess_cohorts(PROFILE, [cohort(random) for _ in range(40)], release="r", size=0.05, alpha=0.05)
-    assert many["drifting"] == []
+    assert many["drifted_signals"] == []
     assert "no shift of 0.05 or more" in many["signals"]["mean"]["says"]
     assert many["signals"]["mean"]["power"] > 0.9
     few = assess_cohorts(PROFILE, [cohort(random) for _ in range(6)], release="r", size=0.05, alpha=0.05)
@@ -108,7 +107,7 @@ def test_subgroups_are_compared_with_the_noise_in_their_intervals() -> None:
     assert 0.05 < found["difference"]["low"] < 0.1 < found["difference"]["high"] < 0.15
     tiny = [cohort(random, devices=1, site=site) for site in ("a", "b")]
     nothing = assess_cohorts(PROFILE, tiny, release="r", size=0.05, alpha=0.05)["outcomes"]["outcome.wrong"]
-    assert all(each["why"] or each["high"] - each["low"] > 0.05 for each in nothing["rates"].values())
+    assert all(each["reason"] or each["high"] - each["low"] > 0.05 for each in nothing["rates"].values())
 
 
 CLASSES = np.array([0.9, 0.07, 0.03])
@@ -142,12 +141,12 @@ def test_devices_that_saw_far_more_than_the_clip_still_tell_the_shape() -> None:
     stayed = assess_cohorts(
         CLASS_PROFILE, [busy(random, CLASSES) for _ in range(24)], release="r", size=0.3, alpha=0.001
     )
-    assert stayed["drifting"] == []
+    assert stayed["drifted_signals"] == []
     moved = np.array([0.6, 0.22, 0.18])
     found = assess_cohorts(
         CLASS_PROFILE, [busy(random, moved) for _ in range(24)], release="r", size=0.3, alpha=0.001
     )
-    assert found["drifting"] == ["class"]
+    assert found["drifted_signals"] == ["class"]
 
 
 def test_what_is_no_sum_is_refused(tmp_path: Path) -> None:
@@ -191,7 +190,7 @@ def test_where_nothing_can_be_tested_nothing_is_said() -> None:
 
 def test_sums_that_do_not_scatter_are_no_evidence_and_no_crash() -> None:
     alike = [
-        collected({"mean": [100.0] * 17, "spread": [100.0] * 17, "n": [float(n)]}, devices=40, noise=1.0)
+        collected({"mean": [100.0] * 17, "std": [100.0] * 17, "n": [float(n)]}, devices=40, noise=1.0)
         for n in range(14)
     ]
     with pytest.raises(InputError, match="no signal"):
@@ -202,7 +201,7 @@ def test_numbers_where_no_honest_sum_lies_are_warned_of() -> None:
     random = np.random.default_rng(7)
     cohorts = [cohort(random) for _ in range(12)]
     assert assess_cohorts(PROFILE, cohorts, release="r", size=0.05, alpha=0.05)["warnings"] == []
-    cohorts[3] = msgspec.structs.replace(cohorts[3], beyond=2, query="monday")
+    cohorts[3] = msgspec.structs.replace(cohorts[3], out_of_range=2, query="monday")
     (warning,) = assess_cohorts(PROFILE, cohorts, release="r", size=0.05, alpha=0.05)["warnings"]
     assert "monday: 2 numbers" in warning
 

@@ -50,7 +50,7 @@ def test_findings_are_exit_code_one_each_with_reason_and_remedy(signed: Path, li
     assert document["mended"] == []
     for finding in document["lint"]["findings"]:
         assert finding["rule"]
-        assert finding["why"]
+        assert finding["reason"]
         assert finding["remedy"]
         assert isinstance(finding["mendable"], bool)
 

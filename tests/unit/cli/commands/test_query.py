@@ -41,7 +41,7 @@ def fleet(run: Run, places: Places, tmp_path: Path, digits_npz: Path, digits_mod
     for number in range(DEVICES):
         state = tmp_path / f"device{number}"
         enrolled = run(
-            *("device", "enrol", "--repo", settings["url"], "--root", places.root, "--state", state),
+            *("device", "enrol", "--repo", settings["repository_url"], "--root", places.root, "--state", state),
             *("--limits", tmp_path / "limits.json"),
         )
         keys.append(enrolled["public_key"])
@@ -139,8 +139,8 @@ def test_a_fleet_is_asked_and_answers(
     # Nothing was counted then: what comes out is noise.
     assert np.abs(np.concatenate(list(sums.values()))).max() < 8 * found["noise_sd"] + 1
     shown = run("device", "privacy", "--state", fleet[0])
-    assert [entry["query"] for entry in shown["answered"]] == ["q1"]
-    assert shown["answered"][0]["epsilon_own"] >= shown["answered"][0]["epsilon"] > 0
+    assert [entry["query"] for entry in shown["answers"]] == ["q1"]
+    assert shown["answers"][0]["epsilon_own"] >= shown["answers"][0]["epsilon"] > 0
 
 
 def test_what_is_not_permitted_cannot_be_asked(
@@ -180,5 +180,5 @@ def test_a_device_with_limits_of_its_own_does_not_answer(
     (fleet[0] / "settings.json").write_text(json.dumps(settings))
     run("device", "run", "--once", "--state", fleet[0])
     shown = run("device", "privacy", "--state", fleet[0])
-    assert shown["answered"] == []
-    assert shown["spent_rho_ever"] == 0
+    assert shown["answers"] == []
+    assert shown["total_rho"] == 0

@@ -128,7 +128,7 @@ def report_of(**changes: Any) -> CompressionReport:
                         {
                             "rule": "unquantized output",
                             "where": "conv_7",
-                            "why": "its output stays in float",
+                            "reason": "its output stays in float",
                             "remedy": "Quantise its output.",
                             "mendable": True,
                         }
@@ -381,7 +381,7 @@ def test_names_from_models_and_data_are_text_and_never_markup() -> None:
         ),
         trials=(trial(0, title=HOSTILE, reason=HOSTILE), trial(1)),
         front=(trial(0, title=HOSTILE),),
-        lint={"chosen": {"findings": [dict.fromkeys(("rule", "where", "why", "remedy"), HOSTILE)]}},
+        lint={"chosen": {"findings": [dict.fromkeys(("rule", "where", "reason", "remedy"), HOSTILE)]}},
         sensitivity={"few bits": layers, HOSTILE: layers},
         effects=({"step": HOSTILE, "size_bytes": 1, "sqnr_db": 1.0},),
         latencies={"original": [1.0], HOSTILE: [2.0]},

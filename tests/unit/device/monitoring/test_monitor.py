@@ -89,7 +89,7 @@ def drawn(digits: Arrays, count: int, seed: int = 0) -> NDArray[Any]:
 
 def test_the_profile_watches_inputs_and_answers(profile: ReferenceProfile) -> None:
     names = [signal.name for signal in profile.signals]
-    assert {"low", "mean", "spread", "roughness", "confidence", "margin", "energy", "class"} <= set(names)
+    assert {"min", "mean", "std", "roughness", "confidence", "margin", "energy", "class"} <= set(names)
     assert (profile.output_kind, profile.classes, profile.values_per_sample) == ("logits", 10, 64)
     assert len(msgspec.json.encode(profile)) < 8_000
 
@@ -99,12 +99,12 @@ def test_what_looks_as_it_did_is_no_drift_and_noise_is(device: Device, digits: A
     feed(predictor, drawn(digits, 600))
     monitor = monitor_of(predictor)
     before = monitor.describe()
-    assert (before["verdict"], before["observations"], before["drifting"]) == ("no evidence", 600, [])
+    assert (before["verdict"], before["observations"], before["drifted_signals"]) == ("no evidence", 600, [])
     noise = np.random.default_rng(1).normal(scale=0.25, size=(600, 1, 8, 8))
     feed(predictor, drawn(digits, 600, 2) + noise)
     after = monitor.describe()
     assert after["verdict"] == "drift"
-    assert set(after["drifting"]) & {"roughness", "spread", "low", "high", "energy", "confidence"}
+    assert set(after["drifted_signals"]) & {"roughness", "std", "min", "max", "energy", "confidence"}
     worst = max(after["signals"], key=lambda each: each["log_evidence"])
     assert worst["psi"] > 0.2
 
@@ -169,7 +169,7 @@ def test_what_the_guard_rejects_is_counted_and_not_watched(device: Device, digit
         assert predictor.predict({"image": bad}).rejection is not None
     feed(predictor, drawn(digits, 5))
     seen = monitor_of(predictor).describe()
-    assert (seen["tallies"]["rejected"][REJECTION_REASONS.index("not finite")], seen["observations"]) == (3, 5)
+    assert (seen["counters"]["rejected"][REJECTION_REASONS.index("not finite")], seen["observations"]) == (3, 5)
 
 
 def test_what_the_guard_mends_is_watched_as_mended(device: Device, digits_model: Path) -> None:
@@ -192,7 +192,7 @@ def test_one_of_so_many_observations_is_taken(device: Device, digits: Arrays) ->
     feed(predictor, np.repeat(drawn(digits, 200), 5, axis=0))
     seen = monitor_of(predictor).describe()
     assert (seen["observations"], seen["verdict"]) == (200, "no evidence")
-    assert sum(seen["tallies"]["latency"]) == 1000, "latency is that of every inference"
+    assert sum(seen["counters"]["latency"]) == 1000, "latency is that of every inference"
 
 
 def test_a_stream_that_repeats_itself_cannot_be_tested(device: Device, digits: Arrays) -> None:
@@ -268,7 +268,7 @@ def test_a_rejected_output_is_counted_once_and_not_watched(device: Device, digit
     assert device.guard.counts["output", spec.name] == 5
     monitor_of(predictor).flush()
     seen = monitor_of(predictor).describe()
-    assert (seen["observations"], seen["tallies"]["rejected"][REJECTION_REASONS.index("output")]) == (0, 5)
+    assert (seen["observations"], seen["counters"]["rejected"][REJECTION_REASONS.index("output")]) == (0, 5)
 
 
 def test_windows_are_bounded_and_close_by_the_hour(device: Device, digits: Arrays) -> None:
@@ -325,10 +325,10 @@ def test_doubt_tells_noise_from_digits_and_keeps_its_promises(device: Device, di
     accepted = [(doubt, label) for doubt, label in doubts if doubt.is_accepted]
     assert len(accepted) > 100
     feed(predictor, samples)
-    usual = monitor_of(predictor).describe()["tallies"]["out_of_distribution"]
+    usual = monitor_of(predictor).describe()["counters"]["out_of_distribution"]
     strange = random.normal(scale=0.05, size=(300, 1, 8, 8)) + 0.5
     feed(predictor, strange)
-    both = monitor_of(predictor).describe()["tallies"]["out_of_distribution"]
+    both = monitor_of(predictor).describe()["counters"]["out_of_distribution"]
     assert both[1] - usual[1] > 3 * usual[1] + 10
     nothing = uncertainty_of(device.profile, np.full(10, np.nan))
     assert nothing.ood_scores

@@ -166,10 +166,10 @@ def test_what_was_counted_in_the_window_is_told_once_and_noised(asked: Asked) ->
     asked.device.check_for_update()
     (gift,) = asked.gifts(query)
     shown = asked.told()
-    (entry,) = shown["answered"]
+    (entry,) = shown["answers"]
     assert (entry.query, entry.counted, entry.cohort) == ("q1", ("mean", "rejected"), 10)
     assert entry.rho == pytest.approx(query.rho)
-    assert shown["asked"] == {"q1": "submitted"}
+    assert shown["progress"] == {"q1": "submitted"}
     assert gift.sender.hex() == shown["public_key"]
 
 
@@ -186,7 +186,7 @@ def test_asked_again_it_says_the_same_bytes_and_pays_once(asked: Asked) -> None:
     bodies = asked.desk.bodies
     assert len(bodies) == 3, "twice in vain, then once"
     assert len(set(bodies)) == 1
-    assert again.privacy_report()["answers_ever"] == 1
+    assert again.privacy_report()["total_answers"] == 1
 
 
 def test_what_is_not_asked_any_more_is_forgotten_and_its_cost_stays(asked: Asked) -> None:
@@ -202,7 +202,7 @@ def test_what_is_not_asked_any_more_is_forgotten_and_its_cost_stays(asked: Asked
     asked.device.check_for_update()
     assert list(answers.iterdir()) == []
     assert list(letters.iterdir()) == []
-    assert asked.told()["answers_ever"] == 1
+    assert asked.told()["total_answers"] == 1
 
 
 def test_the_owner_sees_from_another_process_what_was_asked_and_refused(asked: Asked) -> None:
@@ -212,7 +212,7 @@ def test_the_owner_sees_from_another_process_what_was_asked_and_refused(asked: A
     asked.device.check_for_update()
     other = Agent(asked.device.state_folder, serves_model=False)
     shown = other.privacy_report()
-    assert shown["asked"] == {"q1": "submitted"}
+    assert shown["progress"] == {"q1": "submitted"}
     assert "cohort of 3" in shown["refused"]["q2"].reason
 
 
@@ -241,15 +241,15 @@ def test_a_server_that_drips_holds_nobody_up(asked: Asked, monkeypatch: pytest.M
         asked.device.settle_probation()  # is not held up
         checking.join(10)
         assert time.monotonic() - began < 8
-    assert asked.told()["asked"] == {"q1": "not reached"}
+    assert asked.told()["progress"] == {"q1": "not reached"}
 
 
 def test_a_vector_is_refused_before_anything_is_spent(asked: Asked) -> None:
-    asked.permit(record_type="vector", signals=(), vector_length=10, clip=1.0, min_noise=1e-4)
+    asked.permit(kind="vector", signals=(), vector_length=10, clip=1.0, min_noise=1e-4)
     later(asked, hours=2)
     asked.asks(asked.query(scale=64.0))
     asked.device.check_for_update()
-    assert asked.told()["answers_ever"] == 0
+    assert asked.told()["total_answers"] == 0
     assert asked.told()["refused"]["q1"].code == "policy"
 
 
@@ -296,7 +296,7 @@ def test_a_question_that_breaks_the_rules_is_refused_and_costs_nothing(asked: As
     asked.device.check_for_update()
     shown = asked.told()
     assert asked.desk.bodies == []
-    assert shown["answers_ever"] == 0
+    assert shown["total_answers"] == 0
     if reason:
         assert reason in shown["refused"]["q1"].reason
     assert answer(asked.device) is not None, "the model goes on serving"
@@ -309,21 +309,21 @@ def test_the_budget_ends_whoever_asks(asked: Asked) -> None:
         later(asked, hours=25)
         asked.asks(asked.query(f"q{number}"))
         asked.device.check_for_update()
-        answered = asked.told()["answers_ever"]
+        answered = asked.told()["total_answers"]
         if f"q{number}" in asked.told()["refused"]:
             break
     refusal = asked.told()["refused"][f"q{number}"]
     assert refusal.code == "budget"
     assert 0 < answered < 20
-    assert asked.told()["spent_rho_ever"] <= LIMITS.rho_per_period
+    assert asked.told()["total_rho"] <= LIMITS.rho_per_period
 
 
 def test_questions_are_no_more_often_than_permitted(asked: Asked) -> None:
-    asked.permit(interval_seconds=86400.0)
+    asked.permit(min_interval_seconds=86400.0)
     later(asked, hours=2)
     asked.asks(asked.query("q1"), asked.query("q2"))
     asked.device.check_for_update()
-    assert asked.told()["answers_ever"] == 1
+    assert asked.told()["total_answers"] == 1
     assert "may be every" in asked.told()["refused"]["q2"].reason
 
 
@@ -350,7 +350,7 @@ def test_a_lost_ledger_tells_nothing_and_updates_go_on(asked: Asked) -> None:
 
 
 def test_an_older_permit_is_refused(asked: Asked) -> None:
-    asked.permit(revision=2, interval_seconds=90.0)
+    asked.permit(revision=2, min_interval_seconds=90.0)
     later(asked, hours=2)
     asked.asks(asked.query("q1"))
     asked.device.check_for_update()
@@ -363,8 +363,8 @@ def test_an_older_permit_is_refused(asked: Asked) -> None:
     later(asked, hours=25)
     asked.asks(asked.query("q2"))
     asked.device.check_for_update()
-    assert "older than 5" in asked.told()["asked"][""]
-    assert asked.told()["answers_ever"] == 1
+    assert "older than 5" in asked.told()["progress"][""]
+    assert asked.told()["total_answers"] == 1
 
 
 def test_a_clock_that_is_ahead_answers_nothing_before_its_time(asked: Asked) -> None:
@@ -377,8 +377,8 @@ def test_a_clock_that_is_ahead_answers_nothing_before_its_time(asked: Asked) -> 
     asked.device.clock = lambda: ahead
     asked.device._updater.clock = lambda: ahead
     asked.device.check_for_update()
-    assert asked.told()["asked"] == {"q1": "not yet"}
-    assert asked.told()["answers_ever"] == 0
+    assert asked.told()["progress"] == {"q1": "not yet"}
+    assert asked.told()["total_answers"] == 0
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ def test_only_who_is_meant_answers(asked: Asked, subgroup: dict[str, str], answe
     later(asked, hours=2)
     asked.asks(asked.query(subgroup=subgroup))
     asked.device.check_for_update()
-    assert asked.told()["answers_ever"] == answers
+    assert asked.told()["total_answers"] == answers
     assert asked.told()["refused"] == {}
 
 
@@ -398,7 +398,7 @@ def test_who_runs_another_release_is_not_asked(asked: Asked) -> None:
     later(asked, hours=2)
     asked.asks(asked.query(release="f" * 64))
     asked.device.check_for_update()
-    assert asked.told()["asked"] == {}
+    assert asked.told()["progress"] == {}
 
 
 def test_a_server_that_is_away_is_asked_again_with_the_same_bytes(asked: Asked) -> None:
@@ -408,13 +408,13 @@ def test_a_server_that_is_away_is_asked_again_with_the_same_bytes(asked: Asked) 
     query = asked.query()
     asked.asks(query)
     asked.device.check_for_update()
-    assert asked.told()["asked"] == {"q1": "not reached"}
-    assert asked.told()["answers_ever"] == 1, "it was debited before it was sent"
+    assert asked.told()["progress"] == {"q1": "not reached"}
+    assert asked.told()["total_answers"] == 1, "it was debited before it was sent"
     asked.server = url
     asked.permit(revision=2)
     asked.device.check_for_update()
     assert len(asked.gifts(query)) == 1
-    assert asked.told()["answers_ever"] == 1
+    assert asked.told()["total_answers"] == 1
 
 
 def test_who_saw_nothing_answers_all_the_same(asked: Asked) -> None:

@@ -98,7 +98,7 @@ def test_what_a_device_says_of_itself_fits_whatever_it_was_refused() -> None:
         "state": "idle",
         "failed_inferences": 1 << 60,
         "free_bytes": 1 << 60,
-        "battery": 1.0000001,
+        "battery_level": 1.0000001,
         "last_refusal": long,
         "notice": Refusal("retired", "", "r" * 2000),
         "failed_releases": dict.fromkeys((f"{n:064x}" for n in range(40)), long),
@@ -367,9 +367,9 @@ def test_a_device_that_has_no_model_cannot_crash_by_it(
     joined(world, plane)
     world.publish("1.0.0", 1.0)
     world.start("1.0.0", min_battery_level=0.5)
-    world.agent(battery=lambda: 0.1).check_for_update()
+    world.agent(read_battery=lambda: 0.1).check_for_update()
     monkeypatch.setattr(crash_marker, "_PROCESS_ID", "another")
-    world.agent(battery=lambda: 0.1).check_for_update()
+    world.agent(read_battery=lambda: 0.1).check_for_update()
     assert outcome(plane) == ("1.0.0", ())
 
 

@@ -65,7 +65,7 @@ KEEPS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("why", KEEPS)
+@pytest.mark.parametrize("reason", KEEPS)
 def test_nothing_is_done_where_nothing_is_to_be_done(why: str) -> None:
     assert chosen(**KEEPS[why]).action == "keep"
 
@@ -93,7 +93,7 @@ WAITS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("why", WAITS)
+@pytest.mark.parametrize("reason", WAITS)
 def test_an_installation_waits_with_the_reason(why: str) -> None:
     changes, code = WAITS[why]
     choice = chosen(**changes)
