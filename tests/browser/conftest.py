@@ -261,13 +261,13 @@ def _fill(world: World) -> list[Any]:
     store, now = world.services.store, time.time()
     for name, role in (("ann", UserRole.RELEASE_MANAGER), ("otto", UserRole.OPERATOR), ("vera", UserRole.VIEWER)):
         store.people.add_user(name, role, PASSWORD, now=now - 9 * 86400)
-    store.people.add_token("nightly", UserRole.VIEWER, made_by="user:ann", now=now, lifetime_seconds=86400.0)
+    store.people.add_token("nightly", UserRole.VIEWER, created_by="user:ann", now=now, lifetime_seconds=86400.0)
     devices = []
     for number in range(70):
         labels = {"site": EVIL if number == 0 else ("berlin", "paris")[number % 2]}
         token = store.devices.invite(
             "hall" if number % 5 == 4 else "camera",
-            made_by="user:ann",
+            created_by="user:ann",
             now=now,
             lifetime_seconds=60.0,
             labels=labels,

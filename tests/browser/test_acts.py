@@ -123,7 +123,7 @@ ACTS: dict[str, dict[str, str | float | bool]] = {
     "/alerts/awaiting/w1/approve": {},
     "/alerts/awaiting/w1/refuse": {},
     "/devices/DEVICE/retire": {},
-    "/devices/DEVICE/bench": {"bench": "yes"},
+    "/devices/DEVICE/bench": {"profiling": "yes"},
     "/access/invite": {"device_class": "camera", "hours": "1"},
     "/access/tokens": {"name": "x", "role": "viewer", "days": "1"},
     "/access/tokens/nightly/retire": {},

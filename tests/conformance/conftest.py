@@ -69,7 +69,7 @@ def enrol(store: FleetStore) -> Callable[..., StoredDevice]:
 
     def run(device_class: str = "camera", **offered: Any) -> StoredDevice:
         token = store.devices.create_enrolment_token(
-            device_class, made_by="user:ann", now=0.0, lifetime_seconds=60.0, **offered
+            device_class, created_by="user:ann", now=0.0, lifetime_seconds=60.0, **offered
         )
         return store.devices.enrol(token, os.urandom(32), now=1.0)
 

@@ -61,7 +61,7 @@ def changed(store: FleetStore, statement: str) -> None:
 def test_a_token_enrols_one_device_with_what_it_offers(store: FleetStore) -> None:
     token = store.devices.create_enrolment_token(
         "camera",
-        made_by="user:ann",
+        created_by="user:ann",
         now=0.0,
         lifetime_seconds=60.0,
         labels={"site": "berlin"},
@@ -84,7 +84,7 @@ def test_a_token_enrols_one_device_with_what_it_offers(store: FleetStore) -> Non
 
 
 def test_a_device_that_heard_no_answer_may_enrol_again_and_no_other_with_its_token(store: FleetStore) -> None:
-    token = store.devices.create_enrolment_token("camera", made_by="server", now=0.0, lifetime_seconds=60.0)
+    token = store.devices.create_enrolment_token("camera", created_by="server", now=0.0, lifetime_seconds=60.0)
     public = os.urandom(32)
     first = store.devices.enrol(token, public, now=1.0)
     assert store.devices.enrol(token, public, now=2.0) == first
@@ -94,7 +94,7 @@ def test_a_device_that_heard_no_answer_may_enrol_again_and_no_other_with_its_tok
 
 @pytest.mark.parametrize(("shown", "now", "reason"), [("", 60.0, "void"), ("x", 1.0, "none of this fleet")])
 def test_a_token_that_is_void_or_guessed_enrols_nobody(store: FleetStore, shown: str, now: float, why: str) -> None:
-    token = store.devices.create_enrolment_token("camera", made_by="server", now=0.0, lifetime_seconds=60.0)
+    token = store.devices.create_enrolment_token("camera", created_by="server", now=0.0, lifetime_seconds=60.0)
     with pytest.raises(AuthenticationError, match=why):
         store.devices.enrol(token + shown, os.urandom(32), now=now)
     assert store.devices.list_devices() == []
@@ -102,8 +102,8 @@ def test_a_token_that_is_void_or_guessed_enrols_nobody(store: FleetStore, shown:
 
 def test_no_secret_is_in_the_database(store: FleetStore) -> None:
     secrets = [
-        store.devices.create_enrolment_token("camera", made_by="server", now=0.0, lifetime_seconds=60.0),
-        store.accounts.add_token("ci", UserRole.VIEWER, made_by="server", now=0.0, lifetime_seconds=60.0),
+        store.devices.create_enrolment_token("camera", created_by="server", now=0.0, lifetime_seconds=60.0),
+        store.accounts.add_token("ci", UserRole.VIEWER, created_by="server", now=0.0, lifetime_seconds=60.0),
         "correct horse battery",
     ]
     store.accounts.add_user("ann", UserRole.OPERATOR, secrets[2], now=0.0)
@@ -114,7 +114,7 @@ def test_no_secret_is_in_the_database(store: FleetStore) -> None:
         lambda connection: str(
             [
                 connection.execute(select(table)).all()
-                for table in (tables.invitations, tables.tokens, tables.users, tables.sessions)
+                for table in (tables.enrolment_tokens, tables.tokens, tables.users, tables.sessions)
             ]
         )
     )
@@ -130,7 +130,7 @@ def test_a_retired_device_has_no_key_and_cannot_come_back_with_it(store: FleetSt
     assert store.devices.credentials([device.id]) == {}
     assert store.devices.list_devices() == []
     assert [one.retired_at for one in store.devices.list_devices(retired=True)] == [7.0]
-    token = store.devices.create_enrolment_token("camera", made_by="server", now=8.0, lifetime_seconds=60.0)
+    token = store.devices.create_enrolment_token("camera", created_by="server", now=8.0, lifetime_seconds=60.0)
     with pytest.raises(AuthenticationError, match="retired"):
         store.devices.enrol(token, device.public_key, now=9.0)
     with pytest.raises(AuthenticationError, match="no device"):
@@ -141,7 +141,7 @@ def test_a_device_that_enrols_anew_has_what_the_new_token_offers(store: FleetSto
     device = enrol(labels={"site": "berlin"})
     store.check_ins.store_batch([check_in(device)])
     token = store.devices.create_enrolment_token(
-        "hall", made_by="server", now=2.0, lifetime_seconds=60.0, labels={"line": "4"}
+        "hall", created_by="server", now=2.0, lifetime_seconds=60.0, labels={"line": "4"}
     )
     again = store.devices.enrol(token, device.public_key, now=3.0)
     assert (again.device_class, again.labels, again.status) == ("hall", {"line": "4"}, GOOD)
@@ -150,7 +150,7 @@ def test_a_device_that_enrols_anew_has_what_the_new_token_offers(store: FleetSto
 
 def test_lists_are_in_order_paged_and_chosen_by_what_devices_are(store: FleetStore, enrol: Enrol) -> None:
     cameras = [enrol(labels={"site": "berlin", "n": str(n % 2)}) for n in range(5)]
-    hall = enrol("hall", bench=True)
+    hall = enrol("hall", profiling=True)
     everybody = sorted(one.id for one in (*cameras, hall))
     first = store.devices.list_devices(limit=4)
     assert [one.id for one in (*first, *store.devices.list_devices(after=first[-1].id))] == everybody
@@ -497,7 +497,7 @@ def test_changing_a_user_ends_their_sessions(store: FleetStore, change: dict[str
 
 def test_a_token_works_until_it_expires_or_is_retired(store: FleetStore) -> None:
     people = store.accounts
-    secret = people.add_token("ci", UserRole.RELEASE_MANAGER, made_by="user:ann", now=0.0, lifetime_seconds=100.0)
+    secret = people.add_token("ci", UserRole.RELEASE_MANAGER, created_by="user:ann", now=0.0, lifetime_seconds=100.0)
     found = people.find_token(secret, now=1.0)
     assert found is not None
     assert (found.name, found.role) == ("ci", "release manager")
@@ -505,7 +505,7 @@ def test_a_token_works_until_it_expires_or_is_retired(store: FleetStore) -> None
     assert people.find_token(secret + "x", now=1.0) is None
     assert people.find_token(secret, now=100.0) is None
     with pytest.raises(InputError, match="already"):
-        people.add_token("ci", UserRole.VIEWER, made_by="user:ann", now=0.0, lifetime_seconds=100.0)
+        people.add_token("ci", UserRole.VIEWER, created_by="user:ann", now=0.0, lifetime_seconds=100.0)
     people.revoke_token("ci", now=2.0)
     assert people.find_token(secret, now=3.0) is None
     with pytest.raises(InputError, match="no token"):
@@ -516,8 +516,8 @@ def test_a_token_works_until_it_expires_or_is_retired(store: FleetStore) -> None
 
 
 def test_a_bench_device_gets_its_jobs_in_order_and_each_is_done_once(store: FleetStore, enrol: Enrol) -> None:
-    bench, other = enrol(bench=True), enrol(bench=True)
-    first, second = (store.jobs.add(bench.id, "profile", b"x", made_by="user:ann", now=at) for at in (1.0, 2.0))
+    bench, other = enrol(profiling=True), enrol(profiling=True)
+    first, second = (store.jobs.add(bench.id, "profile", b"x", created_by="user:ann", now=at) for at in (1.0, 2.0))
     assert store.jobs.claim(other.id, now=3.0, lease_seconds=60.0) is None
     taken = [store.jobs.claim(bench.id, now=3.0, lease_seconds=60.0) for _ in range(3)]
     assert [None if job is None else job.id for job in taken] == [first, second, None]
@@ -533,8 +533,8 @@ def test_a_bench_device_gets_its_jobs_in_order_and_each_is_done_once(store: Flee
 def test_a_job_whose_device_went_silent_is_given_out_again_and_fails_in_the_end(
     store: FleetStore, enrol: Enrol
 ) -> None:
-    bench = enrol(bench=True)
-    name = store.jobs.add(bench.id, "profile", b"x", made_by="user:ann", now=0.0)
+    bench = enrol(profiling=True)
+    name = store.jobs.add(bench.id, "profile", b"x", created_by="user:ann", now=0.0)
     for tries in (1, 2, 3):
         job = store.jobs.claim(bench.id, now=100.0 * tries, lease_seconds=60.0)
         assert job is not None
@@ -547,8 +547,8 @@ def test_a_job_whose_device_went_silent_is_given_out_again_and_fails_in_the_end(
 
 
 def test_a_job_that_was_cancelled_is_given_to_nobody_and_takes_no_answer(store: FleetStore, enrol: Enrol) -> None:
-    bench = enrol(bench=True)
-    taken, waiting = (store.jobs.add(bench.id, "profile", b"x", made_by="user:ann", now=at) for at in (1.0, 2.0))
+    bench = enrol(profiling=True)
+    taken, waiting = (store.jobs.add(bench.id, "profile", b"x", created_by="user:ann", now=at) for at in (1.0, 2.0))
     assert store.jobs.claim(bench.id, now=3.0, lease_seconds=60.0) is not None
     assert store.jobs.count_unanswered(bench.id) == 2
     for name in (taken, waiting):
@@ -565,8 +565,8 @@ def test_a_job_that_was_cancelled_is_given_to_nobody_and_takes_no_answer(store: 
 
 
 def test_what_a_job_asked_is_kept_only_until_it_is_over(store: FleetStore, enrol: Enrol) -> None:
-    bench = enrol(bench=True)
-    done, died = (store.jobs.add(bench.id, "profile", b"x" * 99, made_by="user:ann", now=at) for at in (1.0, 2.0))
+    bench = enrol(profiling=True)
+    done, died = (store.jobs.add(bench.id, "profile", b"x" * 99, created_by="user:ann", now=at) for at in (1.0, 2.0))
     first = store.jobs.claim(bench.id, now=3.0, lease_seconds=1.0)
     assert first is not None
     assert first.request == b"x" * 99
@@ -580,9 +580,9 @@ def test_what_a_job_asked_is_kept_only_until_it_is_over(store: FleetStore, enrol
 def test_only_bench_devices_take_jobs(store: FleetStore, enrol: Enrol) -> None:
     device = enrol()
     with pytest.raises(InputError, match="no bench device"):
-        store.jobs.add(device.id, "profile", b"x", made_by="user:ann", now=0.0)
+        store.jobs.add(device.id, "profile", b"x", created_by="user:ann", now=0.0)
     store.devices.set_profiling(device.id, profiling=True)
-    store.jobs.add(device.id, "profile", b"x", made_by="user:ann", now=0.0)
+    store.jobs.add(device.id, "profile", b"x", created_by="user:ann", now=0.0)
 
 
 # What is forgotten.
@@ -630,23 +630,23 @@ def test_nonces_go_as_soon_as_no_request_with_them_would_be_believed(store: Flee
 
 
 def test_what_is_due_goes_and_decisions_and_the_audit_log_stay(store: FleetStore, enrol: Enrol) -> None:
-    device = enrol(bench=True)
+    device = enrol(profiling=True)
     store.check_ins.store_batch([check_in(device, nonce="n")])
     store.outcomes.put(ROLLOUT, [(device.id, StageOutcome("r1", 0))], at=1.0, deadline_at=2.0)
     store.decisions.put(decision(1))
     store.audit.write("server", "advance", ROLLOUT, at=1.0)
     store.queries.store_message(StoredMessage("a" * 64, "gift", b"\x01" * 32, b"x", 1.0))
     store.alerts.put([Alert("crashes", "camera", "firing", 1.0, 1.0)])
-    waiting = store.jobs.add(device.id, "profile", b"x", made_by="server", now=1.0)
+    waiting = store.jobs.add(device.id, "profile", b"x", created_by="server", now=1.0)
     assert set(store.delete_expired(RetentionPeriods(), now=20.0).values()) == {0}
     gone = store.delete_expired(RetentionPeriods(), now=9000.0 * DAY_SECONDS)
     assert {name for name, count in gone.items() if count} == {
         "rollups",
         "nonces",
         "outcomes",
-        "letters",
+        "sum_messages",
         "alert_changes",
-        "invitations",
+        "enrolment_tokens",
     }
     assert store.devices.get(device.id) is not None
     assert store.jobs.get(waiting) is not None
@@ -658,7 +658,7 @@ def test_of_two_who_make_a_token_of_one_name_at_once_one_is_told(store: FleetSto
 
     def make() -> None:
         try:
-            store.accounts.add_token("first", UserRole.VIEWER, made_by="test", now=1.0, lifetime_seconds=60.0)
+            store.accounts.add_token("first", UserRole.VIEWER, created_by="test", now=1.0, lifetime_seconds=60.0)
             told.append("made")
         except InputError as error:
             told.append(error.message)

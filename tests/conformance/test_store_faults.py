@@ -31,15 +31,15 @@ ROLLOUT = "digits/camera/r1"
 
 WRITER = """
 import sys
-from edgewright.contract.api.device_status import StageOutcome, Status
+from edgewright.contract.api.device_status import DeviceStatus, StageOutcome
 from edgewright.server.store.records import CheckIn
-from edgewright.server.store.store import open_store
-store, (name, turns), devices = open_store(sys.argv[1]), sys.argv[2:4], sys.argv[4:]
+from edgewright.server.store.store import open_fleet_store
+store, (name, turns), devices = open_fleet_store(sys.argv[1]), sys.argv[2:4], sys.argv[4:]
 for turn in range(int(turns)):
     batch = [
-        CheckIn(one, "camera", Status("digits", "1.0"), 10.0 + turn, f"{name}.{turn}.{one}") for one in devices
+        CheckIn(one, "camera", DeviceStatus("digits", "1.0"), 10.0 + turn, f"{name}.{turn}.{one}") for one in devices
     ]
-    assert all(store.check_ins.take(batch)), "an own nonce was refused"
+    assert all(store.check_ins.store_batch(batch)), "an own nonce was refused"
     said = [(one, StageOutcome("r1", turn, failed=("crash",) if name == "a" else ())) for one in devices]
     store.outcomes.put("digits/camera/r1", said, at=1.0, deadline_at=2.0)
     store.audit.write(name, "wrote", str(turn), at=1.0)
@@ -47,10 +47,10 @@ store.close()
 """
 LEADER = """
 import sys, time
-from edgewright.server.store.store import open_store
-store = open_store(sys.argv[1])
+from edgewright.server.store.store import open_fleet_store
+store = open_fleet_store(sys.argv[1])
 leadership = store.leadership()
-print(leadership.take(), leadership.held(), flush=True)
+print(leadership.try_acquire(), leadership.is_held(), flush=True)
 time.sleep(600)
 """
 
@@ -91,9 +91,9 @@ def at_once(count: int, work: Callable[[int], object]) -> list[object]:
 
 
 def test_of_many_devices_with_one_token_one_is_enrolled(store: FleetStore) -> None:
-    token = store.devices.create_enrolment_token("camera", made_by="server", now=0.0, lifetime_seconds=60.0)
+    token = store.devices.create_enrolment_token("camera", created_by="server", now=0.0, lifetime_seconds=60.0)
     said = at_once(8, lambda _: store.devices.enrol(token, os.urandom(32), now=1.0))
-    assert sorted(type(one).__name__ for one in said) == ["Device"] + ["UnknownError"] * 7
+    assert sorted(type(one).__name__ for one in said) == ["StoredDevice"] + ["AuthenticationError"] * 7
     assert all(isinstance(one, StoredDevice | AuthenticationError) for one in said)
     assert len(store.devices.list_devices()) == 1
 
@@ -120,8 +120,8 @@ def test_of_many_letters_of_one_device_the_first_stays(store: FleetStore) -> Non
 
 
 def test_one_job_is_given_out_once(store: FleetStore, enrol: Enrol) -> None:
-    bench = enrol(bench=True)
-    store.jobs.add(bench.id, "profile", b"x", made_by="user:ann", now=0.0)
+    bench = enrol(profiling=True)
+    store.jobs.add(bench.id, "profile", b"x", created_by="user:ann", now=0.0)
     said = at_once(8, lambda _: store.jobs.claim(bench.id, now=1.0, lease_seconds=60.0))
     assert [one is None for one in said].count(False) == 1
 
@@ -196,7 +196,7 @@ def later(seconds: float, act: Callable[[], None]) -> threading.Timer:
 
 def test_a_server_that_crashes_and_comes_back_costs_no_accepted_check_in(own_server: Postgres) -> None:
     store = create_store(own_server.make("fleet"), timeout_seconds=60.0)
-    token = store.devices.create_enrolment_token("camera", made_by="server", now=0.0, lifetime_seconds=60.0)
+    token = store.devices.create_enrolment_token("camera", created_by="server", now=0.0, lifetime_seconds=60.0)
     device = store.devices.enrol(token, os.urandom(32), now=1.0)
     leadership = store.leadership()
     assert leadership.try_acquire()
@@ -337,7 +337,7 @@ def test_what_was_committed_unheard_is_not_done_twice(
     store: FleetStore, enrol: Enrol, unheard: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgewright.server.store.database._is_transient", lambda error: True)
-    device = enrol(bench=True)
+    device = enrol(profiling=True)
     batch = [CheckIn(device.id, "camera", GOOD, 10.0, "n"), CheckIn(device.id, "camera", GOOD, 11.0, "n")]
     unheard()
     assert store.check_ins.store_batch(batch) == [True, False]
@@ -349,17 +349,17 @@ def test_what_was_committed_unheard_is_not_done_twice(
     unheard()
     store.decisions.put(StoredDecision(ROLLOUT, 1, 1.0, "hold", ""))
     unheard()
-    token = store.devices.create_enrolment_token("hall", made_by="server", now=0.0, lifetime_seconds=60.0)
+    token = store.devices.create_enrolment_token("hall", created_by="server", now=0.0, lifetime_seconds=60.0)
     unheard()
     assert store.devices.enrol(token, os.urandom(32), now=1.0).device_class == "hall"
     unheard()
-    store.jobs.add(device.id, "profile", b"x", made_by="user:ann", now=0.0)
+    store.jobs.add(device.id, "profile", b"x", created_by="user:ann", now=0.0)
     assert len(store.jobs.all()) == 1
     unheard()
     store.accounts.add_user("ann", UserRole.VIEWER, "correct horse battery", now=0.0)
     unheard()
     assert store.accounts.find_token(
-        store.accounts.add_token("ci", UserRole.VIEWER, made_by="server", now=0.0, lifetime_seconds=60.0), now=1.0
+        store.accounts.add_token("ci", UserRole.VIEWER, created_by="server", now=0.0, lifetime_seconds=60.0), now=1.0
     )
 
 

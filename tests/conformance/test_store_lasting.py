@@ -50,7 +50,7 @@ def upgrade():
 def fill(store: FleetStore) -> StoredDevice:
     """Leave something in every table that can hold something for long."""
     token = store.devices.create_enrolment_token(
-        "camera", made_by="server", now=0.0, lifetime_seconds=60.0, labels={"site": "berlin"}, profiling=True
+        "camera", created_by="server", now=0.0, lifetime_seconds=60.0, labels={"site": "berlin"}, profiling=True
     )
     device = store.devices.enrol(token, os.urandom(32), now=1.0)
     store.check_ins.store_batch([CheckIn(device.id, "camera", DeviceStatus("digits", "1.0"), 10.0, "n", "1.0")])
@@ -60,7 +60,7 @@ def fill(store: FleetStore) -> StoredDevice:
     store.alerts.put([Alert("crashes", "camera", "firing", 1.0, 1.0)])
     store.queries.store_message(StoredMessage("a" * 64, "gift", b"\x00\xff" * 16, b"\x00\xff" * 800, 1.0))
     store.accounts.add_user("ann", UserRole.OPERATOR, "correct horse battery", now=0.0)
-    store.accounts.add_token("ci", UserRole.VIEWER, made_by="server", now=0.0, lifetime_seconds=60.0)
+    store.accounts.add_token("ci", UserRole.VIEWER, created_by="server", now=0.0, lifetime_seconds=60.0)
     store.accounts.log_in("ann", "correct horse battery", now=0.0, lifetime_seconds=60.0)
     store.actions.add(
         AutomatedAction(
@@ -75,7 +75,7 @@ def fill(store: FleetStore) -> StoredDevice:
         )
     )
     store.positions.put(ReaderPosition("log", 1))
-    store.jobs.add(device.id, "profile", b"x", made_by="user:ann", now=0.0)
+    store.jobs.add(device.id, "profile", b"x", created_by="user:ann", now=0.0)
     return device
 
 
@@ -120,7 +120,7 @@ def test_a_database_without_tables_is_not_opened(empty_address: str) -> None:
         open_fleet_store(empty_address)
 
 
-def test_a_file_that_is_not_there_is_not_made_by_opening_it(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_not_created_by_opening_it(tmp_path: Path) -> None:
     with pytest.raises(WorkError, match=r"did not answer for 0\.1 s"):
         open_fleet_store(f"sqlite:///{tmp_path / 'lost.db'}", timeout_seconds=0.1)
     assert not (tmp_path / "lost.db").exists()
@@ -246,7 +246,7 @@ def test_a_backup_is_of_one_moment_while_others_write(store: FleetStore, tmp_pat
             store.devices.enrol(invited.pop(), n.to_bytes(32, "big"), now=1.0)
 
     invited = [
-        store.devices.create_enrolment_token("camera", made_by="x", now=0.0, lifetime_seconds=9.0)
+        store.devices.create_enrolment_token("camera", created_by="x", now=0.0, lifetime_seconds=9.0)
         for _ in range(1000)
     ]
     thread = threading.Thread(target=write)

@@ -31,7 +31,7 @@ __all__ = ["RecordSchemaPlugin", "openapi_document"]
 _DESCRIPTION = """\
 The control plane of a fleet. Operators ask with a token; devices sign their requests. The repository's files are
 under `/repo/`, by the names that the repository has for them, and need neither; letters for private sums go to
-`/sums/`. Whatever is refused is told as a `Problem`.
+`/sums/`. Whatever is refused is told as an `ErrorResponse`.
 """
 _REF = "#/components/schemas/{name}"
 _DEVICE = (EnrolRequest, EnrolResponse, CheckInRequest, CheckInResponse, ErrorResponse)
@@ -89,7 +89,7 @@ def _complete_operation(path: str, verb: str, operation: dict[str, Any]) -> None
         for schema in (parameter["schema"], *parameter["schema"].get("oneOf", ())):
             if "default" in schema and schema["default"] is None:
                 del schema["default"]  # what is left out is of no type
-    problem = {"application/json": {"schema": {"$ref": _REF.format(name="Problem")}}}
+    problem = {"application/json": {"schema": {"$ref": _REF.format(name="ErrorResponse")}}}
     for status, words in (
         ("400", "The request cannot be read, or asks for what is not allowed."),
         ("401", "Nobody known asks."),

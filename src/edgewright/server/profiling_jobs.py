@@ -88,7 +88,7 @@ def create_profiling_job(services: Services, principal: str, name: str, kind: st
     now = services.now()
     if services.store.jobs.count_unanswered(device_id) >= _MAX_WAITING:
         raise InputError(f"{_MAX_WAITING} jobs wait for {name}", remedy="Wait until some are done.")
-    job = services.store.jobs.add(device_id, kind, body, made_by=principal, now=now)
+    job = services.store.jobs.add(device_id, kind, body, created_by=principal, now=now)
     services.store.audit.write(
         principal, "add job", device_id, at=now, detail={"job": job, "kind": kind, "bytes": len(body)}
     )

@@ -123,7 +123,7 @@ def create_first_access(store: FleetStore, *, now: float) -> str | None:
         return None
     try:
         secret = store.accounts.add_token(
-            FIRST_NAME, UserRole.RELEASE_MANAGER, made_by="server", now=now, lifetime_seconds=_FIRST_SECONDS
+            FIRST_NAME, UserRole.RELEASE_MANAGER, created_by="server", now=now, lifetime_seconds=_FIRST_SECONDS
         )
     except InputError:  # another process was faster, and shows it
         return None

@@ -62,10 +62,10 @@ def run_of(
     parts = SimpleNamespace(
         budget=budget,
         max_drop=budget.max_drop,
-        proof=judge,
+        certify_evaluator=judge,
         metric=SimpleNamespace(kind="binary", name="accuracy"),
         dataset=SimpleNamespace(groups=None, labels=None, fingerprint="data"),
-        request=SimpleNamespace(state=tmp_path / "state", seed=0),
+        request=SimpleNamespace(state_folder=tmp_path / "state", seed=0),
         fingerprint="certify",
         loaded=SimpleNamespace(sha256="original".ljust(64, "0")),
     )

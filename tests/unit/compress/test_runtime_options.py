@@ -46,19 +46,19 @@ def tried(
                 raise result
             return result
 
-        monkeypatch.setattr(runtime_options, "best_options", measured)
-        monkeypatch.setattr(runtime_options, "outputs_of", lambda *_: ["others"])
+        monkeypatch.setattr(runtime_options, "find_best_options", measured)
+        monkeypatch.setattr(runtime_options, "model_outputs", lambda *_: ["others"])
         scores = {"others": np.ones(8) - changes * (np.arange(8) == 3)}
         proof = SimpleNamespace(
             indices=np.arange(8),
-            fed=None,
+            model_dataset=None,
             contract=None,
             reference=answers,
             outputs=lambda _model, _count: ["usual"],
             score=lambda outputs, _count: scores.get(outputs[0], np.ones(8)),
         )
         run = SimpleNamespace(
-            options=USUAL, target=None, proof=proof, left=lambda: left, request=SimpleNamespace(seed=0)
+            options=USUAL, target=None, certify_evaluator=proof, seconds_left=lambda: left, request=SimpleNamespace(seed=0)
         )
         figures = SimpleNamespace(path=str(digits_model), recipe=[])
         return find_faster_options(cast(CompressionRun, run), cast(ModelFigures, figures), {})
@@ -92,6 +92,6 @@ def test_the_runtime_is_asked_with_the_options_that_were_found(
     monkeypatch: pytest.MonkeyPatch, tried: Tried
 ) -> None:
     opened: list[RuntimeOptions] = []
-    monkeypatch.setattr(runtime_options, "open_session", lambda _path, options: opened.append(options))
+    monkeypatch.setattr(runtime_options, "open_cpu_session", lambda _path, options: opened.append(options))
     tried(result_of(FASTER, GAIN))
     assert opened == [FASTER]

@@ -164,11 +164,11 @@ def test_no_field_can_be_set_that_nobody_asked_for(kind: type[msgspec.Struct]) -
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/api/invitations", {"made_by": "user:root"}),
-        ("/api/tokens", {"name": "a", "made_by": "server"}),
+        ("/api/invitations", {"created_by": "user:root"}),
+        ("/api/tokens", {"name": "a", "created_by": "server"}),
         ("/api/users", {"name": "a", "role": "viewer", "password": "x" * 12, "secret": "scrypt$1"}),
         ("/api/devices/x/retire", {"reason": "", "who": "user:root"}),
-        ("/api/devices/x/bench", {"bench": True, "device_class": "other"}),
+        ("/api/devices/x/bench", {"profiling": True, "device_class": "other"}),
         ("/api/rollouts", ROLLOUT | {"state": "running", "epoch": 9}),
     ],
 )
@@ -528,7 +528,7 @@ def test_an_end_lets_requests_finish(ground: Any, tmp_path: Any) -> None:
     body = msgspec.json.encode(CheckInRequest(DeviceStatus()))
     found = free_port("127.0.0.1", 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(check_ins), "take", slow)
+        patch.setattr(type(check_ins), "store_batch", slow)
         thread = threading.Thread(
             target=run_server, args=(plant.app, "127.0.0.1", found), kwargs={"ended": ended, "ready": ready.set}
         )

@@ -115,7 +115,7 @@ def credentials(plant: Plant) -> dict[str, dict[str, str]]:
         if name not in known:
             lifetime_seconds = 0.0 if name == "expired" else 3600.0
             secrets[name] = people.add_token(
-                name, UserRole.RELEASE_MANAGER, made_by="server", now=now, lifetime_seconds=lifetime_seconds
+                name, UserRole.RELEASE_MANAGER, created_by="server", now=now, lifetime_seconds=lifetime_seconds
             )
     people.revoke_token("retired", now=now)
     ended = session(plant, "zoe", UserRole.RELEASE_MANAGER)

@@ -58,7 +58,7 @@ PATHS = {
     "/sums/{sum}/{act}": "post",
 }
 # Records of answers alone; whoever reads them leaves out what it does not know.
-ANSWERS = {"CheckedIn", "Enrolled", "Made", "Problem", "Secret"}
+ANSWERS = {"CheckInResponse", "CreatedResource", "CreatedSecrets", "EnrolResponse", "ErrorResponse"}
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_no_record_that_is_taken_takes_fields_that_it_does_not_know(document: di
         more = set(referred(schemas[waiting.pop()])) - taken
         taken |= more
         waiting |= more
-    assert {"CheckingIn", "StartRollout", "Status", "HealthRule", "NewUser"} <= taken
+    assert {"CheckInRequest", "StartRollout", "DeviceStatus", "HealthRule", "CreateUser"} <= taken
     for name in taken:
         if schemas[name]["type"] == "object":
             assert schemas[name]["additionalProperties"] is False, name
@@ -151,7 +151,7 @@ def test_every_refusal_is_a_problem(document: dict[str, Any]) -> None:
         for status, answer in operation["responses"].items():
             if int(status) >= 400 and not (path.startswith("/sums/") and status in ("403", "409")):
                 content = answer["content"]["application/json"]["schema"]
-                assert content == {"$ref": "#/components/schemas/Problem"}, (path, verb, status)
+                assert content == {"$ref": "#/components/schemas/ErrorResponse"}, (path, verb, status)
 
 
 def asked(plant: Plant, machine: Machine, prepared: Any) -> Answer:
@@ -191,7 +191,7 @@ def test_nothing_that_can_be_made_of_the_document_breaks_the_server(
     ]
     monkeypatch.setattr(plant.app.intake._often, "burst", 1e9)
     monkeypatch.setattr(plant.app.intake._often, "per_s", 1e9)
-    machine = plant.machine(bench=True)
+    machine = plant.machine(profiling=True)
     plant.machine(device_class="camera", labels={"site": "b"})
     machine.check_in()
     plant.acting.create_job("user:ann", machine.id, work(tmp_path))

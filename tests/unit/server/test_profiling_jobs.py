@@ -83,7 +83,7 @@ class World:
         key = DeviceKey(Ed25519PrivateKey.generate())
         devices = self.services.store.devices
         token = devices.create_enrolment_token(
-            "camera", made_by="user:ann", now=0.0, lifetime_seconds=60.0, labels=labels, profiling=marked
+            "camera", created_by="user:ann", now=0.0, lifetime_seconds=60.0, labels=labels, profiling=marked
         )
         devices.enrol(token, key.public, now=1.0)
         return key
@@ -124,7 +124,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     )
     made = World(services, clock)
     made.token = store.accounts.add_token(
-        "ci", UserRole.OPERATOR, made_by="user:ann", now=0.0, lifetime_seconds=1e12
+        "ci", UserRole.OPERATOR, created_by="user:ann", now=0.0, lifetime_seconds=1e12
     )
     port = free_port("127.0.0.1", 0)
     made.url = f"http://127.0.0.1:{port}/"
@@ -264,7 +264,7 @@ def test_the_token_goes_nowhere_that_others_read_along(url: str, why: str) -> No
 def test_a_token_that_may_not_run_jobs_runs_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.enrol(name="camera-7")
     people = world.services.store.accounts
-    viewer = people.add_token("looks", UserRole.VIEWER, made_by="user:ann", now=0.0, lifetime_seconds=1e12)
+    viewer = people.add_token("looks", UserRole.VIEWER, created_by="user:ann", now=0.0, lifetime_seconds=1e12)
     for token in (viewer, "ew_token_none", "two\nlines"):
         monkeypatch.setenv("EDGEWRIGHT_API_TOKEN", token)
         with pytest.raises(InputError) as told:
@@ -443,7 +443,7 @@ def test_a_server_that_is_away_for_a_moment_costs_nothing(world: World, monkeypa
             raise ServerUnavailableError("it is away", remedy="Wait.")
         return send_http(*given, **more)
 
-    monkeypatch.setattr(bench_target, "send", sometimes)
+    monkeypatch.setattr(bench_target, "send_http", sometimes)
     with _at_work(world, world.enrol(name="camera-7")):
         assert query_machine(open_target("bench:camera-7")).cores >= 1
     assert next(fails, None) is None
@@ -495,7 +495,7 @@ def enrolled(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     assert main(["keys", "init", "--keys", str(tmp_path / "keys"), "--repo", str(tmp_path / "repo")]) == 0
     invite = world.services.store.devices.create_enrolment_token
     labels = {"name": "camera-7"}
-    token = invite("camera", made_by="user:ann", now=0.0, lifetime_seconds=1e12, labels=labels, profiling=True)
+    token = invite("camera", created_by="user:ann", now=0.0, lifetime_seconds=1e12, labels=labels, profiling=True)
     state = tmp_path / "state"
     root = str(tmp_path / "repo/metadata/1.root.json")
     where = ["--server", world.url, "--token", token, "--root", root, "--state", str(state)]

@@ -390,8 +390,8 @@ def _shown(agent: Agent, record: JournalRecord | None, *, as_json: bool) -> int:
             print(f"refused ({refusal.code}): {refusal.reason}")
         server = status["server"]
         if server is not None:
-            trouble = f", not since: {server['trouble']}" if server["last_error"] else ""
-            print(f"{server['url']} was reached {server['reached'] or 'never'}{trouble}")
+            trouble = f", not since: {server['last_error']}" if server["last_error"] else ""
+            print(f"{server['url']} was reached {server['last_success_at'] or 'never'}{trouble}")
     return 1 if record is not None and record.last_refusal is not None else 0
 
 

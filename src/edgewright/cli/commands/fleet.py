@@ -156,7 +156,7 @@ def run_fleet_status(arguments: argparse.Namespace) -> int:
     console = Console()
     console.print(
         f"{found['devices']} devices, {found['offline']} of them offline for {found['offline_seconds']:g} s; "
-        f"{found['firing']} alerts fire, {found['awaiting']} actions wait for approval",
+        f"{found['firing']} alerts fire, {found['pending_actions']} actions wait for approval",
         highlight=False,
     )
     table = Table("class", "model", "version", "state", "refusal", "devices")

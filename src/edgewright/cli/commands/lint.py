@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         left = lint_model(mended)
         write_file(arguments.fix, strip_model(mended).SerializeToString())
     if arguments.json:
-        print_json({"schema": SCHEMA_VERSION, "lint": msgspec.to_builtins(found), "mended": done, "left": left})
+        print_json({"schema": SCHEMA_VERSION, "lint": msgspec.to_builtins(found), "fixed": done, "left": left})
     else:
         _print(found, done, Console())
     return 1 if left.findings else 0

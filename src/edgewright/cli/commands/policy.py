@@ -19,7 +19,7 @@ __all__ = ["register"]
 _EPILOG = """\
 examples:
   edgewright policy show digits --keys KEYS --repo REPO
-  edgewright policy set digits --floor 1.1.0 --holdback 0.05 --largest-step 0.25 --keys KEYS --repo REPO
+  edgewright policy set digits --min-version 1.1.0 --holdout-fraction 0.05 --max-stage-step 0.25 --keys KEYS --repo REPO
   edgewright policy set digits --deny 1.2.0 --keys KEYS --repo REPO
   edgewright policy set digits --channel beta=2.0.0 --channel =1.1.0 --keys KEYS --repo REPO
 

@@ -84,7 +84,7 @@ class OperatorCommands:
         tokens = tuple(
             self.services.store.devices.create_enrolment_token(
                 asked.device_class,
-                made_by=by,
+                created_by=by,
                 now=self.services.now(),
                 lifetime_seconds=asked.lifetime_seconds,
                 labels=asked.labels,
@@ -124,7 +124,7 @@ class OperatorCommands:
         secret = self.services.store.accounts.add_token(
             asked.name,
             role_by_name(asked.role),
-            made_by=by,
+            created_by=by,
             now=self.services.now(),
             lifetime_seconds=asked.lifetime_seconds,
         )

@@ -141,7 +141,7 @@ class Accounts:
         gone = delete(sessions).where(sessions.c.hash == secret_hash(secret))
         self.database.write(lambda connection: connection.execute(gone))
 
-    def add_token(self, name: str, role: UserRole, *, made_by: str, now: float, lifetime_seconds: float) -> str:
+    def add_token(self, name: str, role: UserRole, *, created_by: str, now: float, lifetime_seconds: float) -> str:
         """Return a token; it is shown this once.
 
         Raises:
@@ -153,7 +153,7 @@ class Accounts:
             "hash": secret_hash(secret),
             "name": name,
             "role": _name(role),
-            "created_by": made_by,
+            "created_by": created_by,
             "created_at": now,
             "expires_at": now + lifetime_seconds,
         }

@@ -64,7 +64,7 @@ class DeviceStore:
         self,
         device_class: str,
         *,
-        made_by: str,
+        created_by: str,
         now: float,
         lifetime_seconds: float,
         labels: Mapping[str, str] | None = None,
@@ -86,7 +86,7 @@ class DeviceStore:
             "channel": channel,
             "labels": msgspec.json.encode(dict(labels or {})),
             "profiling": profiling,
-            "created_by": made_by,
+            "created_by": created_by,
             "created_at": now,
             "expires_at": now + lifetime_seconds,
         }

@@ -28,7 +28,7 @@ class JobStore:
 
     database: Database
 
-    def add(self, device_id: str, kind: str, request: bytes, *, made_by: str, now: float) -> str:
+    def add(self, device_id: str, kind: str, request: bytes, *, created_by: str, now: float) -> str:
         """Return the name of a new job.
 
         Raises:
@@ -42,7 +42,7 @@ class JobStore:
             "kind": kind,
             "state": "waiting",
             "request": request,
-            "created_by": made_by,
+            "created_by": created_by,
             "created_at": now,
             "attempts": 0,
         }

@@ -71,14 +71,14 @@ def test_a_fleet_that_has_moved_is_found_and_the_signal_named() -> None:
     found = assess_cohorts(
         PROFILE, [cohort(random, moved=0.08) for _ in range(24)], release="r", size=0.05, alpha=0.05
     )
-    assert found["drifted_signals"] == ["mean"]
+    assert found["drifting"] == ["mean"]
     assert found["devices"] == 24 * 40
 
 
 def test_a_fleet_that_stayed_is_said_to_have_stayed_with_its_power_or_to_be_too_small() -> None:
     random = np.random.default_rng(1)
     many = assess_cohorts(PROFILE, [cohort(random) for _ in range(40)], release="r", size=0.05, alpha=0.05)
-    assert many["drifted_signals"] == []
+    assert many["drifting"] == []
     assert "no shift of 0.05 or more" in many["signals"]["mean"]["says"]
     assert many["signals"]["mean"]["power"] > 0.9
     few = assess_cohorts(PROFILE, [cohort(random) for _ in range(6)], release="r", size=0.05, alpha=0.05)
@@ -141,12 +141,12 @@ def test_devices_that_saw_far_more_than_the_clip_still_tell_the_shape() -> None:
     stayed = assess_cohorts(
         CLASS_PROFILE, [busy(random, CLASSES) for _ in range(24)], release="r", size=0.3, alpha=0.001
     )
-    assert stayed["drifted_signals"] == []
+    assert stayed["drifting"] == []
     moved = np.array([0.6, 0.22, 0.18])
     found = assess_cohorts(
         CLASS_PROFILE, [busy(random, moved) for _ in range(24)], release="r", size=0.3, alpha=0.001
     )
-    assert found["drifted_signals"] == ["class"]
+    assert found["drifting"] == ["class"]
 
 
 def test_what_is_no_sum_is_refused(tmp_path: Path) -> None:

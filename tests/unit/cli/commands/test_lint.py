@@ -47,12 +47,12 @@ def test_a_model_without_findings_is_exit_code_zero(digits_model: Path, lint: Li
 
 def test_findings_are_exit_code_one_each_with_reason_and_remedy(signed: Path, lint: Lint) -> None:
     document = lint(signed, code=1)
-    assert document["mended"] == []
+    assert document["fixed"] == []
     for finding in document["lint"]["findings"]:
         assert finding["rule"]
         assert finding["reason"]
         assert finding["remedy"]
-        assert isinstance(finding["mendable"], bool)
+        assert isinstance(finding["fixable"], bool)
 
 
 def test_a_mended_file_is_fused_and_answers_the_same(
@@ -60,7 +60,7 @@ def test_a_mended_file_is_fused_and_answers_the_same(
 ) -> None:
     before = signed.read_bytes()
     document = lint(signed, "--fix", tmp_path / "mended.onnx", code=0)
-    assert document["mended"]
+    assert document["fixed"]
     assert document["left"]["findings"] == []
     assert signed.read_bytes() == before
     assert lint(tmp_path / "mended.onnx", code=0)["lint"]["integer_layers"] == 9

@@ -39,24 +39,23 @@ def certificate(**changes: Any) -> Certificate:
     facts: dict[str, Any] = {
         "verdict": "certified",
         "metric": "accuracy",
-        "original": 0.95,
-        "chosen": 0.94,
+        "original_metric": 0.95,
+        "chosen_metric": 0.94,
         "drop": 0.01,
         "upper_bound": 0.015,
         "lower_bound": 0.0,
         "confidence": 0.95,
-        "samples": 100,
+        "sample_count": 100,
         "max_drop": 0.02,
         "method": "",
         "look": 1,
         "look_confidence": 0.95,
-        "clusters": None,
-        "more_samples": None,
+        "cluster_count": None,
+        "additional_samples_needed": None,
         "reason": "",
-        "data": "",
+        "data_fingerprint": "",
+        "candidate_sha256": "",
     }
-    if "candidate" in Certificate.__struct_fields__:
-        facts["candidate"] = ""
     return msgspec.convert(facts | changes, Certificate)
 
 

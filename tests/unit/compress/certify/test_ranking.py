@@ -26,9 +26,9 @@ class Facts:
     predicted_bound: float = 0.005
     latency_ratio: float = 0.5
     metric: float = 0.9
-    flips: float = 30.0
+    changed_answers: float = 30.0
     sqnr_db: float = 30.0
-    network: str = ""
+    network_sha256: str = ""
 
 
 def trial(number: int, **facts: float | str) -> SearchTrial:
@@ -124,9 +124,9 @@ def test_contenders_grow_ever_safer() -> None:
 
 def test_what_is_surer_of_its_certificate_comes_before_what_is_faster() -> None:
     budget = Budget(max_drop=0.01)
-    barely = trial(1, network="a", drop=0.0022, predicted_bound=0.0097, latency_ratio=0.037)
-    surely = trial(2, network="b", drop=0.0, predicted_bound=0.0057, latency_ratio=0.042, size_bytes=900)
-    smaller = trial(3, network="b", drop=0.0, predicted_bound=0.0057, latency_ratio=0.0425, size_bytes=600)
+    barely = trial(1, network_sha256="a", drop=0.0022, predicted_bound=0.0097, latency_ratio=0.037)
+    surely = trial(2, network_sha256="b", drop=0.0, predicted_bound=0.0057, latency_ratio=0.042, size_bytes=900)
+    smaller = trial(3, network_sha256="b", drop=0.0, predicted_bound=0.0057, latency_ratio=0.0425, size_bytes=600)
     untrained = trial(4, drop=0.0, predicted_bound=0.002, latency_ratio=0.36)
     everyone = [barely, surely, smaller, untrained]
     assert (
@@ -145,17 +145,17 @@ def test_what_is_surer_of_its_certificate_comes_before_what_is_faster() -> None:
         4,
     ]  # none keeps it
     assert numbers(move_to_front([barely, untrained], budget, 1.0, preferred=["a"])) == [1, 4]
-    plain = [replaced(t, network="") for t in everyone]
+    plain = [replaced(t, network_sha256="") for t in everyone]
     assert move_to_front(plain, budget, 1.0) == plain  # without training the order stays
 
 
 def test_a_risk_is_taken_for_what_it_gains_over_something_sure() -> None:
     budget = Budget(max_drop=0.03)
-    sure = trial(1, network="a", drop=0.0, predicted_bound=0.013, latency_ratio=0.16, size_bytes=30_000)
-    large = trial(2, network="b", drop=0.0135, predicted_bound=0.0231, latency_ratio=0.1, size_bytes=40_000)
-    small = trial(3, network="b", drop=0.0139, predicted_bound=0.024, latency_ratio=0.1, size_bytes=29_000)
-    unlikely = trial(4, network="b", drop=0.028, predicted_bound=0.037, latency_ratio=0.1, size_bytes=20_000)
-    far = trial(5, network="c", drop=0.026, predicted_bound=0.039, latency_ratio=0.075, size_bytes=20_000)
+    sure = trial(1, network_sha256="a", drop=0.0, predicted_bound=0.013, latency_ratio=0.16, size_bytes=30_000)
+    large = trial(2, network_sha256="b", drop=0.0135, predicted_bound=0.0231, latency_ratio=0.1, size_bytes=40_000)
+    small = trial(3, network_sha256="b", drop=0.0139, predicted_bound=0.024, latency_ratio=0.1, size_bytes=29_000)
+    unlikely = trial(4, network_sha256="b", drop=0.028, predicted_bound=0.037, latency_ratio=0.1, size_bytes=20_000)
+    far = trial(5, network_sha256="c", drop=0.026, predicted_bound=0.039, latency_ratio=0.075, size_bytes=20_000)
     assert (
         certification_chance(sure, 0.03)
         > 0.95
@@ -169,10 +169,10 @@ def test_a_risk_is_taken_for_what_it_gains_over_something_sure() -> None:
 
 def test_the_second_look_is_for_another_trained_network() -> None:
     budget = Budget(max_drop=0.01)
-    first = trial(1, network="a", drop=0.0, predicted_bound=0.004, latency_ratio=0.1, size_bytes=500)
-    twin = trial(2, network="a", drop=0.0, predicted_bound=0.0039, latency_ratio=0.11)
-    rival = trial(3, network="b", drop=0.001, predicted_bound=0.005, latency_ratio=0.12)
-    hopeless = trial(4, network="c", drop=0.009, predicted_bound=0.02, latency_ratio=0.05)
+    first = trial(1, network_sha256="a", drop=0.0, predicted_bound=0.004, latency_ratio=0.1, size_bytes=500)
+    twin = trial(2, network_sha256="a", drop=0.0, predicted_bound=0.0039, latency_ratio=0.11)
+    rival = trial(3, network_sha256="b", drop=0.001, predicted_bound=0.005, latency_ratio=0.12)
+    hopeless = trial(4, network_sha256="c", drop=0.009, predicted_bound=0.02, latency_ratio=0.05)
     safe = trial(5, drop=0.0, predicted_bound=0.001, latency_ratio=0.4)
     ranked = move_to_front([first, twin, rival, hopeless, safe], budget, 1.0)
     assert numbers(ranked)[:2] == [1, 3]
@@ -189,9 +189,9 @@ def test_the_second_look_is_for_another_trained_network() -> None:
 
 
 def test_luck_is_not_believed_of_one_among_equally_noisy_candidates() -> None:
-    crowd = [trial(n, predicted_bound=0.006, flips=0.02, sqnr_db=20.0 + 0.1 * n) for n in range(9)]
-    lucky = trial(9, predicted_bound=0.004, flips=0.0, sqnr_db=20.0)
-    quiet = trial(10, predicted_bound=0.004, flips=0.0, sqnr_db=40.0)
+    crowd = [trial(n, predicted_bound=0.006, changed_answers=0.02, sqnr_db=20.0 + 0.1 * n) for n in range(9)]
+    lucky = trial(9, predicted_bound=0.004, changed_answers=0.0, sqnr_db=20.0)
+    quiet = trial(10, predicted_bound=0.004, changed_answers=0.0, sqnr_db=40.0)
     judged = {t.number: t.predicted_bound or 0.0 for t in pool_changed_answers([*crowd, lucky, quiet], 930, 0.025)}
     assert judged[9] > 0.008
     assert judged[10] < 0.0045

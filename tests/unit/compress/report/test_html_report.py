@@ -160,7 +160,7 @@ INSUFFICIENT = report_of(
     budget=BudgetOutcome(
         met=False, binding_limit="max_drop", limits={"max_drop": {**LIMITS["max_drop"], "kept": False}}
     ),
-    effects=(),
+    step_effects=(),
 )
 REFUTED = report_of(
     chosen=figures(1.0, "original"),
@@ -186,12 +186,12 @@ BARE = report_of(
     budget=BudgetOutcome(
         met=True, binding_limit=None, limits={"max_drop": {"limit": 0.01, "value": NAN, "kept": False}}
     ),
-    front=(),
+    pareto_front=(),
     trials=(trial(0, latency_ratio=NAN, drop=None, sqnr_db=NAN), trial(1, state="failed", size_bytes=0)),
     fidelity={"sqnr_db": None, "agreement": None},
     lint={"original": {"error": "the runtime refuses it"}},
     sensitivity={"few bits": {"conv": NAN}, "integers": {}},
-    effects=({"step": "clean up", "size_bytes": None, "sqnr_db": NAN},),
+    step_effects=({"step": "clean up", "size_bytes": None, "sqnr_db": NAN},),
     latencies={"original": [NAN], "chosen": []},
     data={},
     machine={},
@@ -241,14 +241,14 @@ def network(name: str, **changes: Any) -> TrainedNetwork:
 ROLLED_BACK = "the loss was not finite: back to the epoch's start, at half the rate"
 NETWORKS = (
     network("a"),
-    network("b", curve=curve(0.1, 0.3, 0.5, epoch_1=ROLLED_BACK)),
-    network("c", network="", error="the worker died three times", curve=curve(0.1, 0.2)),
+    network("b", learning_curve=curve(0.1, 0.3, 0.5, epoch_1=ROLLED_BACK)),
+    network("c", network_sha256="", error="the worker died three times", learning_curve=curve(0.1, 0.2)),
     network(
-        "d", network="", error="there was no time left to begin it", curve=(), validation_metric=None, drop=None
+        "d", network_sha256="", error="there was no time left to begin it", learning_curve=(), validation_metric=None, drop=None
     ),
     network("e", distilled=False),
-    network("f", origin="continued", parent="sha-a", round=2, curve=curve(0.9, 0.95)),
-    network("g", origin="integers", parent="sha-f", curve=curve(0.91, 0.96)),
+    network("f", origin="continued", parent_sha256="sha-a", search_round=2, learning_curve=curve(0.9, 0.95)),
+    network("g", origin="integers", parent_sha256="sha-f", learning_curve=curve(0.91, 0.96)),
 )
 CONTRIBUTIONS = (
     AblationResult("distillation", "plain cnn a", "select split", 0.8, 0.91),
@@ -268,10 +268,10 @@ TRAINING = TrainingReport(
 )
 TRAINED_TRIALS = (
     *TRIALS,
-    trial(11, network="sha-b", drop=0.2),
-    trial(12, network="sha-g", sha256="model" * 8, on_front=True),
+    trial(11, network_sha256="sha-b", drop=0.2),
+    trial(12, network_sha256="sha-g", sha256="model" * 8, on_pareto_front=True),
 )
-TRAINED = report_of(training=TRAINING, trials=TRAINED_TRIALS, front=(*TRIALS[:9], TRAINED_TRIALS[-1]))
+TRAINED = report_of(training=TRAINING, trials=TRAINED_TRIALS, pareto_front=(*TRIALS[:9], TRAINED_TRIALS[-1]))
 UNTRAINED = report_of(training=replace(TRAINING, networks=(), ablations=(), notes=(), augmentations=()))
 UNKNOWN = replace(
     BARE,
@@ -279,8 +279,8 @@ UNKNOWN = replace(
         TRAINING,
         total_seconds=NAN,
         networks=(
-            network("a", latency_ratio=NAN, validation_metric=NAN, drop=NAN, seconds=NAN, curve=curve(NAN, NAN)),
-            network("b", rows=0, curve=curve(0.5)),
+            network("a", latency_ratio=NAN, validation_metric=NAN, drop=NAN, training_seconds=NAN, learning_curve=curve(NAN, NAN)),
+            network("b", training_rows=0, learning_curve=curve(0.5)),
         ),
         ablations=(AblationResult("pruning", "a", "select split", NAN, 0.5, NAN, NAN),),
     ),
@@ -380,23 +380,23 @@ def test_names_from_models_and_data_are_text_and_never_markup() -> None:
             met=False, binding_limit=HOSTILE, limits={HOSTILE: {**LIMITS["max_drop"], "kept": False}}
         ),
         trials=(trial(0, title=HOSTILE, reason=HOSTILE), trial(1)),
-        front=(trial(0, title=HOSTILE),),
+        pareto_front=(trial(0, title=HOSTILE),),
         lint={"chosen": {"findings": [dict.fromkeys(("rule", "where", "reason", "remedy"), HOSTILE)]}},
         sensitivity={"few bits": layers, HOSTILE: layers},
-        effects=({"step": HOSTILE, "size_bytes": 1, "sqnr_db": 1.0},),
+        step_effects=({"step": HOSTILE, "size_bytes": 1, "sqnr_db": 1.0},),
         latencies={"original": [1.0], HOSTILE: [2.0]},
         data={"source": HOSTILE, "notes": [HOSTILE], HOSTILE: HOSTILE},
         machine={HOSTILE: [HOSTILE]},
         versions={HOSTILE: HOSTILE},
-        report=HOSTILE,
-        folder=HOSTILE,
-        snippet=HOSTILE,
+        report_path=HOSTILE,
+        output_folder=HOSTILE,
+        usage_example=HOSTILE,
         training=replace(
             TRAINING,
             engine=HOSTILE,
             augmentations=(HOSTILE,),
             notes=(HOSTILE,),
-            networks=(network("a", title=HOSTILE, error=HOSTILE, curve=curve(0.1, 0.2, epoch_1=HOSTILE)),),
+            networks=(network("a", title=HOSTILE, error=HOSTILE, learning_curve=curve(0.1, 0.2, epoch_1=HOSTILE)),),
             ablations=(AblationResult(HOSTILE, HOSTILE, HOSTILE, 0.1, 0.2),),
         ),
     )
@@ -484,7 +484,7 @@ def test_marks_stay_within_the_drawing() -> None:
     for report in (
         report_of(),
         report_of(trials=wild),
-        report_of(trials=wild[:1], front=wild[:1]),
+        report_of(trials=wild[:1], pareto_front=wild[:1]),
         BARE,
         INSUFFICIENT,
         TRAINED,
@@ -601,7 +601,7 @@ def test_what_happened_is_marked_on_the_curve_and_told_in_words() -> None:
 
 
 def test_numbers_beside_curves_do_not_lie_over_each_other() -> None:
-    many = tuple(network(str(n), curve=curve(0.1, 0.9 + 1e-4 * n)) for n in range(40))
+    many = tuple(network(str(n), learning_curve=curve(0.1, 0.9 + 1e-4 * n)) for n in range(40))
     (drawing,) = named(html_report(report_of(training=replace(TRAINING, networks=many))), "Round 1")
     numbers = [text for text in drawing.iter("text") if "end-number" in (text.get("class") or "")]
     heights = sorted(float(text.get("y") or 0) for text in numbers)
@@ -612,7 +612,7 @@ def test_numbers_beside_curves_do_not_lie_over_each_other() -> None:
 
 
 def test_a_metric_that_is_no_share_is_written_as_a_number() -> None:
-    fit = network("a", curve=curve(-80.0, 0.5, 0.93), validation_metric=0.93)
+    fit = network("a", learning_curve=curve(-80.0, 0.5, 0.93), validation_metric=0.93)
     text = html_report(
         report_of(
             certificate=replace(CERTIFICATE, metric="r2"),
@@ -691,14 +691,14 @@ def test_a_piped_summary_has_no_colour_and_fits_80_columns(case: str) -> None:
 
 def test_paths_and_snippet_are_never_broken() -> None:
     long = "/".join(["a-long-folder"] * 12)
-    report = report_of(report=f"{long}/report.html", snippet=f'session = ort.InferenceSession("{long}")')
+    report = report_of(report_path=f"{long}/report.html", usage_example=f'session = ort.InferenceSession("{long}")')
     assert f"{long}/report.html\n" in summary(report)
     assert f'    session = ort.InferenceSession("{long}")\n' in summary(report)
 
 
 def test_the_summary_shows_a_few_of_a_long_front_with_the_chosen_one() -> None:
     front = tuple(trial(n, title=f"candidate-{n}") for n in range(40))
-    text = summary(report_of(front=front, chosen=figures(0.1, "model", sha256="trial17")))
+    text = summary(report_of(pareto_front=front, chosen=figures(0.1, "model", sha256="trial17")))
     assert len(re.findall(r"candidate-\d+", text)) == 6
     assert re.search(r"\* +17 .*candidate-17", text)
     assert "6 of 40" in text

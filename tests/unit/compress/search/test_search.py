@@ -29,7 +29,7 @@ from edgewright.contract.errors import InputError, OutputError
 BUDGET = Budget(max_drop=0.01)
 
 # What a trial learns only after the search.
-LATE = ("on_front", "peak_memory_bytes", "energy_mj", "predicted_bound")
+LATE = ("on_pareto_front", "peak_memory_bytes", "energy_mj", "predicted_bound")
 
 
 def written(trials: list[SearchTrial]) -> bytes:
@@ -61,14 +61,14 @@ class Pretender:
                 "recipe": msgspec.to_builtins(recipe)["steps"],
                 "state": self.state,
                 "reason": "",
-                "seconds": 0.0,
+                "duration_seconds": 0.0,
                 "seed": 0,
                 "size_bytes": int(1000 * decibels),
                 "drop": 0.1 / decibels,
                 "predicted_bound": 0.3 / decibels,
                 "latency_ratio": 1.0 if params["form"] == "float" else 0.6,
                 "sqnr_db": decibels,
-                "network": space.network,
+                "network_sha256": space.network,
                 "sha256": f"{number:064d}",
             },
             SearchTrial,
@@ -327,7 +327,7 @@ def test_optuna_proposes_recipes_of_the_original_alone(search: Made, space: Sear
     study = optuna.load_study(study_name="compress", storage=optuna.storages.JournalStorage(backend))
     learned = [t for t in study.trials if t.params and "record" in t.user_attrs]
     assert len(learned) <= count
-    assert all(trial.user_attrs["record"]["network"] == "" for trial in learned)
+    assert all(trial.user_attrs["record"]["network_sha256"] == "" for trial in learned)
 
 
 def records(journal: Path) -> list[dict[str, Any]]:

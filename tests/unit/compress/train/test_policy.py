@@ -184,7 +184,7 @@ def test_only_networks_that_were_trained_stand_anywhere() -> None:
     one = prospect("one", 0.5, 1.0)
     assert trained_candidate(one, record) == TrainedCandidate(one, "ab", 0.02, np.inf)
     assert trained_candidate(one, replaced(record, predicted_bound=0.0)) == TrainedCandidate(one, "ab", 0.02, 0.0)
-    assert trained_candidate(one, replaced(record, network="")) is None
+    assert trained_candidate(one, replaced(record, network_sha256="")) is None
     assert trained_candidate(one, replaced(record, drop=None)) is None
 
 
@@ -204,12 +204,12 @@ def test_what_no_longer_gets_better_makes_room() -> None:
         training_seconds=1.0,
     )
     slow = trained_candidate(prospect("slow", 0.1, 1.0), record, before=0.024)
-    quick = trained_candidate(prospect("quick", 0.12, 1.0), replaced(record, network="cd"), before=0.05)
+    quick = trained_candidate(prospect("quick", 0.12, 1.0), replaced(record, network_sha256="cd"), before=0.05)
     assert slow is not None
     assert quick is not None
     assert (slow.is_stalled, quick.is_stalled) == (True, False)
     ranked = select_survivors(
-        [slow, quick, replace(quick, network="ef", drop=0.021)], 1, max_drop=0.01, round_number=1
+        [slow, quick, replace(quick, network_sha256="ef", drop=0.021)], 1, max_drop=0.01, round_number=1
     )
     assert ranked[0].network == "ef"
     assert select_survivors([slow, quick], 2, max_drop=0.01, round_number=1)[0] == quick

@@ -31,13 +31,13 @@ def trial(network: str, bound: float, ratio: float) -> SearchTrial:
         "recipe": [],
         "state": "complete",
         "reason": "",
-        "seconds": 0.0,
+        "duration_seconds": 0.0,
         "seed": 0,
         "size_bytes": 1000,
         "drop": bound,
         "predicted_bound": bound,
         "latency_ratio": ratio,
-        "network": network,
+        "network_sha256": network,
     }
     return msgspec.convert(facts, SearchTrial)
 
@@ -54,13 +54,13 @@ def course(digits_proto: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> An
             raise CandidateError("the graph has no layer", remedy="")
         return build_search_space(cleaned, {}, {}, trained_network=first[:1]), {}
 
-    monkeypatch.setattr(qat_rounds, "lay_out", lay_out)
+    monkeypatch.setattr(qat_rounds, "analyse_layers", lay_out)
     results: dict[str, list[SearchTrial]] = {}
-    search = cast(Search, SimpleNamespace(consider=lambda space, _seconds, _ideas: results.get(space.network, [])))
+    search = cast(Search, SimpleNamespace(search_network=lambda space, _seconds, _ideas: results.get(space.network, [])))
     folder = SimpleNamespace(layouts=None)
-    run = SimpleNamespace(bench=None, machine=None, space=SimpleNamespace(fold=()), folder=folder)
+    run = SimpleNamespace(builder=None, machine=None, search_space=SimpleNamespace(fold=()), folder=folder)
     return SimpleNamespace(
-        run=run, search=search, results=results, max_drop=0.01, notes=[], tell=lambda _stage: None, workers=2
+        run=run, search=search, results=results, max_drop=0.01, notes=[], report_progress=lambda _stage: None, workers=2
     )
 
 

@@ -33,7 +33,7 @@ class Pretender:
     max_drop: float = 0.01
     augment: tuple[str, ...] = ("shift",)
     distillation: Distillation = field(default_factory=lambda: Distillation(3.0))
-    lessons: Any = field(default_factory=lambda: SimpleNamespace(train=range(ROWS)))
+    lessons: Any = field(default_factory=lambda: SimpleNamespace(train_jobs=range(ROWS)))
     notes: list[str] = field(default_factory=list)
     trained: list[list[PlannedJob]] = field(default_factory=list)
 
@@ -124,7 +124,7 @@ def test_what_keeps_the_drop_is_among_the_finalists_and_only_faster_ones_are_tra
 
 def test_what_keeps_the_drop_barely_is_trained_until_it_is_sure(course: Callable[..., Pretender]) -> None:
     pretender = course(a=0.3, b=0.003, c=0.0, d=0.0)
-    run(pretender, FOUR, slowest=1.4)
+    run(pretender, FOUR, max_latency_ratio=1.4)
     for tasks in pretender.trained[1:4]:
         assert {task.network.title for task in tasks} == {"a", "b"}
 
@@ -155,7 +155,7 @@ def test_nothing_that_can_be_trained_is_noted(course: Callable[..., Pretender]) 
 
 def test_without_time_nothing_is_trained(course: Callable[..., Pretender]) -> None:
     pretender = course(a=0.1)
-    run(pretender, FOUR, seconds=-1.0)
+    run(pretender, FOUR, training_seconds=-1.0)
     assert pretender.trained == []
 
 
@@ -164,7 +164,7 @@ def test_a_planned_round_is_the_same_when_resumed(course: Callable[..., Pretende
     run(before, FOUR[:3])
     after = course(a=0.3, b=0.2, c=0.1, d=0.05)
     after.pace = 1e-3
-    found = run(after, FOUR[1:], seconds=30.0)  # measured otherwise, it would have been other networks
+    found = run(after, FOUR[1:], training_seconds=30.0)  # measured otherwise, it would have been other networks
     assert after.trained[0] == before.trained[0]
     assert "c" in found
 

@@ -105,7 +105,7 @@ def test_what_looks_as_it_did_is_no_drift_and_noise_is(device: Device, digits: A
     after = monitor.describe()
     assert after["verdict"] == "drift"
     assert set(after["drifted_signals"]) & {"roughness", "std", "min", "max", "energy", "confidence"}
-    worst = max(after["signals"], key=lambda each: each["log_evidence"])
+    worst = max(after["signals"], key=lambda each: each["log_e_value"])
     assert worst["psi"] > 0.2
 
 

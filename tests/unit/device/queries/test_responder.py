@@ -167,7 +167,7 @@ def test_what_was_counted_in_the_window_is_told_once_and_noised(asked: Asked) ->
     (gift,) = asked.gifts(query)
     shown = asked.told()
     (entry,) = shown["answers"]
-    assert (entry.query, entry.counted, entry.cohort) == ("q1", ("mean", "rejected"), 10)
+    assert (entry.query_id, entry.summed, entry.min_cohort) == ("q1", ("mean", "rejected"), 10)
     assert entry.rho == pytest.approx(query.rho)
     assert shown["progress"] == {"q1": "submitted"}
     assert gift.sender.hex() == shown["public_key"]
@@ -213,7 +213,7 @@ def test_the_owner_sees_from_another_process_what_was_asked_and_refused(asked: A
     other = Agent(asked.device.state_folder, serves_model=False)
     shown = other.privacy_report()
     assert shown["progress"] == {"q1": "submitted"}
-    assert "cohort of 3" in shown["refused"]["q2"].reason
+    assert "cohort of 3" in shown["refusals"]["q2"].reason
 
 
 def test_a_server_that_drips_holds_nobody_up(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +250,7 @@ def test_a_vector_is_refused_before_anything_is_spent(asked: Asked) -> None:
     asked.asks(asked.query(scale=64.0))
     asked.device.check_for_update()
     assert asked.told()["total_answers"] == 0
-    assert asked.told()["refused"]["q1"].code == "policy"
+    assert asked.told()["refusals"]["q1"].code == "policy"
 
 
 Change = Callable[[Asked, Query], Query]
@@ -298,7 +298,7 @@ def test_a_question_that_breaks_the_rules_is_refused_and_costs_nothing(asked: As
     assert asked.desk.bodies == []
     assert shown["total_answers"] == 0
     if reason:
-        assert reason in shown["refused"]["q1"].reason
+        assert reason in shown["refusals"]["q1"].reason
     assert answer(asked.device) is not None, "the model goes on serving"
 
 
@@ -310,9 +310,9 @@ def test_the_budget_ends_whoever_asks(asked: Asked) -> None:
         asked.asks(asked.query(f"q{number}"))
         asked.device.check_for_update()
         answered = asked.told()["total_answers"]
-        if f"q{number}" in asked.told()["refused"]:
+        if f"q{number}" in asked.told()["refusals"]:
             break
-    refusal = asked.told()["refused"][f"q{number}"]
+    refusal = asked.told()["refusals"][f"q{number}"]
     assert refusal.code == "budget"
     assert 0 < answered < 20
     assert asked.told()["total_rho"] <= LIMITS.rho_per_period
@@ -324,7 +324,7 @@ def test_questions_are_no_more_often_than_permitted(asked: Asked) -> None:
     asked.asks(asked.query("q1"), asked.query("q2"))
     asked.device.check_for_update()
     assert asked.told()["total_answers"] == 1
-    assert "may be every" in asked.told()["refused"]["q2"].reason
+    assert "may be every" in asked.told()["refusals"]["q2"].reason
 
 
 def test_a_lost_ledger_tells_nothing_and_updates_go_on(asked: Asked) -> None:
@@ -390,7 +390,7 @@ def test_only_who_is_meant_answers(asked: Asked, subgroup: dict[str, str], answe
     asked.asks(asked.query(subgroup=subgroup))
     asked.device.check_for_update()
     assert asked.told()["total_answers"] == answers
-    assert asked.told()["refused"] == {}
+    assert asked.told()["refusals"] == {}
 
 
 def test_who_runs_another_release_is_not_asked(asked: Asked) -> None:

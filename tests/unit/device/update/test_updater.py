@@ -284,7 +284,7 @@ def test_files_that_are_encrypted_to_the_fleet_are_opened_with_its_key(world: Wo
     contents = {"default": made.contents}
     publish_release(world.repository(), world.keys, manifest, contents, fleet=("fleet", fleet))
     world.start("1.0.0")
-    world.enrol("with", fleet_keys={"fleet_keys": (world.path / "fleet.key").read_bytes()})
+    world.enrol("with", fleet_keys={"fleet": (world.path / "fleet.key").read_bytes()})
     agent = world.agent("with")
     assert agent.check_for_update().last_refusal is None
     assert answer(agent) == 1.0

@@ -47,7 +47,7 @@ from edgewright.trust.storage.storage import LocalStorage
 
 START = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
 PASSPHRASE = "correct horse"  # noqa: S105 - of test keys
-DARK = '[[alert]]\nname = "dark"\nmetric = "offline"\nabove = 0.25\nclear = 0.1\nfor = "1min"\n'
+DARK = '[[alert]]\nname = "dark"\nmetric = "offline"\nabove = 0.25\nclear_at = 0.1\nfor = "1min"\n'
 
 
 class Rollouts:
@@ -118,7 +118,7 @@ class Site:
     def enrol(self, count: int, **offered: Any) -> None:
         for _ in range(count):
             token = self.store.devices.create_enrolment_token(
-                "camera", made_by="user:ann", now=self.now, lifetime_seconds=60.0, **offered
+                "camera", created_by="user:ann", now=self.now, lifetime_seconds=60.0, **offered
             )
             self.devices.append(self.store.devices.enrol(token, os.urandom(32), now=self.now))
 
@@ -284,7 +284,7 @@ def die_at(monkeypatch: pytest.MonkeyPatch, number: int, *, after: bool) -> Call
 ACTIVE = (
     DARK
     + 'actions = ["notify", "roll back", "pause"]\n[[action]]\naction = "roll back"\n'
-    + '[[action]]\naction = "pause"\napproval = true\n'
+    + '[[action]]\naction = "pause"\nneeds_approval = true\n'
 )
 
 
@@ -467,7 +467,7 @@ def by_number(site: Site) -> list[AutomatedAction]:
 
 
 def test_a_rollout_is_taken_back_at_once_and_only_as_often_as_the_policy_lets(make: Make) -> None:
-    text = DARK + 'actions = ["roll back"]\n[[action]]\naction = "roll back"\nper_day = 2\ncooldown = "1h"\n'
+    text = DARK + 'actions = ["roll back"]\n[[action]]\naction = "roll back"\nmax_per_day = 2\ncooldown = "1h"\n'
     site = make(text)
     site.publish("1.0.0")
     site.plan("1.0.0")
@@ -498,7 +498,7 @@ def test_every_decision_can_be_made_again_from_its_inputs(make: Make) -> None:
 
 
 def test_what_takes_approval_waits_for_it_and_one_is_enough(make: Make) -> None:
-    site = make(DARK + 'actions = ["pause"]\n[[action]]\naction = "pause"\napproval = true\n')
+    site = make(DARK + 'actions = ["pause"]\n[[action]]\naction = "pause"\nneeds_approval = true\n')
     site.publish("1.0.0")
     site.plan("1.0.0")
     fired(site)
@@ -658,7 +658,7 @@ def test_old_releases_end_at_a_policy_that_awaits_signatures(make: Make) -> None
     assert policy.min_version == "0", "nothing is in force that nobody signed"
     (waiting,) = staged_metadata(site.repository()).values()
     (target,) = [each for path, each in waiting.signed.targets.items() if path.startswith("policies/m/")]
-    assert '"floor":"1.1.0"' in target.custom["record"]
+    assert '"min_version":"1.1.0"' in target.custom["record"]
     assert not waiting.signatures
     (decision,) = site.store.decisions.for_subject("retirement/camera/m")
     again = propose_retirement(msgspec.json.decode(decision.inputs, type=RetirementInputs))
@@ -693,11 +693,11 @@ def test_strange_snapshots_are_those_that_the_repository_never_had(make: Make) -
     site = make('[[alert]]\nname = "forked"\nmetric = "strange_snapshots"\nabove = 0\nseverity = "critical"\n')
     snapshot = site.repository().store.read("metadata/1.snapshot.json")
     assert snapshot is not None
-    site.check_in(snapshot=hashlib.sha256(snapshot).hexdigest())
+    site.check_in(snapshot_digest=hashlib.sha256(snapshot).hexdigest())
     site.publish("1.0.0")
     site.look()
     assert site.told == []
-    site.check_in(1, snapshot="e" * 64)
+    site.check_in(1, snapshot_digest="e" * 64)
     site.look(after_seconds=10)
     assert site.messages() == [("forked", "firing")]
 
@@ -705,7 +705,7 @@ def test_strange_snapshots_are_those_that_the_repository_never_had(make: Make) -
 def test_health_is_told_by_version(make: Make) -> None:
     site = make("")
     site.check_in(version="1.0.0")
-    site.check_in(4, version="1.1.0", failures=3, latency_seconds=0.02)
+    site.check_in(4, version="1.1.0", failed_inferences=3, latency_seconds=0.02)
     found = {one.name: one for one in fleet_health(site.restart(), "version", site.now)}
     assert {name: one.devices for name, one in found.items()} == {"1.0.0": 6, "1.1.0": 4}
     assert found["1.1.0"].values["failing"].value == 1.0

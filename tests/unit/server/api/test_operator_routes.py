@@ -64,7 +64,7 @@ def test_devices_come_page_by_page_and_each_once(plant: Plant) -> None:
 
 
 def test_devices_are_found_by_what_they_are(plant: Plant) -> None:
-    camera = plant.machine(device_class="camera", labels={"site": "b", "floor": "1"}, bench=True)
+    camera = plant.machine(device_class="camera", labels={"site": "b", "floor": "1"}, profiling=True)
     camera.check_in(DeviceStatus("m", "1.0.0", state="idle"))
     offline = plant.machine(device_class="camera", labels={"site": "b"})
     other = plant.machine()
@@ -90,7 +90,7 @@ def test_one_device_is_shown_with_what_it_said_and_no_secret(plant: Plant) -> No
     machine = plant.machine(labels={"site": "b"}, channel="beta")
     machine.check_in(DeviceStatus("m", "1.0.0", state="idle", battery_level=0.5))
     shown = ok(plant.operate("GET", f"/api/devices/{machine.id}", role="viewer"))
-    assert shown["public"] == machine.key.public.hex()
+    assert shown["public_key"] == machine.key.public.hex()
     assert (shown["labels"], shown["channel"], shown["status"]["battery"]) == ({"site": "b"}, "beta", 0.5)
 
 
@@ -106,13 +106,13 @@ def test_a_device_is_retired_once_and_it_is_written_down_by_whom_and_why(plant: 
 def test_a_device_is_marked_for_profiling_and_no_more(plant: Plant) -> None:
     machine = plant.machine()
     for bench in (True, False):
-        ok(plant.operate("POST", f"/api/devices/{machine.id}/bench", {"bench": bench}, role="operator"))
-        assert last(plant) == ("token:t-operator", "mark bench", machine.id, {"bench": bench})
+        ok(plant.operate("POST", f"/api/devices/{machine.id}/bench", {"profiling": bench}, role="operator"))
+        assert last(plant) == ("token:t-operator", "mark bench", machine.id, {"profiling": bench})
         assert ok(plant.operate("GET", f"/api/devices/{machine.id}"))["bench"] is bench
 
 
 def test_invitations_are_shown_once_listed_without_their_secrets_and_enrol(plant: Plant) -> None:
-    asked = {"device_class": "camera", "labels": {"site": "b"}, "channel": "beta", "bench": True, "count": 3}
+    asked = {"device_class": "camera", "labels": {"site": "b"}, "channel": "beta", "profiling": True, "count": 3}
     secrets = ok(plant.operate("POST", "/api/invitations", asked, role="operator"), 201)["secrets"]
     assert len(set(secrets)) == 3
     actor, action, subject, detail = last(plant)
@@ -257,13 +257,13 @@ def test_somebody_may_log_in_and_no_more(plant: Plant) -> None:
 
 
 def test_a_bench_device_is_given_work_and_what_came_of_it_is_shown(plant: Plant, tmp_path: Path) -> None:
-    machine = plant.machine(bench=True)
+    machine = plant.machine(profiling=True)
     headers = {"Authorization": f"Bearer {plant.token('operator')}", "Content-Type": "application/octet-stream"}
     asked = work(tmp_path, size=2 << 20)  # more than the other requests may have
     made = plant.post(f"/api/jobs?device={machine.id}", asked, headers)
     job = ok(made, 201)["id"]
     shown = ok(plant.operate("GET", f"/api/jobs/{job}", role="viewer"))
-    assert (shown["state"], shown["bytes"], shown["made_by"]) == ("waiting", len(asked), "token:t-operator")
+    assert (shown["state"], shown["bytes"], shown["created_by"]) == ("waiting", len(asked), "token:t-operator")
     assert plant.operate("GET", f"/api/jobs/{job}/result").status == 404
     assert machine.post("/device/job").content == asked
     machine.post(f"/device/job/{job}/done", b"\x00done")
@@ -290,7 +290,7 @@ def test_a_bench_device_is_given_work_and_what_came_of_it_is_shown(plant: Plant,
     [
         ("GET", "/api/devices/nobody", None, 404),
         ("POST", "/api/devices/nobody/retire", {}, 404),
-        ("POST", "/api/devices/nobody/bench", {"bench": True}, 404),
+        ("POST", "/api/devices/nobody/bench", {"profiling": True}, 404),
         ("GET", "/api/releases/m/9.9.9", None, 404),
         ("GET", "/api/releases/other/1.0.0", None, 404),
         ("GET", "/api/releases/m/latest", None, 400),

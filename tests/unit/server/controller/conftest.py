@@ -198,11 +198,11 @@ class World:
             rows.append(
                 {
                     "id": name,
-                    "public": b"\0" * 32,
+                    "public_key": b"\0" * 32,
                     "device_class": "pi",
                     "channel": channel,
                     "labels": msgspec.json.encode(labels),
-                    "bench": False,
+                    "profiling": False,
                     "enrolled_at": self.at.timestamp(),
                 }
             )
@@ -325,7 +325,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     monkeypatch.setitem(_PRAGMAS, "synchronous", "OFF")
     worlds: list[World] = []
 
-    def made(fails: Fails = fine, *, count: int = 300, name: str = "world", holdback: float = 0.1) -> World:
+    def made(fails: Fails = fine, *, count: int = 300, name: str = "world", holdout_fraction: float = 0.1) -> World:
         path = tmp_path / name
         path.mkdir()
         world = World(path, fails, BEGIN, create_store(f"sqlite:///{path / 'fleet.db'}"))
@@ -340,7 +340,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
         policy = current_policy(world.repository(), "m", "pi")
         assert policy is not None
         # A salt of its own, so that what a test finds it finds again.
-        world.allow(holdback=holdback, salt="0123456789abcdef")
+        world.allow(holdout_fraction=holdout_fraction, salt="0123456789abcdef")
         if count:
             world.enrol(count)
         return world

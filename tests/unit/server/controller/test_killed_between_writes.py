@@ -73,7 +73,7 @@ def test_whoever_goes_on_ends_the_same(
     def fails(device: Any, version: str, _stage: int) -> tuple[str, ...]:
         return ("crash",) if version == "1.1" and device.luck.random() < rate else ()
 
-    world = make(fails, count=240, holdback=0.4)
+    world = make(fails, count=240, holdout_fraction=0.4)
     for device in world.devices[:5]:
         device.dead = True
     world.start(1.0)

@@ -72,7 +72,7 @@ def test_a_doubtful_fleet_is_warned(make: Make) -> None:
 
 
 def test_rules_at_the_whole_fleet_without_a_holdback_are_refused(make: Make) -> None:
-    world = make(count=5000, holdback=0.0)
+    world = make(count=5000, holdout_fraction=0.0)
     with pytest.raises(InputError, match="leaves no devices to compare"):
         start_rollout(world.services, REQUEST, "user:ann")
     free = msgspec.structs.replace(REQUEST, stages=(RolloutStage(1.0),))
@@ -83,7 +83,7 @@ def test_what_is_not_published_or_not_allowed_is_refused(make: Make) -> None:
     world = make(count=400)
     with pytest.raises(InputError, match="not published"):
         start_rollout(world.services, msgspec.structs.replace(REQUEST, arms=(RequestedArm("7"),)), "user:ann")
-    world.allow(floor="1.2")
+    world.allow(min_version="1.2")
     with pytest.raises(InputError, match="below the floor"):
         start_rollout(world.services, REQUEST, "user:ann")
     assert _audit(world) == [("user:ann", "rollout start"), ("user:ann", "rollout start failed")]

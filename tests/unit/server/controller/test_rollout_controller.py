@@ -215,14 +215,14 @@ def test_a_rollout_is_counted_on_the_devices_that_it_is_for(make: Make) -> None:
     world.enrol(200, labels={"site": "berlin"})
     world.enrol(50, labels={"site": "berlin"}, version="")  # no model before
     world.enrol(60, labels={"site": "berlin"}, channel="slow")
-    world.allow(channels={"slow": "1.0"})
+    world.allow(channel_ceilings={"slow": "1.0"})
     world.start(*STAGES, selector=DeviceSelector({"site": "berlin"}))
     world.run(RolloutController(world.services), 16)
     assert _devices(world, "advance", CONTROL_ARM) + _devices(world, "advance", 0) == 200
 
 
 def test_the_holdback_keeps_what_it_has_and_is_compared_with_at_the_end(make: Make) -> None:
-    world = make(count=500, holdback=0.2)
+    world = make(count=500, holdout_fraction=0.2)
     world.start(1.0)
     assert world.run(RolloutController(world.services), 30) == "done"
     held = [device for device in world.devices if device.proven_version == "1.0"]
@@ -257,7 +257,7 @@ def test_an_experiment_ends_with_an_estimate_and_its_interval(make: Make) -> Non
 
 
 def test_an_experiment_without_an_answer_goes_on_until_its_time_is_over(make: Make) -> None:
-    world = make(count=60, holdback=0.2)
+    world = make(count=60, holdout_fraction=0.2)
     world.publish("1.2")
     end = (world.at + datetime.timedelta(seconds=4000)).isoformat()
     world.start(1.0, versions=("1.1", "1.2"), rules=(HealthRule("crash", 0.01),), end=end)
@@ -409,7 +409,7 @@ def test_a_rollout_that_cannot_be_judged_does_not_keep_others_waiting(
         return ["looked"]
 
     monkeypatch.setattr(
-        "edgewright.server.controller.rollout_controller.planned", lambda _: [("a", "pi"), ("m", "pi")]
+        "edgewright.server.controller.rollout_controller.plan_keys", lambda _: [("a", "pi"), ("m", "pi")]
     )
     monkeypatch.setattr(RolloutController, "_read_rollout", look)
     assert RolloutController(world.services).check_rollouts(world.at.timestamp()) == ["looked"]
@@ -417,7 +417,7 @@ def test_a_rollout_that_cannot_be_judged_does_not_keep_others_waiting(
 
 
 def test_devices_and_the_server_agree_on_arms(make: Make) -> None:
-    world = make(count=400, holdback=0.2)
+    world = make(count=400, holdout_fraction=0.2)
     world.publish("1.2")
     plan, policy = world.start(0.4, versions=("1.1", "1.2")), _policy(world)
     versions = [*[arm.version for arm in plan.arms], ""]
@@ -486,7 +486,7 @@ def test_what_does_not_count_yet_is_not_kept(make: Make, cause: str) -> None:
 def test_harmless_rollouts_of_uneven_fleets_are_seldom_stopped(make: Make) -> None:
     """Forty A/A rollouts through the whole controller, in which devices come to each of ten looks."""
     runs, stopped = 40, 0
-    world = make(count=120, holdback=0.5)
+    world = make(count=120, holdout_fraction=0.5)
     world.slow = lambda device: 150.0 * (int(device.id[:6], 16) % 8)
     for run in range(runs):
 

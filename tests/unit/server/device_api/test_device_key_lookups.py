@@ -58,7 +58,7 @@ def enrolled(services: Services) -> list[DeviceKey]:
     keys = [DeviceKey(Ed25519PrivateKey.generate()) for _ in range(DEVICES)]
     for key in keys:
         token = services.store.devices.create_enrolment_token(
-            "pi", made_by="test", now=services.now(), lifetime_seconds=60
+            "pi", created_by="test", now=services.now(), lifetime_seconds=60
         )
         services.store.devices.enrol(token, key.public, now=services.now())
     return keys

@@ -79,12 +79,12 @@ def test_no_other_token_enrols(standing: Plant, token: str) -> None:
         b"",
         b"{}",
         b"[]",
-        b'{"token":"t","public":"00"}',
-        b'{"token":"","public":"' + b"0" * 64 + b'"}',
-        b'{"token":"t","public":"' + b"G" * 64 + b'"}',
-        b'{"token":"t","public":"' + b"0" * 64 + b'","bench":true}',
-        b'{"token":"\xff","public":"' + b"0" * 64 + b'"}',
-        b'{"token":"\\ud800","public":"' + b"0" * 64 + b'"}',
+        b'{"token":"t","public_key":"00"}',
+        b'{"token":"","public_key":"' + b"0" * 64 + b'"}',
+        b'{"token":"t","public_key":"' + b"G" * 64 + b'"}',
+        b'{"token":"t","public_key":"' + b"0" * 64 + b'","profiling":true}',
+        b'{"token":"\xff","public_key":"' + b"0" * 64 + b'"}',
+        b'{"token":"\\ud800","public_key":"' + b"0" * 64 + b'"}',
         b"[" * 30_000,
         b'{"a":' * 6_000,
     ],
@@ -126,7 +126,7 @@ def test_a_replay_at_the_same_time_counts_once(plant: Plant) -> None:
 
 @pytest.mark.parametrize("path", ["/device/job", "/device/job/0123456789abcdef/done"])
 def test_other_requests_count_once_too(plant: Plant, path: str) -> None:
-    machine = plant.machine(bench=True)
+    machine = plant.machine(profiling=True)
     headers = {PROOF: machine.proof(path, b"")}
     first, second = (plant.post(path, b"", headers) for _ in range(2))
     assert first.status in (204, 409)
@@ -369,7 +369,7 @@ def test_no_bytes_break_the_door(standing: Plant, body: bytes) -> None:
 def test_a_check_in_is_seen_at_once(plant: Plant) -> None:
     machine = plant.machine()
     answer = machine.check_in(DeviceStatus("m", "1.0.0", state="idle", battery_level=0.5), outcome=OUTCOME)
-    assert answer.said == {"at": plant.services.now(), "job": False}
+    assert answer.said == {"at": plant.services.now(), "job_waiting": False}
     shown = plant.operate("GET", f"/api/devices/{machine.id}", role="viewer").said
     assert (shown["status"]["version"], shown["last_seen_at"], shown["arm"]) == (
         "1.0.0",
@@ -409,7 +409,7 @@ def test_outcomes_of_rollouts_that_are_none_are_not_kept(
 
 
 def test_a_bench_device_gets_its_job_and_ends_it(plant: Plant, tmp_path: Path) -> None:
-    machine = plant.machine(bench=True)
+    machine = plant.machine(profiling=True)
     asked = work(tmp_path)
     job = plant.acting.create_job("user:ann", machine.id, asked)
     assert machine.check_in().said["job"] is True
@@ -423,7 +423,7 @@ def test_a_bench_device_gets_its_job_and_ends_it(plant: Plant, tmp_path: Path) -
 
 
 def test_a_job_is_nobody_else_s(plant: Plant, tmp_path: Path) -> None:
-    bench, other, plain = plant.machine(bench=True), plant.machine(bench=True), plant.machine()
+    bench, other, plain = plant.machine(profiling=True), plant.machine(profiling=True), plant.machine()
     job = plant.acting.create_job("user:ann", bench.id, work(tmp_path))
     assert [machine.post("/device/job").status for machine in (other, plain)] == [204, 204]
     assert other.post(f"/device/job/{job}/done", b"forged").status == 409
@@ -464,7 +464,7 @@ def test_while_the_database_is_away_devices_come_again_and_nothing_that_was_acce
         assert (answer.status, answer.header("retry-after")) == (503, "5")
         assert b"secret" not in answer.content
     for path in ("/device/job", "/device/enrol"):
-        body = b"" if path == "/device/job" else msgspec.json.encode({"token": "t", "public": "0" * 64})
+        body = b"" if path == "/device/job" else msgspec.json.encode({"token": "t", "public_key": "0" * 64})
         assert known[0].post(path, body).status == 503
     assert plant.get("/repo/metadata/1.root.json").status == 200
     api = plant.operate("GET", "/api/fleet") if plant._tokens else plant.get("/healthz")
@@ -505,7 +505,7 @@ def test_one_that_the_database_cannot_hold_does_not_keep_others_out(
             raise WorkError("the database failed: value out of range", remedy="")
         return take(self, batch)
 
-    monkeypatch.setattr(type(check_ins), "take", picky)
+    monkeypatch.setattr(type(check_ins), "store_batch", picky)
     headers = [{PROOF: machine.proof(CHECK_IN, BODY)} for machine in machines]
 
     async def all_at_once() -> list[Answer]:
@@ -841,7 +841,7 @@ def test_a_failure_that_nobody_thought_of_is_a_problem_and_no_trace(
 def test_a_gone_database_in_the_middle_of_a_request_is_told(
     standing: Plant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = standing.machine(bench=True)
+    machine = standing.machine(profiling=True)
 
     def gone(*_: Any, **__: Any) -> Any:
         raise DatabaseUnavailableError("postgresql://secret", remedy="")

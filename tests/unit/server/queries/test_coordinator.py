@@ -33,7 +33,7 @@ BEGINS, ENDS = (parse_iso8601(text).timestamp() for text in ("2026-06-02", "2026
 def store(tmp_path: Path) -> Iterator[FleetStore]:
     store = create_store(f"sqlite:///{tmp_path / 'fleet.db'}")
     for name in FLEET.names:
-        token = store.devices.create_enrolment_token("camera", made_by="test", now=0.0, lifetime_seconds=9e9)
+        token = store.devices.create_enrolment_token("camera", created_by="test", now=0.0, lifetime_seconds=9e9)
         store.devices.enrol(token, name, now=1.0)
     yield store
     store.close()
@@ -160,7 +160,7 @@ def test_a_letter_that_another_worker_took_after_the_step_was_closed_is_in_no_ro
     services: Callable[..., Services],
     ask: Callable[..., tuple[Query, QueryTemplate, ProtocolTerms]],
 ) -> None:
-    query, template, terms = ask(backend="secagg", cohort=8)
+    query, template, terms = ask(backend="secagg", min_cohort=8)
     late, other = (
         QueryCoordinator(services(), handles_messages=True),
         QueryCoordinator(services(), handles_messages=True),

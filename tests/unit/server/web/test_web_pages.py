@@ -169,7 +169,7 @@ def test_a_decision_says_whether_it_would_be_made_again() -> None:
     one = decided(2000, 0)
     assert rollouts.decision_inputs_view(one, "/x", 0.0).again.word.endswith("the same")
     changed = json.loads(bytes(one.inputs))
-    changed["decision"]["log_e"] += 1.0
+    changed["decision"]["log_e_value"] += 1.0
     other = msgspec.structs.replace(one, inputs=msgspec.Raw(json.dumps(changed).encode()))
     assert "something else" in rollouts.decision_inputs_view(other, "/x", 0.0).again.word
     strange = msgspec.structs.replace(one, inputs=msgspec.Raw(b'{"of": "another version"}'))

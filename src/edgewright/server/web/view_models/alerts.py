@@ -76,15 +76,15 @@ class AwaitingRow:
     Attributes:
         id: Of the action.
         action: What would be done.
-        about: To what.
-        why: For people.
+        subject: To what.
+        reason: For people.
         since: How long it waits.
     """
 
     id: str
     action: str
-    about: str
-    why: str
+    subject: str
+    reason: str
     since: DisplayTime | None
 
 

@@ -68,7 +68,7 @@ class TokenRow:
     Attributes:
         name: Of it.
         role: Of it.
-        made_by: Who made it.
+        created_by: Who made it.
         state: Whether it still counts.
         expires: When it is void.
         used: When it was used last.
@@ -77,7 +77,7 @@ class TokenRow:
 
     name: str
     role: str
-    made_by: str
+    created_by: str
     state: Badge
     expires: DisplayTime | None
     used: DisplayTime | None
@@ -93,7 +93,7 @@ class InvitedRow:
         labels: That it gets.
         channel: That it gets.
         bench: Whether it takes profiling jobs.
-        made_by: Who invited.
+        created_by: Who invited.
         expires: When the invitation is void.
     """
 
@@ -101,7 +101,7 @@ class InvitedRow:
     labels: str
     channel: str
     bench: bool
-    made_by: str
+    created_by: str
     expires: DisplayTime | None
 
 

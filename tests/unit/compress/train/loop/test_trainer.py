@@ -134,13 +134,13 @@ _KILLED = """
 import sys, time, torch
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from test_trainer import SETTINGS, Small, fit, make_lessons
+from test_trainer import SETTINGS, Small, fit_network, make_lessons
 torch.set_num_threads(1)
 def tell(share, point):
     if share > 0.3:
         print("far", flush=True)
         time.sleep(60)
-fit(Small(), make_lessons(), SETTINGS, seed=1, checkpoint=Path(sys.argv[2]), save_interval_seconds=0, tell=tell)
+fit_network(Small(), make_lessons(), SETTINGS, seed=1, checkpoint=Path(sys.argv[2]), save_interval_seconds=0, tell=tell)
 """
 
 

@@ -36,8 +36,8 @@ def run(digits_model: Path, digits_npz: Path, digits_batch: NDArray[Any]) -> Com
     parts = {
         "loaded": loaded,
         "dataset": load_data(str(digits_npz), loaded.contract),
-        "space": SimpleNamespace(signed_first=False, int8_peak=127, fold=()),
-        "bench": CandidateBuilder(loaded.proto, [{"image": digits_batch[:16]}] * 2),
+        "search_space": SimpleNamespace(signed_first=False, int8_peak=127, fold=()),
+        "builder": CandidateBuilder(loaded.proto, [{"image": digits_batch[:16]}] * 2),
         "request": SimpleNamespace(seed=0),
         "machine": SimpleNamespace(features=()),
     }
@@ -114,5 +114,5 @@ def test_where_nothing_can_be_measured_there_is_no_shortlist(
     monkeypatch.setattr("edgewright.compress.train.nas.candidates._measure", nothing)
     odd = built("g (float[n,1,8,8] image) => (float[n,10] y) { f = Flatten(image)\n y = MatMul(f, w) }", w=MATRIX)
     known = [NetworkCandidate("odd", "", "fresh", odd)]
-    limits: dict[str, Any] = {"places": 4, "slowest": 1.0, "core_seconds": 9.0, "until": 0.0, "seen": []}
+    limits: dict[str, Any] = {"count": 4, "max_latency_ratio": 1.0, "core_seconds": 9.0, "deadline": 0.0, "seen": []}
     assert estimate_candidates(run, TrainingStore(tmp_path), lessons, known, **limits) == []

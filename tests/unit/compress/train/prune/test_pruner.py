@@ -443,7 +443,7 @@ def test_no_ratio_prunes_nothing(digits_proto: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", [{"ratio": 1.0}, {"ratio": -0.1}, {"heads": 1.5}, {"ratios": {"a": 2.0}}, {"round_to": 0}]
+    "step", [{"ratio": 1.0}, {"ratio": -0.1}, {"head_ratio": 1.5}, {"ratios": {"a": 2.0}}, {"round_to": 0}]
 )
 def test_impossible_requests_are_refused(step: dict[str, Any]) -> None:
     with pytest.raises(CandidateError):
