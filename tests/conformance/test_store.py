@@ -497,7 +497,9 @@ def test_changing_a_user_ends_their_sessions(store: FleetStore, change: dict[str
 
 def test_a_token_works_until_it_expires_or_is_retired(store: FleetStore) -> None:
     people = store.accounts
-    secret = people.add_token("ci", UserRole.RELEASE_MANAGER, created_by="user:ann", now=0.0, lifetime_seconds=100.0)
+    secret = people.add_token(
+        "ci", UserRole.RELEASE_MANAGER, created_by="user:ann", now=0.0, lifetime_seconds=100.0
+    )
     found = people.find_token(secret, now=1.0)
     assert found is not None
     assert (found.name, found.role) == ("ci", "release manager")
@@ -566,7 +568,9 @@ def test_a_job_that_was_cancelled_is_given_to_nobody_and_takes_no_answer(store: 
 
 def test_what_a_job_asked_is_kept_only_until_it_is_over(store: FleetStore, enrol: Enrol) -> None:
     bench = enrol(profiling=True)
-    done, died = (store.jobs.add(bench.id, "profile", b"x" * 99, created_by="user:ann", now=at) for at in (1.0, 2.0))
+    done, died = (
+        store.jobs.add(bench.id, "profile", b"x" * 99, created_by="user:ann", now=at) for at in (1.0, 2.0)
+    )
     first = store.jobs.claim(bench.id, now=3.0, lease_seconds=1.0)
     assert first is not None
     assert first.request == b"x" * 99
@@ -594,7 +598,7 @@ def test_old_hours_become_days_that_hold_the_same_sums(store: FleetStore, enrol:
     store.check_ins.store_batch([check_in(one, at=at) for at in times for one in devices])
     store.check_ins.close_hour(0)
     before = store.check_ins.rollups(0.0, 10 * DAY_SECONDS)
-    gone = store.delete_expired(RetentionPeriods(hours_seconds=DAY_SECONDS / 2), now=2.6 * DAY_SECONDS)
+    gone = store.delete_expired(RetentionPeriods(hourly_rollups_seconds=DAY_SECONDS / 2), now=2.6 * DAY_SECONDS)
     after = store.check_ins.rollups(0.0, 10 * DAY_SECONDS)
     assert gone["rollups"] == 4
     assert [(hour.started_at, hour.span_seconds, hour.check_ins) for hour in after] == [
@@ -607,7 +611,10 @@ def test_old_hours_become_days_that_hold_the_same_sums(store: FleetStore, enrol:
         assert sum(getattr(hour, name) for hour in after) == sum(getattr(hour, name) for hour in before)
     assert sum(hour.latency_sum_seconds for hour in after) == pytest.approx(0.1)
     assert (
-        store.delete_expired(RetentionPeriods(hours_seconds=DAY_SECONDS / 2), now=2.6 * DAY_SECONDS)["rollups"] == 0
+        store.delete_expired(RetentionPeriods(hourly_rollups_seconds=DAY_SECONDS / 2), now=2.6 * DAY_SECONDS)[
+            "rollups"
+        ]
+        == 0
     )
 
 
@@ -615,7 +622,7 @@ def test_a_check_in_that_comes_after_its_day_was_folded_still_counts_once(store:
     device = enrol()
     for _ in range(2):
         store.check_ins.store_batch([check_in(device, at=10.0)])
-        store.delete_expired(RetentionPeriods(hours_seconds=0.0), now=3.0 * DAY_SECONDS)
+        store.delete_expired(RetentionPeriods(hourly_rollups_seconds=0.0), now=3.0 * DAY_SECONDS)
     assert [hour.check_ins for hour in store.check_ins.rollups(0.0, DAY_SECONDS)] == [2]
 
 

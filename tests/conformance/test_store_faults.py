@@ -359,7 +359,8 @@ def test_what_was_committed_unheard_is_not_done_twice(
     store.accounts.add_user("ann", UserRole.VIEWER, "correct horse battery", now=0.0)
     unheard()
     assert store.accounts.find_token(
-        store.accounts.add_token("ci", UserRole.VIEWER, created_by="server", now=0.0, lifetime_seconds=60.0), now=1.0
+        store.accounts.add_token("ci", UserRole.VIEWER, created_by="server", now=0.0, lifetime_seconds=60.0),
+        now=1.0,
     )
 
 

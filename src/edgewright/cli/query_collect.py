@@ -93,32 +93,32 @@ def stored_messages(folder: Path) -> dict[str, bytes]:
 
 
 def _collect_with_helper(
-    desk: AggregationService, gatherer: MaskedSumCollector, helper_url: str, patience: CollectTimeouts
+    service: AggregationService, collector: MaskedSumCollector, helper_url: str, patience: CollectTimeouts
 ) -> tuple[UnsignedArray, int]:
-    terms, ends = gatherer.terms, time.monotonic() + patience.wait_seconds
-    while not gatherer.is_closed and desk.device_count(terms) < patience.devices and time.monotonic() < ends:
+    terms, ends = collector.terms, time.monotonic() + patience.wait_seconds
+    while not collector.is_closed and service.device_count(terms) < patience.devices and time.monotonic() < ends:
         time.sleep(0.1)
     pool = urllib3.PoolManager(timeout=120, retries=False)
     while True:
-        content = desk.helper_request(terms)
+        content = service.helper_request(terms)
         try:
             answer = post_bytes(pool, f"{helper_url.rstrip('/')}/help", content)
         except DeclinedError as error:
             if not error.culprits:
                 raise
-            desk.exclude(terms, error.culprits)
+            service.exclude(terms, error.culprits)
             continue
-        return desk.unmask_sum(terms, answer)
+        return service.unmask_sum(terms, answer)
 
 
 def _collect_with_neighbours(
-    desk: AggregationService, collector: SecAggServer, patience: CollectTimeouts
+    service: AggregationService, collector: SecAggServer, patience: CollectTimeouts
 ) -> tuple[UnsignedArray, int]:
     terms, wanted, ends = collector.terms, patience.devices, time.monotonic() + patience.wait_seconds
     while collector.step != "done":
-        while desk.device_count(terms) < wanted and time.monotonic() < ends:
+        while service.device_count(terms) < wanted and time.monotonic() < ends:
             time.sleep(0.1)
-        wanted = min(wanted, desk.device_count(terms))
+        wanted = min(wanted, service.device_count(terms))
         ends = time.monotonic() + patience.step_seconds
-        desk.advance(terms)
-    return desk.unmask_sum(terms)
+        service.advance(terms)
+    return service.unmask_sum(terms)

@@ -17,7 +17,7 @@ from edgewright.server.controller.decision_records import (
 )
 from edgewright.server.store import records
 
-__all__ = ["STORE", "print_explanation", "print_why", "told_by"]
+__all__ = ["STORE", "explain_by", "print_explanation", "print_why"]
 
 STORE = "fleet.db"
 """Name of the database in a server's state."""
@@ -47,7 +47,7 @@ class _Shown(msgspec.Struct):
     decision: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-def told_by(remote: ControlPlaneApi, rollout: str, *, last: int) -> Sequence[ExplainedDecision]:
+def explain_by(remote: ControlPlaneApi, rollout: str, *, last: int) -> Sequence[ExplainedDecision]:
     """Return what a control plane decided about a rollout; it is decided again here, not there.
 
     Args:

@@ -298,7 +298,7 @@ def _conclude(run: CompressionRun) -> CompressionReport:
 
 
 def _measure_peak_memory(
-    run: CompressionRun, ranked: Sequence[SearchTrial], feed: Mapping[str, NDArray[Any]]
+    run: CompressionRun, ranked: Sequence[SearchTrial], inputs: Mapping[str, NDArray[Any]]
 ) -> dict[str, float]:
     """Measure the peak memory of one candidate of each title, best ones first, as far as time allows.
 
@@ -311,7 +311,7 @@ def _measure_peak_memory(
         limited = run.budget.peak_memory_bytes is not None
         if trial.title not in wanted or trial.title in peaks or (time.monotonic() > enough and not limited):
             continue
-        subject = Workload(trial.title, _candidate(run, trial), run.options, feed)
+        subject = Workload(trial.title, _candidate(run, trial), run.options, inputs)
         try:
             peaks[trial.title] = measure_memory(run.target, subject).session_peak.value
         except CandidateError:

@@ -21,7 +21,7 @@ _MIN_SECONDS, _MAX_SECONDS, _TIME_SHARE = 2.0, 8.0, 0.3
 
 
 def find_faster_options(
-    run: CompressionRun, chosen: ModelFigures, feed: Mapping[str, NDArray[Any]]
+    run: CompressionRun, chosen: ModelFigures, inputs: Mapping[str, NDArray[Any]]
 ) -> FasterOptions | None:
     """Return clearly faster options within the device class's threads and providers.
 
@@ -31,7 +31,7 @@ def find_faster_options(
     Args:
         run: With the target.
         chosen: The model that was certified.
-        feed: Its inputs for one inference.
+        inputs: Its inputs for one inference.
 
     Returns:
         None if none are clearly faster, or if no time is left to find out.
@@ -44,7 +44,7 @@ def find_faster_options(
         result = find_best_options(
             run.target,
             path,
-            feed,
+            inputs,
             seconds=seconds,
             seed=run.request.seed,
             threads_limit=run.options.threads,

@@ -214,20 +214,22 @@ def _of_all(alike: Sequence[DeviceGroup], min_devices: int) -> dict[str, HealthF
     }
 
 
-def _of_check_ins(said: Sequence[CheckInTotals], heard: int, min_devices: int) -> dict[str, HealthFigure]:
-    if heard < min_devices:
-        few = HealthFigure(None, f"{heard} devices have checked in, {min_devices} are needed")
+def _of_check_ins(
+    reported: Sequence[CheckInTotals], recent_devices: int, min_devices: int
+) -> dict[str, HealthFigure]:
+    if recent_devices < min_devices:
+        few = HealthFigure(None, f"{recent_devices} devices have checked in, {min_devices} are needed")
         return {"failing": few, "latency_ms": few}
-    measured = sum(one.latency_count for one in said)
-    sum_seconds = math.fsum(one.latency_sum_seconds for one in said)
+    measured = sum(one.latency_count for one in reported)
+    sum_seconds = math.fsum(one.latency_sum_seconds for one in reported)
     latency = (
         HealthFigure(1000 * sum_seconds / measured, f"{measured} check-ins")
         if measured
         else HealthFigure(None, "none measured")
     )
-    check_ins = sum(one.check_ins for one in said)
+    check_ins = sum(one.check_ins for one in reported)
     return {
-        "failing": _share(sum(one.with_failures for one in said), check_ins, "check-ins", min_devices),
+        "failing": _share(sum(one.with_failures for one in reported), check_ins, "check-ins", min_devices),
         "latency_ms": latency,
     }
 

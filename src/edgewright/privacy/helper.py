@@ -305,7 +305,7 @@ class MaskedSumCollector:
         self._enrolled, self._most = enrolment_list, max_devices
         self._masked: MutableMapping[bytes, bytes] = {} if masked_values is None else masked_values
         self._slips: dict[bytes, MaskSlip] = {}
-        self._asked = b""
+        self._request_digest = b""
         self._closed = False
 
     @property
@@ -357,7 +357,7 @@ class MaskedSumCollector:
         content = encode_message(
             HelperRequest(self.terms, tuple(self._slips[sender] for sender in sorted(self._slips)))
         )
-        self._asked = labelled_digest("helper request", content)
+        self._request_digest = labelled_digest("helper request", content)
         return content
 
     def exclude(self, blamed_devices: Iterable[bytes]) -> None:
@@ -385,7 +385,7 @@ class MaskedSumCollector:
             DeclinedError: It is no answer to what was asked.
         """
         answer = decode_message(content, HelperResponse)
-        if not self._asked or answer.request_digest != self._asked:
+        if not self._request_digest or answer.request_digest != self._request_digest:
             raise DeclinedError("step", "this is no answer to what was asked")
         try:
             total = unpack_bits(answer.mask_sum, self.terms.bits, self.terms.vector_length).copy()

@@ -66,10 +66,10 @@ class SecAggServer:
         self._arrived = 0
         self.step: ServerStep = "advertise"
         self._total: UnsignedArray = np.zeros(terms.vector_length, word_type(terms.bits))
-        self._letters: dict[bytes, SignedMessage] = {}
+        self._messages: dict[bytes, SignedMessage] = {}
         self._keys: dict[bytes, AdvertisedKeys] = {}
         self._used: set[bytes] = set()
-        self._roster = ParticipantList(terms, ())
+        self._participants = ParticipantList(terms, ())
         self._parcels: dict[bytes, OutgoingShares] = {}
         self._survivors: dict[bytes, MessageReceipt] = {}
         self._revealed: dict[bytes, dict[int, tuple[ShareKind, bytes]]] = {}
@@ -98,7 +98,7 @@ class SecAggServer:
         letter = decode_message(content, SignedMessage)
         if self._enrolled is not None:
             self._enrolled.check_enrolled([letter.sender])
-        letter.check(self.terms, step, b"" if step == "advertise" else self._roster.digest)
+        letter.check(self.terms, step, b"" if step == "advertise" else self._participants.digest)
         known = self._taken.get((step, letter.sender))
         if known is not None:
             if known != letter.receipt():
@@ -112,7 +112,7 @@ class SecAggServer:
             raise DeclinedError(
                 "cohort", f"{self._most} devices are in the sum, as many as may be", [letter.sender]
             )
-        if step != "advertise" and letter.sender not in self._roster.key_bodies:
+        if step != "advertise" and letter.sender not in self._participants.key_bodies:
             raise DeclinedError("participants", f"{letter.sender[:8].hex()} is not in the roster", [letter.sender])
         {
             "advertise": self._accept_keys,
@@ -130,8 +130,8 @@ class SecAggServer:
             DeclinedError: Too few devices are left for a sum.
         """
         if self.step == "advertise":
-            self._roster = ParticipantList.verified(
-                self.terms, (self._letters[device] for device in sorted(self._letters))
+            self._participants = ParticipantList.verified(
+                self.terms, (self._messages[device] for device in sorted(self._messages))
             )
         elif self.step in ("share", "mask"):
             check_cohort_size(self.terms, self.device_count)
@@ -144,7 +144,7 @@ class SecAggServer:
             DeclinedError: It is not complete yet.
         """
         self._require_past("advertise")
-        return encode_message(SignedMessages(self._roster.messages))
+        return encode_message(SignedMessages(self._participants.messages))
 
     def share_inbox(self, device: bytes) -> bytes:
         """Return what a device pulls before it masks.
@@ -164,7 +164,7 @@ class SecAggServer:
         self._require_past("mask")
         survivors = tuple(self._survivors[device] for device in sorted(self._survivors))
         return encode_message(
-            SurvivorLists(survivors, tuple(sorted(self._roster.key_bodies.keys() - self._survivors.keys())))
+            SurvivorLists(survivors, tuple(sorted(self._participants.key_bodies.keys() - self._survivors.keys())))
         )
 
     def unmask_sum(self) -> UnsignedArray:
@@ -179,13 +179,15 @@ class SecAggServer:
         self._require_past("mask")
         total = self._total.copy()
         for device in sorted(self._survivors):
-            subtract_mask(total, self_mask_key(self._roster, device, self._reconstruct_self_mask_seed(device)))
+            subtract_mask(
+                total, self_mask_key(self._participants, device, self._reconstruct_self_mask_seed(device))
+            )
         for device in sorted(self._parcels.keys() - self._survivors.keys()):
             partners = [other for other in self._sharing_neighbours(device) if other in self._survivors]
             private = self._reconstruct_mask_key(device) if partners else None
             for other in partners:
                 assert private is not None  # noqa: S101 - for the type checker
-                key = pairwise_mask_key(self._roster, private, self._keys[other].mask_key, device, other)
+                key = pairwise_mask_key(self._participants, private, self._keys[other].mask_key, device, other)
                 # The partner's side of the mask is in the sum, so its opposite is added.
                 (add_mask if device < other else subtract_mask)(total, key)
         total &= total.dtype.type((1 << self.terms.bits) - 1)
@@ -205,11 +207,11 @@ class SecAggServer:
         except ValueError as error:
             raise DeclinedError("message", "a key is none", [message.sender]) from error
         self._used |= parts
-        self._letters[message.sender], self._keys[message.sender] = message, keys
+        self._messages[message.sender], self._keys[message.sender] = message, keys
 
     def _accept_shares(self, message: SignedMessage) -> None:
         parcels = decode_message(message.body, OutgoingShares)
-        neighbours = self._roster.neighbours(message.sender)
+        neighbours = self._participants.neighbours(message.sender)
         if len(parcels.shares) != len(neighbours):
             raise DeclinedError(
                 "shares", f"{len(parcels.shares)} shares came for {len(neighbours)} neighbours", [message.sender]
@@ -235,9 +237,9 @@ class SecAggServer:
         found: dict[bytes, tuple[int, ShareKind, bytes]] = {}
         for owner, value in shares:
             kind: ShareKind = "self_mask" if owner in self._survivors else "mask_key"
-            place = self._roster.neighbours(owner).index(holder)
+            place = self._participants.neighbours(owner).index(holder)
             sealed = self._parcels[owner].shares[place]
-            if share_tag(self._roster, owner, holder, kind, value) != (
+            if share_tag(self._participants, owner, holder, kind, value) != (
                 sealed.self_mask_tag if kind == "self_mask" else sealed.mask_key_tag
             ):
                 raise DeclinedError(
@@ -249,13 +251,15 @@ class SecAggServer:
 
     def _sharing_neighbours(self, device: bytes) -> list[bytes]:
         """Return the neighbours who sent shares, in order."""
-        return [other for other in self._roster.neighbours(device) if other in self._parcels]
+        return [other for other in self._participants.neighbours(device) if other in self._parcels]
 
     def _incoming_shares(self, device: bytes) -> Iterator[IncomingShares]:
         if device not in self._parcels:
             raise DeclinedError("step", "this device did not share")
         for other in self._sharing_neighbours(device):
-            yield IncomingShares(other, self._parcels[other].shares[self._roster.neighbours(other).index(device)])
+            yield IncomingShares(
+                other, self._parcels[other].shares[self._participants.neighbours(other).index(device)]
+            )
 
     def _reconstruct_seed(self, device: bytes) -> bytes:
         revealed = {point: value for point, (_, value) in self._revealed.get(device, {}).items()}

@@ -280,5 +280,5 @@ def _size_error(size: int) -> InputError:
     )
 
 
-def _invalid_job(why: str) -> RefusedError:
-    return RefusedError("tampered", "", f"this is no job: {why[:300]}", remedy="Use one version of edgewright.")
+def _invalid_job(reason: str) -> RefusedError:
+    return RefusedError("tampered", "", f"this is no job: {reason[:300]}", remedy="Use one version of edgewright.")

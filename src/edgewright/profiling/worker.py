@@ -236,7 +236,7 @@ class _LatencyRun:
 
     def __init__(self, workload: RequestFields, cold_start_seconds: float) -> None:
         self.subject = workload
-        self.feed = _load_inputs(workload)
+        self.inputs = _load_inputs(workload)
         self.session: Any = None
         self.cold: list[float] = []
         while not self.cold or (len(self.cold) < 3 and sum(self.cold) < cold_start_seconds):
@@ -254,7 +254,7 @@ class _LatencyRun:
         """Create the session and run it once; the old one lives until then, so that the new one lies elsewhere."""
         start = time.perf_counter()
         session = _open_session(self.subject)
-        session.run(None, self.feed)
+        session.run(None, self.inputs)
         self.cold.append(time.perf_counter() - start)
         self.session = session
 
@@ -268,13 +268,13 @@ class _LatencyRun:
             return
         start = time.perf_counter()
         self.padding = bytearray(random_.randrange(1 << 21))
-        self.feed = {name: array.copy() for name, array in self.feed.items()}
+        self.inputs = {name: array.copy() for name, array in self.inputs.items()}
         self.load()
-        _time_inferences(self.session, self.feed, min(self.per_round, 10))
+        _time_inferences(self.session, self.inputs, min(self.per_round, 10))
         self.reloading_seconds += time.perf_counter() - start
 
     def warm_up(self, seconds: float, slice_seconds: float) -> None:
-        usual = statistics.median(_time_inferences_for(self.session, self.feed, seconds))
+        usual = statistics.median(_time_inferences_for(self.session, self.inputs, seconds))
         # At least three, so that one hiccup is not the round; but a slow model gets its rounds first.
         self.per_round = max(3 if usual < 4 * slice_seconds else 1, min(int(slice_seconds / usual), 2000))
 
@@ -282,9 +282,9 @@ class _LatencyRun:
         begun = time.perf_counter()
         self.reload(random_)
         if self.per_round > 3:
-            self.session.run(None, self.feed)  # brings its weights back into the caches
+            self.session.run(None, self.inputs)  # brings its weights back into the caches
         start = time.process_time()
-        durations = _time_inferences(self.session, self.feed, self.per_round)
+        durations = _time_inferences(self.session, self.inputs, self.per_round)
         self.cpu_seconds += time.process_time() - start
         self.count += len(durations)
         self.medians.append(statistics.median(durations))

@@ -19,7 +19,7 @@ class InferenceSession(Protocol):
     def outputs(self) -> Sequence[str]:
         """Names of the outputs, in order."""
 
-    def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Return the outputs for one feed.
 
         Raises:
@@ -50,10 +50,10 @@ class OnnxSession:
         """See `InferenceSession`."""
         return self._outputs
 
-    def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """See `InferenceSession`."""
         try:
-            found: list[NDArray[Any]] = self._run(None, feed)
+            found: list[NDArray[Any]] = self._run(None, inputs)
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise CandidateError(f"the inference failed: {reason}", remedy="See the input.") from error

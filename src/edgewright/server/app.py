@@ -59,7 +59,7 @@ _HEADERS = [
 ]
 # What is told here is somebody's; whatever may be kept says so itself.
 _UNCACHED = (b"cache-control", b"no-store")
-_UNCACHED_LETTERS = len(_UNCACHED[0])
+_UNCACHED_PREFIX_LENGTH = len(_UNCACHED[0])
 _HSTS = (b"strict-transport-security", b"max-age=31536000")
 
 
@@ -104,7 +104,7 @@ class ControlPlaneApp:
                 headers = message["headers"]
                 kept = [_UNCACHED]
                 for name, _ in headers:
-                    if len(name) == _UNCACHED_LETTERS and name.lower() == _UNCACHED[0]:
+                    if len(name) == _UNCACHED_PREFIX_LENGTH and name.lower() == _UNCACHED[0]:
                         kept = []
                 message = {**message, "headers": [*headers, *self._headers, *kept]}
             await send(message)

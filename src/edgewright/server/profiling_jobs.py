@@ -159,5 +159,5 @@ def _existing_job(services: Services, job_id: str) -> ProfilingJob:
     return job
 
 
-def _not_needed(why: str) -> bytes:
-    return msgspec.json.encode(JobFailure("target", f"the job was not done: {why}", "Ask again."))
+def _not_needed(reason: str) -> bytes:
+    return msgspec.json.encode(JobFailure("target", f"the job was not done: {reason}", "Ask again."))

@@ -25,7 +25,7 @@ __all__ = ["FIRST_NAME", "ServerLocation", "create_first_access", "fleet_audienc
 FIRST_NAME = "first"
 """Name of the token and the user that a new control plane begins with."""
 
-_ANCHOR = "metadata/1.root.json"
+_FIRST_ROOT_FILE = "metadata/1.root.json"
 _FIRST_SECONDS = 30 * 86400.0
 
 
@@ -79,7 +79,7 @@ def open_services(
             f"{where.state} cannot be written: {error.strerror}", remedy="Name another folder."
         ) from error
     files = open_repository_storage(where.repository or str(where.state / "repo"))
-    first = files.read(_ANCHOR)
+    first = files.read(_FIRST_ROOT_FILE)
     if first is None:
         raise InputError(
             f"there is no repository in {where.repository or where.state / 'repo'}",
@@ -88,7 +88,7 @@ def open_services(
         )
     folder = where.keys or where.state / "keys"
     keys = _online(folder) if signs and folder.exists() else None
-    anchor = _anchor(where, keys, first)
+    anchor = _trusted_root(where, keys, first)
 
     def repository() -> Repository:
         return Repository(files, anchor, lambda: datetime.fromtimestamp(now(), UTC))
@@ -152,7 +152,7 @@ def _no_passphrase(key: str) -> str:
     raise InputError(f"the key {key} is none of the online roles", remedy="A server opens no other keys.")
 
 
-def _anchor(where: ServerLocation, keys: KeyFolder | None, first: bytes) -> bytes:
+def _trusted_root(where: ServerLocation, keys: KeyFolder | None, first: bytes) -> bytes:
     if where.root is not None:
         try:
             return where.root.read_bytes()

@@ -58,7 +58,11 @@ def tried(
             score=lambda outputs, _count: scores.get(outputs[0], np.ones(8)),
         )
         run = SimpleNamespace(
-            options=USUAL, target=None, certify_evaluator=proof, seconds_left=lambda: left, request=SimpleNamespace(seed=0)
+            options=USUAL,
+            target=None,
+            certify_evaluator=proof,
+            seconds_left=lambda: left,
+            request=SimpleNamespace(seed=0),
         )
         figures = SimpleNamespace(path=str(digits_model), recipe=[])
         return find_faster_options(cast(CompressionRun, run), cast(ModelFigures, figures), {})

@@ -47,7 +47,7 @@ def inputs(terms: ProtocolTerms, kind: str, number: int) -> dict[bytes, Unsigned
 def view_of(server: SecAggServer, members: dict[bytes, secagg_client.ClientState]) -> View:
     """Return what a server that kept to the protocol knows of each survivor's values, shape [survivors, length]."""
     rows = []
-    roster = server._roster
+    roster = server._participants
     # As the module has them, for a test breaks them there.
     add, subtract = vars(secagg_client)["add_mask"], vars(secagg_client)["subtract_mask"]
     private = server._reconstruct_mask_key(DROPPED)
@@ -204,7 +204,7 @@ def test_a_late_dropout_whose_neighbours_took_it_for_lost_is_still_hidden() -> N
             for other in server._sharing_neighbours(DROPPED):
                 private = server._reconstruct_mask_key(DROPPED)
                 key = secagg_client.pairwise_mask_key(
-                    server._roster, private, server._keys[other].mask_key, DROPPED, other
+                    server._participants, private, server._keys[other].mask_key, DROPPED, other
                 )
                 (subtract_mask if other > DROPPED else add_mask)(row, key)
             rows.append(row.astype(np.int64) % 16)

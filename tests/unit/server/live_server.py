@@ -177,7 +177,11 @@ class Machine:
 
     def enrolled(self, **offered: Any) -> "Machine":
         services = self.plant.services
-        given: dict[str, Any] = {"created_by": "user:ann", "now": services.now(), "lifetime_seconds": 60.0} | offered
+        given: dict[str, Any] = {
+            "created_by": "user:ann",
+            "now": services.now(),
+            "lifetime_seconds": 60.0,
+        } | offered
         token = services.store.devices.create_enrolment_token(given.pop("device_class", "default"), **given)
         self.id = services.store.devices.enrol(token, self.key.public, now=services.now()).id
         return self

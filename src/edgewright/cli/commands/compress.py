@@ -159,7 +159,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if report.budget.met and report.certificate.verdict == "certified" else 1
 
 
-def _request(arguments: argparse.Namespace, tell: Callable[[str, float], None]) -> CompressionRequest:
+def _request(arguments: argparse.Namespace, report_progress: Callable[[str, float], None]) -> CompressionRequest:
     """Put the command line over the project file over the defaults."""
     project = find_project(arguments.project)
     if project is not None and arguments.project is None:
@@ -205,7 +205,7 @@ def _request(arguments: argparse.Namespace, tell: Callable[[str, float], None]) 
         max_trials=int(_positive(arguments.trials, "--trials", (search.trials if search else None) or 200)),
         seed=_seed(arguments.seed, search.seed if search else 0),
         resume=arguments.resume,
-        report_progress=tell,
+        report_progress=report_progress,
     )
 
 

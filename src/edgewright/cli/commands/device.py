@@ -274,7 +274,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
         DataError: The file holds no samples for the model.
     """
     agent = Agent(arguments.state)
-    feeds = _feeds(arguments.input, agent)
+    feeds = _sample_inputs(arguments.input, agent)
     answers = [agent.predict(feed) for feed in feeds]
     agent.settle_probation()
     rejected = [answer.rejection for answer in answers if answer.rejection is not None]
@@ -395,7 +395,7 @@ def _shown(agent: Agent, record: JournalRecord | None, *, as_json: bool) -> int:
     return 1 if record is not None and record.last_refusal is not None else 0
 
 
-def _feeds(path: Path, agent: Agent) -> list[dict[str, NDArray[Any]]]:
+def _sample_inputs(path: Path, agent: Agent) -> list[dict[str, NDArray[Any]]]:
     """Return one feed per sample of a file."""
     try:
         with np.load(path, allow_pickle=False) as archive:

@@ -148,13 +148,13 @@ def run_why(arguments: argparse.Namespace) -> int:
         InputError: There is no such rollout, or nobody who knows of it was named.
     """
     # Loaded for this alone: it takes what decides.
-    from edgewright.cli.rollout_why import print_explanation, print_why, told_by
+    from edgewright.cli.rollout_why import explain_by, print_explanation, print_why
 
     remote = None if arguments.state is not None else open_api(arguments)
     if arguments.state is not None:
         decisions = print_explanation(arguments.state, arguments.rollout)[-arguments.last :]
     elif remote is not None:
-        decisions = told_by(remote, arguments.rollout, last=arguments.last)
+        decisions = explain_by(remote, arguments.rollout, last=arguments.last)
     else:
         raise InputError(
             "nobody was named who knows", remedy="Name --fleet or --state with its folder, or --server."
@@ -197,23 +197,23 @@ def _start_request(arguments: argparse.Namespace) -> StartRollout:
     )
 
 
-def _start_in_repository(asked: StartRollout, repository: Repository) -> RolloutPlan:
-    published = dict(list_releases(repository, asked.model))
+def _start_in_repository(request: StartRollout, repository: Repository) -> RolloutPlan:
+    published = dict(list_releases(repository, request.model))
     return begin_plan(
-        asked.model,
-        asked.device_class,
-        resolve_arms(asked.model, [(arm.version, arm.weight) for arm in asked.arms], published),
-        asked.stages,
-        policy=current_policy(repository, asked.model, asked.device_class),
-        before=current_plan(repository, asked.model, asked.device_class),
+        request.model,
+        request.device_class,
+        resolve_arms(request.model, [(arm.version, arm.weight) for arm in request.arms], published),
+        request.stages,
+        policy=current_policy(repository, request.model, request.device_class),
+        before=current_plan(repository, request.model, request.device_class),
         now=utc_now(),
-        selector=asked.selector,
-        start_at=asked.start_at,
-        end_at=asked.end_at,
-        min_battery_level=asked.min_battery_level,
-        install_hours=asked.hours,
-        shadow_mode=asked.shadow,
-        replace=asked.replace,
+        selector=request.selector,
+        start_at=request.start_at,
+        end_at=request.end_at,
+        min_battery_level=request.min_battery_level,
+        install_hours=request.hours,
+        shadow_mode=request.shadow,
+        replace=request.replace,
     )
 
 

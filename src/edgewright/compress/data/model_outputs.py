@@ -104,9 +104,9 @@ def _outputs_match(single: NDArray[Any], together: NDArray[Any]) -> bool:
     return bool(np.allclose(single, together, rtol=0, atol=tolerance, equal_nan=True))
 
 
-def _run(session: ort.InferenceSession, feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+def _run(session: ort.InferenceSession, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
     try:
-        return [np.asarray(output) for output in session.run(None, feed)]
+        return [np.asarray(output) for output in session.run(None, inputs)]
     except Exception as error:  # onnxruntime's own exceptions share no public base class
         raise CandidateError(
             f"running the model failed: {_first_line(error)}", remedy="Check that the data fits the model."

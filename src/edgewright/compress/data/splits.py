@@ -89,8 +89,8 @@ def split_dataset(
     return Splits(shuffled[0], shuffled[1], shuffled[2], fingerprint)
 
 
-def _part_size(asked: int | None, count: int, share: float, most: int) -> int:
-    return min(most, int(share * count)) if asked is None else asked
+def _part_size(requested: int | None, count: int, share: float, most: int) -> int:
+    return min(most, int(share * count)) if requested is None else requested
 
 
 def _by_group(groups: NDArray[Any], wanted: tuple[int, int], rng: np.random.Generator) -> NDArray[np.intp]:

@@ -56,7 +56,7 @@ def learning_plot(stage: TrainingRound, name: str, *, metric: str, is_share: boo
         vertical_axis(y, _LEFT, _RIGHT, metric, lambda v: f"{100 * v:.4g} %" if is_share else f"{v:g}"),
         horizontal_axis(x, _TOP, _BOTTOM, "training rows shown", _count, 3),
     ]
-    ordered = sorted(drawn, key=lambda learner: _ORDER.index(learner.fate))
+    ordered = sorted(drawn, key=lambda learner: _ORDER.index(learner.outcome))
     parts += [_curve(learner, x, y) for learner in ordered]
     parts += [_marks(learner, x, y, is_share) for learner in ordered]
     parts += _numbers(ordered[::-1][:_MAX_NUMBERS], x, y)
@@ -77,7 +77,7 @@ def _count(value: float) -> str:
 def _curve(learner: NetworkSummary, x: AxisScale, y: AxisScale) -> str:
     taught = "" if learner.network.distilled else " untaught"
     points = [(x.position(rows), y.position(value)) for rows, value, _ in learner.curve_points]
-    return polyline(points, f"curve {learner.fate}-learner{taught}")
+    return polyline(points, f"curve {learner.outcome}-learner{taught}")
 
 
 def _marks(learner: NetworkSummary, x: AxisScale, y: AxisScale, is_share: bool) -> str:
@@ -86,7 +86,7 @@ def _marks(learner: NetworkSummary, x: AxisScale, y: AxisScale, is_share: bool) 
     for place, (rows, value, note) in enumerate(learner.curve_points):
         hover = f"{learner.number}: {learner.network.title}\n{_level(value, is_share)} after {rows:,.0f} rows"
         shape: MarkShape = "circle"
-        kind = f"end {learner.fate}-end"
+        kind = f"end {learner.outcome}-end"
         if place == last and learner.network.error:
             shape, kind, note = "cross", "failure", "; ".join((*filter(None, [note]), learner.network.error))
         elif note:
@@ -114,7 +114,7 @@ def _numbers(learners: Sequence[NetworkSummary], x: AxisScale, y: AxisScale) -> 
             x.position(learner.curve_points[-1][0]) + 9,
             height + 4,
             str(learner.number),
-            f"end-number {learner.fate}",
+            f"end-number {learner.outcome}",
             hover=learner.network.title,
         )
         for height, (_, learner) in zip(heights, ends, strict=True)

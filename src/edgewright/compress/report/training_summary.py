@@ -45,7 +45,7 @@ class NetworkSummary:
         network: The record.
         weights_origin: Where its weights come from.
         events: What went wrong or was noted while it learned.
-        fate: `chosen`, if the chosen model comes from it, `kept`, if it was trained on, or `other`.
+        outcome: `chosen`, if the chosen model comes from it, `kept`, if it was trained on, or `other`.
         on_pareto_front: Whether a candidate of the front was made from it.
     """
 
@@ -53,7 +53,7 @@ class NetworkSummary:
     network: TrainedNetwork
     weights_origin: str
     events: tuple[str, ...]
-    fate: NetworkFate
+    outcome: NetworkFate
     on_pareto_front: bool
 
     @property
@@ -118,7 +118,7 @@ def training_rounds(report: CompressionReport) -> list[TrainingRound]:
             network=network,
             weights_origin=_weights(network, parents[place]),
             events=_happened(network),
-            fate="chosen" if place in chosen else "kept" if place in parents else "other",
+            outcome="chosen" if place in chosen else "kept" if place in parents else "other",
             on_pareto_front=network.network_sha256 in front,
         )
         kind = _STAGES.get(network.origin, "Round")

@@ -108,9 +108,9 @@ def has_saturation_free_int8(machine: Machine) -> bool:
     )
 
 
-def _few_batches(feeds: Sequence[Any], count: int) -> list[Any]:
+def _few_batches(batches: Sequence[Any], count: int) -> list[Any]:
     """Return a few feeds, large batches cut down to 8 samples."""
-    few = list(feeds[:count])
+    few = list(batches[:count])
     return [
         {name: array[:8] if len(feed) == 1 and array.ndim else array for name, array in feed.items()}
         for feed in few

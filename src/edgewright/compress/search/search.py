@@ -176,22 +176,22 @@ class Search:
         asked = study.ask()
         return self._perform(study, asked, params)
 
-    def _perform(self, study: optuna.Study, asked: optuna.Trial, params: Params) -> SearchTrial:
+    def _perform(self, study: optuna.Study, request: optuna.Trial, params: Params) -> SearchTrial:
         used = 1 - max(0.0, self._deadline - time.monotonic()) / self.limits.seconds
         self.report_progress(f"trial {len(self.trials) + 1}", used)
         trial = self.runner.run(len(self.trials), params, self._space_of(params))
         if self._can_be_sampled(params):
-            self.space.sample(asked)  # so that the sampler learns from it
-        asked.set_user_attr("params", params)
-        asked.set_user_attr("ratios", self.runner.recorded_ratios())
-        asked.set_user_attr("record", msgspec.to_builtins(trial))
+            self.space.sample(request)  # so that the sampler learns from it
+        request.set_user_attr("params", params)
+        request.set_user_attr("ratios", self.runner.recorded_ratios())
+        request.set_user_attr("record", msgspec.to_builtins(trial))
         if trial.state == "complete" and trial.predicted_bound is not None and trial.latency_ratio is not None:
             excess = max(0.0, trial.predicted_bound - (self.runner.budget.max_drop or 0.0))
-            study.tell(asked, [excess, trial.latency_ratio, float(trial.size_bytes)])
+            study.tell(request, [excess, trial.latency_ratio, float(trial.size_bytes)])
         elif trial.state == "pruned":
-            study.tell(asked, state=optuna.trial.TrialState.PRUNED)
+            study.tell(request, state=optuna.trial.TrialState.PRUNED)
         else:
-            study.tell(asked, state=optuna.trial.TrialState.FAIL)
+            study.tell(request, state=optuna.trial.TrialState.FAIL)
         self._record(params, trial)
         return trial
 

@@ -104,60 +104,62 @@ def run_training(inputs: TrainingInputs, run: CompressionRun, search: Search, *,
     )
 
 
-def _compute_teacher_outputs(course: TrainingSession, seconds: float) -> list[AblationResult]:
-    prospects = _prospects(course, seconds)
-    left = course.seconds_left()
-    wanted = course.run.request.training
+def _compute_teacher_outputs(session: TrainingSession, seconds: float) -> list[AblationResult]:
+    prospects = _prospects(session, seconds)
+    left = session.seconds_left()
+    wanted = session.run.request.training
     sparsity = None if wanted is None else wanted.sparsity
-    rounds = course.ends_at - (1 - _HALVING_TIME_SHARE + (0.0 if sparsity is None else _SPARSITY_TIME_SHARE)) * left
-    slowest = _max_latency_ratio(course.run, course.search)
-    standings = successive_halving(course, prospects, rounds, rounds + _OVERTIME_SHARE * left, slowest)
+    rounds = (
+        session.ends_at - (1 - _HALVING_TIME_SHARE + (0.0 if sparsity is None else _SPARSITY_TIME_SHARE)) * left
+    )
+    slowest = _max_latency_ratio(session.run, session.search)
+    standings = successive_halving(session, prospects, rounds, rounds + _OVERTIME_SHARE * left, slowest)
     if sparsity is not None:
-        sparse = train_sparse(course, standings, sparsity, time.monotonic() + _SPARSITY_TIME_SHARE * left)
+        sparse = train_sparse(session, standings, sparsity, time.monotonic() + _SPARSITY_TIME_SHARE * left)
         standings = [*sparse, *standings][: max(len(sparse), 1)]
-    finalists = prepare_finalists(course, standings, time.monotonic() + _FORMATS_TIME_SHARE * left)
+    finalists = prepare_finalists(session, standings, time.monotonic() + _FORMATS_TIME_SHARE * left)
     # The first gets the time that it can use; what it leaves is for the others.
-    return [gain for finalist in finalists for gain in train_quantized(course, finalist, course.ends_at)]
+    return [gain for finalist in finalists for gain in train_quantized(session, finalist, session.ends_at)]
 
 
-def _prospects(course: TrainingSession, seconds: float) -> list[CandidateEstimate]:
+def _prospects(session: TrainingSession, seconds: float) -> list[CandidateEstimate]:
     """Return the shortlist; a resumed run goes on with the one it had, however its measurements would differ."""
-    known = course.store.load_record(
+    known = session.store.load_record(
         "shortlist", tuple[list[CandidateEstimate], list[str], list[tuple[NetworkFeatures, float]]]
     )
     if known is not None:
-        course.notes += known[1]
-        course.measured_latencies += known[2]
+        session.notes += known[1]
+        session.measured_latencies += known[2]
         return known[0]
-    run = course.run
-    course.report_progress("looking for networks that are fast enough")
+    run = session.run
+    session.report_progress("looking for networks that are fast enough")
     notes: list[str] = []
-    targets = _targets(course.data)
+    targets = _targets(session.data)
     found = list_candidates(
-        run, course.data, _network_activation(run), notes, seed=run.request.seed, targets=targets
+        run, session.data, _network_activation(run), notes, seed=run.request.seed, targets=targets
     )
     prospects: list[CandidateEstimate] = []
     if found:
         prospects = estimate_candidates(
             run,
-            course.store,
-            course.data,
+            session.store,
+            session.data,
             found,
             count=_SHORTLIST_SIZE,
-            max_latency_ratio=_max_latency_ratio(run, course.search),
-            core_seconds=FINAL_SHARE * _HALVING_TIME_SHARE * course.workers * course.seconds_left(),
+            max_latency_ratio=_max_latency_ratio(run, session.search),
+            core_seconds=FINAL_SHARE * _HALVING_TIME_SHARE * session.workers * session.seconds_left(),
             deadline=time.monotonic() + _ESTIMATE_TIME_SHARE * seconds,
-            seen=course.measured_latencies,
+            seen=session.measured_latencies,
         )
     if not prospects:
         notes.append("there is nothing to train")
-    course.store.save_record("shortlist", (prospects, notes, course.measured_latencies))
-    course.notes += notes
+    session.store.save_record("shortlist", (prospects, notes, session.measured_latencies))
+    session.notes += notes
     return prospects
 
 
 def _answers(
-    run: CompressionRun, teacher: Teacher, lessons: TrainingData, names: Sequence[str], *, seconds: float
+    run: CompressionRun, teacher: Teacher, data: TrainingData, names: Sequence[str], *, seconds: float
 ) -> TeacherOutputs:
     """Have the teachers answer; they are asked again for as many views if the run is resumed."""
     request = run.request
@@ -173,7 +175,7 @@ def _answers(
 
     answers = compute_teacher_outputs(
         teacher,
-        lessons,
+        data,
         names,
         seed=request.seed,
         view_count=known or _MAX_VIEWS,
@@ -190,12 +192,12 @@ def _network_activation(run: CompressionRun) -> GraphActivation:
     return "logits" if ending == "scores" else ending
 
 
-def _targets(lessons: TrainingData) -> TargetStatistics | None:
+def _targets(data: TrainingData) -> TargetStatistics | None:
     """Return where the values to be learned lie, for regression and reconstruction."""
-    if lessons.task == "regression" and lessons.labels is not None:
-        values = lessons.labels[lessons.train].reshape(len(lessons.train), -1).astype(np.float64)
-    elif lessons.task == "reconstruction":
-        values = lessons.inputs[0][lessons.train].reshape(len(lessons.train), -1).astype(np.float64)
+    if data.task == "regression" and data.labels is not None:
+        values = data.labels[data.train].reshape(len(data.train), -1).astype(np.float64)
+    elif data.task == "reconstruction":
+        values = data.inputs[0][data.train].reshape(len(data.train), -1).astype(np.float64)
     else:
         return None
     return TargetStatistics(values.mean(axis=0), values.std(axis=0))

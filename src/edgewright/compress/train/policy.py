@@ -24,7 +24,7 @@ __all__ = [
     "plan_epochs",
     "promise_score",
     "rows_per_network",
-    "select_anchor",
+    "select_baseline",
     "select_finalists",
     "select_shortlist",
     "select_survivors",
@@ -125,12 +125,12 @@ class TrainedCandidate:
 
 
 def trained_candidate(
-    prospect: CandidateEstimate, network: TrainedNetwork, *, before: float = math.inf, sparse: bool = False
+    estimate: CandidateEstimate, network: TrainedNetwork, *, before: float = math.inf, sparse: bool = False
 ) -> TrainedCandidate | None:
     """Return how a network stands after its training; None if nothing came of it.
 
     Args:
-        prospect: The network.
+        estimate: The network.
         network: The record of its training.
         before: Its drop before, infinite if it was not trained yet.
         sparse: Whether it has zeros that must stay.
@@ -139,7 +139,7 @@ def trained_candidate(
         return None
     bound = math.inf if network.predicted_bound is None else network.predicted_bound
     stalled = math.isfinite(before) and network.drop > _STALLED * before > 0
-    return TrainedCandidate(prospect, network.network_sha256, network.drop, bound, sparse, stalled)
+    return TrainedCandidate(estimate, network.network_sha256, network.drop, bound, sparse, stalled)
 
 
 def affordable_candidates(
@@ -219,9 +219,9 @@ def _spread(prospects: Sequence[CandidateEstimate], count: int) -> list[Candidat
     return [front[place] for place in dict.fromkeys(places)]
 
 
-def _expected_accuracy(prospect: CandidateEstimate) -> float:
+def _expected_accuracy(estimate: CandidateEstimate) -> float:
     """Return what to expect of a network before it is trained: much of many weights that are used often."""
-    return prospect.parameters * math.sqrt(max(prospect.macs, 1))
+    return estimate.parameters * math.sqrt(max(estimate.macs, 1))
 
 
 def promise_score(cost: float, drop: float, max_drop: float, round_number: int) -> float:
@@ -247,7 +247,7 @@ def _expected_final_drop(drop: float, round_number: int) -> float:
 
 
 def select_survivors(
-    standings: Sequence[TrainedCandidate], count: int, *, max_drop: float, round_number: int
+    candidates: Sequence[TrainedCandidate], count: int, *, max_drop: float, round_number: int
 ) -> list[TrainedCandidate]:
     """Return who is trained on, most promising first; the most accurate one is always among them.
 
@@ -258,19 +258,19 @@ def select_survivors(
         # What got little better in its last round will not get much better in the next ones.
         return len(_RECOVERED_SHARE) if standing.is_stalled else round_number
 
-    ranked = sorted(standings, key=lambda s: promise_score(s.estimate.cost, s.drop, max_drop, counted(s)))
+    ranked = sorted(candidates, key=lambda s: promise_score(s.estimate.cost, s.drop, max_drop, counted(s)))
     hopeless = [s for s in ranked if _expected_final_drop(s.drop, counted(s)) > _HOPELESS_FACTOR * max_drop]
     given_up = hopeless[max(0, _MIN_SURVIVORS - (len(ranked) - len(hopeless))) :]
     chosen = [s for s in ranked if s not in given_up][:count]
-    surest = min(standings, key=lambda s: (s.drop, s.estimate.cost), default=None)
+    surest = min(candidates, key=lambda s: (s.drop, s.estimate.cost), default=None)
     if surest is not None and surest not in chosen and count > 1:
         chosen = [*chosen[: count - 1], surest]
     return chosen
 
 
-def meets_drop_limit(standing: TrainedCandidate, max_drop: float) -> bool:
+def meets_drop_limit(candidate: TrainedCandidate, max_drop: float) -> bool:
     """Whether a network would be certified by what is known, so that only cheaper ones need training."""
-    return standing.predicted_bound <= max_drop
+    return candidate.predicted_bound <= max_drop
 
 
 def cheapest_candidate(kept: Sequence[TrainedCandidate]) -> TrainedCandidate | None:
@@ -294,7 +294,7 @@ def parent_for_pruning(
     )
 
 
-def select_anchor(
+def select_baseline(
     known: Sequence[TrainedCandidate], max_latency_ratio: float, *, max_drop: float
 ) -> TrainedCandidate | None:
     """Return the network that is trained until it is sure to keep the drop, while others are to become cheaper.

@@ -52,12 +52,12 @@ class QatFinalist(msgspec.Struct, frozen=True):
 
 
 def prepare_finalists(
-    session: TrainingSession, standings: Sequence[TrainedCandidate], until: float
+    session: TrainingSession, candidates: Sequence[TrainedCandidate], until: float
 ) -> list[QatFinalist]:
     """Try the forms of each network that need no training; the fastest that keeps the drop comes first."""
     found: list[QatFinalist] = []
-    for place, standing in enumerate(standings):
-        seconds = (until - time.monotonic()) / (len(standings) - place)
+    for place, standing in enumerate(candidates):
+        seconds = (until - time.monotonic()) / (len(candidates) - place)
         if seconds < 1 and found:
             break
         step = UseTrainedNetwork(standing.network, standing.estimate.title)
@@ -101,7 +101,7 @@ def train_quantized(session: TrainingSession, finalist: QatFinalist, until: floa
         return []
     kept: list[int] = []
     failed: dict[int, _FailedAttempt] = {}
-    keeps_now = _keeps(session, finalist.best)
+    keeps_now = _meets_drop_limit(session, finalist.best)
     gains: list[AblationResult] = []
     number = 0
     while (left := until - time.monotonic()) > _MIN_SECONDS:
@@ -123,7 +123,7 @@ def train_quantized(session: TrainingSession, finalist: QatFinalist, until: floa
         for (db, start), network in zip(starts, trained, strict=False):
             failed.pop(db, None)
             trial = _tried(session, finalist, network)
-            if trial is not None and _keeps(session, trial):
+            if trial is not None and _meets_drop_limit(session, trial):
                 kept.append(db)
             else:
                 failed[db] = _FailedAttempt(
@@ -150,23 +150,23 @@ def _closest_failures(failed: Mapping[int, _FailedAttempt], least: float, left: 
     return [(db, failed[db].start) for excess, db in sorted(near) if excess < _HOPELESS_FACTOR]
 
 
-def _excess(course: TrainingSession, trial: SearchTrial) -> float:
+def _excess(session: TrainingSession, trial: SearchTrial) -> float:
     """Return by how much a trial breaks the limit on the drop, as a share of it; other limits do not count here."""
-    return budget_violation(trial, Budget(max_drop=course.max_drop))
+    return budget_violation(trial, Budget(max_drop=session.max_drop))
 
 
-def _keeps(course: TrainingSession, trial: SearchTrial | None) -> bool:
-    return trial is not None and _excess(course, trial) <= 0
+def _meets_drop_limit(session: TrainingSession, trial: SearchTrial | None) -> bool:
+    return trial is not None and _excess(session, trial) <= 0
 
 
-def _order(course: TrainingSession, trial: SearchTrial) -> tuple[float, float]:
+def _order(session: TrainingSession, trial: SearchTrial) -> tuple[float, float]:
     """Return what trials are sorted by: those that keep the drop first, the cheapest of them first."""
-    return max(_excess(course, trial), 0.0), (trial.latency_ratio or 9.0) * trial.size_bytes**SIZE_WEIGHT
+    return max(_excess(session, trial), 0.0), (trial.latency_ratio or 9.0) * trial.size_bytes**SIZE_WEIGHT
 
 
-def _start(course: TrainingSession, finalist: QatFinalist, db: int) -> str | None:
+def _start(session: TrainingSession, finalist: QatFinalist, db: int) -> str | None:
     """Return the digest of the integer graph to start from; None if there is nothing to train in it."""
-    run, space = course.run, finalist.search_space
+    run, space = session.run, finalist.search_space
     first: tuple[RecipeStep, ...] = (*space.trained_network, CleanGraph())
     peaks = allocate_bits(Graph(space.clean), space.weight_noise, float(db))
     step = StaticInt8(
@@ -175,38 +175,40 @@ def _start(course: TrainingSession, finalist: QatFinalist, db: int) -> str | Non
         max_integer_by_layer={layer: peak for layer, peak in peaks.items() if peak < space.max_int8_weight},
     )
     try:
-        return course.store.store_network(
+        return session.store.store_network(
             make_qat_graph(run.builder.model_after(first), step, run.builder.statistics_after(first))
         )
     except CandidateError as error:
-        course.notes.append(f"the integers of {finalist.candidate.estimate.title} are not trained: {error.message}")
+        session.notes.append(
+            f"the integers of {finalist.candidate.estimate.title} are not trained: {error.message}"
+        )
         return None
 
 
 def _tasks(
-    course: TrainingSession, finalist: QatFinalist, starts: Sequence[tuple[int, str]], number: int, deadline: float
+    session: TrainingSession, finalist: QatFinalist, starts: Sequence[tuple[int, str]], number: int, deadline: float
 ) -> list[PlannedJob]:
     network, prospect = finalist.candidate.network, finalist.candidate.estimate
-    pace = course.seconds_per_row(starts[0][1])
-    rows = rows_per_network(course.core_seconds(deadline), [pace] * max(len(starts), course.workers))
+    pace = session.seconds_per_row(starts[0][1])
+    rows = rows_per_network(session.core_seconds(deadline), [pace] * max(len(starts), session.workers))
     return [
         PlannedJob(
             untrained_record(
                 prospect, "integers", network, number, f"{prospect.title}, trained integers of {db} dB"
             ),
             start,
-            course.training_config(rows, "integers"),
+            session.training_config(rows, "integers"),
             keep_zeros=finalist.candidate.is_sparse,
         )
         for db, start in starts
     ]
 
 
-def _tried(course: TrainingSession, finalist: QatFinalist, network: TrainedNetwork) -> SearchTrial | None:
+def _tried(session: TrainingSession, finalist: QatFinalist, network: TrainedNetwork) -> SearchTrial | None:
     if not network.network_sha256:
         return None
     space = SearchSpace(
-        clean=course.store.load_network(network.network_sha256),
+        clean=session.store.load_network(network.network_sha256),
         quantization_formats=(AS_TRAINED_FORMAT,),
         can_equalize=False,
         float_layer_sets={},
@@ -214,7 +216,7 @@ def _tried(course: TrainingSession, finalist: QatFinalist, network: TrainedNetwo
         trained_network=(UseTrainedNetwork(network.network_sha256, network.title),),
         architecture_key=_kernels(finalist.search_space),
     )
-    trials = course.search.search_network(space, _MIN_SECONDS)
+    trials = session.search.search_network(space, _MIN_SECONDS)
     return trials[-1] if trials and trials[-1].state == "complete" else None
 
 
@@ -227,13 +229,13 @@ def _kernels(space: SearchSpace) -> str:
 
 
 def _ablate_qat(
-    course: TrainingSession, finalist: QatFinalist, db: int, trial: SearchTrial
+    session: TrainingSession, finalist: QatFinalist, db: int, trial: SearchTrial
 ) -> list[AblationResult]:
     """Compare trained integers with the same rounding without training."""
     params = next((p for p in finalist.search_space.initial_candidates() if p["form"] == "static"), None)
     if params is None or trial.metric is None:
         return []
-    rounded = course.search.try_recipe(finalist.search_space, {**params, "weights": str(db)})
+    rounded = session.search.try_recipe(finalist.search_space, {**params, "weights": str(db)})
     if rounded is None or rounded.metric is None:
         return []
     return [

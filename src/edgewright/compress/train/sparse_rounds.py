@@ -35,13 +35,13 @@ def sparsity_schedule(sparsity: float | str) -> list[MagnitudePruning]:
 
 
 def train_sparse(
-    session: TrainingSession, standings: Sequence[TrainedCandidate], sparsity: float | str, until: float
+    session: TrainingSession, candidates: Sequence[TrainedCandidate], sparsity: float | str, until: float
 ) -> list[TrainedCandidate]:
     """Give the first of the networks zeros and train them on.
 
     Args:
         session: What the rounds share.
-        standings: How the networks stand, most promising first.
+        candidates: How the networks stand, most promising first.
         sparsity: As `sparsity_schedule` takes it.
         until: When this must be over, of `time.monotonic()`.
 
@@ -51,7 +51,7 @@ def train_sparse(
     began = time.monotonic()
     steps = sparsity_schedule(sparsity)
     shown = sparsity if isinstance(sparsity, str) else f"{sparsity:.0%}"
-    sparse = [standing for standing in standings if np.isfinite(standing.drop)][: session.workers]
+    sparse = [standing for standing in candidates if np.isfinite(standing.drop)][: session.workers]
     for number, step in enumerate(steps, 1):
         if not sparse:
             break
@@ -75,8 +75,8 @@ def train_sparse(
 
 
 def _tasks(
-    course: TrainingSession,
-    standings: Sequence[TrainedCandidate],
+    session: TrainingSession,
+    candidates: Sequence[TrainedCandidate],
     step: MagnitudePruning,
     shown: str,
     number: int,
@@ -84,23 +84,23 @@ def _tasks(
 ) -> list[PlannedJob]:
     paces = []
     able: list[TrainedCandidate] = []
-    for standing in standings:
+    for standing in candidates:
         try:
-            paces.append(course.seconds_per_row(standing.network))
+            paces.append(session.seconds_per_row(standing.network))
         except (CandidateError, RuntimeError) as error:
-            course.notes.append(f"{standing.estimate.title} cannot be made sparse: {error}")
+            session.notes.append(f"{standing.estimate.title} cannot be made sparse: {error}")
         else:
             able.append(standing)
     rows = rows_per_network(
-        course.core_seconds(deadline), [max(paces, default=1.0)] * max(len(able), course.workers)
+        session.core_seconds(deadline), [max(paces, default=1.0)] * max(len(able), session.workers)
     )
     return [
         PlannedJob(
             untrained_record(
                 standing.estimate, "sparse", standing.network, number, f"{standing.estimate.title}, {shown} sparse"
             ),
-            course.store.store_network(prune_by_magnitude(course.store.load_network(standing.network), step)),
-            course.training_config(rows, "trained"),
+            session.store.store_network(prune_by_magnitude(session.store.load_network(standing.network), step)),
+            session.training_config(rows, "trained"),
             keep_zeros=True,
         )
         for standing in able

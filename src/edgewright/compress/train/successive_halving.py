@@ -22,7 +22,7 @@ from edgewright.compress.train.policy import (
     near_misses,
     parent_for_pruning,
     rows_per_network,
-    select_anchor,
+    select_baseline,
     select_finalists,
     select_shortlist,
     select_survivors,
@@ -80,14 +80,14 @@ def successive_halving(
     spent = 0.0
     for number, (share, count) in enumerate(_ROUNDS):
         if number > 0:
-            sure = select_anchor(list(known.values()), max_latency_ratio, max_drop=session.max_drop)
+            sure = select_baseline(list(known.values()), max_latency_ratio, max_drop=session.max_drop)
             standings = _select_round(session, kept, standings, max(count, session.workers), number, sure)
         if not standings or time.monotonic() >= until:
             break
         spent += share
         deadline = min(until, began + spent * whole)
         tasks = _planned(session, standings, number, deadline)
-        reached = _standings(standings, tasks, session.train_jobs(f"round {number + 1}", tasks, deadline))
+        reached = _candidates(standings, tasks, session.train_jobs(f"round {number + 1}", tasks, deadline))
         kept = banked(reached)
         standings = reached or standings
     near = near_misses(kept, standings, max_drop=session.max_drop)[: session.workers]
@@ -97,7 +97,7 @@ def successive_halving(
         near.append(best)
     if near and time.monotonic() < overtime_seconds:
         tasks = _planned(session, near, len(_ROUNDS), overtime_seconds)
-        reached = _standings(near, tasks, session.train_jobs("overtime", tasks, overtime_seconds))
+        reached = _candidates(near, tasks, session.train_jobs("overtime", tasks, overtime_seconds))
         kept = banked(reached)
         again = {standing.estimate.initial_sha256 for standing in reached}
         standings = [
@@ -108,9 +108,9 @@ def successive_halving(
 
 
 def _select_round(
-    course: TrainingSession,
+    session: TrainingSession,
     kept: Sequence[TrainedCandidate],
-    standings: Sequence[TrainedCandidate],
+    candidates: Sequence[TrainedCandidate],
     count: int,
     number: int,
     sure: TrainedCandidate | None,
@@ -121,14 +121,14 @@ def _select_round(
     to become sure.
     """
     limit = CHEAPER_FACTOR * min((standing.estimate.cost for standing in kept), default=math.inf)
-    rest = [s for s in standings if s.estimate.cost < limit and s is not sure]
+    rest = [s for s in candidates if s.estimate.cost < limit and s is not sure]
     count -= sure is not None
-    choose = partial(select_survivors, rest, max_drop=course.max_drop, round_number=number - 1)
+    choose = partial(select_survivors, rest, max_drop=session.max_drop, round_number=number - 1)
     # The last round's children would not have the time to become as good as their parent.
     able = choose(len(rest)) if number < len(_ROUNDS) - 1 else ()
-    base = parent_for_pruning(kept, able, max_drop=course.max_drop, round_number=number - 1)
+    base = parent_for_pruning(kept, able, max_drop=session.max_drop, round_number=number - 1)
     children = (
-        [] if base is None else _smaller_versions(course, base, min(limit, CHEAPER_FACTOR * base.estimate.cost))
+        [] if base is None else _smaller_versions(session, base, min(limit, CHEAPER_FACTOR * base.estimate.cost))
     )
     if kept:  # what is banked can be risked
         children.sort(key=lambda child: child.estimate.cost)
@@ -138,31 +138,31 @@ def _select_round(
 
 
 def _planned(
-    course: TrainingSession, standings: Sequence[TrainedCandidate], number: int, deadline: float
+    session: TrainingSession, candidates: Sequence[TrainedCandidate], number: int, deadline: float
 ) -> list[PlannedJob]:
-    return course.planned_jobs(f"round-{number + 1}", partial(_tasks, course, standings, number, deadline))
+    return session.planned_jobs(f"round-{number + 1}", partial(_tasks, session, candidates, number, deadline))
 
 
 def _tasks(
-    course: TrainingSession, standings: Sequence[TrainedCandidate], number: int, deadline: float
+    session: TrainingSession, candidates: Sequence[TrainedCandidate], number: int, deadline: float
 ) -> list[PlannedJob]:
     able: list[tuple[TrainedCandidate, float]] = []
-    for standing in standings:
+    for standing in candidates:
         try:
-            able.append((standing, course.seconds_per_row(standing.network)))
+            able.append((standing, session.seconds_per_row(standing.network)))
         except (CandidateError, RuntimeError) as error:
-            course.notes.append(f"{standing.estimate.title} cannot be trained: {error}")
-    core_seconds = course.core_seconds(deadline)
+            session.notes.append(f"{standing.estimate.title} cannot be trained: {error}")
+    core_seconds = session.core_seconds(deadline)
     if number == 0:
-        able = _affordable(able, core_seconds, len(course.data.train))
+        able = _affordable(able, core_seconds, len(session.data.train))
         core_seconds *= len(able) / (len(able) + 1)  # one of them is trained without a teacher as well
     paces = [pace for _, pace in able]
     if number >= len(_ROUNDS) - 1:  # nobody is compared by the last round, so no worker need wait for another
-        rows = [int(core_seconds / max(len(able), course.workers) / pace) for pace in paces]
+        rows = [int(core_seconds / max(len(able), session.workers) / pace) for pace in paces]
     else:
         each = rows_per_network(core_seconds, [pace * _share_of(standing) for standing, pace in able])
         rows = [int(each * _share_of(standing)) for standing, _ in able]
-    tasks = [_task(course, standing, count, number) for (standing, _), count in zip(able, rows, strict=True)]
+    tasks = [_task(session, standing, count, number) for (standing, _), count in zip(able, rows, strict=True)]
     # The shortest first: if time runs out after all, it is for the slowest.
     order = sorted(range(len(tasks)), key=lambda i: paces[i] * rows[i])
     if number == 0 and tasks:
@@ -171,9 +171,9 @@ def _tasks(
     return [tasks[i] for i in order]
 
 
-def _share_of(standing: TrainedCandidate) -> float:
+def _share_of(candidate: TrainedCandidate) -> float:
     """Return the share of rows that a network is shown: one that begins with the original's weights needs less."""
-    return _WARM_ROW_SHARE if standing.estimate.origin == "pruned" else 1.0
+    return _WARM_ROW_SHARE if candidate.estimate.origin == "pruned" else 1.0
 
 
 def _affordable(
@@ -190,13 +190,13 @@ def _affordable(
     return [entry for entry in able if entry[0].estimate in kept]
 
 
-def _task(course: TrainingSession, standing: TrainedCandidate, rows: int, number: int) -> PlannedJob:
-    prospect = standing.estimate
+def _task(session: TrainingSession, candidate: TrainedCandidate, rows: int, number: int) -> PlannedJob:
+    prospect = candidate.estimate
     origin: NetworkOrigin = (
-        prospect.origin if number == 0 or standing.network == prospect.initial_sha256 else "continued"
+        prospect.origin if number == 0 or candidate.network == prospect.initial_sha256 else "continued"
     )
-    network = untrained_record(prospect, origin, standing.network, number + 1)
-    return PlannedJob(network, standing.network, course.training_config(rows, "fresh"))
+    network = untrained_record(prospect, origin, candidate.network, number + 1)
+    return PlannedJob(network, candidate.network, session.training_config(rows, "fresh"))
 
 
 def _without_teacher(tasks: Sequence[PlannedJob], paces: Sequence[float]) -> list[PlannedJob]:
@@ -207,7 +207,7 @@ def _without_teacher(tasks: Sequence[PlannedJob], paces: Sequence[float]) -> lis
     return [msgspec.structs.replace(task, settings=alone)]
 
 
-def _standings(
+def _candidates(
     before: Sequence[TrainedCandidate], tasks: Sequence[PlannedJob], trained: Sequence[TrainedNetwork]
 ) -> list[TrainedCandidate]:
     started = {standing.network: standing for standing in before}
@@ -232,7 +232,7 @@ def _estimate_of(task: PlannedJob) -> CandidateEstimate:
 
 
 def _by_layer(
-    course: TrainingSession,
+    session: TrainingSession,
     model: onnx.ModelProto,
     batches: Sequence[LabelledBatch],
     title: str,
@@ -242,17 +242,17 @@ def _by_layer(
     """Return the model pruned to the same speed with less of the layers that matter, if there is time to find them.
 
     Args:
-        course: What the rounds share.
+        session: What the rounds share.
         model: Trained.
         batches: Labelled.
         title: Of the model pruned evenly.
         narrow: That one.
         seconds: What one pruning takes.
     """
-    latency = course.latency_model()
+    latency = session.latency_model()
     if (
         latency is None
-        or _PROBES * len(prunable_widths(model)) * seconds > _PROBE_TIME_SHARE * course.seconds_left()
+        or _PROBES * len(prunable_widths(model)) * seconds > _PROBE_TIME_SHARE * session.seconds_left()
     ):
         return title, narrow
     share = latency(narrow) / latency(model)
@@ -262,22 +262,24 @@ def _by_layer(
             batches,
             latency,
             share,
-            step=StructuredPruning(criterion="taylor", round_to=simd_width(course.run)),
+            step=StructuredPruning(criterion="taylor", round_to=simd_width(session.run)),
         )
     except CandidateError:
         return title, narrow
     return f"pruned layer by layer to {share:.0%} of the latency", made
 
 
-def _smaller_versions(course: TrainingSession, standing: TrainedCandidate, limit: float) -> list[TrainedCandidate]:
+def _smaller_versions(
+    session: TrainingSession, candidate: TrainedCandidate, limit: float
+) -> list[TrainedCandidate]:
     """Return a trained network with fewer channels, and at half its resolution, as far as that makes it cheaper.
 
     So the model gets smaller step by step, each step trained before the next.
     """
-    model = course.store.load_network(standing.network)
-    batches = few_batches(course.data)
+    model = session.store.load_network(candidate.network)
+    batches = few_batches(session.data)
     criterion: PruningCriterion = "taylor" if batches else "magnitude"
-    width = simd_width(course.run)
+    width = simd_width(session.run)
     ways: dict[str, Callable[[], onnx.ModelProto]] = {
         f"pruned by {ratio:.0%}": partial(
             prune_network,
@@ -287,7 +289,7 @@ def _smaller_versions(course: TrainingSession, standing: TrainedCandidate, limit
         )
         for ratio in _PRUNING_RATIOS
     }
-    ways["half resolution"] = partial(halve_resolution, model, course.run.dataset.inputs_of(0))
+    ways["half resolution"] = partial(halve_resolution, model, session.run.dataset.inputs_of(0))
     found: dict[str, onnx.ModelProto] = {}
     paths: list[Path] = []
     for title, make in ways.items():
@@ -295,21 +297,21 @@ def _smaller_versions(course: TrainingSession, standing: TrainedCandidate, limit
         try:
             made = make()
             if title == f"pruned by {_PRUNING_RATIOS[-1]:.0%}" and batches:
-                title, made = _by_layer(course, model, batches, title, made, time.monotonic() - began)
-            paths.append(course.run.folder.store_candidate(to_int8(course.run, made))[1])
+                title, made = _by_layer(session, model, batches, title, made, time.monotonic() - began)
+            paths.append(session.run.folder.store_candidate(to_int8(session.run, made))[1])
             found[title] = made
         except CandidateError:  # not every way is open to every network
             continue
     children: list[TrainedCandidate] = []
     for (title, made), ratio in zip(
-        found.items(), measure_latency_ratios(course.run, paths) if paths else [], strict=True
+        found.items(), measure_latency_ratios(session.run, paths) if paths else [], strict=True
     ):
         if ratio is None:
             continue
         prospect = CandidateEstimate(
-            f"{standing.estimate.title}, {title}",
-            standing.estimate.family,
-            course.store.store_network(made),
+            f"{candidate.estimate.title}, {title}",
+            candidate.estimate.family,
+            session.store.store_network(made),
             "pruned",
             ratio,
             parameter_count(made),

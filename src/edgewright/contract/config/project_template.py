@@ -148,13 +148,13 @@ def _training(training: TrainingSection | None, remarks: Sequence[str] | None) -
     return _section("[training]", remarks, lines)
 
 
-def _device_class(entry: DeviceClass, said: Mapping[str, Sequence[str]]) -> str:
+def _device_class(entry: DeviceClass, remarks: Mapping[str, Sequence[str]]) -> str:
     budget: Budget = entry.budget
     return "\n\n".join(
         (
             _section(
                 "[[device_class]]",
-                said.get("device_class"),
+                remarks.get("device_class"),
                 [
                     ("name", _string(entry.name), "", "for --device-class"),
                     (
@@ -175,7 +175,7 @@ def _device_class(entry: DeviceClass, said: Mapping[str, Sequence[str]]) -> str:
             ),
             _section(
                 "[device_class.budget]",
-                said.get("budget"),
+                remarks.get("budget"),
                 [
                     (
                         "latency_p50",

@@ -78,17 +78,17 @@ class ModelSignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Whether every input's first axis is symbolic, so that many samples can go at once."""
         return all(spec.has_free_batch_axis for spec in self.inputs)
 
-    def check_inputs(self, feed: Mapping[str, NDArray[Any]]) -> None:
+    def check_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> None:
         """Refuse a feed that the model cannot take.
 
         Raises:
             DataError: An input is missing or unknown, or one does not fit its specification.
         """
         names = {spec.name for spec in self.inputs}
-        if set(feed) != names:
+        if set(inputs) != names:
             raise DataError(
-                f"the feed holds {sorted(feed)}, the model takes {sorted(names)}",
+                f"the feed holds {sorted(inputs)}, the model takes {sorted(names)}",
                 remedy="Name the arrays as the model's inputs.",
             )
         for spec in self.inputs:
-            spec.check(feed[spec.name])
+            spec.check(inputs[spec.name])

@@ -101,7 +101,7 @@ class SumClient:
     """
 
     def __init__(self, url: str, key: DeviceKey, messages: MessageStore, pool: urllib3.PoolManager) -> None:
-        self._url, self._key, self._kept, self._pool = url, key, messages, pool
+        self._url, self._key, self._messages, self._pool = url, key, messages, pool
 
     def submit(
         self, terms: ProtocolTerms, helper_public_key: bytes, values: Callable[[], UnsignedArray]
@@ -118,17 +118,17 @@ class SumClient:
             UnansweredError: The server cannot be reached.
         """
         name = terms.query_window_digest.hex()
-        stored = self._kept.read(name)
+        stored = self._messages.read(name)
         if stored is None:
             stored = terms.digest + submit(
                 terms, helper_public_key, values(), self._key.public, self._key.private.sign
             )
-            self._kept.write(name, stored)
+            self._messages.write(name, stored)
         if stored[:32] != terms.digest:
             raise DeclinedError("equivocation", "this query was answered for this window under other terms")
-        if self._kept.read(f"{name}.sent") is None:
+        if self._messages.read(f"{name}.sent") is None:
             self._send(terms, "submit", stored[32:])
-            self._kept.write(f"{name}.sent", b"submitted")
+            self._messages.write(f"{name}.sent", b"submitted")
         return "submitted"
 
     def poll_step(
@@ -154,13 +154,13 @@ class SumClient:
             UnansweredError: The server cannot be reached.
         """
         name, sign = terms.query_window_digest.hex(), self._key.private.sign
-        stored = self._kept.read(name)
+        stored = self._messages.read(name)
         if stored is None:
             return self._store_and_send(terms, secagg_client.advertise_keys(terms, self._key.public, sign))
         member = msgspec.msgpack.decode(stored, type=secagg_client.ClientState)
         if member.terms != terms:
             raise DeclinedError("equivocation", "this query was answered for this window under other terms")
-        if self._kept.read(f"{name}.sent") != member.step.encode():
+        if self._messages.read(f"{name}.sent") != member.step.encode():
             return self._send_message(terms, member)
         try:
             if member.step == "advertised":
@@ -182,12 +182,12 @@ class SumClient:
         return "revealed"
 
     def _store_and_send(self, terms: ProtocolTerms, state: secagg_client.ClientState) -> SumProgress:
-        self._kept.write(terms.query_window_digest.hex(), msgspec.msgpack.encode(state))
+        self._messages.write(terms.query_window_digest.hex(), msgspec.msgpack.encode(state))
         return self._send_message(terms, state)
 
     def _send_message(self, terms: ProtocolTerms, state: secagg_client.ClientState) -> SumProgress:
         self._send(terms, _STEP_ENDPOINTS[state.step], state.last_message)
-        self._kept.write(f"{terms.query_window_digest.hex()}.sent", state.step.encode())
+        self._messages.write(f"{terms.query_window_digest.hex()}.sent", state.step.encode())
         return state.step
 
     def _send(self, terms: ProtocolTerms, endpoint: str, content: bytes) -> None:

@@ -90,31 +90,35 @@ def approve_action(services: Services, principal: str, act_id: str) -> Automated
     Raises:
         InputError: It does not wait.
     """
-    return _decide(services, principal, act_id, granted=True, why=f"{principal} approved")
+    return _decide(services, principal, act_id, granted=True, reason=f"{principal} approved")
 
 
 def refuse_action(services: Services, principal: str, act_id: str, reason: str = "") -> AutomatedAction:
     """Have an act not done; as `approve_action`."""
     return _decide(
-        services, principal, act_id, granted=False, why=f"{principal} refused" + (f": {reason}" if reason else "")
+        services,
+        principal,
+        act_id,
+        granted=False,
+        reason=f"{principal} refused" + (f": {reason}" if reason else ""),
     )
 
 
-def _decide(services: Services, who: str, act_id: str, *, granted: bool, why: str) -> AutomatedAction:
+def _decide(services: Services, principal: str, act_id: str, *, granted: bool, reason: str) -> AutomatedAction:
     store, now = services.store, services.now()
     moved = store.actions.transition(
-        act_id, ("waiting",), "granted" if granted else "refused", reason=why[:500], at=now, by=who
+        act_id, ("waiting",), "granted" if granted else "refused", reason=reason[:500], at=now, by=principal
     )
     act = store.actions.get(act_id)
     if act is None or not moved:
         state = "not there" if act is None else act.state
         raise InputError(f"action {act_id[:80]!r} is {state}", remedy="List what waits for approval.")
     store.audit.write(
-        who,
+        principal,
         "approve action" if granted else "refuse action",
         act.device_class,
         at=now,
-        detail={"id": act_id, "action": act.action, "alert": act.alert, "reason": why[:500]},
+        detail={"id": act_id, "action": act.action, "alert": act.alert, "reason": reason[:500]},
     )
     return act
 
@@ -372,17 +376,17 @@ def _note_retraining(services: Services, act: AutomatedAction, ended: Retraining
     )
 
 
-def _finish(services: Services, act: AutomatedAction, state: str, why: str, now: float) -> None:
+def _finish(services: Services, act: AutomatedAction, state: str, reason: str, now: float) -> None:
     """Note what became of an act: in the audit log first, so that nothing is done without."""
     after = "done" if state == "done" else "refused" if state == "refused" else "failed"
-    detail = {"id": act.id, "action": act.action, "alert": act.alert, "reason": why[:500]}
+    detail = {"id": act.id, "action": act.action, "alert": act.alert, "reason": reason[:500]}
     services.store.audit.write(_SERVER, f"action {after}", act.device_class, at=now, detail=detail)
     by = _SERVER if after == "refused" else ""
     services.store.actions.transition(
         act.id,
         ("waiting", "granted", "running"),
         after,  # type: ignore[arg-type] # one of three words
-        reason=why[:500],
+        reason=reason[:500],
         at=now,
         by=by,
     )

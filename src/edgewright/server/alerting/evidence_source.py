@@ -130,12 +130,14 @@ def _version_of(repository: Repository, model: str, release: str) -> str:
     return next((version for version, digest in list_releases(repository, model) if digest == release), "0")
 
 
-def _device_groups(everyone: Iterable[DeviceGroupCount], heard: Iterable[DeviceGroupCount]) -> list[DeviceGroup]:
+def _device_groups(
+    everyone: Iterable[DeviceGroupCount], recent_devices: Iterable[DeviceGroupCount]
+) -> list[DeviceGroup]:
     def key(group: DeviceGroupCount) -> tuple[str, str, str, str]:
         return group.device_class, group.version, group.arm, group.refusal
 
     counts: dict[tuple[str, str, str, str], list[int]] = {}
-    for number, groups in enumerate((everyone, heard)):
+    for number, groups in enumerate((everyone, recent_devices)):
         for group in groups:
             counts.setdefault(key(group), [0, 0])[number] += group.devices
     # A device that checked in between the two counts is in the second alone.

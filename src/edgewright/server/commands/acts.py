@@ -25,27 +25,27 @@ __all__ = ["FleetCommands", "OperatorCommands"]
 class FleetCommands(Protocol):
     """What changes the fleet; each returns what whoever asked should know."""
 
-    def start_rollout(self, who: str, asked: StartRollout) -> tuple[RolloutPlan, tuple[str, ...]]:
+    def start_rollout(self, principal: str, request: StartRollout) -> tuple[RolloutPlan, tuple[str, ...]]:
         """Begin a rollout."""
 
     def change_rollout(
-        self, who: str, model: str, device_class: str, act: RolloutAction, reason: str
+        self, principal: str, model: str, device_class: str, act: RolloutAction, reason: str
     ) -> RolloutPlan:
         """Advance, pause, resume or abort a rollout."""
 
-    def create_query(self, who: str, model: str, device_class: str, asked: CreateQuery) -> tuple[str, ...]:
+    def create_query(self, principal: str, model: str, device_class: str, request: CreateQuery) -> tuple[str, ...]:
         """Ask the fleet, within the permit."""
 
-    def end_query(self, who: str, query_id: str) -> None:
+    def end_query(self, principal: str, query_id: str) -> None:
         """Ask no more."""
 
     def pending_actions(self) -> Sequence[PendingAction]:
         """Return actions that wait for somebody's approval."""
 
-    def decide_action(self, who: str, item: str, *, approve: bool, reason: str) -> Sequence[str]:
+    def decide_action(self, principal: str, item: str, *, approve: bool, reason: str) -> Sequence[str]:
         """Approve or refuse one."""
 
-    def create_job(self, who: str, device: str, body: bytes) -> str:
+    def create_job(self, principal: str, device: str, body: bytes) -> str:
         """Give a bench device a profiling job, and return its name."""
 
 
@@ -61,21 +61,26 @@ class OperatorCommands:
     services: Services
     commands: FleetCommands
 
-    def silence_alert(self, by: str, asked: SilenceAlert) -> None:
+    def silence_alert(self, by: str, request: SilenceAlert) -> None:
         """Tell nobody of an alert for a while, or tell again.
 
         Raises:
             MissingError: There is none.
         """
-        until = self.services.now() + asked.for_seconds if asked.for_seconds else None
-        if not self.services.store.alerts.silence(asked.rule, asked.device_class, until=until):
+        until = self.services.now() + request.for_seconds if request.for_seconds else None
+        if not self.services.store.alerts.silence(request.rule, request.device_class, until=until):
             raise NotFoundError(
-                f"there is no alert {asked.rule[:80]!r} for {asked.device_class[:80]!r}", remedy="List the alerts."
+                f"there is no alert {request.rule[:80]!r} for {request.device_class[:80]!r}",
+                remedy="List the alerts.",
             )
-        detail = {"device_class": asked.device_class, "for_seconds": asked.for_seconds, "reason": asked.reason}
-        self._audit(by, "silence", asked.rule, **detail)
+        detail = {
+            "device_class": request.device_class,
+            "for_seconds": request.for_seconds,
+            "reason": request.reason,
+        }
+        self._audit(by, "silence", request.rule, **detail)
 
-    def create_enrolment_tokens(self, by: str, asked: CreateEnrolmentTokens) -> tuple[str, ...]:
+    def create_enrolment_tokens(self, by: str, request: CreateEnrolmentTokens) -> tuple[str, ...]:
         """Return tokens that each enrol one device; they are shown this once.
 
         Raises:
@@ -83,28 +88,28 @@ class OperatorCommands:
         """
         tokens = tuple(
             self.services.store.devices.create_enrolment_token(
-                asked.device_class,
+                request.device_class,
                 created_by=by,
                 now=self.services.now(),
-                lifetime_seconds=asked.lifetime_seconds,
-                labels=asked.labels,
-                channel=asked.channel,
-                profiling=asked.profiling,
+                lifetime_seconds=request.lifetime_seconds,
+                labels=request.labels,
+                channel=request.channel,
+                profiling=request.profiling,
             )
-            for _ in range(asked.count)
+            for _ in range(request.count)
         )
-        detail = {"count": asked.count, "labels": asked.labels, "bench": asked.profiling}
-        self._audit(by, "invite", asked.device_class, **detail)
+        detail = {"count": request.count, "labels": request.labels, "bench": request.profiling}
+        self._audit(by, "invite", request.device_class, **detail)
         return tokens
 
-    def retire_device(self, by: str, device_id: str, why: str) -> None:
+    def retire_device(self, by: str, device_id: str, reason: str) -> None:
         """Believe a device no more.
 
         Raises:
             UnknownError: There is none of that name.
         """
         self.services.store.devices.retire(device_id, now=self.services.now())
-        self._audit(by, "retire device", device_id, reason=why)
+        self._audit(by, "retire device", device_id, reason=reason)
 
     def set_profiling(self, by: str, device_id: str, *, bench: bool) -> None:
         """Say whether a device takes profiling jobs.
@@ -115,20 +120,20 @@ class OperatorCommands:
         self.services.store.devices.set_profiling(device_id, profiling=bench)
         self._audit(by, "mark bench", device_id, bench=bench)
 
-    def create_token(self, by: str, asked: CreateToken) -> str:
+    def create_token(self, by: str, request: CreateToken) -> str:
         """Return a new token for a program; it is shown this once.
 
         Raises:
             InputError: The name is none or taken, or there is no such role.
         """
         secret = self.services.store.accounts.add_token(
-            asked.name,
-            role_by_name(asked.role),
+            request.name,
+            role_by_name(request.role),
             created_by=by,
             now=self.services.now(),
-            lifetime_seconds=asked.lifetime_seconds,
+            lifetime_seconds=request.lifetime_seconds,
         )
-        self._audit(by, "add token", asked.name, role=asked.role)
+        self._audit(by, "add token", request.name, role=request.role)
         return secret
 
     def revoke_token(self, by: str, name: str) -> None:
@@ -140,16 +145,16 @@ class OperatorCommands:
         self.services.store.accounts.revoke_token(name, now=self.services.now())
         self._audit(by, "retire token", name)
 
-    def create_user(self, by: str, asked: CreateUser) -> None:
+    def create_user(self, by: str, request: CreateUser) -> None:
         """Let somebody log in.
 
         Raises:
             InputError: The name is none or taken, the password too short, or there is no such role.
         """
         self.services.store.accounts.add_user(
-            asked.name, role_by_name(asked.role), asked.password, now=self.services.now()
+            request.name, role_by_name(request.role), request.password, now=self.services.now()
         )
-        self._audit(by, "add user", asked.name, role=asked.role)
+        self._audit(by, "add user", request.name, role=request.role)
 
     def deactivate_user(self, by: str, name: str) -> None:
         """Let somebody log in no more.

@@ -105,7 +105,7 @@ def start_rollout(services: Services, request: StartRollout, principal: str) -> 
     }
     if foreseen.verdict == "refuse":
         detail |= {"forced": list(foreseen.reasons)}
-    _publish(services, repository, plan, keys=keys, who=principal, action="rollout start", detail=detail)
+    _publish(services, repository, plan, keys=keys, principal=principal, action="rollout start", detail=detail)
     return StartedRollout(plan, devices, foreseen.reasons)
 
 
@@ -129,7 +129,7 @@ def change_rollout(
         raise InputError(f"there is no rollout of {model} for {device_class}", remedy="Begin one.")
     plan = plan_transitions.PLAN_CHANGES[kind](before, _to_datetime(services.now()))
     detail: dict[str, object] = {"reason": reason, "stage": plan.stage}
-    _publish(services, repository, plan, keys=keys, who=principal, action=f"rollout {kind}", detail=detail)
+    _publish(services, repository, plan, keys=keys, principal=principal, action=f"rollout {kind}", detail=detail)
     return plan
 
 
@@ -182,18 +182,18 @@ def _publish(
     plan: RolloutPlan,
     *,
     keys: KeyFolder,
-    who: str,
+    principal: str,
     action: str,
     detail: dict[str, object],
 ) -> None:
     """Write down what is about to be done, do it, and write down if it was not."""
     store, subject = services.store, rollout_subject(plan)
-    store.audit.write(who, action, subject, at=services.now(), detail=detail | {"counter": plan.counter})
+    store.audit.write(principal, action, subject, at=services.now(), detail=detail | {"counter": plan.counter})
     try:
         publish_plan(repository, keys, plan)
     except EdgewrightError as error:
         store.audit.write(
-            who,
+            principal,
             f"{action} failed",
             subject,
             at=services.now(),

@@ -37,48 +37,48 @@ class CommandService:
 
     services: Services
 
-    def start_rollout(self, who: str, asked: StartRollout) -> tuple[RolloutPlan, tuple[str, ...]]:
+    def start_rollout(self, principal: str, request: StartRollout) -> tuple[RolloutPlan, tuple[str, ...]]:
         """Begin a rollout; what was published a moment ago lands first."""
         maintain_metadata(self.services, self.services.now())
-        started = rollouts.start_rollout(self.services, asked, who)
+        started = rollouts.start_rollout(self.services, request, principal)
         return started.plan, started.warnings
 
     def change_rollout(
-        self, who: str, model: str, device_class: str, act: RolloutAction, reason: str
+        self, principal: str, model: str, device_class: str, act: RolloutAction, reason: str
     ) -> RolloutPlan:
         """Advance, pause, resume or abort a rollout."""
-        return rollouts.change_rollout(self.services, who, model, device_class, act, reason)
+        return rollouts.change_rollout(self.services, principal, model, device_class, act, reason)
 
-    def create_query(self, who: str, model: str, device_class: str, asked: CreateQuery) -> tuple[str, ...]:
+    def create_query(self, principal: str, model: str, device_class: str, request: CreateQuery) -> tuple[str, ...]:
         """Ask the fleet, within the permit, and return what it costs in words."""
         services = self.services
         repository, keys = services.repository(), online_keys(services)
         permit = current_permit(repository, model, device_class)
         template = (
-            next((each for each in permit.templates if each.name == asked.template), None) if permit else None
+            next((each for each in permit.templates if each.name == request.template), None) if permit else None
         )
         if template is None:
             raise InputError(
-                f"no template {asked.template[:80]} is permitted for {model} on {device_class}",
+                f"no template {request.template[:80]} is permitted for {model} on {device_class}",
                 remedy="Have the offline keys sign it with 'edgewright query permit'.",
             )
-        release = dict(list_releases(repository, model)).get(asked.version)
+        release = dict(list_releases(repository, model)).get(request.version)
         if release is None:
-            raise InputError(f"{model} {asked.version[:80]} is not published", remedy="List the releases.")
-        start, end = (_hour(text) for text in (asked.window_start, asked.window_end))
-        cohort = asked.min_cohort or template.min_cohort
+            raise InputError(f"{model} {request.version[:80]} is not published", remedy="List the releases.")
+        start, end = (_hour(text) for text in (request.window_start, request.window_end))
+        cohort = request.min_cohort or template.min_cohort
         query = draft_query(
             template,
-            query_id=asked.id,
+            query_id=request.id,
             window=(start, end),
-            deadline=parse_iso8601(asked.deadline) if asked.deadline else end + datetime.timedelta(days=1),
+            deadline=parse_iso8601(request.deadline) if request.deadline else end + datetime.timedelta(days=1),
             release=release,
-            epsilon=asked.epsilon,
+            epsilon=request.epsilon,
             seed=os.urandom(32).hex(),
-            backend=asked.backend,
+            backend=request.backend,
             min_cohort=cohort,
-            max_cohort=asked.max_cohort or 100 * cohort,
-            subgroup=asked.subgroup,
+            max_cohort=request.max_cohort or 100 * cohort,
+            subgroup=request.subgroup,
         )
         cost = query_cost(
             query,
@@ -86,7 +86,7 @@ class CommandService:
             DeviceQueryLimits(min_cohort=2, rho_per_period=max(DeviceQueryLimits().rho_per_period, query.rho)),
         )
         detail = {"template": template.name, "epsilon": cost.cost.epsilon, "rho": query.rho}
-        services.store.audit.write(who, "ask query", query.id, at=services.now(), detail=detail)
+        services.store.audit.write(principal, "ask query", query.id, at=services.now(), detail=detail)
         publish_query(repository, keys, model, device_class, query=query)
         services.store.queries.store_query(query, template, model, now=services.now())
         return (
@@ -94,12 +94,12 @@ class CommandService:
             f"each summed number has noise of {cost.noise_sd:.3g}",
         )
 
-    def end_query(self, who: str, query_id: str) -> None:
+    def end_query(self, principal: str, query_id: str) -> None:
         """Ask no more; what was not summed yet has no result."""
         services, kept = self.services, self.services.store.queries.get(query_id)
         if kept is None:
             raise NotFoundError(f"there is no query {query_id[:80]!r}", remedy="List the queries.")
-        services.store.audit.write(who, "end query", query_id, at=services.now())
+        services.store.audit.write(principal, "end query", query_id, at=services.now())
         repository = services.repository()
         if any(each.id == query_id for each in current_queries(repository, kept.model, kept.device_class).queries):
             publish_query(repository, online_keys(services), kept.model, kept.device_class, without=query_id)
@@ -112,19 +112,19 @@ class CommandService:
             for each in automated_actions.pending_actions(self.services)
         ]
 
-    def decide_action(self, who: str, item: str, *, approve: bool, reason: str) -> Sequence[str]:
+    def decide_action(self, principal: str, item: str, *, approve: bool, reason: str) -> Sequence[str]:
         """Approve or refuse an action."""
         done = (
-            automated_actions.approve_action(self.services, who, item)
+            automated_actions.approve_action(self.services, principal, item)
             if approve
-            else automated_actions.refuse_action(self.services, who, item, reason)
+            else automated_actions.refuse_action(self.services, principal, item, reason)
         )
         return (done.state_reason,)
 
-    def create_job(self, who: str, device: str, body: bytes) -> str:
+    def create_job(self, principal: str, device: str, body: bytes) -> str:
         """Give a bench device a profiling job, and return its name."""
         return profiling_jobs.create_profiling_job(
-            self.services, who, device, profiling_jobs.PROFILE_JOB_KIND, body
+            self.services, principal, device, profiling_jobs.PROFILE_JOB_KIND, body
         )
 
     def pause_rollout(self, model: str, device_class: str, reason: str) -> bool:

@@ -348,10 +348,10 @@ class RolloutController:
         usual = [version for version, _ in before.most_common() if version in known]
         return next(iter([*usual, *sorted(lower, key=version_key, reverse=True)]), ""), dict(found)
 
-    def _store_decision(self, look: _RolloutView, verdict: str, reason: str, ground: DecisionBasis) -> _RolloutView:
+    def _store_decision(self, look: _RolloutView, verdict: str, reason: str, basis: DecisionBasis) -> _RolloutView:
         """Write a decision down, and return the look with it as the last."""
         decision = records.StoredDecision(
-            look.subject, look.number, look.now_at, verdict, reason, encode_basis(ground)
+            look.subject, look.number, look.now_at, verdict, reason, encode_basis(basis)
         )
         self.services.store.decisions.put(decision)
         if verdict not in CHANGING_ACTIONS:  # those are announced when they are done, also by another process

@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 OFFLINE_METRIC = "offline"
-_Said = tuple[int, str, tuple[str, ...], float]
+_Report = tuple[int, str, tuple[str, ...], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def stage_timing(plan: RolloutPlan, monitoring: FleetMonitoring) -> StageTiming 
     return StageTiming(started_at, earliest_at, earliest_at + monitoring.offline_after_seconds)
 
 
-def is_outcome_kept(plan: RolloutPlan, monitoring: FleetMonitoring, said: StageOutcome, now: float) -> bool:
+def is_outcome_kept(plan: RolloutPlan, monitoring: FleetMonitoring, reported: StageOutcome, now: float) -> bool:
     """Whether what a device says of a stage is to be kept.
 
     Not before it is old enough; and not while the rollout is paused, when devices that have not installed cannot.
@@ -93,14 +93,14 @@ def is_outcome_kept(plan: RolloutPlan, monitoring: FleetMonitoring, said: StageO
     Args:
         plan: That is signed for the device's model and class.
         monitoring: From which age on.
-        said: By the device.
+        reported: By the device.
         now: When.
     """
     stretch = stage_timing(plan, monitoring)
     return (
         plan.state == "running"
-        and (said.rollout, said.stage) == (plan.rollout, plan.stage)
-        and said.age_seconds >= monitoring.outcome_age_seconds
+        and (reported.rollout, reported.stage) == (plan.rollout, plan.stage)
+        and reported.age_seconds >= monitoring.outcome_age_seconds
         and stretch is not None
         and now >= stretch.earliest_at
     )
@@ -212,27 +212,31 @@ def stage_outcomes(
             yield DeviceOutcome(device.id, arm, _iso_time(at), values[failures])
 
 
-def earlier_failures(said: Sequence[_Said], stage: int) -> tuple[frozenset[str], _Said | None]:
+def earlier_failures(reported: Sequence[_Report], stage: int) -> tuple[frozenset[str], _Report | None]:
     """Return in what a device failed in earlier stages, silence aside, and what it said of this one.
 
     It may have given the release up by itself and do well now; it has failed by the release all the same.
     """
-    failed = frozenset(metric for one in said if one[0] < stage for metric in one[2] if metric != OFFLINE_METRIC)
-    return failed, next((one for one in said if one[0] == stage), None)
+    failed = frozenset(
+        metric for one in reported if one[0] < stage for metric in one[2] if metric != OFFLINE_METRIC
+    )
+    return failed, next((one for one in reported if one[0] == stage), None)
 
 
-def _is_outcome_missing(device: RolloutCandidate, said: Sequence[_Said], stage: int, stretch: StageTiming) -> bool:
+def _is_outcome_missing(
+    device: RolloutCandidate, reported: Sequence[_Report], stage: int, timing: StageTiming
+) -> bool:
     """Whether a device has said nothing of a stage and should have: it was alive, or offline ever since it was."""
-    if any(one[0] == stage for one in said):
+    if any(one[0] == stage for one in reported):
         return False
-    alive_at = stretch.began_at - (stretch.deadline_at - stretch.earliest_at)
-    was_silent = bool(said) and OFFLINE_METRIC in said[-1][2]
-    return device.enrolled_at <= stretch.began_at and (device.last_seen_at >= alive_at or was_silent)
+    alive_at = timing.began_at - (timing.deadline_at - timing.earliest_at)
+    was_silent = bool(reported) and OFFLINE_METRIC in reported[-1][2]
+    return device.enrolled_at <= timing.began_at and (device.last_seen_at >= alive_at or was_silent)
 
 
 def _reported(
     store: FleetStore, plan: RolloutPlan, policy: RolloutPolicy
-) -> Iterator[tuple[list[RolloutCandidate], Mapping[str, Sequence[_Said]]]]:
+) -> Iterator[tuple[list[RolloutCandidate], Mapping[str, Sequence[_Report]]]]:
     for page in participants(store, plan, policy):
         if page:
             yield page, store.outcomes.between(rollout_subject(plan), plan.stage, page[0].id, page[-1].id)

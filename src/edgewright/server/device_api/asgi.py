@@ -146,14 +146,16 @@ def bad_request(error: Exception) -> ResponseError:
     )
 
 
-def service_unavailable(why: str) -> ResponseError:
+def service_unavailable(reason: str) -> ResponseError:
     """Return that something that is needed does not answer at present."""
-    return ResponseError(503, ErrorResponse("unavailable", why, "Come again later."), (b"retry-after", b"5"))
+    return ResponseError(503, ErrorResponse("unavailable", reason, "Come again later."), (b"retry-after", b"5"))
 
 
-def too_many_requests(why: str) -> ResponseError:
+def too_many_requests(reason: str) -> ResponseError:
     """Return that somebody asks too often."""
-    return ResponseError(429, ErrorResponse("too_many_requests", why, "Come again later."), (b"retry-after", b"60"))
+    return ResponseError(
+        429, ErrorResponse("too_many_requests", reason, "Come again later."), (b"retry-after", b"60")
+    )
 
 
 def not_found(path: str) -> ResponseError:

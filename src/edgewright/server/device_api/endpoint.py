@@ -65,7 +65,7 @@ _T = TypeVar("_T")
 
 # Bytes of a body, by what it is for; sums and jobs carry vectors and profiles.
 _MAX_SMALL_BODY_BYTES, _MAX_SUM_MESSAGE_BYTES = 32 << 10, 64 << 20
-_BODY_SECONDS, _LETTER_SECONDS = 10.0, 60.0
+_BODY_SECONDS, _SUM_MESSAGE_SECONDS = 10.0, 60.0
 _BATCH, _MAX_WAITING, _GATHER_SECONDS = 500, 5000, 0.002
 # Requests that are being answered, and bytes of their bodies: more than this is not held in memory at a time.
 _MAX_CONCURRENT, _MAX_HELD = 8000, 256 << 20
@@ -83,7 +83,7 @@ _encode = msgspec.json.Encoder().encode
 @dataclass(slots=True)
 class _Waiting:
     check_in: CheckIn
-    asked: CheckInRequest
+    request: CheckInRequest
     answer: "asyncio.Future[bool | None]"
 
 
@@ -191,13 +191,13 @@ class DeviceEndpoint:
         )
         await send_response(send, 200, _encode(CheckInResponse(now, job)))
 
-    async def _store_check_in(self, check_in: CheckIn, asked: CheckInRequest) -> bool:
+    async def _store_check_in(self, check_in: CheckIn, request: CheckInRequest) -> bool:
         """Wait until a check-in is on the disk, and return whether it counts."""
         if len(self._waiting) >= _MAX_WAITING:
             OVERLOADED_CHECK_INS.inc()
             raise service_unavailable("too many devices check in at the same time")
         answer: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(check_in, asked, answer))
+        self._waiting.append(_Waiting(check_in, request, answer))
         if not self._flushing:
             self._flushing = True
             self._begin(self._flush())
@@ -246,7 +246,7 @@ class DeviceEndpoint:
         """Keep check-ins, and of those that are old enough the outcomes."""
         store, looking = self.services.store, self.services.fleet_config.monitoring
         old = [
-            one.asked.outcome is not None and one.asked.outcome.age_seconds >= looking.outcome_age_seconds
+            one.request.outcome is not None and one.request.outcome.age_seconds >= looking.outcome_age_seconds
             for one in batch
         ]
         # Before anything is kept: an outcome is not thrown away for a store that is away.
@@ -254,7 +254,7 @@ class DeviceEndpoint:
         taken, now = store.check_ins.store_batch([one.check_in for one in batch]), self.services.now()
         said: dict[str, list[tuple[str, StageOutcome]]] = {}
         for one, good in zip(batch, taken, strict=True):
-            outcome, runs = one.asked.outcome, one.asked.status.model
+            outcome, runs = one.request.outcome, one.request.status.model
             if outcome is None or not good:
                 continue
             for plan in live.get((one.check_in.device_class, outcome.rollout), ()):
@@ -329,7 +329,7 @@ class DeviceEndpoint:
 
     async def _job_done(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
         _, _, _, job, verdict = scope["path"].split("/")
-        known, body = await self._authenticate_once(scope, receive, MAX_JOB_REPLY_BYTES, _LETTER_SECONDS)
+        known, body = await self._authenticate_once(scope, receive, MAX_JOB_REPLY_BYTES, _SUM_MESSAGE_SECONDS)
         if not await asyncio.to_thread(
             finish_profiling_job, self.services, known.id, job, body, succeeded=verdict == "done"
         ):
@@ -339,7 +339,7 @@ class DeviceEndpoint:
         await send_response(send, 204, b"")
 
     async def _sum_message(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
-        body = await read_body(scope, receive, _MAX_SUM_MESSAGE_BYTES, _LETTER_SECONDS)
+        body = await read_body(scope, receive, _MAX_SUM_MESSAGE_BYTES, _SUM_MESSAGE_SECONDS)
         status, answer = await asyncio.to_thread(self.services.aggregation.handle, scope["path"], body)
         await send_response(send, status, answer, (), b"application/octet-stream")
 
@@ -454,8 +454,8 @@ async def _refuse(scope: AsgiScope, send: AsgiSend, ended: ResponseError) -> Non
     await send_response(send, ended.status, content, ended.extra, head_of=head_of)
 
 
-def _unauthenticated(why: str) -> ResponseError:
-    return ResponseError(401, ErrorResponse("unauthenticated", why, "Enrol the device."))
+def _unauthenticated(reason: str) -> ResponseError:
+    return ResponseError(401, ErrorResponse("unauthenticated", reason, "Enrol the device."))
 
 
 def _replayed() -> ResponseError:

@@ -122,7 +122,7 @@ async def _give(scope: AsgiScope, send: AsgiSend, content: bytes, length: int, t
     if scope["method"] == "HEAD":
         await send_response(send, 200, b"", extra, kind, head_of=length)
         return
-    wanted = _wanted(headers, tag, length)
+    wanted = _requested_range(headers, tag, length)
     if wanted is None:
         await send_response(send, 200, content, extra, kind)
     elif wanted[0] >= length:
@@ -141,7 +141,7 @@ def _is_known(headers: dict[bytes, bytes], tag: str) -> bool:
     }
 
 
-def _wanted(headers: dict[bytes, bytes], tag: str, length: int) -> tuple[int, int] | None:
+def _requested_range(headers: dict[bytes, bytes], tag: str, length: int) -> tuple[int, int] | None:
     """Return which bytes of a file are wanted; None for all of them, also where the wish is not understood."""
     match = re.fullmatch(rb"bytes=(\d{1,15})-(\d{0,15})", headers.get(b"range", b""))
     if match is None or length == 0 or headers.get(b"if-range", f'"{tag}"'.encode()) != f'"{tag}"'.encode():

@@ -164,7 +164,7 @@ class QueryCoordinator:
                     raise
                 desk.exclude(terms, error.culprits)
 
-    def _finish(self, one: LiveQuery, found: tuple[UnsignedArray, int] | None, now: float, why: str) -> str:
+    def _finish(self, one: LiveQuery, found: tuple[UnsignedArray, int] | None, now: float, reason: str) -> str:
         """Keep what came out, and forget the letters."""
         store, terms = self.services.store, protocol_terms(one.query, one.template)
         result, devices = None, None
@@ -173,12 +173,12 @@ class QueryCoordinator:
             sums = recover_sum(np.asarray(total).astype(np.uint32), one.template, one.query, devices)
             result = sum_as_json(sums, one.query, one.template)
         if store.queries.finish_query(one.query.id, result=result, devices=devices, now=now):
-            said = {"devices": devices, "reason": why}
+            said = {"devices": devices, "reason": reason}
             store.audit.write("controller", "end query", one.query.id, at=now, detail=said)
         store.queries.delete_messages(terms.digest.hex())
         self.services.aggregation.close_sum(terms)
         self._open.pop(terms.digest.hex(), None)
-        return f"query {one.query.id}: {f'{devices} devices' if found else f'no sum: {why}'}"
+        return f"query {one.query.id}: {f'{devices} devices' if found else f'no sum: {reason}'}"
 
     def _rebuild(self, one: LiveQuery, terms: ProtocolTerms, closed: int) -> None:
         """Take up what the database holds of a sum."""

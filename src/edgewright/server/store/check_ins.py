@@ -84,7 +84,7 @@ class CheckInStore:
         """
         if not batch:
             return []
-        spent = [_spent(one.device_id, one.nonce) if one.nonce else "" for one in batch]
+        spent = [_hashed_nonce(one.device_id, one.nonce) if one.nonce else "" for one in batch]
         until = max(one.at for one in batch) + _NONCE_SECONDS
         # Of the batch itself: where the connection was lost after the commit, it must not be taken again.
         own = os.urandom(16).hex()
@@ -107,7 +107,7 @@ class CheckInStore:
 
     def use_nonce(self, device_id: str, nonce: str, *, now: float) -> bool:
         """Whether a request's nonce is new; it is not any more afterwards. For requests that are no check-ins."""
-        key = _spent(device_id, nonce)
+        key = _hashed_nonce(device_id, nonce)
         return bool(self.database.write(lambda connection: _spend(connection, [key], now + _NONCE_SECONDS)))
 
     def rollups(self, started_at: float, ends_at: float) -> list[CheckInRollup]:
@@ -151,7 +151,7 @@ class CheckInStore:
         )
 
 
-def _spent(device_id: str, nonce: str) -> str:
+def _hashed_nonce(device_id: str, nonce: str) -> str:
     # Bound to the device, so that nobody can use up another's.
     return hashlib.sha256(f"{device_id}.{nonce}".encode()).hexdigest()[:32]
 

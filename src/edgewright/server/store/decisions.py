@@ -34,12 +34,14 @@ class StageOutcomeStore:
 
     database: Database
 
-    def put(self, rollout: str, said: Sequence[tuple[str, StageOutcome]], *, at: float, deadline_at: float) -> int:
+    def put(
+        self, rollout: str, reported: Sequence[tuple[str, StageOutcome]], *, at: float, deadline_at: float
+    ) -> int:
         """Keep each device's first outcome of a stage; a later one of the same device changes nothing.
 
         Args:
             rollout: From `rollout_key`.
-            said: Devices and what they said, or what was found of those that said nothing.
+            reported: Devices and what they said, or what was found of those that said nothing.
             at: When it came.
             deadline_at: Of the stage; what came after is marked.
 
@@ -57,7 +59,7 @@ class StageOutcomeStore:
                 "at": at,
                 "late": at > deadline_at,
             }
-            for device_id, one in sorted(said, key=lambda pair: (pair[1].stage, pair[0]))
+            for device_id, one in sorted(reported, key=lambda pair: (pair[1].stage, pair[0]))
         ]
         return self.database.write(lambda connection: insert_new(connection, outcomes, rows))
 

@@ -10,7 +10,7 @@ from edgewright.contract.errors import WorkError
 from edgewright.contract.query.query import Query, QueryTemplate
 from edgewright.server.store.database import Database, insert_new
 from edgewright.server.store.records import QueryState, StoredMessage, StoredQuery
-from edgewright.server.store.tables import sum_messages, queries
+from edgewright.server.store.tables import queries, sum_messages
 
 __all__ = ["QueryStore"]
 
@@ -105,23 +105,23 @@ class QueryStore:
         )
         return float(self.database.read(lambda connection: connection.execute(query).scalar_one()))
 
-    def store_message(self, letter: StoredMessage) -> Literal["new", "same", "other"]:
+    def store_message(self, message: StoredMessage) -> Literal["new", "same", "other"]:
         """Keep a device's first letter of a step.
 
         Returns:
             "same" if it had sent the very same before, "other" if it had sent another one, which stays.
         """
-        row = msgspec.structs.asdict(letter)
+        row = msgspec.structs.asdict(message)
 
         def run(connection: Connection) -> Literal["new", "same", "other"]:
             if insert_new(connection, sum_messages, [row]):
                 return "new"
             query = select(sum_messages.c.body).where(
-                sum_messages.c.sum_id == letter.sum_id,
-                sum_messages.c.step == letter.step,
-                sum_messages.c.sender == letter.sender,
+                sum_messages.c.sum_id == message.sum_id,
+                sum_messages.c.step == message.step,
+                sum_messages.c.sender == message.sender,
             )
-            return "same" if connection.execute(query).scalar_one() == letter.body else "other"
+            return "same" if connection.execute(query).scalar_one() == message.body else "other"
 
         return self.database.write(run)
 

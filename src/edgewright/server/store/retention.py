@@ -11,15 +11,15 @@ from sqlalchemy.sql.elements import ColumnElement
 from edgewright.server.store.check_ins import HOUR_SECONDS
 from edgewright.server.store.database import Database
 from edgewright.server.store.tables import (
-    automated_actions,
     alert_changes,
+    automated_actions,
     enrolment_tokens,
     jobs,
-    sum_messages,
     nonces,
     outcomes,
     rollups,
     sessions,
+    sum_messages,
 )
 
 __all__ = ["DAY_SECONDS", "RetentionPeriods", "delete_expired", "delete_old_nonces"]
@@ -44,24 +44,24 @@ class RetentionPeriods:
     """How long things are kept, in seconds.
 
     Attributes:
-        hours_seconds: Roll-ups by the hour; whole days of them are folded.
-        days_seconds: Roll-ups by the day.
+        hourly_rollups_seconds: Roll-ups by the hour; whole days of them are folded.
+        daily_rollups_seconds: Roll-ups by the day.
         outcomes_seconds: Of devices in stages.
-        letters_seconds: Of private sums that nobody ended.
+        sum_messages_seconds: Of private sums that nobody ended.
         jobs_seconds: That are done or have failed.
         alert_changes_seconds: When alerts went from a state to another.
-        acts_seconds: What alerts set off, once it ended.
-        invitations_seconds: That are used or void.
+        actions_seconds: What alerts set off, once it ended.
+        enrolment_tokens_seconds: That are used or void.
     """
 
-    hours_seconds: float = 90.0 * DAY_SECONDS
-    days_seconds: float = 5 * 366.0 * DAY_SECONDS
+    hourly_rollups_seconds: float = 90.0 * DAY_SECONDS
+    daily_rollups_seconds: float = 5 * 366.0 * DAY_SECONDS
     outcomes_seconds: float = 2 * 366.0 * DAY_SECONDS
-    letters_seconds: float = 14.0 * DAY_SECONDS
+    sum_messages_seconds: float = 14.0 * DAY_SECONDS
     jobs_seconds: float = 30.0 * DAY_SECONDS
     alert_changes_seconds: float = 366.0 * DAY_SECONDS
-    acts_seconds: float = 366.0 * DAY_SECONDS
-    invitations_seconds: float = 30.0 * DAY_SECONDS
+    actions_seconds: float = 366.0 * DAY_SECONDS
+    enrolment_tokens_seconds: float = 30.0 * DAY_SECONDS
 
 
 def delete_expired(database: Database, retention: RetentionPeriods, *, now: float) -> dict[str, int]:
@@ -70,25 +70,26 @@ def delete_expired(database: Database, retention: RetentionPeriods, *, now: floa
     It may be interrupted anywhere and asked again.
     """
     return {
-        "rollups": _fold(database, now - retention.hours_seconds)
+        "rollups": _fold(database, now - retention.hourly_rollups_seconds)
         + _forget(
             database,
             rollups,
-            (rollups.c.span_seconds == DAY_SECONDS) & (rollups.c.started_at < now - retention.days_seconds),
+            (rollups.c.span_seconds == DAY_SECONDS)
+            & (rollups.c.started_at < now - retention.daily_rollups_seconds),
         ),
         "nonces": delete_old_nonces(database, now=now),
         "sessions": _forget(database, sessions, sessions.c.expires_at < now),
         "outcomes": _forget(database, outcomes, outcomes.c.at < now - retention.outcomes_seconds),
-        "sum_messages": _forget(database, sum_messages, sum_messages.c.at < now - retention.letters_seconds),
+        "sum_messages": _forget(database, sum_messages, sum_messages.c.at < now - retention.sum_messages_seconds),
         "jobs": _forget(database, jobs, jobs.c.ended_at < now - retention.jobs_seconds),
         "alert_changes": _forget(
             database, alert_changes, alert_changes.c.at < now - retention.alert_changes_seconds
         ),
         "automated_actions": _forget(
-            database, automated_actions, automated_actions.c.ended_at < now - retention.acts_seconds
+            database, automated_actions, automated_actions.c.ended_at < now - retention.actions_seconds
         ),
         "enrolment_tokens": _forget(
-            database, enrolment_tokens, enrolment_tokens.c.expires_at < now - retention.invitations_seconds
+            database, enrolment_tokens, enrolment_tokens.c.expires_at < now - retention.enrolment_tokens_seconds
         ),
     }
 

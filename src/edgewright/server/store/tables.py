@@ -19,24 +19,24 @@ from sqlalchemy import (
 )
 
 __all__ = [
-    "automated_actions",
     "alert_changes",
     "alerts",
     "audit",
+    "automated_actions",
     "decisions",
     "device_labels",
     "devices",
     "enrolment_tokens",
     "jobs",
-    "sum_messages",
     "metadata",
     "nonces",
     "outcomes",
-    "reader_positions",
     "queries",
+    "reader_positions",
     "rollups",
     "sessions",
     "statuses",
+    "sum_messages",
     "tokens",
     "users",
 ]

@@ -147,7 +147,7 @@ def view_routes(pages: PageRenderer) -> list[Any]:
         if found is None:
             raise NotFoundError(f"there is no device {device_id[:80]!r}", remedy="See the list of devices.")
         shown = devices.device_view(found, offline_seconds=pages.offline_seconds, now=pages.now)
-        who = _who(request)
+        who = _principal(request)
         may = {"retire": who.has_permission("retire devices"), "bench": who.has_permission("invite devices")}
         return pages.page(request, "device", shown=shown, may=may)
 
@@ -200,7 +200,7 @@ def view_routes(pages: PageRenderer) -> list[Any]:
 
     @get("/alerts", guards=look, sync_to_thread=True)
     def ringing(request: PageRequest) -> Response[str]:
-        now, who = pages.now, _who(request)
+        now, who = pages.now, _principal(request)
         return pages.page(
             request,
             "alerts",
@@ -265,7 +265,7 @@ def access_page(press: PageRenderer, request: PageRequest, **made: Any) -> Respo
         request: That asks for it.
         made: A secret that is shown this once: `what`, `secret` and for a device its `command`.
     """
-    store, now, manages = press.services.store, press.now, _who(request).has_permission("manage access")
+    store, now, manages = press.services.store, press.now, _principal(request).has_permission("manage access")
     return press.page(
         request,
         "access",
@@ -277,7 +277,7 @@ def access_page(press: PageRenderer, request: PageRequest, **made: Any) -> Respo
     )
 
 
-def _who(request: PageRequest) -> Principal:
+def _principal(request: PageRequest) -> Principal:
     who = request.user
     assert who is not None  # noqa: S101 (the guard has let them in)
     return who
@@ -297,6 +297,6 @@ def _rollout(press: PageRenderer, request: PageRequest, model: str, device_class
         plan,
         press.catalogue.policy(model, device_class),
         decided,
-        role=_who(request).role,
+        role=_principal(request).role,
         now=press.now,
     )

@@ -262,7 +262,7 @@ class TrustedView:
 def refresh(
     folder: Path,
     url: str,
-    anchor: bytes,
+    trusted_root: bytes,
     memory: TrustState,
     fetcher: Fetcher,
     *,
@@ -273,7 +273,7 @@ def refresh(
     Args:
         folder: For metadata.
         url: Of the repository, with a slash at its end.
-        anchor: The root that the device was enrolled with.
+        trusted_root: The root that the device was enrolled with.
         memory: What it has believed.
         fetcher: Gets the bytes.
         now: The device's clock.
@@ -285,10 +285,10 @@ def refresh(
     folder.mkdir(parents=True, exist_ok=True)
     with _refusing(fetcher):
         try:
-            updater = _refreshed(folder, url, anchor, fetcher, max(now(), _time(memory.latest_signed_at)))
+            updater = _refreshed(folder, url, trusted_root, fetcher, max(now(), _time(memory.latest_signed_at)))
         except tuf.ExpiredMetadataError:
             # A stolen key may have signed that it is 2099. That counts until the key was replaced, and no longer.
-            updater = _refreshed(folder, url, anchor, fetcher, now())
+            updater = _refreshed(folder, url, trusted_root, fetcher, now())
             if _timestamp_keys(updater) == memory.timestamp_key_ids:
                 raise
         stamp, keys = updater._trusted_set.timestamp, _timestamp_keys(updater)
@@ -313,9 +313,11 @@ def refresh(
     return TrustedView(updater, fetcher, memory, digest)
 
 
-def _refreshed(folder: Path, url: str, anchor: bytes, fetcher: Fetcher, moment: datetime.datetime) -> Updater:
+def _refreshed(folder: Path, url: str, trusted_root: bytes, fetcher: Fetcher, moment: datetime.datetime) -> Updater:
     """Return TUF's client with everything as of a moment; it has no seam for a clock but its private one."""
-    updater = Updater(str(folder), f"{url}metadata/", None, f"{url}targets/", fetcher, _LIMITS, bootstrap=anchor)
+    updater = Updater(
+        str(folder), f"{url}metadata/", None, f"{url}targets/", fetcher, _LIMITS, bootstrap=trusted_root
+    )
     updater._trusted_set.reference_time = moment
     updater.refresh()
     return updater

@@ -234,7 +234,7 @@ class RequestVerifier:
         self._seen[nonce] = now
 
 
-def _not_authentic(why: str) -> AuthenticationError:
+def _not_authentic(reason: str) -> AuthenticationError:
     return AuthenticationError(
-        f"the request is not believed: {why}", remedy="Check the clocks, and enrol the device."
+        f"the request is not believed: {reason}", remedy="Check the clocks, and enrol the device."
     )

@@ -94,5 +94,5 @@ def _associated_data(head: bytes, index: int, *, last: bool) -> bytes:
     return head + struct.pack(">QB", index, last)
 
 
-def _damaged(why: str) -> LockedError:
-    return LockedError(f"the sealed file cannot be opened: {why}", remedy="It is fetched again.")
+def _damaged(reason: str) -> LockedError:
+    return LockedError(f"the sealed file cannot be opened: {reason}", remedy="It is fetched again.")

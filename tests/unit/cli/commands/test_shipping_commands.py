@@ -141,7 +141,9 @@ def test_a_ceremony_with_two_keys(run: Run, url: str, tmp_path: Path, digits_mod
 
 
 def test_a_policy_is_set_and_kept(run: Run, places: Places, digits_model: Path) -> None:
-    changed = run("policy", "set", "digits", "--min-version", "1.0.0", "--max-stage-step", 0.5, *places.signing)["policy"]
+    changed = run("policy", "set", "digits", "--min-version", "1.0.0", "--max-stage-step", 0.5, *places.signing)[
+        "policy"
+    ]
     assert (changed["revision"], changed["floor"], changed["largest_step"]) == (2, "1.0.0", 0.5)
     refused = run("rollout", "start", "digits==1.0.0", "--fraction", 1.0, *places.signing, code=2)
     assert "the policy forbids it" in refused["error"]["message"]

@@ -244,7 +244,12 @@ NETWORKS = (
     network("b", learning_curve=curve(0.1, 0.3, 0.5, epoch_1=ROLLED_BACK)),
     network("c", network_sha256="", error="the worker died three times", learning_curve=curve(0.1, 0.2)),
     network(
-        "d", network_sha256="", error="there was no time left to begin it", learning_curve=(), validation_metric=None, drop=None
+        "d",
+        network_sha256="",
+        error="there was no time left to begin it",
+        learning_curve=(),
+        validation_metric=None,
+        drop=None,
     ),
     network("e", distilled=False),
     network("f", origin="continued", parent_sha256="sha-a", search_round=2, learning_curve=curve(0.9, 0.95)),
@@ -279,7 +284,14 @@ UNKNOWN = replace(
         TRAINING,
         total_seconds=NAN,
         networks=(
-            network("a", latency_ratio=NAN, validation_metric=NAN, drop=NAN, training_seconds=NAN, learning_curve=curve(NAN, NAN)),
+            network(
+                "a",
+                latency_ratio=NAN,
+                validation_metric=NAN,
+                drop=NAN,
+                training_seconds=NAN,
+                learning_curve=curve(NAN, NAN),
+            ),
             network("b", training_rows=0, learning_curve=curve(0.5)),
         ),
         ablations=(AblationResult("pruning", "a", "select split", NAN, 0.5, NAN, NAN),),

@@ -17,7 +17,7 @@ from edgewright.compress.train.policy import (
     plan_epochs,
     promise_score,
     rows_per_network,
-    select_anchor,
+    select_baseline,
     select_finalists,
     select_shortlist,
     select_survivors,
@@ -160,10 +160,10 @@ def test_the_most_accurate_that_is_fast_enough_is_trained_until_it_is_sure() -> 
     slow = TrainedCandidate(prospect("slow", 0.4, 1.0), "s", 0.0, predicted_bound=0.007)
     fast = TrainedCandidate(prospect("fast", 0.1, 1.0), "f", 0.004, predicted_bound=0.012)
     unsure = TrainedCandidate(prospect("unsure", 0.25, 1.0), "u", 0.002, predicted_bound=0.009)
-    assert select_anchor([slow, fast, unsure], 1.0, max_drop=0.01) == unsure
-    assert select_anchor([slow, fast, unsure], 0.5, max_drop=0.01) == fast
-    assert select_anchor([slow, fast, replace(unsure, predicted_bound=0.006)], 1.0, max_drop=0.01) is None
-    assert select_anchor([], 1.0, max_drop=0.01) is None
+    assert select_baseline([slow, fast, unsure], 1.0, max_drop=0.01) == unsure
+    assert select_baseline([slow, fast, unsure], 0.5, max_drop=0.01) == fast
+    assert select_baseline([slow, fast, replace(unsure, predicted_bound=0.006)], 1.0, max_drop=0.01) is None
+    assert select_baseline([], 1.0, max_drop=0.01) is None
 
 
 def test_only_networks_that_were_trained_stand_anywhere() -> None:

@@ -56,11 +56,19 @@ def course(digits_proto: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> An
 
     monkeypatch.setattr(qat_rounds, "analyse_layers", lay_out)
     results: dict[str, list[SearchTrial]] = {}
-    search = cast(Search, SimpleNamespace(search_network=lambda space, _seconds, _ideas: results.get(space.network, [])))
+    search = cast(
+        Search, SimpleNamespace(search_network=lambda space, _seconds, _ideas: results.get(space.network, []))
+    )
     folder = SimpleNamespace(layouts=None)
     run = SimpleNamespace(builder=None, machine=None, search_space=SimpleNamespace(fold=()), folder=folder)
     return SimpleNamespace(
-        run=run, search=search, results=results, max_drop=0.01, notes=[], report_progress=lambda _stage: None, workers=2
+        run=run,
+        search=search,
+        results=results,
+        max_drop=0.01,
+        notes=[],
+        report_progress=lambda _stage: None,
+        workers=2,
     )
 
 

@@ -155,7 +155,7 @@ def test_nothing_that_can_be_trained_is_noted(course: Callable[..., Pretender]) 
 
 def test_without_time_nothing_is_trained(course: Callable[..., Pretender]) -> None:
     pretender = course(a=0.1)
-    run(pretender, FOUR, training_seconds=-1.0)
+    run(pretender, FOUR, seconds=-1.0)
     assert pretender.trained == []
 
 
@@ -164,7 +164,7 @@ def test_a_planned_round_is_the_same_when_resumed(course: Callable[..., Pretende
     run(before, FOUR[:3])
     after = course(a=0.3, b=0.2, c=0.1, d=0.05)
     after.pace = 1e-3
-    found = run(after, FOUR[1:], training_seconds=30.0)  # measured otherwise, it would have been other networks
+    found = run(after, FOUR[1:], seconds=30.0)  # measured otherwise, it would have been other networks
     assert after.trained[0] == before.trained[0]
     assert "c" in found
 

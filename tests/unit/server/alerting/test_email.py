@@ -98,7 +98,11 @@ class Mailbox:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def mail(self, **more: Any) -> EmailTarget:
-        given = {"host": "hooks.example", "sender": "fleet@a.example", "recipients": ("ann@b.example", "bob@c.example")}
+        given = {
+            "host": "hooks.example",
+            "sender": "fleet@a.example",
+            "recipients": ("ann@b.example", "bob@c.example"),
+        }
         return EmailTarget(**(given | {"port": self.port} | more))
 
     def close(self) -> None:

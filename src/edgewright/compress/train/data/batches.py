@@ -14,9 +14,9 @@ from edgewright.compress.train.data.training_data import TrainingData
 __all__ = ["AugmentedViews", "plain_inputs"]
 
 
-def plain_inputs(lessons: TrainingData, rows: NDArray[np.intp]) -> tuple[Tensor, ...]:
+def plain_inputs(data: TrainingData, rows: NDArray[np.intp]) -> tuple[Tensor, ...]:
     """Return the inputs of rows as they are."""
-    return tuple(_tensor(array[rows]) for array in lessons.inputs)
+    return tuple(_tensor(array[rows]) for array in data.inputs)
 
 
 class AugmentedViews:
@@ -25,20 +25,20 @@ class AugmentedViews:
     A row's view depends on the seed, the number of the view and the row alone.
     """
 
-    def __init__(self, lessons: TrainingData, names: Sequence[str], seed: int, count: int | None = None) -> None:
+    def __init__(self, data: TrainingData, names: Sequence[str], seed: int, count: int | None = None) -> None:
         """Remember what the views are made of.
 
         Args:
-            lessons: Whose `train` rows are seen.
+            data: Whose `train` rows are seen.
             names: Augmentations of the first input.
             seed: Of the numbers drawn.
             count: How many views there are, after which the first comes again; None has a new one every epoch.
         """
-        self._lessons = lessons
+        self._lessons = data
         self._names = tuple(names)
         self._seed = seed
         self._count = count if names else 1
-        self._spread = value_deviations(lessons.inputs[0][lessons.train[:4096]])
+        self._spread = value_deviations(data.inputs[0][data.train[:4096]])
         self._drawn: tuple[int, Tensor] | None = None
 
     def view_of_epoch(self, epoch: int) -> int:

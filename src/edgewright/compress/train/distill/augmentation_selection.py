@@ -74,15 +74,15 @@ def select_augmentations(
 class _AugmentationTrial:
     """Some rows, and the teacher that answers them."""
 
-    lessons: TrainingData
+    data: TrainingData
     teacher: LoadedTeacher
     seed: int
     _plain: Tensor | None = None
 
     def metric(self, names: Sequence[str]) -> float:
         """Return the teacher's metric on the augmented rows."""
-        places = np.arange(len(self.lessons.train))
-        inputs = AugmentedViews(self.lessons, names, self.seed).inputs(0, places)
+        places = np.arange(len(self.data.train))
+        inputs = AugmentedViews(self.data, names, self.seed).inputs(0, places)
         scores = self.teacher.predict(inputs)[0][0].flatten(1)
         if self._plain is None:
             self._plain = scores
@@ -94,9 +94,9 @@ class _AugmentationTrial:
         return metric_sum(scores, wanted, reading, spread) / len(places)
 
     def _wanted(self, inputs: Sequence[Tensor]) -> Tensor:
-        if self.lessons.task == "reconstruction":
+        if self.data.task == "reconstruction":
             return inputs[0].flatten(1)
-        if self.lessons.labels is not None:
-            return torch.from_numpy(np.asarray(self.lessons.labels[self.lessons.train]))
+        if self.data.labels is not None:
+            return torch.from_numpy(np.asarray(self.data.labels[self.data.train]))
         assert self._plain is not None  # noqa: S101 - the first answers are those to plain rows
         return self._plain

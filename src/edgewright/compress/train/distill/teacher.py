@@ -182,13 +182,13 @@ def compute_teacher_outputs(
 
 
 def _view(
-    opened: LoadedTeacher, lessons: TrainingData, seen: AugmentedViews, view: int
+    opened: LoadedTeacher, data: TrainingData, seen: AugmentedViews, view: int
 ) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
     """Return the answers to one view and the features, as half-precision floats except for values."""
     pieces: list[list[NDArray[Any]]] = []
     inner: list[NDArray[Any]] = []
-    for start in range(0, len(lessons.train), _BATCH_ROWS):
-        places = np.arange(start, min(start + _BATCH_ROWS, len(lessons.train)))
+    for start in range(0, len(data.train), _BATCH_ROWS):
+        places = np.arange(start, min(start + _BATCH_ROWS, len(data.train)))
         outputs, features = opened.predict(seen.inputs(view, places))
         arrays = [output.numpy() for output in outputs]
         if opened.meaning != "values":

@@ -107,7 +107,7 @@ def run_training_job(
             recipe=job.recipe,
             checkpoint=checkpoint,
             deadline=deadline,
-            tell=report_progress,
+            report_progress=report_progress,
         )
     except EdgewrightError as error:
         return JobResult(job.key, None, (), time.monotonic() - began, error.message)

@@ -179,7 +179,10 @@ class LocalEngine:
             self._workers.remove(worker)
 
     def _wait(
-        self, running: dict[_Worker, QueuedJob], again: deque[QueuedJob], tell: JobProgressFunction | None
+        self,
+        running: dict[_Worker, QueuedJob],
+        again: deque[QueuedJob],
+        report_progress: JobProgressFunction | None,
     ) -> tuple[TrainingJob, JobResult] | None:
         """Take one message in, tell how far everyone is, and return what ended."""
         ended = None
@@ -192,9 +195,9 @@ class LocalEngine:
                 ended = self._handle_message(worker, content, running, again)
         now = time.monotonic()
         for turn in running.values():
-            if tell is not None and now - turn.progress_reported_at >= PROGRESS_INTERVAL_SECONDS:
+            if report_progress is not None and now - turn.progress_reported_at >= PROGRESS_INTERVAL_SECONDS:
                 turn.progress_reported_at = now
-                tell(turn.job.key, turn.share, turn.point)
+                report_progress(turn.job.key, turn.share, turn.point)
         return ended
 
     def _handle_message(

@@ -139,7 +139,7 @@ class RayEngine:
                     if outcome is not None:
                         yield outcome
                 if report_progress is not None and running:
-                    self._tell(running.values(), report_progress)
+                    self._report_progress(running.values(), report_progress)
                 if is_late(deadline):
                     self._cancel(running)
             yield from not_started(again, source)
@@ -157,7 +157,7 @@ class RayEngine:
             return failure
         return msgspec.structs.replace(outcome, note=turn.note)
 
-    def _tell(self, turns: Iterable[QueuedJob], tell: JobProgressFunction) -> None:
+    def _report_progress(self, turns: Iterable[QueuedJob], report_progress: JobProgressFunction) -> None:
         now = time.monotonic()
         waiting = [turn for turn in turns if now - turn.progress_reported_at >= PROGRESS_INTERVAL_SECONDS]
         if not waiting:
@@ -168,7 +168,7 @@ class RayEngine:
                 turn.share, turn.point = known.get(turn.job.key, (turn.share, turn.point))
         for turn in waiting:
             turn.progress_reported_at = now
-            tell(turn.job.key, turn.share, turn.point)
+            report_progress(turn.job.key, turn.share, turn.point)
 
     def _cancel(self, running: dict[Any, QueuedJob]) -> None:
         for place, turn in running.items():
@@ -202,16 +202,16 @@ class _ProgressBoard:
 
 
 def _perform(
-    job: TrainingJob, lessons: TrainingData, answers: TeacherOutputs | None, board: Any, seconds: float | None
+    job: TrainingJob, data: TrainingData, answers: TeacherOutputs | None, board: Any, seconds: float | None
 ) -> JobResult:
     """Run in a worker of the cluster."""
     folder = Path(tempfile.gettempdir()) / f"edgewright-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     is_ours = folder.stat().st_uid == os.getuid()  # anybody could have made it before
-    checkpoint = folder / checkpoint_name(job, lessons, answers) if is_ours else None
+    checkpoint = folder / checkpoint_name(job, data, answers) if is_ours else None
     outcome = run_training_job(
         job,
-        lessons,
+        data,
         answers,
         checkpoint=checkpoint,
         deadline=None if seconds is None else time.monotonic() + seconds,

@@ -29,7 +29,7 @@ def train_network(
     recipe: str | None,
     checkpoint: Path | None,
     deadline: float | None,
-    tell: Callable[[float, CurvePoint | None], None] | None,
+    report_progress: Callable[[float, CurvePoint | None], None] | None,
 ) -> tuple[bytes, tuple[CurvePoint, ...]]:
     """Train, and return the trained graph and the learning curve.
 
@@ -43,7 +43,7 @@ def train_network(
         recipe: The user's own, "module:function".
         checkpoint: File to go on from, and to keep while it lasts.
         deadline: Of `time.monotonic()`.
-        tell: Told the share of steps done and each epoch.
+        report_progress: Told the share of steps done and each epoch.
 
     Raises:
         CandidateError: The graph cannot be trained, or training failed.
@@ -65,6 +65,6 @@ def train_network(
         reapply_zeros=None if held is None else make_zero_holder(network, zero_masks(network, held)),
         checkpoint=checkpoint,
         deadline=deadline,
-        tell=tell,
+        report_progress=report_progress,
     )
     return bytes(network.to_onnx().SerializeToString(deterministic=True)), done.curve

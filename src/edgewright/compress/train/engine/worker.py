@@ -93,7 +93,7 @@ def serve_orders() -> None:
 
 
 def _perform(
-    order: WorkerOrder, lessons: TrainingData, answers: TeacherOutputs | None, replies: IO[bytes]
+    order: WorkerOrder, data: TrainingData, answers: TeacherOutputs | None, replies: IO[bytes]
 ) -> JobResult:
     told = 0.0
     last: CurvePoint | None = None
@@ -107,9 +107,9 @@ def _perform(
 
     return run_training_job(
         order.job,
-        lessons,
+        data,
         answers,
-        checkpoint=Path(order.checkpoint_folder) / checkpoint_name(order.job, lessons, answers),
+        checkpoint=Path(order.checkpoint_folder) / checkpoint_name(order.job, data, answers),
         deadline=None if order.seconds is None else time.monotonic() + order.seconds,
         report_progress=tell,
     )

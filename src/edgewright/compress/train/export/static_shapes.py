@@ -71,7 +71,7 @@ def _target(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.int64] | No
 
 
 def _values(
-    model: onnx.ModelProto, wanted: Sequence[str], feed: Mapping[str, NDArray[Any]]
+    model: onnx.ModelProto, wanted: Sequence[str], inputs: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
@@ -81,4 +81,4 @@ def _values(
         if name not in {value.name for value in probe.graph.output}
     )
     session = session_bytes(probe, level="disable")
-    return dict(zip(wanted, session.run(list(wanted), dict(feed)), strict=True))
+    return dict(zip(wanted, session.run(list(wanted), dict(inputs)), strict=True))

@@ -44,7 +44,7 @@ __all__ = ["EpochProgressFunction", "FitResult", "fit_network"]
 EpochProgressFunction = Callable[[float, CurvePoint | None], None]
 
 _MAX_FAILURES = 3
-_TELL_EVERY_SECONDS = 0.5
+_PROGRESS_INTERVAL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def fit_network(
     checkpoint: Path | None = None,
     save_interval_seconds: float = 10.0,
     deadline: float | None = None,
-    tell: EpochProgressFunction | None = None,
+    report_progress: EpochProgressFunction | None = None,
 ) -> FitResult:
     """Train a network in place and leave the weights of its best epoch in it.
 
@@ -96,7 +96,7 @@ def fit_network(
         checkpoint: File to go on from and to write to.
         save_interval_seconds: Seconds between checkpoints inside an epoch; ends of epochs count ten times.
         deadline: Of `time.monotonic()`, at which training ends with the best state so far.
-        tell: Called about twice a second with the share that is done and the last point of the curve.
+        report_progress: Called about twice a second with the share that is done and the last point of the curve.
 
     Raises:
         CandidateError: Losses stay infinite at smaller rates, memory does not suffice, or there is nothing to
@@ -115,7 +115,7 @@ def fit_network(
         checkpoint=checkpoint,
         save_interval_seconds=save_interval_seconds,
         deadline=deadline,
-        tell=tell,
+        report_progress=report_progress,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -139,7 +139,7 @@ class _TrainingLoop:
     checkpoint: Path | None
     save_interval_seconds: float
     deadline: float | None
-    tell: EpochProgressFunction | None
+    report_progress: EpochProgressFunction | None
     objective: TrainingObjective = field(init=False)
     stepper: OptimizerStep = field(init=False)
     views: AugmentedViews = field(init=False)
@@ -148,7 +148,7 @@ class _TrainingLoop:
     last_good_state: dict[str, Any] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
     _saved: float = field(default_factory=time.monotonic)
-    _told: float = 0.0
+    _progress_reported_at: float = 0.0
 
     def whole(self) -> FitResult:
         self._prepare()
@@ -373,11 +373,11 @@ class _TrainingLoop:
 
     def _report(self, steps: int) -> None:
         now = time.monotonic()
-        if self.tell is None or now - self._told < _TELL_EVERY_SECONDS:
+        if self.report_progress is None or now - self._progress_reported_at < _PROGRESS_INTERVAL_SECONDS:
             return
-        self._told = now
+        self._progress_reported_at = now
         share = (self.progress.epoch + self.progress.step / steps) / self.settings.epochs
-        self.tell(share, self.progress.curve[-1] if self.progress.curve else None)
+        self.report_progress(share, self.progress.curve[-1] if self.progress.curve else None)
 
     def _note(self, text: str) -> None:
         self.progress.note = f"{self.progress.note}; {text}".strip("; ")

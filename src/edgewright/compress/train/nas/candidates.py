@@ -117,10 +117,10 @@ def list_candidates(
     return found
 
 
-def _pruned_candidates(run: CompressionRun, lessons: TrainingData, notes: list[str]) -> list[NetworkCandidate]:
+def _pruned_candidates(run: CompressionRun, data: TrainingData, notes: list[str]) -> list[NetworkCandidate]:
     """Return the original with fewer channels, heads and units, at its own resolution and at half of it."""
     original = run.loaded.proto
-    batches = few_batches(lessons)
+    batches = few_batches(data)
     bases = {"": original}
     try:
         bases["half resolution"] = halve_resolution(original, run.dataset.inputs_of(0))
@@ -156,14 +156,13 @@ def simd_width(run: CompressionRun) -> int:
     return 16 if "avx512f" in run.machine.features else 8
 
 
-def few_batches(lessons: TrainingData, count: int = 4, rows: int = 64) -> list[LabelledBatch]:
+def few_batches(data: TrainingData, count: int = 4, rows: int = 64) -> list[LabelledBatch]:
     """Return a few labelled batches for criteria that look at data; none without labels."""
-    if lessons.labels is None:
+    if data.labels is None:
         return []
-    chosen = lessons.train[np.linspace(0, len(lessons.train) - 1, count * rows).astype(np.intp)]
+    chosen = data.train[np.linspace(0, len(data.train) - 1, count * rows).astype(np.intp)]
     return [
-        (tuple(array[part] for array in lessons.inputs), lessons.labels[part])
-        for part in np.array_split(chosen, count)
+        (tuple(array[part] for array in data.inputs), data.labels[part]) for part in np.array_split(chosen, count)
     ]
 
 
@@ -245,7 +244,7 @@ def estimate_candidates(
         known = [idea for idea in known if idea.latency_ratio is None or np.isfinite(idea.latency_ratio)]
     known = [idea for idea in known if idea.latency_ratio is None or np.isfinite(idea.latency_ratio)]
     seen += [(idea.features, idea.latency_ratio) for idea in known if idea.latency_ratio is not None]
-    return [_kept(run, store, data, prospect, by_title[prospect.title]) for prospect in chosen]
+    return [_store_candidate(run, store, data, prospect, by_title[prospect.title]) for prospect in chosen]
 
 
 def _measure(run: CompressionRun, some: Sequence[NetworkCandidate]) -> None:
@@ -263,9 +262,9 @@ def _measure(run: CompressionRun, some: Sequence[NetworkCandidate]) -> None:
             idea.latency_ratio = float("inf") if ratio is None else ratio
 
 
-def _training_seconds_per_row(idea: NetworkCandidate, lessons: TrainingData) -> float:
+def _training_seconds_per_row(idea: NetworkCandidate, data: TrainingData) -> float:
     try:
-        return measure_seconds_per_row(idea.model, lessons, _TIMING_ROWS)
+        return measure_seconds_per_row(idea.model, data, _TIMING_ROWS)
     except (CandidateError, RuntimeError):
         return float("inf")
 
@@ -301,11 +300,11 @@ def _estimated(known: Sequence[NetworkCandidate]) -> list[CandidateEstimate]:
     ]
 
 
-def _kept(
+def _store_candidate(
     run: CompressionRun,
     store: TrainingStore,
-    lessons: TrainingData,
-    prospect: CandidateEstimate,
+    data: TrainingData,
+    estimate: CandidateEstimate,
     idea: NetworkCandidate,
 ) -> CandidateEstimate:
     """Put a network of the shortlist into the store, with weights of the original where shapes allow."""
@@ -318,6 +317,6 @@ def _kept(
         if share >= _INHERITED:
             model, origin = inherited, "inherited"
     elif origin == "pruned":
-        few = lessons.train[:_NORMALISED_BY]
-        model = with_batch_norm(model, [array[few] for array in lessons.inputs])
-    return replace(prospect, initial_sha256=store.store_network(model), origin=origin)
+        few = data.train[:_NORMALISED_BY]
+        model = with_batch_norm(model, [array[few] for array in data.inputs])
+    return replace(estimate, initial_sha256=store.store_network(model), origin=origin)

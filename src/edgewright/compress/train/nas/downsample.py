@@ -19,14 +19,14 @@ _LAYERS = frozenset(("Conv", "Gemm", "MatMul", "GRU", "LSTM", "RNN"))
 _MIN_SIDE = 12
 
 
-def halve_resolution(model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
+def halve_resolution(model: onnx.ModelProto, inputs: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
     """Return the model with maps of half the height and width behind its first convolutions.
 
     Its answers change; what was learned mostly stays, so that it is retrained quickly.
 
     Args:
         model: Float.
-        feed: Inputs of one inference.
+        inputs: Inputs of one inference.
 
     Raises:
         CandidateError: It does not begin with convolutions, its maps are small already, or what follows needs
@@ -48,7 +48,7 @@ def halve_resolution(model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]) -
         node.attribute.extend([*kept, helper.make_attribute("strides", doubled)])
     made = graph.to_model()
     del made.graph.value_info[:]
-    if _shapes_of(made, feed) != _shapes_of(model, feed):
+    if _shapes_of(made, inputs) != _shapes_of(model, inputs):
         raise CandidateError("what follows its first convolution needs maps of their size", remedy="Keep them.")
     return made
 
@@ -67,9 +67,9 @@ def _first_layers(graph: Graph) -> list[onnx.NodeProto]:
     return found
 
 
-def _shapes_of(model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]) -> list[tuple[int, ...]]:
+def _shapes_of(model: onnx.ModelProto, inputs: Mapping[str, NDArray[Any]]) -> list[tuple[int, ...]]:
     try:
-        return [np.shape(output) for output in open_cpu_session(model).run(None, dict(feed))]
+        return [np.shape(output) for output in open_cpu_session(model).run(None, dict(inputs))]
     except CandidateError:
         raise
     except Exception as error:  # onnxruntime's own exceptions share no public base class

@@ -176,10 +176,10 @@ def _kept(tags: UnitTags, units: Collection[int], name: str) -> tuple[NDArray[np
     return axes
 
 
-_Kept = Mapping[str, tuple[NDArray[np.intp], ...]]
+_KeptPositions = Mapping[str, tuple[NDArray[np.intp], ...]]
 
 
-def _narrow_reader(node: onnx.NodeProto, graph: Graph, kept: _Kept) -> None:
+def _narrow_reader(node: onnx.NodeProto, graph: Graph, kept: _KeptPositions) -> None:
     along = kept[node.input[0]]
     weight = graph.constants[node.input[1]]
     if node.op_type == "MatMul":
@@ -195,7 +195,7 @@ def _narrow_reader(node: onnx.NodeProto, graph: Graph, kept: _Kept) -> None:
     graph.constants[node.input[1]] = np.take(weight, stay, axis=axis)
 
 
-def _narrow_parameters(node: onnx.NodeProto, graph: Graph, kept: _Kept) -> None:
+def _narrow_parameters(node: onnx.NodeProto, graph: Graph, kept: _KeptPositions) -> None:
     along = kept[node.output[0]]
     for i, name in enumerate(node.input):
         value = graph.constants.get(name)
@@ -209,7 +209,7 @@ def _narrow_parameters(node: onnx.NodeProto, graph: Graph, kept: _Kept) -> None:
             node.input[i] = graph.add_constant("narrow", value)
 
 
-def _narrow_target(node: onnx.NodeProto, graph: Graph, kept: _Kept) -> None:
+def _narrow_target(node: onnx.NodeProto, graph: Graph, kept: _KeptPositions) -> None:
     target = graph.constants[node.input[1]].copy()
     for axis, stay in enumerate(kept[node.output[0]]):
         if target[axis] > 0 and axis > 0:
@@ -217,7 +217,7 @@ def _narrow_target(node: onnx.NodeProto, graph: Graph, kept: _Kept) -> None:
     node.input[1] = graph.add_constant("shape", target)
 
 
-def _narrow_choice(node: onnx.NodeProto, graph: Graph, kept: _Kept) -> None:
+def _narrow_choice(node: onnx.NodeProto, graph: Graph, kept: _KeptPositions) -> None:
     source = kept[node.input[0]]
     if node.op_type == "Split":
         axis = int(attribute(node, "axis", 0))

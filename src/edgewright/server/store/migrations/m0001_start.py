@@ -9,7 +9,7 @@ revision = "schema2_0001"
 down_revision = None
 
 # Neither database lets what was decided or done be changed or removed.
-_KEPT = ("decisions", "audit")
+_PERMANENT_TABLES = ("decisions", "audit")
 
 
 def upgrade() -> None:
@@ -268,7 +268,7 @@ def upgrade() -> None:
         postgresql_with={"fillfactor": 70},
     )
     if op.get_bind().dialect.name == "sqlite":
-        for table in _KEPT:
+        for table in _PERMANENT_TABLES:
             for act in ("UPDATE", "DELETE"):
                 op.execute(
                     f"CREATE TRIGGER {table}_no_{act.lower()} BEFORE {act} ON {table} "
@@ -279,7 +279,7 @@ def upgrade() -> None:
         "CREATE FUNCTION edgewright_kept() RETURNS trigger LANGUAGE plpgsql AS $$ "
         "BEGIN RAISE EXCEPTION '% are kept for good', TG_TABLE_NAME; END $$"
     )
-    for table in _KEPT:
+    for table in _PERMANENT_TABLES:
         op.execute(
             f"CREATE TRIGGER {table}_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
             "FOR EACH STATEMENT EXECUTE FUNCTION edgewright_kept()"

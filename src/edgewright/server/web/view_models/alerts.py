@@ -145,11 +145,11 @@ def awaiting_rows(awaiting: Sequence[PendingAction], now: float) -> tuple[Awaiti
 def rule_rows(rules: Sequence[AlertRule]) -> tuple[RuleRow, ...]:
     """Return the rules of the project file."""
     return tuple(
-        RuleRow(rule.name, _says(rule), ", ".join(rule.actions) or "nothing", rule.severity) for rule in rules
+        RuleRow(rule.name, _condition(rule), ", ".join(rule.actions) or "nothing", rule.severity) for rule in rules
     )
 
 
-def _says(rule: AlertRule) -> str:
+def _condition(rule: AlertRule) -> str:
     side, limit = ("above", rule.above) if rule.above is not None else ("below", rule.below)
     where = f" on {rule.device_class}" if rule.device_class else ""
     lasting = f" for {duration(rule.for_seconds)}" if rule.for_seconds else ""

@@ -163,5 +163,9 @@ def _row(device: StoredDevice, offline_seconds: float, now: float) -> DeviceRow:
     )
 
 
-def _refusal(said: Refusal | None) -> tuple[str, str] | None:
-    return None if said is None else (said.code + (f", {said.file}" if said.file else ""), said.reason)
+def _refusal(reported: Refusal | None) -> tuple[str, str] | None:
+    return (
+        None
+        if reported is None
+        else (reported.code + (f", {reported.file}" if reported.file else ""), reported.reason)
+    )

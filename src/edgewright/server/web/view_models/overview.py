@@ -113,7 +113,7 @@ class OverviewView:
 
 def overview_view(
     groups: Sequence[DeviceGroupCount],
-    heard: Sequence[DeviceGroupCount],
+    recent_devices: Sequence[DeviceGroupCount],
     plans: Mapping[tuple[str, str], RolloutPlan],
     firing: Sequence[Alert],
     staged: Sequence[str],
@@ -125,7 +125,7 @@ def overview_view(
 
     Args:
         groups: Of all devices.
-        heard: Of those that are not offline.
+        recent_devices: Of those that are not offline.
         plans: By model and device class.
         firing: Alerts.
         staged: Roles that wait for signatures.
@@ -133,7 +133,7 @@ def overview_view(
         now: Unix time.
     """
     spoke = Counter[str]()
-    for group in heard:
+    for group in recent_devices:
         spoke[group.device_class] += group.devices
     names = sorted({group.device_class for group in groups})
     classes = tuple(

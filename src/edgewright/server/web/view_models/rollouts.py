@@ -313,7 +313,7 @@ def rollout_view(
         role: Of whoever looks.
         now: Unix time.
     """
-    grounds = (_ground(one) for one in decided[::-1])
+    grounds = (_basis(one) for one in decided[::-1])
     ground = next(
         (one for one in grounds if one.decision is not None and _is_of(one.decision, plan)), DecisionBasis()
     )
@@ -347,7 +347,7 @@ def rollout_view(
         missing=missing,
         harmful=of_now.reasons if of_now is not None and of_now.action == "roll_back" else (),
         reasons=() if of_now is None else of_now.reasons,
-        askew=_askew(of_now),
+        askew=_imbalance_warning(of_now),
         decisions=rows[::-1][:_ROWS],
         acts=_acts(plan, missing, role),
         digest=hashlib.sha256(b"\n".join(parts)).hexdigest()[:16],
@@ -371,7 +371,7 @@ def decision_rows(decided: Sequence[records.StoredDecision], href: str, now: flo
 def decision_inputs_view(one: records.StoredDecision, href: str, now: float) -> DecisionInputsView:
     """Return what a decision was made from, and whether it would be made again."""
     (row,) = decision_rows([one], href, now)
-    ground = _ground(one)
+    ground = _basis(one)
     then = ground.decision
     if then is None:
         again = make_badge("quiet", "nothing was decided from evidence here")
@@ -392,7 +392,7 @@ def decision_inputs_view(one: records.StoredDecision, href: str, now: float) -> 
     )
 
 
-def _ground(one: records.StoredDecision) -> DecisionBasis:
+def _basis(one: records.StoredDecision) -> DecisionBasis:
     try:
         return basis_of(one)
     except WorkError:  # of a version that kept it otherwise: it is shown as it is
@@ -419,8 +419,8 @@ def _stage(plan: RolloutPlan) -> str:
     return f"stage {plan.stage + 1} of {len(plan.stages)}, {percent_text(plan.fraction, 0)} of devices"
 
 
-def _is_of(standing: RolloutDecision, plan: RolloutPlan) -> bool:
-    told = standing.inputs.plan
+def _is_of(candidate: RolloutDecision, plan: RolloutPlan) -> bool:
+    told = candidate.inputs.plan
     return (told.rollout, told.epoch, told.stage) == (plan.rollout, plan.epoch, plan.stage)
 
 
@@ -469,13 +469,15 @@ def _stage_shown(plan: RolloutPlan, number: int) -> StageView:
     )
 
 
-def _arms(plan: RolloutPlan, policy: RolloutPolicy | None, standing: RolloutDecision | None) -> tuple[ArmView, ...]:
+def _arms(
+    plan: RolloutPlan, policy: RolloutPolicy | None, candidate: RolloutDecision | None
+) -> tuple[ArmView, ...]:
     shares = arm_shares(plan, plan.stage, 0.0 if policy is None else policy.holdout_fraction)
     found = []
     for index in (*range(len(plan.arms)), CONTROL_ARM):
         devices = waiting = "not counted yet"
-        if standing is not None:
-            evidence = standing.inputs.evidence
+        if candidate is not None:
+            evidence = candidate.inputs.evidence
             counted = max((sum(one.devices) for one in evidence.counts if one.arm == index), default=0)
             devices = f"{counted:,}"
             waiting = f"{evidence.pending[index + 1]:,}" if len(evidence.pending) > index + 1 else "0"
@@ -529,9 +531,9 @@ def _evidence(one: ArmComparison, plan: RolloutPlan) -> EvidenceView:
     )
 
 
-def _harm(standing: RolloutDecision) -> HarmView:
-    share = max(0.0, min(1.0, standing.log_e_value / standing.log_e_limit)) if standing.log_e_limit > 0 else 1.0
-    found, enough = odds_text(standing.log_e_value), odds_text(standing.log_e_limit)
+def _harm(candidate: RolloutDecision) -> HarmView:
+    share = max(0.0, min(1.0, candidate.log_e_value / candidate.log_e_limit)) if candidate.log_e_limit > 0 else 1.0
+    found, enough = odds_text(candidate.log_e_value), odds_text(candidate.log_e_limit)
     return HarmView(
         found,
         enough,
@@ -540,11 +542,11 @@ def _harm(standing: RolloutDecision) -> HarmView:
     )
 
 
-def _askew(standing: RolloutDecision | None) -> str:
-    if standing is None or standing.log_imbalance < standing.log_imbalance_limit:
+def _imbalance_warning(candidate: RolloutDecision | None) -> str:
+    if candidate is None or candidate.log_imbalance < candidate.log_imbalance_limit:
         return ""
     return (
-        f"Devices are not in the arms as they should be ({odds_text(standing.log_imbalance)}): what is counted wrongly "
+        f"Devices are not in the arms as they should be ({odds_text(candidate.log_imbalance)}): what is counted wrongly "
         "has to be found before anything is concluded."
     )
 

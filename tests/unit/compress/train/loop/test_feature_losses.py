@@ -140,7 +140,9 @@ def test_answers_come_back_from_a_folder_and_train_to_the_same_bytes(
     assert torch.equal(students[0].head.weight, students[1].head.weight)
 
 
-@pytest.mark.parametrize("part", [{"feature_weight": 1.0}, {"relation_weight": 10.0}, {"feature_weight": 1.0, "relation_weight": 10.0}])
+@pytest.mark.parametrize(
+    "part", [{"feature_weight": 1.0}, {"relation_weight": 10.0}, {"feature_weight": 1.0, "relation_weight": 10.0}]
+)
 def test_features_and_relations_are_learned(
     lessons: TrainingData, digits_proto: onnx.ModelProto, part: dict[str, float]
 ) -> None:

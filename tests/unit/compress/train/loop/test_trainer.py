@@ -274,7 +274,9 @@ def test_what_is_held_is_held_after_every_step(lessons: TrainingData) -> None:
 
 def test_progress_is_told(lessons: TrainingData) -> None:
     told: list[float] = []
-    fit_network(Small(), lessons, TrainingConfig(epochs=2), seed=1, tell=lambda share, _point: told.append(share))
+    fit_network(
+        Small(), lessons, TrainingConfig(epochs=2), seed=1, report_progress=lambda share, _point: told.append(share)
+    )
     assert told
     assert all(0 < share <= 1 for share in told)
 

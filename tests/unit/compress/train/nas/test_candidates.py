@@ -114,5 +114,11 @@ def test_where_nothing_can_be_measured_there_is_no_shortlist(
     monkeypatch.setattr("edgewright.compress.train.nas.candidates._measure", nothing)
     odd = built("g (float[n,1,8,8] image) => (float[n,10] y) { f = Flatten(image)\n y = MatMul(f, w) }", w=MATRIX)
     known = [NetworkCandidate("odd", "", "fresh", odd)]
-    limits: dict[str, Any] = {"count": 4, "max_latency_ratio": 1.0, "core_seconds": 9.0, "deadline": 0.0, "seen": []}
+    limits: dict[str, Any] = {
+        "count": 4,
+        "max_latency_ratio": 1.0,
+        "core_seconds": 9.0,
+        "deadline": 0.0,
+        "seen": [],
+    }
     assert estimate_candidates(run, TrainingStore(tmp_path), lessons, known, **limits) == []
