@@ -216,7 +216,7 @@ def known_keys(section: str) -> set[str]:
     """Return the keys that a section of a project file may have, as the error about another one says."""
     if section == "device_class.budget":
         extra = '[[device_class]]\nname = "a"\n[device_class.budget]\nnonsense = 1\n'
-    elif section in ("device_class", "alert", "action", "notify.webhook", "notify.mail"):
+    elif section in ("device_class", "alert", "action", "notify.webhook", "notify.email"):
         extra = f"[[{section}]]\nnonsense = 1\n"
     else:
         extra = "" if section in MINIMAL else f"[{section}]\nnonsense = 1\n"
@@ -232,7 +232,7 @@ def known_keys(section: str) -> set[str]:
 
 def test_every_project_key_is_documented_and_no_other() -> None:
     sections = {title.strip("[]"): text for title, text in sections_of(DOCS / "reference/project-file.md").items()}
-    assert set(sections) == known_keys("") | {"device_class.budget", "notify.webhook", "notify.mail"}
+    assert set(sections) == known_keys("") | {"device_class.budget", "notify.webhook", "notify.email"}
     for title, text in sections.items():
         assert named_in_code(text.partition("\n### ")[0]) == known_keys(title), title
     metrics = named_in_code(sections["alert"].partition("\n### ")[2]) - {"metric"}

@@ -373,8 +373,8 @@ def run_sustained(request: RequestFields) -> ReplyFields:
         durations = _time_inferences_for(session, feed, request["seconds"] / 20)
         slices.append(
             {
-                "at": time.perf_counter() - start,
-                "latency_seconds": statistics.median(durations),
+                "end_seconds": time.perf_counter() - start,
+                "median_latency_seconds": statistics.median(durations),
                 "clock_hz": _max_clock_hz(),
                 "temperature_celsius": _max_temperature_celsius(),
             }

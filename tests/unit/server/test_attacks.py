@@ -478,7 +478,7 @@ def test_a_whole_life_over_a_real_socket(standing: Plant, port: int) -> None:
     pool = urllib3.PoolManager(retries=False)
     where = f"http://127.0.0.1:{port}"
     headers = {"Authorization": f"Bearer {standing.token('operator')}", "Content-Type": "application/json"}
-    made = pool.request("POST", f"{where}/api/invitations", body=b'{"bench":true}', headers=headers)
+    made = pool.request("POST", f"{where}/api/invitations", body=b'{"profiling":true}', headers=headers)
     token = json.loads(made.data)["secrets"][0]
     key = DeviceKey(Ed25519PrivateKey.generate())
     enrolled = pool.request(
@@ -496,7 +496,7 @@ def test_a_whole_life_over_a_real_socket(standing: Plant, port: int) -> None:
     job = key.sign(device.audience, "POST", "/device/job", b"", now=now)
     assert pool.request("POST", f"{where}/device/job", headers={PROOF: job}).status == 204
     listed = pool.request("GET", f"{where}/api/devices/{device.device_id}", headers=headers)
-    assert json.loads(listed.data)["bench"] is True
+    assert json.loads(listed.data)["profiling"] is True
 
 
 def test_who_goes_away_in_the_middle_leaves_nothing_behind(standing: Plant, port: int) -> None:

@@ -98,7 +98,7 @@ class OperatorCommands:
             )
             for _ in range(request.count)
         )
-        detail = {"count": request.count, "labels": request.labels, "bench": request.profiling}
+        detail = {"count": request.count, "labels": request.labels, "profiling": request.profiling}
         self._audit(by, "invite", request.device_class, **detail)
         return tokens
 

@@ -23,7 +23,7 @@ def network(title: str = "cnn", **changes: Any) -> TrainedNetwork:
         "latency_ratio": 0.5,
         "validation_metric": 0.9,
         "drop": 0.01,
-        "seconds": 1.0,
+        "training_seconds": 1.0,
     }
     return TrainedNetwork(**(usual | changes))
 

@@ -209,7 +209,7 @@ def test_what_no_longer_gets_better_makes_room() -> None:
     assert quick is not None
     assert (slow.is_stalled, quick.is_stalled) == (True, False)
     ranked = select_survivors(
-        [slow, quick, replace(quick, network_sha256="ef", drop=0.021)], 1, max_drop=0.01, round_number=1
+        [slow, quick, replace(quick, network="ef", drop=0.021)], 1, max_drop=0.01, round_number=1
     )
     assert ranked[0].network == "ef"
     assert select_survivors([slow, quick], 2, max_drop=0.01, round_number=1)[0] == quick

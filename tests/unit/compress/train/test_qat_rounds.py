@@ -48,7 +48,7 @@ def course(digits_proto: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> An
     cleaned = clean_model(digits_proto)
 
     def lay_out(
-        _bench: Any, first: tuple[Any, ...], _machine: Any, *, seconds: float, kept: Path | None
+        _builder: Any, first: tuple[Any, ...], _machine: Any, *, seconds: float, cache_path: Path | None
     ) -> tuple[SearchSpace, dict[str, Any]]:
         if first[0].title == "odd":
             raise CandidateError("the graph has no layer", remedy="")
@@ -59,7 +59,7 @@ def course(digits_proto: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> An
     search = cast(
         Search, SimpleNamespace(search_network=lambda space, _seconds, _ideas: results.get(space.network, []))
     )
-    folder = SimpleNamespace(layouts=None)
+    folder = SimpleNamespace(analysis_cache=None)
     run = SimpleNamespace(builder=None, machine=None, search_space=SimpleNamespace(fold=()), folder=folder)
     return SimpleNamespace(
         run=run,
@@ -108,6 +108,6 @@ def test_without_time_no_integers_are_trained(course: Any) -> None:
 
 def test_integers_behind_folded_preprocessing_are_left_out_and_said_so(course: Any) -> None:
     (finalist,) = prepare_finalists(cast(TrainingSession, course), [standing("good")], later(60))
-    course.run.space.fold = ("fold",)
+    course.run.search_space.fold = ("fold",)
     assert train_quantized(cast(TrainingSession, course), finalist, later(60)) == []
     assert any("folded" in note for note in course.notes)

@@ -31,22 +31,22 @@ class Pretender:
     pace: float = 1e-4
     workers: int = 2
     max_drop: float = 0.01
-    augment: tuple[str, ...] = ("shift",)
+    augmentations: tuple[str, ...] = ("shift",)
     distillation: Distillation = field(default_factory=lambda: Distillation(3.0))
-    lessons: Any = field(default_factory=lambda: SimpleNamespace(train_jobs=range(ROWS)))
+    data: Any = field(default_factory=lambda: SimpleNamespace(train=range(ROWS)))
     notes: list[str] = field(default_factory=list)
     trained: list[list[PlannedJob]] = field(default_factory=list)
 
     core_seconds = TrainingSession.core_seconds
-    settings = TrainingSession.training_config
-    planned = TrainingSession.planned_jobs
+    training_config = TrainingSession.training_config
+    planned_jobs = TrainingSession.planned_jobs
 
-    def pace_of(self, network: str) -> float:
+    def seconds_per_row(self, network: str) -> float:
         if self.pace <= 0:
             raise CandidateError("Erf cannot be trained", remedy="")
         return self.pace
 
-    def train(self, name: str, tasks: Sequence[PlannedJob], deadline: float) -> list[TrainedNetwork]:
+    def train_jobs(self, name: str, tasks: Sequence[PlannedJob], deadline: float) -> list[TrainedNetwork]:
         self.trained.append(list(tasks))
         return [self._one(task) for task in tasks]
 
@@ -124,7 +124,7 @@ def test_what_keeps_the_drop_is_among_the_finalists_and_only_faster_ones_are_tra
 
 def test_what_keeps_the_drop_barely_is_trained_until_it_is_sure(course: Callable[..., Pretender]) -> None:
     pretender = course(a=0.3, b=0.003, c=0.0, d=0.0)
-    run(pretender, FOUR, max_latency_ratio=1.4)
+    run(pretender, FOUR, slowest=1.4)
     for tasks in pretender.trained[1:4]:
         assert {task.network.title for task in tasks} == {"a", "b"}
 
@@ -175,4 +175,4 @@ def test_rows_become_epochs(course: Callable[..., Pretender], rows: int, epochs:
     settings = cast(TrainingSession, pretender).training_config(rows, "fresh")
     assert (settings.epochs, settings.rows_per_epoch) == (epochs, shown)
     assert settings.distillation == pretender.distillation
-    assert settings.augmentations == pretender.augment
+    assert settings.augmentations == pretender.augmentations

@@ -249,9 +249,9 @@ class Killed(BaseException):
 
 
 WRITES = {
-    ActionStore: ("add", "move"),
+    ActionStore: ("add", "transition"),
     ReaderPositions: ("put",),
-    AlertStore: ("put", "lift"),
+    AlertStore: ("put", "end_silences"),
     AuditLog: ("write",),
     DecisionStore: ("put",),
 }

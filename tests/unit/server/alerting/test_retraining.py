@@ -101,9 +101,9 @@ def test_only_one_runs_also_after_the_server_was_killed(make: Make, tmp_path: Pa
     # A server of its own, killed while what it began goes on.
     code = (
         "import os, signal, sys; from pathlib import Path; "
-        "from edgewright.contract.config.fleet import Retraining; "
+        "from edgewright.contract.config.fleet import RetrainingConfig; "
         "from edgewright.server.alerting.retraining import Retrainer; "
-        "made = Retrainer(Retraining((sys.executable, '-c', 'import time; time.sleep(3)')), Path(sys.argv[1]), "
+        "made = Retrainer(RetrainingConfig((sys.executable, '-c', 'import time; time.sleep(3)')), Path(sys.argv[1]), "
         "Path(sys.argv[2])); assert made.start('c'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     place = (str(tmp_path / "project"), str(tmp_path / "state"))

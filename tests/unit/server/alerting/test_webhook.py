@@ -136,9 +136,9 @@ FORBIDDEN = {
 @pytest.mark.parametrize("name", FORBIDDEN)
 def test_a_neighbour_is_never_asked(receiver: Receiver, name: str) -> None:
     with pytest.raises(WorkError, match="not on the public internet"):
-        told(receiver, receiver.hook(allowed_networks=()), FORBIDDEN[name])
+        told(receiver, receiver.hook(listed=()), FORBIDDEN[name])
     with pytest.raises(WorkError, match="not on the public internet"):
-        told(receiver, receiver.hook(allowed_networks=()), "93.184.215.14", FORBIDDEN[name])
+        told(receiver, receiver.hook(listed=()), "93.184.215.14", FORBIDDEN[name])
     assert receiver.seen == []
 
 

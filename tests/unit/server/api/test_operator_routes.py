@@ -91,7 +91,7 @@ def test_one_device_is_shown_with_what_it_said_and_no_secret(plant: Plant) -> No
     machine.check_in(DeviceStatus("m", "1.0.0", state="idle", battery_level=0.5))
     shown = ok(plant.operate("GET", f"/api/devices/{machine.id}", role="viewer"))
     assert shown["public_key"] == machine.key.public.hex()
-    assert (shown["labels"], shown["channel"], shown["status"]["battery"]) == ({"site": "b"}, "beta", 0.5)
+    assert (shown["labels"], shown["channel"], shown["status"]["battery_level"]) == ({"site": "b"}, "beta", 0.5)
 
 
 def test_a_device_is_retired_once_and_it_is_written_down_by_whom_and_why(plant: Plant) -> None:
@@ -140,7 +140,7 @@ def test_releases_rollouts_and_policies_are_shown_as_they_are_signed(standing: P
 
 
 def test_a_rollout_is_begun_in_the_name_of_whoever_asked(plant: Plant) -> None:
-    stages = [{"fraction": 0.1, "min_seconds": 3600.0}, {"fraction": 1.0}]
+    stages = [{"fraction": 0.1, "min_duration_seconds": 3600.0}, {"fraction": 1.0}]
     asked = {"model": "m", "device_class": "default", "arms": [{"version": "1.0.0"}], "stages": stages}
     made = ok(plant.operate("POST", "/api/rollouts", asked), 201)
     assert made == {"id": "r", "notes": ["noted"]}
@@ -263,7 +263,7 @@ def test_a_bench_device_is_given_work_and_what_came_of_it_is_shown(plant: Plant,
     made = plant.post(f"/api/jobs?device={machine.id}", asked, headers)
     job = ok(made, 201)["id"]
     shown = ok(plant.operate("GET", f"/api/jobs/{job}", role="viewer"))
-    assert (shown["state"], shown["bytes"], shown["created_by"]) == ("waiting", len(asked), "token:t-operator")
+    assert (shown["state"], shown["request_bytes"], shown["created_by"]) == ("waiting", len(asked), "token:t-operator")
     assert plant.operate("GET", f"/api/jobs/{job}/result").status == 404
     assert machine.post("/device/job").content == asked
     machine.post(f"/device/job/{job}/done", b"\x00done")
@@ -502,7 +502,7 @@ def test_questions_to_the_fleet_are_listed_and_shown(plant: Plant) -> None:
 
 
 def test_a_question_is_asked_and_ended_in_the_name_of_whoever_did(plant: Plant) -> None:
-    times = {"start": "2026-11-20T00:00:00+00:00", "end": "2026-11-21T00:00:00+00:00"}
+    times = {"window_start": "2026-11-20T00:00:00+00:00", "window_end": "2026-11-21T00:00:00+00:00"}
     asked = {"id": "q1", "template": "drift", "version": "1.0.0"} | times
     made = ok(plant.operate("POST", "/api/queries/m/default", asked, role="operator"), 201)
     assert made == {"id": "q1", "notes": ["asked"]}

@@ -56,7 +56,7 @@ def _inputs(world: World, verdict: str, subject: str = SUBJECT) -> Any:
 
 
 def _devices(world: World, verdict: str, arm: int) -> int:
-    return sum(_inputs(world, verdict).decision.inputs.evidence.tally("crash", arm).devices)
+    return sum(_inputs(world, verdict).decision.inputs.evidence.counts_of("crash", arm).devices)
 
 
 def test_a_harmless_rollout_advances_to_its_end(make: Make) -> None:
@@ -66,7 +66,7 @@ def test_a_harmless_rollout_advances_to_its_end(make: Make) -> None:
     assert [each for each in world.verdicts() if each != "hold"] == [*["settle", "advance"] * 2, "settle", "finish"]
     assert world.plan.counter == 4
     assert RolloutController(world.services).check_rollouts(world.at.timestamp()) == []
-    assert all(one.replayed is not False for one in why(world.store, "spring"))
+    assert all(one.replays is not False for one in why(world.store, "spring"))
     assert world.store.audit.broken_at() is None
     assert [one.action for one in world.store.audit.entries()][::-1].count("rollout advance") == 2
 
@@ -78,7 +78,7 @@ def test_a_release_that_crashes_is_taken_back_with_the_reason(make: Make) -> Non
     last = world.last_decision(SUBJECT, "roll_back")
     assert "crash of arm 0" in last.reason
     assert "evidence of harm" in last.reason
-    assert all(one.replayed is not False for one in why(world.store, SUBJECT))
+    assert all(one.replays is not False for one in why(world.store, SUBJECT))
 
 
 def test_devices_that_rely_on_it_get_the_release_before_staged_and_no_signature(make: Make) -> None:
@@ -119,8 +119,8 @@ def test_nothing_is_advanced_before_the_last_deadline(make: Make) -> None:
     holds = [one for one in world.store.decisions.for_subject(SUBJECT) if one.verdict == "hold"]
     hold = next(one for one in holds if told_at[0] <= one.at < told_at[1])
     evidence = ground_of(hold).decision.inputs.evidence
-    assert sum(evidence.tally("crash", CONTROL_ARM).devices) > 200
-    assert all(one.clears for one in ground_of(hold).decision.comparisons if one.metric == "crash")
+    assert sum(evidence.counts_of("crash", CONTROL_ARM).devices) > 200
+    assert all(one.within_margin for one in ground_of(hold).decision.comparisons if one.metric == "crash")
 
 
 def test_an_arm_that_falls_silent_is_stopped_for_silence(make: Make) -> None:
@@ -143,7 +143,7 @@ def test_silence_alone_keeps_a_release_from_advancing_under_every_metric(make: M
     offline = _inputs(world, "settle").fact.devices
     assert offline[""] > 10
     evidence = _inputs(world, "hold").decision.inputs.evidence
-    assert evidence.tally("crash", CONTROL_ARM).devices[-1] >= offline[""]
+    assert evidence.counts_of("crash", CONTROL_ARM).devices[-1] >= offline[""]
 
 
 def test_what_is_said_after_the_deadline_changes_nothing(make: Make) -> None:
@@ -158,8 +158,8 @@ def test_what_is_said_after_the_deadline_changes_nothing(make: Make) -> None:
         device.dead = False
     world.run(controller, 8)
     after = _inputs(world, "hold").decision.inputs.evidence
-    assert after.tallies == before.tallies
-    assert sum(after.tally("offline", arm).devices[-1] for arm in (CONTROL_ARM, 0)) == 60
+    assert after.counts == before.counts
+    assert sum(after.counts_of("offline", arm).devices[-1] for arm in (CONTROL_ARM, 0)) == 60
 
 
 def test_who_was_off_when_the_stage_began_counts_when_it_says_something(make: Make) -> None:
@@ -171,13 +171,13 @@ def test_who_was_off_when_the_stage_began_counts_when_it_says_something(make: Ma
     controller = RolloutController(world.services)
     world.run(controller, 24)
     evidence = _inputs(world, "hold").decision.inputs.evidence
-    assert sum(sum(evidence.tally("offline", arm).devices) for arm in (CONTROL_ARM, 0)) == 150
+    assert sum(sum(evidence.counts_of("offline", arm).devices) for arm in (CONTROL_ARM, 0)) == 150
     for device in world.devices[:50]:
         device.dead = False
     world.run(controller, 10)
     evidence = _inputs(world, "hold").decision.inputs.evidence
-    assert sum(sum(evidence.tally("offline", arm).devices) for arm in (CONTROL_ARM, 0)) == 200
-    assert all(evidence.tally("offline", arm).values == (0.0,) for arm in (CONTROL_ARM, 0))
+    assert sum(sum(evidence.counts_of("offline", arm).devices) for arm in (CONTROL_ARM, 0)) == 200
+    assert all(evidence.counts_of("offline", arm).values == (0.0,) for arm in (CONTROL_ARM, 0))
 
 
 def test_an_earlier_stages_failure_stays_one(make: Make) -> None:
@@ -187,7 +187,7 @@ def test_an_earlier_stages_failure_stays_one(make: Make) -> None:
     world = make(once, count=300)
     world.start(*STAGES, rules=(HealthRule("crash", 0.4),))
     assert world.run(RolloutController(world.services), 60) == "done"
-    tallies = [_inputs(world, "finish").decision.inputs.evidence.tally("crash", arm) for arm in (CONTROL_ARM, 0)]
+    tallies = [_inputs(world, "finish").decision.inputs.evidence.counts_of("crash", arm) for arm in (CONTROL_ARM, 0)]
     failing = sum(tally.devices[-1] for tally in tallies if tally.values[-1] == 1.0)
     assert failing == sum(int(device.id, 16) % 10 == 0 for device in world.devices)
 
@@ -204,7 +204,7 @@ def test_devices_count_as_assigned_whatever_they_call_their_arm(make: Make) -> N
     assert lies > 0
     world.run(RolloutController(world.services), 13, until=("done",))
     decision_records = _inputs(world, "advance")
-    assert decision_records.askew == lies
+    assert decision_records.mismatched_arms == lies
     assert "named another arm" in world.last_decision(SUBJECT, "advance").reason
     mine = [stage_participants.assigned_arm_version(plan, policy, device.id) for device in world.devices]
     assert [_devices(world, "advance", arm) for arm in (CONTROL_ARM, 0)] == [mine.count(CONTROL_ARM), mine.count(0)]
@@ -248,23 +248,23 @@ def test_an_experiment_ends_with_an_estimate_and_its_interval(make: Make) -> Non
     rule = HealthRule("outcome:taps", 0.05)
     world.start(1.0, versions=("1.1", "1.2"), rules=(rule,))
     assert world.run(RolloutController(world.services), 40) in ("done", "aborted")
-    last = next(one for one in reversed(why(world.store, SUBJECT)) if one.ground.trial)
+    last = next(one for one in reversed(why(world.store, SUBJECT)) if one.basis.experiment)
     assert last.verdict in ("finish", "roll_back")
-    (answer,) = last.ground.trial.comparisons
+    (answer,) = last.basis.experiment.comparisons
     assert answer.low < 0.3 < answer.high
-    assert last.ground.trial.outcomes == ("excluded",)
-    assert last.replayed
+    assert last.basis.experiment.outcomes == ("excluded",)
+    assert last.replays
 
 
 def test_an_experiment_without_an_answer_goes_on_until_its_time_is_over(make: Make) -> None:
     world = make(count=60, holdout_fraction=0.2)
     world.publish("1.2")
     end = (world.at + datetime.timedelta(seconds=4000)).isoformat()
-    world.start(1.0, versions=("1.1", "1.2"), rules=(HealthRule("crash", 0.01),), end=end)
+    world.start(1.0, versions=("1.1", "1.2"), rules=(HealthRule("crash", 0.01),), end_at=end)
     controller = RolloutController(world.services)
     assert world.run(controller, 20) == "running"
     assert world.run(controller, 20) == "done"
-    assert _inputs(world, "finish").trial.outcomes == ("inconclusive",)
+    assert _inputs(world, "finish").experiment.outcomes == ("inconclusive",)
     assert "confidence 0.95" in world.last_decision(SUBJECT, "finish").reason
 
 
@@ -294,7 +294,7 @@ def test_while_nobody_can_be_heard_nobody_is_silent(make: Make) -> None:
     assert fresh.check_rollouts(world.at.timestamp()) == []
     assert "settle" not in world.verdicts()
     assert world.run(fresh, 60) == "done"
-    assert all(not one.ground.fact.devices for one in why(world.store, SUBJECT) if one.verdict == "settle")
+    assert all(not one.basis.fact.devices for one in why(world.store, SUBJECT) if one.verdict == "settle")
 
 
 def test_a_decision_that_was_not_done_is_done_by_the_next_one(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -508,6 +508,6 @@ def test_harmless_rollouts_of_uneven_fleets_are_seldom_stopped(make: Make) -> No
         if world.plan.state == "running":
             publish_plan(world.repository(), world.online_keys, PLAN_CHANGES["abort"](world.plan, world.at))
         evidence = _inputs(world, "hold", f"m/pi/r{run}").decision.inputs.evidence
-        assert sum(sum(evidence.tally("crash", arm).devices) for arm in (CONTROL_ARM, 0)) == 120
+        assert sum(sum(evidence.counts_of("crash", arm).devices) for arm in (CONTROL_ARM, 0)) == 120
     # At 5 % seven of forty or more have a chance of 0.3 %.
     assert stats.binom.sf(stopped - 1, runs, 0.05) > 0.003, stopped

@@ -412,7 +412,7 @@ def test_a_bench_device_gets_its_job_and_ends_it(plant: Plant, tmp_path: Path) -
     machine = plant.machine(profiling=True)
     asked = work(tmp_path)
     job = plant.acting.create_job("user:ann", machine.id, asked)
-    assert machine.check_in().said["job"] is True
+    assert machine.check_in().said["job_waiting"] is True
     given = machine.post("/device/job")
     assert (given.status, given.content, given.header(JOB.lower())) == (200, asked, job)
     ended = machine.post(f"/device/job/{job}/done", b"\xffresult")
@@ -846,7 +846,7 @@ def test_a_gone_database_in_the_middle_of_a_request_is_told(
     def gone(*_: Any, **__: Any) -> Any:
         raise DatabaseUnavailableError("postgresql://secret", remedy="")
 
-    monkeypatch.setattr(type(standing.services.store.jobs), "take", gone)
+    monkeypatch.setattr(type(standing.services.store.jobs), "claim", gone)
     answer = machine.post("/device/job")
     assert (answer.status, answer.header("retry-after")) == (503, "5")
     assert b"secret" not in answer.content

@@ -174,7 +174,7 @@ def test_a_letter_that_another_worker_took_after_the_step_was_closed_is_in_no_ro
     controller._rebuild(LiveQuery("digits", query, template), terms, 0)
     assert sent(late.services, terms, "advertise", joins[FLEET.names[7]]) == 200  # meanwhile
     listed = controller._listed[terms.digest.hex()]["advertise"]
-    controller._store_message(terms, "join.closed", b"")
+    controller._store_message(terms, "advertise.closed", b"")
     assert len(listed) == 7 * 32
     assert store.queries.count_messages(terms.digest.hex(), "advertise") == 8
-    assert len([name for name in other._stored_messages(terms) if name.startswith("join-")]) == 7
+    assert len([name for name in other._stored_messages(terms) if name.startswith("advertise-")]) == 7

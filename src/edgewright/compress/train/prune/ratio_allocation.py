@@ -167,7 +167,7 @@ def _alone(
         seen = {widths[layer].count}
         for share in sorted(shares):
             alone = msgspec.structs.replace(
-                step or StructuredPruning(), ratio=0.0, heads=0.0, ratios={layer: share}
+                step or StructuredPruning(), ratio=0.0, head_ratio=0.0, ratios={layer: share}
             )
             left = alone.remaining(widths[layer], share)
             if left not in seen:

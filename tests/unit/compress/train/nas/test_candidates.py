@@ -36,7 +36,7 @@ def run(digits_model: Path, digits_npz: Path, digits_batch: NDArray[Any]) -> Com
     parts = {
         "loaded": loaded,
         "dataset": load_data(str(digits_npz), loaded.contract),
-        "search_space": SimpleNamespace(signed_first=False, int8_peak=127, fold=()),
+        "search_space": SimpleNamespace(signed_first=False, max_int8_weight=127, fold=()),
         "builder": CandidateBuilder(loaded.proto, [{"image": digits_batch[:16]}] * 2),
         "request": SimpleNamespace(seed=0),
         "machine": SimpleNamespace(features=()),
