@@ -161,7 +161,10 @@ def helper(*, quick: bool) -> list[Figure]:
     length = 1000 if quick else 10_000
     costs = [helped_cost(clients, length, processes=2 if clients == sizes[-1] else 1) for clients in sizes]
     most = costs[-1]
-    parts = f"take {most.take_seconds:.2f} s on one core, answer {most.answer_seconds:.2f} s on two, add {most.total_seconds:.2f} s"
+    parts = (
+        f"take {most.take_seconds:.2f} s on one core, answer {most.answer_seconds:.2f} s on two, "
+        f"add {most.total_seconds:.2f} s"
+    )
     each = ", ".join(f"{cost.clients}: {cost.cpu_us:.0f} us" for cost in costs)
     return [
         _figure("helper.clients_per_s", most.clients_per_s, None, f"{most.clients} clients x {length}; {parts}"),

@@ -1,4 +1,4 @@
-"""Figures of the tree's structure: `make structure` prints them, `tests/unit/test_structure.py` holds them to limits."""
+"""Figures of the tree's structure beside their limits: `make structure` prints them."""
 
 import ast
 import collections

@@ -27,7 +27,8 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         look: Which look at this certify split this was, from 1.
         look_confidence: Confidence of this single look after the correction for multiplicity.
         cluster_count: Number of groups that the bound is over, None for independent samples.
-        additional_samples_needed: Estimate of how many further labelled samples would settle it, None if settled or hopeless.
+        additional_samples_needed: Estimate of how many further labelled samples would settle it, None if settled or
+            hopeless.
         reason: One sentence for people.
         data_fingerprint: Fingerprint of the certify split.
         candidate_sha256: sha256 of the model that was judged, hex.

@@ -87,11 +87,12 @@ class Agent:
         keys: Of this device; a key file in `state_folder` if not given.
         fleet_keys: Keys of the fleet by name, beside those that the device was enrolled with.
         probation: How long a new release is watched.
-        read_battery: Returns the state of charge, 0 to 1; None on mains or without a battery. The system's if not given.
+        read_battery: Returns the state of charge, 0 to 1; None on mains or without a battery. The system's if not
+            given.
         installer: Of the platform, for images; what the device was enrolled with if not given.
         serves_model: Whether to open the model; who only asks for the status need not.
-        run_profiling_jobs: Does the profiling jobs that wait for this device at the control plane; called after a check-in that
-            tells of one, if the device was enrolled for that.
+        run_profiling_jobs: Does the profiling jobs that wait for this device at the control plane; called after a
+            check-in that tells of one, if the device was enrolled for that.
         has_waiting_job: Whether one waited when the control plane was last reached.
     """
 

@@ -264,7 +264,10 @@ def _can_test(signal: ReferenceSignal, cohorts: Sequence[CohortSums]) -> bool:
 
 
 def _beyond(cohort: CohortSums) -> str:
-    return f"query {cohort.query}: {cohort.out_of_range} numbers lie where no honest sum does; a device lied, or it wrapped"
+    return (
+        f"query {cohort.query}: {cohort.out_of_range} numbers lie where no honest sum does; "
+        "a device lied, or it wrapped"
+    )
 
 
 def _named(cohorts: Sequence[CohortSums], kind: str) -> list[str]:

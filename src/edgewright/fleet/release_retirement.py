@@ -51,7 +51,10 @@ def propose_retirement(inputs: RetirementInputs) -> RetirementProposal | None:
 
     The newest release stays, as does every one that a device uses or a rollout gives.
 
-    >>> old = RetirementInputs(RetirementPolicy(after_newer_versions=2), ("1.0", "1.1", "2.0"), versions_in_use=("1.1",), versions_in_rollouts=(), min_version="0")
+    >>> policy = RetirementPolicy(after_newer_versions=2)
+    >>> old = RetirementInputs(
+    ...     policy, ("1.0", "1.1", "2.0"), versions_in_use=("1.1",), versions_in_rollouts=(), min_version="0"
+    ... )
     >>> propose_retirement(old).min_version
     '1.1'
     """

@@ -186,7 +186,8 @@ def weighted_mean(total: _Floats, noise_sd: float) -> _Floats:
     weight = float(total[-1])
     if not abs(weight) >= _CONFIDENT_SIGMAS * noise_sd or weight <= 0:
         raise DataError(
-            f"the summed weight is {weight:.4g} with noise of {noise_sd:.4g}, less than {_CONFIDENT_SIGMAS:g} times as much",
+            f"the summed weight is {weight:.4g} with noise of {noise_sd:.4g}, less than "
+            f"{_CONFIDENT_SIGMAS:g} times as much",
             remedy="Ask more devices, or permit a greater weight.",
         )
     return np.asarray(total[:-1] / weight)

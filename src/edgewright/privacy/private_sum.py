@@ -227,7 +227,8 @@ def recover_sum(
         )
     if not query.min_cohort <= device_count <= query.max_cohort:
         raise DataError(
-            f"{device_count} devices are in the sum of query {query.id}, {query.min_cohort} to {query.max_cohort} may be",
+            f"{device_count} devices are in the sum of query {query.id}, {query.min_cohort} "
+            f"to {query.max_cohort} may be",
             remedy="Ask again, with a cohort that holds.",
         )
     span = query_sum_range(query, template)

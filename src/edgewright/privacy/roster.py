@@ -110,7 +110,8 @@ class ProtocolTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, arr
             self.window.encode()
         ) <= 200:
             raise InputError(
-                f"the query's digest has {len(self.query_digest)} bytes, the model's {len(self.model_digest)}, the window "
+                f"the query's digest has {len(self.query_digest)} bytes, the model's "
+                f"{len(self.model_digest)}, the window "
                 f"{len(self.window)} letters",
                 remedy="Give digests of 32 bytes and a window of 1 to 200.",
             )

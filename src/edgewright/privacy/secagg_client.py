@@ -29,7 +29,8 @@ Rules that a device enforces:
 
 What holds: fewer than t neighbours who collude with a server that keeps to the protocol learn nothing but the sum.
 A server that tells neighbours different lists needs t shares of each kind among k neighbours, of whom the honest
-give one kind only: 2 t - k or more colluders (`tolerated_colluders`). A server that also enrols devices can be most of them.
+give one kind only: 2 t - k or more colluders (`tolerated_colluders`). A server that also enrols devices can be most
+of them.
 """
 
 import os

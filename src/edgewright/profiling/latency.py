@@ -154,7 +154,8 @@ def paired_ratio(numerator: LatencyResult, denominator: LatencyResult, confidenc
     """
     if len(numerator.round_medians_seconds) != len(denominator.round_medians_seconds):
         raise ValueError(
-            f"{numerator.label} has {len(numerator.round_medians_seconds)} rounds, {denominator.label} {len(denominator.round_medians_seconds)}: measure them together"
+            f"{numerator.label} has {len(numerator.round_medians_seconds)} rounds, {denominator.label} "
+            f"{len(denominator.round_medians_seconds)}: measure them together"
         )
     method = (
         f"median of {len(numerator.round_medians_seconds)} paired rounds, {numerator.label} / {denominator.label}"

@@ -134,7 +134,8 @@ def _describe_harm(comparisons: Sequence[ArmComparison], log_e: float, limit: fl
         if one.log_e_value > 0 and one.log_e_value >= worst[0].log_e_value - math.log(10)
     ]
     return [
-        f"the evidence of harm, all metrics together, is {_describe_odds(log_e)}, and {_describe_odds(limit)} is enough",
+        f"the evidence of harm, all metrics together, is {_describe_odds(log_e)}, and "
+        f"{_describe_odds(limit)} is enough",
         *words,
     ]
 

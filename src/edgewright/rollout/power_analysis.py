@@ -52,7 +52,8 @@ class StagePower:
         treated: Devices that get the release.
         control: Devices that it is compared with.
         power: Chance that a harmless release clears the margin with them.
-        devices_for_half_power: Treated devices with which every second harmless release clears, their controls in proportion.
+        devices_for_half_power: Treated devices with which every second harmless release clears, their controls in
+            proportion.
         devices_for_95_power: Treated devices with which 95 % do.
         detectable_rate: Rate of failures that is found with 95 %; 1 if none is.
     """
@@ -181,7 +182,8 @@ def assess_feasibility(
             share = assignment_share(arms, arm, CONTROL_ARM)
             if share is None:
                 hopeless.append(
-                    f"stage {number} leaves no devices to compare; the policy's holdback is {policy.holdout_fraction:.0%}, "
+                    f"stage {number} leaves no devices to compare; the policy's holdback is "
+                    f"{policy.holdout_fraction:.0%}, "
                     f"it should be {MIN_CONTROL_SHARE:.0%}"
                 )
                 continue
@@ -232,7 +234,8 @@ def _describe(question: StagePower) -> str:
     return (
         f"stage {question.stage}: {question.treated} devices and {question.control} in the control clear a margin "
         f"of {question.margin:.2%} of {question.metric} with {question.power:.0%} if {question.rate:.1%} fail in "
-        f"both; it takes {question.devices_for_half_power} for every second harmless release and {question.devices_for_95_power} for 95 %"
+        f"both; it takes {question.devices_for_half_power} for every second harmless release and "
+        f"{question.devices_for_95_power} for 95 %"
     )
 
 

@@ -76,7 +76,10 @@ class CohortTestResult:
         if self.verdict is CohortVerdict.DRIFT:
             return f"drift (p = {self.p_value:.2g}, {self.testable_cohorts} cohorts)"
         if self.verdict is CohortVerdict.NO_SHIFT:
-            return f"no shift of {self.shift_size:.3g} or more (power {self.power:.2f}, {self.testable_cohorts} cohorts)"
+            return (
+                f"no shift of {self.shift_size:.3g} or more (power {self.power:.2f}, "
+                f"{self.testable_cohorts} cohorts)"
+            )
         found = "" if self.detectable_shift is None else f"; {self.detectable_shift:.2g} would be detected"
         return f"too few devices to detect a shift of {self.shift_size:.3g} (power {self.power:.2f}{found})"
 
@@ -120,7 +123,9 @@ class CohortCalibration:
 def null_covariance(
     shares: ArrayLike, observation_count: float, reference_count: float, noise_sd: float
 ) -> _Floats:
-    """Return the covariance of a noised sum about `observation_count` times the reference's shares, for devices that are alike.
+    """Return the covariance of a noised sum about `observation_count` times the reference's shares.
+
+    It holds for devices that are alike.
 
     `total (diag p - p p') (1 + total / n_ref) + sigma^2 I`: sampling of the sum, of the reference, and noise.
 

@@ -160,7 +160,8 @@ class InferenceRing(Protocol):
         """Look at an input of at least one sample; the first one's statistics are taken.
 
         Returns:
-            The slot to `record_output` or `discard`; -1 if the input is no float32, short, or perhaps out of range or not
+            The slot to `record_output` or `discard`; -1 if the input is no float32, short, or perhaps out of range or
+            not
             finite: then it takes a closer look.
         """
 

@@ -79,8 +79,8 @@ def logit_scores(logits: NDArray[Any]) -> LogitScores:
 def ood_scorer(measure: OodScore) -> RowScorer:
     """Return the function that scores rows: of logits, or of the measure's embedding, by the measure's kind.
 
-    Arrays are unpacked here, once. For `Squeezing` the function would need a second inference: use `squeeze_features` and
-    `prediction_l1_distance`.
+    Arrays are unpacked here, once. For `Squeezing` the function would need a second inference: use `squeeze_features`
+    and `prediction_l1_distance`.
 
     Raises:
         ValueError: The measure is `Squeezing`.

@@ -229,7 +229,8 @@ def difference_interval(
 ) -> tuple[float, float]:
     """Return both bounds, each at half of alpha, widened to hold the difference of the arms' means.
 
-    >>> low, high = difference_interval(ArmOutcomes(np.array([0.0, 1.0]), np.array([920, 80]), np.array([980, 20])), 0.5, 0.05)
+    >>> arms = ArmOutcomes(np.array([0.0, 1.0]), np.array([920, 80]), np.array([980, 20]))
+    >>> low, high = difference_interval(arms, 0.5, 0.05)
     >>> round(low, 3), round(high, 3)
     (0.028, 0.094)
     """

@@ -44,7 +44,8 @@ examples:
   edgewright fleet backup fleet.backup --fleet FLEET
   edgewright fleet restore fleet.backup --fleet OTHER
 
-The control plane is named by --fleet DIR on its own machine, else by --server or {SERVER_VARIABLE} with a token in {TOKEN_VARIABLE}.
+The control plane is named by --fleet DIR on its own machine, else by --server or {SERVER_VARIABLE} with a token in
+{TOKEN_VARIABLE}.
 exit codes: 0 done; 1 alerts fire, or the server cannot do it; 2 the input or usage is wrong, or the token may not.
 """
 

@@ -51,7 +51,8 @@ def min_samples_to_certify(max_drop: float, confidence: float, look: int = 1) ->
 
     Without a correction for multiplicity that would be 598 for 0.005 at 95 %; a first look spends half of alpha.
 
-    >>> min_samples_to_certify(0.005, 0.95), min_samples_to_certify(0.01, 0.95), min_samples_to_certify(0.01, 0.95, look=2)
+    >>> least = min_samples_to_certify
+    >>> least(0.005, 0.95), least(0.01, 0.95), least(0.01, 0.95, look=2)
     (736, 368, 477)
     """
     return _min_samples(max_drop, alpha_of_look(1 - confidence, look))

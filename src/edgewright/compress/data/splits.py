@@ -74,10 +74,8 @@ def split_dataset(
             remedy="Ask for less, or give more samples.",
         )
     rng = np.random.default_rng(seed)
-    if dataset.groups is not None:
-        parts = _by_group(dataset.groups, wanted, rng)
-    else:
-        parts = _by_sample(dataset, wanted, rng)
+    groups = dataset.groups
+    parts = _by_sample(dataset, wanted, rng) if groups is None else _by_group(groups, wanted, rng)
     shuffled = [rng.permutation(np.flatnonzero(parts == part)).astype(np.intp) for part in range(3)]
     certify = np.sort(shuffled[2])
     fingerprint = dataset_digest(

@@ -131,7 +131,8 @@ def next_steps(report: CompressionReport) -> list[str]:
         case "refuted":
             return [
                 "More data will not help: even the most favourable bound breaks the limit.",
-                f"Accept a larger loss: raise --max-drop (now {formatting.format_number(certificate.max_drop)}), or lower "
+                "Accept a larger loss: raise --max-drop (now "
+                f"{formatting.format_number(certificate.max_drop)}), or lower "
                 "--min-metric if you set it.",
                 "Give the search room: a longer --time-limit, and looser limits on size and latency, if set.",
                 "Check that the data is what the model sees in use, scaled as in training.",

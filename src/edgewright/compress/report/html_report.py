@@ -167,7 +167,10 @@ def _effects(report: CompressionReport) -> list[dict[str, Any]]:
 
 
 def _faster_options_section(faster: FasterOptions) -> list[tuple[str, str]]:
-    ratio = f"{formatting.format_number(faster.latency_ratio.value, 3)} of the options above, of {faster.compared_options} tried"
+    ratio = (
+        f"{formatting.format_number(faster.latency_ratio.value, 3)} of the options above, of "
+        f"{faster.compared_options} tried"
+    )
     return [("latency", ratio), *((_label(k), _plain_value(k, v)) for k, v in faster.options.items())]
 
 

@@ -88,7 +88,10 @@ def pareto_plot(
     hover = f"original: {formatting.format_size(original.size)}"
     parts.append(draw_mark(x.position(original.ratio), y.position(original.size), "square", "original", hover))
     if chosen is not None:
-        hover = f"chosen, as measured at the end: latency {chosen.ratio:.3g} times, {formatting.format_size(chosen.size)}"
+        hover = (
+            f"chosen, as measured at the end: latency {chosen.ratio:.3g} times, "
+            f"{formatting.format_size(chosen.size)}"
+        )
         parts.append(draw_mark(x.position(chosen.ratio), y.position(chosen.size), "ring", "halo", hover))
     trained = sum(bool(trial.network_sha256) for trial, _ in shown)
     description = (

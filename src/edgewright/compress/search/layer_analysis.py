@@ -44,8 +44,8 @@ def analyse_layers(
         builder: Performs steps.
         first: Steps that every recipe begins with: a trained network if there is one, the clean-up, folding.
         machine: The target.
-        seconds: About how long measuring may take. What time there is decides what is measured, so without `cache_path` a
-            resumed search could be given other recipes than it began with.
+        seconds: About how long measuring may take. What time there is decides what is measured, so without
+            `cache_path` a resumed search could be given other recipes than it began with.
         cache_path: Folder in which the noise of each graph is kept, None to measure it each time.
 
     Returns:

@@ -54,7 +54,8 @@ class SearchSpace:
         fold: The step that folds preprocessing in, if asked for.
         max_int8_weight: Largest weight integer that the target's 8-bit kernels take without saturating.
         trained_network: The trained network that every recipe starts from; the original if empty.
-        architecture_key: Of networks that differ in weights only, what they have in common; their latency is measured once.
+        architecture_key: Of networks that differ in weights only, what they have in common; their latency is measured
+            once.
     """
 
     clean: onnx.ModelProto

@@ -363,8 +363,10 @@ def next_noise_level(
         count: How many are tried at the same time.
         keeps_now: Whether the network keeps the limit before; if not, many bits are trained first.
 
-    >>> next_noise_level([], [], 2), next_noise_level([18], [12], 2), next_noise_level([18, 12], [], 2), next_noise_level([], [18, 12], 2)
-    ([18, 12], [15], [10, 8], [21, 30])
+    >>> next_noise_level([], [], 2), next_noise_level([18], [12], 2)
+    ([18, 12], [15])
+    >>> next_noise_level([18, 12], [], 2), next_noise_level([], [18, 12], 2)
+    ([10, 8], [21, 30])
     """
     if not kept and not failed:
         return [18, 12, 24, 8][:count] if keeps_now else [30, 21, 36, 15][:count]

@@ -90,7 +90,8 @@ class TrainingSession:
         ends_at: When training must be over, of `time.monotonic()`.
         networks: All that were trained.
         notes: For people.
-        measured_latencies: Networks of which the latency was measured, relative to the original's: what they consist of, and it.
+        measured_latencies: Networks of which the latency was measured, relative to the original's: what they consist
+            of, and it.
     """
 
     run: CompressionRun

@@ -100,7 +100,8 @@ class DeviceStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         long = max((len(said.file) + len(said.reason) for said in (self.refusal, self.notice) if said), default=0)
         if long > _MAX_REASON or max(len(self.failed_releases), len(self.corrupt_releases)) > _MAX_FAILED:
             raise InputError(
-                f"a reason of {long} letters, {len(self.failed_releases)} failed and {len(self.corrupt_releases)} broken releases",
+                f"a reason of {long} letters, {len(self.failed_releases)} failed and "
+                f"{len(self.corrupt_releases)} broken releases",
                 remedy=f"Say at most {_MAX_REASON} letters and the newest {_MAX_FAILED} releases.",
             )
 

@@ -52,8 +52,8 @@ class FleetMonitoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         outcome_age_seconds: Age from which on a device's outcome of a stage counts.
-        offline_after_seconds: A device that has not checked in for so long is offline. Those that were not when a stage began and
-            have told no outcome `outcome_age_seconds + offline_after_seconds` later have failed it.
+        offline_after_seconds: A device that has not checked in for so long is offline. Those that were not when a
+            stage began and have told no outcome `outcome_age_seconds + offline_after_seconds` later have failed it.
         evaluation_interval_seconds: Between two looks at the rollouts and alerts.
         alpha: Chance with which a harmless rollout may be stopped.
     """

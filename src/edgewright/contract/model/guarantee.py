@@ -88,7 +88,8 @@ class PredictionSetRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         named = len(self.groups) == (len(self.thresholds) if self.stratified_by == "group" else 0)
         if not fits or not named or len(set(self.groups)) != len(self.groups):
             raise InputError(
-                f"a rule of sets by {self.stratified_by} has {len(self.thresholds)} thresholds and {len(self.groups)} groups",
+                f"a rule of sets by {self.stratified_by} has {len(self.thresholds)} thresholds "
+                f"and {len(self.groups)} groups",
                 remedy="Give one threshold for all, one per class, or one per named group.",
             )
         if not all(one is None or math.isfinite(one) for one in self.thresholds):

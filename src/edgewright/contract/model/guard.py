@@ -50,7 +50,8 @@ class InputRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if not math.isfinite(self.fill) or self.max_repeats < 1 or not self.max_per_second > 0:
             raise InputError(
-                f"guard {self.check!r}: fill {self.fill}, patience {self.max_repeats}, most_per_s {self.max_per_second}",
+                f"guard {self.check!r}: fill {self.fill}, patience {self.max_repeats}, "
+                f"most_per_s {self.max_per_second}",
                 remedy="A fill is finite, a patience at least 1, a rate more than 0.",
             )
 

@@ -24,7 +24,8 @@ class QueryPermit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         device_class: Whose.
         revision: Rises with each change; devices never go back.
         server_url: URL that answers are sent to.
-        helper_public_key: X25519 key of the helper, hexadecimal; "" if there is none, and then only `secagg` is possible.
+        helper_public_key: X25519 key of the helper, hexadecimal; "" if there is none, and then only `secagg` is
+            possible.
         templates: What may be asked.
     """
 

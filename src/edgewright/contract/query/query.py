@@ -325,7 +325,10 @@ def template_violation(query: Query, template: QueryTemplate) -> str | None:
     if query.projected_length and (
         template.kind == "histogram" or template.max_example_weight or query.projected_length >= template.values
     ):
-        return f"a projection of {template.values} to {query.projected_length}: only vectors without weights are made shorter"
+        return (
+            f"a projection of {template.values} to {query.projected_length}: only vectors "
+            "without weights are made shorter"
+        )
     if strange := sorted(set(query.subgroup) - set(template.subgroups)):
         return f"subgroups by {', '.join(strange)} are not permitted"
     if parse_iso8601(query.deadline) > parse_iso8601(template.expires_at):

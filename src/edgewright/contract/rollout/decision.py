@@ -112,8 +112,8 @@ class StageEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         counts: One per metric and arm; each arm has as many devices under every metric.
         pending: Devices of each arm whose deadline is still to come, the control first.
         rows_digest: sha256 of the outcomes that were counted, "" if they were counted elsewhere.
-        baseline_rates: Rates by metric as they were before the stage began. They make bounds narrower where failures are
-            frequent; one that was drawn from the stage's own devices would void them.
+        baseline_rates: Rates by metric as they were before the stage began. They make bounds narrower where failures
+            are frequent; one that was drawn from the stage's own devices would void them.
     """
 
     rollout: str

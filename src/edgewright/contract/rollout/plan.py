@@ -312,7 +312,8 @@ def policy_violations(plan: RolloutPlan, policy: RolloutPolicy) -> list[str]:
             )
         if stage.min_duration_seconds < policy.min_stage_seconds and number < len(plan.stages) - 1:
             found.append(
-                f"stage {number} lasts {stage.min_duration_seconds:g} s or more, the policy wants {policy.min_stage_seconds:g} s"
+                f"stage {number} lasts {stage.min_duration_seconds:g} s or more, the policy wants "
+                f"{policy.min_stage_seconds:g} s"
             )
         before = stage.fraction
     return found

@@ -1,6 +1,7 @@
 """Watching what a model sees and answers, off the inference path: a ring in front, counts behind it.
 
-`begin_checked` and `finish_checked` are called by the predictor and do one look each. `flush` counts what the ring holds; a thread
+`begin_checked` and `finish_checked` are called by the predictor and do one look each. `flush` counts what the ring
+holds; a thread
 calls it about every second. What was counted is written now and then, whole or not at all, so a power cut costs
 minutes and never what was there before.
 """

@@ -103,7 +103,9 @@ class RaucInstaller:
 
 @dataclass(frozen=True, slots=True)
 class CommandInstaller:
-    """A command of the platform, called with `install IMAGE VERSION`, `running_image`, `confirm`, `keep_current` or `revert`.
+    """A command of the platform.
+
+    It is called with `install IMAGE VERSION`, `running_image`, `confirm`, `keep_current` or `revert`.
 
     Attributes:
         command: And what always comes before.

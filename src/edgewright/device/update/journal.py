@@ -46,18 +46,20 @@ class JournalRecord(msgspec.Struct, frozen=True):
         trust_state: What it believed of the repository.
         failed_releases: Why releases failed here, by their manifest's sha256; they are not tried again.
         last_refusal: What was refused last, None if nothing was since the last success.
-        test_attempts: How often the wanted release was opened to be tested; one that takes the process along shows here.
+        test_attempts: How often the wanted release was opened to be tested; one that takes the process along shows
+            here.
         served_inferences: Inferences of the release on trial.
         trial_started_at: When its probation began, UTC, ISO 8601; "" if there is none.
-        retest_not_before: When the wanted release is tested again after it failed for want of memory or in the heat, UTC,
-            ISO 8601; "" for at once.
+        retest_not_before: When the wanted release is tested again after it failed for want of memory or in the heat,
+            UTC, ISO 8601; "" for at once.
         handed_to_installer: Whether the platform's installer has taken the image.
         corrupt_releases: Manifests of releases in slots whose bytes were found broken and could not be mended yet.
         postponed_releases: Releases that were refused for what may change, by their manifest's sha256.
         boot_id: Which start of the platform it was when an image was handed to its installer.
         image_before: What ran then, in the installer's words.
         rollout_rules: What the rollout wants to be compared between the release on trial and the proven one.
-        rollout_seen_at: When it first saw releases rolled out, UTC, ISO 8601, by their manifest's sha256; the newest few.
+        rollout_seen_at: When it first saw releases rolled out, UTC, ISO 8601, by their manifest's sha256; the newest
+            few.
         min_version: Of the policy that it believed last.
         denied_manifests: By the policy that it believed last.
         retirement_notice: What serves though the offline keys would not have it installed any more.

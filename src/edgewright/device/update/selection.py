@@ -184,7 +184,8 @@ def _missing_condition(plan: RolloutPlan, policy: RolloutPolicy, context: Device
         return _refusal(
             "hours",
             plan.rollout,
-            f"it is {context.local_hour} o'clock, {plan.install_hours.start_hour} to {plan.install_hours.end_hour} are allowed",
+            f"it is {context.local_hour} o'clock, {plan.install_hours.start_hour} to "
+            f"{plan.install_hours.end_hour} are allowed",
         )
     return None
 

@@ -1,6 +1,7 @@
 """The controller: looks at every rollout again and again, decides by what devices said, and has the plan signed.
 
-The leader calls `check_rollouts`. A look reads who takes part and what they said, counts it, and asks `rollout/`. What was
+The leader calls `check_rollouts`. A look reads who takes part and what they said, counts it, and asks `rollout/`.
+What was
 decided is written down before it is done, under a number that nobody can take twice; a controller that was killed
 between the two finds the decision and does it. Whether it was done the plan's counter tells.
 

@@ -3,9 +3,10 @@
 A device takes part if the rollout is for it, it had a model before, and the policy would let it have any of the
 arms. All of that is known without its arm. Which arm it is in is worked out as the device does it.
 
-What a device says of a stage counts from an age on (`is_outcome_kept`), once. Devices that were alive when the stage began
-and have said nothing when its deadline passes are offline, and that is written down like any other outcome
-(`record_offline_devices`): whatever they say later changes nothing. Devices that come alive later count when they say something.
+What a device says of a stage counts from an age on (`is_outcome_kept`), once. Devices that were alive when the stage
+began and have said nothing when its deadline passes are offline, and that is written down like any other outcome
+(`record_offline_devices`): whatever they say later changes nothing. Devices that come alive later count when they say
+something.
 """
 
 import datetime

@@ -70,7 +70,8 @@ class QueryCoordinator:
 
     Attributes:
         services: What it works with.
-        handles_messages: Whether devices' letters come to this process; it then shares the desk with whoever takes them.
+        handles_messages: Whether devices' letters come to this process; it then shares the desk with whoever takes
+            them.
     """
 
     services: Services

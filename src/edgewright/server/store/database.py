@@ -105,7 +105,8 @@ class Database:
                 left_seconds = self.timeout_seconds - (self.clock() - begun)
                 if left_seconds <= 0:
                     raise DatabaseUnavailableError(
-                        f"the database did not answer for {self.timeout_seconds:g} s, in {tries} tries: {_driver_message(error)}",
+                        f"the database did not answer for {self.timeout_seconds:g} s, in {tries} "
+                        f"tries: {_driver_message(error)}",
                         remedy=f"See that {_redacted(self.engine.url)} runs and can be reached; then try again.",
                     ) from error
             # Spread, so that workers that lost the same database do not all come back at once.

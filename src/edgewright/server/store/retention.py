@@ -36,7 +36,10 @@ _FOLD = (
     "devices = CASE WHEN excluded.devices > rollups.devices THEN excluded.devices ELSE rollups.devices END, "
     + ", ".join(f"{name} = rollups.{name} + excluded.{name}" for name in _SUMS)
 )
-_FOLDED = f"DELETE FROM rollups WHERE span_seconds = {HOUR_SECONDS} AND started_at >= :day AND started_at < :day + {DAY_SECONDS}"  # noqa: S608
+_FOLDED = (
+    f"DELETE FROM rollups WHERE span_seconds = {HOUR_SECONDS} "  # noqa: S608
+    f"AND started_at >= :day AND started_at < :day + {DAY_SECONDS}"
+)
 
 
 @dataclass(frozen=True, slots=True)

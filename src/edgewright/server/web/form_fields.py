@@ -50,8 +50,8 @@ def parse_number(form: dict[str, str], name: str, *, least: float, most: float) 
 def local_path(place: str) -> str:
     r"""Return a place of this server, "/" for any other: nobody is sent elsewhere by a link that says `next`.
 
-    >>> local_path("/rollouts"), local_path("//elsewhere.example"), local_path("https://elsewhere.example"), local_path("/\\\\x")
-    ('/rollouts', '/', '/', '/')
+    >>> [local_path(path) for path in ("/rollouts", "//other.example", "https://other.example", "/\\x")]
+    ['/rollouts', '/', '/', '/']
     """
     plain = place.startswith("/") and not place.startswith(("//", "/\\")) and place.isprintable()
     return place if plain and "\\" not in place else "/"

@@ -51,8 +51,8 @@ class Repository:
         store: Where it lies.
         trusted_root: A root that its publisher believes.
         now: The clock.
-        accept_former_root: Whether what the keys of the root before the newest one signed is believed: a change of keys was
-            broken off between the two, and a person wants it finished.
+        accept_former_root: Whether what the keys of the root before the newest one signed is believed: a change of
+            keys was broken off between the two, and a person wants it finished.
         root: The newest, verified from the anchor on.
         timestamp: Verified; None in a repository that was never completed.
         snapshot: Verified.

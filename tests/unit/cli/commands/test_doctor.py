@@ -66,7 +66,8 @@ def test_a_folder_that_cannot_be_written_is_broken(monkeypatch: pytest.MonkeyPat
 def test_works_where_only_the_agent_is_installed(form: list[str]) -> None:
     program = (
         "import sys\n"
-        "for name in ('rich', 'onnx', 'scipy', 'torch', 'pyarrow', 'jinja2', 'optuna', 'PIL'): sys.modules[name] = None\n"
+        "for name in ('rich', 'onnx', 'scipy', 'torch', 'pyarrow', 'jinja2', 'optuna', "
+        "'PIL'): sys.modules[name] = None\n"
         "from edgewright.cli.main import main\n"
         f"sys.exit(main({['doctor', *form]!r}))\n"
     )

@@ -263,7 +263,11 @@ def test_a_bench_device_is_given_work_and_what_came_of_it_is_shown(plant: Plant,
     made = plant.post(f"/api/jobs?device={machine.id}", asked, headers)
     job = ok(made, 201)["id"]
     shown = ok(plant.operate("GET", f"/api/jobs/{job}", role="viewer"))
-    assert (shown["state"], shown["request_bytes"], shown["created_by"]) == ("waiting", len(asked), "token:t-operator")
+    assert (shown["state"], shown["request_bytes"], shown["created_by"]) == (
+        "waiting",
+        len(asked),
+        "token:t-operator",
+    )
     assert plant.operate("GET", f"/api/jobs/{job}/result").status == 404
     assert machine.post("/device/job").content == asked
     machine.post(f"/device/job/{job}/done", b"\x00done")

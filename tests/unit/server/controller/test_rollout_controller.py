@@ -187,7 +187,9 @@ def test_an_earlier_stages_failure_stays_one(make: Make) -> None:
     world = make(once, count=300)
     world.start(*STAGES, rules=(HealthRule("crash", 0.4),))
     assert world.run(RolloutController(world.services), 60) == "done"
-    tallies = [_inputs(world, "finish").decision.inputs.evidence.counts_of("crash", arm) for arm in (CONTROL_ARM, 0)]
+    tallies = [
+        _inputs(world, "finish").decision.inputs.evidence.counts_of("crash", arm) for arm in (CONTROL_ARM, 0)
+    ]
     failing = sum(tally.devices[-1] for tally in tallies if tally.values[-1] == 1.0)
     assert failing == sum(int(device.id, 16) % 10 == 0 for device in world.devices)
 

@@ -463,7 +463,8 @@ def _stage_shown(plan: RolloutPlan, number: int) -> StageView:
         "done" if over else "now" if number == plan.stage else "to come",
         duration(stage.min_duration_seconds) if stage.min_duration_seconds else "no least time",
         tuple(
-            f"{_metric(rule.metric)}: at most {points_text(rule.margin)[1:]} worse, {percent_text(rule.confidence, 0)} sure"
+            f"{_metric(rule.metric)}: at most {points_text(rule.margin)[1:]} worse, "
+            f"{percent_text(rule.confidence, 0)} sure"
             for rule in stage.rules
         ),
     )
@@ -546,7 +547,8 @@ def _imbalance_warning(candidate: RolloutDecision | None) -> str:
     if candidate is None or candidate.log_imbalance < candidate.log_imbalance_limit:
         return ""
     return (
-        f"Devices are not in the arms as they should be ({odds_text(candidate.log_imbalance)}): what is counted wrongly "
+        "Devices are not in the arms as they should be "
+        f"({odds_text(candidate.log_imbalance)}): what is counted wrongly "
         "has to be found before anything is concluded."
     )
 
