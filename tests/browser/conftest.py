@@ -41,6 +41,10 @@ from edgewright.trust.storage.storage import LocalStorage
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
+    from edgewright.server.read_models import PendingAction
+    from edgewright.server.services import Services
+    from edgewright.server.store.records import StoredDevice
+
 CHROMIUM = Path("/usr/bin/chromium")
 MISSING = next(
     (
@@ -71,7 +75,7 @@ class Book:
     """Changes rollouts as the server does; what waits for approval is made up."""
 
     world: "World"
-    waiting: list[Any] = field(default_factory=list)
+    waiting: "list[PendingAction]" = field(default_factory=list)
     settled: list[tuple[str, str, bool]] = field(default_factory=list)
 
     def start_rollout(self, who: str, asked: StartRollout) -> tuple[RolloutPlan, tuple[str, ...]]:
@@ -90,7 +94,7 @@ class Book:
     def end_query(self, who: str, query_id: str) -> None:
         raise NotImplementedError
 
-    def pending_actions(self) -> Sequence[Any]:
+    def pending_actions(self) -> "Sequence[PendingAction]":
         return self.waiting
 
     def decide_action(self, who: str, item: str, *, approve: bool, reason: str) -> Sequence[str]:
@@ -106,9 +110,9 @@ class World:
     """A served fleet."""
 
     url: str
-    services: Any
+    services: "Services"
     acting: Book
-    devices: list[Any]
+    devices: "list[StoredDevice]"
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -252,7 +256,7 @@ def _publish(path: Path) -> None:
             assert main(["publish", out, *named, "--version", "1.1.0", *more]) == 0
 
 
-def _fill(world: World) -> list[Any]:
+def _fill(world: World) -> "list[StoredDevice]":
     """Enrol devices, and have them say what devices say, for two days."""
     from edgewright.server.access_control import UserRole
     from edgewright.server.read_models import PendingAction
@@ -260,12 +264,12 @@ def _fill(world: World) -> list[Any]:
 
     store, now = world.services.store, time.time()
     for name, role in (("ann", UserRole.RELEASE_MANAGER), ("otto", UserRole.OPERATOR), ("vera", UserRole.VIEWER)):
-        store.people.add_user(name, role, PASSWORD, now=now - 9 * 86400)
-    store.people.add_token("nightly", UserRole.VIEWER, created_by="user:ann", now=now, lifetime_seconds=86400.0)
+        store.accounts.add_user(name, role, PASSWORD, now=now - 9 * 86400)
+    store.accounts.add_token("nightly", UserRole.VIEWER, created_by="user:ann", now=now, lifetime_seconds=86400.0)
     devices = []
     for number in range(70):
         labels = {"site": EVIL if number == 0 else ("berlin", "paris")[number % 2]}
-        token = store.devices.invite(
+        token = store.devices.create_enrolment_token(
             "hall" if number % 5 == 4 else "camera",
             created_by="user:ann",
             now=now,
@@ -295,7 +299,7 @@ def _fill(world: World) -> list[Any]:
             )
             at = now - hour * HOUR_SECONDS - number
             batch.append(CheckIn(device.id, device.device_class, status, at, arm="1.1.0" if new else ""))
-        store.check_ins.take(batch)
+        store.check_ins.store_batch(batch)
     store.alerts.put(
         [
             Alert("many-offline", "camera", "firing", now - 1800, now, f"offline on camera is 0.24 {EVIL}"),
@@ -340,7 +344,7 @@ def _fill(world: World) -> list[Any]:
                 query, template, "digits" if device_class == "camera" else "doors", now=now - number
             )
             if number:
-                store.sums.end(query.id, result={"sums": {}}, devices=140, now=now)
+                store.queries.finish_query(query.id, result={"sums": {}}, devices=140, now=now)
     for number in range(60):
         store.audit.write("user:ann", "look", f"{number} {EVIL}", at=now, detail={"said": EVIL})
     world.start_rollout("camera")
@@ -436,7 +440,9 @@ def opened(world: World, browser: "Browser") -> "Iterator[Callable[..., tuple[Pa
             name = f"{user}:{PASSWORD}"
             secret = _SESSIONS.get(name)
             if secret is None:
-                made = world.services.store.people.log_in(user, PASSWORD, now=time.time(), lifetime_seconds=3600.0)
+                made = world.services.store.accounts.log_in(
+                    user, PASSWORD, now=time.time(), lifetime_seconds=3600.0
+                )
                 assert made is not None
                 secret = _SESSIONS[name] = made[0]
             context.add_cookies(

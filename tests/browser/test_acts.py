@@ -15,19 +15,20 @@ from edgewright.trust.publishing.publish import current_plan
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+    from tests.browser.conftest import Seen, World
 
-Opened = Callable[..., "tuple[Page, Any]"]
+Opened = Callable[..., "tuple[Page, Seen]"]
 PLACE = "/rollouts/doors/hall"
 
 
 @pytest.fixture
-def rollout(world: Any) -> RolloutPlan:
+def rollout(world: "World") -> RolloutPlan:
     """A rollout of its own for each test."""
     found: RolloutPlan = world.start_rollout("hall", model="doors", devices=400)
     return found
 
 
-def plan(world: Any) -> RolloutPlan:
+def plan(world: "World") -> RolloutPlan:
     found = current_plan(world.repository(), "doors", "hall")
     assert found is not None
     return found
@@ -41,7 +42,7 @@ def act(page: "Page", button: str, why: str = "a test") -> None:
 
 
 def test_a_rollout_is_advanced_paused_resumed_and_rolled_back_from_the_page(
-    world: Any, rollout: RolloutPlan, opened: Opened
+    world: "World", rollout: RolloutPlan, opened: Opened
 ) -> None:
     page, seen = opened("ann")
     page.goto(PLACE)
@@ -60,12 +61,12 @@ def test_a_rollout_is_advanced_paused_resumed_and_rolled_back_from_the_page(
         assert (plan(world).stage, plan(world).state) == (stage, state)
     assert page.locator("details.act").count() == 0
     assert "edgewright rollout start" in page.locator("#acts").inner_text()
-    done = [(one.actor, one.action) for one in world.services.store.audit.page(limit=4)]
+    done = [(one.actor, one.action) for one in world.services.store.audit.entries(limit=4)]
     assert done[0] == ("user:ann", "rollout abort")
     assert seen.faults == []
 
 
-def test_the_page_follows_what_others_do(world: Any, rollout: RolloutPlan, opened: Opened) -> None:
+def test_the_page_follows_what_others_do(world: "World", rollout: RolloutPlan, opened: Opened) -> None:
     page, seen = opened("ann")
     page.goto(PLACE)
     other, _ = opened("otto")
@@ -79,7 +80,7 @@ def test_the_page_follows_what_others_do(world: Any, rollout: RolloutPlan, opene
     assert seen.faults == []
 
 
-def test_what_has_not_changed_is_not_sent_again(world: Any, rollout: RolloutPlan, opened: Opened) -> None:
+def test_what_has_not_changed_is_not_sent_again(world: "World", rollout: RolloutPlan, opened: Opened) -> None:
     page, seen = opened("ann")
     page.goto(PLACE)
     page.locator("summary", has_text="Pause").click()
@@ -91,7 +92,7 @@ def test_what_has_not_changed_is_not_sent_again(world: Any, rollout: RolloutPlan
     assert seen.faults == []
 
 
-def test_a_button_of_an_older_page_does_nothing(world: Any, rollout: RolloutPlan, opened: Opened) -> None:
+def test_a_button_of_an_older_page_does_nothing(world: "World", rollout: RolloutPlan, opened: Opened) -> None:
     page, _ = opened("ann", java_script_enabled=False)
     page.goto(PLACE)
     world.acting.change_rollout("user:otto", "doors", "hall", "pause", "first")
@@ -105,7 +106,7 @@ def test_a_button_of_an_older_page_does_nothing(world: Any, rollout: RolloutPlan
     [("vera", []), ("otto", ["Pause…", "Roll back…"]), ("ann", ["Advance to 100 %…", "Pause…", "Roll back…"])],
 )
 def test_people_see_the_buttons_of_their_role_alone(
-    user: str, buttons: list[str], world: Any, rollout: RolloutPlan, opened: Opened
+    user: str, buttons: list[str], world: "World", rollout: RolloutPlan, opened: Opened
 ) -> None:
     page, _ = opened(user)
     page.goto(PLACE)
@@ -123,7 +124,7 @@ ACTS: dict[str, dict[str, str | float | bool]] = {
     "/alerts/awaiting/w1/approve": {},
     "/alerts/awaiting/w1/refuse": {},
     "/devices/DEVICE/retire": {},
-    "/devices/DEVICE/bench": {"profiling": "yes"},
+    "/devices/DEVICE/profiling": {"profiling": "yes"},
     "/access/invite": {"device_class": "camera", "hours": "1"},
     "/access/tokens": {"name": "x", "role": "viewer", "days": "1"},
     "/access/tokens/nightly/retire": {},
@@ -134,7 +135,7 @@ ACTS: dict[str, dict[str, str | float | bool]] = {
 
 
 @pytest.mark.parametrize("csrf", ["", "0" * 64, "another's"])
-def test_nothing_is_done_for_who_has_not_read_the_page(csrf: str, world: Any, opened: Opened) -> None:
+def test_nothing_is_done_for_who_has_not_read_the_page(csrf: str, world: "World", opened: Opened) -> None:
     page, _ = opened("ann")
     before = world.services.store.audit.head()
     if csrf == "another's":
@@ -149,7 +150,7 @@ def test_nothing_is_done_for_who_has_not_read_the_page(csrf: str, world: Any, op
     assert world.services.store.audit.head() == before
 
 
-def test_the_routes_above_are_all_that_change_anything(world: Any) -> None:
+def test_the_routes_above_are_all_that_change_anything(world: "World") -> None:
     from edgewright.server.web.router import page_router
 
     found = set()
@@ -163,7 +164,7 @@ def test_the_routes_above_are_all_that_change_anything(world: Any) -> None:
     assert found == known
 
 
-def test_who_is_not_logged_in_is_asked_to_and_comes_back(world: Any, opened: Opened) -> None:
+def test_who_is_not_logged_in_is_asked_to_and_comes_back(world: "World", opened: Opened) -> None:
     page, _ = opened("")
     page.goto("/devices")
     assert page.url.endswith("/login?then=/devices")
@@ -184,22 +185,23 @@ def test_who_is_not_logged_in_is_asked_to_and_comes_back(world: Any, opened: Ope
     assert "/login" in page.url, "the session outlived its end"
 
 
-def test_a_session_that_somebody_planted_is_not_taken_over(world: Any, opened: Opened) -> None:
+def test_a_session_that_somebody_planted_is_not_taken_over(world: "World", opened: Opened) -> None:
     page, _ = opened("")
-    people = world.services.store.people
+    people = world.services.store.accounts
     planted = people.log_in("otto", "correct horse battery", now=time.time(), lifetime_seconds=60.0)
+    assert planted is not None
     cookie: Any = {"name": "edgewright_session", "value": planted[0], "url": world.url}
     page.context.add_cookies([cookie])
     form: Any = {"name": "vera", "password": "correct horse battery", "then": "//elsewhere.example/"}
     answer = page.request.post("/login", form=form, max_redirects=0)
     assert (answer.status, answer.headers["location"]) == (303, "/")
     assert planted[0] not in answer.headers["set-cookie"]
-    assert people.session(planted[0], now=time.time(), idle_seconds=60.0) is None
+    assert people.find_session(planted[0], now=time.time(), idle_seconds=60.0) is None
     elsewhere = page.request.post("/login", form=form, headers={"Sec-Fetch-Site": "cross-site"}, max_redirects=0)
     assert elsewhere.status == 403
 
 
-def test_an_invitation_is_shown_once_and_enrols_a_device(world: Any, opened: Opened) -> None:
+def test_an_invitation_is_shown_once_and_enrols_a_device(world: "World", opened: Opened) -> None:
     page, seen = opened("otto")
     page.goto("/access")
     assert page.get_by_role("heading", name="Users").count() == 0
@@ -220,7 +222,7 @@ def test_an_invitation_is_shown_once_and_enrols_a_device(world: Any, opened: Ope
     world.services.store.devices.retire(device.id, now=time.time())
 
 
-def test_a_device_is_marked_and_retired_from_its_page(world: Any, opened: Opened) -> None:
+def test_a_device_is_marked_and_retired_from_its_page(world: "World", opened: Opened) -> None:
     device = world.devices[-1].id
     page, seen = opened("otto")
     page.goto(f"/devices/{device}")
@@ -228,13 +230,15 @@ def test_a_device_is_marked_and_retired_from_its_page(world: Any, opened: Opened
     page.get_by_role("button", name="Give it no profiling jobs").wait_for()
     act(page, "Retire", "it burned")
     page.get_by_text("is not believed any more").wait_for()
-    assert world.services.store.devices.get(device).retired_at is not None
-    main = world.services.store.audit.page(limit=1)[0]
+    retired = world.services.store.devices.get(device)
+    assert retired is not None
+    assert retired.retired_at is not None
+    main = world.services.store.audit.entries(limit=1)[0]
     assert (main.actor, main.action, b"it burned" in bytes(main.detail)) == ("user:otto", "retire device", True)
     assert seen.faults == []
 
 
-def test_alerts_are_silenced_and_actions_settled(world: Any, opened: Opened) -> None:
+def test_alerts_are_silenced_and_actions_settled(world: "World", opened: Opened) -> None:
     page, seen = opened("ann")
     page.goto("/alerts")
     page.locator("summary", has_text="Silence many-offline").click()
@@ -249,7 +253,7 @@ def test_alerts_are_silenced_and_actions_settled(world: Any, opened: Opened) -> 
     assert seen.faults == []
 
 
-def test_people_and_tokens_come_and_go(world: Any, opened: Opened) -> None:
+def test_people_and_tokens_come_and_go(world: "World", opened: Opened) -> None:
     page, seen = opened("ann")
     page.goto("/access")
     form = page.locator("form[action='/access/users']")
@@ -262,11 +266,13 @@ def test_people_and_tokens_come_and_go(world: Any, opened: Opened) -> None:
     form.get_by_label("Name").fill("weekly")
     form.get_by_role("button").click()
     secret = page.get_by_label("Secret").inner_text()
-    assert world.services.store.people.token(secret, now=time.time()).name == "weekly"
+    token = world.services.store.accounts.find_token(secret, now=time.time())
+    assert token is not None
+    assert token.name == "weekly"
     page.locator("summary", has_text="Retire weekly").click()
     page.get_by_role("button", name="Retire weekly now").click()
     page.get_by_text("retired").first.wait_for()
-    assert world.services.store.people.token(secret, now=time.time()) is None
+    assert world.services.store.accounts.find_token(secret, now=time.time()) is None
     assert seen.faults == []
 
 
@@ -281,7 +287,7 @@ def test_what_is_typed_wrongly_is_said_on_a_page(opened: Opened) -> None:
     assert page.goto("/rollouts/no/where").status == 404  # type: ignore[union-attr]
 
 
-def test_the_page_can_be_used_with_keys_alone(world: Any, rollout: RolloutPlan, opened: Opened) -> None:
+def test_the_page_can_be_used_with_keys_alone(world: "World", rollout: RolloutPlan, opened: Opened) -> None:
     page, seen = opened("ann")
     page.goto(PLACE)
     page.keyboard.press("Tab")
@@ -304,7 +310,7 @@ def test_the_page_can_be_used_with_keys_alone(world: Any, rollout: RolloutPlan, 
     assert seen.faults == []
 
 
-def test_devices_are_found_by_what_they_are(world: Any, opened: Opened) -> None:
+def test_devices_are_found_by_what_they_are(world: "World", opened: Opened) -> None:
     page, seen = opened("vera")
     page.goto("/devices")
     rows = page.locator("tbody tr")

@@ -10,8 +10,9 @@ import pytest
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+    from tests.browser.conftest import Seen, World
 
-Opened = Callable[..., "tuple[Page, Any]"]
+Opened = Callable[..., "tuple[Page, Seen]"]
 SCREENSHOTS = bool(os.environ.get("EDGEWRIGHT_SCREENSHOTS"))
 EVIL = "Berlin <east>" if SCREENSHOTS else "<script>"
 PAGES = {
@@ -38,7 +39,7 @@ IMAGES = Path(__file__).parents[2] / "docs/images/page"
 KEPT = ("fleet", "rollout", "devices", "release", "drift", "privacy", "alerts", "audit")
 
 
-def address(world: Any, name: str) -> str:
+def address(world: "World", name: str) -> str:
     return PAGES[name].format(device=world.devices[0].id)
 
 
@@ -57,7 +58,9 @@ def look_at(page: "Page", place: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
-def test_every_page_is_whole_and_everybody_can_read_it(name: str, scheme: str, world: Any, opened: Opened) -> None:
+def test_every_page_is_whole_and_everybody_can_read_it(
+    name: str, scheme: str, world: "World", opened: Opened
+) -> None:
     page, seen = opened(color_scheme=scheme, viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
     look_at(page, address(world, name))
     assert page.locator("h1").count() == 1
@@ -87,7 +90,7 @@ def test_a_page_without_scripts_still_says_everything(opened: Opened) -> None:
     assert "are as they were written" in page.locator("main").inner_text()
 
 
-def test_the_chart_is_drawn_from_the_table_beside_it(world: Any, opened: Opened) -> None:
+def test_the_chart_is_drawn_from_the_table_beside_it(world: "World", opened: Opened) -> None:
     page, seen = opened()
     look_at(page, "/")
     assert page.locator("figure.chart canvas").count() == 1
@@ -97,7 +100,7 @@ def test_the_chart_is_drawn_from_the_table_beside_it(world: Any, opened: Opened)
     said = [
         int(text.replace(",", "")) for text in page.locator("#hours tbody tr td:nth-child(2)").all_inner_texts()
     ]
-    taken = sum(hour.check_ins for hour in world.services.store.check_ins.hours(0, 1e12))
+    taken = sum(hour.check_ins for hour in world.services.store.check_ins.rollups(0, 1e12))
     assert taken - 70 <= sum(said) <= taken
     assert seen.faults == []
 
@@ -110,7 +113,7 @@ def test_times_are_written_for_machines_as_well(opened: Opened) -> None:
     assert all(re.match(r"\d{4}-\d\d-\d\dT[\d:]+\+00:00$", stamp) and "UTC" in text for stamp, text in stamps)
 
 
-def test_no_state_is_told_by_colour_alone(world: Any, opened: Opened) -> None:
+def test_no_state_is_told_by_colour_alone(world: "World", opened: Opened) -> None:
     page, _ = opened()
     for name in PAGES:
         page.goto(address(world, name))

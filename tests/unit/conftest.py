@@ -28,6 +28,17 @@ def _module(path: Path) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state folder with a signed repository, a release, a rollout of it and the online key."""
+    from tests.unit.server.live_server import make_ground
+
+    path = tmp_path_factory.mktemp("ground") / "state"
+    path.mkdir(mode=0o700)
+    make_ground(path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def digits_model() -> Path:
     """The trained network: ten convolutions with residual sums and one dense layer."""
     return DIGITS / "model.onnx"

@@ -142,7 +142,7 @@ class AggregationService:
         with self._lock:
             self._store_pending()
             content = self._mask_collector(terms).helper_request()
-            self._store(terms.digest.hex(), "helper-request", content)
+            self._store(terms.digest.hex(), "helper_request", content)
             return content
 
     def exclude(self, terms: ProtocolTerms, blamed_devices: Iterable[bytes]) -> None:
@@ -285,7 +285,7 @@ class HelperService:
 
 
 def _replay_submissions(collector: MaskedSumCollector, stored: Mapping[str, bytes]) -> None:
-    ask = stored.get("helper-request")
+    ask = stored.get("helper_request")
     # Who was left out of the question stays out of it.
     asked = None if ask is None else {slip.sender.hex() for slip in decode_message(ask, HelperRequest).slips}
     for name in sorted(stored):

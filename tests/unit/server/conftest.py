@@ -6,18 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.server.live_server import Plant, make_ground, stand
+from tests.unit.server.live_server import Plant, stand
 
 from edgewright.server.process import free_port, run_server
-
-
-@pytest.fixture(scope="session")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state folder with a signed repository, a release, a rollout of it and the online key."""
-    path = tmp_path_factory.mktemp("ground") / "state"
-    path.mkdir(mode=0o700)
-    make_ground(path)
-    return path
 
 
 @pytest.fixture

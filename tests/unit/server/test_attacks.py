@@ -168,7 +168,7 @@ def test_no_field_can_be_set_that_nobody_asked_for(kind: type[msgspec.Struct]) -
         ("/api/tokens", {"name": "a", "created_by": "server"}),
         ("/api/users", {"name": "a", "role": "viewer", "password": "x" * 12, "secret": "scrypt$1"}),
         ("/api/devices/x/retire", {"reason": "", "who": "user:root"}),
-        ("/api/devices/x/bench", {"profiling": True, "device_class": "other"}),
+        ("/api/devices/x/profiling", {"profiling": True, "device_class": "other"}),
         ("/api/rollouts", ROLLOUT | {"state": "running", "epoch": 9}),
     ],
 )

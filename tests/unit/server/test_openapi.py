@@ -27,7 +27,7 @@ PATHS = {
     "/api/decisions/{model}/{device_class}/{rollout_name}/{number}": "get",
     "/api/devices": "get",
     "/api/devices/{device_id}": "get",
-    "/api/devices/{device_id}/bench": "post",
+    "/api/devices/{device_id}/profiling": "post",
     "/api/devices/{device_id}/retire": "post",
     "/api/fleet": "get",
     "/api/invitations": "get post",

@@ -228,7 +228,7 @@ def run_agent(arguments: argparse.Namespace) -> int:
     for server in servers:
         threading.Thread(target=server.serve_forever, daemon=True).start()
     if door is not None:
-        threading.Thread(target=run_jobs, args=(door, ended), kwargs={"tell": _log}, daemon=True).start()
+        threading.Thread(target=run_jobs, args=(door, ended), kwargs={"report": _log}, daemon=True).start()
     run_forever(agent, ended, check_interval_seconds=arguments.every, report=_log_error)
     for server in servers:
         server.shutdown()
@@ -317,7 +317,7 @@ def run_monitor(arguments: argparse.Namespace) -> int:
         print("Nothing is watched: the release came without a reference profile.")
     else:
         since = datetime.datetime.fromtimestamp(found["since"], datetime.UTC).isoformat(timespec="seconds")
-        which = f" since {since}: {', '.join(found['drifting'])}" if found["drifted_signals"] else ""
+        which = f" since {since}: {', '.join(found['drifted_signals'])}" if found["drifted_signals"] else ""
         print(f"{found['verdict']}{which} ({found['observations']} observations)")
         for signal_ in found["signals"]:
             distance = f"PSI {signal_['psi']:.3f}" if "psi" in signal_ else "nothing seen yet"
@@ -339,12 +339,12 @@ def run_privacy(arguments: argparse.Namespace) -> int:
     print(f"This device's key is {found['public_key']}.")
     print(
         f"It may spend rho {limits.rho_per_period:g} in {limits.period_seconds / 86400:g} days, with at least"
-        f" {limits.least_cohort} devices in a sum; it has answered {found['answers_ever']} times."
+        f" {limits.min_cohort} devices in a sum; it has answered {found['total_answers']} times."
     )
     for entry in found["answers"]:
         print(
-            f"{entry.query}: {', '.join(entry.counted)} from {entry.window_start} to {entry.window_end},"
-            f" epsilon {entry.epsilon:.2f} if the others are honest, {entry.epsilon_own:.2f} by its own noise"
+            f"{entry.query_id}: {', '.join(entry.summed)} from {entry.window_start} to {entry.window_end},"
+            f" epsilon {entry.epsilon:.2f} if the others are honest, {entry.local_epsilon:.2f} by its own noise"
         )
     for name, step in found["progress"].items():
         print(f"{name}: {step}")

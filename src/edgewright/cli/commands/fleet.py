@@ -225,7 +225,7 @@ def run_retire(arguments: argparse.Namespace) -> int:
 def run_profiling(arguments: argparse.Namespace) -> int:
     """Have a device take profiling jobs, or not."""
     made = _remote(arguments).post(
-        quote_path("devices", arguments.device, "bench"), SetProfiling(not arguments.off), CreatedResource
+        quote_path("devices", arguments.device, "profiling"), SetProfiling(not arguments.off), CreatedResource
     )
     return _print_found(
         arguments, "device", made, f"{made.id} takes {'no ' if arguments.off else ''}profiling jobs."
@@ -272,7 +272,7 @@ def run_silence(arguments: argparse.Namespace) -> int:
 def run_approvals(arguments: argparse.Namespace) -> int:
     """List actions that wait for approval."""
     found = _remote(arguments).get("approvals", list)
-    words = "\n".join(f"{each['id']}: {each['action']} {each['about']}: {each['reason']}" for each in found)
+    words = "\n".join(f"{each['id']}: {each['action']} {each['subject']}: {each['reason']}" for each in found)
     return _print_found(arguments, "approvals", found, words or "Nothing waits.")
 
 

@@ -139,7 +139,7 @@ _ROWS: tuple[tuple[str, str, Dimension | None, float], ...] = (
     ("latency p95", "latency_p95_ms", "time", 1e-3),
     ("latency p99", "latency_p99_ms", "time", 1e-3),
     ("cold start", "cold_start_ms", "time", 1e-3),
-    ("throughput", "throughput_per_s", None, 1.0),
+    ("throughput", "throughput_per_second", None, 1.0),
     ("peak memory, model", "peak_memory_bytes", "size", 1.0),
     ("peak memory, process", "process_peak_memory_bytes", "size", 1.0),
     ("model file", "size_bytes", "size", 1.0),

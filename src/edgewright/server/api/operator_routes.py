@@ -90,7 +90,7 @@ def operator_router(services: Services, commands: FleetCommands) -> Router:
         offline: Annotated[
             float | None, QueryParameter(ge=0, description="Seconds since the last check-in.")
         ] = None,
-        bench: FromQuery[bool | None] = None,
+        profiling: FromQuery[bool | None] = None,
         retired: FromQuery[bool] = False,
     ) -> list[DeviceSummary]:
         labels = dict(each.partition("=")[::2] for each in label or ())
@@ -101,7 +101,7 @@ def operator_router(services: Services, commands: FleetCommands) -> Router:
             version=version,
             labels=labels,
             offline_since=None if offline is None else services.now() - offline,
-            profiling=bench,
+            profiling=profiling,
             retired=retired,
         )
         return [read_models.device_summary(each) for each in found]
@@ -125,14 +125,14 @@ def operator_router(services: Services, commands: FleetCommands) -> Router:
         return CreatedResource(device_id, ("It may be believed for a minute more.",))
 
     @post(
-        "/devices/{device_id:str}/bench",
+        "/devices/{device_id:str}/profiling",
         guards=[require("invite devices")],
         sync_to_thread=True,
         status_code=200,
         summary="Have a device take profiling jobs, or not",
     )
-    def bench_device(request: _Request, device_id: _Name, data: JSONBody[SetProfiling]) -> CreatedResource:
-        acts.set_profiling(request.user.name, device_id, bench=data.profiling)
+    def set_profiling(request: _Request, device_id: _Name, data: JSONBody[SetProfiling]) -> CreatedResource:
+        acts.set_profiling(request.user.name, device_id, profiling=data.profiling)
         return CreatedResource(device_id)
 
     @get("/invitations", guards=[require("look")], sync_to_thread=True, summary="Tokens that devices may still use")
@@ -382,7 +382,7 @@ def operator_router(services: Services, commands: FleetCommands) -> Router:
             devices,
             device,
             retire,
-            bench_device,
+            set_profiling,
             invitations,
             invite,
             models,

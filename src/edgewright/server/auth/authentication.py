@@ -83,17 +83,17 @@ class Principal:
 class AuthenticationMiddleware(AbstractAuthenticationMiddleware):
     """Finds out who asks; whether they may is the matter of `require`."""
 
-    __slots__ = ("_principal_of", "services")
+    __slots__ = ("_request_limiter", "services")
 
     def __init__(self, app: Any, services: Services, **given: Any) -> None:
         super().__init__(app, **given)
         self.services = services
-        self._principal_of = RateLimiter(per_s=50.0, burst=500, max_names=10_000)
+        self._request_limiter = RateLimiter(per_s=50.0, burst=500, max_names=10_000)
 
     async def authenticate_request(self, connection: ASGIConnection[Any, Any, Any, Any]) -> AuthenticationResult:
         """Return who asks, None for nobody; a wrong token is nobody's, and no better than none."""
         client = connection.client.host if connection.client else ""
-        if not self._principal_of.allows(limited_network(client), time.monotonic()):
+        if not self._request_limiter.allows(limited_network(client), time.monotonic()):
             raise TooManyRequestsException("too many requests from one address", headers={"Retry-After": "10"})
         given = connection.headers.get("Authorization", "")
         secret = connection.cookies.get(SESSION_COOKIE, "")

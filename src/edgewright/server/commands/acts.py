@@ -111,14 +111,14 @@ class OperatorCommands:
         self.services.store.devices.retire(device_id, now=self.services.now())
         self._audit(by, "retire device", device_id, reason=reason)
 
-    def set_profiling(self, by: str, device_id: str, *, bench: bool) -> None:
+    def set_profiling(self, by: str, device_id: str, *, profiling: bool) -> None:
         """Say whether a device takes profiling jobs.
 
         Raises:
             UnknownError: There is none of that name.
         """
-        self.services.store.devices.set_profiling(device_id, profiling=bench)
-        self._audit(by, "mark bench", device_id, bench=bench)
+        self.services.store.devices.set_profiling(device_id, profiling=profiling)
+        self._audit(by, "set profiling", device_id, profiling=profiling)
 
     def create_token(self, by: str, request: CreateToken) -> str:
         """Return a new token for a program; it is shown this once.

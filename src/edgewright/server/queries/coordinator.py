@@ -131,7 +131,7 @@ class QueryCoordinator:
         awaited = (
             self._expected_devices(one) if closed == 0 else len(self._senders(terms, SERVER_STEPS[closed - 1]))
         )
-        asked = helped and self._marker(terms, "helper-request") is not None
+        asked = helped and self._marker(terms, "helper_request") is not None
         count = self.services.store.queries.count_messages(terms.digest.hex(), step) if step != "done" else awaited
         if not asked and count < awaited and now < due_at:
             return None
@@ -209,8 +209,8 @@ class QueryCoordinator:
                 found[f"{step}.closed"] = b""
             self._listed.setdefault(name, {})[step] = b"".join(sorted(letters))
             found |= {f"{step}-{sender.hex()}": body for sender, body in letters.items()}
-        if (ask := self._marker(terms, "helper-request")) is not None:
-            found["helper-request"] = ask
+        if (ask := self._marker(terms, "helper_request")) is not None:
+            found["helper_request"] = ask
         return found
 
     def _store_message(self, terms: ProtocolTerms, what: str, content: bytes) -> None:

@@ -105,13 +105,13 @@ def action_routes(pages: PageRenderer) -> list[Any]:
         return redirect(f"/devices/{device_id}")
 
     @post(
-        "/devices/{device_id:str}/bench",
+        "/devices/{device_id:str}/profiling",
         guards=[require("invite devices")],
         sync_to_thread=True,
         status_code=200,
     )
-    def bench(request: PageRequest, device_id: FromPath[str], data: FormData) -> Response[Any]:
-        acts.set_profiling(by(request), device_id, bench=read_text_field(data, "bench") == "yes")
+    def set_profiling(request: PageRequest, device_id: FromPath[str], data: FormData) -> Response[Any]:
+        acts.set_profiling(by(request), device_id, profiling=read_text_field(data, "profiling") == "yes")
         return redirect(f"/devices/{device_id}")
 
     @post(
@@ -125,7 +125,7 @@ def action_routes(pages: PageRenderer) -> list[Any]:
             read_text_field(data, "device_class"),
             labels_of(read_text_field(data, "labels")),
             read_text_field(data, "channel"),
-            read_text_field(data, "bench") == "yes",
+            read_text_field(data, "profiling") == "yes",
             parse_number(data, "hours", least=0.1, most=24 * 90) * _HOUR_SECONDS,
         )
         (secret,) = acts.create_enrolment_tokens(by(request), asked)
@@ -186,7 +186,7 @@ def action_routes(pages: PageRenderer) -> list[Any]:
         *(settling(verdict) for verdict in ("approve", "refuse")),
         silence,
         retire,
-        bench,
+        set_profiling,
         invite,
         add_token,
         retire_token,

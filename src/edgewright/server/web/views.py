@@ -148,7 +148,7 @@ def view_routes(pages: PageRenderer) -> list[Any]:
             raise NotFoundError(f"there is no device {device_id[:80]!r}", remedy="See the list of devices.")
         shown = devices.device_view(found, offline_seconds=pages.offline_seconds, now=pages.now)
         who = _principal(request)
-        may = {"retire": who.has_permission("retire devices"), "bench": who.has_permission("invite devices")}
+        may = {"retire": who.has_permission("retire devices"), "profiling": who.has_permission("invite devices")}
         return pages.page(request, "device", shown=shown, may=may)
 
     @get("/releases", guards=look, sync_to_thread=True)

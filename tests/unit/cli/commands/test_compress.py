@@ -112,22 +112,22 @@ def test_the_json_has_its_fixed_form_whatever_came_of_it(run: str, request: pyte
     assert "recipe" in document["chosen"]
     certificate = document["certificate"]
     assert certificate["verdict"] in ("certified", "refuted", "insufficient data")
-    for name in ("original", "chosen", "drop", "upper_bound", "confidence"):
+    for name in ("original_metric", "chosen_metric", "drop", "upper_bound", "confidence"):
         assert isinstance(certificate[name], float), name
     assert certificate["metric"] == "accuracy"
-    assert certificate["samples"] > 0
+    assert certificate["sample_count"] > 0
     assert isinstance(document["budget"]["met"], bool)
-    assert "binding" in document["budget"]
-    assert document["front"]
-    assert Path(document["report"]).is_file()
+    assert "binding_limit" in document["budget"]
+    assert document["pareto_front"]
+    assert Path(document["report_path"]).is_file()
     trials = document["trials"]
     for trial in trials:
         assert trial["recipe"]
         assert trial["reason"]
-        assert trial["seconds"] >= 0
+        assert trial["duration_seconds"] >= 0
         assert trial["seed"] == 0
-    numbers = {trial["number"] for trial in trials if trial["on_front"]}
-    assert {trial["number"] for trial in document["front"]} == numbers
+    numbers = {trial["number"] for trial in trials if trial["on_pareto_front"]}
+    assert {trial["number"] for trial in document["pareto_front"]} == numbers
 
 
 def test_success_is_a_certified_smaller_model_and_exit_code_zero(finished: Done) -> None:
@@ -151,12 +151,12 @@ def test_the_folder_holds_model_reports_journal_and_front(finished: Done) -> Non
     assert json.loads((finished.out / "report.json").read_text()) == finished.document
     assert (finished.out / "report.html").read_text().startswith("<!doctype html>")
     kept = {path.stem for path in (finished.out / "candidates").iterdir()}
-    assert kept == {trial["sha256"][:16] for trial in finished.document["front"]}
+    assert kept == {trial["sha256"][:16] for trial in finished.document["pareto_front"]}
 
 
 def test_the_printed_snippet_runs_the_chosen_model(finished: Done, digits: Digits) -> None:
     scope: dict[str, Any] = {"image": digits["x"]}
-    exec(finished.document["snippet"], scope)  # noqa: S102 - this is what a person would do with it
+    exec(finished.document["usage_example"], scope)  # noqa: S102 - this is what a person would do with it
     right = float((np.asarray(scope["outputs"][0]).argmax(1) == digits["y"]).mean())
     assert right > 0.9
 
@@ -176,8 +176,12 @@ def test_too_few_samples_return_the_original_byte_for_byte_and_say_how_many_more
     assert insufficient.code == 1
     certificate = insufficient.document["certificate"]
     assert certificate["verdict"] == "insufficient data"
-    assert certificate["more_samples"] > 0
-    assert insufficient.document["budget"] | {"limits": {}} == {"met": False, "binding": "max_drop", "limits": {}}
+    assert certificate["additional_samples_needed"] > 0
+    assert insufficient.document["budget"] | {"limits": {}} == {
+        "met": False,
+        "binding_limit": "max_drop",
+        "limits": {},
+    }
     assert (insufficient.out / "model.onnx").read_bytes() == original.read_bytes()
     assert insufficient.document["chosen"]["recipe"] is None
 
@@ -186,7 +190,7 @@ def test_an_impossible_budget_gives_the_closest_candidate_and_what_binds(impossi
     assert impossible.code == 1
     document = impossible.document
     assert document["budget"]["met"] is False
-    assert document["budget"]["binding"] == "size_bytes"
+    assert document["budget"]["binding_limit"] == "size_bytes"
     assert document["budget"]["limits"]["size_bytes"]["limit"] == 1000
     assert "size" in document["verdict"]
     assert document["certificate"]["verdict"] == "certified"

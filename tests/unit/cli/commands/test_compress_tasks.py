@@ -117,7 +117,7 @@ def test_grouped_data_is_bounded_by_cluster(compress: Compress, reader: MLPClass
     writers = np.arange(len(x) - 597) % 24
     arrays = {"x": x[597:], "y": y[597:], "writer": writers}
     report = compress(perceptron(reader, 64, 10), arrays, "--group", "writer", "--max-drop", "0.03")
-    assert report["certificate"]["clusters"] >= 12
+    assert report["certificate"]["cluster_count"] >= 12
     assert "cluster" in report["certificate"]["method"]
     assert "groups" in report["verdict"]
 
@@ -143,7 +143,7 @@ def test_a_metric_of_ones_own_with_float_scores_is_bounded_exactly(
     report = compress(perceptron(reader, 64, 10), arrays, "--metric", "own_metric_of_test:hits", codes=(1,))
     assert report["certificate"]["method"] == "exact"
     assert report["certificate"]["verdict"] == "insufficient data"  # thirty samples that agree prove nothing
-    assert report["certificate"]["more_samples"] > 200
+    assert report["certificate"]["additional_samples_needed"] > 200
 
 
 def test_states_and_several_outputs_are_compared_with_the_original(compress: Compress) -> None:

@@ -72,27 +72,27 @@ def test_one_json_document_has_every_figure_with_its_origin(
         "latency_p95_ms",
         "latency_p99_ms",
         "cold_start_ms",
-        "throughput_per_s",
+        "throughput_per_second",
         "peak_memory_bytes",
         "process_peak_memory_bytes",
         "runtime_size_bytes",
         "energy_mj",
     ):
         figure = profile["model"][name]
-        assert set(figure) >= {"value", "unit", "low", "high", "confidence", "samples", "origin"}
+        assert set(figure) >= {"value", "unit", "low", "high", "confidence", "observation_count", "origin"}
         assert set(figure["origin"]) == {"kind", "machine", "method"}
     assert profile["model"]["size_bytes"]["value"] == path.stat().st_size
     assert set(profile["runtime_options"]) == {"default", "best", "gain", "tried"}
     assert profile["sustained"]["verdict"] in ("none", "throttled", "slower")
     assert profile["contention"]["cpu_slowdown"] > 0
     assert profile["machine"]["cores"] >= 1
-    assert profile["against"] is None
+    assert profile["compared_with"] is None
 
 
 def test_two_models_are_compared_with_an_interval(
     dense: Dense, profile_json: Callable[..., dict[str, Any]]
 ) -> None:
-    against = profile_json(dense(16), "--against", dense(600))["against"]
+    against = profile_json(dense(16), "--against", dense(600))["compared_with"]
     assert against["model"]["latency_p50_ms"]["value"] > 0
     assert against["latency_ratio"]["high"] < 1
     assert against["size_ratio"] < 1
@@ -107,9 +107,9 @@ def test_the_first_sample_is_the_input_and_the_budget_of_the_device_class_is_jud
     )
     np.savez(tmp_path / "data.npz", x=np.zeros((20, 16), np.float32), y=np.arange(20) % 2)
     profile = profile_json(dense(), "--device-class", "tiny", "--data", tmp_path / "data.npz")
-    assert profile["model"]["inputs"] == {"x": [1, 16]}
+    assert profile["model"]["input_shapes"] == {"x": [1, 16]}
     assert profile["device_class"] == "tiny"
-    assert {check["name"]: check["met"] for check in profile["budget"]} == {
+    assert {check["name"]: check["is_met"] for check in profile["budget"]} == {
         "size_bytes": False,
         "latency_p50_seconds": True,
     }

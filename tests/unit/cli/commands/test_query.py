@@ -21,9 +21,9 @@ LATER = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=30)).isof
 LIMITS = {
     "rho_per_period": 1e6,
     "period_seconds": 86400.0,
-    "least_cohort": 3,
-    "most_bytes": 1 << 20,
-    "most_queries": 9,
+    "min_cohort": 3,
+    "max_bytes": 1 << 20,
+    "max_queries": 9,
 }
 
 
@@ -176,7 +176,7 @@ def test_a_device_with_limits_of_its_own_does_not_answer(
 ) -> None:
     asked(run, places, "http://127.0.0.1:1", "ab" * 32)
     settings = json.loads((fleet[0] / "settings.json").read_text())
-    settings["limits"]["least_cohort"] = 50
+    settings["limits"]["min_cohort"] = 50
     (fleet[0] / "settings.json").write_text(json.dumps(settings))
     run("device", "run", "--once", "--state", fleet[0])
     shown = run("device", "privacy", "--state", fleet[0])

@@ -144,7 +144,7 @@ def test_a_policy_is_set_and_kept(run: Run, places: Places, digits_model: Path) 
     changed = run("policy", "set", "digits", "--min-version", "1.0.0", "--max-stage-step", 0.5, *places.signing)[
         "policy"
     ]
-    assert (changed["revision"], changed["floor"], changed["largest_step"]) == (2, "1.0.0", 0.5)
+    assert (changed["revision"], changed["min_version"], changed["max_stage_step"]) == (2, "1.0.0", 0.5)
     refused = run("rollout", "start", "digits==1.0.0", "--fraction", 1.0, *places.signing, code=2)
     assert "the policy forbids it" in refused["error"]["message"]
     assert run("policy", "show", "digits", *places.signing)["policy"] == changed

@@ -81,7 +81,7 @@ def test_devices_are_found_by_what_they_are(plant: Plant) -> None:
     assert found("label=site%3Db") == {camera.id, offline.id}
     assert found("label=site%3Db&label=floor%3D1") == {camera.id}
     assert found("offline=1") == {offline.id, other.id}
-    assert found("bench=true") == {camera.id}
+    assert found("profiling=true") == {camera.id}
     assert found("retired=true") == {gone.id}
     assert found("label=nothing") == set()
 
@@ -105,10 +105,10 @@ def test_a_device_is_retired_once_and_it_is_written_down_by_whom_and_why(plant: 
 
 def test_a_device_is_marked_for_profiling_and_no_more(plant: Plant) -> None:
     machine = plant.machine()
-    for bench in (True, False):
-        ok(plant.operate("POST", f"/api/devices/{machine.id}/bench", {"profiling": bench}, role="operator"))
-        assert last(plant) == ("token:t-operator", "mark bench", machine.id, {"profiling": bench})
-        assert ok(plant.operate("GET", f"/api/devices/{machine.id}"))["bench"] is bench
+    for profiling in (True, False):
+        ok(plant.operate("POST", f"/api/devices/{machine.id}/profiling", {"profiling": profiling}, role="operator"))
+        assert last(plant) == ("token:t-operator", "set profiling", machine.id, {"profiling": profiling})
+        assert ok(plant.operate("GET", f"/api/devices/{machine.id}"))["profiling"] is profiling
 
 
 def test_invitations_are_shown_once_listed_without_their_secrets_and_enrol(plant: Plant) -> None:
@@ -294,7 +294,7 @@ def test_a_bench_device_is_given_work_and_what_came_of_it_is_shown(plant: Plant,
     [
         ("GET", "/api/devices/nobody", None, 404),
         ("POST", "/api/devices/nobody/retire", {}, 404),
-        ("POST", "/api/devices/nobody/bench", {"profiling": True}, 404),
+        ("POST", "/api/devices/nobody/profiling", {"profiling": True}, 404),
         ("GET", "/api/releases/m/9.9.9", None, 404),
         ("GET", "/api/releases/other/1.0.0", None, 404),
         ("GET", "/api/releases/m/latest", None, 400),
@@ -315,7 +315,7 @@ def test_a_bench_device_is_given_work_and_what_came_of_it_is_shown(plant: Plant,
         ("GET", "/api/devices?limit=many", None, 400),
         ("GET", "/api/devices?offline=-1", None, 400),
         ("GET", "/api/devices?offline=nan", None, 400),
-        ("GET", "/api/devices?bench=perhaps", None, 400),
+        ("GET", "/api/devices?profiling=perhaps", None, 400),
         ("GET", "/api/devices?after=" + "x" * 65, None, 400),
         ("GET", "/api/devices?" + "&".join(["label=a"] * 17), None, 400),
         ("GET", "/api/alerts?alert_state=loud", None, 400),

@@ -92,7 +92,7 @@ class InvitedRow:
         device_class: That it enrols into.
         labels: That it gets.
         channel: That it gets.
-        bench: Whether it takes profiling jobs.
+        profiling: Whether it takes profiling jobs.
         created_by: Who invited.
         expires: When the invitation is void.
     """
@@ -100,7 +100,7 @@ class InvitedRow:
     device_class: str
     labels: str
     channel: str
-    bench: bool
+    profiling: bool
     created_by: str
     expires: DisplayTime | None
 

@@ -36,7 +36,7 @@ class DeviceRow:
         seen: When it checked in last.
         offline: Whether that is too long ago.
         refusal: What it refused last, "" for nothing.
-        bench: Whether it takes profiling jobs.
+        profiling: Whether it takes profiling jobs.
     """
 
     id: str
@@ -48,7 +48,7 @@ class DeviceRow:
     seen: DisplayTime | None
     offline: Badge
     refusal: str
-    bench: bool
+    profiling: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ def _row(device: StoredDevice, offline_seconds: float, now: float) -> DeviceRow:
         seen=display_time(device.last_seen_at, now),
         offline=offline,
         refusal="" if said.refusal is None else said.refusal.code,
-        bench=device.profiling,
+        profiling=device.profiling,
     )
 
 

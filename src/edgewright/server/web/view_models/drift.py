@@ -144,7 +144,7 @@ def _outcome(name: str, one: Mapping[str, Any]) -> SubgroupRates:
     if "difference" in one:
         gap = one["difference"]
         if gap["value"] is None:
-            says = f"How far {one['worst']} and {one['best']} are apart is not known: {gap['why']}."
+            says = f"How far {one['worst']} and {one['best']} are apart is not known: {gap['reason']}."
         else:
             surely = "surely" if gap["low"] > 0 else "perhaps not"
             says = (
@@ -166,7 +166,7 @@ def _tenths(rates: Sequence[Mapping[str, Any]]) -> tuple[RateRow, ...]:
 
 def _rate(subgroup: str, one: Mapping[str, Any]) -> RateRow:
     if one["value"] is None:
-        return RateRow(subgroup, f"not known: {one['why']}", "", None, one["assumes"])
+        return RateRow(subgroup, f"not known: {one['reason']}", "", None, one["assumes"])
     interval = f"{percent_text(one['low'], 2)} to {percent_text(one['high'], 2)}"
     value = percent_text(one["value"], 2)
     bar = share_bar(one["value"], one["low"], one["high"], words=f"{subgroup}: {value}, between {interval}")
