@@ -4,7 +4,7 @@ BIN := .venv/bin
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-.PHONY: help setup fmt check structure test test-fast lowest bench docs demo clean
+.PHONY: help setup fmt check structure test test-fast bench docs demo clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -43,9 +43,6 @@ test-fast: setup  ## what to run before a commit: at most three minutes
 
 test: setup  ## all tests, two at a time
 	$(BIN)/pytest -n 2 --durations=10
-
-lowest: setup  ## the fast tests with the lowest versions of dependencies that pyproject.toml allows
-	$(BIN)/python packaging/lowest.py
 
 bench: setup  ## one benchmark in full: make bench NAME=compress_peers
 	$(BIN)/python -m benchmarks.$(or $(NAME),compress_peers)

@@ -167,7 +167,7 @@ class World:
         for part in (devices // 8, devices // 2, devices):
             now = datetime.datetime.now(datetime.UTC)
             decision = decide_rollout(plan, policy, count_outcomes(plan, outcomes[:part], now), now)
-            content = msgspec.json.encode({"decision": decision, "trial": None, "fact": None, "askew": 0})
+            content = msgspec.json.encode({"decision": decision})
             number = store.decisions.last_number(subject) + 1
             said = "; ".join(decision.waiting_for or decision.reasons)
             at = time.time() - HOUR_SECONDS + number

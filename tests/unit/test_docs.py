@@ -1,6 +1,9 @@
 """The documents are true: their commands run, their links lead somewhere, their tables agree with the code."""
 
+import ast
 import dataclasses
+import importlib
+import inspect
 import os
 import re
 import shlex
@@ -11,7 +14,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -160,6 +163,21 @@ def test_python_and_toml_blocks_are_valid() -> None:
                 present = tomllib.loads(block.text)
                 missing = "".join(f"[{name}]\n{text}" for name, text in MINIMAL.items() if name not in present)
                 parse_project(missing + block.text, page.name)
+
+
+def test_python_shown_imports_what_there_is_and_names_parameters_that_there_are() -> None:
+    for page in PAGES:
+        for block in (one for one in blocks_of(page) if one.language == "python"):
+            tree = ast.parse(block.text)
+            ours: dict[str, Any] = {}
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("edgewright"):
+                    module = importlib.import_module(str(node.module))
+                    ours |= {one.asname or one.name: getattr(module, one.name) for one in node.names}
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ours:
+                    known = set(inspect.signature(ours[node.func.id]).parameters)
+                    assert {one.arg for one in node.keywords} <= known, (page, node.func.id)
 
 
 def links_of(page: Path) -> Iterator[tuple[Path, str]]:

@@ -146,7 +146,7 @@ def test_a_helper_that_names_strangers_ends_the_collecting(tmp_path: Path) -> No
         desk.handle(path_of("submit"), gift)
 
     class Liar:
-        def answer(self, _: bytes) -> bytes:
+        def answer_request(self, _: bytes) -> bytes:
             raise DeclinedError("signature", "no", [b"x" * 32])
 
     lying = HelperService(Liar())  # type: ignore[arg-type]

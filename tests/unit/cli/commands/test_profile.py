@@ -82,7 +82,7 @@ def test_one_json_document_has_every_figure_with_its_origin(
         assert set(figure) >= {"value", "unit", "low", "high", "confidence", "observation_count", "origin"}
         assert set(figure["origin"]) == {"kind", "machine", "method"}
     assert profile["model"]["size_bytes"]["value"] == path.stat().st_size
-    assert set(profile["runtime_options"]) == {"default", "best", "gain", "tried"}
+    assert set(profile["runtime_options"]) == {"default", "best", "gain", "trials"}
     assert profile["sustained"]["verdict"] in ("none", "throttled", "slower")
     assert profile["contention"]["cpu_slowdown"] > 0
     assert profile["machine"]["cores"] >= 1
@@ -113,7 +113,7 @@ def test_the_first_sample_is_the_input_and_the_budget_of_the_device_class_is_jud
         "size_bytes": False,
         "latency_p50_seconds": True,
     }
-    assert {row["options"]["threads"] for row in profile["runtime_options"]["tried"]} == {1}
+    assert {row["options"]["threads"] for row in profile["runtime_options"]["trials"]} == {1}
 
 
 def test_people_get_a_table_and_progress_goes_to_stderr(dense: Dense, capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,8 +122,8 @@ def test_a_fleet_is_asked_and_answers(
                 break
         assert server.stdout is not None
         found = json.loads(server.stdout.read())
-    assert found["devices"] == DEVICES
-    assert found["digest"] == record_digest(msgspec.convert(made["query"], Query))
+    assert found["device_count"] == DEVICES
+    assert found["query_digest"] == record_digest(msgspec.convert(made["query"], Query))
     assert found["release"] == made["query"]["release"]
     assert len(found["sums"]["outcome.wrong"]) == 2
     assert len(found["sums"]["calibration.wrong"]) == 20
@@ -139,8 +139,8 @@ def test_a_fleet_is_asked_and_answers(
     # Nothing was counted then: what comes out is noise.
     assert np.abs(np.concatenate(list(sums.values()))).max() < 8 * found["noise_sd"] + 1
     shown = run("device", "privacy", "--state", fleet[0])
-    assert [entry["query"] for entry in shown["answers"]] == ["q1"]
-    assert shown["answers"][0]["epsilon_own"] >= shown["answers"][0]["epsilon"] > 0
+    assert [entry["query_id"] for entry in shown["answers"]] == ["q1"]
+    assert shown["answers"][0]["local_epsilon"] >= shown["answers"][0]["epsilon"] > 0
 
 
 def test_what_is_not_permitted_cannot_be_asked(
@@ -176,7 +176,7 @@ def test_a_device_with_limits_of_its_own_does_not_answer(
 ) -> None:
     asked(run, places, "http://127.0.0.1:1", "ab" * 32)
     settings = json.loads((fleet[0] / "settings.json").read_text())
-    settings["limits"]["min_cohort"] = 50
+    settings["query_limits"]["min_cohort"] = 50
     (fleet[0] / "settings.json").write_text(json.dumps(settings))
     run("device", "run", "--once", "--state", fleet[0])
     shown = run("device", "privacy", "--state", fleet[0])

@@ -149,7 +149,7 @@ def test_a_policy_is_set_and_kept(run: Run, places: Places, digits_model: Path) 
     assert "the policy forbids it" in refused["error"]["message"]
     assert run("policy", "show", "digits", *places.signing)["policy"] == changed
     denied = run("policy", "set", "digits", "--deny", "1.0.0", *places.signing)["policy"]
-    assert len(denied["denied"]) == 1
+    assert len(denied["denied_manifests"]) == 1
     assert run("policy", "set", "digits", *places.signing, code=2)["error"]["code"] == "invalid_input"
 
 
