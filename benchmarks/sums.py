@@ -51,21 +51,21 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import edgewright.device.queries.responder
-from edgewright.contract.query.query import Limits, Query, Template
-from edgewright.device.filesystem import Files
+from edgewright.contract.query.query import DeviceQueryLimits, Query, QueryTemplate
+from edgewright.device.filesystem import FileSystem
 from edgewright.device.queries.ledger_file import LedgerFile
-from edgewright.privacy.protocol_params import terms_of
-from edgewright.privacy.helper import give
-from edgewright.privacy.private_sum import contribute
+from edgewright.privacy.protocol_params import protocol_terms
+from edgewright.privacy.helper import submit
+from edgewright.privacy.private_sum import contribution
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 folder = Path(sys.argv[1])
-query, template = msgspec.json.decode((folder / "asked").read_bytes(), type=tuple[Query, Template])
+query, template = msgspec.json.decode((folder / "asked").read_bytes(), type=tuple[Query, QueryTemplate])
 key, helper = Ed25519PrivateKey.generate(), X25519PrivateKey.generate().public_key().public_bytes_raw()
-noised = contribute(np.ones(template.values), template, query)
-ledger = LedgerFile(folder, Files(), Limits())
+noised = contribution(np.ones(template.values), template, query)
+ledger = LedgerFile(folder, FileSystem(), DeviceQueryLimits())
 assert ledger.debit(query, template, noised.tobytes(), now={NOW_SECONDS}) is None
-give(terms_of(query, template), helper, noised, key.public_key().public_bytes_raw(), key.sign)
+submit(protocol_terms(query, template), helper, noised, key.public_key().public_bytes_raw(), key.sign)
 {_LIGHT}
 """
 # A long vector: turned, clipped, rounded, noised where it is.
@@ -75,10 +75,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import edgewright.device.queries.responder
-from edgewright.contract.query.query import Query, Template
-from edgewright.privacy.private_sum import contribute
-query, template = msgspec.json.decode(Path(sys.argv[1], "asked").read_bytes(), type=tuple[Query, Template])
-noised = contribute(np.ones(template.values, np.float32), template, query, overwrite=True)
+from edgewright.contract.query.query import Query, QueryTemplate
+from edgewright.privacy.private_sum import contribution
+query, template = msgspec.json.decode(Path(sys.argv[1], "asked").read_bytes(), type=tuple[Query, QueryTemplate])
+noised = contribution(np.ones(template.values, np.float32), template, query, overwrite=True)
 {_LIGHT}
 """
 # The largest step of a sum without a helper, from what a device has stored.
@@ -88,12 +88,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import edgewright.device.queries.sum_client
-from edgewright.privacy import secagg
+from edgewright.privacy import secagg_client
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-member = msgspec.msgpack.decode(Path(sys.argv[1], "member").read_bytes(), type=secagg.Member)
-values = np.zeros(member.terms.length, np.uint16)
+member = msgspec.msgpack.decode(Path(sys.argv[1], "member").read_bytes(), type=secagg_client.ClientState)
+values = np.zeros(member.terms.vector_length, np.uint16)
 inbox = Path(sys.argv[1], "inbox").read_bytes()
-masked = secagg.mask(member, inbox, values, Ed25519PrivateKey.generate().sign)
+masked = secagg_client.mask_values(member, inbox, values, Ed25519PrivateKey.generate().sign)
 {_LIGHT}
 """
 

@@ -20,7 +20,7 @@ CORE = """
 import sys
 from pathlib import Path
 from edgewright.device import Agent
-agent = Agent(Path(sys.argv[1]), answers=False)
+agent = Agent(Path(sys.argv[1]), serves_model=False)
 agent.status()
 assert "onnxruntime" not in sys.modules and "torch" not in sys.modules
 """
@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 from edgewright.device import Agent
 agent = Agent(Path(sys.argv[1]))
-agent.check()
+agent.check_for_update()
 import numpy as np
 for _ in range(100):
     assert agent.predict({"x": np.ones((1, 16), np.float32)}).outputs
