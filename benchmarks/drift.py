@@ -309,7 +309,7 @@ def cohorts(*, quick: bool) -> Part:
             for run in range(runs):
                 random = np.random.default_rng([run, number, n_ref])
                 reference = random.multinomial(n_ref, shares) / n_ref
-                told = {"sigma": 30.0, "size": 0.05, "alpha": ALPHA}
+                told = {"noise_sd": 30.0, "shift_size": 0.05, "alpha": ALPHA}
                 sums = _noised(shares, number, random)
                 hits["with"] += (
                     cohort_tests.compare_cohorts(sums, reference, reference_count=n_ref, **told).p_value <= ALPHA

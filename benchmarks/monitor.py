@@ -34,7 +34,7 @@ NAME = "monitor"
 PACKAGES = ("edgewright", "numpy", "onnxruntime")
 # A model of 200 us and more on the machines that this is run on.
 _VALUES, _HIDDEN = 784, 1200
-_SIGNALS = ("low", "high", "mean", "spread", "roughness", "confidence", "margin", "energy", "class")
+_SIGNALS = ("min", "max", "mean", "std", "roughness", "confidence", "margin", "energy", "class")
 
 
 def _figure(name: str, value: float, limit: float | None, note: str, peer: str | None = None) -> Figure:

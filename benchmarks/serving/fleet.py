@@ -45,11 +45,11 @@ def put(store: FleetStore, publics: Mapping[str, bytes]) -> None:
         rows = [
             {
                 "id": name,
-                "public": publics[name],
+                "public_key": publics[name],
                 "device_class": _CLASSES[int(name, 16) % len(_CLASSES)],
                 "channel": "",
                 "labels": b"{}",
-                "bench": False,
+                "profiling": False,
                 "enrolled_at": _NOW_SECONDS,
             }
             for name in part

@@ -41,7 +41,7 @@ from edgewright.trust.storage.storage import LocalStorage
 
 __all__ = ["Host", "made_repository"]
 
-_ROW = "SELECT public, device_class, bench FROM devices WHERE id = {} AND retired_at IS NULL"
+_ROW = "SELECT public_key, device_class, profiling FROM devices WHERE id = {} AND retired_at IS NULL"
 _POOL = 5
 _STARTS_SECONDS = 60.0
 _PASSPHRASE = "no secret"  # noqa: S105 (of keys that protect nothing)

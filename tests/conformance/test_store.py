@@ -92,7 +92,7 @@ def test_a_device_that_heard_no_answer_may_enrol_again_and_no_other_with_its_tok
         store.devices.enrol(token, os.urandom(32), now=2.0)
 
 
-@pytest.mark.parametrize(("shown", "now", "reason"), [("", 60.0, "void"), ("x", 1.0, "none of this fleet")])
+@pytest.mark.parametrize(("shown", "now", "why"), [("", 60.0, "void"), ("x", 1.0, "none of this fleet")])
 def test_a_token_that_is_void_or_guessed_enrols_nobody(store: FleetStore, shown: str, now: float, why: str) -> None:
     token = store.devices.create_enrolment_token("camera", created_by="server", now=0.0, lifetime_seconds=60.0)
     with pytest.raises(AuthenticationError, match=why):

@@ -205,7 +205,7 @@ def debit_budget(
 def epsilon_after_years(limits: DeviceQueryLimits, years: float, delta: float) -> float:
     """Return the most that epsilon can be after years of asking: a budget per period is none for ever.
 
-    >>> limits = Limits(rho_per_period=0.1, period_seconds=30 * 86400.0)
+    >>> limits = DeviceQueryLimits(rho_per_period=0.1, period_seconds=30 * 86400.0)
     >>> [round(epsilon_after_years(limits, years, 1e-6), 1) for years in (0, 1, 5)]
     [2.1, 9.1, 24.3]
     """

@@ -30,7 +30,7 @@ def signal_names(layout: InputLayout, scores: str) -> tuple[str, ...]:
         layout: Of a sample and its output.
         scores: `logits`, `probabilities` or "".
 
-    >>> signal_names(Layout(10, output_scores=3), "logits")[-4:]
+    >>> signal_names(InputLayout(10, output_scores=3), "logits")[-4:]
     ('confidence', 'margin', 'energy', 'class')
     """
     return (*layout.columns[2:-4], *_ANSWER_FEATURES.get(scores, ()))

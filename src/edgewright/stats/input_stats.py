@@ -78,10 +78,10 @@ class InputLayout:
     def columns(self) -> tuple[str, ...]:
         """Names of a row's columns.
 
-        `began` and `latency` in seconds; `low`, `high`, `mean`, `spread` of the values; `roughness`: mean squared
+        `started_at` and `latency` in seconds; `min`, `max`, `mean`, `std` of the values; `roughness`: mean squared
         difference of neighbours over twice the variance within channels, 1 for white noise, near 0 for smooth
-        signals (von Neumann's ratio, halved); `mean_K` and `spread_K` by channel; of the scores the `greatest`, the
-        `second` and the log of the sum of exponentials, `total`; the `class` with the greatest.
+        signals (von Neumann's ratio, halved); `mean_K` and `std_K` by channel; of the scores `top1_score`,
+        `top2_score` and the log of the sum of exponentials, `log_sum_exp`; the `class` with the greatest.
         """
         single = self.channels == 1
         each = () if single else tuple(f"{name}_{c}" for c in range(self.channels) for name in ("mean", "std"))
@@ -96,7 +96,7 @@ def summarize_inputs(samples: NDArray[Any], layout: InputLayout) -> _Floats:
         layout: Of a sample.
 
     Returns:
-        Shape [samples, statistics]: the columns of `layout` between `latency` and `greatest`.
+        Shape [samples, statistics]: the columns of `layout` between `latency` and `top1_score`.
     """
     flat = np.asarray(samples, np.float64).reshape(len(samples), layout.values_per_sample)
     shape = (len(flat), -1, layout.channels) if layout.channels_last else (len(flat), layout.channels, -1)
@@ -161,8 +161,7 @@ class InferenceRing(Protocol):
 
         Returns:
             The slot to `record_output` or `discard`; -1 if the input is no float32, short, or perhaps out of range or
-            not
-            finite: then it takes a closer look.
+            not finite: then it takes a closer look.
         """
 
     def record_output(self, slot: int, output: Any, /) -> bool:

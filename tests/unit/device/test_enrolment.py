@@ -246,7 +246,7 @@ def test_a_server_that_never_ends_is_not_waited_for(
 
 
 @pytest.mark.parametrize(
-    ("given", "reason"),
+    ("given", "why"),
     [
         ({"server_url": "ftp://fleet.example"}, "no URL of a control plane"),
         ({"server_url": "https://fleet.example/?a=b"}, "no URL of a control plane"),

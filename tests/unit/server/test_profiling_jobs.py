@@ -245,7 +245,7 @@ def test_what_is_not_set_is_named(
 
 
 @pytest.mark.parametrize(
-    ("url", "reason"),
+    ("url", "why"),
     [
         ("http://fleet.example", "without encryption"),
         ("http://127.0.0.1.example", "without encryption"),

@@ -202,7 +202,7 @@ def test_nothing_that_failed_is_ever_taken_back(steps: list[tuple[int, Any, set[
 
 
 @pytest.mark.parametrize(
-    ("reason", "metric"),
+    ("why", "metric"),
     [
         (Refusal("self-test", "golden.npz", ""), "self_test"),
         (Refusal("self-test", "model.onnx", ""), "load_failure"),

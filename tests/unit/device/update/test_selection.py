@@ -65,7 +65,7 @@ KEEPS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("reason", KEEPS)
+@pytest.mark.parametrize("why", KEEPS)
 def test_nothing_is_done_where_nothing_is_to_be_done(why: str) -> None:
     assert chosen(**KEEPS[why]).action == "keep"
 
