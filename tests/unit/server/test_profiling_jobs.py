@@ -111,7 +111,7 @@ class _Acts:
     def __init__(self, services: Services) -> None:
         self.services = services
 
-    def add_job(self, who: str, device: str, body: bytes) -> str:
+    def create_job(self, who: str, device: str, body: bytes) -> str:
         return profiling_jobs.create_profiling_job(self.services, who, device, "profile", body)
 
 
@@ -148,7 +148,7 @@ def _at_work(world: World, key: DeviceKey, grant: WorkerLimits | None = None) ->
     """Have a device do jobs; yields what it tells."""
     ended = threading.Event()
     told: list[str] = []
-    options: dict[str, Any] = {"tell": told.append, "max_pause_seconds": 0.2, "grant": grant}
+    options: dict[str, Any] = {"report": told.append, "max_pause_seconds": 0.2, "limits": grant}
     thread = threading.Thread(target=run_jobs, args=(world.door(key), ended), kwargs=options)
     thread.start()
     try:
@@ -184,7 +184,7 @@ def test_the_same_job_gives_here_and_there_a_reply_of_one_form(world: World, sub
     key = world.enrol()
     device = world.services.store.devices.list_devices()[0].id
     with _at_work(world, key), pack_workloads([subject]) as bundle:
-        request = {"action": "memory", "subjects": bundle.workloads}
+        request = {"action": "memory", "workloads": bundle.workloads}
         here = LocalTarget().run(request, bundle.files, timeout_seconds=60)
         there = open_target(f"bench:{device[:6]}").run(request, bundle.files, timeout_seconds=60)
     assert there["machine"] == here["machine"]
@@ -311,7 +311,7 @@ def test_the_failure_of_a_model_is_the_models(world: World, tmp_path: Path, subj
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(subject.model.read_bytes().replace(b"Conv", b"Vonc"))
     with _at_work(world, world.enrol(name="camera-7")), pack_workloads([subject]) as bundle:
-        request = {"action": "probe", "subjects": bundle.workloads}
+        request = {"action": "probe", "workloads": bundle.workloads}
         target = open_target("bench:camera-7")
         with pytest.raises(CandidateError, match=r"^bench:camera-7: .*Vonc"):
             target.run(request, bundle.files | {"0/model.onnx": broken}, timeout_seconds=60)
@@ -389,7 +389,7 @@ def test_a_job_that_nobody_takes_is_given_up_and_not_run_later(world: World) -> 
 
 def test_a_job_that_is_taken_and_never_answered_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     key = world.enrol(name="camera-7")
-    monkeypatch.setattr(bench_target, "_ON_THE_WAY_SECONDS", 0.2)
+    monkeypatch.setattr(bench_target, "_TRANSFER_MARGIN_SECONDS", 0.2)
     taken: list[object] = []
 
     def take() -> None:

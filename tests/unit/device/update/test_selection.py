@@ -93,7 +93,7 @@ WAITS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("reason", WAITS)
+@pytest.mark.parametrize("why", WAITS)
 def test_an_installation_waits_with_the_reason(why: str) -> None:
     changes, code = WAITS[why]
     choice = chosen(**changes)

@@ -140,7 +140,8 @@ def tell(share, point):
     if share > 0.3:
         print("far", flush=True)
         time.sleep(60)
-fit_network(Small(), make_lessons(), SETTINGS, seed=1, checkpoint=Path(sys.argv[2]), save_interval_seconds=0, report_progress=tell)
+into = Path(sys.argv[2])
+fit_network(Small(), make_lessons(), SETTINGS, seed=1, checkpoint=into, save_interval_seconds=0, report_progress=tell)
 """
 
 
