@@ -63,6 +63,9 @@ class Block:
     note: str
 
 
+_OF_OTHERS = {"reproduce/main.py"}
+
+
 def blocks_of(page: Path) -> Iterator[Block]:
     pattern = r"(?:^<!-- test: (?P<note>.*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$"
     for match in re.finditer(pattern, page.read_text("utf-8"), re.MULTILINE | re.DOTALL):
@@ -178,6 +181,14 @@ def test_python_shown_imports_what_there_is_and_names_parameters_that_there_are(
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ours:
                     known = set(inspect.signature(ours[node.func.id]).parameters)
                     assert {one.arg for one in node.keywords} <= known, (page, node.func.id)
+
+
+def test_every_file_that_is_named_exists() -> None:
+    folders = ("src", "tests", "benchmarks", "examples", "docs")
+    there = [f"/{path.relative_to(ROOT)}" for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    for page in (page for page in PAGES if page.parent.name != "decisions"):
+        named = set(re.findall(r"`([\w/-]+\.py)`", page.read_text()))
+        assert {name for name in named if not any(path.endswith(f"/{name}") for path in there)} <= _OF_OTHERS, page
 
 
 def links_of(page: Path) -> Iterator[tuple[Path, str]]:
