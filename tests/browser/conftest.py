@@ -379,12 +379,12 @@ def _cohorts() -> list[CohortSums]:
         found.append(
             CohortSums(
                 query=f"q{number}",
-                digest=f"d{number}",
+                query_digest=f"d{number}",
                 template="signals",
                 template_digest="t",
                 release="r",
                 window=("2026-06-01", "2026-06-02"),
-                devices=40,
+                device_count=40,
                 noise_sd=20.0,
                 out_of_range=int(number == 0),
                 sums=counts,

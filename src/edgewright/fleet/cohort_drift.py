@@ -47,12 +47,12 @@ class CohortSums(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         query: Its id.
-        digest: Of the query.
+        query_digest: Of the query.
         template: Name of the query's template.
         template_digest: Of it.
         release: sha256 of the manifest in whose reference profile the bins are.
         window: What was counted, from and to.
-        devices: In it.
+        device_count: Devices in it.
         noise_sd: Of each number.
         out_of_range: Numbers that lie where no honest sum does.
         sums: By signal.
@@ -60,12 +60,12 @@ class CohortSums(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     query: str
-    digest: str
+    query_digest: str
     template: str
     template_digest: str
     release: str
     window: tuple[str, str]
-    devices: int
+    device_count: int
     noise_sd: float
     out_of_range: int
     sums: dict[str, list[float]]
@@ -166,7 +166,7 @@ def _signal_levels(
     if guarded:
         total = sum(sum(each.sums["rejected"]) for each in guarded)
         noise = math.sqrt(sum(len(each.sums["rejected"]) * each.noise_sd**2 for each in guarded))
-        devices = sum(each.devices for each in guarded)
+        devices = sum(each.device_count for each in guarded)
         least = max(0.0, total - _TWO_SIDED * noise) / devices
         said.append(("rejected", least, f"{total:.0f} of {devices} devices, noise {noise:.0f}"))
     strange = [each for each in cohorts if len(each.sums.get("out_of_distribution", ())) == 2]
@@ -224,7 +224,7 @@ def assess_cohorts(
     outcomes, tenths = (_named(cohorts, kind) for kind in ("outcome.", "calibration."))
     return {
         "cohorts": len(cohorts),
-        "devices": sum(cohort.devices for cohort in cohorts),
+        "devices": sum(cohort.device_count for cohort in cohorts),
         "warnings": [_beyond(cohort) for cohort in cohorts if cohort.out_of_range],
         "drifting": [name for name, one in signals.items() if one["verdict"] == str(CohortVerdict.DRIFT)],
         "signals": signals,
@@ -244,7 +244,7 @@ def _check_comparable(cohorts: Sequence[CohortSums], release: str) -> None:
             f"the sums are of different templates, such as {cohorts[0].template} and {cohorts[-1].template}",
             remedy="Judge sums of one template, as it was signed once.",
         )
-    if len({cohort.digest for cohort in cohorts}) < len(cohorts):
+    if len({cohort.query_digest for cohort in cohorts}) < len(cohorts):
         raise InputError("two sums are of one query", remedy="Give one sum of each query: cohorts are disjoint.")
     if len({msgspec.json.encode(cohort.sums) for cohort in cohorts}) < len(cohorts):
         raise InputError(

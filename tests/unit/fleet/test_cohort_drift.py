@@ -54,12 +54,12 @@ def cohort(
     }
     said: dict[str, Any] = {
         "query": f"q{number}",
-        "digest": f"d{number}",
+        "query_digest": f"d{number}",
         "template": "signals",
         "template_digest": "t",
         "release": "r",
         "window": ("2026-06-01", "2026-06-02"),
-        "devices": devices,
+        "device_count": devices,
         "noise_sd": NOISE,
         "out_of_range": 0,
         "sums": sums,

@@ -53,7 +53,7 @@ class Done:
     @property
     def finished(self) -> list[dict[str, Any]]:
         """The networks of which something came."""
-        return [network for network in self.training["networks"] if network["network"]]
+        return [network for network in self.training["networks"] if network["network_sha256"]]
 
 
 Compress = Callable[..., Done]
@@ -104,37 +104,37 @@ def trained(
 def test_training_finds_networks_whose_forms_are_tried(trained: Done) -> None:
     assert trained.code in (0, 1), trained.document
     assert trained.finished
-    known = {network["network"] for network in trained.finished}
-    of_networks = [trial for trial in trained.document["trials"] if trial["network"]]
+    known = {network["network_sha256"] for network in trained.finished}
+    of_networks = [trial for trial in trained.document["trials"] if trial["network_sha256"]]
     assert of_networks
     for trial in of_networks:
-        assert trial["network"] in known
+        assert trial["network_sha256"] in known
         assert trial["recipe"][0]["step"] == "trained"
-        assert trial["recipe"][0]["network"] == trial["network"]
-        assert trial["seconds"] >= 0
+        assert trial["recipe"][0]["network"] == trial["network_sha256"]
+        assert trial["duration_seconds"] >= 0
 
 
 @pytest.mark.slow
 def test_the_section_on_training_is_complete(trained: Done) -> None:
     section = trained.training
     assert (section["engine"], section["workers"]) == ("local", 2)
-    assert section["rows"] + section["validation_rows"] == 597
+    assert section["training_rows"] + section["validation_rows"] == 597
     assert "shift" in section["augmentations"]
     assert "mirror" not in section["augmentations"]  # a mirrored 2 is none
     assert any("mirror" in note for note in section["notes"])
     for network in trained.finished:
-        curve = network["curve"]
-        assert (curve[0]["epoch"], curve[0]["rows"], curve[0]["train_loss"]) == (0, 0, None)
-        assert [point["rows"] for point in curve] == sorted(point["rows"] for point in curve)
-        assert curve[-1]["rows"] == network["rows"] > 0
+        curve = network["learning_curve"]
+        assert (curve[0]["epoch"], curve[0]["training_rows"], curve[0]["train_loss"]) == (0, 0, None)
+        assert [point["training_rows"] for point in curve] == sorted(point["training_rows"] for point in curve)
+        assert curve[-1]["training_rows"] == network["training_rows"] > 0
         assert max(point["validation_metric"] for point in curve) == network["validation_metric"]
         assert network["parameters"] > 0
         assert network["latency_ratio"] > 0
         assert -1 <= network["drop"] <= 1
         assert network["error"] == ""
     for network in section["networks"]:
-        assert bool(network["network"]) != bool(network["error"])
-    for contribution in section["contributions"]:
+        assert bool(network["network_sha256"]) != bool(network["error"])
+    for contribution in section["ablations"]:
         assert contribution["step"] in ("distillation", "pruning", "training of integers")
         assert 0 <= contribution["metric_with"] <= 1
         assert 0 <= contribution["metric_without"] <= 1
@@ -142,15 +142,15 @@ def test_the_section_on_training_is_complete(trained: Done) -> None:
 
 @pytest.mark.slow
 def test_networks_go_on_from_what_earlier_rounds_made(trained: Done) -> None:
-    rounds = [n["round"] for n in trained.training["networks"] if n["origin"] != "integers"]
+    rounds = [n["search_round"] for n in trained.training["networks"] if n["origin"] != "integers"]
     assert rounds == sorted(rounds)
     assert rounds[0] == 1
     made: dict[str, int] = {}
     for network in trained.finished:  # what no epoch made better is the same network again
-        made.setdefault(network["network"], network["round"])
+        made.setdefault(network["network_sha256"], network["search_round"])
     for network in trained.training["networks"]:
         if network["origin"] == "continued":
-            assert made[network["parent"]] < network["round"]
+            assert made[network["parent_sha256"]] < network["search_round"]
 
 
 @pytest.mark.slow
@@ -169,7 +169,7 @@ def test_the_folder_keeps_networks_and_nothing_of_the_work(trained: Done) -> Non
     assert names >= {"model.onnx", "report.json", "report.html", "search.journal", "candidates", "networks"}
     assert "training" not in names
     kept = {path.stem for path in (trained.out / "networks").iterdir()}
-    assert kept >= {trial["network"][:16] for trial in trained.document["trials"] if trial["network"]}
+    assert kept >= {trial["network_sha256"][:16] for trial in trained.document["trials"] if trial["network_sha256"]}
     assert json.loads((trained.out / "report.json").read_text()) == trained.document
 
 
@@ -183,7 +183,7 @@ def test_the_chosen_model_runs_and_answers_as_certified(trained: Done, digits: D
 
 @pytest.mark.slow
 def test_every_candidate_on_the_front_can_be_made_again_and_runs(trained: Done) -> None:
-    for trial in trained.document["front"]:
+    for trial in trained.document["pareto_front"]:
         ort.InferenceSession(trained.out / "candidates" / f"{trial['sha256'][:16]}.onnx")
 
 
@@ -347,7 +347,7 @@ def test_a_module_in_groups_is_exported_and_trained_on_by_ray(
     assert done.document["original"]["path"] == str(tmp_path / "out" / "original.onnx")
     assert (tmp_path / "out" / "original.onnx").exists()
     assert done.training["validation_rows"] % 30 in (0, 29, 28)  # whole writers
-    assert done.document["certificate"]["clusters"] >= 12
+    assert done.document["certificate"]["cluster_count"] >= 12
     assert done.training["engine"] == "ray"
     assert done.finished
     ort.InferenceSession(tmp_path / "out" / "model.onnx")
@@ -372,14 +372,14 @@ def test_without_labels_networks_learn_from_the_teacher_alone_and_become_sparse(
     assert all(network["drop"] is not None for network in done.finished)
     best = max(network["validation_metric"] for network in done.finished)
     assert 0.2 < best <= 1  # agreement with the teacher
-    sparse = {network["network"] for network in done.finished if network["origin"] == "sparse"}
+    sparse = {network["network_sha256"] for network in done.finished if network["origin"] == "sparse"}
     assert sparse
     (path,) = (tmp_path / "out" / "networks").glob(f"{next(iter(sparse))[:16]}*")
     layers = [w for w in map(numpy_helper.to_array, onnx.load(path).graph.initializer) if w.ndim == 2]
     for weights in layers:
         inward = [np.moveaxis(weights, axis, -1) for axis in (0, 1) if weights.shape[axis] % 4 == 0]
         assert any(((turned.reshape(-1, 4) != 0).sum(1) <= 2).all() for turned in inward)
-    assert any(contribution["step"] == "sparsity" for contribution in done.training["contributions"])
+    assert any(contribution["step"] == "sparsity" for contribution in done.training["ablations"])
     ort.InferenceSession(tmp_path / "out" / "model.onnx")
 
 

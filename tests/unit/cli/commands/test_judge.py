@@ -36,7 +36,7 @@ def collected(
     """A sum of a query of its own."""
     said: dict[str, Any] = {
         "query": "q",
-        "digest": f"d{next(NUMBERS)}",
+        "query_digest": f"d{next(NUMBERS)}",
         "template": "signals",
         "template_digest": "t",
         "release": "r",
@@ -44,7 +44,7 @@ def collected(
         "out_of_range": 0,
         "subgroup": {"site": site} if site else {},
     }
-    return CohortSums(devices=devices, noise_sd=noise, sums=sums, **(said | more))
+    return CohortSums(device_count=devices, noise_sd=noise, sums=sums, **(said | more))
 
 
 def cohort(
@@ -157,7 +157,7 @@ def test_what_is_no_sum_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no sum"):
         read_cohort_sums(path)
     path.write_bytes(msgspec.json.encode(cohort(np.random.default_rng(4))))
-    assert read_cohort_sums(path).devices == 40
+    assert read_cohort_sums(path).device_count == 40
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -174,7 +174,7 @@ def test_sums_that_do_not_belong_together_are_refused(what: str) -> None:
     random = np.random.default_rng(6)
     first, *others = (cohort(random) for _ in range(13))
     if "digest" in changes:
-        first = msgspec.structs.replace(first, digest="d")
+        first = msgspec.structs.replace(first, query_digest="d")
     if "sums" in changes:
         changes = {"sums": first.sums}
     others[-1] = msgspec.structs.replace(others[-1], **changes)

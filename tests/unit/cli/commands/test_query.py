@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from tests.unit.cli.commands.test_shipping_commands import Places, Run, places, run, url  # noqa: F401 - fixtures
 
+from edgewright.cli.main import main
 from edgewright.contract.query.query import Query, record_digest
 
 DEVICES = 3
@@ -105,6 +106,7 @@ def test_a_fleet_is_asked_and_answers(
     fleet: list[Path],
     helper: dict[str, Any],
     tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     port = free_port()
     made = asked(run, places, f"http://127.0.0.1:{port}", helper["public_key"], "--backend", backend)
@@ -141,6 +143,9 @@ def test_a_fleet_is_asked_and_answers(
     shown = run("device", "privacy", "--state", fleet[0])
     assert [entry["query_id"] for entry in shown["answers"]] == ["q1"]
     assert shown["answers"][0]["local_epsilon"] >= shown["answers"][0]["epsilon"] > 0
+    for told, words in (("privacy", "it has answered 1 times"), ("monitor", "observations)")):
+        assert main(["device", told, "--state", str(fleet[0])]) == 0
+        assert words in capsys.readouterr().out
 
 
 def test_what_is_not_permitted_cannot_be_asked(
