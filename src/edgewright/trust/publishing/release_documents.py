@@ -158,8 +158,13 @@ def _of_variant(variant: Variant) -> list[str]:
 
 
 def _step(step: dict[str, Any]) -> str:
-    kind = step.get("type", "step")
+    """Return a step of a recipe in a line.
+
+    >>> _step({"step": "static int8", "weights": "int8"})
+    'static int8 (weights=int8)'
+    """
+    kind = step.get("step", "step")
     rest = ", ".join(
-        f"{name}={value}" for name, value in step.items() if name != "type" and not isinstance(value, dict)
+        f"{name}={value}" for name, value in step.items() if name != "step" and not isinstance(value, dict)
     )
     return f"{kind} ({rest})" if rest else str(kind)

@@ -163,7 +163,7 @@ def test_what_is_no_sum_is_refused(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "of another release": ({"release": "other"}, "about another release"),
     "of another template": ({"template_digest": "other"}, "different templates"),
-    "of one query twice": ({"digest": "d"}, "of one query"),
+    "of one query twice": ({"query_digest": "d"}, "of one query"),
     "of a copied file": ({"sums": None}, "the same numbers"),
 }
 
@@ -173,7 +173,7 @@ def test_sums_that_do_not_belong_together_are_refused(what: str) -> None:
     changes, reason = REFUSED[what]
     random = np.random.default_rng(6)
     first, *others = (cohort(random) for _ in range(13))
-    if "digest" in changes:
+    if "query_digest" in changes:
         first = msgspec.structs.replace(first, query_digest="d")
     if "sums" in changes:
         changes = {"sums": first.sums}

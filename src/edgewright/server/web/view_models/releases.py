@@ -298,7 +298,12 @@ def _value(value: float, unit: str) -> str:
 
 
 def _step(step: Mapping[str, Any]) -> str:
+    """Return a step of a recipe in a line.
+
+    >>> _step({"step": "static int8", "weights": "int8"})
+    'static int8: weights int8'
+    """
     rest = ", ".join(
-        f"{name} {value}" for name, value in step.items() if name != "type" and not isinstance(value, dict)
+        f"{name} {value}" for name, value in step.items() if name != "step" and not isinstance(value, dict)
     )
-    return f"{step.get('type', 'step')}: {rest}" if rest else str(step.get("type", "step"))
+    return f"{step.get('step', 'step')}: {rest}" if rest else str(step.get("step", "step"))
