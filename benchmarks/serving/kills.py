@@ -44,7 +44,7 @@ from edgewright.trust.storage.storage import LocalStorage
 __all__ = ["kills"]
 
 _CLASSES = ("camera", "hall", "wrist")
-_PROJECT = '[fleet]\noutcome = "{outcome} s"\nsilent = "{offline} s"\nlook = "1 s"\n'
+_PROJECT = '[fleet]\noutcome_age = "{outcome} s"\noffline_after = "{offline} s"\nevaluation_interval = "1 s"\n'
 _STAGES = (0.3, 0.6, 1.0)
 _RULES = (HealthRule("crash", margin=0.2),)
 
