@@ -76,7 +76,7 @@ def test_no_stretch_of_a_period_ever_costs_more_than_the_budget(asked: list[tupl
     for number, (step, sigma) in enumerate(asked):
         clock += step
         # Each of a template of its own, so that the budget alone refuses.
-        template = template_like(TEMPLATE, name=f"t{number}", expires="2030-01-01")
+        template = template_like(TEMPLATE, name=f"t{number}", expires_at="2030-01-01")
         query = query_of(
             template, number, sigma=sigma, deadline="2029-01-01", window_start="2020-01-01", window_end="2020-01-02"
         )
@@ -160,7 +160,7 @@ def test_without_a_time_nothing_is_told(now: float) -> None:
 
 
 def test_a_template_is_answered_no_more_often_than_it_says() -> None:
-    template = template_like(TEMPLATE, interval_seconds=2 * HOUR)
+    template = template_like(TEMPLATE, min_interval_seconds=2 * HOUR)
     ledger = PrivacyLedger()
     for number, (when, told) in enumerate([(0.0, True), (1.9, False), (2.0, True), (3.0, False), (4.0, True)]):
         after = debit_budget(
@@ -311,8 +311,10 @@ def test_what_the_owner_is_shown_survives_as_it_is(tmp_path: Path) -> None:
     book = opened(tmp_path)
     assert book.debit(quarter(), TEMPLATE, b"", now=NOW_SECONDS) is None
     shown = msgspec.to_builtins(opened(tmp_path).ledger.answers[0])
-    assert shown["counted"] == ("mean", "confidence")
+    assert shown["summed"] == ("mean", "confidence")
     assert set(shown) == {
-        *("query digest template counted subgroup window_start window_end backend cohort at").split(),
-        *("rho rho_own epsilon epsilon_own delta size_bytes answer").split(),
+        *(
+            "query_id query_digest template summed subgroup window_start window_end backend min_cohort debited_at"
+        ).split(),
+        *("rho local_rho epsilon local_epsilon delta size_bytes answer_sha256").split(),
     }

@@ -37,8 +37,8 @@ def test_a_signer_sees_what_a_permit_permits(place: Place) -> None:
     for line in (
         "clip: 100.0",
         "min_cohort: 100",
-        "dearest_rho: 0.05",
-        "interval_seconds: 86400.0",
+        "max_rho: 0.05",
+        "min_interval_seconds: 86400.0",
         'backends: ["helper"]',
     ):
         assert f"    {line}" in said
